@@ -1,0 +1,46 @@
+"""The errors a user can mend. Each names the thing, what was found, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__all__ = ["EdgemobileError", "MissingExtra", "ToleranceMissed", "Unsupported", "require"]
+
+
+class EdgemobileError(Exception):
+    """Bad input or a bad environment: the command line prints it as one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class Unsupported(EdgemobileError):
+    """A model, op or option that has no road through edgemobile."""
+
+
+class MissingExtra(EdgemobileError):
+    """A dependency of an optional extra is not installed."""
+
+    exit_code = 3
+
+
+class ToleranceMissed(EdgemobileError):
+    """An exported file drifted further from PyTorch than its tolerance allows."""
+
+    exit_code = 1
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or say which extra brings it.
+
+    Raises MissingExtra with the exact pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        package = module.partition(".")[0]
+        raise MissingExtra(
+            f"{package} is not installed, and this needs it. Run: pip install 'edgemobile[{extra}]'"
+        ) from error

@@ -1,0 +1,183 @@
+"""The one intermediate form: a flat list of nodes over named tensors, numpy only.
+
+Layout, stated once: activations are NHWC, convolution weights [out, kernel_h, kernel_w, in / groups], linear weights
+[out, in]. Emitters turn them into what their format wants. A node has one output and shares its name; the name is the
+PyTorch module path of the last module it stands for, so every tensor can be compared with a forward hook on that module.
+
+Quantization is a property of tensors: an int8 tensor carries QParams, and the same conv2d node means an integer
+convolution when its tensors are integers. `quantize` and `dequantize` nodes stand where precision changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["OPS", "Graph", "GraphError", "Node", "QParams", "Tensor"]
+
+# op -> what it does and the attributes it carries. `activation` is "", "relu" or "relu6", fused after the op.
+# stride, dilation and kernel are (h, w); padding is ((top, bottom), (left, right)).
+OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "conv2d": ("stride", "padding", "dilation", "groups", "activation"),  # x, weight, bias
+        "linear": ("activation",),  # x[N,in], weight, bias
+        "add": ("activation",),  # a, b, broadcast
+        "mul": ("activation",),  # a, b, broadcast
+        "mean": (),  # [N,H,W,C] -> [N,1,1,C]
+        "max_pool2d": ("kernel", "stride", "padding"),
+        "avg_pool2d": ("kernel", "stride"),  # no padding
+        "relu": (),
+        "relu6": (),
+        "hardswish": (),  # x * relu6(x + 3) / 6
+        "hardsigmoid": (),  # relu6(x + 3) / 6
+        "reshape": (),  # to the output's shape, row-major
+        "quantize": (),  # real or integer -> integer, by the output's QParams
+        "dequantize": (),  # integer or float16 -> float32
+    }
+)
+
+_DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32")
+
+
+class GraphError(ValueError):
+    """The graph contradicts itself: a bug in the pass that built it."""
+
+
+@dataclass(frozen=True)
+class QParams:
+    """Affine quantization: real = scale * (q - zero_point).
+
+    scale f32[1] or f32[C], zero_point i32 of the same shape; `axis` is the channel axis when there is more than one.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", np.atleast_1d(np.asarray(self.scale, np.float32)))
+        object.__setattr__(self, "zero_point", np.atleast_1d(np.asarray(self.zero_point, np.int32)))
+        if self.scale.shape != self.zero_point.shape or self.scale.ndim != 1:
+            raise GraphError(
+                f"scale {self.scale.shape} and zero_point {self.zero_point.shape} must be vectors of one size"
+            )
+        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise GraphError(f"scales must be positive and finite, found {self.scale.min():g} to {self.scale.max():g}")
+        if self.axis is None and self.scale.size != 1:
+            raise GraphError(f"{self.scale.size} scales need an axis")
+
+    def along(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+        """(scale, zero_point) shaped to broadcast against a tensor of `ndim` dimensions."""
+        shape = [1] * ndim
+        if self.axis is not None:
+            shape[self.axis] = -1
+        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named value. `data` is set for constants; `qparams` for integer tensors that stand for reals."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    data: np.ndarray | None = None
+    qparams: QParams | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise GraphError(f"tensor {self.name}: dtype {self.dtype} is not one of {', '.join(_DTYPES)}")
+        if self.data is not None and (self.data.shape != self.shape or self.data.dtype.name != self.dtype):
+            raise GraphError(
+                f"tensor {self.name}: says {self.dtype}{list(self.shape)}, "
+                f"data is {self.data.dtype}{list(self.data.shape)}"
+            )
+
+    @classmethod
+    def constant(cls, name: str, data: np.ndarray, qparams: QParams | None = None) -> Tensor:
+        return cls(name, data.shape, data.dtype.name, data, qparams)
+
+    @property
+    def is_constant(self) -> bool:
+        return self.data is not None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation. `output` names both the node and the tensor it makes."""
+
+    op: str
+    inputs: tuple[str, ...]
+    output: str
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.op not in OPS:
+            raise GraphError(f"node {self.output}: op {self.op!r} is not one of {', '.join(OPS)}")
+        if set(self.attrs) != set(OPS[self.op]):
+            raise GraphError(f"node {self.output}: {self.op} has {sorted(OPS[self.op])}, found {sorted(self.attrs)}")
+        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order over named tensors, checked when built. Passes return a new Graph."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        known = {*self.inputs, *(name for name, tensor in self.tensors.items() if tensor.is_constant)}
+        for node in self.nodes:
+            for name in node.inputs:
+                if name not in known:
+                    raise GraphError(f"node {node.output} reads {name}, which nothing before it makes")
+            if node.output in known:
+                raise GraphError(f"tensor {node.output} is made twice")
+            known.add(node.output)
+        for name in (*known, *self.outputs):
+            if name not in self.tensors or name not in known:
+                raise GraphError(f"tensor {name} is used but not described or never made")
+        used = {*self.inputs, *self.outputs, *(n for node in self.nodes for n in (*node.inputs, node.output))}
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
+        object.__setattr__(self, "tensors", MappingProxyType(tensors))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.tensors.items() if tensor.is_constant}
+
+    def producer(self, name: str) -> Node | None:
+        """The node that makes `name`; None for inputs and constants."""
+        return next((node for node in self.nodes if node.output == name), None)
+
+    def consumers(self, name: str) -> list[Node]:
+        return [node for node in self.nodes if name in node.inputs]
+
+    def op_counts(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for node in self.nodes:
+            counts[node.op] = counts.get(node.op, 0) + 1
+        return counts
+
+    def replaced(self, nodes: Iterable[Node] | None = None, tensors: Iterable[Tensor] = ()) -> Graph:
+        """This graph with other nodes, and with `tensors` added or put in place of those of the same name.
+
+        Tensors that nothing uses any more are dropped.
+        """
+        merged = {**self.tensors, **{tensor.name: tensor for tensor in tensors}}
+        return replace(self, nodes=self.nodes if nodes is None else tuple(nodes), tensors=merged)

@@ -1,0 +1,58 @@
+"""Graph -> file. One row a format; its module is loaded only when the format is asked for.
+
+A format's module offers
+
+    to_bytes(graph, *, metadata) -> bytes      the whole file
+    op_counts(data) -> dict[str, int]          the ops in a file, by the format's own names
+    read_metadata(data) -> dict[str, str]      what `metadata` put there
+
+Add a format here: a module with these three, and a row in FORMATS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from edgemobile.errors import Unsupported
+from edgemobile.graph import Graph
+
+__all__ = ["FORMATS", "Format", "format_of"]
+
+
+class _Module(Protocol):
+    def to_bytes(self, graph: Graph, *, metadata: Mapping[str, str]) -> bytes: ...
+    def op_counts(self, data: bytes) -> dict[str, int]: ...
+    def read_metadata(self, data: bytes) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row: the format's name, its file suffix and the module that writes it."""
+
+    name: str
+    suffix: str
+    module: str
+
+    def load(self) -> _Module:
+        return cast(_Module, importlib.import_module(self.module))
+
+
+FORMATS = {
+    row.name: row
+    for row in (
+        Format("onnx", ".onnx", "edgemobile.exporters.onnx"),
+        Format("tflite", ".tflite", "edgemobile.exporters.tflite"),
+    )
+}
+
+
+def format_of(suffix: str) -> Format:
+    """The format of files ending in `suffix`; raises Unsupported with the known ones."""
+    for row in FORMATS.values():
+        if row.suffix == suffix:
+            return row
+    known = ", ".join(f"{row.suffix} ({row.name})" for row in FORMATS.values())
+    raise Unsupported(f"no format has files ending in {suffix!r}. Known: {known}")
