@@ -1,0 +1,120 @@
+"""Hard-swish and hard-sigmoid in a form that integer runtimes run whole.
+
+    hardswish(x)   = x * relu6(x + 3) / 6   ->   gate = relu6(x + 3);  y = x * gate   is 6 * hardswish(x)
+    hardsigmoid(x) = relu6(x + 3) / 6       ->   gate = relu6(x + 3)                  is 6 * hardsigmoid(x)
+
+The 1/6 is not computed: it travels down through everything linear (means, products, reshapes) until a convolution or
+linear layer takes it into its weights. In int8 that changes a scale and no integer. A tensor that is n times what
+its module gives in PyTorch is called `<module>.x<n>`, so that a comparison can divide it out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.quant.recipe import Hswish
+
+__all__ = ["integer_form", "split_factor"]
+
+# Linear in their one input: n times the input gives n times the output.
+_HOMOGENEOUS = ("mean", "reshape", "relu", "max_pool2d", "avg_pool2d")
+
+
+def integer_form(graph: Graph, hswish: Hswish = "delegated") -> Graph:
+    """A float graph of the same function without hard-sigmoid and, if "delegated", without hard-swish."""
+    return _Rewrite(graph, hswish).result()
+
+
+def split_factor(name: str) -> tuple[str, int]:
+    """(module path, n) of a tensor name: "features.4.block.0.2.x6" -> ("features.4.block.0.2", 6)."""
+    match = re.fullmatch(r"(.+)\.x(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, 1)
+
+
+@dataclass
+class _Rewrite:
+    graph: Graph
+    hswish: Hswish
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # old name -> new name
+    factors: dict[str, int] = field(default_factory=dict)  # old name -> n
+
+    def result(self) -> Graph:
+        for node in self.graph.nodes:
+            self._take(node)
+        outputs = [self._plain(name) for name in self.graph.outputs]
+        return Graph(
+            self.graph.name,
+            self.graph.inputs,
+            tuple(outputs),
+            tuple(self.nodes),
+            {**self.graph.tensors, **self.tensors},
+        )
+
+    def _take(self, node: Node) -> None:
+        factors = [self.factors.get(name, 1) for name in node.inputs]
+        scale_free = node.attrs.get("activation") != "relu6"
+        if node.op == "hardsigmoid":
+            self._gate(node, node.output, 6)
+        elif node.op == "hardswish" and self.hswish == "delegated":
+            gate = self._gate(node, f"{node.output}.gate", 1)
+            product = Node("mul", (self._plain(node.inputs[0]), gate), node.output, {"activation": ""})
+            self._add(product, self.graph[node.output].shape, 6)
+        elif node.op in ("conv2d", "linear"):
+            self._absorb(node, factors[0])
+        elif node.op in _HOMOGENEOUS:
+            self._pass_on(node, factors[0])
+        elif node.op == "mul" and scale_free:
+            self._pass_on(node, factors[0] * factors[1])
+        elif node.op == "add" and scale_free and factors[0] == factors[1]:
+            self._pass_on(node, factors[0])
+        else:
+            inputs = tuple(self._plain(name) for name in node.inputs)
+            self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, 1)
+
+    def _pass_on(self, node: Node, factor: int) -> None:
+        inputs = tuple(self.names.get(name, name) for name in node.inputs)
+        self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, factor)
+
+    def _add(self, node: Node, shape: tuple[int, ...], factor: int) -> str:
+        """Append `node`, whose output is `factor` times what its name means."""
+        old = node.output
+        new = old if factor == 1 else f"{old}.x{factor}"
+        self.names[old], self.factors[old] = new, factor
+        self.tensors[new] = Tensor(new, shape)
+        self.nodes.append(Node(node.op, node.inputs, new, node.attrs))
+        return new
+
+    def _gate(self, node: Node, name: str, factor: int) -> str:
+        inputs = (self._plain(node.inputs[0]), self._constant("hswish.three", 3.0))
+        return self._add(Node("add", inputs, name, {"activation": "relu6"}), self.graph[node.output].shape, factor)
+
+    def _constant(self, name: str, value: float) -> str:
+        self.tensors[name] = Tensor.constant(name, np.array([value], np.float32))
+        return name
+
+    def _absorb(self, node: Node, factor: int) -> None:
+        x, weight, bias = node.inputs
+        if factor != 1:
+            data = self.graph[weight].data
+            assert data is not None
+            weight = f"{weight}.d{factor}"
+            self.tensors[weight] = Tensor.constant(weight, (data.astype(np.float64) / factor).astype(np.float32))
+        inputs = (self.names.get(x, x), weight, bias)
+        self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, 1)
+
+    def _plain(self, name: str) -> str:
+        """The tensor `name` stands for without a factor, dividing where nothing downstream could."""
+        factor, current = self.factors.get(name, 1), self.names.get(name, name)
+        if factor == 1:
+            return current
+        if name not in self.tensors:
+            share = self._constant(f"hswish.one_over_{factor}", 1 / factor)
+            self.tensors[name] = Tensor(name, self.graph[name].shape)
+            self.nodes.append(Node("mul", (current, share), name, {"activation": ""}))
+        return name

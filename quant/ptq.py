@@ -1,0 +1,262 @@
+"""Post-training quantization: float Graph + calibration batches + Recipe -> int8 Graph.
+
+The result follows the TFLite 8-bit specification, and every format is written from it, so the integers are the same in
+all: activations int8 asymmetric, weights int8 symmetric in [-127, 127], bias int32 at scale_in * scale_weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.interpreter import quantize as quantize_array
+from edgemobile.interpreter import run
+from edgemobile.quant.bias_correction import correct_bias
+from edgemobile.quant.hswish import integer_form
+from edgemobile.quant.observers import OBSERVERS, Observer
+from edgemobile.quant.recipe import DEFAULT, Recipe
+
+__all__ = ["Quantized", "activation_qparams", "ptq", "weight_qparams"]
+
+# An int32 bias must stay below 2^31 with room for the products added to it.
+_BIAS_LIMIT = 2**30
+# Below this a weight scale is noise; XNNPACK wants scale_in * scale_weight / scale_out >= 2^-32.
+_MIN_WEIGHT_SCALE = 2.0**-24
+_MIN_RANGE = 1e-6
+# Ops that move integers about: input and output must share one scale.
+_SHARES_QPARAMS = ("reshape", "max_pool2d")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 graph, and what a reader should know: guards that acted and what the recipe could not apply."""
+
+    graph: Graph
+    notes: tuple[str, ...]
+
+
+def ptq(
+    graph: Graph,
+    batches: Iterable[np.ndarray],
+    recipe: Recipe = DEFAULT,
+    *,
+    progress: Callable[[int], None] = lambda images: None,
+) -> Quantized:
+    """Quantize `graph` to int8.
+
+    `batches` are preprocessed images f32[N,H,W,C] of any batch sizes; `progress` is told the number of images after each.
+    Raises EdgemobileError for an empty set, values that are not finite, or a rule that matches nothing.
+    """
+    form = integer_form(graph, recipe.hswish)
+    _refuse_unmatched(recipe, form)
+    batches = list(batches)
+    ranges = _observe(form, batches, recipe, progress)
+    build = _Build(form, _activation_qparams(form, ranges), recipe)
+    result = build.graph()
+    notes = build.notes
+    if recipe.bias_correction:
+        result = correct_bias(form, result, batches)
+    return Quantized(result, tuple(notes))
+
+
+def activation_qparams(low: float, high: float) -> QParams:
+    """Asymmetric int8 for a range that holds zero: scale = (high - low) / 255, zero_point rounded so that 0 is exact."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    span = max(high - low, _MIN_RANGE)
+    scale = np.float32(span / 255)
+    zero_point = int(np.clip(np.rint(-128 - low / float(scale)), -128, 127))
+    return QParams(scale, zero_point)
+
+
+def weight_qparams(weight: np.ndarray, bias: np.ndarray, input_scale: float, *, per_channel: bool = True) -> QParams:
+    """Symmetric int8 in [-127, 127] for a weight whose first axis is the output channel.
+
+    A channel of tiny weights and a real bias would overflow int32, |bias / (input_scale * scale)| >= 2^31; its scale is
+    raised until the bias fits. Dead channels get a scale too.
+    """
+    peaks = np.abs(weight.reshape(len(weight), -1)).max(axis=1).astype(np.float64)
+    floors = np.maximum(np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT), _MIN_WEIGHT_SCALE)
+    scale = np.maximum(peaks / 127, floors)
+    if not per_channel:
+        scale = scale.max(keepdims=True)
+    return QParams(scale.astype(np.float32), np.zeros(scale.shape, np.int32), axis=0 if per_channel else None)
+
+
+def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
+    unmatched = recipe.unmatched([node.output for node in graph.nodes])
+    if unmatched:
+        example = next(node.output for node in graph.nodes if node.op == "conv2d")
+        raise EdgemobileError(
+            f"recipe {recipe.name!r} has a rule for {unmatched[0]!r}, which matches no layer. Layers are called like {example}"
+        )
+
+
+# ---- calibration ----------------------------------------------------------------------------------------------------
+
+
+def _observe(
+    graph: Graph, batches: list[np.ndarray], recipe: Recipe, progress: Callable[[int], None]
+) -> dict[str, tuple[float, float]]:
+    """The range of every activation over the batches."""
+    names = [*graph.inputs, *(node.output for node in graph.nodes)]
+    observers: dict[str, Observer] = {name: OBSERVERS[recipe.settings(name).observer]() for name in names}
+    images = 0
+    for batch in batches:
+        if not np.isfinite(batch).all():
+            raise EdgemobileError("the calibration images hold values that are not finite; check the preprocessing")
+        for name, values in run(graph, batch, keep_all=True).items():
+            observers[name].update(values)
+        images += len(batch)
+        progress(images)
+    if not images:
+        raise EdgemobileError("the calibration set is empty: give at least one image, or none to synthesise them")
+    return {name: observer.range() for name, observer in observers.items()}
+
+
+def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:
+    qparams: dict[str, QParams] = {name: activation_qparams(*ranges[name]) for name in graph.inputs}
+    for node in graph.nodes:
+        if node.op in _SHARES_QPARAMS:
+            qparams[node.output] = qparams[node.inputs[0]]
+        else:
+            qparams[node.output] = activation_qparams(*_useful_range(graph, node, *ranges[node.output]))
+    return qparams
+
+
+def _useful_range(graph: Graph, node: Node, low: float, high: float) -> tuple[float, float]:
+    """The part of a range that what follows can tell apart."""
+    activation = node.attrs.get("activation", "")
+    if _is_gate(graph, node):
+        return 0.0, 6.0
+    if activation or node.op in ("relu", "relu6"):
+        low = 0.0
+    consumers = graph.consumers(node.output)
+    gates = [consumer for consumer in consumers if _is_gate(graph, consumer)]
+    if consumers and all(_gated(graph, node.output, consumer, gates) for consumer in consumers):
+        # relu6(x + 3) is 0 below -3, exactly.
+        low = max(low, -3.0)
+        if len(gates) == len(consumers):
+            high = min(high, 3.0)
+    return low, high
+
+
+def _is_gate(graph: Graph, node: Node) -> bool:
+    """add(x, 3) with a fused relu6: the gate of hard-swish and hard-sigmoid."""
+    if node.op != "add" or node.attrs["activation"] != "relu6":
+        return False
+    other = graph[node.inputs[1]].data
+    return other is not None and other.size == 1 and other.item() == 3.0
+
+
+def _gated(graph: Graph, name: str, consumer: Node, gates: list[Node]) -> bool:
+    """Whether `consumer` reads `name` only through relu6(name + 3)."""
+    if consumer in gates or consumer.op == "hardswish":
+        return True
+    return consumer.op == "mul" and any(gate.output in consumer.inputs for gate in gates)
+
+
+# ---- the int8 graph -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Build:
+    """Walks the float graph once and makes the integer one, crossing between precisions where the recipe asks."""
+
+    form: Graph
+    qparams: dict[str, QParams]
+    recipe: Recipe
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def graph(self) -> Graph:
+        for name in self.form.inputs:
+            self._put(name, quantized=True)
+        for node in self.form.nodes:
+            if self.recipe.settings(node.output).precision == "float":
+                self._float_node(node)
+            else:
+                self._int8_node(node)
+        outputs = tuple(self._as_int8(name) for name in self.form.outputs)
+        return Graph(self.form.name, self.form.inputs, outputs, tuple(self.nodes), self.tensors)
+
+    def _put(self, name: str, *, quantized: bool, alias: str | None = None) -> str:
+        shape, target = self.form[name].shape, alias or name
+        self.tensors[target] = (
+            Tensor(target, shape, "int8", qparams=self.qparams[name]) if quantized else Tensor(target, shape)
+        )
+        return target
+
+    def _float_node(self, node: Node) -> None:
+        inputs = tuple(self._as_float(name) for name in node.inputs)
+        self._put(node.output, quantized=False)
+        self.nodes.append(Node(node.op, inputs, node.output, node.attrs))
+
+    def _int8_node(self, node: Node) -> None:
+        x = self._as_int8(node.inputs[0])
+        if node.op in ("conv2d", "linear"):
+            inputs = (x, *self._weights(node, x))
+        else:
+            inputs = (x, *(self._as_int8(name) for name in node.inputs[1:]))
+        self._put(node.output, quantized=True)
+        self.nodes.append(Node(node.op, inputs, node.output, node.attrs))
+
+    def _as_int8(self, name: str) -> str:
+        tensor = self.form[name]
+        if tensor.data is not None:
+            qparams = activation_qparams(float(tensor.data.min()), float(tensor.data.max()))
+            self.tensors[name] = Tensor.constant(name, quantize_array(tensor.data, qparams, "int8"), qparams)
+        elif self.tensors[name].qparams is None:
+            return self._cross(name, "quantize")
+        return name
+
+    def _as_float(self, name: str) -> str:
+        if self.form[name].is_constant:
+            # A constant read in both precisions needs two names.
+            alias = f"{name}.float" if name in self.tensors and self.tensors[name].qparams else name
+            data = self.form[name].data
+            assert data is not None
+            self.tensors[alias] = Tensor.constant(alias, data)
+            return alias
+        return name if self.tensors[name].qparams is None else self._cross(name, "dequantize")
+
+    def _cross(self, name: str, op: str) -> str:
+        alias = f"{name}.{op}d"
+        if alias not in self.tensors:
+            self._put(name, quantized=op == "quantize", alias=alias)
+            self.nodes.append(Node(op, (name,), alias))
+        return alias
+
+    def _weights(self, node: Node, x: str) -> tuple[str, str]:
+        weight_name, bias_name = node.inputs[1:]
+        weight, bias = self.form[weight_name].data, self.form[bias_name].data
+        assert weight is not None
+        assert bias is not None
+        input_qparams = self.tensors[x].qparams
+        assert input_qparams is not None
+        input_scale = float(input_qparams.scale[0])
+        per_channel = self.recipe.settings(node.output).weights == "per_channel"
+        qparams = weight_qparams(weight, bias, input_scale, per_channel=per_channel)
+        self._note_guards(node, weight, qparams)
+        integers = np.clip(quantize_array(weight, qparams, "int8"), -127, 127).astype(np.int8)
+        self.tensors[weight_name] = Tensor.constant(weight_name, integers, qparams)
+        bias_scale = (np.float64(input_scale) * qparams.scale).astype(np.float32)
+        bias_qparams = QParams(bias_scale, np.zeros(bias_scale.shape, np.int32), qparams.axis)
+        offsets = np.rint(bias.astype(np.float64) / bias_scale.astype(np.float64)).astype(np.int32)
+        self.tensors[bias_name] = Tensor.constant(bias_name, offsets, bias_qparams)
+        return weight_name, bias_name
+
+    def _note_guards(self, node: Node, weight: np.ndarray, qparams: QParams) -> None:
+        peaks = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+        raised = np.count_nonzero(
+            qparams.scale > np.maximum(peaks, peaks.max() if qparams.axis is None else 0) / 127 * 1.001
+        )
+        if raised:
+            self.notes.append(
+                f"{node.output}: {raised} of {len(peaks)} channels have weights so small that the bias would overflow "
+                "int32; their scale was raised"
+            )

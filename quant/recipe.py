@@ -1,0 +1,107 @@
+"""A recipe is data: how to quantize, written down, read back from JSON, and stored in the manifest.
+
+Rules apply in order and a later rule wins, so a recipe reads as "everything like this, except those".
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.quant.observers import OBSERVERS
+
+__all__ = ["DEFAULT", "Hswish", "Recipe", "Rule"]
+
+Hswish = Literal["delegated", "fused"]
+Precision = Literal["int8", "float"]
+Granularity = Literal["per_channel", "per_tensor"]
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Settings for the nodes whose name matches `pattern` (shell wildcards on the module path); None leaves a setting.
+
+    `observer` ranges the node's output, `weights` is the granularity of its weight scales, `precision` "float" keeps the
+    node out of int8.
+    """
+
+    pattern: str = "*"
+    observer: str | None = None
+    weights: Granularity | None = None
+    precision: Precision | None = None
+
+    def __post_init__(self) -> None:
+        _check("observer", self.observer, tuple(OBSERVERS))
+        _check("weights", self.weights, get_args(Granularity))
+        _check("precision", self.precision, get_args(Precision))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all the rules together say about one node."""
+
+    observer: str = "mse"
+    weights: Granularity = "per_channel"
+    precision: Precision = "int8"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a float graph becomes an int8 one.
+
+    `hswish` is the integer form of hard-swish: "delegated" (ADD with fused RELU6, then MUL, the 1/6 folded into the next
+    layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH op for kernels that have it.
+    """
+
+    name: str = "default"
+    rules: tuple[Rule, ...] = ()
+    hswish: Hswish = "delegated"
+    bias_correction: bool = True
+
+    def __post_init__(self) -> None:
+        _check("hswish", self.hswish, get_args(Hswish))
+
+    def settings(self, node_name: str) -> Settings:
+        """The settings of the node called `node_name`."""
+        settings = Settings()
+        for rule in self.rules:
+            if fnmatch.fnmatchcase(node_name, rule.pattern):
+                said = {key: value for key, value in asdict(rule).items() if key != "pattern" and value is not None}
+                settings = replace(settings, **said)
+        return settings
+
+    def unmatched(self, node_names: list[str]) -> list[str]:
+        """Patterns that match no node: a typo in a recipe must not pass in silence."""
+        return [rule.pattern for rule in self.rules if not fnmatch.filter(node_names, rule.pattern)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": _VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, text: str | dict[str, Any]) -> Recipe:
+        """Read back what `to_json` wrote; raises EdgemobileError for an unknown version, field or value."""
+        try:
+            data = dict(json.loads(text) if isinstance(text, str) else text)
+            version = data.pop("version", None)
+            rules = tuple(Rule(**rule) for rule in data.pop("rules", ()))
+            recipe = cls(rules=rules, **data)
+        except (ValueError, TypeError) as error:
+            known = ", ".join(field.name for field in fields(cls))
+            raise EdgemobileError(f"not a quantization recipe: {error}. A recipe has: version, {known}") from error
+        if version != _VERSION:
+            raise EdgemobileError(
+                f"recipe version {version!r} is not known to this edgemobile; it reads version {_VERSION}"
+            )
+        return recipe
+
+
+def _check(what: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise EdgemobileError(f"{what} {value!r} is not known. Allowed: {', '.join(allowed)}")
+
+
+DEFAULT = Recipe()
