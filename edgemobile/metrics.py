@@ -1,0 +1,84 @@
+"""How far an output is from its reference. Each metric has a name, a unit and a direction; every one takes identical, zero
+and empty inputs.
+
+Add a metric here: a function and a row in METRICS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+__all__ = ["METRICS", "Metric", "cosine", "max_abs", "measure", "sqnr_db", "top1_agree"]
+
+
+def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
+    """Signal to quantization noise ratio, 10 log10(sum ref^2 / sum (ref - other)^2), in dB.
+
+    inf for identical inputs, -inf where the reference is all zero and the other is not, nan where either is not finite.
+    """
+    reference, other = reference.astype(np.float64), other.astype(np.float64)
+    signal, noise = float(np.sum(reference**2)), float(np.sum((reference - other) ** 2))
+    if math.isnan(noise) or math.isinf(noise):
+        return math.nan
+    if noise == 0:
+        return math.inf
+    return -math.inf if signal == 0 else 10 * math.log10(signal / noise)
+
+
+def max_abs(reference: np.ndarray, other: np.ndarray) -> float:
+    """The largest absolute difference; 0 for empty inputs, nan where either is not finite."""
+    difference = np.abs(reference.astype(np.float64) - other.astype(np.float64))
+    return float(np.max(difference, initial=0.0))
+
+
+def cosine(reference: np.ndarray, other: np.ndarray) -> float:
+    """Cosine similarity of the flattened arrays; 1 where both are zero or empty, 0 where one is."""
+    a, b = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    if norms == (0.0, 0.0):
+        return 1.0
+    return 0.0 if 0.0 in norms else float(a @ b) / (norms[0] * norms[1])
+
+
+def top1_agree(reference: np.ndarray, other: np.ndarray) -> float:
+    """The share of rows whose largest value is in the same place, [N, classes]; nan for no rows or a nan."""
+    if not len(reference) or np.isnan(reference).any() or np.isnan(other).any():
+        return math.nan
+    return float(np.mean(reference.argmax(axis=-1) == other.argmax(axis=-1)))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row: `better` says which way is good; `unit` may be empty."""
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+    function: Callable[[np.ndarray, np.ndarray], float]
+
+    def passes(self, value: float, bound: float) -> bool:
+        """Whether `value` is at least as good as `bound`; nan never is."""
+        return value >= bound if self.better == "higher" else value <= bound
+
+
+METRICS = {
+    row.name: row
+    for row in (
+        Metric("sqnr_db", "dB", "higher", sqnr_db),
+        Metric("max_abs", "", "lower", max_abs),
+        Metric("cosine", "", "higher", cosine),
+        Metric("top1_agree", "", "higher", top1_agree),
+    )
+}
+
+
+def measure(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """Every metric of `other` against `reference`; raises ValueError where the shapes differ."""
+    if reference.shape != other.shape:
+        raise ValueError(f"cannot compare shapes {list(reference.shape)} and {list(other.shape)}")
+    return {name: metric.function(reference, other) for name, metric in METRICS.items()}
