@@ -1,0 +1,253 @@
+"""Train a reference MobileNet on CIFAR-10: a plain one-cycle recipe, readable from top to bottom.
+
+    python examples/train_cifar10.py v3-small --data cifar10.zip --epochs 30 --out v3-small.safetensors
+
+Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels, preprocessing,
+top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with train/ and test/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import shlex
+import sys
+import time
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from edgemobile.arch import get_arch, scaled
+from edgemobile.nets import build_net
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def main() -> None:
+    args = parse()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(args.seed)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    train, test, labels = decode(args.data, args.out.with_suffix(".cache.npz"))
+    arch = scaled(get_arch(args.arch), classes=len(labels), input_px=args.res)
+    net = build_net(arch, dropout=args.dropout)
+    if args.init:
+        net.load_state_dict({key: value.float() for key, value in read_state(args.init).items()})
+    net = net.to(device, memory_format=torch.channels_last)
+    average = copy.deepcopy(net).eval()
+    steps = args.epochs * (len(train[0]) // args.batch)
+    optimizer = torch.optim.SGD(weight_groups(net, args.weight_decay), lr=args.lr, momentum=0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, total_steps=steps, pct_start=args.warmup, anneal_strategy="cos", div_factor=10, final_div_factor=1e3
+    )
+    progress = args.out.with_suffix(".progress.pt")
+    first = 0
+    if args.resume and progress.exists():
+        first = restore(progress, net, average, optimizer, schedule)
+    for epoch in range(first, args.epochs):
+        started = time.monotonic()
+        loss = train_epoch(net, average, train, args, optimizer, schedule, device, seed=args.seed + epoch)
+        save_progress(progress, epoch + 1, net, average, optimizer, schedule)
+        line = f"epoch {epoch + 1}/{args.epochs}  loss {loss:.3f}  {len(train[0]) / (time.monotonic() - started):.0f} images/s"
+        if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
+            top1 = evaluate(average, test, args.res, device)
+            write(args, arch, average, labels, top1, epoch + 1)
+            line += f"  top-1 {top1:.2%}"
+        print(line, flush=True)
+    progress.unlink()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train a reference MobileNet on CIFAR-10.")
+    parser.add_argument("arch")
+    parser.add_argument("--data", type=Path, required=True, help="ImageFolder, directory or zip, with train/ and test/")
+    parser.add_argument("--out", type=Path, required=True, help="FILE.safetensors; FILE.json is written beside it")
+    parser.add_argument("--init", type=Path, help="start from this checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--res", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=0.1, help="peak of the one-cycle schedule")
+    parser.add_argument("--warmup", type=float, default=0.2, help="share of the steps before the peak")
+    parser.add_argument("--weight-decay", type=float, default=3e-4)
+    parser.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--ema", type=float, default=0.995, help="decay of the averaged weights, a step")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--eval-every", type=int, default=5)
+    return parser.parse_args()
+
+
+# ---- data -----------------------------------------------------------------------------------------------------------
+
+
+def decode(data: Path, cache: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], list[str]]:
+    """((train images u8[N,32,32,3], classes), (test images, classes), labels); decoded once, then read from `cache`."""
+    if cache.exists():
+        held = np.load(cache)
+        return (held["train_x"], held["train_y"]), (held["test_x"], held["test_y"]), list(held["labels"])
+    files = read_files(data)
+    labels = sorted({name.split("/")[-2] for name in files})
+    splits = {}
+    for split in ("train", "test"):
+        names = sorted(name for name in files if f"{split}/" in f"/{name}".replace("//", "/"))
+        images = np.stack([np.asarray(Image.open(BytesIO(files[name]())).convert("RGB")) for name in names])
+        splits[split] = images, np.array([labels.index(name.split("/")[-2]) for name in names])
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    (train_x, train_y), (test_x, test_y) = splits["train"], splits["test"]
+    np.savez(cache, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y, labels=labels)
+    return splits["train"], splits["test"], labels
+
+
+def read_files(data: Path) -> dict:
+    """name -> a function that reads the bytes, for a directory or a zip."""
+    suffixes = (".png", ".jpg", ".jpeg")
+    if data.is_dir():
+        paths = [path for path in data.rglob("*") if path.suffix.lower() in suffixes]
+        return {str(path.relative_to(data)): path.read_bytes for path in paths}
+    archive = zipfile.ZipFile(data)
+    return {name: (lambda name=name: archive.read(name)) for name in archive.namelist() if name.lower().endswith(suffixes)}
+
+
+def to_input(pixels: torch.Tensor, res: int) -> torch.Tensor:
+    """u8[N,H,W,3] -> normalised f32[N,3,res,res], bilinear without antialias, channels last."""
+    x = pixels.permute(0, 3, 1, 2).float().div(255)
+    if x.shape[-1] != res:
+        x = F.interpolate(x, size=(res, res), mode="bilinear", align_corners=False)
+    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def augment(pixels: torch.Tensor) -> torch.Tensor:
+    """A random crop of the image padded by 4 (reflected), and a flip half the time. u8[N,H,W,3]."""
+    count, height, width, _ = pixels.shape
+    padded = F.pad(pixels.permute(0, 3, 1, 2).float(), (4, 4, 4, 4), mode="reflect").permute(0, 2, 3, 1)
+    rows = torch.randint(0, 9, (count, 1, 1)) + torch.arange(height).view(1, -1, 1)
+    columns = torch.randint(0, 9, (count, 1, 1)) + torch.arange(width).view(1, 1, -1)
+    flip = torch.rand(count, 1, 1) < 0.5
+    columns = torch.where(flip, columns.flip(-1), columns)
+    return padded[torch.arange(count).view(-1, 1, 1), rows, columns]
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def weight_groups(net: torch.nn.Module, weight_decay: float) -> list[dict]:
+    """Decay convolution and linear weights only: not batch norm, not biases."""
+    matrices = [p for p in net.parameters() if p.dim() > 1]
+    vectors = [p for p in net.parameters() if p.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def train_epoch(net, average, train, args, optimizer, schedule, device, seed: int) -> float:
+    """One pass; returns the mean loss."""
+    images, classes = train
+    torch.manual_seed(seed)
+    order = torch.randperm(len(images))
+    net.train()
+    total, count = 0.0, 0
+    for start in range(0, len(order) - args.batch + 1, args.batch):
+        index = order[start : start + args.batch].numpy()
+        x = to_input(augment(torch.from_numpy(images[index])).to(device), args.res)
+        y = torch.from_numpy(classes[index]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = F.cross_entropy(net(x), y, label_smoothing=args.smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        update_average(average, net, args.ema)
+        total, count = total + loss.item(), count + 1
+        if count % 100 == 0:
+            print(f"  step {count}  loss {total / count:.3f}", flush=True)
+    return total / count
+
+
+@torch.no_grad()
+def update_average(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
+    new = [value for value in net.state_dict().values() if value.dtype.is_floating_point]
+    old = [value for value in average.state_dict().values() if value.dtype.is_floating_point]
+    torch._foreach_lerp_(old, new, 1 - decay)
+
+
+@torch.no_grad()
+def evaluate(net: torch.nn.Module, test: tuple[np.ndarray, np.ndarray], res: int, device: torch.device) -> float:
+    """Top-1 on the test images."""
+    images, classes = test
+    right = 0
+    for start in range(0, len(images), 500):
+        x = to_input(torch.from_numpy(images[start : start + 500]).to(device), res)
+        right += int((net(x).argmax(1).cpu().numpy() == classes[start : start + 500]).sum())
+    return right / len(images)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
+
+
+def save_progress(path: Path, epoch: int, net, average, optimizer, schedule) -> None:
+    state = {"epoch": epoch, "net": net.state_dict(), "average": average.state_dict()}
+    state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    scratch = path.with_suffix(".tmp")
+    torch.save(state, scratch)
+    scratch.replace(path)
+
+
+def restore(path: Path, net, average, optimizer, schedule) -> int:
+    """Put a run back where `save_progress` left it; returns the next epoch."""
+    state = torch.load(path, weights_only=True)
+    net.load_state_dict(state["net"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return state["epoch"]
+
+
+def write(args: argparse.Namespace, arch, net: torch.nn.Module, labels: list[str], top1: float, epochs: int) -> None:
+    """The averaged weights as float16 safetensors, and their facts as json."""
+    state = {
+        key: value.cpu().half().contiguous() if value.dtype.is_floating_point else value.cpu()
+        for key, value in net.state_dict().items()
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, args.out)
+    facts = {
+        "arch": arch.name,
+        "width": arch.width,
+        "classes": arch.classes,
+        "labels": [str(label) for label in labels],
+        "input_px": arch.input_px,
+        "preprocess": {
+            "version": 1,
+            "input_px": arch.input_px,
+            "resize": "exact",
+            "interpolation": "bilinear",
+            "antialias": False,
+            "mean": list(MEAN),
+            "std": list(STD),
+        },
+        "dataset": "CIFAR-10",
+        "top1_float_percent": round(100 * top1, 2),
+        "top1_on": "10,000 test images",
+        "epochs": epochs,
+        "command": shlex.join(["python", *sys.argv]),
+        "sha256": hashlib.sha256(args.out.read_bytes()).hexdigest(),
+    }
+    args.out.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
