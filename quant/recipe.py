@@ -85,7 +85,10 @@ class Recipe:
     def from_json(cls, text: str | dict[str, Any]) -> Recipe:
         """Read back what `to_json` wrote; raises EdgemobileError for an unknown version, field or value."""
         try:
-            data = dict(json.loads(text) if isinstance(text, str) else text)
+            given = json.loads(text) if isinstance(text, str) else text
+            if not isinstance(given, dict):
+                raise TypeError(f"it is a {type(given).__name__}, not an object")
+            data = dict(given)
             version = data.pop("version", None)
             rules = tuple(Rule(**rule) for rule in data.pop("rules", ()))
             recipe = cls(rules=rules, **data)

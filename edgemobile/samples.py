@@ -1,0 +1,129 @@
+"""The images a job works on: some to calibrate int8 with, others to check the written files on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemobile.dataset import Dataset, class_indices, open_dataset
+from edgemobile.errors import EdgemobileError
+from edgemobile.preprocess import Preprocess
+
+__all__ = ["Samples", "from_dataset", "from_synthesis"]
+
+_CHECK_SPLITS = ("test", "val", "validation")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Preprocessed images f32[N,H,W,3]. `labels` are class indices of the model for `check`, None where unknown.
+
+    `described` says in words what `check` is; `facts` what `calibration` is, for the manifest.
+    """
+
+    calibration: np.ndarray
+    check: np.ndarray
+    labels: np.ndarray | None
+    described: str
+    facts: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+
+    def batches(self, size: int) -> list[np.ndarray]:
+        """`calibration` in batches of at most `size` images."""
+        return [self.calibration[start : start + size] for start in range(0, len(self.calibration), size)]
+
+
+def from_dataset(
+    path: Path,
+    preprocess: Preprocess,
+    model_labels: Sequence[str] | None,
+    *,
+    calibration: int,
+    check: int,
+    seed: int,
+) -> Samples:
+    """Sample an ImageFolder (a directory or a zip) at random: `calibration` images from its train split and `check` from
+    its test or validation split; from one pool, without overlap, where it has no splits.
+
+    Raises EdgemobileError where there are no readable images. What was skipped is in `notes`.
+    """
+    whole = open_dataset(path)
+    check_split = next((split for split in _CHECK_SPLITS if split in whole.splits), None)
+    if check_split and "train" in whole.splits:
+        calibration_set, check_set = open_dataset(path, "train"), open_dataset(path, check_split)
+        calibration_indices = calibration_set.sample(calibration, seed)
+        check_indices = check_set.sample(check, seed)
+        described = f"{path.name} ({check_split})"
+    else:
+        calibration_set = check_set = open_dataset(path, whole.splits[0]) if whole.splits else whole
+        drawn = calibration_set.sample(calibration + check, seed)
+        # A small set is calibrated on all of it; then there is nothing left that calibration has not seen.
+        calibration_indices = drawn[:calibration]
+        check_indices = drawn[calibration:] if len(drawn) > calibration else drawn
+        described = path.name
+    notes = []
+    if check_set is calibration_set and np.intersect1d(calibration_indices, check_indices).size:
+        notes.append(f"{path.name} has only {len(calibration_set)} images: the files are checked on the calibration images")
+    calibration_images, skipped = calibration_set.load_batch(calibration_indices, preprocess)
+    check_images, kept, skipped_check = _load_labelled(check_set, check_indices, preprocess)
+    notes += [f"skipped {name}: {reason}" for name, reason in (*skipped, *skipped_check)]
+    if not len(calibration_images) or not len(check_images):
+        raise EdgemobileError(f"no image of {path} can be read; the first problem: {notes[0] if notes else 'it is empty'}")
+    labels = _labels(check_set, kept, model_labels, notes)
+    return Samples(
+        calibration_images,
+        check_images,
+        labels,
+        f"{len(check_images)} images of {described}",
+        {"source": str(path), "images": len(calibration_images), "sha256": _digest(calibration_images), "seed": seed},
+        tuple(notes),
+    )
+
+
+def from_synthesis(
+    make: Callable[[int, int], np.ndarray], *, calibration: int, check: int, seed: int
+) -> Samples:
+    """Images synthesised by `make(images, seed)`: the two sets come from different seeds."""
+    calibration_images, check_images = make(calibration, seed), make(check, seed + 1)
+    return Samples(
+        calibration_images,
+        check_images,
+        None,
+        f"{check} images synthesised from the model's batch-norm statistics",
+        {"source": "synthesised", "images": calibration, "sha256": _digest(calibration_images), "seed": seed},
+        ("no --calib: accuracy is not known; give an ImageFolder to measure it",),
+    )
+
+
+def _load_labelled(
+    dataset: Dataset, indices: np.ndarray, preprocess: Preprocess
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
+    """(images, the indices they belong to, what was skipped): images and labels stay in step where one is broken."""
+    images, skipped = dataset.load_batch(indices, preprocess)
+    broken = {name for name, _ in skipped}
+    kept = np.array([index for index in indices if dataset.name(index) not in broken], dtype=int)
+    return images, kept, skipped
+
+
+def _labels(
+    dataset: Dataset, kept: np.ndarray, model_labels: Sequence[str] | None, notes: list[str]
+) -> np.ndarray | None:
+    if dataset.labels is None or model_labels is None:
+        return None
+    mapping = class_indices(dataset.classes, model_labels)
+    if mapping is None:
+        notes.append(
+            f"the folders of the data set ({', '.join(dataset.classes[:3])}, ...) match none of the model's labels "
+            f"({', '.join(model_labels[:3])}, ...): accuracy is not known"
+        )
+        return None
+    return mapping[dataset.labels[kept]]
+
+
+def _digest(images: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()

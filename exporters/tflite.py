@@ -1,0 +1,420 @@
+"""Graph -> TFLite flatbuffer, written directly: one row of _ROWS an op, no TensorFlow.
+
+The Graph is NHWC already, so no TRANSPOSE is ever needed; only depthwise weights change layout, from
+[out, kernel_h, kernel_w, 1] to TFLite's [1, kernel_h, kernel_w, out]. What TFLite lacks is spelled out in ops it has:
+a hard-sigmoid is ADD(3, fused RELU6) and MUL(1/6), a padding that 'SAME' does not mean is a PAD of its own.
+
+Add an op here: a row in _ROWS and, if TFLite's op is new to the file, one in _BUILTINS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgemobile import __version__
+from edgemobile.errors import Unsupported
+from edgemobile.exporters.padding import Pads, padding_name
+from edgemobile.exporters.tflite_file import (
+    DEPTHWISE_ORDER,
+    MIN_RUNTIME,
+    add_metadata,
+    delegate_pieces,
+    min_runtime_version,
+    new,
+    op_counts,
+    op_versions,
+    pack,
+    read_metadata,
+    read_tensors,
+    reordered,
+    schema,
+)
+from edgemobile.graph import Graph, Node, QParams, Tensor
+
+__all__ = [
+    "delegate_pieces",
+    "min_runtime_version",
+    "op_counts",
+    "op_versions",
+    "read_metadata",
+    "read_tensors",
+    "to_bytes",
+]
+
+
+@dataclass(frozen=True)
+class _Builtin:
+    """One row: the op's options table, its version for int8 inputs, and the release that brought each version."""
+
+    options: str
+    int8: int
+    since: Mapping[int, str]
+
+
+# After TFLite's versioning rules: an older runtime takes the file as long as it has these versions.
+_BUILTINS = {
+    "ADD": _Builtin("AddOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
+    "AVERAGE_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
+    "CONV_2D": _Builtin("Conv2DOptions", 3, {1: "1.5.0", 3: "1.14.0", 6: "2.9.0"}),
+    "DEPTHWISE_CONV_2D": _Builtin("DepthwiseConv2DOptions", 3, {1: "1.5.0", 2: "1.12.0", 3: "1.14.0"}),
+    "DEQUANTIZE": _Builtin("DequantizeOptions", 2, {2: "1.14.0", 3: "1.15.0", 5: "2.7.0"}),
+    "FULLY_CONNECTED": _Builtin("FullyConnectedOptions", 4, {1: "1.5.0", 4: "1.14.0"}),
+    "HARD_SWISH": _Builtin("HardSwishOptions", 1, {1: "1.15.0"}),
+    "MAX_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
+    "MEAN": _Builtin("ReducerOptions", 2, {1: "1.6.0", 2: "1.14.0"}),
+    "MUL": _Builtin("MulOptions", 2, {1: "1.5.0", 2: "1.14.0", 3: "1.15.0"}),
+    "PAD": _Builtin("PadOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
+    "PADV2": _Builtin("PadV2Options", 2, {1: "1.9.0", 2: "1.14.0"}),
+    "QUANTIZE": _Builtin("QuantizeOptions", 1, {1: "1.14.0"}),
+    "RELU": _Builtin("", 2, {1: "1.5.0", 2: "2.1.0"}),
+    "RELU6": _Builtin("", 2, {1: "1.5.0", 2: "1.14.0"}),
+    "RESHAPE": _Builtin("ReshapeOptions", 1, {1: "1.5.0"}),
+}
+
+_DTYPES = ("float32", "float16", "int8", "int32")
+
+
+def to_bytes(graph: Graph, *, metadata: Mapping[str, str]) -> bytes:
+    """The whole .tflite file for `graph`, float or int8; the same graph gives the same bytes.
+
+    Tensors keep the Graph's names, and the signature "serving_default" its inputs and outputs. Raises Unsupported,
+    naming the node or tensor, where TFLite has no way to say it.
+    """
+    if MIN_RUNTIME in metadata:
+        raise Unsupported(f"metadata key {MIN_RUNTIME!r} is TFLite's own and is written by itself; use another name")
+    file = _File(graph, _depthwise_names(graph))
+    for name in graph.inputs:
+        file.tensor(name)
+    for node in graph.nodes:
+        _row(node)(file, node)
+    model = file.model()
+    add_metadata(model, {**metadata, MIN_RUNTIME: file.min_runtime()})
+    return pack(model)
+
+
+def _row(node: Node) -> Callable[[_File, Node], None]:
+    if node.op not in _ROWS:
+        raise Unsupported(f"tflite has no row for {node.op} (at {node.output}). Supported: {', '.join(_ROWS)}")
+    return _ROWS[node.op]
+
+
+def _is_depthwise(graph: Graph, node: Node) -> bool:
+    groups = node.attrs["groups"]
+    return 1 < groups == graph[node.inputs[0]].shape[-1]
+
+
+def _depthwise_names(graph: Graph) -> frozenset[str]:
+    """Weights that change layout, and the constants that are dequantized into them."""
+    convs = [node for node in graph.nodes if node.op == "conv2d"]
+    names = {node.inputs[1] for node in convs if _is_depthwise(graph, node)}
+    for node in convs:
+        if node.inputs[1] in names and not _is_depthwise(graph, node):
+            raise Unsupported(
+                f"tflite: {node.output} shares the weight {node.inputs[1]} with a depthwise convolution, which needs "
+                "it in another layout; give each its own"
+            )
+    sources = {node.inputs[0] for node in graph.nodes if node.op == "dequantize" and node.output in names}
+    return frozenset(names | sources)
+
+
+# ---- the file while it grows ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _File:
+    """Tensors, buffers and operators in the order they were first used; that order makes the bytes repeatable."""
+
+    graph: Graph
+    depthwise: frozenset[str]
+    tensors: list[Any] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+    buffers: list[Any] = field(default_factory=lambda: [new("Buffer")])  # buffer 0 stands for "no data"
+    buffer_of: dict[bytes, int] = field(default_factory=dict)
+    shared: dict[tuple[str, tuple[int, ...], bytes, bytes], str] = field(default_factory=dict)
+    codes: dict[tuple[str, int], int] = field(default_factory=dict)
+    operators: list[Any] = field(default_factory=list)
+
+    def tensor(self, name: str) -> int:
+        """The index of a tensor of the Graph, added when first asked for."""
+        if name not in self.index:
+            tensor = self.graph[name]
+            self.add(reordered(tensor, DEPTHWISE_ORDER) if name in self.depthwise else tensor)
+        return self.index[name]
+
+    def add(self, tensor: Tensor) -> int:
+        if tensor.dtype not in _DTYPES:
+            raise Unsupported(
+                f"tflite: tensor {tensor.name} is {tensor.dtype}, allowed are {', '.join(_DTYPES)}; "
+                "quantize with a recipe that has int8 activations"
+            )
+        self.index[tensor.name] = len(self.tensors)
+        self.tensors.append(
+            new(
+                "Tensor",
+                name=tensor.name,
+                shape=np.array(tensor.shape, np.int32),
+                type=getattr(schema.TensorType, tensor.dtype.upper()),
+                buffer=0 if tensor.data is None else self.buffer(tensor.data),
+                quantization=_quantization(tensor.qparams),
+                hasRank=True,
+            )
+        )
+        return self.index[tensor.name]
+
+    def buffer(self, array: np.ndarray) -> int:
+        """The index of a buffer with these bytes; equal constants share one."""
+        octets = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        if octets not in self.buffer_of:
+            self.buffer_of[octets] = len(self.buffers)
+            self.buffers.append(new("Buffer", data=np.frombuffer(octets, np.uint8)))
+        return self.buffer_of[octets]
+
+    def constant(self, array: np.ndarray, qparams: QParams | None = None) -> str:
+        """The name of a constant of the writer's own (an axis list, the 3 of a hard-sigmoid); equal ones are one."""
+        scale = b"" if qparams is None else qparams.scale.tobytes() + qparams.zero_point.tobytes()
+        key = (array.dtype.name, array.shape, array.tobytes(), scale)
+        if key not in self.shared:
+            self.shared[key] = f"const/{len(self.shared)}"
+            self.add(Tensor.constant(self.shared[key], array, qparams))
+        return self.shared[key]
+
+    def dtype(self, name: str) -> str:
+        return self.graph[name].dtype
+
+    def emit(self, op: str, inputs: Sequence[str], output: str, *, version: int | None = None, **options: Any) -> None:
+        """Add one operator. `inputs` and `output` name tensors of the Graph or of the writer's own."""
+        row = _BUILTINS[op]
+        indices = [self.tensor(name) for name in inputs]
+        if version is None:
+            version = row.int8 if self.tensors[indices[0]].type == schema.TensorType.INT8 else 1
+        operator = new(
+            "Operator",
+            opcodeIndex=self.codes.setdefault((op, version), len(self.codes)),
+            inputs=np.array(indices, np.int32),
+            outputs=np.array([self.tensor(output)], np.int32),
+        )
+        if row.options:
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, row.options)
+            operator.builtinOptions = new(row.options, **options)
+        self.operators.append(operator)
+
+    def min_runtime(self) -> str:
+        releases = [_BUILTINS[op].since[version] for op, version in self.codes]
+        return max(releases, key=lambda text: tuple(map(int, text.split("."))), default="1.5.0")
+
+    def model(self) -> Any:
+        subgraph = new(
+            "SubGraph",
+            name="main",
+            tensors=self.tensors,
+            inputs=np.array([self.tensor(name) for name in self.graph.inputs], np.int32),
+            outputs=np.array([self.tensor(name) for name in self.graph.outputs], np.int32),
+            operators=self.operators,
+        )
+        return new(
+            "Model",
+            version=3,
+            description=f"edgemobile {__version__}",
+            operatorCodes=[_operator_code(op, version) for op, version in self.codes],
+            subgraphs=[subgraph],
+            buffers=self.buffers,
+            signatureDefs=[self._signature()],
+        )
+
+    def _signature(self) -> Any:
+        maps = [
+            [new("TensorMap", name=name, tensorIndex=self.index[name]) for name in names]
+            for names in (self.graph.inputs, self.graph.outputs)
+        ]
+        return new("SignatureDef", signatureKey="serving_default", inputs=maps[0], outputs=maps[1], subgraphIndex=0)
+
+
+def _quantization(qparams: QParams | None) -> Any:
+    if qparams is None:
+        return None
+    return new(
+        "QuantizationParameters",
+        scale=qparams.scale,
+        zeroPoint=qparams.zero_point.astype(np.int64),
+        quantizedDimension=qparams.axis or 0,
+    )
+
+
+def _operator_code(op: str, version: int) -> Any:
+    code = getattr(schema.BuiltinOperator, op)
+    # Runtimes before 2.4 read the code from one signed byte.
+    return new("OperatorCode", builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=version)
+
+
+# ---- one op a function ----------------------------------------------------------------------------------------------
+
+
+def _activation(node: Node) -> int:
+    kinds = schema.ActivationFunctionType
+    return {"": kinds.NONE, "relu": kinds.RELU, "relu6": kinds.RELU6}[node.attrs["activation"]]
+
+
+def _strides(node: Node) -> dict[str, int]:
+    return {"strideH": node.attrs["stride"][0], "strideW": node.attrs["stride"][1]}
+
+
+def _conv2d(file: _File, node: Node) -> None:
+    """CONV_2D or DEPTHWISE_CONV_2D: x [N,H,W,C], weight [O,KH,KW,C/groups] or [1,KH,KW,O], bias [O]."""
+    x, weight, bias = node.inputs
+    out_channels, *kernel, _ = file.graph[weight].shape
+    dilation, groups = node.attrs["dilation"], node.attrs["groups"]
+    x, padding = _padded(file, node, kernel, dilation, "PAD")
+    options = {
+        **_strides(node),
+        "padding": padding,
+        "dilationHFactor": dilation[0],
+        "dilationWFactor": dilation[1],
+        "fusedActivationFunction": _activation(node),
+    }
+    integer = file.dtype(node.inputs[0]) == "int8"
+    if _is_depthwise(file.graph, node):
+        version = 3 if integer else 2 if dilation != (1, 1) else 1
+        options["depthMultiplier"] = out_channels // groups
+        file.emit("DEPTHWISE_CONV_2D", (x, weight, bias), node.output, version=version, **options)
+    else:
+        file.emit("CONV_2D", (x, weight, bias), node.output, version=6 if groups > 1 else None, **options)
+
+
+def _padded(file: _File, node: Node, kernel: Sequence[int], dilation: Sequence[int], op: str) -> tuple[str, int]:
+    """(the tensor to read, TFLite's padding): a PAD op goes in front where neither SAME nor VALID means `padding`."""
+    x, pads = node.inputs[0], node.attrs["padding"]
+    name = padding_name(file.graph[x].shape[1:3], kernel, node.attrs["stride"], dilation, pads)
+    if name is not None:
+        return x, getattr(schema.Padding, name)
+    return _pad(file, x, pads, op), schema.Padding.VALID
+
+
+def _pad(file: _File, x: str, pads: Pads, op: str) -> str:
+    """`x` with a rim of zeros (PAD) or of the lowest value (PADV2); readers that want the same rim share it.
+
+    A quantized rim is filled with the zero point, which is what PAD does by itself.
+    """
+    source = file.graph[x]
+    (top, bottom), (left, right) = pads
+    name = f"{x}/{op.lower()}_{top}_{bottom}_{left}_{right}"
+    if name not in file.index:
+        n, height, width, channels = source.shape
+        inputs = [x, file.constant(np.array([[0, 0], *pads, [0, 0]], np.int32))]
+        if op == "PADV2":
+            inputs.append(file.constant(_lowest(source.dtype), source.qparams))
+        file.add(
+            Tensor(name, (n, height + top + bottom, width + left + right, channels), source.dtype, None, source.qparams)
+        )
+        file.emit(op, inputs, name)
+    return name
+
+
+def _lowest(dtype: str) -> np.ndarray:
+    limits = np.finfo(dtype) if dtype.startswith("float") else np.iinfo(dtype)
+    return np.array(limits.min, dtype)
+
+
+def _linear(file: _File, node: Node) -> None:
+    file.emit("FULLY_CONNECTED", node.inputs, node.output, fusedActivationFunction=_activation(node))
+
+
+def _add(file: _File, node: Node) -> None:
+    file.emit("ADD", node.inputs, node.output, fusedActivationFunction=_activation(node))
+
+
+def _mul(file: _File, node: Node) -> None:
+    qparams = [file.graph[name].qparams for name in (*node.inputs, node.output)]
+    # Version 2 takes only products that shrink.
+    scales = [float(each.scale[0]) for each in qparams if each is not None]
+    grows = len(scales) == 3 and scales[0] * scales[1] / scales[2] >= 1
+    options = {"fusedActivationFunction": _activation(node)}
+    file.emit("MUL", node.inputs, node.output, version=3 if grows else None, **options)
+
+
+def _mean(file: _File, node: Node) -> None:
+    axes = file.constant(np.array([1, 2], np.int32))
+    file.emit("MEAN", (*node.inputs, axes), node.output, keepDims=True)
+
+
+def _max_pool2d(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    # SAME leaves its rim out of the maximum; zeros would not.
+    x, padding = _padded(file, node, node.attrs["kernel"], (1, 1), "PADV2")
+    _pool(file, node, "MAX_POOL_2D", x, padding)
+
+
+def _avg_pool2d(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    _pool(file, node, "AVERAGE_POOL_2D", node.inputs[0], schema.Padding.VALID)
+
+
+def _pool(file: _File, node: Node, op: str, x: str, padding: int) -> None:
+    height, width = node.attrs["kernel"]
+    file.emit(op, (x,), node.output, padding=padding, filterHeight=height, filterWidth=width, **_strides(node))
+
+
+def _check_one_scale(file: _File, node: Node) -> None:
+    """TFLite's pools and reshapes move integers as they are."""
+    source, result = (file.graph[name].qparams for name in (node.inputs[0], node.output))
+    if source is None and result is None:
+        return
+    if source is None or result is None or source.scale[0] != result.scale[0] or source.zero_point != result.zero_point:
+        raise Unsupported(
+            f"tflite: {node.op} at {node.output} keeps its input's scale and zero point, found others on its output; "
+            "give both the same or put a quantize node behind it"
+        )
+
+
+def _reshape(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    shape = np.array(file.graph[node.output].shape, np.int32)
+    file.emit("RESHAPE", (*node.inputs, file.constant(shape)), node.output, newShape=shape)
+
+
+def _hardsigmoid(file: _File, node: Node) -> None:
+    """relu6(x + 3) * (1/6): TFLite has no such op."""
+    output = file.graph[node.output]
+    if output.dtype != "float32":
+        raise Unsupported(
+            f"tflite: hardsigmoid at {node.output} is {output.dtype}, allowed is float32; "
+            "rewrite it as add and mul before quantizing"
+        )
+    gate = f"{node.output}/relu6"
+    file.add(Tensor(gate, output.shape))
+    relu6 = schema.ActivationFunctionType.RELU6
+    three, sixth = (file.constant(np.array(value, np.float32)) for value in (3, 1 / 6))
+    file.emit("ADD", (*node.inputs, three), gate, fusedActivationFunction=relu6)
+    file.emit("MUL", (gate, sixth), node.output)
+
+
+def _dequantize(file: _File, node: Node) -> None:
+    source = file.graph[node.inputs[0]]
+    per_channel = source.qparams is not None and source.qparams.axis is not None
+    version = 3 if source.dtype == "float16" else 5 if per_channel else 2
+    file.emit("DEQUANTIZE", node.inputs, node.output, version=version)
+
+
+def _plain(op: str) -> Callable[[_File, Node], None]:
+    return lambda file, node: file.emit(op, node.inputs, node.output)
+
+
+_ROWS: dict[str, Callable[[_File, Node], None]] = {
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "add": _add,
+    "mul": _mul,
+    "mean": _mean,
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "relu": _plain("RELU"),
+    "relu6": _plain("RELU6"),
+    "hardswish": _plain("HARD_SWISH"),
+    "hardsigmoid": _hardsigmoid,
+    "reshape": _reshape,
+    "quantize": _plain("QUANTIZE"),
+    "dequantize": _dequantize,
+}

@@ -1,0 +1,126 @@
+"""The integer form of hard-swish computes the same function, and the 1/6 ends in a weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.interpreter import run
+from edgemobile.quant.hswish import integer_form, split_factor
+
+
+def _graph(
+    nodes: list[Node], shapes: dict[str, tuple[int, ...]], constants: dict[str, np.ndarray] | None = None
+) -> Graph:
+    tensors = {name: Tensor(name, shape) for name, shape in shapes.items()}
+    tensors |= {name: Tensor.constant(name, data) for name, data in (constants or {}).items()}
+    return Graph("g", ("input",), (nodes[-1].output,), tuple(nodes), tensors)
+
+
+def _linear(x: str, out: str) -> Node:
+    return Node("linear", (x, f"{out}.weight", f"{out}.bias"), out, {"activation": ""})
+
+
+_IMAGE = (1, 4, 4, 3)
+_PLAIN = {"activation": ""}
+_RNG = np.random.default_rng(0)
+_WEIGHTS = {
+    "fc.weight": _RNG.normal(size=(5, 3)).astype(np.float32),
+    "fc.bias": _RNG.normal(size=5).astype(np.float32),
+}
+
+_CASES = {
+    # name: (graph, ops it must have, ops it must not have)
+    "swish at the output": (
+        _graph([Node("hardswish", ("input",), "act")], {"input": _IMAGE, "act": _IMAGE}),
+        {"add": 1, "mul": 2},
+    ),
+    "swish, mean, linear": (
+        _graph(
+            [
+                Node("hardswish", ("input",), "act"),
+                Node("mean", ("act",), "pool"),
+                Node("reshape", ("pool",), "flat"),
+                _linear("flat", "fc"),
+            ],
+            {"input": _IMAGE, "act": _IMAGE, "pool": (1, 1, 1, 3), "flat": (1, 3), "fc": (1, 5)},
+            _WEIGHTS,
+        ),
+        {"add": 1, "mul": 1, "mean": 1, "reshape": 1, "linear": 1},
+    ),
+    "squeeze-and-excite on a swish: 36": (
+        _graph(
+            [
+                Node("hardswish", ("input",), "act"),
+                Node("mean", ("act",), "pool"),
+                Node("hardsigmoid", ("pool",), "gate"),
+                Node("mul", ("gate", "act"), "scaled", _PLAIN),
+                Node("mean", ("scaled",), "last"),
+                Node("reshape", ("last",), "flat"),
+                _linear("flat", "fc"),
+            ],
+            {
+                **{name: _IMAGE for name in ("input", "act", "scaled")},
+                **{name: (1, 1, 1, 3) for name in ("pool", "gate", "last")},
+                "flat": (1, 3),
+                "fc": (1, 5),
+            },
+            _WEIGHTS,
+        ),
+        # The pool feeds a gate, which needs its true value: one division on 3 numbers.
+        {"add": 2, "mul": 3, "mean": 2, "reshape": 1, "linear": 1},
+    ),
+    "a residual of swish and input divides": (
+        _graph(
+            [Node("hardswish", ("input",), "act"), Node("add", ("act", "input"), "sum", _PLAIN)],
+            {"input": _IMAGE, "act": _IMAGE, "sum": _IMAGE},
+        ),
+        {"add": 2, "mul": 2},
+    ),
+    "a residual of two swishes stays in sixths": (
+        _graph(
+            [
+                Node("hardswish", ("input",), "a"),
+                Node("hardswish", ("a",), "b"),
+                Node("add", ("a", "b"), "sum", _PLAIN),
+            ],
+            {name: _IMAGE for name in ("input", "a", "b", "sum")},
+        ),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", _CASES)
+def test_the_function_is_the_same(case: str) -> None:
+    graph, ops = _CASES[case]
+    form = integer_form(graph, "delegated")
+    x = np.random.default_rng(1).normal(scale=4, size=(2, *_IMAGE[1:])).astype(np.float32)
+    want, got = run(graph, x)[graph.outputs[0]], run(form, x)[form.outputs[0]]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    assert not {"hardswish", "hardsigmoid"} & set(form.op_counts())
+    assert form.outputs == graph.outputs
+    if ops:
+        assert form.op_counts() == ops
+
+
+def test_fused_keeps_hard_swish_and_only_opens_hard_sigmoid() -> None:
+    graph, _ = _CASES["squeeze-and-excite on a swish: 36"]
+    counts = integer_form(graph, "fused").op_counts()
+    assert counts["hardswish"] == 1
+    assert "hardsigmoid" not in counts
+
+
+def test_every_tensor_is_its_name_times_its_factor() -> None:
+    graph, _ = _CASES["squeeze-and-excite on a swish: 36"]
+    form = integer_form(graph)
+    x = np.random.default_rng(2).normal(scale=3, size=_IMAGE).astype(np.float32)
+    want, got = run(graph, x, keep_all=True), run(form, x, keep_all=True)
+    factors = set()
+    for name, values in got.items():
+        plain, factor = split_factor(name)
+        if plain in want:
+            factors.add(factor)
+            np.testing.assert_allclose(values / factor, want[plain], rtol=1e-5, atol=1e-5)
+    assert {1, 6, 36} <= factors

@@ -1,0 +1,211 @@
+"""Post-training quantization: the specification, the guards, precision by rule, and accuracy against float."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgemobile.arch import get_arch, scaled
+from edgemobile.errors import EdgemobileError
+from edgemobile.graph import Graph
+from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.lower import export_program, lower
+from edgemobile.metrics import sqnr_db
+from edgemobile.nets import build_net
+from edgemobile.quant.ptq import activation_qparams, ptq, weight_qparams
+from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.quant.synthesize import synthesize
+from edgemobile.quant.weights_only import to_float16, to_int8_weights
+
+_PX = 32
+
+
+def _net(name: str, width: float = 0.35) -> torch.nn.Module:
+    """An untrained net with uneven channels. It shows structure; what int8 costs in accuracy only a trained one can."""
+    torch.manual_seed(0)
+    net = build_net(scaled(get_arch(name), width=width, input_px=_PX, classes=10))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.3)
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(16, _PX, _PX, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["v2", "v3-small"])
+def graph(request: pytest.FixtureRequest) -> Graph:
+    return lower(export_program(_net(request.param), (1, 3, _PX, _PX)), request.param)
+
+
+def _sqnr(graph: Graph, quantized: Graph, x: np.ndarray) -> float:
+    source, result = quantized[quantized.inputs[0]], quantized[quantized.outputs[0]]
+    assert source.qparams is not None
+    assert result.qparams is not None
+    q = run(quantized, quantize(x, source.qparams, "int8"))[result.name]
+    return sqnr_db(run(graph, x)[graph.outputs[0]], dequantize(q, result.qparams))
+
+
+@pytest.mark.parametrize("hswish", ["delegated", "fused"])
+def test_int8_stays_near_float_on_images_it_was_not_calibrated_on(graph: Graph, images: np.ndarray, hswish) -> None:
+    result = ptq(graph, [images], Recipe(hswish=hswish)).graph
+    fresh = np.random.default_rng(9).normal(size=images.shape).astype(np.float32)
+    assert _sqnr(graph, result, fresh) > 30
+
+
+def test_the_specification_holds_in_every_tensor(graph: Graph, images: np.ndarray) -> None:
+    result = ptq(graph, [images]).graph
+    for node in result.nodes:
+        tensors = [result[name] for name in (*node.inputs, node.output)]
+        assert all(tensor.qparams is not None for tensor in tensors), node
+        assert {tensor.dtype for tensor in tensors if tensor.name not in node.inputs[2:]} == {"int8"}
+        if node.op in ("conv2d", "linear"):
+            x, weight, bias = (result[name] for name in node.inputs)
+            assert weight.data.min() >= -127
+            assert not weight.qparams.zero_point.any()
+            assert weight.qparams.axis == 0
+            assert bias.dtype == "int32"
+            np.testing.assert_array_equal(
+                bias.qparams.scale, np.float32(x.qparams.scale.astype(float) * weight.qparams.scale)
+            )
+        if node.attrs.get("activation"):
+            assert result[node.output].qparams.zero_point == -128
+        if node.op == "reshape":
+            assert result[node.inputs[0]].qparams is result[node.output].qparams
+
+
+def test_bias_correction_removes_the_mean_error(images: np.ndarray) -> None:
+    graph = lower(export_program(_net("v2"), (1, 3, _PX, _PX)))
+    rules = (Rule(weights="per_tensor"),)  # coarse weights shift means most
+    plain, corrected = (
+        ptq(graph, [images], Recipe(rules=rules, bias_correction=wanted)).graph for wanted in (False, True)
+    )
+    assert _sqnr(graph, corrected, images) > _sqnr(graph, plain, images) + 1
+
+
+@given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
+def test_zero_is_exact_and_the_range_is_covered(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    qparams = activation_qparams(low, high)
+    assert dequantize(quantize(np.zeros(1), qparams, "int8"), qparams) == 0
+    ends = np.array([min(low, 0), max(high, 0)], np.float32)
+    error = np.abs(dequantize(quantize(ends, qparams, "int8"), qparams) - ends)
+    assert (error <= qparams.scale * 1.01).all()
+
+
+def test_the_bias_never_overflows_and_dead_channels_get_a_scale() -> None:
+    weight = np.array([[1.0, -1.0], [1e-12, 0.0], [0.0, 0.0]], np.float32)
+    bias = np.array([0.5, 100.0, 0.0], np.float32)
+    qparams = weight_qparams(weight, bias, input_scale=1e-3)
+    steps = bias / (1e-3 * qparams.scale.astype(float))
+    assert (np.abs(steps) < 2**31).all()
+    assert qparams.scale[0] == np.float32(1 / 127)
+    assert (qparams.scale > 0).all()
+
+
+def test_a_raised_scale_is_noted(images: np.ndarray) -> None:
+    net = _net("v2")
+    with torch.no_grad():
+        net.features[0][0].weight[1] *= 1e-14
+        net.features[0][1].running_var[1] = 1.0
+        net.features[0][1].bias[1] = 3.0
+    result = ptq(lower(export_program(net, (1, 3, _PX, _PX))), [images])
+    assert any("features.0.2: 1 of" in note for note in result.notes)
+
+
+def test_a_rule_keeps_layers_in_float_with_one_crossing_each_way(graph: Graph, images: np.ndarray) -> None:
+    name = next(node.output for node in graph.nodes if node.op == "conv2d" and node.output != graph.nodes[0].output)
+    result = ptq(graph, [images], Recipe(rules=(Rule(name, precision="float"),))).graph
+    assert result[name].qparams is None
+    counts = result.op_counts()
+    assert counts["dequantize"] == 1
+    assert counts["quantize"] == 1
+    assert _sqnr(graph, result, images) > 30
+
+
+def test_all_in_float_is_float_but_for_the_ends(graph: Graph, images: np.ndarray) -> None:
+    result = ptq(graph, [images], Recipe(rules=(Rule(precision="float"),))).graph
+    assert _sqnr(graph, result, images) > 28
+
+
+def test_mistakes_are_named(images: np.ndarray) -> None:
+    graph = lower(export_program(_net("v1"), (1, 3, _PX, _PX)))
+    with pytest.raises(EdgemobileError, match="calibration set is empty"):
+        ptq(graph, [])
+    with pytest.raises(EdgemobileError, match="not finite"):
+        ptq(graph, [images * np.nan])
+    with pytest.raises(EdgemobileError, match="featurs"):
+        ptq(graph, [images], Recipe(rules=(Rule("featurs.*", precision="float"),)))
+
+
+def test_progress_counts_images(images: np.ndarray) -> None:
+    graph = lower(export_program(_net("v1"), (1, 3, _PX, _PX)))
+    seen: list[int] = []
+    ptq(graph, [images[:10], images[10:]], progress=seen.append)
+    assert seen == [10, 16]
+
+
+@pytest.mark.parametrize(("store", "dtype", "least_db"), [(to_float16, "float16", 55), (to_int8_weights, "int8", 25)])
+def test_weights_only_keeps_float_arithmetic_and_shrinks(
+    graph: Graph, images: np.ndarray, store, dtype, least_db
+) -> None:
+    small = store(graph)
+    layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
+    assert small.op_counts()["dequantize"] == len(layers)
+    assert all(small[node.inputs[1]].dtype == dtype for node in layers)
+    assert sqnr_db(run(graph, images)[graph.outputs[0]], run(small, images)[small.outputs[0]]) > least_db
+
+
+def test_synthesised_images_have_the_statistics_the_model_remembers() -> None:
+    net = _net("v2")
+    _remember(net, torch.nn.functional.interpolate(torch.randn(16, 3, 4, 4), size=(_PX, _PX), mode="bilinear"))
+    options = {"images": 16, "input_px": _PX, "mean": (0.5,) * 3, "std": (0.2,) * 3, "steps": 30}
+    made = synthesize(net, seed=1, **options)
+    assert made.shape == (16, _PX, _PX, 3)
+    assert (np.abs(made) <= 0.5 / 0.2 + 1e-5).all()
+    noise = np.clip(np.random.default_rng(1).normal(size=made.shape).astype(np.float32), -2.5, 2.5)
+    assert _forgotten(net, made) < 0.6 * _forgotten(net, noise)
+    np.testing.assert_array_equal(made, synthesize(net, seed=1, **options))
+    assert np.abs(made - synthesize(net, seed=2, **options)).max() > 0.1
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def _remember(net: torch.nn.Module, images: torch.Tensor) -> None:
+    """Give every batch norm the statistics of `images`."""
+    for norm in _norms(net):
+        norm.momentum = None
+    with torch.no_grad():
+        net.train()(images)
+    net.eval()
+
+
+def _forgotten(net: torch.nn.Module, images: np.ndarray) -> float:
+    """How far the channel means of `images` are from the remembered ones, over all batch norms, in deviations."""
+    distances: list[float] = []
+
+    def compare(norm: torch.nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+        difference = (inputs[0].mean(dim=(0, 2, 3)) - norm.running_mean) / norm.running_var.sqrt()
+        distances.append(float((difference**2).mean()))
+
+    hooks = [norm.register_forward_pre_hook(compare) for norm in _norms(net)]
+    with torch.no_grad():
+        net(torch.from_numpy(images).permute(0, 3, 1, 2))
+    for hook in hooks:
+        hook.remove()
+    return float(np.mean(distances))
+
+
+def _norms(net: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+    return [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_synthesis_needs_batch_norm() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+    with pytest.raises(EdgemobileError, match="--calib"):
+        synthesize(net, images=1, input_px=32, mean=(0.5,) * 3, std=(0.5,) * 3)

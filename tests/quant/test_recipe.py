@@ -1,0 +1,48 @@
+"""A recipe is data: it round-trips, later rules win, and mistakes are refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
+
+
+def test_round_trip_through_json_text() -> None:
+    recipe = Recipe("mine", (Rule(observer="minmax"), Rule("features.0.*", precision="float")), hswish="fused")
+    assert Recipe.from_json(json.dumps(recipe.to_json())) == recipe
+
+
+def test_a_later_rule_wins_and_leaves_what_it_does_not_name() -> None:
+    rules = (Rule(observer="minmax", weights="per_tensor"), Rule("classifier.*", observer="percentile"))
+    recipe = Recipe(rules=rules)
+    assert recipe.settings("classifier.3").observer == "percentile"
+    assert recipe.settings("classifier.3").weights == "per_tensor"
+    assert recipe.settings("features.0.2").observer == "minmax"
+    assert DEFAULT.settings("anything").precision == "int8"
+
+
+def test_patterns_that_match_nothing_are_named() -> None:
+    recipe = Recipe(rules=(Rule(observer="minmax"), Rule("featurs.*", precision="float")))
+    assert recipe.unmatched(["features.0.2", "classifier.3"]) == ["featurs.*"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("{", "not a quantization recipe"),
+        ("[]", "not a quantization recipe"),
+        ('{"version": 2}', "version 2"),
+        ("{}", "version None"),
+        ('{"version": 1, "colour": "red"}', "colour"),
+        ('{"version": 1, "hswish": "melted"}', "melted"),
+        ('{"version": 1, "rules": [{"observer": "psychic"}]}', "psychic"),
+        ('{"version": 1, "rules": [{"weights": 3}]}', "weights"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(text: str, names: str) -> None:
+    with pytest.raises(EdgemobileError, match=names) as refusal:
+        Recipe.from_json(text)
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,77 @@
+"""Files are written whole or not at all, and nobody's folder is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from edgemobile.artifact import fresh_folder, to_json_text
+from edgemobile.errors import EdgemobileError
+
+
+def _export(out: Path, text: str, **options: bool) -> None:
+    with fresh_folder(out, **options) as folder:
+        (folder / "manifest.json").write_text(text)
+
+
+def test_the_folder_appears_whole(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "model"
+    with fresh_folder(out) as folder:
+        (folder / "manifest.json").write_text("{}")
+        assert not out.exists()
+    assert [path.name for path in out.iterdir()] == ["manifest.json"]
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")])
+def test_an_interruption_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), fresh_folder(tmp_path / "model") as folder:
+        (folder / "half.onnx").write_bytes(b"half")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_export(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    _export(out, "old")
+    with pytest.raises(EdgemobileError, match="No space left") as refusal, fresh_folder(out, overwrite=True):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "\n" not in str(refusal.value)
+    assert (out / "manifest.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_overwrite_must_be_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    _export(out, "old")
+    with pytest.raises(EdgemobileError, match="--overwrite"):
+        _export(out, "new")
+    _export(out, "new", overwrite=True)
+    assert (out / "manifest.json").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.tex").write_text("years of work")
+    with pytest.raises(EdgemobileError, match="not a folder edgemobile wrote"):
+        _export(out, "new", overwrite=True)
+    assert (out / "chapter1.tex").read_text() == "years of work"
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    out.write_text("a file")
+    with pytest.raises(EdgemobileError, match="not a folder"):
+        _export(out, "new", overwrite=True)
+    with pytest.raises(EdgemobileError, match="cannot write"):
+        _export(out / "below", "new")
+
+
+def test_json_has_no_infinity() -> None:
+    assert json.loads(to_json_text({"a": math.inf, "b": [math.nan, 1.5]})) == {"a": None, "b": [None, 1.5]}
