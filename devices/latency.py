@@ -1,0 +1,61 @@
+"""Latency of one or several sessions, measured in turns so that a slow moment of the board hits all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Latency", "latency_ns"]
+
+
+class _Invokes(Protocol):
+    def invoke(self, prepared: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Every value of one session in the order measured, warm-up apart; nothing is discarded."""
+
+    warmup_ns: tuple[int, ...]
+    values_ns: tuple[int, ...]
+
+    @property
+    def median_ns(self) -> float:
+        return statistics.median(self.values_ns)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over the median: 0.05 is a quiet board. 0 where there is one value."""
+        if len(self.values_ns) < 2 or not self.median_ns:
+            return 0.0
+        low, _, high = statistics.quantiles(self.values_ns, n=4, method="inclusive")
+        return (high - low) / self.median_ns
+
+
+def latency_ns(
+    sessions: Mapping[str, _Invokes],
+    prepared: Mapping[str, Any],
+    *,
+    rounds: int = 50,
+    warmup: int = 5,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, Latency]:
+    """Time `invoke` of each session on its own prepared input, one call each a round.
+
+    Every round starts with the next session, so that none always runs behind the same neighbour.
+    Raises ValueError for fewer than one round.
+    """
+    if rounds < 1 or warmup < 0:
+        raise ValueError(f"latency needs rounds >= 1 and warmup >= 0, got {rounds} and {warmup}")
+    names = list(sessions)
+    values: dict[str, list[int]] = {name: [] for name in names}
+    for index in range(warmup + rounds):
+        first = index % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            start = clock()
+            sessions[name].invoke(prepared[name])
+            values[name].append(clock() - start)
+    return {name: Latency(tuple(taken[:warmup]), tuple(taken[warmup:])) for name, taken in values.items()}

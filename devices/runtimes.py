@@ -1,0 +1,211 @@
+"""Open a model file with the runtime of its format, all behind one Session. Runs on the board: numpy and one runtime.
+
+Add a runtime here: a subclass of Session and a row in RUNTIMES.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.graph import QParams
+from edgemobile.interpreter import dequantize, quantize
+
+__all__ = ["RUNTIMES", "Port", "Session", "open_session"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """The input or output of a file. `layout` is "NCHW", "NHWC" or, with fewer dimensions, "".
+
+    Integer ports that stand for reals have a `scale` and a `zero_point`. A free batch dimension counts as 1.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str = ""
+    scale: float | None = None
+    zero_point: int | None = None
+
+    @property
+    def qparams(self) -> QParams | None:
+        if self.scale is None:
+            return None
+        return QParams(np.array(self.scale), np.array(self.zero_point or 0))
+
+
+class Session(ABC):
+    """A model file loaded and ready. `runtime` and `version` say who computes."""
+
+    runtime: str
+    version: str
+    input: Port
+    output: Port
+
+    @abstractmethod
+    def invoke(self, prepared: np.ndarray) -> np.ndarray:
+        """One inference on an array from `prepare`: the raw output, in the file's own dtype. This is what is timed."""
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed images f32[N,H,W,C], as many as the file's batch, in the file's own layout and dtype."""
+        port = self.input
+        ordered = images.transpose(0, 3, 1, 2) if port.layout == "NCHW" and images.ndim == 4 else images
+        if ordered.shape != port.shape:
+            raise EdgemobileError(
+                f"input {port.name} is {port.layout}{list(port.shape)}; images NHWC{list(images.shape)} do not fit"
+            )
+        if port.dtype == "float32":
+            return np.ascontiguousarray(ordered, np.float32)
+        if port.qparams is None:
+            raise Unsupported(
+                f"input {port.name} is {port.dtype} without a scale. Supported: float32, or integers with one"
+            )
+        return np.ascontiguousarray(quantize(ordered, port.qparams, port.dtype))
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed images f32[N,H,W,C], any N -> logits f32[N,classes].
+
+        Runs in the file's batches; the last is filled up with zeros, whose rows are dropped.
+        """
+        batch = self.input.shape[0]
+        rows = [np.empty((0, *self.output.shape[1:]), np.float32)]
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
+            rows.append(self._real(self.invoke(self.prepare(padded)))[: len(part)])
+        return np.concatenate(rows)
+
+    def _real(self, raw: np.ndarray) -> np.ndarray:
+        return raw.astype(np.float32) if self.output.qparams is None else dequantize(raw, self.output.qparams)
+
+
+class _Onnxruntime(Session):
+    runtime = "onnxruntime"
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        onnxruntime: Any = require("onnxruntime", "onnxruntime")
+        self.version = onnxruntime.__version__
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.input = _onnx_port(_only(self._session.get_inputs(), "inputs"))
+        self.output = _onnx_port(_only(self._session.get_outputs(), "outputs"))
+
+    def invoke(self, prepared: np.ndarray) -> np.ndarray:
+        return self._session.run(None, {self.input.name: prepared})[0]
+
+
+class _Tflite(Session):
+    """What LiteRT and tflite_runtime share: one Interpreter class under two names."""
+
+    package: str
+    extra: str
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        self.version = getattr(require(self.package, self.extra), "__version__", "unknown")
+        module: Any = require(f"{self.package}.interpreter", self.extra)
+        self._interpreter = module.Interpreter(model_content=data, num_threads=threads)
+        self._interpreter.allocate_tensors()
+        source = _only(self._interpreter.get_input_details(), "inputs")
+        target = _only(self._interpreter.get_output_details(), "outputs")
+        self._indices = source["index"], target["index"]
+        self.input, self.output = _tflite_port(source), _tflite_port(target)
+
+    def invoke(self, prepared: np.ndarray) -> np.ndarray:
+        self._interpreter.set_tensor(self._indices[0], prepared)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._indices[1])
+
+
+class _LiteRT(_Tflite):
+    runtime, package, extra = "litert", "ai_edge_litert", "litert"
+
+
+class _TfliteRuntime(_Tflite):
+    runtime, package, extra = "tflite_runtime", "tflite_runtime", "tflite-runtime"
+
+
+# runtime -> (format it reads, its session). The first of a format is the default.
+RUNTIMES: dict[str, tuple[str, Callable[[bytes, int], Session]]] = {
+    "onnxruntime": ("onnx", _Onnxruntime),
+    "litert": ("tflite", _LiteRT),
+    "tflite_runtime": ("tflite", _TfliteRuntime),
+}
+
+
+def open_session(source: str | Path | bytes, *, runtime: str | None = None, threads: int = 1) -> Session:
+    """A Session on a model file or its bytes, with `threads` threads for one inference.
+
+    The content decides the format: "TFL3" at byte 4 is TFLite, a protobuf is ONNX. `runtime` is a name of RUNTIMES.
+    Raises EdgemobileError for a file that is missing, truncated or no model, Unsupported for a runtime that does not
+    read the format, MissingExtra where the runtime is not installed.
+    """
+    data, name = (source, "the model") if isinstance(source, bytes) else (_read(Path(source)), str(source))
+    kind = _format(data, name)
+    runtime = runtime or next(row for row, (reads, _) in RUNTIMES.items() if reads == kind)
+    if runtime not in RUNTIMES or RUNTIMES[runtime][0] != kind:
+        allowed = ", ".join(row for row, (reads, _) in RUNTIMES.items() if reads == kind)
+        raise Unsupported(f"runtime {runtime!r} does not read {name}, which is {kind}. Allowed: {allowed}")
+    if threads < 1:
+        raise EdgemobileError(f"threads must be at least 1, got {threads}")
+    try:
+        return RUNTIMES[runtime][1](data, threads)
+    except EdgemobileError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise EdgemobileError(f"{runtime} cannot open {name} ({len(data)} bytes), export it again: {reason}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EdgemobileError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _format(data: bytes, name: str) -> str:
+    if data[4:8] == b"TFL3":
+        return "tflite"
+    # An ONNX file is a protobuf whose first field is ir_version: a varint under tag 1.
+    if data[:1] == b"\x08":
+        return "onnx"
+    raise EdgemobileError(
+        f"{name} ({len(data)} bytes) is neither TFLite (no 'TFL3' at byte 4) nor ONNX; truncated, or no model"
+    )
+
+
+def _only(ports: list[Any], what: str) -> Any:
+    if len(ports) != 1:
+        raise Unsupported(f"the model has {len(ports)} {what}; supported are models with one input and one output")
+    return ports[0]
+
+
+def _onnx_port(port: Any) -> Port:
+    shape = tuple(size if isinstance(size, int) else 1 for size in port.shape)
+    dtype = {"tensor(float)": "float32"}.get(port.type, port.type.removeprefix("tensor(").removesuffix(")"))
+    return Port(port.name, shape, dtype, _layout(shape, "NCHW"))
+
+
+def _tflite_port(details: dict[str, Any]) -> Port:
+    shape, dtype = tuple(int(size) for size in details["shape"]), np.dtype(details["dtype"]).name
+    scale, zero_point = details["quantization"]
+    quantized = {"scale": float(scale), "zero_point": int(zero_point)} if scale else {}
+    return Port(details["name"], shape, dtype, _layout(shape, "NHWC"), **quantized)  # type: ignore[arg-type]
+
+
+def _layout(shape: tuple[int, ...], usual: str) -> str:
+    """The format's usual layout, unless 1 or 3 channels stand plainly in the other place."""
+    if len(shape) != 4:
+        return ""
+    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    return usual if first == last else "NCHW" if first else "NHWC"

@@ -1,0 +1,511 @@
+"""Graph -> ONNX, float and int8 (QDQ), written node by node: the file holds what the Graph says and nothing else.
+
+    Graph                                  ONNX
+    x[N,H,W,C]                             x[N,C,H,W]; there is never a Transpose
+    conv weight [O,KH,KW,I]                [O,I,KH,KW]
+    linear behind a flatten of HxW > 1     columns back from NHWC to NCHW order
+    float tensor t                         t
+    int8 tensor t                          t:q, the integers, between QuantizeLinear and DequantizeLinear; t, the reals
+    float result on its way to t:q         t:raw
+    int8 constant w                        initializer w:q behind DequantizeLinear; w, the reals
+
+The public input and output are float32 whatever is inside. The operator set is 18 (HardSwish and HardSigmoid stay
+whole) and the file's version 8, which onnxruntime reads from 1.14 on.
+
+Add an op here: a row in _ROWS, or a function in _SPECIAL where a row cannot say it.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from edgemobile import __version__
+from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.graph import Graph, Node, QParams, Tensor
+
+onnx: Any = require("onnx", "export")
+
+__all__ = ["IR_VERSION", "OPSET", "op_counts", "read_metadata", "read_tensors", "runtime_ops", "to_bytes"]
+
+OPSET = 18
+IR_VERSION = 8
+
+Integers = Literal["int8", "uint8"]
+
+
+def to_bytes(
+    graph: Graph,
+    *,
+    metadata: Mapping[str, str],
+    activations: Integers = "uint8",
+    weights: Integers = "uint8",
+) -> bytes:
+    """The ONNX file of `graph`, checked; the same graph and metadata give the same bytes.
+
+    `activations` and `weights` say how int8 tensors are stored. "uint8" adds 128 to the integers and the zero points:
+    the same reals, the same integers but for the offset. It is the default for both, because on x86 without VNNI
+    onnxruntime multiplies int8 weights with vpmaddubsw, which saturates each pair of products to int16: the sums are
+    wrong, and a net of 8-bit weights drifts by a hundred steps. With uint8 weights its kernels are exact everywhere.
+    weights="int8" is a quarter faster there, and meant for CPUs whose dot product does not saturate (VNNI, ARM).
+
+    Raises Unsupported for int16 tensors and for a reshape whose meaning differs between NHWC and NCHW.
+    """
+    for name, value in (("activations", activations), ("weights", weights)):
+        if value not in ("int8", "uint8"):
+            raise Unsupported(f"onnx cannot store {name} as {value!r}. Allowed: int8, uint8")
+    model = _Writer(graph, activations, weights).model(metadata)
+    onnx.checker.check_model(model, full_check=True)
+    return model.SerializeToString(deterministic=True)
+
+
+def op_counts(data: bytes) -> dict[str, int]:
+    """ONNX op -> how many the file holds, most frequent first."""
+    return _counts(_load(data))
+
+
+def runtime_ops(data: bytes) -> dict[str, int]:
+    """Op -> how many are left after onnxruntime's optimizer, most frequent first: what will really run here.
+
+    An int8 file is all integer when this holds one QuantizeLinear, one DequantizeLinear and otherwise QLinear ops.
+    """
+    runtime = require("onnxruntime", "onnxruntime")
+    _load(data)
+    with tempfile.TemporaryDirectory() as folder:
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        # The highest level only changes the memory layout of float convolutions, and cannot be saved without a warning.
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return _counts(onnx.load(options.optimized_model_filepath))
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """What `metadata` of to_bytes put into the file."""
+    return {entry.key: entry.value for entry in _load(data).metadata_props}
+
+
+def read_tensors(data: bytes) -> dict[str, Tensor]:
+    """The constants of a file, and its quantized activations without data, as the Graph had them.
+
+    Weights are OHWI, operands NHWC, integers int8 with int8 zero points whatever the file stores, biases int32.
+    """
+    return _Reader(_load(data)).tensors()
+
+
+def _counts(model: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _load(data: bytes) -> Any:
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:
+        raise EdgemobileError(f"not an ONNX file ({len(data)} bytes): it does not parse; export it again") from error
+    if not model.graph.node:
+        raise EdgemobileError(f"not an ONNX model ({len(data)} bytes): it holds no nodes; export it again")
+    return model
+
+
+# ---- layouts --------------------------------------------------------------------------------------------------------
+
+
+def _channels_first(array: np.ndarray) -> np.ndarray:
+    """[N,H,W,C] -> [N,C,H,W] and [H,W,C] -> [C,H,W]; fewer dimensions have no layout."""
+    return np.moveaxis(array, -1, -3) if array.ndim >= 3 else array
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, -3, -1) if array.ndim >= 3 else array
+
+
+def _nchw(shape: Sequence[int]) -> tuple[int, ...]:
+    return (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else tuple(shape)
+
+
+def _nhwc(shape: Sequence[int]) -> tuple[int, ...]:
+    return (shape[0], *shape[2:], shape[1]) if len(shape) == 4 else tuple(shape)
+
+
+def _columns(matrix: np.ndarray, order: tuple[int, int, int], axes: tuple[int, int, int]) -> np.ndarray:
+    """[out, in] with each row seen as `order` and transposed by `axes`."""
+    return matrix.reshape(-1, *order).transpose(0, *(axis + 1 for axis in axes)).reshape(matrix.shape)
+
+
+def _columns_first(matrix: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+    """The columns of a layer on a flattened [N,H,W,C] `image`, put in the order of the flattened [N,C,H,W]."""
+    _, height, width, channels = image
+    return _columns(matrix, (height, width, channels), (2, 0, 1))
+
+
+def _columns_last(matrix: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+    """The inverse of _columns_first."""
+    _, height, width, channels = image
+    return _columns(matrix, (channels, height, width), (1, 2, 0))
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Writer:
+    """One walk over the graph: what has been written so far, by ONNX name."""
+
+    graph: Graph
+    activations: str
+    weights: str
+    nodes: list[Any] = field(default_factory=list)
+    initializers: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.producers = {node.output: node for node in self.graph.nodes}
+        self.layouts: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+        self.matmul_weights: set[str] = set()
+        for node in self.graph.nodes:
+            if node.op in ("conv2d", "linear"):
+                self.matmul_weights.add(node.inputs[1])
+                self.layouts[self._stored_constant(node.inputs[1])] = self._weight_layout(node)
+
+    def model(self, metadata: Mapping[str, str]) -> Any:
+        for name in self.graph.inputs:
+            if self.graph[name].qparams is not None:
+                self._quantize(name, name)
+        for node in self.graph.nodes:
+            self._write(node)
+        outputs = [self.real(name) for name in self.graph.outputs]
+        public = {name: _value(name, "float32", _nchw(self.graph[name].shape)) for name in self.graph.inputs}
+        graph = onnx.helper.make_graph(
+            self.nodes,
+            self.graph.name,
+            list(public.values()),
+            [self.values[name] for name in outputs],
+            initializer=list(self.initializers.values()),
+            value_info=[value for name, value in self.values.items() if name not in (*public, *outputs)],
+        )
+        opsets = [onnx.helper.make_opsetid("", OPSET)]
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        model.producer_name, model.producer_version = "edgemobile", __version__
+        onnx.helper.set_model_props(model, {key: str(metadata[key]) for key in sorted(metadata)})
+        return model
+
+    def _write(self, node: Node) -> None:
+        if node.op in _SPECIAL:
+            _SPECIAL[node.op](self, node)
+            return
+        op, attributes = _ROWS[node.op]
+        self.result(node, op, [self.real(name) for name in node.inputs], **attributes(node))
+
+    # ---- what the rows of _ROWS and the functions of _SPECIAL use
+
+    def result(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
+        """Write the ONNX `op` of `node`, the activation fused into it, and the quantization of its output."""
+        output = self.graph[node.output]
+        raw = node.output if output.qparams is None else f"{node.output}:raw"
+        activation = self._remaining_activation(node)
+        linear = f"{node.output}:linear" if activation else raw
+        self.emit(op, inputs, linear, _nchw(output.shape), **attributes)
+        if activation:
+            self.emit(*_activation(self, activation, linear), raw, _nchw(output.shape))
+        if output.qparams is not None:
+            self._quantize(raw, node.output)
+
+    def emit(
+        self, op: str, inputs: Sequence[str], output: str, shape: Sequence[int], dtype: str = "float32", **attrs: Any
+    ) -> None:
+        self.nodes.append(onnx.helper.make_node(op, list(inputs), [output], name=output, **attrs))
+        self.values[output] = _value(output, dtype, shape)
+
+    def constant(self, name: str, data: np.ndarray) -> str:
+        """`data` as the initializer `name`, once."""
+        if name not in self.initializers:
+            self.initializers[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(data).reshape(data.shape), name)
+        return name
+
+    def real(self, name: str) -> str:
+        """The ONNX name of the float32 value of a tensor, written where it is not there yet."""
+        tensor = self.graph[name]
+        if tensor.qparams is None:
+            return name if tensor.data is None else self.constant(name, self._laid_out(tensor))
+        # The public input has the plain name already.
+        target = f"{name}:dq" if name in self.graph.inputs else name
+        if target not in self.values:
+            self.dequantize(name, target)
+        return target
+
+    def dequantize(self, name: str, target: str) -> None:
+        """Write DequantizeLinear from the integers of `name` to `target`."""
+        tensor = self.graph[name]
+        assert tensor.qparams is not None
+        shape = _nchw(tensor.shape)
+        if tensor.data is not None:
+            integers = self._laid_out(tensor)
+            shape = integers.shape
+            stored = (integers.astype(np.int32) + self._offset(name)).astype(self._dtype(name))
+            self.constant(f"{name}:q", stored)
+        axis: dict[str, Any] = {} if tensor.qparams.axis is None else {"axis": self._axis(tensor)}
+        self.emit("DequantizeLinear", [f"{name}:q", *self._qparams(name)], target, shape, **axis)
+
+    def _quantize(self, source: str, name: str) -> None:
+        """Write QuantizeLinear from the float value `source` to the integers of `name`."""
+        shape = _nchw(self.graph[name].shape)
+        self.emit("QuantizeLinear", [source, *self._qparams(name)], f"{name}:q", shape, self._dtype(name))
+
+    # ---- integers
+
+    def _dtype(self, name: str) -> str:
+        """How the integers of a tensor are stored."""
+        tensor = self.graph[name]
+        if tensor.dtype not in ("int8", "int32"):
+            raise Unsupported(
+                f"onnx cannot write tensor {name} of {tensor.dtype}. Allowed: float32, int8, int32 biases"
+            )
+        if tensor.dtype == "int32" or tensor.data is None:
+            return self.activations if tensor.dtype == "int8" else "int32"
+        if name in self.matmul_weights:
+            return self.weights
+        # Behind a dequantize node it is only storage; beside an activation it must have its dtype.
+        return "int8" if name in self.layouts else self.activations
+
+    def _offset(self, name: str) -> int:
+        return 128 if self._dtype(name) == "uint8" else 0
+
+    def _qparams(self, name: str) -> list[str]:
+        """The initializers of scale and zero point; scalars where there is one."""
+        qparams, dtype = self.graph[name].qparams, self._dtype(name)
+        assert qparams is not None
+        shape = () if qparams.axis is None else qparams.scale.shape
+        zero_point = (qparams.zero_point + self._offset(name)).astype(dtype).reshape(shape)
+        return [
+            self.constant(f"{name}:scale", qparams.scale.reshape(shape)),
+            self.constant(f"{name}:zero_point", zero_point),
+        ]
+
+    @staticmethod
+    def _axis(tensor: Tensor) -> int:
+        """The channel axis in ONNX's layout: a weight's first stays first, an operand's last moves to 1."""
+        assert tensor.qparams is not None
+        axis = tensor.qparams.axis or 0
+        return 1 if axis == 3 else axis
+
+    # ---- constants
+
+    def _stored_constant(self, name: str) -> str:
+        """The constant a weight comes from, behind the dequantize node it may go through."""
+        producer = self.producers.get(name)
+        return producer.inputs[0] if producer is not None and producer.op == "dequantize" else name
+
+    def _laid_out(self, tensor: Tensor) -> np.ndarray:
+        assert tensor.data is not None
+        return self.layouts.get(tensor.name, _channels_first)(tensor.data)
+
+    def _weight_layout(self, node: Node) -> Callable[[np.ndarray], np.ndarray]:
+        image = None if node.op == "conv2d" else self._flattened_image(node.inputs[0])
+        return _channels_first if image is None else partial(_columns_first, image=image)
+
+    def _flattened_image(self, name: str) -> tuple[int, ...] | None:
+        """The shape [N,H,W,C] of the image that was flattened into `name`, if one was."""
+        producer = self.producers.get(name)
+        while producer is not None and producer.op in ("quantize", "dequantize"):
+            producer = self.producers.get(producer.inputs[0])
+        if producer is None or producer.op != "reshape":
+            return None
+        shape = self.graph[producer.inputs[0]].shape
+        return shape if len(shape) == 4 else None
+
+    def _remaining_activation(self, node: Node) -> str:
+        """The fused activation, unless the output's integers hold nothing it would cut: then saturation does it."""
+        activation = node.attrs.get("activation", "")
+        output = self.graph[node.output]
+        if not activation or output.qparams is None:
+            return activation
+        scale, zero_point = float(output.qparams.scale[0]), int(output.qparams.zero_point[0])
+        low, high = scale * (-128 - zero_point), scale * (127 - zero_point)
+        saturates = low >= 0 and (activation == "relu" or high <= 6 + scale / 2)
+        return "" if saturates else activation
+
+
+def _value(name: str, dtype: str, shape: Sequence[int]) -> Any:
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+
+def _activation(writer: _Writer, activation: str, x: str) -> tuple[str, list[str]]:
+    """(ONNX op, its inputs) of relu or relu6 on `x`."""
+    if activation == "relu":
+        return "Relu", [x]
+    bounds = [writer.constant(f"relu6:{end}", np.array(value, np.float32)) for end, value in (("low", 0), ("high", 6))]
+    return "Clip", [x, *bounds]
+
+
+# ---- one op a row ---------------------------------------------------------------------------------------------------
+
+
+def _nothing(node: Node) -> dict[str, Any]:
+    return {}
+
+
+def _pads(node: Node) -> list[int]:
+    (top, bottom), (left, right) = node.attrs["padding"]
+    return [top, left, bottom, right]
+
+
+def _conv_attributes(node: Node) -> dict[str, Any]:
+    return {
+        "strides": node.attrs["stride"],
+        "pads": _pads(node),
+        "dilations": node.attrs["dilation"],
+        "group": node.attrs["groups"],
+    }
+
+
+def _pool_attributes(node: Node) -> dict[str, Any]:
+    pads = {"pads": _pads(node)} if "padding" in node.attrs else {}
+    return {"kernel_shape": node.attrs["kernel"], "strides": node.attrs["stride"], **pads}
+
+
+# Graph op -> (ONNX op, its attributes). Inputs keep their order.
+_ROWS: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
+    "conv2d": ("Conv", _conv_attributes),
+    "linear": ("Gemm", lambda node: {"transB": 1}),
+    "add": ("Add", _nothing),
+    "mul": ("Mul", _nothing),
+    "mean": ("GlobalAveragePool", _nothing),
+    "max_pool2d": ("MaxPool", _pool_attributes),
+    "avg_pool2d": ("AveragePool", _pool_attributes),
+    "relu": ("Relu", _nothing),
+    "hardswish": ("HardSwish", _nothing),
+    "hardsigmoid": ("HardSigmoid", lambda node: {"alpha": 1 / 6, "beta": 0.5}),
+}
+
+
+def _relu6(writer: _Writer, node: Node) -> None:
+    writer.result(node, *_activation(writer, "relu6", writer.real(node.inputs[0])))
+
+
+def _reshape(writer: _Writer, node: Node) -> None:
+    before, after = writer.graph[node.inputs[0]].shape, writer.graph[node.output].shape
+    if len(after) == 2 and after[0] == before[0]:
+        writer.result(node, "Flatten", [writer.real(node.inputs[0])], axis=1)
+        return
+    images = [shape for shape in (before, after) if len(shape) == 4]
+    if any(math.prod(shape[1:3]) != 1 for shape in images):
+        raise Unsupported(
+            f"onnx cannot reshape {list(before)} to {list(after)} (at {node.output}): NHWC and NCHW differ in order. "
+            "Supported: flattening, and images of 1x1"
+        )
+    shape = writer.constant(f"{node.output}:shape", np.array(_nchw(after), np.int64))
+    writer.result(node, "Reshape", [writer.real(node.inputs[0]), shape])
+
+
+def _quantize(writer: _Writer, node: Node) -> None:
+    writer._quantize(writer.real(node.inputs[0]), node.output)
+
+
+def _dequantize(writer: _Writer, node: Node) -> None:
+    source = writer.graph[node.inputs[0]]
+    if source.qparams is not None:
+        writer.dequantize(source.name, node.output)
+    else:
+        stored = writer.real(source.name)
+        shape = _nchw(source.shape) if source.data is None else writer._laid_out(source).shape
+        writer.emit("Cast", [stored], node.output, shape, to=onnx.TensorProto.FLOAT)
+
+
+_SPECIAL: dict[str, Callable[[_Writer, Node], None]] = {
+    "relu6": _relu6,
+    "reshape": _reshape,
+    "quantize": _quantize,
+    "dequantize": _dequantize,
+}
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+# Ops whose inputs behind the first are parameters, not tensors of the Graph.
+_PARAMETRIC = ("QuantizeLinear", "DequantizeLinear", "Clip", "Reshape")
+
+
+@dataclass
+class _Reader:
+    """A parsed file, indexed by tensor name."""
+
+    model: Any
+
+    def __post_init__(self) -> None:
+        graph = self.model.graph
+        self.arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self.producers = {name: node for node in graph.node for name in node.output}
+        self.shapes = {
+            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            for value in (*graph.value_info, *graph.input, *graph.output)
+        }
+        self.layouts = dict(self._weight_layouts())
+
+    def tensors(self) -> dict[str, Tensor]:
+        parameters = {
+            name for node in self.model.graph.node if node.op_type in _PARAMETRIC for name in node.input[1:] if name
+        }
+        found = {}
+        for node in self.model.graph.node:
+            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+                tensor = self._quantized(node)
+                found[tensor.name] = tensor
+                parameters.update(node.input[:1])
+        for name, array in self.arrays.items():
+            if name not in parameters:
+                found[name] = Tensor.constant(name, self._laid_out(name, array))
+        return found
+
+    def _quantized(self, node: Any) -> Tensor:
+        """The integer tensor a QuantizeLinear makes or a DequantizeLinear reads."""
+        integers = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
+        name = integers.removesuffix(":q")
+        scale = self.arrays[node.input[1]]
+        zero_point = self.arrays[node.input[2]] if len(node.input) > 2 else np.zeros(scale.shape, np.int8)
+        offset = 128 if zero_point.dtype == np.uint8 else 0
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if scale.size > 1 or scale.ndim else None
+        qparams = QParams(scale, zero_point.astype(np.int32) - offset, axis)
+        if integers not in self.arrays:
+            return Tensor(name, _nhwc(self.shapes[integers]), "int8", qparams=qparams)
+        array = self._laid_out(integers, self.arrays[integers])
+        if array.dtype != np.int32:
+            array = (array.astype(np.int16) - offset).astype(np.int8)
+        return Tensor.constant(name, array, qparams)
+
+    def _laid_out(self, name: str, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(self.layouts.get(name, _channels_last)(array))
+
+    def _weight_layouts(self) -> list[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
+        """Gemm weights whose input was an image larger than 1x1."""
+        layouts: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = []
+        for node in self.model.graph.node:
+            image = self._flattened_image(node.input[0]) if node.op_type == "Gemm" else None
+            if image is not None:
+                weight = self._before(node.input[1], ("DequantizeLinear", "Cast"))
+                layouts.append((weight, partial(_columns_last, image=image)))
+        return layouts
+
+    def _before(self, name: str, ops: tuple[str, ...]) -> str:
+        """The first tensor up the chain of `ops` behind `name`."""
+        while name in self.producers and self.producers[name].op_type in ops:
+            name = self.producers[name].input[0]
+        return name
+
+    def _flattened_image(self, name: str) -> tuple[int, ...] | None:
+        flat = self._before(name, ("QuantizeLinear", "DequantizeLinear"))
+        node = self.producers.get(flat)
+        if node is None or node.op_type != "Flatten":
+            return None
+        shape = self.shapes.get(node.input[0], ())
+        return _nhwc(shape) if len(shape) == 4 else None

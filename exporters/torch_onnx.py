@@ -1,0 +1,104 @@
+"""PyTorch -> ONNX by torch's own exporter, and int8 by onnxruntime's own quantizer: a second opinion and a way out.
+
+For models that edgemobile's lowering refuses. Hard-swish and hard-sigmoid stay float between the integer layers here,
+because onnxruntime's quantizer knows neither: the files of exporters.onnx are smaller and faster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemobile.errors import EdgemobileError, Unsupported, require
+
+__all__ = ["OPSET", "quantize_static", "to_bytes"]
+
+OPSET = 18
+
+
+def to_bytes(program_or_net: Any, input_shape: Sequence[int], *, metadata: Mapping[str, str] | None = None) -> bytes:
+    """The simplified ONNX file, opset 18, of an nn.Module or ExportedProgram on one f32 input of `input_shape` NCHW.
+
+    Raises Unsupported with torch's first line where it cannot export the model.
+    """
+    torch: Any = require("torch", "export")
+    onnx: Any = require("onnx", "export")
+    onnxsim: Any = require("onnxsim", "export")
+    require("onnxscript", "export")
+    if isinstance(program_or_net, torch.nn.Module):
+        program_or_net = program_or_net.eval()
+    with _quiet():
+        try:
+            exported = torch.onnx.export(
+                program_or_net,
+                (torch.zeros(tuple(input_shape)),),
+                dynamo=True,
+                external_data=False,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"],
+                verbose=False,
+            )
+        except Exception as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise Unsupported(f"torch.onnx cannot export this model on input {list(input_shape)}: {reason}") from error
+        simplified, same = onnxsim.simplify(exported.model_proto)
+    if not same:
+        raise EdgemobileError("onnxsim changed what the model computes; report it, and export without --via torch")
+    # Torch writes the path of every source line of the model into the file.
+    for node in simplified.graph.node:
+        del node.metadata_props[:]
+    onnx.helper.set_model_props(simplified, {key: str(value) for key, value in sorted((metadata or {}).items())})
+    return simplified.SerializeToString(deterministic=True)
+
+
+def quantize_static(data: bytes, batches: Iterable[np.ndarray]) -> bytes:
+    """An int8 QDQ file by onnxruntime's static quantizer: uint8 activations, int8 weights per channel, min-max.
+
+    `batches` are f32[N,C,H,W] of the file's batch size. Raises EdgemobileError when there are none.
+    """
+    onnx: Any = require("onnx", "export")
+    quantization: Any = require("onnxruntime.quantization", "onnxruntime")
+    model = onnx.load_model_from_string(data)
+    feeds = [{model.graph.input[0].name: np.asarray(batch, np.float32)} for batch in batches]
+    if not feeds:
+        raise EdgemobileError("the calibration set is empty: give at least one batch")
+    remaining = iter(feeds)
+    reader = type("Reader", (quantization.CalibrationDataReader,), {"get_next": lambda self: next(remaining, None)})
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        target = Path(folder) / "int8.onnx"
+        quantization.quantize_static(
+            model,
+            str(target),
+            reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            per_channel=True,
+        )
+        return target.read_bytes()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings, log lines or prints from the libraries inside; errors still raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
