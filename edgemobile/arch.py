@@ -28,8 +28,8 @@ HSWISH: Activation = "hardswish"
 class Block:
     """One row of a paper's table. Channels are those at width 1.
 
-    `expand` is the width of the depthwise convolution: channels in v3, a multiple of the input in v2 (`Arch.expand_is_ratio`),
-    and 0 for v1's separable block, which does not expand.
+    `expand` is the width of the depthwise convolution: channels in v3, a multiple of the input in v2
+    (`Arch.expand_is_ratio`), and 0 for v1's separable block, which does not expand.
     """
 
     kernel: int
@@ -214,7 +214,7 @@ def get_arch(name: str) -> Arch:
 
 
 def scaled(arch: Arch, *, width: float | None = None, input_px: int | None = None, classes: int | None = None) -> Arch:
-    """`arch` at another width multiplier, input resolution (pixels a side) or number of classes; None keeps the value."""
+    """`arch` at another width multiplier, input resolution (pixels a side) or number of classes; None keeps it."""
     return replace(
         arch,
         width=arch.width if width is None else width,

@@ -78,13 +78,14 @@ def models(name: str | None, width: float | None, res: int | None, classes: int 
 @click.option("--int8", is_flag=True, help="Also write int8 files: integer arithmetic throughout.")
 @click.option("--fp16", is_flag=True, help="Also write files with float16 weights.")
 @click.option("--dynamic", is_flag=True, help="Also write files with int8 weights and float arithmetic.")
-@click.option("--to", "formats", type=_List(), default="onnx,tflite", show_default=True, help="Formats, comma-separated.")
+@click.option(
+    "--to", "formats", type=_List(), default="onnx,tflite", show_default=True, help="Formats, comma-separated."
+)
 @click.option(
     "--weights",
-    default="bundled",
-    show_default=True,
     metavar="bundled|random|FILE",
-    help="The checkpoint in the package, explicit random weights, or a .pt, .pth or .safetensors file.",
+    help="The checkpoint in the package, explicit random weights, or a .pt, .pth or .safetensors file. "
+    "[default: bundled, or what your own model brings along]",
 )
 @click.option("--width", type=float, help="Width multiplier. [default: the checkpoint's]")
 @click.option("--res", type=int, help="Input resolution in pixels. [default: the checkpoint's]")
@@ -127,7 +128,8 @@ def export(
 ) -> int:
     """Export MODEL to a folder, run every file it wrote and compare it with PyTorch.
 
-    MODEL is a reference model (see `edgemobile models`), `package.module:factory`, or a saved torch.export program (.pt2).
+    MODEL is a reference model (see `edgemobile models`), `package.module:factory`, or a saved torch.export program,
+    FILE.pt2.
 
     \b
     Examples:

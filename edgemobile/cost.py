@@ -47,15 +47,15 @@ def arch_costs(arch: Arch) -> list[Cost]:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum of `costs`; `activation_bytes` becomes the largest single output, not the sum."""
+    """The sum of `costs`; `activation_bytes` becomes the largest single output, not the sum. Nothing costs nothing."""
     rows = list(costs)
     return Cost(
         name="total",
         op="",
-        out_shape=rows[-1].out_shape,
+        out_shape=rows[-1].out_shape if rows else (),
         params=sum(row.params for row in rows),
         macs=sum(row.macs for row in rows),
-        activation_bytes=max(row.activation_bytes for row in rows),
+        activation_bytes=max((row.activation_bytes for row in rows), default=0),
     )
 
 

@@ -2,7 +2,9 @@
 
 Layout, stated once: activations are NHWC, convolution weights [out, kernel_h, kernel_w, in / groups], linear weights
 [out, in]. Emitters turn them into what their format wants. A node has one output and shares its name; the name is the
-PyTorch module path of the last module it stands for, so every tensor can be compared with a forward hook on that module.
+PyTorch module path of the last module it stands for, so every tensor can be compared with a forward hook on that
+module. Nodes of functional calls are named by the module around them and the op ("features.3.add"); a name taken twice
+gets a number.
 
 Quantization is a property of tensors: an int8 tensor carries QParams, and the same conv2d node means an integer
 convolution when its tensors are integers. `quantize` and `dequantize` nodes stand where precision changes.
@@ -97,6 +99,22 @@ class Tensor:
                 f"tensor {self.name}: says {self.dtype}{list(self.shape)}, "
                 f"data is {self.data.dtype}{list(self.data.shape)}"
             )
+        if self.qparams is not None:
+            self._check_qparams(self.qparams)
+
+    def _check_qparams(self, qparams: QParams) -> None:
+        if np.dtype(self.dtype).kind not in "iu":
+            raise GraphError(f"tensor {self.name}: {self.dtype} carries no scale; only integers do")
+        if qparams.axis is not None:
+            size = self.shape[qparams.axis] if -len(self.shape) <= qparams.axis < len(self.shape) else None
+            if size != qparams.scale.size:
+                raise GraphError(
+                    f"tensor {self.name}: {qparams.scale.size} scales along axis {qparams.axis} of {list(self.shape)}"
+                )
+        info = np.iinfo(self.dtype)
+        low, high = qparams.zero_point.min(), qparams.zero_point.max()
+        if low < info.min or high > info.max:
+            raise GraphError(f"tensor {self.name}: a zero_point in {low}..{high} is outside {self.dtype}")
 
     @classmethod
     def constant(cls, name: str, data: np.ndarray, qparams: QParams | None = None) -> Tensor:

@@ -69,6 +69,9 @@ def _evaluate(graph: Graph, node: Node, arrays: list[np.ndarray]) -> np.ndarray:
         source = operands[0]
         return arrays[0].astype(np.float32) if source.qparams is None else dequantize(arrays[0], source.qparams)
     if output.qparams is None:
+        for tensor in operands:
+            if tensor.qparams is not None:
+                raise GraphError(f"{node.op} {node.output} is real but reads the integers of {tensor.name}: dequantize")
         return _FLOAT[node.op](node, output, *arrays)
     return _evaluate_integer(node, operands, output, arrays)
 
@@ -131,13 +134,17 @@ def _windows(
 ) -> np.ndarray:
     """A view of `x` [N,H,W,C] as windows [N,out_h,out_w,kernel_h,kernel_w,C]."""
     span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(1, 2))  # type: ignore[call-overload]
+    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(1, 2))
     view = view[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
     return np.moveaxis(view, 3, 5)
 
 
 def _convolve(node: Node, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Convolve x [N,H,W,C] with weight [O,KH,KW,C/groups], in the dtype of the operands; no bias."""
+    """Convolve x [N,H,W,C] with weight [O,KH,KW,C/groups], in the dtype of the operands; no bias.
+
+    A depthwise convolution (one input and one output channel a group) is a sum over the kernel's taps, much faster than
+    C small matrix products.
+    """
     groups = node.attrs["groups"]
     out_c, kernel_h, kernel_w, in_c = weight.shape
     padded = np.pad(x, ((0, 0), *node.attrs["padding"], (0, 0)))

@@ -1,8 +1,8 @@
 """torch.export program -> Graph.
 
 The program is walked as exported, not decomposed: decomposition would break hard-swish into six ops. One row of
-_LOWERINGS takes one aten op to one node; then two passes fold batch norm into the convolution before it and fuse ReLU and
-ReLU6 into the op before them.
+_LOWERINGS takes one aten op to one node; batch norm folds into the convolution before it on the way, and a last pass
+fuses ReLU and ReLU6 into the op before them.
 
 Add an op here: a row in graph.OPS, a row in _LOWERINGS, a row in the interpreter and one in each emitter.
 """
@@ -69,6 +69,10 @@ class _Lowering:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[torch.fx.Node, str | np.ndarray] = field(default_factory=dict)
     sources: dict[torch.fx.Node, str] = field(default_factory=dict)
+    paths: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.paths = {_module_path(fx)[0] for fx in self.program.graph.nodes}
 
     def graph(self) -> Graph:
         inputs, outputs = [], []
@@ -120,9 +124,9 @@ class _Lowering:
 
     # ---- what the rows of _LOWERINGS use
 
-    def emit(self, fx: torch.fx.Node, op: str, inputs: Sequence[str], **attrs: Any) -> str:
-        """Add a node for `fx`; returns its name."""
-        name = self._name(fx, op)
+    def emit(self, fx: torch.fx.Node, op: str, inputs: Sequence[str], suffix: str = "", **attrs: Any) -> str:
+        """Add a node for `fx`; returns its name, with `suffix` where it is not what the module returns."""
+        name = self._unique(f"{self._name(fx, op)}{suffix}") if suffix else self._name(fx, op)
         self.tensors[name] = Tensor(name, _nhwc(tuple(fx.meta["val"].shape)))
         self.nodes.append(Node(op, tuple(inputs), name, attrs))
         return name
@@ -150,16 +154,35 @@ class _Lowering:
         if isinstance(value, str):
             return value
         name = self.sources.get(arg) if isinstance(arg, torch.fx.Node) else None
-        if value.ndim == 4 or value.ndim == 3:
+        beside_image = len(fx.meta["val"].shape) == 4
+        if beside_image and value.ndim >= 3:
             value = np.moveaxis(value, -3, -1)
-        elif value.ndim == 2 or value.ndim == 1 and value.size > 1 and len(fx.meta["val"].shape) == 4:
+        elif beside_image and value.size > 1:
             self.refuse(
                 fx, f"a constant of shape {list(value.shape)} beside an image has no NHWC form; give it 4 dimensions"
             )
         return self.constant(name or f"{self._name(fx, label)}.{label}", value)
 
-    def source(self, arg: Any, fallback: str) -> str:
-        return self.sources.get(arg, fallback)
+    def layer_path(self, weight: Any, fallback: str) -> str:
+        """The path of the module that owns `weight`; `fallback` where it is the root or the weight has no name."""
+        path = self.sources.get(weight, "weight")
+        return fallback if path == "weight" else path.removesuffix(".weight")
+
+    def image(self, fx: torch.fx.Node, arg: Any) -> str:
+        """The tensor name of an argument that must be a batch of images, [N,C,H,W] in PyTorch."""
+        shape = list(arg.meta["val"].shape)
+        if len(shape) != 4:
+            self.refuse(fx, f"its input must have 4 dimensions [N, C, H, W], found {shape}")
+        return self.operand(fx, arg, "input")
+
+    @staticmethod
+    def is_name(value: str | np.ndarray, name: str) -> bool:
+        return isinstance(value, str) and value == name
+
+    def feeds_only(self, name: str, fx: torch.fx.Node) -> bool:
+        """Whether `fx` is all that reads the tensor `name`, also through ops that change nothing (dropout)."""
+        aliases = {node for node, value in self.values.items() if self.is_name(value, name)}
+        return {user for node in aliases for user in node.users} - aliases == {fx}
 
     def replace_last(self, name: str, node: Node) -> None:
         index = next(i for i, old in enumerate(self.nodes) if old.output == name)
@@ -173,11 +196,14 @@ class _Lowering:
 
     def _name(self, fx: torch.fx.Node, op: str) -> str:
         path, leaf = _module_path(fx)
-        return self._unique(path if leaf else f"{path}.{op}" if path else op)
+        if leaf and path and path not in self.tensors:
+            return path
+        return self._unique(path if leaf and path else f"{path}.{op}" if path else op)
 
     def _unique(self, name: str) -> str:
+        """`name`, numbered where it is taken: by a tensor, or by a module whose output must keep it."""
         unique, count = name, 1
-        while unique in self.tensors:
+        while unique in self.tensors or unique in self.paths:
             unique, count = f"{name}_{count}", count + 1
         return unique
 
@@ -204,7 +230,7 @@ def _args(fx: torch.fx.Node, *names: str, **defaults: Any) -> list[Any]:
 
 def _pair(value: Any) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return pair * 2 if len(pair) == 1 else pair  # type: ignore[return-value]
+    return pair * 2 if len(pair) == 1 else pair
 
 
 def _both_sides(padding: Any) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -223,13 +249,13 @@ def _conv2d(walk: _Lowering, fx: torch.fx.Node) -> str:
     kernel = walk.array(fx, weight)
     if isinstance(padding, str):
         padding = _string_padding(walk, fx, padding, kernel.shape[2:], _pair(dilation))
-    path = walk.source(weight, "conv.weight").removesuffix(".weight")
+    path = walk.layer_path(weight, "conv2d")
     offset = np.zeros(len(kernel), np.float32) if bias is None else walk.array(fx, bias)
     return walk.emit(
         fx,
         "conv2d",
         (
-            walk.operand(fx, x, "input"),
+            walk.image(fx, x),
             walk.constant(f"{path}.weight", kernel.transpose(0, 2, 3, 1)),
             walk.constant(f"{path}.bias", offset),
         ),
@@ -262,7 +288,7 @@ def _batch_norm(walk: _Lowering, fx: torch.fx.Node) -> str:
         walk.refuse(fx, "batch norm is in training mode or keeps no running statistics; call net.eval() first")
     name = walk.operand(fx, x, "input")
     conv = next((node for node in walk.nodes if node.output == name), None)
-    if conv is None or conv.op not in ("conv2d", "linear") or len(x.users) != 1:
+    if conv is None or conv.op not in ("conv2d", "linear") or not walk.feeds_only(name, fx):
         walk.refuse(fx, "batch norm is folded only right behind a convolution or linear layer that feeds nothing else")
     assert conv is not None
     variance = walk.array(fx, var).astype(np.float64)
@@ -283,6 +309,7 @@ def _renamed(walk: _Lowering, fx: torch.fx.Node, node: Node) -> str:
     name = walk._name(fx, node.op)
     walk.tensors[name] = Tensor(name, walk.tensors.pop(node.output).shape)
     walk.replace_last(node.output, Node(node.op, node.inputs, name, node.attrs))
+    walk.values.update({old: name for old, value in walk.values.items() if walk.is_name(value, node.output)})
     return name
 
 
@@ -291,7 +318,7 @@ def _linear(walk: _Lowering, fx: torch.fx.Node) -> str:
     matrix = walk.array(fx, weight)
     if len(fx.meta["val"].shape) != 2:
         walk.refuse(fx, f"linear takes a flat input [N, features], found {len(fx.meta['val'].shape)} dimensions")
-    path = walk.source(weight, "linear.weight").removesuffix(".weight")
+    path = walk.layer_path(weight, "linear")
     name = walk.operand(fx, x, "input")
     flatten = next((node for node in walk.nodes if node.output == name), None)
     if flatten is not None and flatten.op == "reshape":
@@ -316,11 +343,17 @@ def _flatten(walk: _Lowering, fx: torch.fx.Node) -> str:
         return walk.operand(fx, source, "input")
     if len(after) != 2 or after[0] != before[0]:
         walk.refuse(fx, f"only flattening to [N, features] is supported, found {list(before)} -> {list(after)}")
-    if before[2:] != (1, 1) and any(
-        "aten.linear" not in str(user.target) and "dropout" not in str(user.target) for user in fx.users
-    ):
+    permuted = before[2:] != (1, 1)
+    if permuted and not _feeds_only_linear(fx):
         walk.refuse(fx, f"flattening {list(before)} may feed only a linear layer: the order of NHWC and NCHW differs")
-    return walk.emit(fx, "reshape", (walk.operand(fx, source, "input"),))
+    return walk.emit(fx, "reshape", (walk.operand(fx, source, "input"),), ".nhwc" if permuted else "")
+
+
+def _feeds_only_linear(fx: torch.fx.Node) -> bool:
+    return all(
+        _feeds_only_linear(user) if _LOWERINGS.get(str(user.target)) is _identity else "aten.linear" in str(user.target)
+        for user in fx.users
+    )
 
 
 def _mean(walk: _Lowering, fx: torch.fx.Node) -> str:
@@ -342,7 +375,7 @@ def _mean(walk: _Lowering, fx: torch.fx.Node) -> str:
 def _adaptive_avg_pool2d(walk: _Lowering, fx: torch.fx.Node) -> str:
     if tuple(fx.meta["val"].shape[2:]) != (1, 1):
         walk.refuse(fx, f"only a pool to 1x1 is supported, found {list(fx.meta['val'].shape[2:])}")
-    return walk.emit(fx, "mean", (walk.operand(fx, fx.args[0], "input"),))
+    return walk.emit(fx, "mean", (walk.image(fx, fx.args[0]),))
 
 
 def _max_pool2d(walk: _Lowering, fx: torch.fx.Node) -> str:
@@ -354,7 +387,7 @@ def _max_pool2d(walk: _Lowering, fx: torch.fx.Node) -> str:
     return walk.emit(
         fx,
         "max_pool2d",
-        (walk.operand(fx, x, "input"),),
+        (walk.image(fx, x),),
         kernel=_pair(kernel),
         stride=_pair(stride or kernel),
         padding=_both_sides(padding),
@@ -374,9 +407,7 @@ def _avg_pool2d(walk: _Lowering, fx: torch.fx.Node) -> str:
     )
     if _pair(padding) != (0, 0) or ceil or divisor:
         walk.refuse(fx, "average pooling with padding, ceil_mode or divisor_override is not supported")
-    return walk.emit(
-        fx, "avg_pool2d", (walk.operand(fx, x, "input"),), kernel=_pair(kernel), stride=_pair(stride or kernel)
-    )
+    return walk.emit(fx, "avg_pool2d", (walk.image(fx, x),), kernel=_pair(kernel), stride=_pair(stride or kernel))
 
 
 def _hardtanh(walk: _Lowering, fx: torch.fx.Node) -> str:
@@ -395,6 +426,9 @@ def _binary(op: str) -> Callable[[_Lowering, torch.fx.Node], str]:
         a, b, alpha = _args(fx, "input", "other", alpha=1)
         if alpha != 1:
             walk.refuse(fx, f"alpha={alpha} is not supported; multiply first")
+        ranks = [len(arg.meta["val"].shape) for arg in (a, b) if isinstance(walk.values.get(arg), str)]
+        if any(rank != len(fx.meta["val"].shape) for rank in ranks):
+            walk.refuse(fx, f"broadcasting {ranks} dimensions has no NHWC form; give both the same number")
         return walk.emit(fx, op, (walk.operand(fx, a, "a"), walk.operand(fx, b, "b")), activation="")
 
     return row

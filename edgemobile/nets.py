@@ -1,7 +1,7 @@
 """Arch -> torch.nn.Module: the only model code on torch.
 
-state_dict keys, their order and shapes are torchvision's for v2 and v3 and timm's for v1, so that public checkpoints load
-with strict=True. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
+state_dict keys, their order and shapes are torchvision's for v2 and v3 and timm's for v1, so that public checkpoints
+load with strict=True. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
 """
 
 from __future__ import annotations

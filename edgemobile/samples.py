@@ -68,12 +68,16 @@ def from_dataset(
         described = path.name
     notes = []
     if check_set is calibration_set and np.intersect1d(calibration_indices, check_indices).size:
-        notes.append(f"{path.name} has only {len(calibration_set)} images: the files are checked on the calibration images")
+        notes.append(
+            f"{path.name} has only {len(calibration_set)} images: the files are checked on the calibration images"
+        )
     calibration_images, skipped = calibration_set.load_batch(calibration_indices, preprocess)
     check_images, kept, skipped_check = _load_labelled(check_set, check_indices, preprocess)
     notes += [f"skipped {name}: {reason}" for name, reason in (*skipped, *skipped_check)]
     if not len(calibration_images) or not len(check_images):
-        raise EdgemobileError(f"no image of {path} can be read; the first problem: {notes[0] if notes else 'it is empty'}")
+        raise EdgemobileError(
+            f"no image of {path} can be read; the first problem: {notes[0] if notes else 'it is empty'}"
+        )
     labels = _labels(check_set, kept, model_labels, notes)
     return Samples(
         calibration_images,
@@ -85,9 +89,7 @@ def from_dataset(
     )
 
 
-def from_synthesis(
-    make: Callable[[int, int], np.ndarray], *, calibration: int, check: int, seed: int
-) -> Samples:
+def from_synthesis(make: Callable[[int, int], np.ndarray], *, calibration: int, check: int, seed: int) -> Samples:
     """Images synthesised by `make(images, seed)`: the two sets come from different seeds."""
     calibration_images, check_images = make(calibration, seed), make(check, seed + 1)
     return Samples(

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -71,7 +70,9 @@ def print_layers(arch: Arch, *, as_json: bool = False) -> None:
         shape = "x".join(map(str, cost.out_shape))
         table.add_row(cost.name, cost.op, shape, f"{cost.params:,}", f"{cost.macs:,}", _kib(cost.activation_bytes))
     table.add_section()
-    table.add_row("total", "", "", f"{whole.params:,}", f"{whole.macs:,}", f"{_kib(whole.activation_bytes)} peak", style="bold")
+    table.add_row(
+        "total", "", "", f"{whole.params:,}", f"{whole.macs:,}", f"{_kib(whole.activation_bytes)} peak", style="bold"
+    )
     _console().print(table)
 
 
@@ -98,7 +99,20 @@ def print_export(result: ExportResult, *, as_json: bool = False, verbose: bool =
     console = _console()
     accuracy = f", PyTorch top-1 {result.float_accuracy:.1%}" if result.float_accuracy is not None else ""
     title = f"{result.model} at {result.input_px} px, {result.source}\nchecked on {result.images}{accuracy}"
-    columns = ["file", "precision", "size", "ops", "hard-swish", "SQNR", "max abs", "agree", "top-1", "latency", "runtime", ""]
+    columns = [
+        "file",
+        "precision",
+        "size",
+        "ops",
+        "hard-swish",
+        "SQNR",
+        "max abs",
+        "agree",
+        "top-1",
+        "latency",
+        "runtime",
+        "",
+    ]
     table = _table(title, columns, left=2)
     for file in result.files:
         table.add_row(*_file_row(file))
@@ -167,6 +181,11 @@ def progress(*, quiet: bool = False) -> Iterator[_Bars | _Quiet]:
     if quiet or not sys.stderr.isatty():
         yield _Quiet()
         return
-    columns = (SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description}"), BarColumn(24), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=_console(stderr=True)) as bars:
         yield _Bars(bars)

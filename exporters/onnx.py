@@ -257,6 +257,22 @@ class _Writer:
         axis: dict[str, Any] = {} if tensor.qparams.axis is None else {"axis": self._axis(tensor)}
         self.emit("DequantizeLinear", [f"{name}:q", *self._qparams(name)], target, shape, **axis)
 
+    def unpack(self, name: str, target: str) -> None:
+        """Write the integers of the symmetric constant `name` times its scale to `target`.
+
+        Not DequantizeLinear: onnxruntime keeps that for its quantized kernels and would compute it in every inference.
+        Cast and Mul of constants it computes once, when it loads the file.
+        """
+        tensor = self.graph[name]
+        assert tensor.qparams is not None
+        integers = self._laid_out(tensor)
+        axis = self._axis(tensor)
+        shape = [-1 if dimension == axis else 1 for dimension in range(integers.ndim)]
+        scale = self.constant(f"{name}:scale", tensor.qparams.scale.reshape(shape))
+        stored = self.constant(f"{name}:q", integers)
+        self.emit("Cast", [stored], f"{name}:steps", integers.shape, to=onnx.TensorProto.FLOAT)
+        self.emit("Mul", [f"{name}:steps", scale], target, integers.shape)
+
     def _quantize(self, source: str, name: str) -> None:
         """Write QuantizeLinear from the float value `source` to the integers of `name`."""
         shape = _nchw(self.graph[name].shape)
@@ -414,7 +430,9 @@ def _quantize(writer: _Writer, node: Node) -> None:
 
 def _dequantize(writer: _Writer, node: Node) -> None:
     source = writer.graph[node.inputs[0]]
-    if source.qparams is not None:
+    if source.qparams is not None and source.is_constant and not source.qparams.zero_point.any():
+        writer.unpack(source.name, node.output)
+    elif source.qparams is not None:
         writer.dequantize(source.name, node.output)
     else:
         stored = writer.real(source.name)
@@ -462,6 +480,10 @@ class _Reader:
                 tensor = self._quantized(node)
                 found[tensor.name] = tensor
                 parameters.update(node.input[:1])
+            elif node.op_type == "Mul" and node.input[0].endswith(":steps"):
+                tensor = self._unpacked(node)
+                found[tensor.name] = tensor
+                parameters.update((f"{tensor.name}:q", node.input[1]))
         for name, array in self.arrays.items():
             if name not in parameters:
                 found[name] = Tensor.constant(name, self._laid_out(name, array))
@@ -483,6 +505,14 @@ class _Reader:
             array = (array.astype(np.int16) - offset).astype(np.int8)
         return Tensor.constant(name, array, qparams)
 
+    def _unpacked(self, node: Any) -> Tensor:
+        """The int8 constant that `unpack` wrote as Cast and Mul."""
+        name = node.input[0].removesuffix(":steps")
+        scale = self.arrays[node.input[1]]
+        axis = int(np.argmax(scale.shape)) if scale.size > 1 else 0
+        qparams = QParams(scale.ravel(), np.zeros(scale.size, np.int32), axis)
+        return Tensor.constant(name, self._laid_out(f"{name}:q", self.arrays[f"{name}:q"]), qparams)
+
     def _laid_out(self, name: str, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(self.layouts.get(name, _channels_last)(array))
 
@@ -492,7 +522,7 @@ class _Reader:
         for node in self.model.graph.node:
             image = self._flattened_image(node.input[0]) if node.op_type == "Gemm" else None
             if image is not None:
-                weight = self._before(node.input[1], ("DequantizeLinear", "Cast"))
+                weight = self._before(node.input[1], ("DequantizeLinear", "Cast", "Mul"))
                 layouts.append((weight, partial(_columns_last, image=image)))
         return layouts
 

@@ -331,17 +331,20 @@ def _weight_only(dtype: str) -> Graph:
     return float_graph.replaced(nodes, [stored, Tensor("real", weight.shape)])
 
 
-@pytest.mark.parametrize(("dtype", "op"), [("float16", "Cast"), ("int8", "DequantizeLinear")])
-def test_small_weights_are_widened_in_the_file(dtype: str, op: str) -> None:
+@pytest.mark.parametrize(("dtype", "ops"), [("float16", {"Cast": 1}), ("int8", {"Cast": 1, "Mul": 1})])
+def test_small_weights_are_widened_once_when_the_file_is_loaded(dtype: str, ops: dict[str, int]) -> None:
     graph = _weight_only(dtype)
     images = RNG.standard_normal((1, 8, 8, 3)).astype(np.float32)
     data = to_bytes(graph, metadata={})
-    assert op_counts(data) == {"Conv": 1, op: 1}
+    assert op_counts(data) == {"Conv": 1, **ops}
+    assert runtime_ops(data) == {"Conv": 1}
     session = open_session(data)
     found = session.invoke(session.prepare(images)).transpose(0, 2, 3, 1)
     np.testing.assert_allclose(found, run(graph, images)[graph.outputs[0]], atol=1e-5)
     stored = read_tensors(data)["stored"]
     np.testing.assert_array_equal(stored.data, graph["stored"].data)
+    if dtype == "int8":
+        np.testing.assert_array_equal(stored.qparams.scale, graph["stored"].qparams.scale)
 
 
 def test_float_layer_between_integer_ones() -> None:

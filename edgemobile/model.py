@@ -1,0 +1,182 @@
+"""What goes in at the top: a traced model with its weights, and what is known of it.
+
+Three roads lead here: a reference model by name, `package.module:factory`, and a saved torch.export program (.pt2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemobile.arch import get_arch
+from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.own_model import load_factory, load_program
+from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
+from edgemobile.weights import Checkpoint, build, load_into, load_weights
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Model", "load_model"]
+
+_FACTORY_PX = 224
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to lower. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes].
+
+    `batch` is the program's. `labels` are class names where known; `facts` describe the model in the manifest.
+    """
+
+    name: str
+    net: torch.nn.Module
+    program: torch.export.ExportedProgram
+    batch: int
+    classes: int
+    preprocess: Preprocess
+    source: str
+    sha256: str
+    labels: tuple[str, ...] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N, in batches of the program's size."""
+        import torch
+
+        rows = []
+        with torch.no_grad():
+            for start in range(0, len(images), self.batch):
+                part = images[start : start + self.batch]
+                padded = np.pad(part, ((0, self.batch - len(part)), (0, 0), (0, 0), (0, 0)))
+                x = torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2)))
+                rows.append(self.net(x).numpy()[: len(part)])
+        return np.concatenate(rows)
+
+
+def load_model(
+    spec: str,
+    weights: str | None = None,
+    *,
+    width: float | None = None,
+    res: int | None = None,
+    classes: int | None = None,
+    batch: int = 1,
+    seed: int = 0,
+) -> Model:
+    """The model `spec` names, with its weights, traced for `batch` images of `res` pixels.
+
+    `weights` is "bundled", "random" or a file; None is "bundled" for a reference model, and what a model of one's own brings
+    along for the others. None elsewhere takes the checkpoint's or the model's own value. Raises EdgemobileError.
+    """
+    require("torch", "export")
+    if spec.endswith(".pt2"):
+        _refuse(spec, "is traced already", {"--weights": weights, "--width": width, "--res": res, "--classes": classes})
+        return _saved(Path(spec))
+    if ":" in spec:
+        _refuse(spec, "decides that itself", {"--width": width, "--classes": classes})
+        return _from_factory(spec, weights, res or _FACTORY_PX, batch)
+    arch = get_arch(spec)
+    checkpoint = load_weights(weights or "bundled", arch, width=width, classes=classes, seed=seed)
+    arch, net = build(arch, checkpoint, input_px=res)
+    facts = {"paper": arch.paper, "width": arch.width}
+    return _traced(arch.name, net, checkpoint, arch.input_px, batch, facts)
+
+
+def _from_factory(spec: str, weights: str | None, input_px: int, batch: int) -> Model:
+    net = load_factory(spec)
+    if weights is None:
+        digest = hashlib.sha256(
+            b"".join(value.cpu().numpy().tobytes() for value in net.state_dict().values())
+        ).hexdigest()
+        checkpoint = Checkpoint(net.state_dict(), f"the weights {spec} made", digest)
+    else:
+        checkpoint = load_weights(weights)
+        load_into(net, checkpoint)
+    return _traced(spec.partition(":")[2], net, checkpoint, input_px, batch, {"factory": spec})
+
+
+def _traced(
+    name: str, net: torch.nn.Module, checkpoint: Checkpoint, input_px: int, batch: int, facts: Mapping[str, Any]
+) -> Model:
+    from edgemobile.lower import export_program
+
+    preprocess = at_resolution(checkpoint.preprocess or IMAGENET, input_px)
+    program = export_program(net, (batch, 3, input_px, input_px))
+    classes = _classes(name, program)
+    notes = checkpoint.notes
+    if checkpoint.preprocess is None and not checkpoint.source.startswith("random"):
+        notes += (f"{checkpoint.source} says nothing of preprocessing: ImageNet's mean and deviation are assumed",)
+    if checkpoint.labels is not None and len(checkpoint.labels) != classes:
+        raise EdgemobileError(
+            f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {classes} outputs"
+        )
+    return Model(
+        name,
+        net,
+        program,
+        batch,
+        classes,
+        preprocess,
+        f"{checkpoint.source} weights",
+        checkpoint.sha256,
+        checkpoint.labels,
+        facts,
+        notes,
+    )
+
+
+def _saved(path: Path) -> Model:
+    program = load_program(path)
+    shape = _only_input(path.name, program)
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+        raise Unsupported(f"{path} takes an input of shape {list(shape)}. Supported: square RGB images [N, 3, H, H]")
+    preprocess = at_resolution(IMAGENET, shape[2])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    notes = (f"{path.name} says nothing of preprocessing: ImageNet's mean and deviation are assumed",)
+    net = program.module()
+    return Model(
+        path.stem,
+        net,
+        program,
+        shape[0],
+        _classes(path.name, program),
+        preprocess,
+        f"{path.name} as saved",
+        digest,
+        facts={"program": str(path)},
+        notes=notes,
+    )
+
+
+def _refuse(spec: str, because: str, options: Mapping[str, object]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise Unsupported(f"{spec} {because}: leave out {', '.join(given)}")
+
+
+def _only_input(name: str, program: torch.export.ExportedProgram) -> tuple[int, ...]:
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1:
+        raise Unsupported(f"{name} takes {len(inputs)} inputs. Supported: models of one image input")
+    shape = tuple(inputs[0].meta["val"].shape)
+    if not all(isinstance(size, int) for size in shape):
+        raise Unsupported(f"{name} was traced with dynamic shapes {list(map(str, shape))}. Trace it with fixed ones")
+    return shape
+
+
+def _classes(name: str, program: torch.export.ExportedProgram) -> int:
+    """The size of the one output [N, classes]."""
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    shapes = [tuple(value.meta["val"].shape) for value in output.args[0] if value is not None]
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        raise Unsupported(
+            f"{name} gives outputs of shapes {[list(shape) for shape in shapes]}. Supported: one, [N, classes]"
+        )
+    return shapes[0][1]

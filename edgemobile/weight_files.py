@@ -1,0 +1,189 @@
+"""Reading weight files from anybody: data here, never code. Pickles are read with weights_only=True, always.
+
+A training checkpoint holds more than weights; the state_dict in it is found, averaged weights first, and its keys are
+brought to those of the bare model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from edgemobile.errors import EdgemobileError, require
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SUFFIXES", "Content", "described", "error_line", "existing", "first_few", "read", "sidecar"]
+
+_PICKLES = (".pt", ".pth", ".tar", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", *_PICKLES)
+# Averaged weights are what a training run is evaluated with, so they come first.
+_AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "average")
+_ENTRIES = (*_AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "net", "module")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+class Content(NamedTuple):
+    """What a file holds. `entry` says in words which part of a training checkpoint was taken ("" for the whole)."""
+
+    state: dict[str, torch.Tensor]
+    sha256: str
+    metadata: dict[str, Any]
+    entry: str
+    notes: tuple[str, ...]
+
+
+def read(path: Path) -> Content:
+    """The weights in `path`, f32. Raises EdgemobileError with the reason where there are none to be had."""
+    path = existing(path, "weights", SUFFIXES)
+    metadata: dict[str, Any] = {}
+    if path.suffix.lower() == ".safetensors":
+        content, metadata = _read_safetensors(path)
+    else:
+        content = _read_pickle(path)
+    state, entries = _unwrap(content)
+    if not state:
+        raise EdgemobileError(f"{path} holds no state_dict, only {described(content)}. Save model.state_dict()")
+    averaged = [entry for entry in entries if entry in _AVERAGED]
+    notes = (f"took the averaged weights ({averaged[0]!r}) of {path.name}",) if averaged else ()
+    entry = f" ({'.'.join(entries)})" if entries else ""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Content(_to_f32(_without_prefix(state), path), sha256, metadata, entry, notes)
+
+
+def existing(path: Path, what: str, suffixes: tuple[str, ...]) -> Path:
+    """`path`, once it is known to be a file with one of `suffixes`."""
+    if path.suffix.lower() not in suffixes:
+        also = ", bundled or random" if what == "weights" else ""
+        raise EdgemobileError(
+            f"{what} {str(path)!r} is not known. Allowed: a file ending in {', '.join(suffixes)}{also}"
+        )
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise EdgemobileError(f"cannot read {what} {path}: it {found}")
+    return path
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(tensors, metadata); metadata values are text, and JSON where they are more than a word."""
+    safetensors = require("safetensors", "export")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+            return tensors, {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise EdgemobileError(
+            f"cannot read weights {path}: it is damaged or no safetensors file ({error_line(error)})"
+        ) from error
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _read_pickle(path: Path) -> Any:
+    import torch
+
+    try:
+        # Training scripts, torchvision's too, keep their arguments in the checkpoint; a Namespace holds data only.
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise EdgemobileError(f"cannot read weights {path}: {_why_unread(str(error))}") from error
+
+
+def _why_unread(text: str) -> str:
+    """torch's reasons, which are long and advise weights_only=False, in a line."""
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it holds {found[1]}, and only tensors are read from a file. Save model.state_dict() instead"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive. Save model.state_dict() instead"
+    return "it is damaged, truncated or no PyTorch checkpoint"
+
+
+def _unwrap(content: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """(the state_dict inside a training checkpoint, the entries that lead to it); ({}, ()) where there is none."""
+    import torch
+
+    if not isinstance(content, Mapping):
+        return {}, ()
+    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    if tensors and all(isinstance(key, str) for key in content) and len(tensors) == len(content):
+        return tensors, ()
+    for entry in _ENTRIES:
+        state, below = _unwrap(content.get(entry))
+        if state:
+            return state, (entry, *below)
+    return {}, ()
+
+
+def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keys as the bare model has them: without the prefixes of DataParallel, torch.compile and weight averaging."""
+    state = {key: value for key, value in state.items() if key != "n_averaged"}
+    for prefix in _PREFIXES * 2:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _to_f32(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    plain = {}
+    for key, value in state.items():
+        if value.is_quantized or value.is_complex() or value.layout != torch.strided:
+            raise EdgemobileError(
+                f"{path}: {key} is {value.dtype} ({value.layout}); weights must be plain float tensors"
+            )
+        plain[key] = value.detach().to(torch.float32) if value.is_floating_point() else value.detach()
+        if value.is_floating_point() and not plain[key].isfinite().all():
+            raise EdgemobileError(f"{path}: {key} holds values that are not finite; the training may have diverged")
+    return plain
+
+
+def sidecar(path: Path, sha256: str) -> dict[str, Any]:
+    """The facts in FILE.json, or {}. Raises EdgemobileError where they are of another file."""
+    beside = [path.with_suffix(".json"), path.with_name(f"{path.name}.json")]
+    found = next((candidate for candidate in beside if candidate.is_file()), None)
+    if found is None:
+        return {}
+    try:
+        facts = json.loads(found.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EdgemobileError(f"cannot read {found}, which describes {path.name}: {error_line(error)}") from error
+    if not isinstance(facts, dict):
+        raise EdgemobileError(f"{found}, which describes {path.name}, must be an object, found {described(facts)}")
+    if facts.get("sha256", sha256) != sha256:
+        raise EdgemobileError(
+            f"{found} describes another file than {path.name}: their sha256 differ. Mend or remove it"
+        )
+    return facts
+
+
+def described(content: Any) -> str:
+    """What something found in a file is, in words."""
+    if isinstance(content, Mapping):
+        return f"a dict of {first_few([str(key) for key in content]) or 'nothing'}"
+    return f"something of type {type(content).__name__}"
+
+
+def first_few(names: list[str], count: int = 3) -> str:
+    """The first names, and whether there are more."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def error_line(error: BaseException) -> str:
+    """An exception in one line, whatever it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,90 @@
+"""What may import what: the command line starts light, a board needs no torch, and the layers point down."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ["torch", "onnx", "onnxscript", "onnxruntime", "tensorflow", "ai_edge_litert", "scipy"]
+# What runs on a board: numpy, Pillow and one runtime, never what only an export needs.
+BOARD = ["arch", "artifact", "cost", "dataset", "devices", "errors", "graph", "interpreter", "metrics", "preprocess"]
+EXPORT_ONLY = ["torch", "onnx", "onnxscript", "tensorflow"]
+
+
+def _python(code: str, cwd: Path) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def _modules(repo_root: Path, part: str) -> list[str]:
+    """`part` as module names: a module of edgemobile, or a folder and everything in it."""
+    folder = repo_root / part
+    if folder.is_dir():
+        return [f"edgemobile.{part}", *(f"edgemobile.{part}.{f.stem}" for f in folder.glob("[!_]*.py"))]
+    return [f"edgemobile.{part}"] if (repo_root / "edgemobile" / f"{part}.py").is_file() else []
+
+
+def test_the_command_line_starts_light(repo_root: Path) -> None:
+    if importlib.util.find_spec("edgemobile.cli") is None:
+        pytest.skip("there is no edgemobile.cli")
+    code = f"""
+import sys
+import click.testing
+from edgemobile.cli import cli
+for words in ([], ["--help"], ["--version"], *([name, "--help"] for name in cli.commands)):
+    result = click.testing.CliRunner().invoke(cli, words)
+    assert result.output and result.exit_code in (0, 2), (words, result.exception)
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    assert _python(code, repo_root).strip() == "[]"
+
+
+def test_a_board_needs_neither_torch_nor_onnx_nor_tensorflow(repo_root: Path) -> None:
+    modules = [module for part in BOARD for module in _modules(repo_root, part)]
+    assert {"edgemobile.graph", "edgemobile.interpreter", "edgemobile.devices"} <= set(modules)
+    code = f"""
+import sys
+for name in {EXPORT_ONLY}:
+    sys.modules[name] = None
+import importlib
+for name in {modules}:
+    importlib.import_module(name)
+"""
+    _python(code, repo_root)
+
+
+def test_library_modules_import_without_any_extra(repo_root: Path) -> None:
+    """The tables are for everyone; only a named format, net or runtime costs an extra."""
+    code = f"""
+import sys
+for name in {HEAVY}:
+    sys.modules[name] = None
+import edgemobile, edgemobile.arch, edgemobile.cost, edgemobile.graph, edgemobile.interpreter
+import edgemobile.exporters
+assert edgemobile.exporters.FORMATS
+"""
+    _python(code, repo_root)
+
+
+def test_imports_point_down(repo_root: Path) -> None:
+    """The contracts in pyproject.toml; what breaks them is printed."""
+    pytest.importorskip("importlinter")
+    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo_root, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_folders_are_reached_by_one_name_only(repo_root: Path) -> None:
+    """edgemobile/exporters and its like are relative links to the real folders, and nothing imports the bare names."""
+    for name in ("exporters", "quant", "devices"):
+        link = repo_root / "edgemobile" / name
+        assert link.is_symlink()
+        assert link.readlink() == Path("..") / name
+    sources = [f for d in ("edgemobile", "exporters", "quant", "devices") for f in (repo_root / d).glob("*.py")]
+    bare = ("import exporters", "import quant", "import devices", "from exporters", "from quant", "from devices")
+    assert not [f for f in sources if any(line.lstrip().startswith(bare) for line in f.read_text().splitlines())]
