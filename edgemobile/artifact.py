@@ -68,7 +68,9 @@ def fresh_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     except OSError as error:
-        raise EdgemobileError(f"cannot write to {out.parent}: {error.strerror}. Choose another folder with --out") from error
+        raise EdgemobileError(
+            f"cannot write to {out.parent}: {error.strerror}. Choose another folder with --out"
+        ) from error
     try:
         scratch.chmod(0o777 & ~_umask())
         yield scratch
@@ -86,7 +88,9 @@ def check_free(out: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise EdgemobileError(f"{out} exists already. Use --overwrite to replace it, or --out for another folder")
     if not out.is_dir() or (any(out.iterdir()) and not (out / _MANIFEST).is_file()):
-        raise EdgemobileError(f"{out} is not a folder edgemobile wrote (no {_MANIFEST} in it); choose another with --out")
+        raise EdgemobileError(
+            f"{out} is not a folder edgemobile wrote (no {_MANIFEST} in it); choose another with --out"
+        )
 
 
 def _swap(scratch: Path, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
 import re
 import sys
 import zipfile
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError, Unsupported, require
-from edgemobile.weight_files import error_line, existing, first_few
+from edgemobile.weight_files import error_line, existing, first_few, why_unread
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +72,8 @@ def load_program(path: str | Path) -> torch.export.ExportedProgram:
     except EdgemobileError:
         raise
     except Exception as error:
-        raise EdgemobileError(f"cannot read {path} as a saved torch.export program: {error_line(error)}") from error
+        reason = why_unread(str(error)) if isinstance(error, pickle.UnpicklingError) else error_line(error)
+        raise EdgemobileError(f"cannot read {path} as a saved torch.export program: {reason}") from error
 
 
 @contextmanager

@@ -6,7 +6,6 @@ model + weights -> torch.export -> lower -> Graph -> [int8 | float16 | dynamic] 
 
 from __future__ import annotations
 
-import itertools
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,8 +46,8 @@ _CALIBRATION_BATCH = 32
 _LATENCY_ROUNDS = 30
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
-# Synthesis costs seconds; this many images and steps are where more stop helping.
-_SYNTHESISED = 64
+# Synthesis costs seconds; this many images of each kind, and steps, are where more stop helping.
+_SYNTHESISED = 32
 _SYNTHESIS_STEPS = 40
 _TOOLS = ("torch", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
 
@@ -187,22 +186,18 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 seed=request.seed,
             )
     calibration, check = min(calibration, _SYNTHESISED), min(request.check_images, _SYNTHESISED)
-    with progress.step("synthesise images", 2 * _SYNTHESIS_STEPS) as report:
-        done = itertools.count(1)
-
-        def make(images: int, seed: int) -> np.ndarray:
-            return synthesize(
-                model.net,
-                images=images,
-                input_px=model.preprocess.input_px,
-                mean=model.preprocess.mean,
-                std=model.preprocess.std,
-                seed=seed,
-                steps=_SYNTHESIS_STEPS,
-                progress=lambda step: report(next(done)),
-            )
-
-        return from_synthesis(make, calibration=calibration, check=check, seed=request.seed)
+    with progress.step("synthesise images", _SYNTHESIS_STEPS) as report:
+        images = synthesize(
+            model.net,
+            images=calibration + check,
+            input_px=model.preprocess.input_px,
+            mean=model.preprocess.mean,
+            std=model.preprocess.std,
+            seed=request.seed,
+            steps=_SYNTHESIS_STEPS,
+            progress=report,
+        )
+    return from_synthesis(images, calibration=calibration, seed=request.seed)
 
 
 def _graphs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,19 @@ def from_dataset(
     )
 
 
-def from_synthesis(make: Callable[[int, int], np.ndarray], *, calibration: int, check: int, seed: int) -> Samples:
-    """Images synthesised by `make(images, seed)`: the two sets come from different seeds."""
-    calibration_images, check_images = make(calibration, seed), make(check, seed + 1)
+def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Samples:
+    """Synthesised images: the first `calibration` to calibrate on, the others to check on."""
     return Samples(
-        calibration_images,
-        check_images,
+        images[:calibration],
+        images[calibration:],
         None,
-        f"{check} images synthesised from the model's batch-norm statistics",
-        {"source": "synthesised", "images": calibration, "sha256": _digest(calibration_images), "seed": seed},
+        f"{len(images) - calibration} images synthesised from the model's batch-norm statistics",
+        {
+            "source": "synthesised",
+            "images": calibration,
+            "sha256": _digest(images[:calibration]),
+            "seed": seed,
+        },
         ("no --calib: accuracy is not known; give an ImageFolder to measure it",),
     )
 

@@ -20,7 +20,7 @@ from edgemobile.errors import EdgemobileError, require
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SUFFIXES", "Content", "described", "error_line", "existing", "first_few", "read", "sidecar"]
+__all__ = ["SUFFIXES", "Content", "described", "error_line", "existing", "first_few", "read", "sidecar", "why_unread"]
 
 _PICKLES = (".pt", ".pth", ".tar", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *_PICKLES)
@@ -100,11 +100,11 @@ def _read_pickle(path: Path) -> Any:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise EdgemobileError(f"cannot read weights {path}: {_why_unread(str(error))}") from error
+        raise EdgemobileError(f"cannot read weights {path}: {why_unread(str(error))}") from error
 
 
-def _why_unread(text: str) -> str:
-    """torch's reasons, which are long and advise weights_only=False, in a line."""
+def why_unread(text: str) -> str:
+    """What torch says of a pickle it does not read, which is long and advises weights_only=False, in a line."""
     if found := re.search(r"GLOBAL ([\w.]+)", text):
         return f"it holds {found[1]}, and only tensors are read from a file. Save model.state_dict() instead"
     if "TorchScript" in text:
