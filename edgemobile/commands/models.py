@@ -1,0 +1,84 @@
+"""`edgemobile models`: the reference models, and what each layer costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+
+from edgemobile.arch import ARCHS, Arch, get_arch, scaled
+from edgemobile.artifact import to_json_text
+from edgemobile.cost import Cost, arch_costs, total
+from edgemobile.terminal import console, format_bytes, format_table
+
+__all__ = ["models"]
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--width", type=float, help="Width multiplier; channels are rounded to 8 and never below 90 %.")
+@click.option("--res", type=int, help="Input resolution in pixels.")
+@click.option("--classes", type=int, help="Number of classes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(name: str | None, width: float | None, res: int | None, classes: int | None, as_json: bool) -> None:
+    """List the reference models, or describe NAME layer by layer: shapes, parameters, MACs, activation bytes."""
+    if name is None:
+        archs = [scaled(arch, width=width, input_px=res, classes=classes) for arch in ARCHS.values()]
+        _print_models(archs, as_json=as_json)
+    else:
+        _print_layers(scaled(get_arch(name), width=width, input_px=res, classes=classes), as_json=as_json)
+
+
+def _print_models(archs: Sequence[Arch], *, as_json: bool = False) -> None:
+    rows = [(arch, total(arch_costs(arch))) for arch in archs]
+    if as_json:
+        print(to_json_text([{**_arch_facts(arch), **_totals(cost)} for arch, cost in rows]), end="")
+        return
+    table = format_table("Reference models", ["model", "paper", "width", "input", "classes", "params", "MACs"], left=2)
+    for arch, cost in rows:
+        table.add_row(
+            arch.name,
+            arch.paper,
+            f"{arch.width:g}",
+            f"{arch.input_px} px",
+            str(arch.classes),
+            f"{cost.params / 1e6:.2f} M",
+            f"{cost.macs / 1e6:.1f} M",
+        )
+    console().print(table)
+
+
+def _print_layers(arch: Arch, *, as_json: bool = False) -> None:
+    costs = arch_costs(arch)
+    whole = total(costs)
+    if as_json:
+        print(to_json_text({**_arch_facts(arch), **_totals(whole), "layers": [asdict(cost) for cost in costs]}), end="")
+        return
+    title = f"{arch.name}  width {arch.width:g}, {arch.input_px} px, {arch.classes} classes ({arch.paper})"
+    table = format_table(title, ["layer", "op", "output", "params", "MACs", "activation"], left=2)
+    for cost in costs:
+        shape = "x".join(map(str, cost.out_shape))
+        table.add_row(
+            cost.name, cost.op, shape, f"{cost.params:,}", f"{cost.macs:,}", format_bytes(cost.activation_bytes)
+        )
+    table.add_section()
+    table.add_row(
+        "total",
+        "",
+        "",
+        f"{whole.params:,}",
+        f"{whole.macs:,}",
+        f"{format_bytes(whole.activation_bytes)} peak",
+        style="bold",
+    )
+    console().print(table)
+
+
+def _arch_facts(arch: Arch) -> dict[str, object]:
+    facts = ("name", "paper", "width", "input_px", "classes")
+    return {name: getattr(arch, name) for name in facts}
+
+
+def _totals(cost: Cost) -> dict[str, int]:
+    return {"params": cost.params, "macs": cost.macs, "peak_activation_bytes": cost.activation_bytes}

@@ -1,0 +1,72 @@
+"""What every command shows on a terminal: tables, sizes, progress bars. Numbers are rounded here and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+__all__ = ["console", "format_bytes", "format_table", "progress"]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A terminal's own width; piped output is not wrapped at 80 columns."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr, width=None if stream.isatty() else 200, highlight=False, soft_wrap=not stream.isatty()
+    )
+
+
+def format_table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:
+    """An empty table; the first `left` columns are text, the others numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1), pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", header_style="dim", no_wrap=True)
+    return table
+
+
+def format_bytes(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+class _Bars:
+    """Draws a bar a step on standard error; a step that ends within a second leaves no line."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        started = time.monotonic()
+        task = self.bars.add_task(title, total=total)
+        yield lambda done: self.bars.update(task, completed=done)
+        self.bars.update(task, total=total or 1, completed=total or 1)
+        if time.monotonic() - started < 1:
+            self.bars.remove_task(task)
+
+
+class _Quiet:
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        yield lambda done: None
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[_Bars | _Quiet]:
+    """Progress for a command: bars on a terminal, nothing when quiet or piped."""
+    if quiet or not sys.stderr.isatty():
+        yield _Quiet()
+        return
+    columns = (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True)) as bars:
+        yield _Bars(bars)
