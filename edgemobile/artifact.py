@@ -16,15 +16,14 @@ from typing import Any
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["MANIFEST_VERSION", "Artifact", "fresh_folder", "sha256_hex", "to_json_text"]
+__all__ = ["Artifact", "check_free", "fresh_folder", "sha256_hex", "to_json_text"]
 
-MANIFEST_VERSION = 1
 _MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One exported file as the manifest describes it. `hswish` says how hard-swish is written ("" where there is none)."""
+    """One exported file as the manifest describes it; `hswish` is how hard-swish is written, "" where there is none."""
 
     file: str
     format: str
@@ -60,8 +59,8 @@ def _finite(value: Any) -> Any:
 def fresh_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A scratch folder that becomes `out` when the block ends well, and vanishes when it does not.
 
-    Raises EdgemobileError where `out` exists and `overwrite` is off, or where it was not written by edgemobile: a slip of
-    the keyboard must not delete somebody's folder.
+    Raises EdgemobileError where `out` exists and `overwrite` is off, or where it was not written by edgemobile: a slip
+    of the keyboard must not delete somebody's folder.
     """
     check_free(out, overwrite=overwrite)
     try:

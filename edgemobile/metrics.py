@@ -1,4 +1,4 @@
-"""How far an output is from its reference. Each metric has a name, a unit and a direction; every one takes identical, zero
+"""How far an output is from its reference. Each metric has a name, a unit and a direction, and takes identical, zero
 and empty inputs.
 
 Add a metric here: a function and a row in METRICS.

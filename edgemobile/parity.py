@@ -12,8 +12,8 @@ from edgemobile.metrics import METRICS, measure
 
 __all__ = ["TOLERANCES", "Verdict", "judge"]
 
-# What a healthy file keeps, by precision of its arithmetic and weights. Float files differ from PyTorch only in the order
-# of additions. The int8 bound is for any model; the reference models keep far more (docs/quantization.md).
+# What a healthy file keeps, by precision of its arithmetic and weights. Float files differ from PyTorch only in the
+# order of additions. The int8 bound is for any model; the reference models keep far more (docs/quantization.md).
 TOLERANCES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
         "float32": {"sqnr_db": 90.0, "top1_agree": 0.99},

@@ -47,8 +47,8 @@ def from_dataset(
     check: int,
     seed: int,
 ) -> Samples:
-    """Sample an ImageFolder (a directory or a zip) at random: `calibration` images from its train split and `check` from
-    its test or validation split; from one pool, without overlap, where it has no splits.
+    """Sample an ImageFolder (a directory or a zip) at random: `calibration` images from its train split and `check`
+    from its test or validation split; from one pool, without overlap, where it has no splits.
 
     Raises EdgemobileError where there are no readable images. What was skipped is in `notes`.
     """

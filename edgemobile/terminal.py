@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from edgemobile.progress import Silent
+
 __all__ = ["console", "format_bytes", "format_table", "progress"]
 
 
@@ -50,17 +52,11 @@ class _Bars:
             self.bars.remove_task(task)
 
 
-class _Quiet:
-    @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        yield lambda done: None
-
-
 @contextmanager
-def progress(*, quiet: bool = False) -> Iterator[_Bars | _Quiet]:
+def progress(*, quiet: bool = False) -> Iterator[_Bars | Silent]:
     """Progress for a command: bars on a terminal, nothing when quiet or piped."""
     if quiet or not sys.stderr.isatty():
-        yield _Quiet()
+        yield Silent()
         return
     columns = (
         SpinnerColumn(finished_text="[green]✓"),

@@ -29,9 +29,13 @@ def test_the_folder_appears_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("boom")])
 def test_an_interruption_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), fresh_folder(tmp_path / "model") as folder:
-        (folder / "half.onnx").write_bytes(b"half")
-        raise error
+    def interrupted() -> None:
+        with fresh_folder(tmp_path / "model") as folder:
+            (folder / "half.onnx").write_bytes(b"half")
+            raise error
+
+    with pytest.raises(type(error)):
+        interrupted()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -31,8 +31,13 @@ class _List(click.ParamType):
 @click.option("--int8", is_flag=True, help="Also write int8 files: integer arithmetic throughout.")
 @click.option("--fp16", is_flag=True, help="Also write files with float16 weights.")
 @click.option("--dynamic", is_flag=True, help="Also write files with int8 weights and float arithmetic.")
+@click.option("--to", "formats", type=_List(), metavar="onnx,tflite", help="Formats. [default: all the route makes]")
 @click.option(
-    "--to", "formats", type=_List(), default="onnx,tflite", show_default=True, help="Formats, comma-separated."
+    "--via",
+    type=click.Choice(["native", "torch", "tensorflow"]),
+    default="native",
+    show_default=True,
+    help="Our own emitters, or a library's exporter and quantizer: torch makes ONNX, tensorflow TFLite.",
 )
 @click.option(
     "--weights",
@@ -71,7 +76,7 @@ def export(
     int8: bool,
     fp16: bool,
     dynamic: bool,
-    formats: tuple[str, ...],
+    formats: tuple[str, ...] | None,
     out: Path | None,
     hswish: Any,
     as_json: bool,
@@ -116,7 +121,7 @@ def _print_export(result: ExportResult, *, as_json: bool = False, verbose: bool 
     if as_json:
         print((result.out / "manifest.json").read_text(), end="")
         return
-    console = console()
+    screen = console()
     accuracy = f", PyTorch top-1 {result.float_accuracy:.1%}" if result.float_accuracy is not None else ""
     title = f"{result.model} at {result.input_px} px, {result.source}\nchecked on {result.images}{accuracy}"
     columns = [
@@ -136,16 +141,16 @@ def _print_export(result: ExportResult, *, as_json: bool = False, verbose: bool 
     table = format_table(title, columns, left=2)
     for file in result.files:
         table.add_row(*_file_row(file))
-    console.print(table)
+    screen.print(table)
     for note in result.notes:
-        console.print(f"[dim]note:[/dim] {note}")
+        screen.print(f"[dim]note:[/dim] {note}")
     for file in result.files:
         for missed in file.verdict.missed:
-            console.print(f"[red]missed:[/red] {file.artifact.file}: {missed}")
+            screen.print(f"[red]missed:[/red] {file.artifact.file}: {missed}")
         if verbose:
             ops = ", ".join(f"{op} {count}" for op, count in sorted(file.artifact.ops.items()))
-            console.print(f"[dim]{file.artifact.file}:[/dim] {ops}")
-    console.print(f"wrote [bold]{result.out}{'/' if not str(result.out).endswith('/') else ''}[/bold]")
+            screen.print(f"[dim]{file.artifact.file}:[/dim] {ops}")
+    screen.print(f"wrote [bold]{result.out}{'/' if not str(result.out).endswith('/') else ''}[/bold]")
 
 
 def _file_row(file: Checked) -> list[str]:

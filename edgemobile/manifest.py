@@ -1,0 +1,81 @@
+"""What an export says of itself: in manifest.json beside the files, and inside each of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from edgemobile import __version__
+from edgemobile.model import Model
+from edgemobile.samples import Samples
+
+if TYPE_CHECKING:
+    from edgemobile.pipeline import Checked, ExportRequest, ExportResult
+
+__all__ = ["MANIFEST_VERSION", "file_metadata", "manifest"]
+
+MANIFEST_VERSION = 1
+_TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "tensorflow-cpu", "tensorflow", "numpy")
+
+
+def file_metadata(model: Model, precision: str) -> Mapping[str, str]:
+    """What travels inside every file, so that it can be used without its folder: values are text or JSON."""
+    entries = {
+        "edgemobile.version": __version__,
+        "edgemobile.model": model.name,
+        "edgemobile.precision": precision,
+        "edgemobile.weights_sha256": model.sha256,
+        "edgemobile.preprocess": json.dumps(model.preprocess.to_json()),
+    }
+    if model.labels is not None:
+        entries["edgemobile.labels"] = json.dumps(list(model.labels))
+    return entries
+
+
+def manifest(request: ExportRequest, model: Model, samples: Samples, result: ExportResult) -> dict[str, Any]:
+    """manifest.json: where everything came from, and every number the export measured, unrounded."""
+    int8 = "int8" in request.precisions
+    return {
+        "version": MANIFEST_VERSION,
+        "edgemobile": __version__,
+        "command": shlex.join(("edgemobile", *request.command)) if request.command else None,
+        "via": request.via,
+        "model": {
+            "name": model.name,
+            **model.facts,
+            "classes": model.classes,
+            "input_px": model.preprocess.input_px,
+            "batch": model.batch,
+            "labels": list(model.labels) if model.labels is not None else None,
+            "preprocess": model.preprocess.to_json(),
+        },
+        "weights": {"source": model.source, "sha256": model.sha256},
+        "calibration": samples.facts if int8 else None,
+        "recipe": request.recipe.to_json() if int8 and request.via == "native" else None,
+        "checked_on": {"images": samples.described, "float_top1": result.float_accuracy},
+        "files": [_file_facts(file) for file in result.files],
+        "notes": list(result.notes),
+        "tools": {name: version for name in _TOOLS if (version := _version(name))},
+    }
+
+
+def _file_facts(file: Checked) -> dict[str, Any]:
+    return asdict(file.artifact) | {
+        "runtime": file.runtime,
+        "metrics": dict(file.verdict.metrics),
+        "top1": file.accuracy,
+        "max_lsb_to_reference": file.max_lsb,
+        "missed": list(file.verdict.missed),
+        "latency_ns": list(file.latency.values_ns),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,158 @@
+"""How a traced model becomes files. One row a route.
+
+    native       lower -> Graph -> our int8 -> our emitters: every format and precision, the same integers in each
+    torch        torch.onnx.export + onnxsim, int8 by onnxruntime's quantizer: ONNX, also of ops we do not lower
+    tensorflow   lower -> Graph -> tf.function -> TFLiteConverter, int8 by its quantizer: TFLite
+
+The libraries' routes are a second opinion, and the way out where ours does not go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgemobile.errors import Unsupported
+from edgemobile.exporters import FORMATS
+from edgemobile.graph import Graph
+from edgemobile.model import Model
+from edgemobile.progress import Progress
+from edgemobile.quant.ptq import ptq
+from edgemobile.quant.recipe import Recipe
+from edgemobile.quant.weights_only import to_float16, to_int8_weights
+from edgemobile.samples import Samples
+
+__all__ = ["PRECISIONS", "ROUTES", "Emitted", "Job", "Route", "route_for"]
+
+_FLOAT_FORMS: dict[str, Callable[[Graph], Graph]] = {
+    "float32": lambda graph: graph,
+    "float16": to_float16,
+    "dynamic": to_int8_weights,
+}
+PRECISIONS = (*_FLOAT_FORMS, "int8")
+_CALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a route is asked for. `metadata` gives what a file of a precision says of itself."""
+
+    model: Model
+    samples: Samples
+    formats: Sequence[str]
+    precisions: Sequence[str]
+    recipe: Recipe
+    metadata: Callable[[str], Mapping[str, str]]
+    progress: Progress
+
+    def calibration_batches(self) -> list[np.ndarray]:
+        return self.samples.batches(_CALIBRATION_BATCH)
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What a route made: (format, precision) -> the file's bytes.
+
+    `int8` is the integer graph behind the int8 files, where it is ours. `hardswish_count` is how many the model has.
+    """
+
+    files: Mapping[tuple[str, str], bytes]
+    int8: Graph | None = None
+    hardswish_count: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+
+def _native(job: Job) -> Emitted:
+    graph = _lowered(job)
+    graphs: dict[str, Graph] = {}
+    notes: tuple[str, ...] = ()
+    for precision in job.precisions:
+        if precision == "int8":
+            with job.progress.step("quantize to int8", len(job.samples.calibration)) as report:
+                quantized = ptq(graph, job.calibration_batches(), job.recipe, progress=report)
+            graphs[precision], notes = quantized.graph, quantized.notes
+        else:
+            graphs[precision] = _FLOAT_FORMS[precision](graph)
+    files = {}
+    with job.progress.step("write the files", len(graphs) * len(job.formats)) as report:
+        for precision, form in graphs.items():
+            for name in job.formats:
+                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=job.metadata(precision))
+                report(len(files))
+    return Emitted(files, graphs.get("int8"), _hardswishes(graph), notes)
+
+
+def _torch(job: Job) -> Emitted:
+    from edgemobile.exporters import torch_onnx
+
+    model = job.model
+    px = model.preprocess.input_px
+    with job.progress.step("torch.onnx.export"):
+        data = torch_onnx.to_bytes(model.program, (model.batch, 3, px, px), metadata=job.metadata("float32"))
+    files = {("onnx", "float32"): data}
+    if "int8" in job.precisions:
+        with job.progress.step("onnxruntime's quantizer"):
+            batches = [images.transpose(0, 3, 1, 2) for images in job.samples.batches(model.batch)]
+            full = [images for images in batches if len(images) == model.batch]
+            files["onnx", "int8"] = torch_onnx.quantize_static(data, full)
+    return Emitted(files)
+
+
+def _tensorflow(job: Job) -> Emitted:
+    from edgemobile.exporters import tensorflow
+
+    graph = _lowered(job)
+    files = {}
+    for precision in job.precisions:
+        with job.progress.step(f"TFLiteConverter, {precision}"):
+            representative = job.calibration_batches() if precision == "int8" else None
+            files["tflite", precision] = tensorflow.to_bytes(
+                graph, metadata=job.metadata(precision), representative=representative
+            )
+    return Emitted(files, hardswish_count=_hardswishes(graph))
+
+
+def _lowered(job: Job) -> Graph:
+    from edgemobile.lower import lower
+
+    with job.progress.step("lower to a graph"):
+        return lower(job.model.program, job.model.name)
+
+
+def _hardswishes(graph: Graph) -> int:
+    return graph.op_counts().get("hardswish", 0)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One row: the formats and precisions a route can make, and the function that makes them."""
+
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+    run: Callable[[Job], Emitted]
+
+
+ROUTES = {
+    "native": Route(tuple(FORMATS), PRECISIONS, _native),
+    "torch": Route(("onnx",), ("float32", "int8"), _torch),
+    "tensorflow": Route(("tflite",), ("float32", "int8"), _tensorflow),
+}
+
+
+def route_for(via: str, formats: Sequence[str] | None, precisions: Sequence[str]) -> tuple[Route, tuple[str, ...]]:
+    """(the route `via`, the formats to make: all it has where `formats` is None).
+
+    Raises Unsupported for what the route cannot make.
+    """
+    if via not in ROUTES:
+        raise Unsupported(f"there is no route {via!r}. Known: {', '.join(ROUTES)}")
+    route = ROUTES[via]
+    formats = route.formats if formats is None else tuple(formats)
+    for what, wanted, known in (("format", formats, route.formats), ("precision", precisions, route.precisions)):
+        unknown = [name for name in wanted if name not in known]
+        if unknown or not wanted:
+            found = ", ".join(unknown) or "(none)"
+            raise Unsupported(f"{what} {found} cannot be made via {via}. Allowed: {', '.join(known)}")
+    return route, formats

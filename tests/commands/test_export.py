@@ -1,0 +1,266 @@
+"""`edgemobile export` as a user meets it: the folder, the table, the exit code, and what bad input gets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edgemobile import cli, parity, routes
+from edgemobile.exporters import format_of
+from edgemobile.preprocess import Preprocess
+from edgemobile.weights import bundled
+
+# Small enough for a test, whole enough to have every op.
+_SMALL = ("v3-small", "--weights", "random", "--width", "0.35", "--res", "32", "--classes", "10")
+_QUICK = ("--calib-images", "8", "--check-images", "8")
+
+
+class Ran:
+    """One run of the command line: exit code, standard output, standard error."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def edgemobile(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["edgemobile", *map(str, args)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return Ran(int(exit_.value.code or 0), *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A zip of three classes, two splits, one broken image."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "photos.zip"
+    with ZipFile(path, "w") as archive:
+        for split, count in (("train", 6), ("test", 4)):
+            for name in ("airplane", "cat", "truck"):
+                for index in range(count):
+                    pixels = rng.integers(0, 255, (40, 32, 3), np.uint8)
+                    with archive.open(f"{split}/{name}/{index}.png", "w") as file:
+                        Image.fromarray(pixels).save(file, "png")
+        archive.writestr("test/cat/broken.png", b"not a picture")
+    return path
+
+
+def test_the_main_job(edgemobile, tmp_path: Path) -> None:
+    ran = edgemobile("export", "v3-large", "--int8", *_QUICK)
+    assert ran.code == 0, ran.err
+    folder = tmp_path / "v3-large"
+    names = [f"v3-large-{precision}{suffix}" for precision in ("float32", "int8") for suffix in (".onnx", ".tflite")]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "labels.txt", "manifest.json"])
+    assert all(name in ran.out for name in names)
+    assert (folder / "labels.txt").read_text().split()[:2] == ["airplane", "automobile"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["weights"]["source"].startswith("bundled")
+    assert manifest["calibration"]["source"] == "synthesised"
+    files = {file["file"]: file for file in manifest["files"]}
+    for name in names:
+        facts, data = files[name], (folder / name).read_bytes()
+        assert facts["sha256"] == hashlib.sha256(data).hexdigest()
+        assert facts["missed"] == []
+        assert not {"TRANSPOSE", "Transpose"} & set(facts["ops"])
+        metadata = format_of(Path(name).suffix).load().read_metadata(data)
+        assert Preprocess.from_json(metadata["edgemobile.preprocess"]).input_px == 64
+        assert json.loads(metadata["edgemobile.labels"])[0] == "airplane"
+    for name in names[:2]:
+        assert files[name]["metrics"]["sqnr_db"] >= 90
+        assert files[name]["hswish"] == "21 fused"
+    for name in names[2:]:
+        assert files[name]["metrics"]["sqnr_db"] >= 20
+        assert files[name]["hswish"] == "21 delegated"
+        assert files[name]["max_lsb_to_reference"] <= 4
+
+
+def test_all_precisions_of_a_small_model_with_real_images(edgemobile, photos: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    labels = ["airplane", "cat", "truck"]
+    weights = tmp_path / "mine.safetensors"
+    _save_checkpoint(weights, labels)
+    ran = edgemobile(
+        "export", "v3-small", "--weights", weights, "--int8", "--fp16", "--dynamic", "--calib", photos, *_QUICK
+    )
+    assert "skipped test/cat/broken.png" in ran.out or "8 images of photos.zip (test)" in ran.out
+    manifest = json.loads((tmp_path / "v3-small" / "manifest.json").read_text())
+    assert len(manifest["files"]) == 8
+    assert manifest["model"]["labels"] == labels
+    assert manifest["checked_on"]["float_top1"] is not None
+    assert all(file["top1"] is not None for file in manifest["files"])
+    float32, float16, dynamic = (manifest["files"][index]["bytes"] for index in (1, 3, 5))
+    assert float32 > 1.7 * float16 > 1.7 * dynamic
+    assert ran.code == (0 if not any(file["missed"] for file in manifest["files"]) else 1)
+
+
+def _save_checkpoint(path: Path, labels: list[str]) -> None:
+    from safetensors.torch import save_file
+
+    from edgemobile.arch import get_arch, scaled
+    from edgemobile.nets import build_net
+
+    net = build_net(scaled(get_arch("v3-small"), width=0.35, classes=len(labels)))
+    save_file(net.state_dict(), path)
+    preprocess = Preprocess(input_px=32, antialias=False).to_json()
+    path.with_suffix(".json").write_text(json.dumps({"labels": labels, "preprocess": preprocess}))
+
+
+@pytest.mark.parametrize(("via", "suffix"), [("torch", ".onnx"), ("tensorflow", ".tflite")])
+def test_the_libraries_routes(edgemobile, tmp_path: Path, via: str, suffix: str) -> None:
+    pytest.importorskip("tensorflow" if via == "tensorflow" else "onnxsim")
+    ran = edgemobile("export", *_SMALL, "--via", via, *_QUICK)
+    assert ran.code == 0, ran.err
+    assert [path.suffix for path in (tmp_path / "v3-small").glob("*float32*")] == [suffix]
+    (file,) = json.loads((tmp_path / "v3-small" / "manifest.json").read_text())["files"]
+    assert file["metrics"]["sqnr_db"] >= 90
+    assert file["hswish"] == "19 fused"
+
+
+def test_a_model_of_ones_own_and_a_saved_program(edgemobile, tmp_path: Path) -> None:
+    (tmp_path / "mynets.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8),\n"
+        "        torch.nn.Hardswish(),\n"
+        "        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 4))\n"
+    )
+    ran = edgemobile("export", "mynets:make", "--res", "40", "--to", "onnx", *_QUICK)
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "mynets.make" / "make-float32.onnx").is_file()
+    sys.path.insert(0, str(tmp_path))
+    try:
+        net = __import__("mynets").make().eval()
+    finally:
+        sys.path.remove(str(tmp_path))
+    torch.export.save(torch.export.export(net, (torch.zeros(2, 3, 40, 40),)), tmp_path / "net.pt2")
+    ran = edgemobile("export", "net.pt2", "--to", "tflite", *_QUICK)
+    # A saved program has no batch norm modules left to synthesise images from.
+    assert ran.code == 2
+    assert "--calib" in ran.err
+
+
+def test_json_is_the_manifest_and_nothing_else(edgemobile) -> None:
+    ran = edgemobile("export", *_SMALL, "--to", "tflite", "--json", *_QUICK)
+    assert json.loads(ran.out)["model"]["name"] == "v3-small"
+
+
+def test_two_exports_are_the_same_bytes(edgemobile, tmp_path: Path) -> None:
+    for out in ("one", "two"):
+        assert edgemobile("export", *_SMALL, "--int8", "--out", out, *_QUICK).code == 0
+    for path in (tmp_path / "one").glob("v3-small-*"):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (("v3-larg",), ["v3-larg", "Did you mean v3-large"]),
+        (("v3-small", "--weights", "missing.pth"), ["missing.pth"]),
+        (("v3-large", "--to", "coreml"), ["coreml", "onnx, tflite"]),
+        (("v3-large", "--to", "onnx", "--via", "tensorflow"), ["onnx", "tensorflow", "tflite"]),
+        (("v3-large", "--batch", "0"), ["--batch", "at least 1"]),
+        (("v3-large", "--res", "7"), ["7 px", "32 to 2048"]),
+        (("v3-large", "--width", "0.5"), ["width 1", "0.5"]),
+        (("v3-large", "--classes", "7"), ["10 classes", "7"]),
+        (("v3-large", "--calib", "nowhere"), ["nowhere"]),
+        (("nomodule:make",), ["nomodule"]),
+        (("missing.pt2",), ["missing.pt2"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    edgemobile, tmp_path: Path, args: tuple[str, ...], names: list[str]
+) -> None:
+    ran = edgemobile("export", *args)
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1, ran.err
+    assert ran.err.startswith("error: ")
+    for name in names:
+        assert name in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_bundled_checkpoint_is_named_when_one_is_missing(edgemobile) -> None:
+    ran = edgemobile("export", "v3-large-minimalistic")
+    assert ran.code == 2
+    assert all(name in ran.err for name in bundled())
+    assert "--weights random" in ran.err
+
+
+def test_an_empty_calibration_set(edgemobile, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    ran = edgemobile("export", "v3-large", "--int8", "--calib", "empty")
+    assert ran.code == 2
+    assert "no images in empty" in ran.err
+
+
+def test_nothing_is_overwritten_without_being_asked(edgemobile, tmp_path: Path) -> None:
+    args = ("export", *_SMALL, "--to", "tflite", *_QUICK)
+    assert edgemobile(*args).code == 0
+    before = (tmp_path / "v3-small" / "manifest.json").stat().st_mtime_ns
+    ran = edgemobile(*args)
+    assert ran.code == 2
+    assert "--overwrite" in ran.err
+    assert (tmp_path / "v3-small" / "manifest.json").stat().st_mtime_ns == before
+    assert edgemobile(*args, "--overwrite").code == 0
+
+
+def test_a_missing_extra_says_which(edgemobile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    ran = edgemobile("export", "v3-large")
+    assert ran.code == 3
+    assert "pip install 'edgemobile[export]'" in ran.err
+
+
+def test_a_missed_tolerance_is_exit_1_and_the_folder_shows_why(edgemobile, monkeypatch, tmp_path: Path) -> None:
+    bounds = {**parity.TOLERANCES, "float32": {"sqnr_db": 1000.0}}
+    monkeypatch.setattr("edgemobile.pipeline.TOLERANCES", bounds)
+    ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
+    assert ran.code == 1
+    assert "MISSED" in ran.out
+    assert "tolerance of 1000" in ran.out
+    (file,) = json.loads((tmp_path / "v3-small" / "manifest.json").read_text())["files"]
+    assert file["missed"]
+
+
+def test_an_interruption_leaves_nothing_and_says_so(edgemobile, monkeypatch, tmp_path: Path) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgemobile.pipeline._check", interrupted)
+    ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
+    assert ran.code == 130
+    assert "interrupted" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_op_without_a_lowering_is_refused_by_name(edgemobile, tmp_path: Path) -> None:
+    (tmp_path / "gelunet.py").write_text(
+        "import torch\nmake = lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4),"
+        " torch.nn.GELU(),"
+        " torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())\n"
+    )
+    ran = edgemobile("export", "gelunet:make", "--res", "32", *_QUICK)
+    assert ran.code == 2
+    assert "aten.gelu" in ran.err
+    assert "at 2" in ran.err
+    assert "aten.conv2d" in ran.err
+
+
+def test_routes_name_what_they_can_make() -> None:
+    for name, route in routes.ROUTES.items():
+        assert routes.route_for(name, None, ("float32",))[1] == route.formats
