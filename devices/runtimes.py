@@ -16,6 +16,7 @@ import numpy as np
 from edgemobile.errors import EdgemobileError, Unsupported, require
 from edgemobile.graph import QParams
 from edgemobile.interpreter import dequantize, quantize
+from edgemobile.quiet import quiet_stderr
 
 __all__ = ["RUNTIMES", "Port", "Session", "open_session"]
 
@@ -113,8 +114,9 @@ class _Tflite(Session):
     def __init__(self, data: bytes, threads: int) -> None:
         self.version = getattr(require(self.package, self.extra), "__version__", "unknown")
         module: Any = require(f"{self.package}.interpreter", self.extra)
-        self._interpreter = module.Interpreter(model_content=data, num_threads=threads)
-        self._interpreter.allocate_tensors()
+        with quiet_stderr():
+            self._interpreter = module.Interpreter(model_content=data, num_threads=threads)
+            self._interpreter.allocate_tensors()
         source = _only(self._interpreter.get_input_details(), "inputs")
         target = _only(self._interpreter.get_output_details(), "outputs")
         self._indices = source["index"], target["index"]

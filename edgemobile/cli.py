@@ -7,13 +7,17 @@ Exit codes: 0 done, 1 a file missed its tolerance, 2 bad input, 3 a dependency i
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from edgemobile import __version__
+from edgemobile.commands.eval import evaluate
 from edgemobile.commands.export import export
+from edgemobile.commands.inspect import inspect
 from edgemobile.commands.models import models
+from edgemobile.commands.predict import predict
 from edgemobile.errors import EdgemobileError
 
 __all__ = ["cli", "main"]
@@ -21,6 +25,8 @@ __all__ = ["cli", "main"]
 
 def main() -> None:
     """Entry point: every error a user can mend is one line, never a traceback."""
+    # OpenMP threads that spin while they wait are ten times slower on shared cores. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli.main(prog_name="edgemobile", standalone_mode=False)
     except click.ClickException as error:
@@ -45,5 +51,5 @@ def cli() -> None:
     """MobileNets from PyTorch to ONNX and TFLite: small, fast, int8, and proven equal."""
 
 
-for _command in (models, export):
+for _command in (models, export, inspect, evaluate, predict):
     cli.add_command(_command)

@@ -27,15 +27,15 @@ from edgemobile.progress import Progress, Silent
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.routes import Emitted, Job, route_for
-from edgemobile.samples import Samples, from_dataset, from_synthesis
+from edgemobile.samples import Samples, from_dataset, from_noise, from_synthesis
 
 __all__ = ["Checked", "ExportRequest", "ExportResult", "export"]
 
 _LATENCY_ROUNDS = 30
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
-# Synthesis costs seconds; this many images of each kind, and steps, are where more stop helping.
-_SYNTHESISED = 32
+# Synthesis costs seconds; this many images to calibrate on and to check on, at this size, are where more stop helping.
+_MADE, _MADE_PX, _MADE_LEAST = 32, 64, 8
 _SYNTHESIS_STEPS = 40
 
 
@@ -45,7 +45,8 @@ class ExportRequest:
 
     `model` is a reference model's name, `package.module:factory`, or a saved torch.export program, FILE.pt2.
     `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
-    on another, or on other images where it has no splits. Without it both use synthesised images.
+    on another, or on other images where it has no splits. Without it int8 uses synthesised images for both, and float
+    files are checked on noise.
     """
 
     model: str
@@ -161,7 +162,11 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 check=request.check_images,
                 seed=request.seed,
             )
-    calibration, check = min(calibration, _SYNTHESISED), min(request.check_images, _SYNTHESISED)
+    if "int8" not in request.precisions:
+        return from_noise(model.preprocess, check=min(request.check_images, _MADE), seed=request.seed)
+    # Statistics are over pixels too: a larger image stands for several small ones, and costs as much.
+    most = max(_MADE_LEAST, _MADE * _MADE_PX**2 // model.preprocess.input_px**2)
+    calibration, check = min(calibration, most), min(request.check_images, most)
     with progress.step("synthesise images", _SYNTHESIS_STEPS) as report:
         images = synthesize(
             model.net,

@@ -14,8 +14,9 @@ from edgemobile.dataset import Dataset, class_indices, open_dataset
 from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Samples", "from_dataset", "from_synthesis"]
+__all__ = ["Samples", "from_dataset", "from_noise", "from_synthesis"]
 
+_NO_LABELS = "no --calib: accuracy is not known; give an ImageFolder to measure it"
 _CHECK_SPLITS = ("test", "val", "validation")
 
 
@@ -90,20 +91,18 @@ def from_dataset(
 
 
 def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Samples:
-    """Synthesised images: the first `calibration` to calibrate on, the others to check on."""
-    return Samples(
-        images[:calibration],
-        images[calibration:],
-        None,
-        f"{len(images) - calibration} images synthesised from the model's batch-norm statistics",
-        {
-            "source": "synthesised",
-            "images": calibration,
-            "sha256": _digest(images[:calibration]),
-            "seed": seed,
-        },
-        ("no --calib: accuracy is not known; give an ImageFolder to measure it",),
-    )
+    """Synthesised images f32[N,H,W,3]: the first `calibration` to calibrate on, the others to check on."""
+    facts = {"source": "synthesised", "images": calibration, "sha256": _digest(images[:calibration]), "seed": seed}
+    described = f"{len(images) - calibration} images synthesised from the model's batch-norm statistics"
+    return Samples(images[:calibration], images[calibration:], None, described, facts, (_NO_LABELS,))
+
+
+def from_noise(preprocess: Preprocess, *, check: int, seed: int) -> Samples:
+    """Uniform noise to check on and nothing to calibrate on: float arithmetic is the same for every image."""
+    px = preprocess.input_px
+    pixels = np.random.default_rng(seed).random((check, px, px, 3), np.float32)
+    images = (pixels - np.float32(preprocess.mean)) / np.float32(preprocess.std)
+    return Samples(images[:0], images, None, f"{check} images of noise", {}, (_NO_LABELS,))
 
 
 def _load_labelled(

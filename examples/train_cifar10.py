@@ -2,8 +2,8 @@
 
     python examples/train_cifar10.py v3-small --data cifar10.zip --epochs 30 --out v3-small.safetensors
 
-Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels, preprocessing,
-top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with train/ and test/.
+Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels,
+preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with train/ and test/.
 """
 
 from __future__ import annotations
@@ -47,7 +47,13 @@ def main() -> None:
     steps = args.epochs * (len(train[0]) // args.batch)
     optimizer = torch.optim.SGD(weight_groups(net, args.weight_decay), lr=args.lr, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=steps, pct_start=args.warmup, anneal_strategy="cos", div_factor=10, final_div_factor=1e3
+        optimizer,
+        args.lr,
+        total_steps=steps,
+        pct_start=args.warmup,
+        anneal_strategy="cos",
+        div_factor=10,
+        final_div_factor=1e3,
     )
     progress = args.out.with_suffix(".progress.pt")
     first = 0
@@ -57,7 +63,8 @@ def main() -> None:
         started = time.monotonic()
         loss = train_epoch(net, average, train, args, optimizer, schedule, device, seed=args.seed + epoch)
         save_progress(progress, epoch + 1, net, average, optimizer, schedule)
-        line = f"epoch {epoch + 1}/{args.epochs}  loss {loss:.3f}  {len(train[0]) / (time.monotonic() - started):.0f} images/s"
+        speed = len(train[0]) / (time.monotonic() - started)
+        line = f"epoch {epoch + 1}/{args.epochs}  loss {loss:.3f}  {speed:.0f} images/s"
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             top1 = evaluate(average, test, args.res, device)
             write(args, arch, average, labels, top1, epoch + 1)
@@ -116,7 +123,9 @@ def read_files(data: Path) -> dict:
         paths = [path for path in data.rglob("*") if path.suffix.lower() in suffixes]
         return {str(path.relative_to(data)): path.read_bytes for path in paths}
     archive = zipfile.ZipFile(data)
-    return {name: (lambda name=name: archive.read(name)) for name in archive.namelist() if name.lower().endswith(suffixes)}
+    return {
+        name: (lambda name=name: archive.read(name)) for name in archive.namelist() if name.lower().endswith(suffixes)
+    }
 
 
 def to_input(pixels: torch.Tensor, res: int) -> torch.Tensor:

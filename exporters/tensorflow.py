@@ -6,10 +6,7 @@ install and decides by itself what to fuse, so the native writer is the default.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ import numpy as np
 from edgemobile.errors import EdgemobileError, Unsupported, require
 from edgemobile.exporters.padding import padding_name
 from edgemobile.graph import Graph, Node
+from edgemobile.quiet import quiet_stderr
 
 __all__ = ["to_bytes"]
 
@@ -30,7 +28,7 @@ def to_bytes(
     included; the converter chooses the ranges. Raises Unsupported for an int8 graph and where the converter refuses.
     """
     _check_float(graph)
-    with _silence():
+    with quiet_stderr():
         tf = require("tensorflow", "tensorflow")
         data = _convert(tf, graph, representative)
     if metadata:
@@ -84,21 +82,6 @@ def _outputs(tf: Any, graph: Graph, x: Any) -> dict[str, Any]:
         operands = [values[name] for name in node.inputs]
         values[node.output] = _ROWS[node.op](tf, graph, node, *operands)
     return {name: tf.identity(values[name]) for name in graph.outputs}
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Send file descriptor 2 nowhere: TensorFlow's C++ logs there past any Python setting. Exceptions still rise."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(nowhere)
-        os.close(kept)
 
 
 # ---- one op a function ----------------------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ class _List(click.ParamType):
     "--calib",
     type=click.Path(path_type=Path),
     metavar="DIR|ZIP",
-    help="ImageFolder to calibrate int8 and to check the files on. [default: images synthesised from the model]",
+    help="ImageFolder to calibrate int8 and to check the files on. [default: images synthesised from the model for "
+    "int8, noise for float]",
 )
 @click.option("--calib-images", type=int, default=128, show_default=True, help="Images to calibrate on.")
 @click.option("--check-images", type=int, default=200, show_default=True, help="Images to check the files on.")
