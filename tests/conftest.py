@@ -6,9 +6,12 @@ EDGEMOBILE_DATA names a folder with data sets and weights; tests that need it sk
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # One thread a process: tiny models gain nothing from more, and several test runs share a machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,3 +38,65 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}; set EDGEMOBILE_DATA")
     return folder
+
+
+COLOURS = {"blue": (20, 30, 220), "green": (30, 210, 40), "red": (230, 20, 30)}
+
+
+@pytest.fixture(scope="session")
+def colour_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set whose classes any model of colours can tell: 6 noisy images each of blue, green and red."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for index in range(6):
+            noise = np.random.default_rng(index).integers(-15, 16, (40, 56, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def colour_model() -> Callable[..., bytes]:
+    """Builds an ONNX classifier of colours: three logits, `gain` times the mean of each channel as the model sees it.
+
+    `order` are the channels of the outputs ("bgr": blue first); "_" is an output that is never the largest.
+    """
+    onnx = pytest.importorskip("onnx")
+
+    def build(
+        order: str = "bgr",
+        *,
+        shape: tuple[object, ...] = (1, 3, 32, 32),
+        dtype: str = "FLOAT",
+        gain: float = 1.0,
+        softmax: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> bytes:
+        node, helper, tensor = onnx.helper.make_node, onnx.helper, onnx.TensorProto
+        pick = np.zeros((3, len(order)), np.float32)
+        for output, channel in enumerate(order):
+            if channel in "rgb":
+                pick["rgb".index(channel), output] = gain
+        floor = np.array([-1e3 if channel == "_" else 0 for channel in order], np.float32)
+        axes = [2, 3] if shape[1] == 3 else [1, 2]
+        nodes = [
+            node("Cast", ["image"], ["real"], to=tensor.FLOAT),
+            node("ReduceMean", ["real", "axes"], ["means"], keepdims=0),
+            node("MatMul", ["means", "pick"], ["picked"]),
+            node("Add", ["picked", "floor"], ["sum"]),
+            node("Softmax" if softmax else "Identity", ["sum"], ["scores"]),
+        ]
+        constants = {"axes": np.array(axes, np.int64), "pick": pick, "floor": floor}
+        graph = helper.make_graph(
+            nodes,
+            "colours",
+            [helper.make_tensor_value_info("image", getattr(tensor, dtype), shape)],
+            [helper.make_tensor_value_info("scores", tensor.FLOAT, (shape[0], len(order)))],
+            [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        helper.set_model_props(model, dict(metadata or {}))
+        return model.SerializeToString()
+
+    return build

@@ -1,0 +1,120 @@
+"""`edgemobile predict`: what a model sees in an image, for people who try it first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from PIL import Image, ImageOps
+from rich.markup import escape
+
+from edgemobile.artifact import to_json_text
+from edgemobile.dataset import BrokenImage
+from edgemobile.errors import EdgemobileError
+from edgemobile.terminal import console
+
+if TYPE_CHECKING:
+    from edgemobile.classifier import Classifier, Prediction
+
+__all__ = ["predict"]
+
+_BAR = 24
+
+
+@click.command()
+@click.argument("file")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Class names, one a line, in the order of the outputs. [default: in the file, or labels.txt beside it]",
+)
+@click.option("--preprocess", metavar="NAME|JSON", help="As for `edgemobile eval`. [default: what the file says]")
+@click.option("--arch", metavar="NAME", help="The reference model of a checkpoint (see `edgemobile models`).")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of an inference.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def predict(
+    file: str,
+    images: tuple[Path, ...],
+    top: int,
+    labels: Path | None,
+    preprocess: str | None,
+    arch: str | None,
+    threads: int,
+    as_json: bool,
+) -> int:
+    """Classify IMAGEs with FILE: any .onnx or .tflite image classifier, a checkpoint (with --arch), or the name of a
+    reference model with bundled weights.
+
+    Photos are turned upright first, as their camera says. The exit code is 2 when an image cannot be read.
+
+    \b
+    Examples:
+      edgemobile predict v3-large frog.jpg
+      edgemobile predict mobilenet_v2.tflite *.jpg --labels imagenet_labels.txt --top 3
+    """
+    from edgemobile.classifier import ClassifierOptions, classify, open_classifier
+
+    classifier = open_classifier(file, ClassifierOptions(arch, preprocess, labels, threads))
+    results: list[tuple[Path, list[Prediction] | BrokenImage]] = []
+    if not as_json:
+        _print_classifier(classifier)
+    for path in images:
+        try:
+            found: list[Prediction] | BrokenImage = classify(classifier, _upright(path), top)
+        except BrokenImage as error:
+            found = error
+        results.append((path, found))
+        if not as_json:
+            _print_image(path, found)
+    if as_json:
+        print(to_json_text(_json(classifier, results)), end="")
+    return BrokenImage.exit_code if any(isinstance(found, EdgemobileError) for _, found in results) else 0
+
+
+def _upright(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    # Decoders raise whatever they like on broken bytes.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"
+        raise BrokenImage(reason) from error
+
+
+def _print_classifier(classifier: Classifier) -> None:
+    screen = console()
+    found = classifier.found
+    screen.print(f"[bold]{escape(Path(classifier.file).name)}[/bold]  {found['runtime']}, {found['outputs']}")
+    screen.print(f"[dim]{found['preprocess']}; labels {escape(found['labels'])}[/dim]")
+    for note in classifier.notes:
+        screen.print(f"[dim]note:[/dim] {escape(note)}")
+
+
+def _print_image(path: Path, found: list[Prediction] | BrokenImage) -> None:
+    if isinstance(found, BrokenImage):
+        console(stderr=True).print(f"\n[red]error:[/red] cannot read {escape(f'{path}: {found}')}")
+        return
+    screen = console()
+    screen.print(f"\n[bold]{escape(str(path))}[/bold]")
+    width = max(len(one.label) for one in found)
+    for place, one in enumerate(found):
+        bar = "█" * round(one.probability * _BAR)
+        style = "green" if place == 0 else "dim"
+        screen.print(f"  {one.probability:6.1%}  {escape(one.label.ljust(width))}  [{style}]{bar}[/{style}]")
+
+
+def _json(classifier: Classifier, results: list[tuple[Path, list[Prediction] | BrokenImage]]) -> dict[str, object]:
+    return {
+        "file": classifier.file,
+        **classifier.found,
+        "images": [
+            {"image": str(path), "error": str(found)}
+            if isinstance(found, BrokenImage)
+            else {"image": str(path), "top": [one._asdict() for one in found]}
+            for path, found in results
+        ],
+    }

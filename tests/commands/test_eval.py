@@ -1,0 +1,87 @@
+"""`edgemobile eval`: what it prints and how it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgemobile.cli import main
+
+pytest.importorskip("onnxruntime")
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The command line as a shell runs it; gives the exit code."""
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr("sys.argv", ["edgemobile", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return call
+
+
+@pytest.fixture
+def files(tmp_path: Path, colour_model: Callable[..., bytes]) -> tuple[Path, Path]:
+    """A model that is right, and one that takes red for green."""
+    right, swapped = tmp_path / "right[1].onnx", tmp_path / "swapped.onnx"
+    right.write_bytes(colour_model("bgr"))
+    swapped.write_bytes(colour_model("brg"))
+    return right, swapped
+
+
+def test_the_table_and_what_it_stands_on(
+    run: Run, files: tuple[Path, Path], colour_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("eval", files[1], "--baseline", files[0], "--data", colour_photos) == 0
+    shown = capsys.readouterr().out
+    for part in ("18 images of photos", "right[1].onnx", "100.00%", "33.33%", "-66.67 points", "baseline", "< 0.001"):
+        assert part in shown
+    for part in ("float32 NCHW[1, 3, 32, 32]", "assumed ImageNet's mean", "labels unknown: the folders in order"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(("max_drop", "code"), [("66.6", 1), ("66.7", 0), ("0", 1)])
+def test_max_drop_decides_the_exit_code(
+    run: Run,
+    files: tuple[Path, Path],
+    colour_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    max_drop: str,
+    code: int,
+) -> None:
+    options = ("--baseline", files[0], "--data", colour_photos, "--max-drop", max_drop)
+    assert run("eval", *files, *options) == code
+    assert ("lost 66.67 points" in capsys.readouterr().out) is (code == 1)
+    assert run("eval", *files, *options, "--json") == code
+    assert json.loads(capsys.readouterr().out)["passed"] is (code == 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--max-drop", "1"), "give one with --baseline FILE"),
+        (("--preprocess", "caffe"), "imagenet, inception, unit, raw"),
+        (("--split", "test"), "has no split 'test'"),
+        (("--labels", "none.txt"), "cannot read the labels none.txt"),
+    ],
+)
+def test_mistakes_are_one_line(
+    run: Run,
+    files: tuple[Path, Path],
+    colour_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    assert run("eval", files[0], "--data", colour_photos, *options) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

@@ -1,0 +1,70 @@
+"""`edgemobile predict`: names and probabilities of single images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from edgemobile.cli import cli
+from edgemobile.commands.predict import _upright
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def model(tmp_path: Path, colour_model: Callable[..., bytes]) -> Path:
+    """A model of colours, with labels.txt beside it."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(colour_model("bgr", gain=2.0))
+    (tmp_path / "labels.txt").write_text("blue\ngreen [lime]\nred\n")
+    return path
+
+
+def run(*arguments: object) -> tuple[object, str, str]:
+    result = CliRunner().invoke(cli, ["predict", *map(str, arguments)], standalone_mode=False)
+    assert result.exception is None
+    return result.return_value, result.stdout, result.stderr
+
+
+def test_names_come_best_first(model: Path, colour_photos: Path) -> None:
+    code, shown, _ = run(model, colour_photos / "green" / "0.png", colour_photos / "red" / "1.png", "--top", 2)
+    assert code == 0
+    lines = [line for line in shown.splitlines() if "%" in line]
+    assert [line.split()[1] for line in lines][::2] == ["green", "red"]
+    assert "green [lime]" in lines[0]
+    assert len(lines) == 4
+    assert "labels beside it in labels.txt" in shown
+
+
+def test_json_probabilities_sum_to_one(model: Path, colour_photos: Path) -> None:
+    code, shown, _ = run(model, colour_photos / "blue" / "0.png", "--json")
+    (image,) = json.loads(shown)["images"]
+    assert code == 0
+    assert image["top"][0]["label"] == "blue"
+    assert sum(one["probability"] for one in image["top"]) == pytest.approx(1)
+
+
+def test_an_unreadable_image_does_not_stop_the_others(model: Path, colour_photos: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8 junk")
+    code, shown, errors = run(model, broken, tmp_path / "none.png", colour_photos / "red" / "0.png")
+    assert code == 2
+    assert "red" in shown
+    assert "broken.jpg: it is no image, or a damaged one" in errors
+    assert "none.png: No such file or directory" in errors
+
+
+def test_photos_are_turned_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (20, 10), "black")
+    image.paste("white", (0, 0, 10, 10))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = _upright(tmp_path / "turned.png")
+    assert upright.size == (10, 20)
+    assert upright.getpixel((5, 2)) == (255, 255, 255)
