@@ -1,35 +1,62 @@
 """The papers' tables: each MobileNet is rows of blocks, scaled by a width and a resolution multiplier.
 
-Add a model here: a table of blocks, an entry in ARCHS, and its goldens in tests/test_arch.py.
+Add a model here: a table of blocks, an entry in ARCHS, and its goldens in tests/test_cost.py and tests/test_nets.py.
 
 Sources: MobileNets (arXiv:1704.04861, table 1), MobileNetV2 (arXiv:1801.04381, table 2),
-Searching for MobileNetV3 (arXiv:1905.02244, tables 1 and 2). Where a paper leaves a detail open, the table follows the
-public checkpoints: torchvision's for v2 and v3, timm's for v1.
+Searching for MobileNetV3 (arXiv:1905.02244, tables 1 and 2), EfficientNet (arXiv:1905.11946, table 1; Lite: no
+squeeze-and-excite, ReLU6, stem and head of one size), MobileNetV4 (arXiv:2404.10518, table 11). Where a paper leaves a
+detail open, the table follows the public checkpoints: torchvision's for v2 and v3, timm's for v1 and v4, TensorFlow's
+for EfficientNet-Lite.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgemobile.errors import Unsupported
 
-__all__ = ["ARCHS", "Arch", "Block", "Layer", "Tail", "get_arch", "layers", "make_divisible", "scaled"]
+__all__ = [
+    "ARCHS",
+    "Arch",
+    "Block",
+    "ScaledBlock",
+    "Tail",
+    "get_arch",
+    "make_divisible",
+    "scaled",
+    "scaled_blocks",
+    "scaled_stem",
+    "scaled_tail",
+]
 
 Activation = Literal["relu", "relu6", "hardswish"]
 RELU: Activation = "relu"
 RELU6: Activation = "relu6"
 HSWISH: Activation = "hardswish"
 
+Kind = Literal["inverted", "separable", "conv"]
+# How stem and tail follow the width multiplier.
+#   scaled       with it
+#   tail-floor   the tail never shrinks below its size at width 1 (v2)
+#   six-fold     the tail's convolution is six times the last block's output (v3)
+#   outer-fixed  stem and the layer after the pool keep their size (v4)
+#   fixed        stem and tail keep their size (EfficientNet-Lite)
+Ends = Literal["scaled", "tail-floor", "six-fold", "outer-fixed", "fixed"]
+
 
 @dataclass(frozen=True)
 class Block:
     """One row of a paper's table. Channels are those at width 1.
 
-    `expand` is the width of the depthwise convolution: channels in v3, a multiple of the input in v2
-    (`Arch.expand_is_ratio`), and 0 for v1's separable block, which does not expand.
+    inverted    [depthwise `start`] -> 1x1 to `expand` -> [depthwise `kernel`] -> [squeeze-and-excite] -> linear 1x1,
+                with a skip where stride and channels allow. A kernel of 0 leaves that depthwise convolution out (v4).
+    separable   depthwise `kernel` -> 1x1, both activated, no skip (v1)
+    conv        a plain convolution (v4's first rows)
+
+    `expand` is the width of the depthwise convolution: channels, or a multiple of the input (`Arch.expand_is_ratio`),
+    and 0 where nothing expands.
     """
 
     kernel: int
@@ -38,6 +65,8 @@ class Block:
     stride: int = 1
     act: Activation = RELU6
     se: bool = False
+    start: int = 0
+    kind: Kind = "inverted"
 
 
 @dataclass(frozen=True)
@@ -45,29 +74,33 @@ class Tail:
     """What follows the blocks: an optional 1x1 convolution before the pool, an optional 1x1 layer after it.
 
     `conv` and `hidden` are channels at width 1; 0 leaves the layer out. v3's efficient last stage is the one with both.
-    `conv` grows with the width but, with `conv_floor`, never shrinks below its value at width 1 (v2).
+    `hidden_norm`: the layer after the pool has a batch norm and no bias (v4).
     """
 
     conv: int = 0
     hidden: int = 0
     act: Activation = RELU6
-    conv_floor: bool = False
+    hidden_norm: bool = False
 
 
 @dataclass(frozen=True)
 class Arch:
     """A MobileNet at one width, resolution and number of classes.
 
-    `keys` names the state_dict layout: "timm" (v1), "torchvision-v2" or "torchvision-v3".
+    `keys` names the state_dict layout of its net (edgemobile.layers.KEYS). `padding` "both" pads both ends of a side
+    alike, as PyTorch does; "same" puts the odd pixel at the end, as TensorFlow does. `ends` says how stem and tail grow
+    with the width.
     """
 
     name: str
     paper: str
-    keys: Literal["timm", "torchvision-v2", "torchvision-v3"]
+    keys: Literal["timm", "timm-v4", "torchvision-v2", "torchvision-v3"]
     stem: int
     stem_act: Activation
     blocks: tuple[Block, ...]
     tail: Tail
+    ends: Ends = "scaled"
+    padding: Literal["both", "same"] = "both"
     bn_eps: float = 1e-5
     bn_momentum: float = 0.1
     expand_is_ratio: bool = False
@@ -84,24 +117,6 @@ class Arch:
             raise Unsupported(f"{self.name} with {self.classes} classes: at least 1 is needed")
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer with weights or one pool, at its real size. Shapes are (channels, height, width), batch 1.
-
-    `name` is the PyTorch module path, so it matches the state_dict, the graph's tensors and a parity report.
-    """
-
-    name: str
-    op: Literal["conv2d", "depthwise", "mean", "linear"]
-    in_shape: tuple[int, int, int]
-    out_shape: tuple[int, int, int]
-    kernel: int = 1
-    stride: int = 1
-    norm: bool = False
-    bias: bool = False
-    act: str = ""
-
-
 def make_divisible(channels: float, divisor: int = 8) -> int:
     """Round to the nearest multiple of `divisor`, never below 90 % of `channels` (the TF-Slim rule the papers use)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
@@ -110,16 +125,35 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 
 def _v1() -> tuple[Block, ...]:
     rows = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
-    return tuple(Block(kernel=3, expand=0, out_channels=c, stride=s) for c, s in rows)
+    return tuple(Block(kernel=3, expand=0, out_channels=c, stride=s, kind="separable") for c, s in rows)
 
 
-def _v2() -> tuple[Block, ...]:
-    # t, c, n, s as in the paper: expansion, channels, repeats, stride of the first repeat.
-    rows = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+def _repeated(*rows: tuple[int, int, int, int, int]) -> tuple[Block, ...]:
+    """Rows t, c, n, s, k: expansion, channels, repeats, stride of the first repeat, kernel."""
     return tuple(
-        Block(kernel=3, expand=t, out_channels=c, stride=s if i == 0 else 1) for t, c, n, s in rows for i in range(n)
+        Block(kernel=k, expand=t, out_channels=c, stride=s if i == 0 else 1) for t, c, n, s, k in rows for i in range(n)
     )
 
+
+_V2_BLOCKS = _repeated(
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 32, 3, 2, 3),
+    (6, 64, 4, 2, 3),
+    (6, 96, 3, 1, 3),
+    (6, 160, 3, 2, 3),
+    (6, 320, 1, 1, 3),
+)
+
+_EFFICIENTNET_B0 = _repeated(
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
 
 _V3_LARGE = (
     Block(kernel=3, expand=16, out_channels=16, se=False, act=RELU, stride=1),
@@ -153,6 +187,25 @@ _V3_SMALL = (
     Block(kernel=5, expand=576, out_channels=96, se=True, act=HSWISH, stride=1),
 )
 
+_V4_CONV_SMALL = (
+    Block(kernel=3, expand=0, out_channels=32, stride=2, act=RELU, kind="conv"),
+    Block(kernel=1, expand=0, out_channels=32, stride=1, act=RELU, kind="conv"),
+    Block(kernel=3, expand=0, out_channels=96, stride=2, act=RELU, kind="conv"),
+    Block(kernel=1, expand=0, out_channels=64, stride=1, act=RELU, kind="conv"),
+    Block(start=5, kernel=5, expand=192, out_channels=96, stride=2, act=RELU),
+    Block(start=0, kernel=3, expand=192, out_channels=96, stride=1, act=RELU),
+    Block(start=0, kernel=3, expand=192, out_channels=96, stride=1, act=RELU),
+    Block(start=0, kernel=3, expand=192, out_channels=96, stride=1, act=RELU),
+    Block(start=0, kernel=3, expand=192, out_channels=96, stride=1, act=RELU),
+    Block(start=3, kernel=0, expand=384, out_channels=96, stride=1, act=RELU),
+    Block(start=3, kernel=3, expand=576, out_channels=128, stride=2, act=RELU),
+    Block(start=5, kernel=5, expand=512, out_channels=128, stride=1, act=RELU),
+    Block(start=0, kernel=5, expand=512, out_channels=128, stride=1, act=RELU),
+    Block(start=0, kernel=5, expand=384, out_channels=128, stride=1, act=RELU),
+    Block(start=0, kernel=3, expand=512, out_channels=128, stride=1, act=RELU),
+    Block(start=0, kernel=3, expand=512, out_channels=128, stride=1, act=RELU),
+)
+
 
 def _minimalistic(arch: Arch) -> Arch:
     """The v3 authors' variant for hardware without the fancy parts: no SE, ReLU for h-swish, 3x3 only."""
@@ -174,6 +227,7 @@ def _v3(name: str, blocks: tuple[Block, ...], tail: Tail) -> Arch:
         stem_act=HSWISH,
         blocks=blocks,
         tail=tail,
+        ends="six-fold",
         bn_eps=1e-3,
         bn_momentum=0.01,
     )
@@ -184,23 +238,52 @@ _V3S = (
     _v3("v3-large", _V3_LARGE, Tail(conv=960, hidden=1280, act=HSWISH)),
 )
 
+_V1 = Arch(
+    name="v1",
+    paper="arXiv:1704.04861",
+    keys="timm",
+    stem=32,
+    stem_act=RELU6,
+    blocks=_v1(),
+    tail=Tail(),
+)
+
+_V2 = Arch(
+    name="v2",
+    paper="arXiv:1801.04381",
+    keys="torchvision-v2",
+    stem=32,
+    stem_act=RELU6,
+    blocks=_V2_BLOCKS,
+    tail=Tail(conv=1280),
+    ends="tail-floor",
+    expand_is_ratio=True,
+)
+
+_LITE0 = replace(
+    _V2,
+    name="efficientnet-lite0",
+    paper="arXiv:1905.11946",
+    blocks=_EFFICIENTNET_B0,
+    ends="fixed",
+    padding="same",
+    bn_eps=1e-3,
+    bn_momentum=0.01,
+)
+
+_V4S = Arch(
+    name="v4-conv-small",
+    paper="arXiv:2404.10518",
+    keys="timm-v4",
+    stem=32,
+    stem_act=RELU,
+    blocks=_V4_CONV_SMALL,
+    tail=Tail(conv=960, hidden=1280, act=RELU, hidden_norm=True),
+    ends="outer-fixed",
+)
+
 ARCHS: dict[str, Arch] = {
-    arch.name: arch
-    for arch in (
-        Arch("v1", "arXiv:1704.04861", "timm", 32, RELU6, _v1(), Tail()),
-        Arch(
-            "v2",
-            "arXiv:1801.04381",
-            "torchvision-v2",
-            32,
-            RELU6,
-            _v2(),
-            Tail(conv=1280, conv_floor=True),
-            expand_is_ratio=True,
-        ),
-        *_V3S,
-        *(_minimalistic(arch) for arch in _V3S),
-    )
+    arch.name: arch for arch in (_V1, _V2, *_V3S, *(_minimalistic(arch) for arch in _V3S), _V4S, _LITE0)
 }
 
 
@@ -234,6 +317,8 @@ class ScaledBlock:
     stride: int
     act: Activation
     squeeze: int
+    start: int
+    kind: Kind
 
     @property
     def expands(self) -> bool:
@@ -242,11 +327,16 @@ class ScaledBlock:
 
     @property
     def skip(self) -> bool:
-        return self.stride == 1 and self.in_channels == self.out_channels
+        return self.kind == "inverted" and self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def start_stride(self) -> int:
+        """The stride is the later depthwise convolution's, where there is one."""
+        return 1 if self.kernel else self.stride
 
 
 def scaled_stem(arch: Arch) -> int:
-    return make_divisible(arch.stem * arch.width)
+    return arch.stem if arch.ends in ("outer-fixed", "fixed") else make_divisible(arch.stem * arch.width)
 
 
 def scaled_blocks(arch: Arch) -> tuple[ScaledBlock, ...]:
@@ -263,105 +353,26 @@ def scaled_blocks(arch: Arch) -> tuple[ScaledBlock, ...]:
         out_channels = make_divisible(row.out_channels * arch.width)
         # torchvision squeezes make_divisible(expand // 4, 8); Keras rounds the other way.
         squeeze = make_divisible(expand // 4) if row.se else 0
-        blocks.append(ScaledBlock(row.kernel, in_channels, expand, out_channels, row.stride, row.act, squeeze))
+        blocks.append(
+            ScaledBlock(
+                row.kernel, in_channels, expand, out_channels, row.stride, row.act, squeeze, row.start, row.kind
+            )
+        )
         in_channels = out_channels
     return tuple(blocks)
 
 
 def scaled_tail(arch: Arch) -> tuple[int, int]:
     """(channels of the convolution before the pool, of the hidden layer after it); 0 where there is none."""
-    tail, width = arch.tail, arch.width
-    if not tail.conv:
-        return 0, 0
-    if tail.conv_floor:
-        return make_divisible(tail.conv * max(1.0, width)), 0
-    # v3 writes its last convolution as six times the last block's output.
-    return 6 * scaled_blocks(arch)[-1].out_channels, make_divisible(tail.hidden * width)
-
-
-def layers(arch: Arch) -> Iterator[Layer]:
-    """The layers of `arch` in order of execution, at their real sizes, named by module path."""
-    return _LAYERS[arch.keys](arch)
-
-
-class _Walk:
-    """Builds layers one after the other, carrying the shape along."""
-
-    def __init__(self, arch: Arch) -> None:
-        self.shape = (3, arch.input_px, arch.input_px)
-
-    def conv(
-        self, name: str, channels: int, kernel: int = 1, stride: int = 1, act: str = "", op: str = "conv2d"
-    ) -> Layer:
-        side = [-(-size // stride) for size in self.shape[1:]]
-        layer = Layer(name, op, self.shape, (channels, *side), kernel, stride, norm=True, act=act)  # type: ignore[arg-type]
-        self.shape = layer.out_shape
-        return layer
-
-    def depthwise(self, name: str, block: ScaledBlock) -> Layer:
-        return self.conv(name, self.shape[0], block.kernel, block.stride, block.act, op="depthwise")
-
-    def squeeze_excite(self, name: str, squeeze: int) -> Iterator[Layer]:
-        channels = self.shape[0]
-        yield Layer(f"{name}.avgpool", "mean", self.shape, (channels, 1, 1))
-        yield Layer(f"{name}.fc1", "conv2d", (channels, 1, 1), (squeeze, 1, 1), bias=True, act="relu")
-        yield Layer(f"{name}.fc2", "conv2d", (squeeze, 1, 1), (channels, 1, 1), bias=True, act="hardsigmoid")
-
-    def pool(self, name: str) -> Layer:
-        layer = Layer(name, "mean", self.shape, (self.shape[0], 1, 1))
-        self.shape = layer.out_shape
-        return layer
-
-    def linear(self, name: str, channels: int, act: str = "") -> Layer:
-        layer = Layer(name, "linear", self.shape, (channels, 1, 1), bias=True, act=act)
-        self.shape = layer.out_shape
-        return layer
-
-
-def _v1_layers(arch: Arch) -> Iterator[Layer]:
-    walk = _Walk(arch)
-    yield walk.conv("conv_stem", scaled_stem(arch), kernel=3, stride=2, act=arch.stem_act)
-    for name, block in zip(timm_block_names(arch), scaled_blocks(arch), strict=True):
-        yield walk.depthwise(f"{name}.conv_dw", block)
-        yield walk.conv(f"{name}.conv_pw", block.out_channels, act=block.act)
-    yield walk.pool("global_pool")
-    yield walk.linear("classifier", arch.classes)
-
-
-def _torchvision_layers(arch: Arch) -> Iterator[Layer]:
-    walk = _Walk(arch)
-    v3 = arch.keys == "torchvision-v3"
-    yield walk.conv("features.0.0", scaled_stem(arch), kernel=3, stride=2, act=arch.stem_act)
-    for index, block in enumerate(scaled_blocks(arch), start=1):
-        name = f"features.{index}.{'block' if v3 else 'conv'}"
-        step = 0
-        if block.expands:
-            yield walk.conv(f"{name}.{step}.0", block.expand, act=block.act)
-            step += 1
-        yield walk.depthwise(f"{name}.{step}.0", block)
-        step += 1
-        if block.squeeze:
-            yield from walk.squeeze_excite(f"{name}.{step}", block.squeeze)
-            step += 1
-        yield walk.conv(f"{name}.{step}.0" if v3 else f"{name}.{step}", block.out_channels)
-    last_conv, hidden = scaled_tail(arch)
-    yield walk.conv(f"features.{len(arch.blocks) + 1}.0", last_conv, act=arch.tail.act)
-    yield walk.pool("avgpool")
-    if hidden:
-        yield walk.linear("classifier.0", hidden, act=arch.tail.act)
-    yield walk.linear("classifier.3" if v3 else "classifier.1", arch.classes)
-
-
-_LAYERS = {"timm": _v1_layers, "torchvision-v2": _torchvision_layers, "torchvision-v3": _torchvision_layers}
-
-
-def timm_block_names(arch: Arch) -> list[str]:
-    """timm groups v1's blocks by stage: a block of stride 2 opens a new one."""
-    names: list[str] = []
-    stage, index = 0, 0
-    for position, block in enumerate(arch.blocks):
-        if position and block.stride == 2:
-            stage, index = stage + 1, 0
-        names.append(f"blocks.{stage}.{index}")
-        index += 1
-    return names
+    conv, hidden = (make_divisible(c * arch.width) if c else 0 for c in (arch.tail.conv, arch.tail.hidden))
+    match arch.ends:
+        case "tail-floor":
+            return max(conv, arch.tail.conv), max(hidden, arch.tail.hidden)
+        case "six-fold":
+            return 6 * scaled_blocks(arch)[-1].out_channels, hidden
+        case "outer-fixed":
+            return conv, arch.tail.hidden
+        case "fixed":
+            return arch.tail.conv, arch.tail.hidden
+        case _:
+            return conv, hidden

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edgemobile.arch import Arch, Layer, layers
+from edgemobile.arch import Arch
+from edgemobile.layers import Layer, layers
 
 __all__ = ["Cost", "arch_costs", "layer_cost", "separable_ratio", "total"]
 
@@ -30,7 +31,7 @@ def layer_cost(layer: Layer) -> Cost:
     """
     in_c, (out_c, out_h, out_w) = layer.in_shape[0], layer.out_shape
     fan_in = {"conv2d": in_c, "linear": in_c, "depthwise": 1, "mean": 0}[layer.op] * layer.kernel**2
-    params = out_c * fan_in + out_c * layer.bias + 2 * out_c * layer.norm
+    params = out_c * fan_in + out_c * layer.bias + 2 * out_c * bool(layer.norm)
     return Cost(
         name=layer.name,
         op=layer.op,

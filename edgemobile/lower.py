@@ -51,6 +51,9 @@ def supported_ops() -> list[str]:
     return sorted(_LOWERINGS)
 
 
+Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
+
+
 @dataclass
 class _BatchNorm:
     """y = x * scale + shift a channel, waiting to be folded into the convolution that made x."""
@@ -69,6 +72,7 @@ class _Lowering:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     values: dict[torch.fx.Node, str | np.ndarray] = field(default_factory=dict)
     sources: dict[torch.fx.Node, str] = field(default_factory=dict)
+    pads: dict[torch.fx.Node, Pads] = field(default_factory=dict)
     paths: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -233,13 +237,21 @@ def _pair(value: Any) -> tuple[int, int]:
     return pair * 2 if len(pair) == 1 else pair
 
 
-def _both_sides(padding: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+def _both_sides(padding: Any) -> Pads:
     """PyTorch pads both sides alike. 'SAME' does not at stride 2, so padding stays explicit."""
     top, left = _pair(padding)
     return (top, top), (left, left)
 
 
 # ---- one aten op a function -----------------------------------------------------------------------------------------
+
+
+# pad is written for the last dimension first: left, right, top, bottom.
+_PAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "aten.pad.default": {"mode": "constant", "value": None},
+    "aten.constant_pad_nd.default": {"value": 0},
+}
+_UNPADDED: Pads = ((0, 0), (0, 0))
 
 
 def _conv2d(walk: _Lowering, fx: torch.fx.Node) -> str:
@@ -249,6 +261,7 @@ def _conv2d(walk: _Lowering, fx: torch.fx.Node) -> str:
     kernel = walk.array(fx, weight)
     if isinstance(padding, str):
         padding = _string_padding(walk, fx, padding, kernel.shape[2:], _pair(dilation))
+    pads = padding if isinstance(padding, tuple) and isinstance(padding[0], tuple) else _both_sides(padding)
     path = walk.layer_path(weight, "conv2d")
     offset = np.zeros(len(kernel), np.float32) if bias is None else walk.array(fx, bias)
     return walk.emit(
@@ -260,19 +273,44 @@ def _conv2d(walk: _Lowering, fx: torch.fx.Node) -> str:
             walk.constant(f"{path}.bias", offset),
         ),
         stride=_pair(stride),
-        padding=padding if isinstance(padding, tuple) and isinstance(padding[0], tuple) else _both_sides(padding),
+        padding=_summed(pads, walk.pads.get(x, _UNPADDED)),
         dilation=_pair(dilation),
         groups=groups,
         activation="",
     )
 
 
+def _summed(a: Pads, b: Pads) -> Pads:
+    height, width = ((before + more, after + extra) for (before, after), (more, extra) in zip(a, b, strict=True))
+    return height, width
+
+
+def _pad(walk: _Lowering, fx: torch.fx.Node) -> str:
+    """Zeros around a picture become part of the convolutions that read it.
+
+    Given:  y = conv(pad(x, p), w, padding=q)
+    Result: y = conv(x, w, padding=p + q)
+    """
+    x, pad, *rest = _args(fx, "input", "pad", **_PAD_DEFAULTS[str(fx.target)])
+    mode, value = rest if len(rest) == 2 else ("constant", *rest)
+    if mode != "constant" or value not in (None, 0):
+        walk.refuse(fx, f"only padding with zeros is supported, found mode={mode!r}, value={value}")
+    if len(x.meta["val"].shape) != 4 or len(pad) > 4 or min(pad) < 0:
+        walk.refuse(fx, f"only height and width of [N, C, H, W] can be padded, by 0 or more; found pad={list(pad)}")
+    if not all("aten.conv2d" in str(user.target) and user.args[0] is fx for user in fx.users):
+        walk.refuse(fx, "padding may feed only convolutions, which take it over; move it there")
+    left, right, top, bottom = (*pad, 0, 0)[:4]
+    walk.pads[fx] = ((top, bottom), (left, right))
+    return walk.image(fx, x)
+
+
 def _string_padding(
     walk: _Lowering, fx: torch.fx.Node, padding: str, kernel: Sequence[int], dilation: tuple[int, int]
-) -> tuple[tuple[int, int], ...]:
+) -> Pads:
     """padding='same' (stride 1 only in PyTorch) puts the odd pixel at the end; 'valid' is none."""
     spans = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
-    return tuple((span // 2, span - span // 2) for span in spans)
+    top, left = (span // 2 for span in spans)
+    return (top, spans[0] - top), (left, spans[1] - left)
 
 
 def _batch_norm(walk: _Lowering, fx: torch.fx.Node) -> str:
@@ -441,6 +479,8 @@ def _identity(walk: _Lowering, fx: torch.fx.Node) -> str:
 _LOWERINGS: dict[str, Callable[[_Lowering, torch.fx.Node], str]] = {
     "aten.conv2d.default": _conv2d,
     "aten.conv2d.padding": _conv2d,
+    "aten.pad.default": _pad,
+    "aten.constant_pad_nd.default": _pad,
     "aten.batch_norm.default": _batch_norm,
     "aten.linear.default": _linear,
     "aten.relu.default": _unary("relu"),

@@ -47,7 +47,7 @@ class Model:
     notes: tuple[str, ...] = ()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N, in batches of the program's size."""
+        """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N, in the program's batches."""
         import torch
 
         rows = []
@@ -72,8 +72,8 @@ def load_model(
 ) -> Model:
     """The model `spec` names, with its weights, traced for `batch` images of `res` pixels.
 
-    `weights` is "bundled", "random" or a file; None is "bundled" for a reference model, and what a model of one's own brings
-    along for the others. None elsewhere takes the checkpoint's or the model's own value. Raises EdgemobileError.
+    `weights` is "bundled", "random" or a file; None is "bundled" for a reference model, and what a model of one's own
+    brings along for the others. None elsewhere takes the checkpoint's or the model's own value. Raises EdgemobileError.
     """
     require("torch", "export")
     if spec.endswith(".pt2"):

@@ -1,7 +1,8 @@
 """Arch -> torch.nn.Module: the only model code on torch.
 
-state_dict keys, their order and shapes are torchvision's for v2 and v3 and timm's for v1, so that public checkpoints
-load with strict=True. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
+state_dict keys, their order and shapes are torchvision's for v2, v3 and EfficientNet-Lite (v2 with other numbers) and
+timm's for v1 and v4, so that public checkpoints load with strict=True; edgemobile.key_layouts brings the keys of other
+libraries to these. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from edgemobile.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail, timm_block_names
+from edgemobile.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail
+from edgemobile.layers import block_places
 
-__all__ = ["MobileNetV1", "MobileNetV2", "MobileNetV3", "build_net"]
+__all__ = ["MobileNetV1", "MobileNetV2", "MobileNetV3", "MobileNetV4", "build_net"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
 
 
 def build_net(arch: Arch, *, dropout: float = 0.2) -> nn.Module:
     """A freshly initialised net for `arch`, in training mode. Seed torch before for repeatable weights."""
-    net = {"timm": MobileNetV1, "torchvision-v2": MobileNetV2, "torchvision-v3": MobileNetV3}[arch.keys](arch, dropout)
+    net = _NETS[arch.keys](arch, dropout)
     _initialise(net)
     return net
 
@@ -41,10 +43,30 @@ def _activation(name: str) -> nn.Module:
     return _ACTIVATIONS[name](inplace=True)
 
 
+class _SamePaddedConv2d(nn.Conv2d):
+    """TensorFlow's 'SAME': output ceil(size / stride), the odd pixel of padding at the bottom and on the right."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (top, bottom), (left, right) = (
+            _same_padding(size, kernel, stride)
+            for size, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
+        )
+        padded = nn.functional.pad(x, (left, right, top, bottom)) if top + bottom + left + right else x
+        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """(before, after) in pixels along one side."""
+    whole = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+    return whole // 2, whole - whole // 2
+
+
 def _conv(
-    in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, depthwise: bool = False
+    arch: Arch, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, depthwise: bool = False
 ) -> nn.Conv2d:
     groups = in_channels if depthwise else 1
+    if arch.padding == "same":
+        return _SamePaddedConv2d(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
     return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
@@ -63,7 +85,7 @@ def _conv_norm(
     depthwise: bool = False,
 ) -> nn.Sequential:
     steps: list[nn.Module] = [
-        _conv(in_channels, out_channels, kernel, stride, depthwise=depthwise),
+        _conv(arch, in_channels, out_channels, kernel, stride, depthwise=depthwise),
         _norm(arch, out_channels),
     ]
     if act:
@@ -71,15 +93,25 @@ def _conv_norm(
     return nn.Sequential(*steps)
 
 
+def _stages(arch: Arch, blocks: list[nn.Module]) -> nn.Sequential:
+    """Blocks grouped as timm groups them; one more than the table has is a stage of its own."""
+    stages: list[list[nn.Module]] = []
+    for place, block in zip(block_places(arch), blocks, strict=False):
+        if place["place"] == 0:
+            stages.append([])
+        stages[-1].append(block)
+    return nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+
+
 class _Separable(nn.Module):
     """v1's block: depthwise, then pointwise, each with batch norm and activation. Keys as in timm."""
 
     def __init__(self, arch: Arch, block: ScaledBlock) -> None:
         super().__init__()
-        self.conv_dw = _conv(block.in_channels, block.in_channels, block.kernel, block.stride, depthwise=True)
+        self.conv_dw = _conv(arch, block.in_channels, block.in_channels, block.kernel, block.stride, depthwise=True)
         self.bn1 = _norm(arch, block.in_channels)
         self.act1 = _activation(block.act)
-        self.conv_pw = _conv(block.in_channels, block.out_channels)
+        self.conv_pw = _conv(arch, block.in_channels, block.out_channels)
         self.bn2 = _norm(arch, block.out_channels)
         self.act2 = _activation(block.act)
 
@@ -94,14 +126,10 @@ class MobileNetV1(nn.Module):
     def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
         super().__init__()
         stem, blocks = scaled_stem(arch), scaled_blocks(arch)
-        self.conv_stem = _conv(3, stem, 3, 2)
+        self.conv_stem = _conv(arch, 3, stem, 3, 2)
         self.bn1 = _norm(arch, stem)
         self.act1 = _activation(arch.stem_act)
-        stages: OrderedDict[str, OrderedDict[str, nn.Module]] = OrderedDict()
-        for name, block in zip(timm_block_names(arch), blocks, strict=True):
-            _, stage, index = name.split(".")
-            stages.setdefault(stage, OrderedDict())[index] = _Separable(arch, block)
-        self.blocks = nn.Sequential(OrderedDict((key, nn.Sequential(stage)) for key, stage in stages.items()))
+        self.blocks = _stages(arch, [_Separable(arch, block) for block in blocks])
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(blocks[-1].out_channels, arch.classes)
@@ -122,7 +150,7 @@ class _InvertedResidualV2(nn.Module):
             steps.append(_conv_norm(arch, block.in_channels, block.expand, act=block.act))
         steps += [
             _conv_norm(arch, block.expand, block.expand, block.kernel, block.stride, block.act, depthwise=True),
-            _conv(block.expand, block.out_channels),
+            _conv(arch, block.expand, block.out_channels),
             _norm(arch, block.out_channels),
         ]
         self.conv = nn.Sequential(*steps)
@@ -209,3 +237,84 @@ class MobileNetV3(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class _ConvNormAct(nn.Sequential):
+    """A convolution under timm's names, which call the batch norm `norm`; v4's blocks are made of these."""
+
+    def __init__(
+        self,
+        arch: Arch,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        act: str | None = None,
+        *,
+        norm: str = "bn",
+        depthwise: bool = False,
+    ) -> None:
+        conv = _conv(arch, in_channels, out_channels, kernel, stride, depthwise=depthwise)
+        steps: list[tuple[str, nn.Module]] = [("conv", conv), (norm, _norm(arch, out_channels))]
+        super().__init__(OrderedDict([*steps, ("act", _activation(act))] if act else steps))
+
+
+class _UniversalInvertedBottleneck(nn.Module):
+    """Depthwise, expand, depthwise, project, either depthwise left out where its kernel is 0; a skip where it fits."""
+
+    def __init__(self, arch: Arch, block: ScaledBlock) -> None:
+        super().__init__()
+        self.use_res_connect = block.skip
+        inside, outside, wide, act = block.in_channels, block.out_channels, block.expand, block.act
+        if block.start:
+            self.dw_start = _ConvNormAct(arch, inside, inside, block.start, block.start_stride, depthwise=True)
+        if block.expands:
+            self.pw_exp = _ConvNormAct(arch, inside, wide, act=act)
+        if block.kernel:
+            self.dw_mid = _ConvNormAct(arch, wide, wide, block.kernel, block.stride, act, depthwise=True)
+        self.pw_proj = _ConvNormAct(arch, wide, outside)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x
+        for step in self.children():
+            y = step(y)
+        return x + y if self.use_res_connect else y
+
+
+def _v4_block(arch: Arch, block: ScaledBlock) -> nn.Module:
+    if block.kind == "inverted":
+        return _UniversalInvertedBottleneck(arch, block)
+    return _ConvNormAct(arch, block.in_channels, block.out_channels, block.kernel, block.stride, block.act, norm="bn1")
+
+
+class MobileNetV4(nn.Module):
+    """v4's convolutional models: universal inverted bottlenecks. Keys as in timm's mobilenetv4."""
+
+    def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
+        super().__init__()
+        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
+        last, hidden = scaled_tail(arch)
+        last_conv = _ConvNormAct(arch, blocks[-1].out_channels, last, act=arch.tail.act, norm="bn1")
+        self.conv_stem = _conv(arch, 3, stem, 3, 2)
+        self.bn1 = _norm(arch, stem)
+        self.act1 = _activation(arch.stem_act)
+        self.blocks = _stages(arch, [*(_v4_block(arch, block) for block in blocks), last_conv])
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv_head = _conv(arch, last, hidden)
+        self.norm_head = _norm(arch, hidden)
+        self.act2 = _activation(arch.tail.act)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, arch.classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
+        x = self.act2(self.norm_head(self.conv_head(self.global_pool(x))))
+        return self.classifier(self.dropout(torch.flatten(x, 1)))
+
+
+_NETS: dict[str, type[nn.Module]] = {
+    "timm": MobileNetV1,
+    "timm-v4": MobileNetV4,
+    "torchvision-v2": MobileNetV2,
+    "torchvision-v3": MobileNetV3,
+}

@@ -62,7 +62,7 @@ def read(path: Path) -> Content:
 def existing(path: Path, what: str, suffixes: tuple[str, ...]) -> Path:
     """`path`, once it is known to be a file with one of `suffixes`."""
     if path.suffix.lower() not in suffixes:
-        also = ", bundled or random" if what == "weights" else ""
+        also = ", bundled, imagenet or random" if what == "weights" else ""
         raise EdgemobileError(
             f"{what} {str(path)!r} is not known. Allowed: a file ending in {', '.join(suffixes)}{also}"
         )

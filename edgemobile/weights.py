@@ -1,6 +1,6 @@
-"""Where a model's weights come from: the package, a seed, or a file from anybody.
+"""Where a model's weights come from: the package, torchvision's public files, a seed, or a file from anybody.
 
-    load_weights(spec, arch) -> Checkpoint      "bundled", "random", or a .pt, .pth or .safetensors file
+    load_weights(spec, arch) -> Checkpoint      "bundled", "imagenet", "random", or a .pt, .pth or .safetensors file
     build(arch, checkpoint)  -> (arch, net)     the reference model those weights belong to
     load_into(net, checkpoint)                  the same for a model of one's own (edgemobile.own_model)
 
@@ -15,9 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgemobile.arch import ARCHS, Arch, layers, scaled
+from edgemobile.arch import ARCHS, Arch, scaled
 from edgemobile.errors import EdgemobileError, require
-from edgemobile.preprocess import Preprocess
+from edgemobile.key_layouts import Layout, check_complete, recognised, translated
+from edgemobile.layers import layers
+from edgemobile.preprocess import Preprocess, at_resolution
+from edgemobile.public_weights import SPECS, Progress, PublicWeights, fetch, public_weights
 from edgemobile.weight_files import described, first_few, read, sidecar
 
 if TYPE_CHECKING:
@@ -36,7 +39,8 @@ class Checkpoint:
 
     `state_dict` holds f32 tensors (integers stay), under the keys of edgemobile.nets for a reference model. `arch`,
     `width` and `classes` are read off the shapes; `labels` and `preprocess` come from beside the file. None: not known.
-    `sha256` is of the file, or of the tensors where there is none. `notes` is what a reader should be told.
+    `sha256` is of the file, or of the tensors where there is none. `bn_eps` is that of the library the keys are of,
+    where it is not ours. `notes` is what a reader should be told.
     """
 
     state_dict: Mapping[str, torch.Tensor]
@@ -47,6 +51,7 @@ class Checkpoint:
     classes: int | None = None
     labels: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
+    bn_eps: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -62,18 +67,23 @@ def load_weights(
     width: float | None = None,
     classes: int | None = None,
     seed: int = 0,
+    on_progress: Progress | None = None,
 ) -> Checkpoint:
     """The weights `spec` names, for the reference model `arch`, or for any model (None: a file only).
 
-    `width` and `classes` are demands; None takes the file's, or the model's for random weights. Raises EdgemobileError
-    where the file cannot be read or does not hold what is asked for.
+    `width` and `classes` are demands; None takes the file's, or the model's for random weights. `on_progress` hears of
+    a download (edgemobile.public_weights). Raises EdgemobileError where the file cannot be read or does not hold what
+    is asked for.
     """
     require("torch", "export")
-    if spec in ("bundled", "random") and arch is None:
+    if spec in ("bundled", "random", *SPECS) and arch is None:
         raise EdgemobileError(f"{spec} weights are for reference models only. Known: {', '.join(ARCHS)}")
     if spec == "random":
         assert arch is not None
         return _random(scaled(arch, width=width, classes=classes), seed)
+    if spec in SPECS:
+        assert arch is not None
+        return _public(arch, public_weights(arch.name, str(spec)), width, classes, on_progress)
     path = _bundled_path(arch) if spec == "bundled" and arch else Path(spec)
     source = f"bundled {path.name}" if spec == "bundled" else str(path)
     content = read(path)
@@ -85,8 +95,7 @@ def load_weights(
 
 def load_into(net: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Give `net` the weights, all of them. Raises EdgemobileError naming the first keys and shapes that do not fit."""
-    wanted = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in checkpoint.state_dict.items()}
+    wanted, found = _shapes(net.state_dict()), _shapes(checkpoint.state_dict)
     # Checkpoints from before PyTorch 0.4 do not count batches, and inference does not need the count.
     missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     left_over = [key for key in found if key not in wanted]
@@ -113,6 +122,7 @@ def build(arch: Arch, checkpoint: Checkpoint, *, input_px: int | None = None) ->
 
     trained_px = checkpoint.preprocess.input_px if checkpoint.preprocess else None
     arch = scaled(arch, width=checkpoint.width, classes=checkpoint.classes, input_px=input_px or trained_px)
+    arch = replace(arch, bn_eps=checkpoint.bn_eps or arch.bn_eps)
     with torch.random.fork_rng(devices=[]):
         net = build_net(arch)
     load_into(net, checkpoint)
@@ -139,11 +149,15 @@ def _with_facts(checkpoint: Checkpoint, facts: dict[str, Any]) -> Checkpoint:
 
 
 def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: int | None) -> Checkpoint:
-    """`checkpoint` with its arch, width and classes, held to what is asked for."""
-    shapes = {key: tuple(value.shape) for key, value in checkpoint.state_dict.items()}
+    """`checkpoint` under our keys, with its arch, width and classes, held to what is asked for."""
+    layout = recognised(checkpoint.state_dict, arch)
+    state = translated(checkpoint.state_dict, arch, layout) if layout else checkpoint.state_dict
+    shapes = _shapes(state)
     found_width = _width(shapes, arch, first=width)
-    if found_width is None and (other := _identify(shapes)):
+    if found_width is None and (other := _identify(checkpoint.state_dict)):
         raise EdgemobileError(f"{checkpoint.source} holds weights of {other}, not of {arch.name}")
+    if layout:
+        checkpoint = _as_laid_out(checkpoint, state, arch, layout)
     if width is not None and found_width not in (None, width):
         raise EdgemobileError(
             f"{checkpoint.source} is {arch.name} at width {found_width:g}, and width {width:g} is asked for. "
@@ -163,6 +177,32 @@ def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: in
     known_width = width if found_width is None else found_width
     name = arch.name if found_width is not None else None
     return replace(checkpoint, arch=name, width=known_width, classes=found_classes or classes)
+
+
+def _as_laid_out(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], arch: Arch, layout: Layout) -> Checkpoint:
+    """`checkpoint` with `state`, its translation, and what the layout knows of such files."""
+    notes = []
+    if layout.keys != arch.keys:
+        check_complete(checkpoint.state_dict, arch, layout, checkpoint.source)
+        eps = f", with batch norm's eps {layout.bn_eps:g}" if layout.bn_eps else ""
+        notes.append(f"{checkpoint.source} has {layout.source} keys: read as such{eps}")
+        notes += [layout.caution] if layout.caution else []
+    if checkpoint.preprocess is None:
+        notes.append(
+            f"{checkpoint.source} says nothing of preprocessing: that of {layout.source} checkpoints is assumed "
+            f"({layout.preprocess.interpolation}, mean {layout.preprocess.mean}, std {layout.preprocess.std})"
+        )
+    return replace(
+        checkpoint,
+        state_dict=state,
+        bn_eps=layout.bn_eps,
+        preprocess=checkpoint.preprocess or at_resolution(layout.preprocess, arch.input_px),
+        notes=(*checkpoint.notes, *notes),
+    )
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items()}
 
 
 def _width(shapes: Mapping[str, tuple[int, ...]], arch: Arch, first: float | None = None) -> float | None:
@@ -189,15 +229,27 @@ def _classifier(arch: Arch) -> str:
     return f"{list(layers(arch))[-1].name}.weight"
 
 
-def _identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The reference model these shapes belong to, in words."""
+def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The reference model these weights belong to, in words."""
     for arch in ARCHS.values():
-        if (width := _width(shapes, arch)) is not None:
+        layout = recognised(state, arch)
+        width = _width(_shapes(translated(state, arch, layout) if layout else state), arch)
+        if width is not None:
             return f"{arch.name} (width {width:g})"
     return None
 
 
-# ---- weights without a file -----------------------------------------------------------------------------------------
+# ---- weights the user has no file of --------------------------------------------------------------------------------
+
+
+def _public(
+    arch: Arch, public: PublicWeights, width: float | None, classes: int | None, on_progress: Progress | None
+) -> Checkpoint:
+    """torchvision's checkpoint, fetched where it is not here yet. It brings no class names."""
+    content = read(fetch(public, on_progress=on_progress))
+    source = f"torchvision's ImageNet {public.file}"
+    checkpoint = Checkpoint(content.state, source, content.sha256, preprocess=public.preprocess)
+    return _fitted(checkpoint, arch, width, classes)
 
 
 def _bundled_path(arch: Arch) -> Path:
@@ -205,7 +257,7 @@ def _bundled_path(arch: Arch) -> Path:
     if not path.is_file():
         raise EdgemobileError(
             f"no weights of {arch.name} are bundled; bundled are: {', '.join(bundled())}. "
-            "Take --weights random, or the path of a checkpoint"
+            "Take --weights random, imagenet (v2, v3) or the path of a checkpoint"
         )
     return path
 

@@ -13,15 +13,14 @@ from edgemobile.arch import (
     ARCHS,
     RELU,
     get_arch,
-    layers,
     make_divisible,
     scaled,
     scaled_blocks,
     scaled_stem,
     scaled_tail,
-    timm_block_names,
 )
 from edgemobile.errors import Unsupported
+from edgemobile.layers import block_places, layers
 
 
 @given(st.floats(0.01, 10_000), st.sampled_from([4, 8, 16]))
@@ -65,15 +64,21 @@ def test_tails_at_width_1(name: str, tail: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "blocks", "skips", "squeezes"),
-    [("v1", 13, 0, 0), ("v2", 17, 10, 0), ("v3-large", 15, 10, 8), ("v3-small", 11, 6, 9)],
+    [
+        ("v1", 13, 0, 0),
+        ("v2", 17, 10, 0),
+        ("v3-large", 15, 10, 8),
+        ("v3-small", 11, 6, 9),
+        ("v4-conv-small", 16, 10, 0),
+        ("efficientnet-lite0", 16, 9, 0),
+    ],
 )
 def test_block_counts(name: str, blocks: int, skips: int, squeezes: int) -> None:
     rows = scaled_blocks(ARCHS[name])
-    # v1 never adds its input back, though some of its rows would fit.
     assert len(rows) == blocks
     assert sum(bool(row.squeeze) for row in rows) == squeezes
-    if name != "v1":
-        assert sum(row.skip for row in rows) == skips
+    # v1 never adds its input back, though some of its rows would fit; nor do v4's plain convolutions.
+    assert sum(row.skip for row in rows) == skips
 
 
 @pytest.mark.parametrize("name", [name for name in ARCHS if name.endswith("-minimalistic")])
@@ -101,10 +106,33 @@ def test_shapes_chain_and_end_in_the_classes(name: str, px: int) -> None:
     assert last_pool.in_shape[1:] == (side, side)
 
 
-def test_timm_opens_a_stage_at_each_stride_2() -> None:
-    names = timm_block_names(ARCHS["v1"])
-    sizes = [sum(name.startswith(f"blocks.{stage}.") for name in names) for stage in range(5)]
-    assert sizes == [1, 2, 2, 6, 2]
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("v1", [1, 2, 2, 6, 2]),
+        ("v2", [1, 2, 3, 4, 3, 3, 1]),
+        ("v3-large", [1, 2, 3, 4, 2, 3]),
+        ("v3-small", [1, 2, 3, 2, 3]),
+        ("v4-conv-small", [2, 2, 6, 6]),
+        ("efficientnet-lite0", [1, 2, 2, 3, 3, 4, 1]),
+    ],
+)
+def test_timm_opens_a_stage_where_channels_grow_or_the_picture_halves(name: str, sizes: list[int]) -> None:
+    *places, behind = block_places(ARCHS[name])
+    assert [sum(place["stage"] == stage for place in places) for stage in range(len(sizes))] == sizes
+    assert (behind["stage"], behind["place"], behind["index"]) == (len(sizes), 0, len(places))
+
+
+@pytest.mark.parametrize(("width", "ends"), [(0.5, (32, 480, 1280)), (1.0, (32, 960, 1280))])
+def test_v4_keeps_its_stem_and_hidden_layer(width: float, ends: tuple[int, int, int]) -> None:
+    arch = scaled(ARCHS["v4-conv-small"], width=width)
+    assert (scaled_stem(arch), *scaled_tail(arch)) == ends
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0, 1.4])
+def test_efficientnet_lite_keeps_its_stem_and_head(width: float) -> None:
+    arch = scaled(ARCHS["efficientnet-lite0"], width=width)
+    assert (scaled_stem(arch), *scaled_tail(arch)) == (32, 1280, 0)
 
 
 @pytest.mark.parametrize(

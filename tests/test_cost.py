@@ -7,16 +7,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemobile.arch import ARCHS, layers, scaled
+from edgemobile.arch import ARCHS, scaled
 from edgemobile.cost import arch_costs, layer_cost, separable_ratio, total
+from edgemobile.layers import layers
 from edgemobile.nets import build_net
 
-# Exact, at 1000 classes and 224 px: what timm (v1) and torchvision (v2, v3) count.
-PARAMS = {"v1": 4_231_976, "v2": 3_504_872, "v3-large": 5_483_032, "v3-small": 2_542_856}
-MACS = {"v1": 568_740_352, "v2": 300_774_272, "v3-large": 216_589_760, "v3-small": 56_510_400}
+# Exact, at 1000 classes and 224 px: what timm (v1, v4, EfficientNet-Lite) and torchvision (v2, v3) count.
+PARAMS = {
+    "v1": 4_231_976,
+    "v2": 3_504_872,
+    "v3-large": 5_483_032,
+    "v3-small": 2_542_856,
+    "v4-conv-small": 3_774_024,
+    "efficientnet-lite0": 4_652_008,
+}
+MACS = {
+    "v1": 568_740_352,
+    "v2": 300_774_272,
+    "v3-large": 216_589_760,
+    "v3-small": 56_510_400,
+    "v4-conv-small": 186_005_568,
+    "efficientnet-lite0": 385_187_552,
+}
 
 # (model, width, px): millions of MACs and of parameters as printed. MobileNets: tables 6 and 7. MobileNetV3: table 3.
 # v2: table 4 for widths 1 and 1.4, and the table beside the authors' checkpoints for the rest.
+# EfficientNet-Lite: the table beside a public reproduction. v4 is left out: its paper prints 0.2 G, one digit.
 # v3 at other widths is left out: the authors keep the last layers wide there, the torchvision layout does not.
 PUBLISHED = [
     ("v1", 1.0, 224, 569, 4.2),
@@ -37,6 +53,7 @@ PUBLISHED = [
     ("v2", 1.0, 96, 56, 3.47),
     ("v3-large", 1.0, 224, 219, 5.4),
     ("v3-small", 1.0, 224, 56, 2.5),
+    ("efficientnet-lite0", 1.0, 224, 385, 4.65),
 ]
 
 
@@ -114,7 +131,7 @@ def test_macs_grow_with_resolution_squared(name: str, factor: int) -> None:
     small = arch_costs(scaled(ARCHS[name], input_px=32))
     large = arch_costs(scaled(ARCHS[name], input_px=32 * factor))
     for a, b in zip(small, large, strict=True):
-        if a.op in ("conv2d", "depthwise") and ".fc" not in a.name:
+        if a.op in ("conv2d", "depthwise") and ".fc" not in a.name and a.name != "conv_head":
             assert b.macs == factor**2 * a.macs
         elif a.op != "mean":
             assert b.macs == a.macs

@@ -87,7 +87,13 @@ def _checked(name: str, width: float, px: int) -> tuple[Graph, set[str]]:
 
 @pytest.mark.parametrize(
     ("name", "width", "px"),
-    [*((name, 1.0, 32) for name in ARCHS), ("v1", 0.35, 49), ("v2", 0.5, 33), ("v3-large", 0.35, 49)],
+    [
+        *((name, 1.0, 32) for name in ARCHS),
+        ("v1", 0.35, 49),
+        ("v2", 0.5, 33),
+        ("v3-large", 0.35, 49),
+        ("efficientnet-lite0", 0.5, 49),
+    ],
 )
 def test_every_model_equals_pytorch_layer_by_layer(name: str, width: float, px: int) -> None:
     graph, paths = _checked(name, width, px)
@@ -129,6 +135,8 @@ def test_every_model_equals_pytorch_layer_by_layer(name: str, width: float, px: 
         ),
         ("v3-large-minimalistic", {"conv2d": 46, "mean": 1, "add": 10, "reshape": 1, "linear": 2}),
         ("v3-small-minimalistic", {"conv2d": 34, "mean": 1, "add": 6, "reshape": 1, "linear": 2}),
+        ("v4-conv-small", {"conv2d": 46, "add": 10, "mean": 1, "reshape": 1, "linear": 1}),
+        ("efficientnet-lite0", {"conv2d": 49, "add": 9, "mean": 1, "reshape": 1, "linear": 1}),
     ],
 )
 def test_op_counts(name: str, counts: dict[str, int]) -> None:
@@ -225,6 +233,18 @@ class _Flat(nn.Module):
         return F.relu(self.bn(self.fc(x))) + self.shift
 
 
+class _PaddedTwice(nn.Module):
+    """Two convolutions read the padded picture, and a third reads it without its padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3, padding=1)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        padded = F.pad(x, (2, 0, 0, 2))
+        return self.convs[0](padded) + self.convs[1](padded) + self.convs[2](x)
+
+
 def _flattened(*between: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 3), nn.Flatten(), *between, nn.Linear(16, 5))
 
@@ -242,6 +262,19 @@ _STRANGERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "same, odd": (lambda: nn.Conv2d(3, 4, (4, 2), padding="same"), {"conv2d": 1}),
     "valid": (lambda: nn.Conv2d(3, 4, 3, padding="valid"), {"conv2d": 1}),
     "uneven": (lambda: nn.Conv2d(3, 4, (3, 5), stride=(2, 1), padding=(0, 2), dilation=(2, 1)), {"conv2d": 1}),
+    "zero pad, uneven": (
+        lambda: nn.Sequential(nn.ZeroPad2d((0, 1, 2, 3)), nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU6()),
+        {"conv2d": 1},
+    ),
+    "zero pad on top of padding": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.ZeroPad2d((1, 2, 0, 0)), nn.Conv2d(4, 4, 3, padding=1)),
+        {"conv2d": 2},
+    ),
+    "pad of the width alone": (
+        lambda: nn.Sequential(_Call(lambda x: F.pad(x, (2, 1))), nn.Conv2d(3, 4, 3)),
+        {"conv2d": 1},
+    ),
+    "one pad, two readers": (_PaddedTwice, {"conv2d": 3, "add": 2}),
     "groups": (lambda: nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 9, 3, groups=3), nn.ReLU6()), {"conv2d": 2}),
     "depthwise multiplier": (lambda: nn.Conv2d(3, 6, 3, groups=3, bias=False), {"conv2d": 1}),
     "two norms": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)), {"conv2d": 1}),
@@ -387,7 +420,16 @@ _UNSUPPORTED = [
     (lambda: _before(nn.MaxPool2d(2, dilation=2)), "aten.max_pool2d.default (at 1)", "dilation or ceil_mode"),
     (lambda: _before(nn.MaxPool2d(2, ceil_mode=True)), "aten.max_pool2d.default (at 1)", "dilation or ceil_mode"),
     (lambda: _before(nn.AvgPool2d(3, padding=1)), "aten.avg_pool2d.default (at 1)", "padding, ceil_mode"),
-    (lambda: nn.Conv2d(3, 4, 3, padding_mode="circular"), "aten.pad.default", "has no lowering"),
+    (lambda: nn.Conv2d(3, 4, 3, padding_mode="circular"), "aten.pad.default", "mode='circular'"),
+    (lambda: _before(nn.ConstantPad2d(1, 0.5)), "aten.pad.default (at 1)", "padding with zeros is supported, found"),
+    (lambda: _before(nn.ZeroPad2d(-1)), "aten.pad.default (at 1)", "by 0 or more; found pad=[-1, -1, -1, -1]"),
+    (
+        lambda: _before(_Call(lambda x: F.pad(x, (0, 0, 0, 0, 1, 1)))),
+        "aten.pad.default (at 1)",
+        "only height and width",
+    ),
+    (lambda: nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3)), "aten.pad.default (at 0)", "may feed only convolutions"),
+    (lambda: _before(nn.ZeroPad2d(1)), "aten.pad.default (at 1)", "may feed only convolutions"),
     (
         lambda: _before(_Call(lambda x: F.conv2d(x, x.mean([2, 3], keepdim=True)))),
         "aten.conv2d.default (at 1)",

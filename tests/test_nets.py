@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from edgemobile.arch import ARCHS, scaled
+from edgemobile.key_layouts import recognised, translated
 from edgemobile.nets import build_net
 
 PUBLIC = [
@@ -17,7 +19,22 @@ PUBLIC = [
     "torchvision_mobilenet_v2",
     "torchvision_mobilenet_v3_large",
     "torchvision_mobilenet_v3_small",
+    "timm_mobilenetv4_conv_small",
 ]
+
+# The same models under other libraries' keys.
+FOREIGN = [
+    "timm_mobilenetv2_100",
+    "timm_mobilenetv3_large_100",
+    "timm_mobilenetv3_small_100",
+    "timm_tf_efficientnet_lite0",
+    "efficientnet_lite0_pytorch",
+]
+
+
+@pytest.fixture(params=FOREIGN)
+def foreign(request: pytest.FixtureRequest, goldens: Path) -> dict:
+    return json.loads((goldens / f"state_dict_{request.param}.json").read_text())
 
 
 @pytest.fixture(params=PUBLIC)
@@ -39,12 +56,32 @@ def test_batch_norm_is_the_public_one(golden: dict) -> None:
 
 
 def test_logits_are_the_public_ones(golden: dict) -> None:
-    px = golden["input_px"]
-    net = build_net(ARCHS[golden["model"]]).eval()
+    net = build_net(ARCHS[golden["model"]])
     net.load_state_dict(_wave_weights(net.state_dict()), strict=True)
+    _assert_logits(net, golden)
+
+
+def test_other_libraries_keys_give_their_logits(foreign: dict) -> None:
+    arch = ARCHS[foreign["model"]]
+    state = _wave_weights({key: _empty(key, shape) for key, shape in foreign["state_dict"]})
+    layout = recognised(state, arch)
+    assert layout is not None
+    assert layout.keys == foreign["layout"]
+    assert (layout.bn_eps or arch.bn_eps) == foreign["batch_norm"]["eps"]
+    net = build_net(replace(arch, bn_eps=foreign["batch_norm"]["eps"]))
+    net.load_state_dict(translated(state, arch, layout), strict=True)
+    _assert_logits(net, foreign)
+
+
+def _empty(key: str, shape: list[int]) -> torch.Tensor:
+    return torch.empty(shape, dtype=torch.int64 if key.endswith("num_batches_tracked") else torch.float32)
+
+
+def _assert_logits(net: torch.nn.Module, golden: dict) -> None:
+    px = golden["input_px"]
     image = torch.sin(torch.arange(3 * px * px, dtype=torch.float64) * 0.013).reshape(1, 3, px, px).float()
     with torch.no_grad():
-        logits = net(image)[0, :10].numpy()
+        logits = net.eval()(image)[0, :10].numpy()
     np.testing.assert_allclose(logits, golden["logits"], rtol=1e-3, atol=1e-3 * np.std(golden["logits"]))
 
 

