@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import BrokenImage, EdgemobileError
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["BrokenImage", "ClassMatch", "Dataset", "class_indices", "match_classes", "open_dataset"]
@@ -31,10 +31,6 @@ SPLITS = ("train", "val", "validation", "test")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 # A photo is a few MiB; what a zip declares beyond this is a mistake or a bomb.
 _MAX_BYTES = 512 * 2**20
-
-
-class BrokenImage(EdgemobileError):
-    """An image file that cannot be read."""
 
 
 @dataclass(frozen=True)

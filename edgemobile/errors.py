@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["EdgemobileError", "MissingExtra", "ToleranceMissed", "Unsupported", "require"]
+__all__ = ["BrokenImage", "EdgemobileError", "MissingExtra", "Unsupported", "require"]
 
 
 class EdgemobileError(Exception):
@@ -24,10 +24,8 @@ class MissingExtra(EdgemobileError):
     exit_code = 3
 
 
-class ToleranceMissed(EdgemobileError):
-    """An exported file drifted further from PyTorch than its tolerance allows."""
-
-    exit_code = 1
+class BrokenImage(EdgemobileError):
+    """An image file that cannot be read."""
 
 
 def require(module: str, extra: str) -> ModuleType:

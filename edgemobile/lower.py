@@ -55,14 +55,6 @@ Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right))
 
 
 @dataclass
-class _BatchNorm:
-    """y = x * scale + shift a channel, waiting to be folded into the convolution that made x."""
-
-    scale: np.ndarray
-    shift: np.ndarray
-
-
-@dataclass
 class _Lowering:
     """The state of one walk: what each fx node became."""
 

@@ -17,6 +17,7 @@ from edgemobile.arch import get_arch
 from edgemobile.errors import EdgemobileError, Unsupported, require
 from edgemobile.own_model import load_factory, load_program
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
+from edgemobile.progress import Report
 from edgemobile.weights import Checkpoint, build, load_into, load_weights
 
 if TYPE_CHECKING:
@@ -69,11 +70,13 @@ def load_model(
     classes: int | None = None,
     batch: int = 1,
     seed: int = 0,
+    on_download: Report | None = None,
 ) -> Model:
     """The model `spec` names, with its weights, traced for `batch` images of `res` pixels.
 
-    `weights` is "bundled", "random" or a file; None is "bundled" for a reference model, and what a model of one's own
-    brings along for the others. None elsewhere takes the checkpoint's or the model's own value. Raises EdgemobileError.
+    `weights` is "bundled", "imagenet", "random" or a file; None is "bundled" for a reference model, and what a model of
+    one's own brings along for the others. None elsewhere takes the checkpoint's or the model's own value. `on_download`
+    hears of public weights being fetched. Raises EdgemobileError.
     """
     require("torch", "export")
     if spec.endswith(".pt2"):
@@ -83,7 +86,9 @@ def load_model(
         _refuse(spec, "decides that itself", {"--width": width, "--classes": classes})
         return _from_factory(spec, weights, res or _FACTORY_PX, batch)
     arch = get_arch(spec)
-    checkpoint = load_weights(weights or "bundled", arch, width=width, classes=classes, seed=seed)
+    checkpoint = load_weights(
+        weights or "bundled", arch, width=width, classes=classes, seed=seed, on_progress=on_download
+    )
     arch, net = build(arch, checkpoint, input_px=res)
     facts = {"paper": arch.paper, "width": arch.width}
     return _traced(arch.name, net, checkpoint, arch.input_px, batch, facts)

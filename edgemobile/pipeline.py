@@ -119,7 +119,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     check_free(request.out, overwrite=request.overwrite)
     progress = progress or Silent()
     route, formats = route_for(request.via, request.formats, request.precisions)
-    with progress.step("load the model"):
+    with progress.step("load the model") as report:
         model = load_model(
             request.model,
             request.weights,
@@ -128,6 +128,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             classes=request.classes,
             batch=request.batch,
             seed=request.seed,
+            on_download=report,
         )
     samples = _samples(request, model, progress)
     metadata = partial(file_metadata, model)

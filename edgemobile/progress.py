@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Progress", "Report", "Silent"]
+
+
+class Report(Protocol):
+    """How much of a step is done; `total` where it became known only now."""
+
+    def __call__(self, done: int, total: int | None = None) -> None: ...
 
 
 class Progress(Protocol):
-    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+    def step(self, title: str, total: int | None = None) -> AbstractContextManager[Report]:
         """A step begins; the context gives a function to call with how much of `total` is done."""
         ...
 
@@ -19,5 +25,5 @@ class Silent:
     """Nobody listens: library use, `--quiet`, a pipe."""
 
     @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        yield lambda done: None
+    def step(self, title: str, total: int | None = None) -> Iterator[Report]:
+        yield lambda done, total=None: None

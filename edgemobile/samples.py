@@ -101,7 +101,7 @@ def from_noise(preprocess: Preprocess, *, check: int, seed: int) -> Samples:
     """Uniform noise to check on and nothing to calibrate on: float arithmetic is the same for every image."""
     px = preprocess.input_px
     pixels = np.random.default_rng(seed).random((check, px, px, 3), np.float32)
-    images = (pixels - np.float32(preprocess.mean)) / np.float32(preprocess.std)
+    images = (pixels - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
     return Samples(images[:0], images, None, f"{check} images of noise", {}, (_NO_LABELS,))
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from edgemobile.progress import Silent
+from edgemobile.progress import Report, Silent
 
 __all__ = ["console", "format_bytes", "format_table", "progress"]
 
@@ -43,10 +43,10 @@ class _Bars:
         self.bars = bars
 
     @contextmanager
-    def step(self, title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    def step(self, title: str, total: int | None = None) -> Iterator[Report]:
         started = time.monotonic()
         task = self.bars.add_task(title, total=total)
-        yield lambda done: self.bars.update(task, completed=done)
+        yield lambda done, total=total: self.bars.update(task, completed=done, total=total)
         self.bars.update(task, total=total or 1, completed=total or 1)
         if time.monotonic() - started < 1:
             self.bars.remove_task(task)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ["torch", "onnx", "onnxscript", "onnxruntime", "tensorflow", "ai_edge_litert", "scipy"]
+HEAVY = ["torch", "onnx", "onnxscript", "onnxruntime", "tensorflow", "ai_edge_litert", "numpy", "PIL"]
 # What runs on a board: numpy, Pillow and one runtime, never what only an export needs.
 BOARD = ["arch", "artifact", "cost", "dataset", "devices", "errors", "graph", "interpreter", "metrics", "preprocess"]
 EXPORT_ONLY = ["torch", "onnx", "onnxscript", "tensorflow"]

@@ -41,8 +41,9 @@ class _List(click.ParamType):
 )
 @click.option(
     "--weights",
-    metavar="bundled|random|FILE",
-    help="The checkpoint in the package, explicit random weights, or a .pt, .pth or .safetensors file. "
+    metavar="bundled|imagenet|random|FILE",
+    help="The checkpoint in the package, torchvision's public one, explicit random weights, or a .pt, .pth or "
+    ".safetensors file under torchvision's or timm's keys. "
     "[default: bundled, or what your own model brings along]",
 )
 @click.option("--width", type=float, help="Width multiplier. [default: the checkpoint's]")

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from PIL import Image, ImageOps
 from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
-from edgemobile.dataset import BrokenImage
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import BrokenImage, EdgemobileError
 from edgemobile.terminal import console
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from edgemobile.classifier import Classifier, Prediction
 
 __all__ = ["predict"]
@@ -76,6 +76,8 @@ def predict(
 
 
 def _upright(path: Path) -> Image.Image:
+    from PIL import Image, ImageOps
+
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
