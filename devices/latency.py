@@ -45,7 +45,7 @@ def latency_ns(
 ) -> dict[str, Latency]:
     """Time `invoke` of each session on its own prepared input, one call each a round.
 
-    Every round starts with the next session, so that none always runs behind the same neighbour.
+    Every round starts with the next session, so that none is always the first of a round.
     Raises ValueError for fewer than one round.
     """
     if rounds < 1 or warmup < 0:

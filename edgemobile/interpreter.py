@@ -209,7 +209,8 @@ def _integer_matmul(
     acc = acc + bias
     if np.abs(acc).max(initial=0) >= 2**31:
         raise OverflowError(f"{node.output}: the int32 accumulator overflows ({np.abs(acc).max():.3g})")
-    multiplier = (qx.scale.astype(np.float64) * qw.scale / qy.scale).astype(np.float32)
+    # In float32 from the start, as both runtimes compute it: a multiplier one bit off rounds other ties.
+    multiplier = qx.scale * qw.scale / qy.scale
     steps = np.rint(acc.astype(np.float32) * multiplier).astype(np.int64) + qy.zero_point[0]
     low, high = _activation_range(node.attrs["activation"], qy, output.dtype)
     return np.clip(steps, low, high).astype(output.dtype)

@@ -5,8 +5,9 @@ A format's module offers
     to_bytes(graph, *, metadata) -> bytes      the whole file
     op_counts(data) -> dict[str, int]          the ops in a file, by the format's own names
     read_metadata(data) -> dict[str, str]      what `metadata` put there
+    read_tensors(data) -> dict[str, Tensor]    constants and quantized tensors as the Graph had them
 
-Add a format here: a module with these three, and a row in FORMATS.
+Add a format here: a module with these four, and a row in FORMATS.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from edgemobile.errors import Unsupported
-from edgemobile.graph import Graph
+from edgemobile.graph import Graph, Tensor
 
 __all__ = ["FORMATS", "Format", "format_of"]
 
@@ -26,6 +27,7 @@ class _Module(Protocol):
     def to_bytes(self, graph: Graph, *, metadata: Mapping[str, str]) -> bytes: ...
     def op_counts(self, data: bytes) -> dict[str, int]: ...
     def read_metadata(self, data: bytes) -> dict[str, str]: ...
+    def read_tensors(self, data: bytes) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)

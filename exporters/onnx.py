@@ -18,17 +18,16 @@ Add an op here: a row in _ROWS, or a function in _SPECIAL where a row cannot say
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from edgemobile import __version__
-from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.errors import Unsupported, require
+from edgemobile.exporters.onnx_contents import load, read, read_optimized
 from edgemobile.graph import Graph, Node, QParams, Tensor
 
 onnx: Any = require("onnx", "export")
@@ -68,7 +67,7 @@ def to_bytes(
 
 def op_counts(data: bytes) -> dict[str, int]:
     """ONNX op -> how many the file holds, most frequent first."""
-    return _counts(_load(data))
+    return read(data).op_counts()
 
 
 def runtime_ops(data: bytes) -> dict[str, int]:
@@ -76,21 +75,12 @@ def runtime_ops(data: bytes) -> dict[str, int]:
 
     An int8 file is all integer when this holds one QuantizeLinear, one DequantizeLinear and otherwise QLinear ops.
     """
-    runtime = require("onnxruntime", "onnxruntime")
-    _load(data)
-    with tempfile.TemporaryDirectory() as folder:
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        # The highest level only changes the memory layout of float convolutions, and cannot be saved without a warning.
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return _counts(onnx.load(options.optimized_model_filepath))
+    return read_optimized(data).op_counts()
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
     """What `metadata` of to_bytes put into the file."""
-    return {entry.key: entry.value for entry in _load(data).metadata_props}
+    return {entry.key: entry.value for entry in load(data).metadata_props}
 
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
@@ -98,24 +88,7 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
 
     Weights are OHWI, operands NHWC, integers int8 with int8 zero points whatever the file stores, biases int32.
     """
-    return _Reader(_load(data)).tensors()
-
-
-def _counts(model: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for node in model.graph.node:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _load(data: bytes) -> Any:
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:
-        raise EdgemobileError(f"not an ONNX file ({len(data)} bytes): it does not parse; export it again") from error
-    if not model.graph.node:
-        raise EdgemobileError(f"not an ONNX model ({len(data)} bytes): it holds no nodes; export it again")
-    return model
+    return _Reader(load(data)).tensors()
 
 
 # ---- layouts --------------------------------------------------------------------------------------------------------

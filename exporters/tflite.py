@@ -290,26 +290,26 @@ def _padded(file: _File, node: Node, kernel: Sequence[int], dilation: Sequence[i
     name = padding_name(file.graph[x].shape[1:3], kernel, node.attrs["stride"], dilation, pads)
     if name is not None:
         return x, getattr(schema.Padding, name)
-    return _pad(file, x, pads, op), schema.Padding.VALID
+    return _pad(file, node, pads, op), schema.Padding.VALID
 
 
-def _pad(file: _File, x: str, pads: Pads, op: str) -> str:
-    """`x` with a rim of zeros (PAD) or of the lowest value (PADV2); readers that want the same rim share it.
+def _pad(file: _File, node: Node, pads: Pads, op: str) -> str:
+    """The input of `node` with a rim of zeros (PAD) or of the lowest value (PADV2).
 
-    A quantized rim is filled with the zero point, which is what PAD does by itself.
+    A quantized rim is filled with the zero point, which is what PAD does by itself. Every reader has a PAD of its own:
+    XNNPACK makes such a one part of the convolution, and runs one that is shared.
     """
+    x = node.inputs[0]
     source = file.graph[x]
     (top, bottom), (left, right) = pads
-    name = f"{x}/{op.lower()}_{top}_{bottom}_{left}_{right}"
-    if name not in file.index:
-        n, height, width, channels = source.shape
-        inputs = [x, file.constant(np.array([[0, 0], *pads, [0, 0]], np.int32))]
-        if op == "PADV2":
-            inputs.append(file.constant(_lowest(source.dtype), source.qparams))
-        file.add(
-            Tensor(name, (n, height + top + bottom, width + left + right, channels), source.dtype, None, source.qparams)
-        )
-        file.emit(op, inputs, name)
+    n, height, width, channels = source.shape
+    inputs = [x, file.constant(np.array([[0, 0], *pads, [0, 0]], np.int32))]
+    if op == "PADV2":
+        inputs.append(file.constant(_lowest(source.dtype), source.qparams))
+    shape = (n, height + top + bottom, width + left + right, channels)
+    name = f"{node.output}/{op.lower()}"
+    file.add(Tensor(name, shape, source.dtype, None, source.qparams))
+    file.emit(op, inputs, name)
     return name
 
 

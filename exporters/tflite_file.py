@@ -23,17 +23,22 @@ schema: Any = require("ai_edge_litert.schema_py_generated", "litert")
 __all__ = [
     "DEPTHWISE_ORDER",
     "MIN_RUNTIME",
+    "OP_NAMES",
     "add_metadata",
     "delegate_pieces",
     "min_runtime_version",
     "new",
+    "octets",
     "op_counts",
+    "op_name",
     "op_versions",
     "pack",
     "read_metadata",
     "read_tensors",
+    "reading",
     "reordered",
     "schema",
+    "text",
     "unpack",
     "with_metadata",
 ]
@@ -94,7 +99,7 @@ def unpack(data: bytes) -> Any:
         raise Unsupported(
             f"not a TFLite file: bytes 4 to 8 are {bytes(data[4:8])!r}, allowed is {_IDENTIFIER!r}; export it again"
         )
-    with _reading(data):
+    with reading(data):
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         if not model.subgraphs or not model.operatorCodes or not model.buffers:
             raise ValueError("it holds no graph")
@@ -102,7 +107,7 @@ def unpack(data: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def _reading(data: bytes) -> Iterator[None]:
+def reading(data: bytes) -> Iterator[None]:
     """Offsets and indices of a damaged file point anywhere: whatever they trip over is one clear error."""
     try:
         yield
@@ -116,8 +121,8 @@ def _reading(data: bytes) -> Iterator[None]:
 def op_versions(data: bytes) -> dict[tuple[str, int], int]:
     """(builtin name, version) -> how often it stands in the main graph."""
     model = unpack(data)
-    codes = [(_op_name(code), code.version) for code in model.operatorCodes]
-    with _reading(data):
+    codes = [(op_name(code), code.version) for code in model.operatorCodes]
+    with reading(data):
         return dict(sorted(Counter(codes[operator.opcodeIndex] for operator in model.subgraphs[0].operators).items()))
 
 
@@ -129,12 +134,12 @@ def op_counts(data: bytes) -> dict[str, int]:
     return dict(counts)
 
 
-def _op_name(code: Any) -> str:
+def op_name(code: Any) -> str:
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return _OP_NAMES.get(number, f"BUILTIN_{number}")
+    return OP_NAMES.get(number, f"BUILTIN_{number}")
 
 
-_OP_NAMES = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
+OP_NAMES = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
 
 
 def add_metadata(model: Any, entries: Mapping[str, str]) -> None:
@@ -165,12 +170,12 @@ def min_runtime_version(data: bytes) -> str:
 
 def _metadata(data: bytes) -> dict[str, str]:
     model = unpack(data)
-    with _reading(data):
-        entries = [(_text(entry.name), model.buffers[entry.buffer].data) for entry in model.metadata or ()]
+    with reading(data):
+        entries = [(text(entry.name), model.buffers[entry.buffer].data) for entry in model.metadata or ()]
     return {name: "" if octets is None else bytes(octets).decode(errors="replace") for name, octets in entries}
 
 
-def _text(value: bytes | str | None) -> str:
+def text(value: bytes | str | None) -> str:
     return value.decode() if isinstance(value, bytes) else value or ""
 
 
@@ -183,11 +188,11 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
     Raises Unsupported for a dtype the Graph has no word for.
     """
     model = unpack(data)
-    with _reading(data):
+    with reading(data):
         depthwise = _depthwise_weights(model)
         found: dict[str, Tensor] = {}
         for index, raw in enumerate(model.subgraphs[0].tensors):
-            tensor = _read_tensor(model, raw)
+            tensor = _read_tensor(data, model, raw)
             if index in depthwise:
                 tensor = reordered(tensor, DEPTHWISE_ORDER)
             name = tensor.name if tensor.name not in found else f"{tensor.name}#{index}"
@@ -195,13 +200,21 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
     return found
 
 
-def _read_tensor(model: Any, raw: Any) -> Tensor:
-    name = _text(raw.name)
+def octets(data: bytes, buffer: Any) -> bytes:
+    """What a buffer of the file `data` holds: inside the flatbuffer, or behind it where some tools put large ones."""
+    if buffer.data is not None and len(buffer.data):
+        return np.asarray(buffer.data, np.uint8).tobytes()
+    offset = getattr(buffer, "offset", 0)
+    return data[offset : offset + buffer.size] if offset > 1 else b""
+
+
+def _read_tensor(data: bytes, model: Any, raw: Any) -> Tensor:
+    name = text(raw.name)
     dtype = _DTYPE_NAMES.get(raw.type, f"type {raw.type}")
     shape = tuple(int(side) for side in raw.shape) if raw.shape is not None else ()
-    octets = model.buffers[raw.buffer].data
+    stored = octets(data, model.buffers[raw.buffer])
     try:
-        array = None if octets is None or not len(octets) else np.frombuffer(bytes(octets), dtype).reshape(shape)
+        array = np.frombuffer(stored, dtype).reshape(shape) if stored else None
         return Tensor(name, shape, dtype, array, _read_qparams(raw.quantization, len(shape)))
     except (GraphError, TypeError, ValueError) as error:
         raise Unsupported(f"tensor {name} of the TFLite file cannot be read: {error}") from error
@@ -216,7 +229,7 @@ def _read_qparams(raw: Any, ndim: int) -> QParams | None:
 
 def _depthwise_weights(model: Any) -> set[int]:
     """Indices of depthwise weights, and of the constants they are dequantized from."""
-    names = [_op_name(code) for code in model.operatorCodes]
+    names = [op_name(code) for code in model.operatorCodes]
     operators = [(names[operator.opcodeIndex], operator) for operator in model.subgraphs[0].operators]
     weights = {int(operator.inputs[1]) for name, operator in operators if name == "DEPTHWISE_CONV_2D"}
     return weights | {

@@ -1,0 +1,127 @@
+"""What a file holds, in one form for every format: ops over named values, as the file has them. numpy only.
+
+Unlike a Graph this takes any file: ops and dtypes edgemobile never writes keep the format's own names, and shapes the
+format's own layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+__all__ = ["Contents", "Op", "Value", "layout_of"]
+
+# Bytes of one element of what numpy has no name for; of what nobody knows, none are counted.
+_ITEM_BYTES = {"bfloat16": 2.0, "float8": 1.0, "int4": 0.5, "uint4": 0.5, "int2": 0.25}
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op. `kind` is the format's name; inputs left out are "". `activation` is fused: "", "RELU", "RELU6", ...
+
+    `weight_axis` is the axis of the output channels in the weight, for ops that have one.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    activation: str = ""
+    weight_axis: int = 0
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor. A `constant` has its bytes in the file; `data` is them where numpy can hold them. A free side is -1.
+
+    `scale` f32[1 or C] and `zero_point` i64 of the same shape where the file states them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    constant: bool = False
+    data: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    zero_point: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What the constant takes in the file; 0 for activations."""
+        if not self.constant:
+            return 0
+        if self.data is not None:
+            return self.data.nbytes
+        name = "float8" if self.dtype.startswith("float8") else self.dtype
+        item = np.dtype(name).itemsize if name in np.sctypeDict else _ITEM_BYTES.get(name, 0)
+        return math.ceil(math.prod(self.shape) * item)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file's main graph, ops in its order, and what it says of itself. `metadata` is text by key.
+
+    Raises ValueError where an op reads what only a later one makes, or makes what is made already: so every walk up or
+    down the graph ends.
+
+    `optimized` is a graph as a runtime runs it: an op left between conversions there computes in float.
+    """
+
+    format: str
+    producer: str
+    description: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    ops: tuple[Op, ...]
+    values: Mapping[str, Value]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    optimized: bool = False
+
+    def __post_init__(self) -> None:
+        outputs = {name for op in self.ops for name in op.outputs if name}
+        made: set[str] = set()
+        for op in self.ops:
+            if any(name in outputs and name not in made for name in op.inputs):
+                raise ValueError(f"{op.kind} reads what only a later op makes")
+            if made.intersection(op.outputs):
+                raise ValueError(f"{op.kind} makes a tensor a second time")
+            made.update(name for name in op.outputs if name)
+
+    @cached_property
+    def producers(self) -> dict[str, Op]:
+        return {name: op for op in self.ops for name in op.outputs}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[Op]]:
+        found: dict[str, list[Op]] = {}
+        for op in self.ops:
+            for name in dict.fromkeys(op.inputs):
+                found.setdefault(name, []).append(op)
+        return found
+
+    @cached_property
+    def constants(self) -> frozenset[str]:
+        """Values known before the first inference: stored, or made of stored ones only."""
+        known = {name for name, value in self.values.items() if value.constant}
+        for op in self.ops:
+            given = [name for name in op.inputs if name]
+            if given and all(name in known for name in given):
+                known.update(op.outputs)
+        return frozenset(known)
+
+    def op_counts(self) -> dict[str, int]:
+        """Kind -> how many, most frequent first."""
+        counts = Counter(op.kind for op in self.ops)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def layout_of(shape: tuple[int, ...], usual: str) -> str:
+    """The layout of an image: the format's `usual` one, unless 1 or 3 channels stand plainly in the other place."""
+    if len(shape) != 4:
+        return ""
+    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    return usual if first == last else "NCHW" if first else "NHWC"

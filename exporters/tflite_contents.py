@@ -1,0 +1,84 @@
+"""Any TFLite file -> Contents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgemobile.exporters.contents import Contents, Op, Value
+from edgemobile.exporters.tflite_file import OP_NAMES, octets, op_name, read_metadata, reading, schema, text, unpack
+
+__all__ = ["known_ops", "read"]
+
+_DTYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
+_ACTIVATIONS = {number: name for name, number in vars(schema.ActivationFunctionType).items() if isinstance(number, int)}
+# Where the output channels stand in the weight, if not first.
+_WEIGHT_AXIS = {"DEPTHWISE_CONV_2D": 3}
+
+
+def read(data: bytes) -> Contents:
+    """The main graph of a TFLite file. Raises Unsupported where the bytes are damaged or no TFLite file."""
+    model = unpack(data)
+    with reading(data):
+        graph = model.subgraphs[0]
+        names = _names(graph.tensors)
+        codes = [_kind(code) for code in model.operatorCodes]
+        values = {name: _value(data, model, name, raw) for name, raw in zip(names, graph.tensors, strict=True)}
+        return Contents(
+            "tflite",
+            text(model.description) or "not stated",
+            f"schema version {model.version}",
+            tuple(names[index] for index in graph.inputs),
+            tuple(names[index] for index in graph.outputs),
+            tuple(_op(codes[operator.opcodeIndex], operator, names) for operator in graph.operators),
+            values,
+            read_metadata(data),
+        )
+
+
+def known_ops() -> frozenset[str]:
+    """Every builtin op of the schema."""
+    return frozenset(OP_NAMES.values())
+
+
+def _names(tensors: list[Any]) -> list[str]:
+    """The tensors' names, each once: as read_tensors numbers those taken twice."""
+    names: list[str] = []
+    for index, tensor in enumerate(tensors):
+        name = text(tensor.name)
+        names.append(name if name and name not in names else f"{name}#{index}")
+    return names
+
+
+def _kind(code: Any) -> str:
+    return text(code.customCode) if code.customCode else op_name(code)
+
+
+def _op(kind: str, operator: Any, names: list[str]) -> Op:
+    given, made = (
+        tuple("" if index < 0 else names[index] for index in indices) if indices is not None else ()
+        for indices in (operator.inputs, operator.outputs)
+    )
+    fused = getattr(operator.builtinOptions, "fusedActivationFunction", 0)
+    activation = _ACTIVATIONS.get(fused, str(fused)) if fused else ""
+    return Op(kind, given, made, activation, _WEIGHT_AXIS.get(kind, 0))
+
+
+def _value(file: bytes, model: Any, name: str, raw: Any) -> Value:
+    shape = tuple(int(side) for side in raw.shape) if raw.shape is not None else ()
+    dtype = _DTYPES.get(raw.type, f"type {raw.type}")
+    stored = octets(file, model.buffers[raw.buffer])
+    if stored and min(shape, default=0) < 0:
+        raise ValueError(f"the constant {name} has the shape {list(shape)}")
+    data = np.frombuffer(stored, dtype).reshape(shape) if stored and dtype in np.sctypeDict else None
+    scale, zero_point = _qparams(raw.quantization)
+    return Value(name, shape, dtype, bool(stored), data, scale, zero_point)
+
+
+def _qparams(raw: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    if raw is None or raw.scale is None or not len(raw.scale):
+        return None, None
+    scale = np.asarray(raw.scale, np.float32)
+    absent = raw.zeroPoint is None or not len(raw.zeroPoint)
+    return scale, np.zeros(scale.size, np.int64) if absent else np.asarray(raw.zeroPoint, np.int64)

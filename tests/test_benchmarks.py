@@ -1,0 +1,38 @@
+"""The benchmarks' tables; running them is for a quiet machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+for _extra in ("torch", "onnx", "onnxruntime", "ai_edge_litert"):
+    pytest.importorskip(_extra)
+
+
+@pytest.fixture(scope="module")
+def int8_latency(repo_root: Path) -> ModuleType:
+    path = repo_root / "benchmarks" / "int8_latency.py"
+    spec = importlib.util.spec_from_file_location("int8_latency", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_row_has_a_file_of_its_own_and_the_baseline_is_a_row(int8_latency: ModuleType) -> None:
+    files = [row.file for row in int8_latency.ROWS]
+    assert len(set(files)) == len(files)
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.") for name in files)
+    assert int8_latency.BASELINE in [row.name for row in int8_latency.ROWS]
+
+
+def test_drift_is_told_only_of_files_with_our_integers(int8_latency: ModuleType) -> None:
+    ours = [row.name for row in int8_latency.ROWS if row.ours_int8]
+    assert ours == ["tflite int8", "onnx int8, uint8 weights", "onnx int8, int8 weights"]
+    assert [row.name for row in int8_latency.ROWS if row.is_onnx_int8] == [*ours[1:], "onnxruntime's quantizer int8"]
