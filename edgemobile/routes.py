@@ -71,7 +71,7 @@ def _native(job: Job) -> Emitted:
     for precision in job.precisions:
         if precision == "int8":
             with job.progress.step("quantize to int8", len(job.samples.calibration)) as report:
-                quantized = ptq(graph, job.calibration_batches(), job.recipe, progress=report)
+                quantized = ptq(graph, job.calibration_batches(), job.recipe, progress=report, strict=job.samples.real)
             graphs[precision], notes = quantized.graph, quantized.notes
         else:
             graphs[precision] = _FLOAT_FORMS[precision](graph)

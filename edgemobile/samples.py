@@ -25,6 +25,7 @@ class Samples:
     """Preprocessed images f32[N,H,W,3]. `labels` are class indices of the model for `check`, None where unknown.
 
     `described` says in words what `check` is; `facts` what `calibration` is, for the manifest.
+    `real` images came from a data set and must look like it; made ones are what they are.
     """
 
     calibration: np.ndarray
@@ -33,6 +34,7 @@ class Samples:
     described: str
     facts: dict[str, Any]
     notes: tuple[str, ...] = field(default=())
+    real: bool = False
 
     def batches(self, size: int) -> list[np.ndarray]:
         """`calibration` in batches of at most `size` images."""
@@ -87,6 +89,7 @@ def from_dataset(
         f"{len(check_images)} images of {described}",
         {"source": str(path), "images": len(calibration_images), "sha256": _digest(calibration_images), "seed": seed},
         tuple(notes),
+        real=True,
     )
 
 

@@ -3,7 +3,8 @@
     python examples/train_cifar10.py v3-small --data cifar10.zip --epochs 30 --out v3-small.safetensors
 
 Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels,
-preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with train/ and test/.
+preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with
+train/ and test/.
 """
 
 from __future__ import annotations

@@ -1,87 +1,112 @@
 """Bias correction: move each int8 layer's bias so that its mean output is the float layer's.
 
-Rounding weights shifts a channel's mean, most of all in depthwise layers. The shift is measured, not modelled: float and
-int8 graphs run side by side over the calibration images and each layer is corrected before the next one sees it
+Rounding weights shifts a channel's mean, most of all in depthwise layers. The shift is measured, not modelled: float
+and int8 graphs run side by side over the calibration images and each layer is corrected before the next one sees it
 (Data-Free Quantization, arXiv:1906.04721, section 4.2, in its empirical, sequential form).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgemobile.errors import require
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.interpreter import dequantize
+from edgemobile.quant.torch_graph import evaluate, to_nchw
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["correct_bias"]
 
-# Both graphs' activations are held at once; this many images fit the budget, and a few dozen settle a mean.
-_BUDGET_BYTES = 2**29
-_MAX_IMAGES = 128
+# Too few images add more noise than they remove: the last layers have a handful of pixels an image to take a mean over.
+_MAX_IMAGES = 256
 
 
 def correct_bias(reference: Graph, quantized: Graph, batches: Sequence[np.ndarray]) -> Graph:
     """`quantized` with its int32 biases moved.
 
-    `reference` is the float graph it was made from, with the same node names; `batches` are f32[N,H,W,C].
+    `reference` is the float graph it was made from, with the same node names; `batches` are f32[N,H,W,C]. The int8
+    graph is run in real numbers, each tensor rounded to its steps: a mean needs no exact integers.
     """
-    sample = np.concatenate(list(batches))[: _image_count(reference)]
-    floats = run(reference, sample, keep_all=True)
+    sample = to_nchw(np.concatenate(list(batches))[:_MAX_IMAGES])
     originals = {node.output: node for node in reference.nodes}
     tensors = dict(quantized.tensors)
-    first = tensors[quantized.inputs[0]]
-    values = {first.name: quantize(sample, _qparams(first), first.dtype)}
-    for node in quantized.nodes:
+    first = quantized.inputs[0]
+    floats = _constants(reference.tensors) | {first: sample}
+    reals = _constants(tensors) | {first: _rounded(sample, tensors[first])}
+    last_use = {name: index for index, node in enumerate(quantized.nodes) for name in node.inputs}
+    last_float_use = {name: index for index, node in enumerate(reference.nodes) for name in node.inputs}
+    done = 0
+    for index, node in enumerate(quantized.nodes):
+        original = originals.get(node.output)
         if node.op in ("conv2d", "linear") and tensors[node.output].qparams is not None:
-            original = originals[node.output]
-            want = _run_bare(original, reference.tensors, floats[original.inputs[0]])
-            got = _run_bare(node, *_dequantized(node, tensors, values))
-            bias = tensors[node.inputs[2]]
-            tensors[bias.name] = _moved(bias, _channel_means(want) - _channel_means(got))
-        values[node.output] = _run_node(node, tensors, values)
+            assert original is not None
+            want, got = (
+                _means(graph, bare, values)
+                for graph, bare, values in ((reference, _bare(original), floats), (quantized, _bare(node), reals))
+            )
+            bias = tensors[node.inputs[2]] = _moved(tensors[node.inputs[2]], want - got)
+            reals[bias.name] = _real(bias)
+        reals[node.output] = _result(quantized, node, tensors, reals)
+        _forget(reals, node, last_use, index)
+        if original is not None:
+            floats[node.output] = evaluate(reference, original, [floats[name] for name in original.inputs])
+            _forget(floats, original, last_float_use, done)
+            done += 1
     return quantized.replaced(tensors=tensors.values())
 
 
-def _image_count(graph: Graph) -> int:
-    per_image = sum(graph[node.output].nbytes // graph[node.output].shape[0] for node in graph.nodes)
-    return max(1, min(_MAX_IMAGES, _BUDGET_BYTES // (2 * per_image)))
+def _forget(values: dict[str, torch.Tensor], node: Node, last_use: Mapping[str, int], index: int) -> None:
+    """Drop what no later node reads, so that memory stays at the live activations."""
+    for name in set(node.inputs):
+        if last_use[name] == index:
+            del values[name]
+
+
+def _constants(tensors: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
+    return {name: _real(tensor) for name, tensor in tensors.items() if tensor.is_constant}
+
+
+def _real(constant: Tensor) -> torch.Tensor:
+    assert constant.data is not None
+    return to_nchw(constant.data if constant.qparams is None else dequantize(constant.data, constant.qparams))
+
+
+def _bare(node: Node) -> Node:
+    """A layer without its fused activation, which would hide a shift."""
+    return Node(node.op, node.inputs, node.output, {**node.attrs, "activation": ""})
+
+
+def _means(graph: Graph, node: Node, values: Mapping[str, torch.Tensor]) -> np.ndarray:
+    """The mean f64[C] of every output channel of `node`."""
+    output = evaluate(graph, node, [values[name] for name in node.inputs])
+    return output.double().mean([0, *range(2, output.ndim)]).numpy()
+
+
+def _result(
+    graph: Graph, node: Node, tensors: Mapping[str, Tensor], values: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """What a node of the int8 graph gives, as the reals its integers stand for."""
+    operands = [values[name] for name in node.inputs]
+    exact = operands[0] if node.op in ("quantize", "dequantize") else evaluate(graph, node, operands)
+    return _rounded(exact, tensors[node.output])
+
+
+def _rounded(value: torch.Tensor, tensor: Tensor) -> torch.Tensor:
+    if tensor.qparams is None:
+        return value
+    torch = require("torch", "export")
+    scale, zero_point = float(tensor.qparams.scale[0]), int(tensor.qparams.zero_point[0])
+    return torch.fake_quantize_per_tensor_affine(value, scale, zero_point, -128, 127)
 
 
 def _qparams(tensor: Tensor) -> QParams:
     assert tensor.qparams is not None, tensor.name
     return tensor.qparams
-
-
-def _run_node(node: Node, tensors: Mapping[str, Tensor], values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """`node` alone, on the values its inputs have."""
-    names = (*node.inputs, node.output)
-    inputs = tuple(name for name in dict.fromkeys(node.inputs) if not tensors[name].is_constant)
-    alone = Graph(node.output, inputs, (node.output,), (node,), {name: tensors[name] for name in names})
-    return run(alone, {name: values[name] for name in inputs})[node.output]
-
-
-def _run_bare(node: Node, tensors: Mapping[str, Tensor], x: np.ndarray) -> np.ndarray:
-    """A layer on input `x` without its fused activation, which would hide a shift."""
-    bare = Node(node.op, node.inputs, node.output, {**node.attrs, "activation": ""})
-    return _run_node(bare, tensors, {node.inputs[0]: x})
-
-
-def _dequantized(
-    node: Node, tensors: Mapping[str, Tensor], values: Mapping[str, np.ndarray]
-) -> tuple[dict[str, Tensor], np.ndarray]:
-    """An int8 layer as the float layer its integers stand for, and its input in float."""
-    x, *constants = node.inputs
-    real = {name: Tensor(name, tensors[name].shape) for name in (x, node.output)}
-    for name in constants:
-        data = tensors[name].data
-        assert data is not None
-        real[name] = Tensor.constant(name, dequantize(data, _qparams(tensors[name])))
-    return real, dequantize(values[x], _qparams(tensors[x]))
-
-
-def _channel_means(values: np.ndarray) -> np.ndarray:
-    return values.mean(axis=tuple(range(values.ndim - 1)), dtype=np.float64)
 
 
 def _moved(bias: Tensor, shift: np.ndarray) -> Tensor:

@@ -30,9 +30,12 @@ def integer_form(graph: Graph, hswish: Hswish = "delegated") -> Graph:
 
 
 def split_factor(name: str) -> tuple[str, int]:
-    """(module path, n) of a tensor name: "features.4.block.0.2.x6" -> ("features.4.block.0.2", 6)."""
-    match = re.fullmatch(r"(.+)\.x(\d+)", name)
-    return (match[1], int(match[2])) if match else (name, 1)
+    """(module path, n) of a tensor name: "features.4.block.0.2.x6" -> ("features.4.block.0.2", 6).
+
+    The ".eq" of an equalized tensor is dropped; its factors are one a channel, in `Quantized.channel_factors`.
+    """
+    match = re.fullmatch(r"(.+?)(?:\.x(\d+))?(?:\.eq)?", name)
+    return (match[1], int(match[2] or 1)) if match else (name, 1)
 
 
 @dataclass

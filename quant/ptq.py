@@ -6,37 +6,60 @@ all: activations int8 asymmetric, weights int8 symmetric in [-127, 127], bias in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.interpreter import quantize as quantize_array
-from edgemobile.interpreter import run
 from edgemobile.quant.bias_correction import correct_bias
+from edgemobile.quant.equalize import equalize
+from edgemobile.quant.gates import GATES, split_gates
+from edgemobile.quant.guards import check_images, dead_channels
 from edgemobile.quant.hswish import integer_form
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.recipe import DEFAULT, Recipe
+from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 
-__all__ = ["Quantized", "activation_qparams", "ptq", "weight_qparams"]
+__all__ = ["Prepared", "Quantized", "activation_qparams", "calibrated", "prepare", "ptq", "weight_qparams"]
 
 # An int32 bias must stay below 2^31 with room for the products added to it.
 _BIAS_LIMIT = 2**30
 # Below this a weight scale is noise; XNNPACK wants scale_in * scale_weight / scale_out >= 2^-32.
 _MIN_WEIGHT_SCALE = 2.0**-24
 _MIN_RANGE = 1e-6
+# Peaks of channels settle within some hundred images.
+_PEAK_IMAGES = 128
 # Ops that move integers about: input and output must share one scale.
 _SHARES_QPARAMS = ("reshape", "max_pool2d")
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 graph, and what a reader should know: guards that acted and what the recipe could not apply."""
+    """An int8 graph, and what a reader should know: guards that acted and what the recipe could not apply.
+
+    `channel_factors`: tensor name -> f64[C], what equalization multiplied its channels by. Such a tensor is called
+    `<name>.eq`; a comparison with PyTorch divides the factors out.
+    """
 
     graph: Graph
     notes: tuple[str, ...]
+    channel_factors: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float graph ready for int8: the same function in a form that integers suit.
+
+    `floors`: tensor name -> f64[C], below which nothing that reads the tensor can tell values apart.
+    """
+
+    graph: Graph
+    factors: Mapping[str, np.ndarray]
+    floors: Mapping[str, np.ndarray]
 
 
 def ptq(
@@ -45,31 +68,58 @@ def ptq(
     recipe: Recipe = DEFAULT,
     *,
     progress: Callable[[int], None] = lambda images: None,
+    strict: bool = False,
 ) -> Quantized:
     """Quantize `graph` to int8.
 
-    `batches` are preprocessed images f32[N,H,W,C] of any batch sizes; `progress` is told the number of images after each.
-    Raises EdgemobileError for an empty set, values that are not finite, or a rule that matches nothing.
+    `batches` are preprocessed images f32[N,H,W,C] of any batch sizes; `progress` is told the number of images after
+    each. Raises EdgemobileError for an empty set, values that are not finite or a rule that matches nothing, and,
+    where `strict`, for images that cannot be what the model is used on; they are noted otherwise.
     """
-    form = integer_form(graph, recipe.hswish)
-    _refuse_unmatched(recipe, form)
     batches = list(batches)
-    ranges = _observe(form, batches, recipe, progress)
-    build = _Build(form, _activation_qparams(form, ranges), recipe)
+    notes = check_images(batches, strict=strict)
+    prepared = prepare(graph, batches, recipe)
+    form = prepared.graph
+    build = _Build(form, _activation_qparams(form, _observe(prepared, batches, recipe, progress)), recipe)
     result = build.graph()
-    notes = build.notes
+    notes += [*build.notes, *dead_channels(form)]
     if recipe.bias_correction:
         result = correct_bias(form, result, batches)
-    return Quantized(result, tuple(notes))
+    names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
+    factors = {names[name]: factor for name, factor in prepared.factors.items() if name in names}
+    return Quantized(_renamed(result, names), tuple(notes), factors)
+
+
+def prepare(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) -> Prepared:
+    """The integer form of `graph` with its gates split and its channels equalized, as the recipe says."""
+    form = integer_form(graph, recipe.hswish)
+    _refuse_unmatched(recipe, form)
+    form, split = split_gates(form, lambda node: GATES[recipe.split_gates](form, node))
+    # hardswish(x) is 0 below -3, exactly; what equalization multiplies, it multiplies too.
+    floors = {name: np.full(form[name].shape[-1], -3.0) for name in split}
+    factors: dict[str, np.ndarray] = {}
+    if recipe.equalize:
+        form, factors = equalize(form, _peaks(form, floors, batches), recipe.equalize)
+        floors = {name: floor * factors.get(name, 1.0) for name, floor in floors.items()}
+    return Prepared(form, factors, floors)
+
+
+def calibrated(
+    graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT
+) -> tuple[Graph, dict[str, QParams]]:
+    """(the float graph that int8 would stand for, the QParams of its every activation)."""
+    prepared = prepare(graph, batches, recipe)
+    ranges = _observe(prepared, batches, recipe, lambda images: None)
+    return prepared.graph, _activation_qparams(prepared.graph, ranges)
 
 
 def activation_qparams(low: float, high: float) -> QParams:
-    """Asymmetric int8 for a range that holds zero: scale = (high - low) / 255, zero_point rounded so that 0 is exact."""
+    """Asymmetric int8 for a range, widened to hold zero: scale = (high - low) / 255, and 0 is exact."""
     low, high = min(low, 0.0), max(high, 0.0)
     span = max(high - low, _MIN_RANGE)
     scale = np.float32(span / 255)
     zero_point = int(np.clip(np.rint(-128 - low / float(scale)), -128, 127))
-    return QParams(scale, zero_point)
+    return QParams(np.array([scale]), np.array([zero_point]))
 
 
 def weight_qparams(weight: np.ndarray, bias: np.ndarray, input_scale: float, *, per_channel: bool = True) -> QParams:
@@ -91,30 +141,62 @@ def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
     if unmatched:
         example = next(node.output for node in graph.nodes if node.op == "conv2d")
         raise EdgemobileError(
-            f"recipe {recipe.name!r} has a rule for {unmatched[0]!r}, which matches no layer. Layers are called like {example}"
+            f"recipe {recipe.name!r} has a rule for {unmatched[0]!r}, which matches no layer. "
+            f"Layers are called like {example}"
         )
 
 
 # ---- calibration ----------------------------------------------------------------------------------------------------
 
 
+def _peaks(graph: Graph, floors: Mapping[str, np.ndarray], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The largest absolute value f64[C] of every channel of every activation."""
+    peaks: dict[str, np.ndarray] = {}
+
+    def watch(name: str, value: Any) -> Any:
+        useful = _above(to_nhwc(value), floors.get(name))
+        found = np.abs(useful).reshape(-1, useful.shape[-1]).max(axis=0).astype(np.float64)
+        peaks[name] = np.maximum(peaks.get(name, 0.0), found)
+        return value
+
+    _watch(graph, [np.concatenate(batches)[:_PEAK_IMAGES]], watch)
+    return peaks
+
+
 def _observe(
-    graph: Graph, batches: list[np.ndarray], recipe: Recipe, progress: Callable[[int], None]
+    prepared: Prepared, batches: Sequence[np.ndarray], recipe: Recipe, progress: Callable[[int], None]
 ) -> dict[str, tuple[float, float]]:
     """The range of every activation over the batches."""
+    graph = prepared.graph
     names = [*graph.inputs, *(node.output for node in graph.nodes)]
     observers: dict[str, Observer] = {name: OBSERVERS[recipe.settings(name).observer]() for name in names}
-    images = 0
-    for batch in batches:
-        if not np.isfinite(batch).all():
-            raise EdgemobileError("the calibration images hold values that are not finite; check the preprocessing")
-        for name, values in run(graph, batch, keep_all=True).items():
-            observers[name].update(values)
-        images += len(batch)
-        progress(images)
-    if not images:
-        raise EdgemobileError("the calibration set is empty: give at least one image, or none to synthesise them")
+
+    def watch(name: str, value: Any) -> Any:
+        observers[name].update(_above(to_nhwc(value), prepared.floors.get(name)))
+        return value
+
+    _watch(graph, batches, watch, progress)
     return {name: observer.range() for name, observer in observers.items()}
+
+
+def _watch(
+    graph: Graph,
+    batches: Sequence[np.ndarray],
+    watch: Callable[[str, Any], Any],
+    progress: Callable[[int], None] = lambda images: None,
+) -> None:
+    """Show every activation of every batch to `watch`."""
+    torch = require("torch", "export")
+    network, images = TorchGraph(graph), 0
+    with torch.no_grad():
+        for batch in batches:
+            network(batch, watch)
+            images += len(batch)
+            progress(images)
+
+
+def _above(values: np.ndarray, floor: np.ndarray | None) -> np.ndarray:
+    return values if floor is None else np.maximum(values, floor.astype(np.float32))
 
 
 def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:
@@ -159,6 +241,21 @@ def _gated(graph: Graph, name: str, consumer: Node, gates: list[Node]) -> bool:
     return consumer.op == "mul" and any(gate.output in consumer.inputs for gate in gates)
 
 
+def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    """`graph` with tensors under other names."""
+    nodes = [
+        Node(
+            node.op,
+            tuple(names.get(name, name) for name in node.inputs),
+            names.get(node.output, node.output),
+            node.attrs,
+        )
+        for node in graph.nodes
+    ]
+    tensors = [replace(tensor, name=names.get(name, name)) for name, tensor in graph.tensors.items()]
+    return Graph(graph.name, graph.inputs, graph.outputs, tuple(nodes), {tensor.name: tensor for tensor in tensors})
+
+
 # ---- the int8 graph -------------------------------------------------------------------------------------------------
 
 
@@ -198,12 +295,10 @@ class _Build:
 
     def _int8_node(self, node: Node) -> None:
         x = self._as_int8(node.inputs[0])
-        if node.op in ("conv2d", "linear"):
-            inputs = (x, *self._weights(node, x))
-        else:
-            inputs = (x, *(self._as_int8(name) for name in node.inputs[1:]))
+        layer = node.op in ("conv2d", "linear")
+        others = self._weights(node, x) if layer else tuple(self._as_int8(name) for name in node.inputs[1:])
         self._put(node.output, quantized=True)
-        self.nodes.append(Node(node.op, inputs, node.output, node.attrs))
+        self.nodes.append(Node(node.op, (x, *others), node.output, node.attrs))
 
     def _as_int8(self, name: str) -> str:
         tensor = self.form[name]

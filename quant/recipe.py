@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -18,15 +19,16 @@ __all__ = ["DEFAULT", "Hswish", "Recipe", "Rule"]
 Hswish = Literal["delegated", "fused"]
 Precision = Literal["int8", "float"]
 Granularity = Literal["per_channel", "per_tensor"]
+SplitGates = Literal["none", "stem", "depthwise", "all"]
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Settings for the nodes whose name matches `pattern` (shell wildcards on the module path); None leaves a setting.
+    """Settings for the nodes whose name matches `pattern` (shell wildcards on the module path); None changes nothing.
 
-    `observer` ranges the node's output, `weights` is the granularity of its weight scales, `precision` "float" keeps the
-    node out of int8.
+    `observer` ranges the node's output, `weights` is the granularity of its weight scales, `precision` "float" keeps
+    the node out of int8.
     """
 
     pattern: str = "*"
@@ -53,30 +55,38 @@ class Settings:
 class Recipe:
     """How a float graph becomes an int8 one.
 
-    `hswish` is the integer form of hard-swish: "delegated" (ADD with fused RELU6, then MUL, the 1/6 folded into the next
-    layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH op for kernels that have it.
+    `hswish` is the integer form of hard-swish: "delegated" (ADD with fused RELU6, then MUL, the 1/6 folded into the
+    next layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that have it.
+    `split_gates` says which delegated hard-swishes get a convolution of their own for the gate (quant/gates.py): none,
+    that of the stem, those of stem and depthwise layers, or all. `equalize` is how strongly channels are made alike,
+    from 0, not at all, to 1 (quant/equalize.py).
     """
 
     name: str = "default"
     rules: tuple[Rule, ...] = ()
     hswish: Hswish = "delegated"
     bias_correction: bool = True
+    split_gates: SplitGates = "stem"
+    equalize: float = 0.5
 
     def __post_init__(self) -> None:
         _check("hswish", self.hswish, get_args(Hswish))
+        _check("split_gates", self.split_gates, get_args(SplitGates))
+        if not isinstance(self.equalize, int | float) or not 0 <= self.equalize <= 1:
+            raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
 
     def settings(self, node_name: str) -> Settings:
         """The settings of the node called `node_name`."""
         settings = Settings()
         for rule in self.rules:
-            if fnmatch.fnmatchcase(node_name, rule.pattern):
+            if _matches(node_name, rule.pattern):
                 said = {key: value for key, value in asdict(rule).items() if key != "pattern" and value is not None}
                 settings = replace(settings, **said)
         return settings
 
     def unmatched(self, node_names: list[str]) -> list[str]:
         """Patterns that match no node: a typo in a recipe must not pass in silence."""
-        return [rule.pattern for rule in self.rules if not fnmatch.filter(node_names, rule.pattern)]
+        return [rule.pattern for rule in self.rules if not any(_matches(name, rule.pattern) for name in node_names)]
 
     def to_json(self) -> dict[str, Any]:
         return {"version": _VERSION, **asdict(self)}
@@ -100,6 +110,12 @@ class Recipe:
                 f"recipe version {version!r} is not known to this edgemobile; it reads version {_VERSION}"
             )
         return recipe
+
+
+def _matches(node_name: str, pattern: str) -> bool:
+    """A pattern is on module paths: "features.0.2" also means the node that holds 6 times as much, features.0.2.x6."""
+    path = re.sub(r"(\.x\d+)?(\.eq)?$", "", node_name)
+    return fnmatch.fnmatchcase(node_name, pattern) or fnmatch.fnmatchcase(path, pattern)
 
 
 def _check(what: str, value: str | None, allowed: tuple[str, ...]) -> None:

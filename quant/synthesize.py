@@ -33,15 +33,16 @@ def synthesize(
     steps: int = 40,
     progress: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
-    """Images f32[images, input_px, input_px, 3], already normalised, whose batch-norm statistics match those of `net`.
+    """Images f32[images, input_px, input_px, 3], normalised, whose batch-norm statistics match those of `net`.
 
-    `mean` and `std` are the preprocessing's, on pixels from 0 to 1: pixels stay inside that range. `progress` is told each
-    step. Raises EdgemobileError for a net without batch norm.
+    `mean` and `std` are the preprocessing's, on pixels from 0 to 1: pixels stay inside that range. `progress` is told
+    each step. Raises EdgemobileError for a net without batch norm.
     """
     import torch
 
-    # A copy: hooks, frozen weights and the memory layout must not stay with the caller's net. Channels last is 3 times faster.
-    net = copy.deepcopy(net).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    # A copy: hooks, frozen weights and the layout must not stay with the caller's net. Channels last is 3 times faster.
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None]
     if not norms:
         raise EdgemobileError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
 
 def test_round_trip_through_json_text() -> None:
     recipe = Recipe("mine", (Rule(observer="minmax"), Rule("features.0.*", precision="float")), hswish="fused")
+    recipe = replace(recipe, split_gates="depthwise", equalize=0.25)
     assert Recipe.from_json(json.dumps(recipe.to_json())) == recipe
 
 
@@ -22,6 +24,14 @@ def test_a_later_rule_wins_and_leaves_what_it_does_not_name() -> None:
     assert recipe.settings("classifier.3").weights == "per_tensor"
     assert recipe.settings("features.0.2").observer == "minmax"
     assert DEFAULT.settings("anything").precision == "int8"
+
+
+def test_a_pattern_is_a_module_path_whatever_the_tensor_holds() -> None:
+    recipe = Recipe(rules=(Rule("features.0.2", precision="float"),))
+    for name in ("features.0.2", "features.0.2.x6", "features.0.2.x36.eq"):
+        assert recipe.settings(name).precision == "float"
+    assert recipe.settings("features.0.20").precision == "int8"
+    assert recipe.unmatched(["features.0.2.x6"]) == []
 
 
 def test_patterns_that_match_nothing_are_named() -> None:
@@ -40,6 +50,8 @@ def test_patterns_that_match_nothing_are_named() -> None:
         ('{"version": 1, "hswish": "melted"}', "melted"),
         ('{"version": 1, "rules": [{"observer": "psychic"}]}', "psychic"),
         ('{"version": 1, "rules": [{"weights": 3}]}', "weights"),
+        ('{"version": 1, "split_gates": "some"}', "split_gates"),
+        ('{"version": 1, "equalize": 2}', "from 0"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(text: str, names: str) -> None:

@@ -1,0 +1,137 @@
+"""What int8 costs in accuracy: our recipes and, with --peers, the libraries' own quantizers, on the same images.
+
+    python benchmarks/int8_accuracy.py --data cifar10.zip [--limit N] [--peers] [--torture]
+
+Every row is a file run in its real runtime, image by image. `drop` is in points of top-1 against PyTorch, `agree` the
+share of images with PyTorch's own answer, SQNR that of the logits. --torture first multiplies channels of the weights
+by 2^-4 to 2^4 and divides them out in the next layer: the same function, hard on int8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edgemobile.dataset import class_indices, open_dataset
+from edgemobile.devices.runtimes import open_session
+from edgemobile.exporters import tensorflow, tflite, torch_onnx
+from edgemobile.graph import Graph
+from edgemobile.lower import lower
+from edgemobile.metrics import sqnr_db, top1_agree
+from edgemobile.model import Model, load_model
+from edgemobile.quant.equalize import rescale_randomly
+from edgemobile.quant.ptq import ptq
+from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.quant.torch_graph import TorchGraph
+
+_BATCH = 32
+_PER_TENSOR = (Rule(weights="per_tensor"),)
+_RECIPES = {
+    "default": Recipe(),
+    "shared gates": Recipe(split_gates="none"),
+    "neither gates nor equalization": Recipe(split_gates="none", equalize=0),
+    "no bias correction": Recipe(bias_correction=False),
+    "min-max": Recipe(rules=(Rule(observer="minmax"),)),
+    "percentile 99.99": Recipe(rules=(Rule(observer="percentile"),)),
+    "entropy": Recipe(rules=(Rule(observer="entropy"),)),
+    "per tensor": Recipe(rules=_PER_TENSOR),
+}
+_TORTURED = {
+    "naive per tensor": Recipe(rules=(*_PER_TENSOR, Rule(observer="minmax")), split_gates="none", equalize=0),
+    "per tensor, equalize 1": Recipe(rules=_PER_TENSOR, equalize=1),
+    "per channel, equalize 1": Recipe(equalize=1),
+    "default": Recipe(),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="an ImageFolder with train and test")
+    parser.add_argument("--model", default="v3-large")
+    parser.add_argument("--calib-images", type=int, default=512)
+    parser.add_argument("--limit", type=int, default=10_000, help="test images to run, drawn by --seed")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipes", help=f"comma-separated, of: {', '.join(_RECIPES)} [default: all]")
+    parser.add_argument("--peers", action="store_true", help="also TFLiteConverter and onnxruntime's quantizer")
+    parser.add_argument("--torture", action="store_true", help="rescale channels first, and compare what survives it")
+    options = parser.parse_args()
+
+    model = load_model(options.model)
+    graph = lower(model.program, model.name)
+    calibration, _ = _images(model, options.data, "train", options.calib_images, options.seed)
+    images, labels = _images(model, options.data, "test", options.limit, options.seed)
+    reference = _float_logits(graph, images)
+    accuracy = float(np.mean(reference.argmax(axis=1) == labels))
+    px = model.preprocess.input_px
+    print(f"{model.name} at {px} px, {len(calibration)} calibration images, {len(images)} test images")
+    print(f"| {'recipe':32} |  top-1 |  drop |   agree |    SQNR | seconds to make |")
+    print(f"|{'-' * 34}|-------:|------:|--------:|--------:|----------------:|")
+    print(f"| {'PyTorch, float':32} | {accuracy:6.2%} |       |         |         |                 |")
+    if options.torture:
+        graph = rescale_randomly(graph, np.random.default_rng(options.seed))
+    for name, make in _makers(options, model, graph, calibration):
+        started = time.monotonic()
+        data = make()
+        seconds = time.monotonic() - started
+        logits = open_session(data, threads=1).run(images)
+        top1 = float(np.mean(logits.argmax(axis=1) == labels))
+        print(
+            f"| {name:32} | {top1:6.2%} | {100 * (accuracy - top1):5.2f} | {top1_agree(reference, logits):7.2%} "
+            f"| {sqnr_db(reference, logits):4.1f} dB | {seconds:15.1f} |",
+            flush=True,
+        )
+
+
+def _images(model: Model, path: Path, split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(preprocessed images f32[N,px,px,3], the model's class i64[N] of each), drawn at random."""
+    dataset = open_dataset(path, split)
+    indices = dataset.sample(count, seed)
+    images, skipped = dataset.load_batch(indices, model.preprocess)
+    if skipped or dataset.labels is None or model.labels is None:
+        raise SystemExit(f"this needs labelled images that can all be read; skipped: {skipped[:1]}")
+    mapping = class_indices(dataset.classes, model.labels)
+    if mapping is None:
+        raise SystemExit(f"the classes of {path} are not those of {model.name}")
+    return images, mapping[dataset.labels[indices]]
+
+
+def _float_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
+    import torch
+
+    network = TorchGraph(graph)
+    with torch.no_grad():
+        return np.concatenate([network(batch).numpy() for batch in _batches(images)])
+
+
+def _batches(images: np.ndarray) -> Iterator[np.ndarray]:
+    return (images[start : start + _BATCH] for start in range(0, len(images), _BATCH))
+
+
+def _makers(
+    options: argparse.Namespace, model: Model, graph: Graph, calibration: np.ndarray
+) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """(what it is called, what makes the file) a row of the table."""
+    recipes = _TORTURED if options.torture else _RECIPES
+    for name in options.recipes.split(",") if options.recipes else recipes:
+        yield name, lambda name=name: _ours(graph, calibration, recipes[name])
+    if options.peers:
+        yield "TFLiteConverter", lambda: tensorflow.to_bytes(graph, representative=list(_batches(calibration)))
+        yield "onnxruntime, per channel", lambda: _onnxruntime(model, calibration)
+
+
+def _ours(graph: Graph, calibration: np.ndarray, recipe: Recipe) -> bytes:
+    return tflite.to_bytes(ptq(graph, _batches(calibration), recipe).graph, metadata={})
+
+
+def _onnxruntime(model: Model, calibration: np.ndarray) -> bytes:
+    px = model.preprocess.input_px
+    data = torch_onnx.to_bytes(model.program, (1, 3, px, px))
+    return torch_onnx.quantize_static(data, calibration.transpose(0, 3, 1, 2)[:, None])
+
+
+if __name__ == "__main__":
+    main()

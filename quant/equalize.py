@@ -1,0 +1,203 @@
+"""Equalization: give the channels of a tensor like ranges before one int8 scale has to serve them all.
+
+int8 spends 256 steps on the widest channel of a tensor; a channel a tenth as wide gets 25. Where everything around a
+tensor is linear in it, a channel may be multiplied by any factor in the layers that write it and divided again in the
+layers that read it; the function stays the same (Data-Free Quantization, arXiv:1906.04721, section 4.1, here over whole
+groups of tensors that a residual ties together).
+
+ReLU lets a positive factor through; ReLU6, hard-swish and hard-sigmoid do not, so a tensor that meets one keeps its
+scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from edgemobile.graph import Graph, Node, Tensor
+
+__all__ = ["equalizable", "equalize", "rescale_randomly"]
+
+_LAYERS = ("conv2d", "linear")
+# Linear in their one input, channel by channel.
+_CHANNELWISE = ("mean", "relu", "max_pool2d", "avg_pool2d")
+# 1 would make all channels of a tensor alike, and the columns of the weights that read it unlike.
+_STRENGTH = 0.5
+# A narrower channel is treated as this wide, as a share of the widest. Channels narrow on the calibration images
+# may be wide on others; made large, they would take the whole range from the rest.
+_NARROWEST = 1 / 8
+
+
+def equalize(
+    graph: Graph, peaks: Mapping[str, np.ndarray], strength: float = _STRENGTH
+) -> tuple[Graph, dict[str, np.ndarray]]:
+    """(`graph` with channels rescaled, tensor name -> f64[C] what each of its channels was multiplied by).
+
+    `peaks` is the largest absolute value f64[C] of every channel, for every activation. A channel's peak p, as a share
+    of the tensor's, becomes p^(1 - strength); in a group that shares its factors the largest p counts. At 1 channels
+    come out the same whatever they were multiplied by before; below, the narrowest keep their place.
+    """
+    factors: dict[str, np.ndarray] = {}
+    for group in equalizable(graph):
+        share = _share(group, peaks, strength)
+        least = _quiet(graph, group, peaks, share) if strength == 1 else _NARROWEST
+        peak = np.maximum(share, least)
+        factors |= dict.fromkeys(group, np.where(peak > 0, np.maximum(peak, 1e-30) ** -strength, 1.0))
+    constants = [tensor for node in graph.nodes if node.op in _LAYERS for tensor in _rescaled(graph, node, factors)]
+    return graph.replaced(tensors=constants), factors
+
+
+def _share(group: list[str], peaks: Mapping[str, np.ndarray], strength: float) -> np.ndarray:
+    """One peak f64[C] for the channels of all tensors of a group, each as a share of its tensor's.
+
+    The largest serves every tensor; but which channel is the widest depends on factors a channel already has, and at
+    strength 1 they must not matter: the geometric mean does not care.
+    """
+    shares = np.stack([_relative(peaks[name]) for name in group])
+    if strength < 1:
+        return shares.max(axis=0)
+    alive = shares.max(axis=0) > 0
+    return np.where(alive, _relative(np.exp(np.log(np.maximum(shares, 1e-6)).mean(axis=0))), 0.0)
+
+
+def _relative(peak: np.ndarray) -> np.ndarray:
+    return peak / max(peak.max(initial=0.0), 1e-30)
+
+
+def _quiet(graph: Graph, group: list[str], peaks: Mapping[str, np.ndarray], share: np.ndarray) -> np.ndarray:
+    """A least peak f64[C] for channels that ReLU keeps quiet on these images and may not on others.
+
+    It is a quarter of what a channel usually makes of its largest single product, weight * input or the bias.
+    """
+    reach = np.zeros_like(share)
+    for node in graph.nodes:
+        if node.op in _LAYERS and node.output in group:
+            weight, bias = graph[node.inputs[1]].data, graph[node.inputs[2]].data
+            assert weight is not None
+            assert bias is not None
+            inputs = peaks[node.inputs[0]][_columns(node, weight)]
+            products = np.abs(weight).reshape(len(weight), -1, weight.shape[-1]).max(axis=1) * inputs
+            widest = max(peaks[node.output].max(), 1e-30)
+            reach = np.maximum(reach, np.maximum(products.max(axis=1), np.abs(bias)) / widest)
+    usual = np.median(share[reach > 0] / reach[reach > 0]) if (reach > 0).any() else 0.0
+    return reach * usual / 4
+
+
+def equalizable(graph: Graph) -> list[list[str]]:
+    """Groups of tensors that must share their channels' factors, and may have any."""
+    groups = _Groups(graph)
+    for node in graph.nodes:
+        groups.take(node)
+    return groups.free()
+
+
+class _Groups:
+    """Union-find over tensor names; `fixed` holds names whose channels must stay as they are."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.parent = {name: name for name in graph.tensors}
+        self.fixed = {*graph.inputs, *graph.outputs}
+        readers: dict[str, int] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                readers[name] = readers.get(name, 0) + 1
+        self.shared = {name for name, count in readers.items() if count > 1 and graph[name].is_constant}
+
+    def take(self, node: Node) -> None:
+        activations = [name for name in node.inputs if not self.graph[name].is_constant]
+        if node.attrs.get("activation") == "relu6":
+            self.fixed |= {node.output, *(() if node.op in _LAYERS else activations)}
+        elif node.op in _LAYERS:
+            if self.shared & set(node.inputs):
+                self.fixed |= {node.inputs[0], node.output}
+        elif node.op in _CHANNELWISE or (node.op == "reshape" and self._flat(node)):
+            self._tie(node.inputs[0], node.output)
+        elif node.op == "add" and len(activations) == 2 and self._alike(*node.inputs, node.output):
+            self._tie(node.inputs[0], node.output)
+            self._tie(node.inputs[1], node.output)
+        elif node.op == "mul":
+            self._take_product(node, activations)
+        else:
+            self.fixed |= {node.output, *activations}
+
+    def _take_product(self, node: Node, activations: list[str]) -> None:
+        """The product takes the factors of one operand; the other, the gate, keeps its scale."""
+        full = [name for name in activations if self._alike(name, node.output)]
+        carriers = sorted(full, key=self._is_gate)
+        if carriers:
+            self._tie(carriers[0], node.output)
+        self.fixed |= set(activations) - set(carriers[:1])
+        if not carriers or (len(activations) == 2 and activations[0] == activations[1]):
+            self.fixed |= {node.output, *activations}
+
+    def _is_gate(self, name: str) -> bool:
+        producer = self.graph.producer(name)
+        return producer is not None and producer.attrs.get("activation") == "relu6"
+
+    def _alike(self, *names: str) -> bool:
+        return len({self.graph[name].shape for name in names}) == 1
+
+    def _flat(self, node: Node) -> bool:
+        """Whether a reshape only drops the 1x1 of a pooled image."""
+        before, after = self.graph[node.inputs[0]].shape, self.graph[node.output].shape
+        return before[-1] == after[-1] and all(size == 1 for size in (*before[1:-1], *after[1:-1]))
+
+    def _root(self, name: str) -> str:
+        while self.parent[name] != name:
+            name = self.parent[name]
+        return name
+
+    def _tie(self, a: str, b: str) -> None:
+        self.parent[self._root(a)] = self._root(b)
+
+    def free(self) -> list[list[str]]:
+        members: dict[str, list[str]] = {}
+        for name, tensor in self.graph.tensors.items():
+            if not tensor.is_constant:
+                members.setdefault(self._root(name), []).append(name)
+        fixed = {self._root(name) for name in self.fixed}
+        return [names for root, names in members.items() if root not in fixed]
+
+
+def _rescaled(graph: Graph, node: Node, factors: Mapping[str, np.ndarray]) -> Iterable[Tensor]:
+    """The weight and bias of a layer whose input comes, and whose output must go, with channels multiplied.
+
+    weight'[o, ..., i] = weight[o, ..., i] * factor_out[o] / factor_in[i],  bias'[o] = bias[o] * factor_out[o]
+    """
+    x, weight_name, bias_name = node.inputs
+    if x not in factors and node.output not in factors:
+        return ()
+    weight, bias = graph[weight_name].data, graph[bias_name].data
+    assert weight is not None
+    assert bias is not None
+    outputs, inputs = len(weight), weight.shape[-1]
+    written = factors.get(node.output, np.ones(outputs))
+    read = factors[x][_columns(node, weight)] if x in factors else np.ones((outputs, inputs))
+    middle = (1,) * (weight.ndim - 2)
+    scale = written.reshape(outputs, *middle, 1) / read.reshape(outputs, *middle, inputs)
+    return (
+        Tensor.constant(weight_name, (weight * scale).astype(np.float32)),
+        Tensor.constant(bias_name, (bias * written).astype(np.float32)),
+    )
+
+
+def _columns(node: Node, weight: np.ndarray) -> np.ndarray:
+    """The input channel i64[O,I] that weight column i of output channel o reads: those of its group."""
+    outputs, inputs = len(weight), weight.shape[-1]
+    groups = node.attrs.get("groups", 1)
+    return (np.arange(outputs) // (outputs // groups) * inputs)[:, None] + np.arange(inputs)
+
+
+def rescale_randomly(graph: Graph, rng: np.random.Generator, exponents: tuple[int, int] = (-4, 4)) -> Graph:
+    """`graph` with channels multiplied by random powers of two wherever equalization could undo it: the same function.
+
+    A torture for quantization, which no training avoids by itself.
+    """
+    low, high = exponents
+    factors: dict[str, np.ndarray] = {}
+    for group in equalizable(graph):
+        factors |= dict.fromkeys(group, 2.0 ** rng.integers(low, high + 1, graph[group[0]].shape[-1]))
+    constants = [tensor for node in graph.nodes if node.op in _LAYERS for tensor in _rescaled(graph, node, factors)]
+    return graph.replaced(tensors=constants)

@@ -1,0 +1,77 @@
+"""Guards: what is wrong with calibration images or a graph, said before it costs accuracy in silence.
+
+Calibration on the wrong images still gives a file that runs. What the arrays alone show is refused here; a set that is
+merely unlike the model's own is not, since only accuracy can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.graph import Graph
+
+__all__ = ["check_images", "dead_channels"]
+
+# Preprocessing brings pixels to a few deviations around zero; 0..255 left as they are do not fit.
+_LARGEST_MEAN_SQUARE = 100.0
+# Correlation of neighbouring pixels: white noise 0, photographs above 0.8, synthesised images in between.
+_LEAST_CORRELATION = 0.02
+_LEAST_SIDE_PX = 16
+_LOOKED_AT = 64
+
+
+def check_images(batches: Sequence[np.ndarray], *, strict: bool = True) -> list[str]:
+    """What is wrong with preprocessed images f32[N,H,W,C] as a calibration set, as notes.
+
+    Raises EdgemobileError for an empty set and for values that are not finite; with `strict` also in place of a note:
+    for images that are constant, all the same, not normalised, or noise.
+    """
+    if not sum(len(batch) for batch in batches):
+        raise EdgemobileError("the calibration set is empty: give at least one image, or none to synthesise them")
+    if not all(np.isfinite(batch).all() for batch in batches):
+        raise EdgemobileError("the calibration images hold values that are not finite; check the preprocessing")
+    reason = _unusable(np.concatenate(batches)[:_LOOKED_AT])
+    if reason and strict:
+        raise EdgemobileError(
+            f"the calibration images cannot calibrate: {reason}. Give preprocessed images of what the model is for, "
+            "or call ptq without strict to use these"
+        )
+    return [f"calibration images: {reason}"] if reason else []
+
+
+def _unusable(images: np.ndarray) -> str | None:
+    deviations = images.reshape(len(images), -1).std(axis=1)
+    if not (deviations > 1e-6).any():
+        return "every one is a single colour"
+    if len(images) > 1 and (images == images[0]).all():
+        return "all are the same image"
+    power = float(np.mean(np.square(images, dtype=np.float64)))
+    if power > _LARGEST_MEAN_SQUARE:
+        return f"their mean square is {power:.3g}, so they are not normalised (about 1 is usual; pixels 0..255?)"
+    if min(images.shape[1:3]) >= _LEAST_SIDE_PX and _correlation(images) < _LEAST_CORRELATION:
+        return "neighbouring pixels have nothing in common, so they are noise"
+    return None
+
+
+def _correlation(images: np.ndarray) -> float:
+    """The correlation of horizontal neighbours, over all images."""
+    left, right = images[:, :, :-1].ravel(), images[:, :, 1:].ravel()
+    return float(np.corrcoef(left, right)[0, 1])
+
+
+def dead_channels(graph: Graph) -> list[str]:
+    """One note for each layer with output channels whose weights are all zero: they are constant."""
+    notes = []
+    for node in graph.nodes:
+        if node.op in ("conv2d", "linear"):
+            weight = graph[node.inputs[1]].data
+            assert weight is not None
+            dead = int(np.count_nonzero(~weight.reshape(len(weight), -1).any(axis=1)))
+            if dead:
+                notes.append(
+                    f"{node.output}: {dead} of {len(weight)} channels are constant, their weights are all zero"
+                )
+    return notes

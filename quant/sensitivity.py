@@ -1,0 +1,136 @@
+"""Which tensors cost the most: what quantizing each alone would do to the logits, and what keeping some in float buys.
+
+To first order a tensor's error e moves the logits by J e, with J the Jacobian. A backward pass from random signs over
+the logits gives every tensor's gradient g at once, and the mean of (g . e)^2 is the noise that tensor alone puts there:
+a few passes rank a whole net, where quantizing each tensor in turn would take one for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edgemobile.errors import EdgemobileError, require
+from edgemobile.graph import Graph, QParams
+from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.metrics import sqnr_db, top1_agree
+from edgemobile.quant.ptq import Quantized, calibrated, ptq
+from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
+from edgemobile.quant.torch_graph import TorchGraph
+
+__all__ = ["Cost", "Found", "rank", "search"]
+
+_IMAGES = 16
+_PROBES = 4
+_SEARCH_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one tensor alone costs: the SQNR in dB of logits with only it in int8, and its share of all noise.
+
+    `tensor` is the name of the node that makes it, or of the graph's input.
+    """
+
+    tensor: str
+    sqnr_db: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search ended with: the recipe, what it gives, and what was paid: the nodes kept in float.
+
+    `agreement` is the share of images whose top-1 is that of float.
+    """
+
+    recipe: Recipe
+    quantized: Quantized
+    kept_float: tuple[str, ...]
+    sqnr_db: float
+    agreement: float
+
+
+def rank(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) -> list[Cost]:
+    """Every activation of `graph` as the recipe would quantize it, the costliest first.
+
+    `batches` are calibration images f32[N,H,W,C]; the first 16 are what the noise is measured on.
+    """
+    torch = require("torch", "export")
+    form, qparams = calibrated(graph, batches, recipe)
+    images = np.concatenate(list(batches))[:_IMAGES]
+    values: dict[str, Any] = {}
+
+    def keep(name: str, value: Any) -> Any:
+        values[name] = value if value.requires_grad else value.detach().requires_grad_()
+        return values[name]
+
+    logits = TorchGraph(form)(images, keep)
+    noise = dict.fromkeys(values, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(_PROBES):
+        signs = 2.0 * torch.randint(0, 2, logits.shape, generator=generator) - 1
+        gradients = torch.autograd.grad((logits * signs).sum(), list(values.values()), retain_graph=True)
+        for name, gradient in zip(values, gradients, strict=True):
+            moved = (gradient * (_rounded(values[name].detach(), qparams[name]) - values[name].detach())).flatten(1)
+            noise[name] += float((moved.sum(1).double() ** 2).sum()) / _PROBES
+    signal, total = float((logits.detach().double() ** 2).sum()), sum(noise.values())
+    return [
+        Cost(name, 10 * math.log10(signal / power) if power and signal else math.inf, power / total if total else 0.0)
+        for name, power in sorted(noise.items(), key=lambda item: -item[1])
+    ]
+
+
+def _rounded(value: Any, qparams: QParams) -> Any:
+    torch = require("torch", "export")
+    return torch.fake_quantize_per_tensor_affine(value, float(qparams.scale[0]), int(qparams.zero_point[0]), -128, 127)
+
+
+def search(
+    graph: Graph,
+    batches: Sequence[np.ndarray],
+    recipe: Recipe = DEFAULT,
+    *,
+    min_agreement: float | None = None,
+    min_sqnr_db: float | None = None,
+    images: np.ndarray | None = None,
+    max_float: int = 16,
+    evaluate: Callable[[Graph, np.ndarray], np.ndarray] | None = None,
+) -> Found:
+    """Keep the costliest nodes in float, one more at a time, until the bounds hold.
+
+    The bounds are on `images` f32[N,H,W,C], the first calibration images where none are given. `evaluate` gives the
+    logits f32[N,classes] of an int8 graph: by default the reference arithmetic, which is slow. Raises EdgemobileError
+    where `max_float` nodes are not enough, with what they reach.
+    """
+    if min_agreement is None and min_sqnr_db is None:
+        raise EdgemobileError("a search needs a bound: min_agreement (0 to 1), min_sqnr_db, or both")
+    batches = list(batches)
+    images = np.concatenate(batches)[:_SEARCH_IMAGES] if images is None else images
+    reference = run(graph, images)[graph.outputs[0]]
+    evaluate = evaluate or _reference_logits
+    costly = [cost.tensor for cost in rank(graph, batches, recipe) if cost.tensor not in graph.inputs]
+    for count in range(min(max_float, len(costly)) + 1):
+        kept = tuple(costly[:count])
+        rules = (*recipe.rules, *(Rule(name, precision="float") for name in kept))
+        mixed = replace(recipe, rules=rules)
+        quantized = ptq(graph, batches, mixed)
+        logits = evaluate(quantized.graph, images)
+        found = Found(mixed, quantized, kept, sqnr_db(reference, logits), top1_agree(reference, logits))
+        if found.agreement >= (min_agreement or 0.0) and found.sqnr_db >= (min_sqnr_db or -math.inf):
+            return found
+    raise EdgemobileError(
+        f"with {len(found.kept_float)} nodes in float the logits reach {found.sqnr_db:.1f} dB and agree on "
+        f"{found.agreement:.1%} of {len(images)} images, which misses the bound; raise max_float or lower the bound"
+    )
+
+
+def _reference_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
+    source, result = graph[graph.inputs[0]].qparams, graph[graph.outputs[0]].qparams
+    assert source is not None
+    assert result is not None
+    return dequantize(run(graph, quantize(images, source, "int8"))[graph.outputs[0]], result)

@@ -1,0 +1,140 @@
+"""Run a float graph in PyTorch: many times faster than the numpy reference, and it differentiates.
+
+The interpreter stays the oracle; this is for passes that look at many images or need gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemobile.errors import Unsupported, require
+from edgemobile.graph import Graph, Node
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["TorchGraph", "evaluate", "to_nchw", "to_nhwc"]
+
+Tap = Callable[[str, "torch.Tensor"], "torch.Tensor"]
+
+
+class TorchGraph:
+    """A float `graph` with its `constants` as tensors, by name; images are NCHW, as PyTorch wants them."""
+
+    def __init__(self, graph: Graph) -> None:
+        require("torch", "export")
+        self.graph = graph
+        self.constants = {name: to_nchw(t.data) for name, t in graph.constants.items() if t.data is not None}
+        self._last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+        unknown = sorted({node.op for node in graph.nodes} - set(_ROWS))
+        if unknown:
+            raise Unsupported(f"cannot run {', '.join(unknown)} in torch. Supported: {', '.join(_ROWS)}")
+
+    def __call__(self, images: np.ndarray, tap: Tap = lambda name, value: value) -> torch.Tensor:
+        """The first output for images f32[N,H,W,C].
+
+        `tap` sees every activation, the input first, and what it returns goes on in its place.
+        """
+        first = self.graph.inputs[0]
+        values = {**self.constants, first: tap(first, to_nchw(images))}
+        for index, node in enumerate(self.graph.nodes):
+            operands = [values[name] for name in node.inputs]
+            values[node.output] = tap(node.output, evaluate(self.graph, node, operands))
+            for name in set(node.inputs) - set(self.graph.outputs) - set(self.constants):
+                if self._last_use[name] == index:
+                    del values[name]
+        return values[self.graph.outputs[0]]
+
+
+def evaluate(graph: Graph, node: Node, operands: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One float node on its operands, images NCHW."""
+    return _ROWS[node.op](graph, node, *operands)
+
+
+def to_nchw(array: np.ndarray) -> torch.Tensor:
+    """An array as a tensor; with 4 dimensions, NHWC becomes NCHW in the channels-last memory format."""
+    import torch
+
+    tensor = torch.from_numpy(np.require(array, requirements=("C", "W")))
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+
+
+def to_nhwc(tensor: torch.Tensor) -> np.ndarray:
+    """The way back."""
+    tensor = tensor.detach()
+    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).numpy()
+
+
+# ---- one op a function ----------------------------------------------------------------------------------------------
+
+
+def _activate(node: Node, x: Any) -> Any:
+    match node.attrs["activation"]:
+        case "relu":
+            return x.relu()
+        case "relu6":
+            return x.clamp(0, 6)
+        case _:
+            return x
+
+
+def _padded(node: Node, x: Any, value: float = 0.0) -> Any:
+    import torch
+
+    (top, bottom), (left, right) = node.attrs["padding"]
+    return torch.nn.functional.pad(x, (left, right, top, bottom), value=value)
+
+
+def _conv2d(graph: Graph, node: Node, x: Any, weight: Any, bias: Any) -> Any:
+    import torch
+
+    attrs, ((top, bottom), (left, right)) = node.attrs, node.attrs["padding"]
+    even = top == bottom and left == right
+    x = x if even else _padded(node, x)
+    y = torch.nn.functional.conv2d(
+        x, weight, bias, attrs["stride"], (top, left) if even else 0, attrs["dilation"], attrs["groups"]
+    )
+    return _activate(node, y)
+
+
+def _max_pool2d(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    padded = _padded(node, x, float("-inf"))
+    return torch.nn.functional.max_pool2d(padded, node.attrs["kernel"], node.attrs["stride"])
+
+
+def _avg_pool2d(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.avg_pool2d(x, node.attrs["kernel"], node.attrs["stride"])
+
+
+def _reshape(graph: Graph, node: Node, x: Any) -> Any:
+    flat = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+    y = flat.reshape(len(x), *graph[node.output].shape[1:])
+    return y.permute(0, 3, 1, 2) if y.ndim == 4 else y
+
+
+def _beside(x: Any, other: Any) -> Any:
+    """A constant vector over channels, shaped to broadcast against an image NCHW."""
+    return other.reshape(-1, 1, 1) if x.ndim == 4 and other.ndim == 1 and other.numel() > 1 else other
+
+
+_ROWS: dict[str, Callable[..., Any]] = {
+    "conv2d": _conv2d,
+    "linear": lambda graph, node, x, w, b: _activate(node, x @ w.T + b),
+    "add": lambda graph, node, a, b: _activate(node, _beside(b, a) + _beside(a, b)),
+    "mul": lambda graph, node, a, b: _activate(node, _beside(b, a) * _beside(a, b)),
+    "mean": lambda graph, node, x: x.mean((2, 3), keepdim=True),
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "reshape": _reshape,
+    "relu": lambda graph, node, x: x.relu(),
+    "relu6": lambda graph, node, x: x.clamp(0, 6),
+    "hardswish": lambda graph, node, x: x * (x + 3).clamp(0, 6) / 6,
+    "hardsigmoid": lambda graph, node, x: (x + 3).clamp(0, 6) / 6,
+}

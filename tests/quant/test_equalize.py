@@ -1,0 +1,131 @@
+"""Equalization and gates of their own: the function stays the same, int8 gets nearer to it, and torture is survived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from edgemobile.arch import get_arch, scaled
+from edgemobile.graph import Graph
+from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.lower import export_program, lower
+from edgemobile.metrics import sqnr_db
+from edgemobile.nets import build_net
+from edgemobile.quant.equalize import equalizable, equalize, rescale_randomly
+from edgemobile.quant.gates import GATES, split_gates
+from edgemobile.quant.hswish import integer_form, split_factor
+from edgemobile.quant.ptq import ptq
+from edgemobile.quant.recipe import Recipe, Rule
+
+_PX = 32
+_PER_TENSOR = (Rule(weights="per_tensor"),)
+_OFF = Recipe(split_gates="none", equalize=0)
+
+
+def _graph(name: str) -> Graph:
+    """An untrained net whose batch norms make its channels uneven, as training does."""
+    torch.manual_seed(1)
+    net = build_net(scaled(get_arch(name), width=0.35, input_px=_PX, classes=10))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data = torch.exp(torch.randn(module.num_features))
+            module.bias.data.normal_(0, 0.3)
+    return lower(export_program(net.eval(), (1, 3, _PX, _PX)), name)
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return _graph("v3-small")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(4, _PX, _PX, 3)).astype(np.float32)
+
+
+def _peaks(graph: Graph, images: np.ndarray) -> dict[str, np.ndarray]:
+    values = run(graph, images, keep_all=True)
+    return {name: np.abs(value).reshape(-1, value.shape[-1]).max(axis=0) for name, value in values.items()}
+
+
+def _sqnr(graph: Graph, recipe: Recipe, images: np.ndarray) -> float:
+    quantized = ptq(graph, [images], recipe).graph
+    source, result = quantized[quantized.inputs[0]].qparams, quantized[quantized.outputs[0]].qparams
+    assert source is not None
+    assert result is not None
+    logits = run(quantized, quantize(images, source, "int8"))[quantized.outputs[0]]
+    return sqnr_db(run(graph, images)[graph.outputs[0]], dequantize(logits, result))
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "v3-small"])
+def test_the_function_stays_and_channels_come_out_more_alike(name: str, images: np.ndarray) -> None:
+    form = integer_form(_graph(name))
+    equal, factors = equalize(form, _peaks(form, images))
+    want, got = run(form, images, keep_all=True), run(equal, images, keep_all=True)
+    for tensor, value in got.items():
+        assert sqnr_db(want[tensor] * factors.get(tensor, np.ones(1)), value) > 90, tensor
+    before, after = _peaks(form, images), _peaks(equal, images)
+    for tensor in factors:
+        peak = np.log(before[tensor][before[tensor] > 0]), np.log(after[tensor][after[tensor] > 0])
+        assert np.ptp(peak[1]) <= np.ptp(peak[0]) * 1.2 + 0.7, tensor
+    # A depthwise block of v1 is ReLU all through; v2 has ReLU6 and can equalize only its linear bottlenecks.
+    assert bool(factors) == (name != "v1" or any(node.attrs.get("activation") == "relu" for node in form.nodes))
+
+
+def test_what_meets_a_nonlinearity_that_is_not_scale_free_is_left_alone(graph: Graph) -> None:
+    form = integer_form(graph)
+    free = {name for group in equalizable(form) for name in group}
+    assert not free & {*form.inputs, *form.outputs}
+    for node in form.nodes:
+        if node.attrs.get("activation") == "relu6":
+            assert node.output not in free
+            if node.op == "add":
+                assert node.inputs[0] not in free
+
+
+def test_a_gate_of_its_own_frees_the_stem(graph: Graph, images: np.ndarray) -> None:
+    form = integer_form(graph)
+    split, names = split_gates(form, lambda node: GATES["stem"](form, node))
+    assert names == [form.nodes[0].output]
+    assert split.op_counts()["conv2d"] == form.op_counts()["conv2d"] + 1
+    assert split.op_counts()["add"] == form.op_counts()["add"] - 1
+    assert sqnr_db(run(form, images)[form.outputs[0]], run(split, images)[split.outputs[0]]) > 100
+    assert names[0] in {name for group in equalizable(split) for name in group}
+    assert names[0] not in {name for group in equalizable(form) for name in group}
+
+
+def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> None:
+    quantized = ptq(graph, [images])
+    named = {name for name in quantized.graph.tensors if name.endswith(".eq")}
+    assert named == set(quantized.channel_factors)
+    want, qgraph = run(graph, images, keep_all=True), quantized.graph
+    source = qgraph[qgraph.inputs[0]].qparams
+    assert source is not None
+    got = run(qgraph, quantize(images, source, "int8"), keep_all=True)
+    for name in named:
+        path, factor = split_factor(name)
+        qparams = qgraph[name].qparams
+        assert qparams is not None
+        if path in want:
+            real = dequantize(got[name], qparams) / quantized.channel_factors[name] / factor
+            reference = want[path]
+            # Below -3 a hard-swish's input is cut; nothing reads it.
+            if path == graph.nodes[0].output:
+                reference = np.maximum(reference, -3)
+            assert sqnr_db(reference, real) > 12, name
+
+
+@pytest.mark.parametrize("rules", [(), _PER_TENSOR])
+def test_rescaled_channels_are_survived(images: np.ndarray, rules: tuple[Rule, ...]) -> None:
+    graph = _graph("v3-small")
+    # The integer form has more to rescale: hard-swish with a gate of its own lets factors through.
+    form = integer_form(graph)
+    tortured = rescale_randomly(form, np.random.default_rng(3))
+    assert sqnr_db(run(form, images)[form.outputs[0]], run(tortured, images)[form.outputs[0]]) > 90
+    naive = replace(_OFF, rules=(Rule(weights="per_tensor", observer="minmax"),), bias_correction=False)
+    recipe = Recipe(rules=rules, equalize=1)
+    assert _sqnr(tortured, recipe, images) > _sqnr(form, recipe, images) - 3
+    assert _sqnr(tortured, recipe, images) > _sqnr(tortured, naive, images) + 6
