@@ -6,9 +6,7 @@ bundled weights.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +22,7 @@ from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.presets import chosen_preprocess, default_preprocess, described
+from edgemobile.quiet import quiet_stderr
 from edgemobile.weight_files import SUFFIXES
 from edgemobile.weights import Checkpoint, build, load_weights
 
@@ -94,7 +93,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
     else:
         preprocess, source = default_preprocess(session.input, input_px or usual_px)
     session.input = _settled(session.input, preprocess.input_px)
-    with _native_stderr_off():
+    with quiet_stderr():
         first = _first_output(file, session)
     session.output = replace(session.output, shape=first.shape)
     outputs = first[0].size
@@ -168,14 +167,13 @@ class _TorchSession(Session):
 def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint | None, int]:
     """(the session, its checkpoint where it has one, the resolution to take where neither says one)."""
     path = Path(file)
-    if file in ARCHS and not path.exists():
+    if file in ARCHS and not path.is_file():
         return _torch_session("bundled", file, options.threads)
     if path.suffix.lower() in SUFFIXES:
         if options.arch is None:
             raise EdgemobileError(f"{file} is a checkpoint: say which model it is of with --arch ({', '.join(ARCHS)})")
         return _torch_session(file, options.arch, options.threads)
-    with _native_stderr_off():
-        return open_session(path, threads=options.threads), None, _FREE_PX
+    return open_session(path, threads=options.threads), None, _FREE_PX
 
 
 def _torch_session(weights: str, arch_name: str, threads: int) -> tuple[Session, Checkpoint, int]:
@@ -224,22 +222,6 @@ def _zeros(session: Session) -> np.ndarray:
     shape = session.input.shape
     sides = shape[2:] if session.input.layout == "NCHW" else shape[1:3]
     return np.zeros((shape[0], *sides, 3), np.float32)
-
-
-@contextmanager
-def _native_stderr_off() -> Iterator[None]:
-    """TFLite's C++ greets on file descriptor 2 (`INFO: Created TensorFlow Lite XNNPACK delegate`), past sys.stderr.
-
-    What goes wrong is raised as well, so nothing is lost.
-    """
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 # ---- what is known of them ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
 
-__all__ = ["dequantize", "quantize", "run"]
+__all__ = ["dequantize", "quantize", "run", "run_real"]
 
 _Arrays = dict[str, np.ndarray]
 
@@ -43,6 +43,13 @@ def run(graph: Graph, inputs: np.ndarray | Mapping[str, np.ndarray], *, keep_all
     constants = graph.constants
     wanted = [name for name in values if name not in constants] if keep_all else graph.outputs
     return {name: values[name] for name in wanted}
+
+
+def run_real(graph: Graph, images: np.ndarray) -> np.ndarray:
+    """The first output in reals, f32, for images f32[N,H,W,C], whatever the precision of the graph's ends."""
+    source, result = graph[graph.inputs[0]], graph[graph.outputs[0]]
+    given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
+    return _real(result, run(graph, given)[result.name])
 
 
 def quantize(real: np.ndarray, qparams: QParams, dtype: str) -> np.ndarray:

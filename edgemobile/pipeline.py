@@ -19,7 +19,7 @@ from edgemobile.devices.runtimes import Session, open_session
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
-from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.interpreter import run_real
 from edgemobile.manifest import file_metadata, manifest
 from edgemobile.model import Model, load_model
 from edgemobile.parity import TOLERANCES, Verdict, judge
@@ -45,8 +45,8 @@ class ExportRequest:
 
     `model` is a reference model's name, `package.module:factory`, or a saved torch.export program, FILE.pt2.
     `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
-    on another, or on other images where it has no splits. Without it int8 uses synthesised images for both, and float
-    files are checked on noise.
+    on another, or on other images where it has no splits. Images that look wrong (noise, not normalised) are refused
+    unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on noise.
     """
 
     model: str
@@ -61,6 +61,7 @@ class ExportRequest:
     batch: int = 1
     calib: Path | None = None
     calib_images: int = 128
+    unchecked_calib: bool = False
     check_images: int = 200
     recipe: Recipe = DEFAULT
     threads: int = 1
@@ -132,7 +133,17 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         )
     samples = _samples(request, model, progress)
     metadata = partial(file_metadata, model)
-    emitted = route.run(Job(model, samples, formats, request.precisions, request.recipe, metadata, progress))
+    job = Job(
+        model,
+        samples,
+        formats,
+        request.precisions,
+        request.recipe,
+        metadata,
+        progress,
+        strict_calib=samples.real and not request.unchecked_calib,
+    )
+    emitted = route.run(job)
     with fresh_folder(request.out, overwrite=request.overwrite) as folder:
         artifacts = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
@@ -220,7 +231,7 @@ def _check(
         for file, session in sessions.items():
             outputs[file] = session.run(samples.check)
             report(len(outputs))
-        oracle = None if int8 is None else _integer_logits(int8, samples.check[:_ORACLE_IMAGES])
+        exact = None if int8 is None else run_real(int8, samples.check[:_ORACLE_IMAGES])
     with progress.step("measure latency"):
         prepared = {file: session.prepare(_one_batch(samples.check, session)) for file, session in sessions.items()}
         latencies = latency_ns(sessions, prepared, rounds=_LATENCY_ROUNDS)
@@ -231,7 +242,7 @@ def _check(
             judge(reference, outputs[artifact.file], TOLERANCES[artifact.precision]),
             latencies[artifact.file],
             _accuracy(outputs[artifact.file], samples.labels),
-            _max_lsb(oracle, outputs[artifact.file]) if artifact.precision == "int8" else None,
+            _max_lsb(int8, exact, outputs[artifact.file]) if artifact.precision == "int8" else None,
         )
         for artifact in artifacts
     )
@@ -242,20 +253,13 @@ def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
     return np.resize(images, (session.input.shape[0], *images.shape[1:]))
 
 
-def _integer_logits(graph: Graph, images: np.ndarray) -> tuple[np.ndarray, float]:
-    """(logits of the reference int8 arithmetic, the scale of one step)."""
-    source, result = graph[graph.inputs[0]].qparams, graph[graph.outputs[0]].qparams
-    assert source is not None
-    assert result is not None
-    integers = run(graph, quantize(images, source, "int8"))[graph.outputs[0]]
-    return dequantize(integers, result), float(result.scale[0])
-
-
-def _max_lsb(oracle: tuple[np.ndarray, float] | None, output: np.ndarray) -> int | None:
-    if oracle is None:
+def _max_lsb(graph: Graph | None, exact: np.ndarray | None, output: np.ndarray) -> int | None:
+    """The largest difference of a file to the reference arithmetic, in steps of the output's scale."""
+    if graph is None or exact is None:
         return None
-    logits, step = oracle
-    return int(np.rint(np.abs(output[: len(logits)] - logits) / step).max())
+    qparams = graph[graph.outputs[0]].qparams
+    assert qparams is not None
+    return int(np.rint(np.abs(output[: len(exact)] - exact) / qparams.scale[0]).max())
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray | None) -> float | None:

@@ -37,7 +37,10 @@ _CALIBRATION_BATCH = 32
 
 @dataclass(frozen=True)
 class Job:
-    """What a route is asked for. `metadata` gives what a file of a precision says of itself."""
+    """What a route is asked for. `metadata` gives what a file of a precision says of itself.
+
+    With `strict_calib`, calibration images that cannot be what the model is used on are refused.
+    """
 
     model: Model
     samples: Samples
@@ -46,6 +49,7 @@ class Job:
     recipe: Recipe
     metadata: Callable[[str], Mapping[str, str]]
     progress: Progress
+    strict_calib: bool = True
 
     def calibration_batches(self) -> list[np.ndarray]:
         return self.samples.batches(_CALIBRATION_BATCH)
@@ -71,7 +75,7 @@ def _native(job: Job) -> Emitted:
     for precision in job.precisions:
         if precision == "int8":
             with job.progress.step("quantize to int8", len(job.samples.calibration)) as report:
-                quantized = ptq(graph, job.calibration_batches(), job.recipe, progress=report, strict=job.samples.real)
+                quantized = ptq(graph, job.calibration_batches(), job.recipe, progress=report, strict=job.strict_calib)
             graphs[precision], notes = quantized.graph, quantized.notes
         else:
             graphs[precision] = _FLOAT_FORMS[precision](graph)

@@ -36,8 +36,8 @@ def check_images(batches: Sequence[np.ndarray], *, strict: bool = True) -> list[
     reason = _unusable(np.concatenate(batches)[:_LOOKED_AT])
     if reason and strict:
         raise EdgemobileError(
-            f"the calibration images cannot calibrate: {reason}. Give preprocessed images of what the model is for, "
-            "or call ptq without strict to use these"
+            f"the calibration images cannot calibrate: {reason}. Give images of what the model is for, "
+            "or --unchecked-calib to use these all the same"
         )
     return [f"calibration images: {reason}"] if reason else []
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, QParams
-from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.interpreter import run_real
 from edgemobile.metrics import sqnr_db, top1_agree
 from edgemobile.quant.ptq import Quantized, calibrated, ptq
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
@@ -111,8 +111,8 @@ def search(
         raise EdgemobileError("a search needs a bound: min_agreement (0 to 1), min_sqnr_db, or both")
     batches = list(batches)
     images = np.concatenate(batches)[:_SEARCH_IMAGES] if images is None else images
-    reference = run(graph, images)[graph.outputs[0]]
-    evaluate = evaluate or _reference_logits
+    reference = run_real(graph, images)
+    evaluate = evaluate or run_real
     costly = [cost.tensor for cost in rank(graph, batches, recipe) if cost.tensor not in graph.inputs]
     for count in range(min(max_float, len(costly)) + 1):
         kept = tuple(costly[:count])
@@ -127,10 +127,3 @@ def search(
         f"with {len(found.kept_float)} nodes in float the logits reach {found.sqnr_db:.1f} dB and agree on "
         f"{found.agreement:.1%} of {len(images)} images, which misses the bound; raise max_float or lower the bound"
     )
-
-
-def _reference_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
-    source, result = graph[graph.inputs[0]].qparams, graph[graph.outputs[0]].qparams
-    assert source is not None
-    assert result is not None
-    return dequantize(run(graph, quantize(images, source, "int8"))[graph.outputs[0]], result)

@@ -58,6 +58,9 @@ class _List(click.ParamType):
     "int8, noise for float]",
 )
 @click.option("--calib-images", type=int, default=128, show_default=True, help="Images to calibrate on.")
+@click.option(
+    "--unchecked-calib", is_flag=True, help="Calibrate even on images that look wrong: noise, not normalised."
+)
 @click.option("--check-images", type=int, default=200, show_default=True, help="Images to check the files on.")
 @click.option(
     "--hswish",

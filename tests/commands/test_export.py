@@ -45,16 +45,16 @@ def edgemobile(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A zip of three classes, two splits, one broken image."""
+    """A zip of three classes, two splits, one broken image: soft blots of colour."""
     rng = np.random.default_rng(0)
     path = tmp_path / "photos.zip"
     with ZipFile(path, "w") as archive:
         for split, count in (("train", 6), ("test", 4)):
             for name in ("airplane", "cat", "truck"):
                 for index in range(count):
-                    pixels = rng.integers(0, 255, (40, 32, 3), np.uint8)
+                    blots = Image.fromarray(rng.integers(0, 255, (4, 4, 3), np.uint8)).resize((32, 40))
                     with archive.open(f"{split}/{name}/{index}.png", "w") as file:
-                        Image.fromarray(pixels).save(file, "png")
+                        blots.save(file, "png")
         archive.writestr("test/cat/broken.png", b"not a picture")
     return path
 
@@ -209,6 +209,20 @@ def test_an_empty_calibration_set(edgemobile, tmp_path: Path) -> None:
     ran = edgemobile("export", "v3-large", "--int8", "--calib", "empty")
     assert ran.code == 2
     assert "no images in empty" in ran.err
+
+
+def test_noise_calibrates_only_when_asked_to(edgemobile, tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    for index in range(16):
+        # 37 px is what the preprocessing crops 32 from, so that no resize smooths it.
+        pixels = np.random.default_rng(index).integers(0, 255, (37, 37, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"{index}.png")
+    args = ("export", *_SMALL, "--int8", "--to", "tflite", "--calib", "noise", *_QUICK)
+    ran = edgemobile(*args)
+    assert ran.code == 2
+    assert "they are noise" in ran.err
+    assert "--unchecked-calib" in ran.err
+    assert "they are noise" in edgemobile(*args, "--unchecked-calib").out
 
 
 def test_nothing_is_overwritten_without_being_asked(edgemobile, tmp_path: Path) -> None:
