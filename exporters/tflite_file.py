@@ -17,6 +17,7 @@ import numpy as np
 
 from edgemobile.errors import Unsupported, require
 from edgemobile.graph import GraphError, QParams, Tensor
+from edgemobile.quiet import quiet_stderr
 
 schema: Any = require("ai_edge_litert.schema_py_generated", "litert")
 
@@ -263,8 +264,10 @@ def delegate_pieces(data: bytes) -> int | None:
     Every piece more is a detour through the plain kernels. 0 means nothing was delegated; None that this release of
     the runtime does not list its ops.
     """
-    interpreter = require("ai_edge_litert.interpreter", "litert").Interpreter(model_content=data)
-    interpreter.allocate_tensors()
+    runtime = require("ai_edge_litert.interpreter", "litert")
+    with quiet_stderr():
+        interpreter = runtime.Interpreter(model_content=data)
+        interpreter.allocate_tensors()
     if not hasattr(interpreter, "_get_ops_details"):
         return None
     # The delegate appends one op a piece; the ops it took over stay listed in front of them.
