@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Model", "load_model"]
 
 _FACTORY_PX = 224
+_REFERENCE_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,16 @@ class Model:
     notes: tuple[str, ...] = ()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N, in the program's batches."""
+        """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N."""
         import torch
 
+        # A saved program takes its own batch size only; a net any, and larger ones are several times faster.
+        batch = self.batch if isinstance(self.net, torch.fx.GraphModule) else _REFERENCE_BATCH
         rows = []
         with torch.no_grad():
-            for start in range(0, len(images), self.batch):
-                part = images[start : start + self.batch]
-                padded = np.pad(part, ((0, self.batch - len(part)), (0, 0), (0, 0), (0, 0)))
+            for start in range(0, len(images), batch):
+                part = images[start : start + batch]
+                padded = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
                 x = torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2)))
                 rows.append(self.net(x).numpy()[: len(part)])
         return np.concatenate(rows)

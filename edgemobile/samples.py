@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from edgemobile.dataset import Dataset, class_indices, open_dataset
 from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Samples", "from_dataset", "from_noise", "from_synthesis"]
+__all__ = ["Samples", "from_blots", "from_dataset", "from_synthesis"]
 
 _NO_LABELS = "no --calib: accuracy is not known; give an ImageFolder to measure it"
+# Blots a side.
+_BLOTS = 8
 _CHECK_SPLITS = ("test", "val", "validation")
 
 
@@ -100,12 +102,16 @@ def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Sample
     return Samples(images[:calibration], images[calibration:], None, described, facts, (_NO_LABELS,))
 
 
-def from_noise(preprocess: Preprocess, *, check: int, seed: int) -> Samples:
-    """Uniform noise to check on and nothing to calibrate on: float arithmetic is the same for every image."""
-    px = preprocess.input_px
-    pixels = np.random.default_rng(seed).random((check, px, px, 3), np.float32)
-    images = (pixels - np.array(preprocess.mean, np.float32)) / np.array(preprocess.std, np.float32)
-    return Samples(images[:0], images, None, f"{check} images of noise", {}, (_NO_LABELS,))
+def from_blots(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:
+    """Random soft blots of colour: enough for float arithmetic, which is the same for every image, and for random
+    weights, which have no images of their own."""
+    rng = np.random.default_rng(seed)
+    blots = rng.integers(0, 256, (calibration + check, _BLOTS, _BLOTS, 3), np.uint8)
+    sized = replace(preprocess, resize="exact", shorter_px=None)
+    images = np.stack([sized(blot) for blot in blots])
+    facts = {"source": "random blots", "images": calibration, "sha256": _digest(images[:calibration]), "seed": seed}
+    described = f"{check} images of random blots"
+    return Samples(images[:calibration], images[calibration:], None, described, facts, (_NO_LABELS,))
 
 
 def _load_labelled(

@@ -388,3 +388,12 @@ def test_weights_for_a_model_of_one_s_own(save: Callable[..., Path]) -> None:
 def test_a_width_out_of_range_is_refused(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
     with pytest.raises(Unsupported, match="width multiplier"):
         load_weights(save(state), get_arch("v3-small"), width=0.001)
+
+
+@pytest.mark.parametrize("name", ["v1", "v2", "v3-small"])
+def test_random_weights_keep_the_size_of_what_passes_through(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    _, net = build(get_arch(name), load_weights("random", get_arch(name)))
+    with torch.no_grad():
+        logits = net(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+    assert 1e-3 < float(logits.abs().mean()) < 10

@@ -55,7 +55,7 @@ class _List(click.ParamType):
     type=click.Path(path_type=Path),
     metavar="DIR|ZIP",
     help="ImageFolder to calibrate int8 and to check the files on. [default: images synthesised from the model for "
-    "int8, noise for float]",
+    "int8, random blots of colour for float]",
 )
 @click.option("--calib-images", type=int, default=128, show_default=True, help="Images to calibrate on.")
 @click.option(
