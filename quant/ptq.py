@@ -18,7 +18,7 @@ from edgemobile.interpreter import quantize as quantize_array
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
-from edgemobile.quant.guards import check_images, dead_channels
+from edgemobile.quant.guards import check_images, dead_channels, wide_additions
 from edgemobile.quant.hswish import integer_form
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.recipe import DEFAULT, Recipe
@@ -82,7 +82,7 @@ def ptq(
     form = prepared.graph
     build = _Build(form, _activation_qparams(form, _observe(prepared, batches, recipe, progress)), recipe)
     result = build.graph()
-    notes += [*build.notes, *dead_channels(form)]
+    notes += [*build.notes, *dead_channels(form), *wide_additions(result)]
     if recipe.bias_correction:
         result = correct_bias(form, result, batches)
     names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
