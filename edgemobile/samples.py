@@ -97,9 +97,8 @@ def from_dataset(
 
 def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Samples:
     """Synthesised images f32[N,H,W,3]: the first `calibration` to calibrate on, the others to check on."""
-    facts = {"source": "synthesised", "images": calibration, "sha256": _digest(images[:calibration]), "seed": seed}
     described = f"{len(images) - calibration} images synthesised from the model's batch-norm statistics"
-    return Samples(images[:calibration], images[calibration:], None, described, facts, (_NO_LABELS,))
+    return _made(images, calibration, "synthesised", described, seed)
 
 
 def from_blots(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:
@@ -109,8 +108,12 @@ def from_blots(preprocess: Preprocess, *, calibration: int, check: int, seed: in
     blots = rng.integers(0, 256, (calibration + check, _BLOTS, _BLOTS, 3), np.uint8)
     sized = replace(preprocess, resize="exact", shorter_px=None)
     images = np.stack([sized(blot) for blot in blots])
-    facts = {"source": "random blots", "images": calibration, "sha256": _digest(images[:calibration]), "seed": seed}
-    described = f"{check} images of random blots"
+    return _made(images, calibration, "random blots", f"{check} images of random blots", seed)
+
+
+def _made(images: np.ndarray, calibration: int, source: str, described: str, seed: int) -> Samples:
+    """Images nobody took, and so without labels: the first `calibration` to calibrate on, the others to check on."""
+    facts = {"source": source, "images": calibration, "sha256": _digest(images[:calibration]), "seed": seed}
     return Samples(images[:calibration], images[calibration:], None, described, facts, (_NO_LABELS,))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.quant.hswish import is_gate
 
 __all__ = ["GATES", "split_gates"]
 
@@ -62,8 +63,7 @@ def _feeds_one_hswish(graph: Graph, node: Node) -> bool:
     product = next((other for other in consumers if other.op == "mul"), None)
     if gate is None or product is None or set(product.inputs) != {node.output, gate.output}:
         return False
-    three = graph[gate.inputs[1]].data
-    return gate.attrs["activation"] == "relu6" and three is not None and three.size == 1 and three.item() == 3.0
+    return is_gate(graph, gate)
 
 
 def _is_stem(graph: Graph, node: Node) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.quant.recipe import Hswish
 
-__all__ = ["integer_form", "split_factor"]
+__all__ = ["integer_form", "is_gate", "split_factor"]
 
 # Linear in their one input: n times the input gives n times the output.
 _HOMOGENEOUS = ("mean", "reshape", "relu", "max_pool2d", "avg_pool2d")
@@ -27,6 +27,14 @@ _HOMOGENEOUS = ("mean", "reshape", "relu", "max_pool2d", "avg_pool2d")
 def integer_form(graph: Graph, hswish: Hswish = "delegated") -> Graph:
     """A float graph of the same function without hard-sigmoid and, if "delegated", without hard-swish."""
     return _Rewrite(graph, hswish).result()
+
+
+def is_gate(graph: Graph, node: Node) -> bool:
+    """add(x, 3) with a fused relu6: the gate of hard-swish and hard-sigmoid."""
+    if node.op != "add" or node.attrs["activation"] != "relu6":
+        return False
+    other = graph[node.inputs[1]].data
+    return other is not None and other.size == 1 and other.item() == 3.0
 
 
 def split_factor(name: str) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
 from edgemobile.quant.guards import check_images, dead_channels, wide_additions
-from edgemobile.quant.hswish import integer_form
+from edgemobile.quant.hswish import integer_form, is_gate
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
@@ -212,26 +212,18 @@ def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) ->
 def _useful_range(graph: Graph, node: Node, low: float, high: float) -> tuple[float, float]:
     """The part of a range that what follows can tell apart."""
     activation = node.attrs.get("activation", "")
-    if _is_gate(graph, node):
+    if is_gate(graph, node):
         return 0.0, 6.0
     if activation or node.op in ("relu", "relu6"):
         low = 0.0
     consumers = graph.consumers(node.output)
-    gates = [consumer for consumer in consumers if _is_gate(graph, consumer)]
+    gates = [consumer for consumer in consumers if is_gate(graph, consumer)]
     if consumers and all(_gated(graph, node.output, consumer, gates) for consumer in consumers):
         # relu6(x + 3) is 0 below -3, exactly.
         low = max(low, -3.0)
         if len(gates) == len(consumers):
             high = min(high, 3.0)
     return low, high
-
-
-def _is_gate(graph: Graph, node: Node) -> bool:
-    """add(x, 3) with a fused relu6: the gate of hard-swish and hard-sigmoid."""
-    if node.op != "add" or node.attrs["activation"] != "relu6":
-        return False
-    other = graph[node.inputs[1]].data
-    return other is not None and other.size == 1 and other.item() == 3.0
 
 
 def _gated(graph: Graph, name: str, consumer: Node, gates: list[Node]) -> bool:
