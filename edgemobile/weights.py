@@ -1,6 +1,7 @@
 """Where a model's weights come from: the package, torchvision's public files, a seed, or a file from anybody.
 
-    load_weights(spec, arch) -> Checkpoint      "bundled", "imagenet", "random", or a .pt, .pth or .safetensors file
+    load_weights(spec, arch) -> Checkpoint      "bundled", "imagenet", "random", or a .pt, .pth, .safetensors or
+                                                .tflite file
     build(arch, checkpoint)  -> (arch, net)     the reference model those weights belong to
     load_into(net, checkpoint)                  the same for a model of one's own (edgemobile.own_model)
 
@@ -13,7 +14,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgemobile.arch import ARCHS, Arch, scaled
 from edgemobile.errors import EdgemobileError, require
@@ -21,7 +22,8 @@ from edgemobile.key_layouts import Layout, check_complete, recognised, translate
 from edgemobile.layers import layers
 from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.public_weights import SPECS, Progress, PublicWeights, fetch, public_weights
-from edgemobile.weight_files import described, first_few, read, sidecar
+from edgemobile.tflite_weights import read_tflite_weights
+from edgemobile.weight_files import SUFFIXES, described, existing, first_few, read, sidecar
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +41,8 @@ class Checkpoint:
 
     `state_dict` holds f32 tensors (integers stay), under the keys of edgemobile.nets for a reference model. `arch`,
     `width` and `classes` are read off the shapes; `labels` and `preprocess` come from beside the file. None: not known.
-    `sha256` is of the file, or of the tensors where there is none. `bn_eps` is that of the library the keys are of,
-    where it is not ours. `notes` is what a reader should be told.
+    `sha256` is of the file, or of the tensors where there is none. `bn_eps` and `padding` are those of where the
+    weights come from, where they are not ours. `notes` is what a reader should be told.
     """
 
     state_dict: Mapping[str, torch.Tensor]
@@ -52,6 +54,7 @@ class Checkpoint:
     labels: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
     bn_eps: float | None = None
+    padding: Literal["both", "same"] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -85,6 +88,8 @@ def load_weights(
         assert arch is not None
         return _public(arch, public_weights(arch.name, str(spec)), width, classes, on_progress)
     path = _bundled_path(arch) if spec == "bundled" and arch else Path(spec)
+    if path.suffix.lower() == ".tflite":
+        return _of_tflite(path, arch, width, classes)
     source = f"bundled {path.name}" if spec == "bundled" else str(path)
     content = read(path)
     facts = {**content.metadata, **sidecar(path, content.sha256)}
@@ -122,7 +127,7 @@ def build(arch: Arch, checkpoint: Checkpoint, *, input_px: int | None = None) ->
 
     trained_px = checkpoint.preprocess.input_px if checkpoint.preprocess else None
     arch = scaled(arch, width=checkpoint.width, classes=checkpoint.classes, input_px=input_px or trained_px)
-    arch = replace(arch, bn_eps=checkpoint.bn_eps or arch.bn_eps)
+    arch = replace(arch, bn_eps=checkpoint.bn_eps or arch.bn_eps, padding=checkpoint.padding or arch.padding)
     with torch.random.fork_rng(devices=[]):
         net = build_net(arch)
     load_into(net, checkpoint)
@@ -237,6 +242,18 @@ def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
         if width is not None:
             return f"{arch.name} (width {width:g})"
     return None
+
+
+def _of_tflite(path: Path, arch: Arch | None, width: float | None, classes: int | None) -> Checkpoint:
+    """The weights in a TFLite file of `arch`, whoever wrote it."""
+    if arch is None:
+        raise EdgemobileError(f"{path}: a TFLite file is read as weights of a reference model. Known: {', '.join(ARCHS)}")
+    held = read_tflite_weights(existing(path, "weights", (*SUFFIXES, ".tflite")), arch)
+    note = f"{path.name} is a TFLite file: its weights as reals, batch norm folded, padding as {held.padding!r}"
+    checkpoint = Checkpoint(
+        held.state, str(path), held.sha256, preprocess=held.preprocess, padding=held.padding, notes=(note,)
+    )
+    return _fitted(checkpoint, arch, width, classes)
 
 
 # ---- weights the user has no file of --------------------------------------------------------------------------------

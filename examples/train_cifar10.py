@@ -4,7 +4,8 @@
 
 Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels,
 preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with
-train/ and test/.
+train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes (a TFLite file too);
+--teacher trains on what a better net says of each image as well as on its label.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from edgemobile.arch import get_arch, scaled
 from edgemobile.nets import build_net
+from edgemobile.weights import Checkpoint, build, load_weights
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -42,8 +44,9 @@ def main() -> None:
     arch = scaled(get_arch(args.arch), classes=len(labels), input_px=args.res)
     net = build_net(arch, dropout=args.dropout)
     if args.init:
-        net.load_state_dict({key: value.float() for key, value in read_state(args.init).items()})
+        start_from(net, load_weights(args.init, get_arch(args.arch)), train[0][:: len(train[0]) // 512], args.res)
     net = net.to(device, memory_format=torch.channels_last)
+    teacher = read_teacher(args.teacher, device) if args.teacher else None
     average = copy.deepcopy(net).eval()
     steps = args.epochs * (len(train[0]) // args.batch)
     optimizer = torch.optim.SGD(weight_groups(net, args.weight_decay), lr=args.lr, momentum=0.9, nesterov=True)
@@ -62,7 +65,7 @@ def main() -> None:
         first = restore(progress, net, average, optimizer, schedule)
     for epoch in range(first, args.epochs):
         started = time.monotonic()
-        loss = train_epoch(net, average, train, args, optimizer, schedule, device, seed=args.seed + epoch)
+        loss = train_epoch(net, average, teacher, train, args, optimizer, schedule, device, seed=args.seed + epoch)
         save_progress(progress, epoch + 1, net, average, optimizer, schedule)
         speed = len(train[0]) / (time.monotonic() - started)
         line = f"epoch {epoch + 1}/{args.epochs}  loss {loss:.3f}  {speed:.0f} images/s"
@@ -79,7 +82,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("arch")
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder, directory or zip, with train/ and test/")
     parser.add_argument("--out", type=Path, required=True, help="FILE.safetensors; FILE.json is written beside it")
-    parser.add_argument("--init", type=Path, help="start from this checkpoint")
+    parser.add_argument("--init", type=Path, help="start from this checkpoint, of any number of classes")
+    parser.add_argument("--teacher", type=Path, help="FILE.safetensors of a better net, trained by this script")
+    parser.add_argument("--teacher-share", type=float, default=0.7, help="weight of the teacher's word in the loss")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--res", type=int, default=64)
@@ -159,7 +164,7 @@ def weight_groups(net: torch.nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def train_epoch(net, average, train, args, optimizer, schedule, device, seed: int) -> float:
+def train_epoch(net, average, teacher, train, args, optimizer, schedule, device, seed: int) -> float:
     """One pass; returns the mean loss."""
     images, classes = train
     torch.manual_seed(seed)
@@ -171,7 +176,10 @@ def train_epoch(net, average, train, args, optimizer, schedule, device, seed: in
         x = to_input(augment(torch.from_numpy(images[index])).to(device), args.res)
         y = torch.from_numpy(classes[index]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = F.cross_entropy(net(x), y, label_smoothing=args.smoothing)
+            logits = net(x)
+            loss = F.cross_entropy(logits, y, label_smoothing=args.smoothing)
+            if teacher is not None:
+                loss = (1 - args.teacher_share) * loss + args.teacher_share * distillation(logits, teacher, x)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -181,6 +189,13 @@ def train_epoch(net, average, train, args, optimizer, schedule, device, seed: in
         if count % 100 == 0:
             print(f"  step {count}  loss {total / count:.3f}", flush=True)
     return total / count
+
+
+def distillation(logits: torch.Tensor, teacher: torch.nn.Module, x: torch.Tensor, heat: float = 2.0) -> torch.Tensor:
+    """Cross entropy to the teacher's probabilities, both softened by `heat` (Hinton et al., arXiv:1503.02531)."""
+    with torch.no_grad():
+        target = F.softmax(teacher(x) / heat, dim=1)
+    return heat**2 * F.cross_entropy(logits / heat, target)
 
 
 @torch.no_grad()
@@ -204,8 +219,47 @@ def evaluate(net: torch.nn.Module, test: tuple[np.ndarray, np.ndarray], res: int
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
+def read_teacher(path: Path, device: torch.device) -> torch.nn.Module:
+    facts = json.loads(path.with_suffix(".json").read_text())
+    arch = get_arch(facts["arch"])
+    _, teacher = build(arch, load_weights(path, arch))
+    return teacher.to(device, memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def start_from(net: torch.nn.Module, checkpoint: Checkpoint, pixels: np.ndarray, res: int) -> None:
+    """Give `net` the weights of `checkpoint` but for a classifier of other classes; u8[N,32,32,3] settle batch norm.
+
+    A checkpoint whose batch norm is folded, or that saw other images, has statistics that are not those of this data.
+    Every batch norm gets this data's, and the scale and shift that leave its function what it was.
+    """
+    state = net.state_dict()
+    fitting = {key: value for key, value in checkpoint.state_dict.items() if value.shape == state[key].shape}
+    net.load_state_dict({**state, **fitting})
+    if checkpoint.preprocess:
+        # Theirs is (px - mean') / std', ours (px - mean) / std: x' = x std / std' + (mean - mean') / std'.
+        theirs_mean, theirs_std = (
+            torch.tensor(value) for value in (checkpoint.preprocess.mean, checkpoint.preprocess.std)
+        )
+        shift = (torch.tensor(MEAN) - theirs_mean) / theirs_std
+        stem = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d))
+        norm = next(m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        norm.running_mean -= (stem.weight * shift.view(1, 3, 1, 1)).sum((1, 2, 3))
+        stem.weight *= (torch.tensor(STD) / theirs_std).view(1, 3, 1, 1)
+
+    def settle(norm: torch.nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+        var, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        was = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += was * (mean - norm.running_mean)
+        norm.weight.copy_(was * (var + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+
+    norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    hooks = [module.register_forward_pre_hook(settle) for module in norms]
+    net.eval()(to_input(torch.from_numpy(pixels), res))
+    for hook in hooks:
+        hook.remove()
 
 
 def save_progress(path: Path, epoch: int, net, average, optimizer, schedule) -> None:

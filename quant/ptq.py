@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import numpy as np
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.interpreter import quantize as quantize_array
+from edgemobile.quant.adaround import adaround
+from edgemobile.quant.affine import activation_qparams, bias_tensor, weight_qparams, weight_tensor
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
@@ -22,15 +25,12 @@ from edgemobile.quant.guards import check_images, dead_channels, wide_additions
 from edgemobile.quant.hswish import integer_form, is_gate
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.recipe import DEFAULT, Recipe
+from edgemobile.quant.refit import refit
+from edgemobile.quant.side_by_side import Mend, mend_layers
 from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 
-__all__ = ["Prepared", "Quantized", "activation_qparams", "calibrated", "prepare", "ptq", "weight_qparams"]
+__all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 
-# An int32 bias must stay below 2^31 with room for the products added to it.
-_BIAS_LIMIT = 2**30
-# Below this a weight scale is noise; XNNPACK wants scale_in * scale_weight / scale_out >= 2^-32.
-_MIN_WEIGHT_SCALE = 2.0**-24
-_MIN_RANGE = 1e-6
 # Peaks of channels settle within some hundred images.
 _PEAK_IMAGES = 128
 # Ops that move integers about: input and output must share one scale.
@@ -83,8 +83,8 @@ def ptq(
     build = _Build(form, _activation_qparams(form, _observe(prepared, batches, recipe, progress)), recipe)
     result = build.graph()
     notes += [*build.notes, *dead_channels(form), *wide_additions(result)]
-    if recipe.bias_correction:
-        result = correct_bias(form, result, batches)
+    if mends := _mends(recipe):
+        result = mend_layers(form, result, batches, mends)
     names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
     factors = {names[name]: factor for name, factor in prepared.factors.items() if name in names}
     return Quantized(_renamed(result, names), tuple(notes), factors)
@@ -113,27 +113,16 @@ def calibrated(
     return prepared.graph, _activation_qparams(prepared.graph, ranges)
 
 
-def activation_qparams(low: float, high: float) -> QParams:
-    """Asymmetric int8 for a range, widened to hold zero: scale = (high - low) / 255, and 0 is exact."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    span = max(high - low, _MIN_RANGE)
-    scale = np.float32(span / 255)
-    zero_point = int(np.clip(np.rint(-128 - low / float(scale)), -128, 127))
-    return QParams(np.array([scale]), np.array([zero_point]))
-
-
-def weight_qparams(weight: np.ndarray, bias: np.ndarray, input_scale: float, *, per_channel: bool = True) -> QParams:
-    """Symmetric int8 in [-127, 127] for a weight whose first axis is the output channel.
-
-    A channel of tiny weights and a real bias would overflow int32, |bias / (input_scale * scale)| >= 2^31; its scale is
-    raised until the bias fits. Dead channels get a scale too.
-    """
-    peaks = np.abs(weight.reshape(len(weight), -1)).max(axis=1).astype(np.float64)
-    floors = np.maximum(np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT), _MIN_WEIGHT_SCALE)
-    scale = np.maximum(peaks / 127, floors)
-    if not per_channel:
-        scale = scale.max(keepdims=True)
-    return QParams(scale.astype(np.float32), np.zeros(scale.shape, np.int32), axis=0 if per_channel else None)
+def _mends(recipe: Recipe) -> list[Mend]:
+    """What the recipe does to each layer once its input is known, in order."""
+    mends: list[Mend] = []
+    if recipe.refit:
+        mends.append(partial(refit, strength=recipe.refit))
+    if recipe.adaround:
+        mends.append(adaround)
+    if recipe.bias_correction:
+        mends.append(correct_bias)
+    return mends
 
 
 def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
@@ -293,23 +282,26 @@ class _Build:
         self.nodes.append(Node(node.op, (x, *others), node.output, node.attrs))
 
     def _as_int8(self, name: str) -> str:
-        tensor = self.form[name]
-        if tensor.data is not None:
-            qparams = activation_qparams(float(tensor.data.min()), float(tensor.data.max()))
-            self.tensors[name] = Tensor.constant(name, quantize_array(tensor.data, qparams, "int8"), qparams)
-        elif self.tensors[name].qparams is None:
+        data = self.form[name].data
+        if data is not None:
+            qparams = activation_qparams(float(data.min()), float(data.max()))
+            return self._constant(name, Tensor.constant(name, quantize_array(data, qparams, "int8"), qparams))
+        if self.tensors[name].qparams is None:
             return self._cross(name, "quantize")
         return name
 
     def _as_float(self, name: str) -> str:
-        if self.form[name].is_constant:
-            # A constant read in both precisions needs two names.
-            alias = f"{name}.float" if name in self.tensors and self.tensors[name].qparams else name
-            data = self.form[name].data
-            assert data is not None
-            self.tensors[alias] = Tensor.constant(alias, data)
-            return alias
+        data = self.form[name].data
+        if data is not None:
+            return self._constant(name, Tensor.constant(name, data))
         return name if self.tensors[name].qparams is None else self._cross(name, "dequantize")
+
+    def _constant(self, name: str, tensor: Tensor) -> str:
+        """Put a constant and return its name; one that is read in both precisions needs two."""
+        held = self.tensors.get(name)
+        alias = name if held is None or held.dtype == tensor.dtype else f"{name}.{tensor.dtype}"
+        self.tensors[alias] = replace(tensor, name=alias)
+        return alias
 
     def _cross(self, name: str, op: str) -> str:
         alias = f"{name}.{op}d"
@@ -329,12 +321,8 @@ class _Build:
         per_channel = self.recipe.settings(node.output).weights == "per_channel"
         qparams = weight_qparams(weight, bias, input_scale, per_channel=per_channel)
         self._note_guards(node, weight, qparams)
-        integers = np.clip(quantize_array(weight, qparams, "int8"), -127, 127).astype(np.int8)
-        self.tensors[weight_name] = Tensor.constant(weight_name, integers, qparams)
-        bias_scale = (np.float64(input_scale) * qparams.scale).astype(np.float32)
-        bias_qparams = QParams(bias_scale, np.zeros(bias_scale.shape, np.int32), qparams.axis)
-        offsets = np.rint(bias.astype(np.float64) / bias_scale.astype(np.float64)).astype(np.int32)
-        self.tensors[bias_name] = Tensor.constant(bias_name, offsets, bias_qparams)
+        self.tensors[weight_name] = weight_tensor(weight_name, weight, qparams)
+        self.tensors[bias_name] = bias_tensor(bias_name, bias, input_scale, qparams)
         return weight_name, bias_name
 
     def _note_guards(self, node: Node, weight: np.ndarray, qparams: QParams) -> None:

@@ -59,7 +59,9 @@ class Recipe:
     next layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that have it.
     `split_gates` says which delegated hard-swishes get a convolution of their own for the gate (quant/gates.py): none,
     that of the stem, those of stem and depthwise layers, or all. `equalize` is how strongly channels are made alike,
-    from 0, not at all, to 1 (quant/equalize.py).
+    from 0, not at all, to 1 (quant/equalize.py). `refit` is how strongly refitted weights are held to the trained ones,
+    0 for no refit (quant/refit.py); `adaround` learns which weights to round up (quant/adaround.py, minutes);
+    `bias_correction` is quant/bias_correction.py.
     """
 
     name: str = "default"
@@ -68,12 +70,20 @@ class Recipe:
     bias_correction: bool = True
     split_gates: SplitGates = "stem"
     equalize: float = 0.5
+    refit: float = 3.0
+    adaround: bool = False
 
     def __post_init__(self) -> None:
         _check("hswish", self.hswish, get_args(Hswish))
         _check("split_gates", self.split_gates, get_args(SplitGates))
         if not isinstance(self.equalize, int | float) or not 0 <= self.equalize <= 1:
             raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
+
+        for name in ("bias_correction", "adaround"):
+            if type(getattr(self, name)) is not bool:
+                raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
+        if not isinstance(self.refit, int | float) or self.refit < 0:
+            raise EdgemobileError(f"refit {self.refit!r} is not a number from 0 (off)")
 
     def settings(self, node_name: str) -> Settings:
         """The settings of the node called `node_name`."""

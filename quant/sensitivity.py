@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
-from edgemobile.graph import Graph, QParams
+from edgemobile.graph import Graph
 from edgemobile.interpreter import run_real
 from edgemobile.metrics import sqnr_db, top1_agree
 from edgemobile.quant.ptq import Quantized, calibrated, ptq
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
+from edgemobile.quant.side_by_side import fake_quantized
 from edgemobile.quant.torch_graph import TorchGraph
 
 __all__ = ["Cost", "Found", "rank", "search"]
 
 _IMAGES = 16
 _PROBES = 4
-_SEARCH_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class Cost:
 class Found:
     """What a search ended with: the recipe, what it gives, and what was paid: the nodes kept in float.
 
-    `agreement` is the share of images whose top-1 is that of float.
+    On the images searched on: `agreement` is the share whose top-1 is that of float, `drop` what int8 loses of top-1 in
+    points, None where the labels are not known.
     """
 
     recipe: Recipe
@@ -53,6 +54,7 @@ class Found:
     kept_float: tuple[str, ...]
     sqnr_db: float
     agreement: float
+    drop: float | None = None
 
 
 def rank(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) -> list[Cost]:
@@ -76,7 +78,9 @@ def rank(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) 
         signs = 2.0 * torch.randint(0, 2, logits.shape, generator=generator) - 1
         gradients = torch.autograd.grad((logits * signs).sum(), list(values.values()), retain_graph=True)
         for name, gradient in zip(values, gradients, strict=True):
-            moved = (gradient * (_rounded(values[name].detach(), qparams[name]) - values[name].detach())).flatten(1)
+            moved = (gradient * (fake_quantized(values[name].detach(), qparams[name]) - values[name].detach())).flatten(
+                1
+            )
             noise[name] += float((moved.sum(1).double() ** 2).sum()) / _PROBES
     signal, total = float((logits.detach().double() ** 2).sum()), sum(noise.values())
     return [
@@ -85,45 +89,63 @@ def rank(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) 
     ]
 
 
-def _rounded(value: Any, qparams: QParams) -> Any:
-    torch = require("torch", "export")
-    return torch.fake_quantize_per_tensor_affine(value, float(qparams.scale[0]), int(qparams.zero_point[0]), -128, 127)
-
-
 def search(
     graph: Graph,
     batches: Sequence[np.ndarray],
     recipe: Recipe = DEFAULT,
     *,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    max_drop: float | None = None,
     min_agreement: float | None = None,
     min_sqnr_db: float | None = None,
-    images: np.ndarray | None = None,
     max_float: int = 16,
-    evaluate: Callable[[Graph, np.ndarray], np.ndarray] | None = None,
+    evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
+    progress: Callable[[int], None] = lambda nodes: None,
 ) -> Found:
     """Keep the costliest nodes in float, one more at a time, until the bounds hold.
 
-    The bounds are on `images` f32[N,H,W,C], the first calibration images where none are given. `evaluate` gives the
-    logits f32[N,classes] of an int8 graph: by default the reference arithmetic, which is slow. Raises EdgemobileError
-    where `max_float` nodes are not enough, with what they reach.
+    The bounds are on `images` f32[N,H,W,C] that calibration has not seen, with `labels` i64[N]. `max_drop` is in points
+    of top-1; without labels the images on which float and int8 differ count as lost, since no more can be. `evaluate`
+    gives the logits f32[N,classes] of a graph: by default the reference arithmetic, which is slow. Raises
+    EdgemobileError without a bound, and where `max_float` nodes are not enough, with what they reach.
     """
-    if min_agreement is None and min_sqnr_db is None:
-        raise EdgemobileError("a search needs a bound: min_agreement (0 to 1), min_sqnr_db, or both")
+    if max_drop is None and min_agreement is None and min_sqnr_db is None:
+        raise EdgemobileError("a search needs a bound: max_drop (points), min_agreement (0 to 1) or min_sqnr_db")
     batches = list(batches)
-    images = np.concatenate(batches)[:_SEARCH_IMAGES] if images is None else images
-    reference = run_real(graph, images)
-    evaluate = evaluate or run_real
+    reference = evaluate(graph, images)
     costly = [cost.tensor for cost in rank(graph, batches, recipe) if cost.tensor not in graph.inputs]
     for count in range(min(max_float, len(costly)) + 1):
-        kept = tuple(costly[:count])
-        rules = (*recipe.rules, *(Rule(name, precision="float") for name in kept))
-        mixed = replace(recipe, rules=rules)
-        quantized = ptq(graph, batches, mixed)
-        logits = evaluate(quantized.graph, images)
-        found = Found(mixed, quantized, kept, sqnr_db(reference, logits), top1_agree(reference, logits))
-        if found.agreement >= (min_agreement or 0.0) and found.sqnr_db >= (min_sqnr_db or -math.inf):
+        found = _with_float(graph, batches, recipe, costly[:count], evaluate, images, reference, labels)
+        lost = 100 * (1 - found.agreement) if found.drop is None else found.drop
+        if (
+            lost <= (100.0 if max_drop is None else max_drop)
+            and found.agreement >= (min_agreement or 0.0)
+            and found.sqnr_db >= (-math.inf if min_sqnr_db is None else min_sqnr_db)
+        ):
             return found
+        progress(count + 1)
     raise EdgemobileError(
-        f"with {len(found.kept_float)} nodes in float the logits reach {found.sqnr_db:.1f} dB and agree on "
-        f"{found.agreement:.1%} of {len(images)} images, which misses the bound; raise max_float or lower the bound"
+        f"with {len(found.kept_float)} nodes in float int8 loses {lost:.2f} points, the logits reach "
+        f"{found.sqnr_db:.1f} dB and agree on {found.agreement:.1%} of {len(images)} images, which misses the bound; "
+        "raise max_float or lower the bound"
     )
+
+
+def _with_float(
+    graph: Graph,
+    batches: Sequence[np.ndarray],
+    recipe: Recipe,
+    kept: Sequence[str],
+    evaluate: Callable[[Graph, np.ndarray], np.ndarray],
+    images: np.ndarray,
+    reference: np.ndarray,
+    labels: np.ndarray | None,
+) -> Found:
+    mixed = replace(recipe, rules=(*recipe.rules, *(Rule(name, precision="float") for name in kept)))
+    quantized = ptq(graph, batches, mixed)
+    logits = evaluate(quantized.graph, images)
+    drop = None
+    if labels is not None:
+        drop = 100 * float(np.mean(reference.argmax(1) == labels) - np.mean(logits.argmax(1) == labels))
+    return Found(mixed, quantized, tuple(kept), sqnr_db(reference, logits), top1_agree(reference, logits), drop)

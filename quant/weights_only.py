@@ -10,8 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.interpreter import quantize
-from edgemobile.quant.ptq import weight_qparams
+from edgemobile.quant.affine import weight_qparams, weight_tensor
 
 __all__ = ["to_float16", "to_int8_weights"]
 
@@ -27,7 +26,7 @@ def to_int8_weights(graph: Graph) -> Graph:
 
     def store(name: str, data: np.ndarray) -> Tensor:
         qparams = weight_qparams(data, bias=np.zeros(len(data)), input_scale=1.0)
-        return Tensor.constant(name, np.clip(quantize(data, qparams, "int8"), -127, 127).astype(np.int8), qparams)
+        return weight_tensor(name, data, qparams)
 
     return _stored(graph, store)
 

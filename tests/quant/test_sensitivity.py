@@ -6,30 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from edgemobile.arch import get_arch, scaled
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
 from edgemobile.interpreter import dequantize, quantize, run
-from edgemobile.lower import export_program, lower
+from edgemobile.lower import lower
 from edgemobile.metrics import sqnr_db
-from edgemobile.nets import build_net
+from edgemobile.model import Model, load_model
 from edgemobile.quant.ptq import calibrated
 from edgemobile.quant.sensitivity import rank, search
 from edgemobile.quant.torch_graph import TorchGraph, to_nchw, to_nhwc
-
-_PX = 32
-
-
-@pytest.fixture(scope="module")
-def graph() -> Graph:
-    torch.manual_seed(0)
-    net = build_net(scaled(get_arch("v2"), width=0.35, input_px=_PX, classes=10))
-    return lower(export_program(net.eval(), (1, 3, _PX, _PX)), "v2")
+from edgemobile.samples import from_blots
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(4, _PX, _PX, 3)).astype(np.float32)
+def model() -> Model:
+    return load_model("v3-large", "bundled")
+
+
+@pytest.fixture(scope="module")
+def graph(model: Model) -> Graph:
+    return lower(model.program, "v3-large")
+
+
+@pytest.fixture(scope="module")
+def images(model: Model) -> np.ndarray:
+    return from_blots(model.preprocess, calibration=8, check=1, seed=0).calibration
 
 
 def test_the_first_order_is_near_what_each_tensor_really_costs(graph: Graph, images: np.ndarray) -> None:
@@ -50,17 +51,40 @@ def test_the_first_order_is_near_what_each_tensor_really_costs(graph: Graph, ima
         assert sqnr_db(want, got) == pytest.approx(cost.sqnr_db, abs=5), cost
 
 
-def test_the_search_pays_only_what_the_bound_needs(graph: Graph, images: np.ndarray) -> None:
-    free = search(graph, [images], min_sqnr_db=5)
+def test_the_search_pays_only_what_the_bound_needs(graph: Graph, model: Model) -> None:
+    samples = from_blots(model.preprocess, calibration=8, check=4, seed=0)
+    free = search(graph, [samples.calibration], images=samples.check, min_sqnr_db=5)
     assert free.kept_float == ()
-    paid = search(graph, [images], min_sqnr_db=free.sqnr_db + 0.3)
+    paid = search(graph, [samples.calibration], images=samples.check, min_sqnr_db=free.sqnr_db + 0.3)
     assert 1 <= len(paid.kept_float) <= 16
     assert paid.sqnr_db >= free.sqnr_db + 0.3
     assert len(paid.recipe.rules) == len(paid.kept_float)
 
 
+def test_a_drop_is_of_top1_where_labels_are_known_and_of_agreement_where_not(graph: Graph, model: Model) -> None:
+    samples = from_blots(model.preprocess, calibration=4, check=4, seed=0)
+    calls: list[int] = []
+
+    def evaluate(asked: Graph, images: np.ndarray) -> np.ndarray:
+        """Float says class 0 of every image; int8 says so of all but the first, until two nodes are kept in float."""
+        calls.append(sum(asked[node.output].qparams is None for node in asked.nodes))
+        logits = np.tile(np.arange(10, 0, -1, dtype=np.float32), (len(images), 1))
+        if asked is not graph and len(calls) < 4:
+            logits[0] = logits[0, ::-1]
+        return logits
+
+    labels = np.array([9, 0, 0, 0])  # int8 is right where float is wrong
+    found = search(graph, [samples.calibration], images=samples.check, labels=labels, max_drop=0.0, evaluate=evaluate)
+    assert found.drop == -25
+    assert found.kept_float == ()
+    calls.clear()
+    found = search(graph, [samples.calibration], images=samples.check, max_drop=0.0, evaluate=evaluate)
+    assert found.drop is None
+    assert len(found.kept_float) == 2
+
+
 def test_bounds_that_are_missing_or_out_of_reach_are_refused(graph: Graph, images: np.ndarray) -> None:
-    with pytest.raises(EdgemobileError, match="min_agreement"):
-        search(graph, [images])
+    with pytest.raises(EdgemobileError, match="max_drop"):
+        search(graph, [images], images=images)
     with pytest.raises(EdgemobileError, match="raise max_float"):
-        search(graph, [images], min_sqnr_db=200, max_float=0)
+        search(graph, [images], images=images[:2], min_sqnr_db=200, max_float=0)

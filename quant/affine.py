@@ -1,0 +1,51 @@
+"""Reals as integers: the scale and zero point of a range, of a weight, and a layer's constants under them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgemobile.graph import QParams, Tensor
+from edgemobile.interpreter import quantize
+
+__all__ = ["activation_qparams", "bias_tensor", "weight_qparams", "weight_tensor"]
+
+# An int32 bias must stay below 2^31 with room for the products added to it.
+_BIAS_LIMIT = 2**30
+# Below this a weight scale is noise; XNNPACK wants scale_in * scale_weight / scale_out >= 2^-32.
+_MIN_WEIGHT_SCALE = 2.0**-24
+_MIN_RANGE = 1e-6
+
+
+def activation_qparams(low: float, high: float) -> QParams:
+    """Asymmetric int8 for a range, widened to hold zero: scale = (high - low) / 255, and 0 is exact."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    span = max(high - low, _MIN_RANGE)
+    scale = np.float32(span / 255)
+    zero_point = int(np.clip(np.rint(-128 - low / float(scale)), -128, 127))
+    return QParams(np.array([scale]), np.array([zero_point]))
+
+
+def weight_qparams(weight: np.ndarray, bias: np.ndarray, input_scale: float, *, per_channel: bool = True) -> QParams:
+    """Symmetric int8 in [-127, 127] for a weight whose first axis is the output channel.
+
+    A channel of tiny weights and a real bias would overflow int32, |bias / (input_scale * scale)| >= 2^31; its scale is
+    raised until the bias fits. Dead channels get a scale too.
+    """
+    peaks = np.abs(weight.reshape(len(weight), -1)).max(axis=1).astype(np.float64)
+    floors = np.maximum(np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT), _MIN_WEIGHT_SCALE)
+    scale = np.maximum(peaks / 127, floors)
+    if not per_channel:
+        scale = scale.max(keepdims=True)
+    return QParams(scale.astype(np.float32), np.zeros(scale.shape, np.int32), axis=0 if per_channel else None)
+
+
+def weight_tensor(name: str, weight: np.ndarray, qparams: QParams) -> Tensor:
+    """A weight's nearest integers under `qparams`."""
+    return Tensor.constant(name, np.clip(quantize(weight, qparams, "int8"), -127, 127).astype(np.int8), qparams)
+
+
+def bias_tensor(name: str, bias: np.ndarray, input_scale: float, weight: QParams) -> Tensor:
+    """A bias int32[O] at input scale * weight scale, as the TFLite specification has it."""
+    scale = (np.float64(input_scale) * weight.scale).astype(np.float32)
+    integers = np.rint(bias.astype(np.float64) / scale.astype(np.float64)).astype(np.int32)
+    return Tensor.constant(name, integers, QParams(scale, np.zeros(scale.shape, np.int32), weight.axis))

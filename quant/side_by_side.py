@@ -1,0 +1,186 @@
+"""Float and int8 run side by side, layer by layer: each int8 layer may be mended before the next one sees its output.
+
+The int8 graph runs in real numbers, each tensor rounded to its steps, which is fast and, for fitting, exact enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgemobile.errors import require
+from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.interpreter import dequantize
+from edgemobile.quant.torch_graph import evaluate, to_nchw
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Layer", "Mend", "fake_quantized", "mend_layers"]
+
+# The last layers have a handful of pixels an image to look at, the first ones fill the memory.
+_MAX_IMAGES = 512
+_MIN_IMAGES = 16
+_PIXELS = 2**21
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An int8 convolution or linear layer in its place, with what int8 feeds it and what float makes of it.
+
+    `node`, `weight` i8[O,KH,KW,I/groups] or [O,I] and `bias` i32[O] are the int8 layer's; `float_weight` f32 is what
+    `weight` was rounded from. `x` is its input as reals, f32[N,C,H,W] or [N,C], and `target` the float
+    layer's output before its activation.
+    """
+
+    graph: Graph
+    node: Node
+    weight: Tensor
+    bias: Tensor
+    float_weight: np.ndarray
+    x: torch.Tensor
+    input_scale: float
+    target: torch.Tensor
+
+    @property
+    def groups(self) -> int:
+        return self.node.attrs.get("groups", 1)
+
+    @property
+    def weight_scale(self) -> np.ndarray:
+        """f64[O or 1]"""
+        assert self.weight.qparams is not None
+        return self.weight.qparams.scale.astype(np.float64)
+
+    @property
+    def per_channel(self) -> bool:
+        return self.weight.qparams is not None and self.weight.qparams.axis is not None
+
+    def output(self, weight: torch.Tensor | None = None, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """What the layer gives before its activation, for some of its images, with another real `weight` (NCHW)."""
+        x = self.x[rows]
+        weight = reals(self.weight) if weight is None else weight
+        return evaluate(self.graph, _bare(self.node), [x, weight.to(x.device), reals(self.bias).to(x.device)])
+
+    def activated(self, output: torch.Tensor) -> torch.Tensor:
+        """An output behind the layer's own activation."""
+        match self.node.attrs.get("activation"):
+            case "relu":
+                return output.relu()
+            case "relu6":
+                return output.clamp(0, 6)
+            case _:
+                return output
+
+    def replaced(self, **changes: Tensor | np.ndarray) -> Layer:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    def to(self, device: torch.device) -> Layer:
+        return replace(self, x=self.x.to(device), target=self.target.to(device))
+
+
+Mend = Callable[[Layer], Layer]
+
+
+def mend_layers(reference: Graph, quantized: Graph, batches: Sequence[np.ndarray], mends: Sequence[Mend]) -> Graph:
+    """`quantized` with the weights and biases that `mends`, one after the other, give each of its layers.
+
+    `reference` is the float graph it was made from, with the same node names; `batches` are f32[N,H,W,C], of which as
+    many images are used as settle a mean and fit in memory.
+    """
+    torch = require("torch", "export")
+    images = np.concatenate(list(batches))
+    count = min(_MAX_IMAGES, max(_MIN_IMAGES, _PIXELS // (images.shape[1] * images.shape[2])))
+    with torch.no_grad():
+        return _Walk(reference, quantized, to_nchw(images[:count]), mends).result()
+
+
+class _Walk:
+    def __init__(self, reference: Graph, quantized: Graph, images: torch.Tensor, mends: Sequence[Mend]) -> None:
+        self.reference, self.quantized, self.mends = reference, quantized, mends
+        self.tensors = dict(quantized.tensors)
+        first = quantized.inputs[0]
+        self.floats = {name: reals(tensor) for name, tensor in reference.constants.items()} | {first: images}
+        self.reals = {name: reals(tensor) for name, tensor in quantized.constants.items()}
+        self.reals[first] = _rounded(images, self.tensors[first])
+
+    def result(self) -> Graph:
+        originals = {node.output: (index, node) for index, node in enumerate(self.reference.nodes)}
+        last_use, last_float_use = _last_use(self.quantized), _last_use(self.reference)
+        for index, node in enumerate(self.quantized.nodes):
+            float_index, original = originals.get(node.output, (-1, None))
+            if original is not None and self._is_layer(node):
+                self._mend(node, original)
+            self.reals[node.output] = self._int8_output(node)
+            _forget(self.reals, node, last_use, index)
+            if original is not None:
+                operands = [self.floats[name] for name in original.inputs]
+                self.floats[node.output] = evaluate(self.reference, original, operands)
+                _forget(self.floats, original, last_float_use, float_index)
+        return self.quantized.replaced(tensors=self.tensors.values())
+
+    def _is_layer(self, node: Node) -> bool:
+        return node.op in ("conv2d", "linear") and self.tensors[node.output].qparams is not None
+
+    def _mend(self, node: Node, original: Node) -> None:
+        weight, source = self.reference[original.inputs[1]].data, self.tensors[node.inputs[0]].qparams
+        assert weight is not None
+        assert source is not None
+        layer = Layer(
+            self.quantized,
+            node,
+            self.tensors[node.inputs[1]],
+            self.tensors[node.inputs[2]],
+            weight,
+            self.reals[node.inputs[0]],
+            float(source.scale[0]),
+            evaluate(self.reference, _bare(original), [self.floats[name] for name in original.inputs]),
+        )
+        for mend in self.mends:
+            layer = mend(layer)
+        for tensor in (layer.weight, layer.bias):
+            self.tensors[tensor.name], self.reals[tensor.name] = tensor, reals(tensor)
+
+    def _int8_output(self, node: Node) -> torch.Tensor:
+        """What a node of the int8 graph gives, as the reals its integers stand for."""
+        operands = [self.reals[name] for name in node.inputs]
+        crossing = node.op in ("quantize", "dequantize")
+        exact = operands[0] if crossing else evaluate(self.quantized, node, operands)
+        return _rounded(exact, self.tensors[node.output])
+
+
+def reals(constant: Tensor) -> torch.Tensor:
+    """A constant as real numbers, NCHW."""
+    assert constant.data is not None
+    return to_nchw(constant.data if constant.qparams is None else dequantize(constant.data, constant.qparams))
+
+
+def _bare(node: Node) -> Node:
+    """A layer without its fused activation, which would hide a difference."""
+    return Node(node.op, node.inputs, node.output, {**node.attrs, "activation": ""})
+
+
+def _last_use(graph: Graph) -> dict[str, int]:
+    return {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+
+
+def _forget(values: dict[str, torch.Tensor], node: Node, last_use: Mapping[str, int], index: int) -> None:
+    """Drop what no later node reads, so that memory stays at the live activations."""
+    for name in set(node.inputs):
+        if last_use[name] == index:
+            del values[name]
+
+
+def _rounded(value: torch.Tensor, tensor: Tensor) -> torch.Tensor:
+    if tensor.qparams is None:
+        return value
+    return fake_quantized(value, tensor.qparams)
+
+
+def fake_quantized(value: torch.Tensor, qparams: QParams) -> torch.Tensor:
+    """A tensor rounded to the int8 steps of `qparams`, as reals."""
+    torch = require("torch", "export")
+    return torch.fake_quantize_per_tensor_affine(value, float(qparams.scale[0]), int(qparams.zero_point[0]), -128, 127)
