@@ -1,9 +1,11 @@
 """What int8 costs in accuracy: our recipes and, with --peers, the libraries' own quantizers, on the same images.
 
-    python benchmarks/int8_accuracy.py --data cifar10.zip [--limit N] [--peers] [--torture]
+    python benchmarks/int8_accuracy.py --data cifar10.zip [--limit N] [--peers] [--torture] [--data-free]
+    python benchmarks/int8_accuracy.py --data imagenet.zip --model efficientnet-lite0 --weights FILE.pth
 
 Every row is a file run in its real runtime, image by image. `drop` is in points of top-1 against PyTorch, `agree` the
-share of images with PyTorch's own answer, SQNR that of the logits. --torture first multiplies channels of the weights
+share of images with PyTorch's own answer, SQNR that of the logits. Where the data set has no splits, calibration
+images are drawn first and the others tested on. --torture first multiplies channels of the weights
 by 2^-4 to 2^4 and divides them out in the next layer: the same function, hard on int8.
 """
 
@@ -15,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from peers import ai_edge_quantizer
 
-from edgemobile.dataset import class_indices, open_dataset
 from edgemobile.devices.runtimes import open_session
 from edgemobile.exporters import tensorflow, tflite, torch_onnx
 from edgemobile.graph import Graph
@@ -26,44 +28,58 @@ from edgemobile.model import Model, load_model
 from edgemobile.quant.equalize import rescale_randomly
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.quant.recipes import RECIPES
+from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.torch_graph import TorchGraph
+from edgemobile.samples import from_dataset
 
 _BATCH = 32
-_PER_TENSOR = (Rule(weights="per_tensor"),)
+_NAIVE = Recipe(
+    "naive per tensor", (Rule(observer="minmax", weights="per_tensor"),), split_gates="none", equalize=0, refit=0
+)
 _RECIPES = {
-    "default": Recipe(),
-    "shared gates": Recipe(split_gates="none"),
+    **RECIPES,
+    "no refit": Recipe(refit=0),
+    "no refit, no bias correction": Recipe(refit=0, bias_correction=False),
     "neither gates nor equalization": Recipe(split_gates="none", equalize=0),
-    "no bias correction": Recipe(bias_correction=False),
-    "min-max": Recipe(rules=(Rule(observer="minmax"),)),
-    "percentile 99.99": Recipe(rules=(Rule(observer="percentile"),)),
+    "percentile": Recipe(rules=(Rule(observer="percentile"),)),
+    "moving average": Recipe(rules=(Rule(observer="moving_average"),)),
     "entropy": Recipe(rules=(Rule(observer="entropy"),)),
-    "per tensor": Recipe(rules=_PER_TENSOR),
+    "fused": Recipe(hswish="fused"),
+    _NAIVE.name: _NAIVE,
 }
-_TORTURED = {
-    "naive per tensor": Recipe(rules=(*_PER_TENSOR, Rule(observer="minmax")), split_gates="none", equalize=0),
-    "per tensor, equalize 1": Recipe(rules=_PER_TENSOR, equalize=1),
-    "per channel, equalize 1": Recipe(equalize=1),
-    "default": Recipe(),
-}
+_TORTURED = (_NAIVE.name, "per-tensor", "few-images", "default")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="an ImageFolder with train and test")
     parser.add_argument("--model", default="v3-large")
+    parser.add_argument("--weights", help="as edgemobile export takes them [default: bundled]")
     parser.add_argument("--calib-images", type=int, default=512)
     parser.add_argument("--limit", type=int, default=10_000, help="test images to run, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipes", help=f"comma-separated, of: {', '.join(_RECIPES)} [default: all]")
     parser.add_argument("--peers", action="store_true", help="also TFLiteConverter and onnxruntime's quantizer")
+    parser.add_argument("--aeq-python", help="also ai-edge-quantizer, by a Python that has it")
+    parser.add_argument("--data-free", action="store_true", help="also ours on synthesised images")
     parser.add_argument("--torture", action="store_true", help="rescale channels first, and compare what survives it")
     options = parser.parse_args()
 
-    model = load_model(options.model)
+    model = load_model(options.model, options.weights)
     graph = lower(model.program, model.name)
-    calibration, _ = _images(model, options.data, "train", options.calib_images, options.seed)
-    images, labels = _images(model, options.data, "test", options.limit, options.seed)
+    samples = from_dataset(
+        options.data,
+        model.preprocess,
+        model.labels,
+        calibration=options.calib_images,
+        check=options.limit,
+        seed=options.seed,
+        outputs=model.classes,
+    )
+    if samples.labels is None:
+        raise SystemExit(f"this needs labelled images: {'; '.join(samples.notes)}")
+    calibration, images, labels = samples.calibration, samples.check, samples.labels
     reference = _float_logits(graph, images)
     accuracy = float(np.mean(reference.argmax(axis=1) == labels))
     px = model.preprocess.input_px
@@ -86,19 +102,6 @@ def main() -> None:
         )
 
 
-def _images(model: Model, path: Path, split: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(preprocessed images f32[N,px,px,3], the model's class i64[N] of each), drawn at random."""
-    dataset = open_dataset(path, split)
-    indices = dataset.sample(count, seed)
-    images, skipped = dataset.load_batch(indices, model.preprocess)
-    if skipped or dataset.labels is None or model.labels is None:
-        raise SystemExit(f"this needs labelled images that can all be read; skipped: {skipped[:1]}")
-    mapping = class_indices(dataset.classes, model.labels)
-    if mapping is None:
-        raise SystemExit(f"the classes of {path} are not those of {model.name}")
-    return images, mapping[dataset.labels[indices]]
-
-
 def _float_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
     import torch
 
@@ -115,9 +118,13 @@ def _makers(
     options: argparse.Namespace, model: Model, graph: Graph, calibration: np.ndarray
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(what it is called, what makes the file) a row of the table."""
-    recipes = _TORTURED if options.torture else _RECIPES
-    for name in options.recipes.split(",") if options.recipes else recipes:
-        yield name, lambda name=name: _ours(graph, calibration, recipes[name])
+    chosen = _TORTURED if options.torture else _RECIPES
+    for name in options.recipes.split(",") if options.recipes else chosen:
+        yield name, lambda name=name: _ours(graph, calibration, _RECIPES[name])
+    if options.data_free:
+        yield "few-images, synthesised", lambda: _ours(graph, _synthesised(model), _RECIPES["few-images"])
+    if options.aeq_python:
+        yield "ai-edge-quantizer", lambda: ai_edge_quantizer(options.aeq_python, graph, calibration)
     if options.peers:
         yield "TFLiteConverter", lambda: tensorflow.to_bytes(graph, representative=list(_batches(calibration)))
         yield "onnxruntime, per channel", lambda: _onnxruntime(model, calibration)
@@ -125,6 +132,19 @@ def _makers(
 
 def _ours(graph: Graph, calibration: np.ndarray, recipe: Recipe) -> bytes:
     return tflite.to_bytes(ptq(graph, _batches(calibration), recipe).graph, metadata={})
+
+
+def _synthesised(model: Model) -> np.ndarray:
+    """As many images as `edgemobile export` makes without --calib."""
+    preprocess = model.preprocess
+    return synthesize(
+        model.net,
+        images=max(8, 32 * 64**2 // preprocess.input_px**2),
+        input_px=preprocess.input_px,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        steps=16,
+    )
 
 
 def _onnxruntime(model: Model, calibration: np.ndarray) -> bytes:

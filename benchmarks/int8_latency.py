@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from peers import ai_edge_quantizer
 
 from edgemobile.devices.latency import Latency, latency_ns
 from edgemobile.devices.runtimes import Session, open_session
@@ -48,17 +48,6 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp", "
 
 # With neighbours on the machine the wall clock counts their turns too.
 CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
-
-AEQ = """
-import sys
-import numpy as np
-from ai_edge_quantizer import quantizer, recipe
-source, images, target = sys.argv[1:]
-made = quantizer.Quantizer(source)
-made.load_quantization_recipe(recipe.static_wi8_ai8())
-samples = [{"input": image[None]} for image in np.load(images)]
-made.quantize(made.calibrate({"serving_default": samples})).export_model(target, overwrite=True)
-"""
 
 
 class Source:
@@ -95,11 +84,7 @@ class Source:
 
     def aeq_int8(self) -> bytes:
         assert self.aeq_python is not None
-        source, images, target = (self.folder / f"aeq.{suffix}" for suffix in ("float", "npy", "int8"))
-        source.write_bytes(tflite.to_bytes(self.graph, metadata={}))
-        np.save(images, self.calibration)
-        subprocess.run([self.aeq_python, "-c", AEQ, source, images, target], check=True, capture_output=True)
-        return target.read_bytes()
+        return ai_edge_quantizer(self.aeq_python, self.graph, self.calibration)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Latency", "latency_ns"]
+__all__ = ["Latency", "latency_ns", "warm_up_ns"]
+
+# Steady: the medians of two windows of this many inferences differ by less than the share; or enough is enough.
+_WINDOW, _STEADY = 5, 0.02
+_MOST_WARMUPS, _LONGEST_WARMUP_NS = 50, 10_000_000_000
 
 
 class _Invokes(Protocol):
@@ -59,3 +63,21 @@ def latency_ns(
             sessions[name].invoke(prepared[name])
             values[name].append(clock() - start)
     return {name: Latency(tuple(taken[:warmup]), tuple(taken[warmup:])) for name, taken in values.items()}
+
+
+def warm_up_ns(invoke: Callable[[], Any], *, clock: Callable[[], int] = time.perf_counter_ns) -> list[int]:
+    """Call `invoke` until it is steady and give every time taken.
+
+    Steady is when the median of the last 5 is within 2 % of the median of the 5 before. A board that does not get there
+    in 50 calls or 10 s is measured as it is; the verdict on the run says so.
+    """
+    taken: list[int] = []
+    while len(taken) < _MOST_WARMUPS and sum(taken) < _LONGEST_WARMUP_NS:
+        start = clock()
+        invoke()
+        taken.append(clock() - start)
+        if len(taken) >= 2 * _WINDOW:
+            before, last = (statistics.median(part) for part in (taken[-2 * _WINDOW : -_WINDOW], taken[-_WINDOW:]))
+            if abs(last - before) <= _STEADY * before:
+                break
+    return taken

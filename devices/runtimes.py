@@ -6,19 +6,31 @@ Add a runtime here: a subclass of Session and a row in RUNTIMES.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from edgemobile.affine import dequantize, quantize
 from edgemobile.errors import EdgemobileError, Unsupported, require
 from edgemobile.graph import QParams
-from edgemobile.interpreter import dequantize, quantize
 from edgemobile.quiet import quiet_stderr
 
-__all__ = ["RUNTIMES", "Port", "Session", "open_session"]
+__all__ = [
+    "RUNTIMES",
+    "Delegation",
+    "Port",
+    "Session",
+    "import_runtime",
+    "model_format",
+    "open_layers",
+    "open_profiled",
+    "open_session",
+    "settled",
+]
 
 
 @dataclass(frozen=True)
@@ -42,17 +54,46 @@ class Port:
         return QParams(np.array(self.scale), np.array(self.zero_point or 0))
 
 
+def settled(port: Port, input_px: int) -> Port:
+    """An image input with nothing left open: a free resolution is `input_px`, integers without a scale are reals."""
+    sides = (input_px, input_px)
+    shape = (port.shape[0], 3, *sides) if port.layout == "NCHW" else (port.shape[0], *sides, 3)
+    if port.scale is None and port.dtype in ("uint8", "int8"):
+        return replace(port, shape=shape, scale=1.0, zero_point=0)
+    return replace(port, shape=shape)
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """How a delegate cuts a file: into `pieces`, with the ops of `outside` (op -> how many) left to plain kernels."""
+
+    pieces: int
+    outside: Mapping[str, int]
+
+
 class Session(ABC):
-    """A model file loaded and ready. `runtime` and `version` say who computes."""
+    """A model file loaded and ready. `runtime` and `version` say who computes.
+
+    `metadata` is what the file says of itself, by key, where the runtime tells.
+    """
 
     runtime: str
     version: str
     input: Port
     output: Port
+    metadata: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
         """One inference on an array from `prepare`: the raw output, in the file's own dtype. This is what is timed."""
+
+    def invoke_all(self, prepared: np.ndarray) -> list[np.ndarray]:
+        """As `invoke`, but every output, in the file's order: for files from `open_layers`."""
+        raise Unsupported(f"{self.runtime} does not show inner tensors")
+
+    def delegation(self) -> Delegation | None:
+        """How the delegate cuts the file; None where the runtime has none, or does not tell."""
+        return None
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,H,W,C], as many as the file's batch, in the file's own layout and dtype."""
@@ -90,42 +131,69 @@ class Session(ABC):
 class _Onnxruntime(Session):
     runtime = "onnxruntime"
 
-    def __init__(self, data: bytes, threads: int) -> None:
+    def __init__(self, data: bytes, threads: int, profile_prefix: str | None = None, *, layers: bool = False) -> None:
         onnxruntime: Any = require("onnxruntime", "onnxruntime")
         self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        # Its threads would go on spinning for a while after an inference, at the cost of whatever is timed next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if profile_prefix is not None:
+            options.enable_profiling, options.profile_file_prefix = True, profile_prefix
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self.input = _onnx_port(_only(self._session.get_inputs(), "inputs"))
-        self.output = _onnx_port(_only(self._session.get_outputs(), "outputs"))
+        outputs = self._session.get_outputs()
+        self.output = _onnx_port(outputs[0] if layers else _only(outputs, "outputs"))
 
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self.input.name: prepared})[0]
 
+    def invoke_all(self, prepared: np.ndarray) -> list[np.ndarray]:
+        return self._session.run(None, {self.input.name: prepared})
+
+    def end_profiling(self) -> str:
+        """The path of the profile, where the session was opened with a `profile_prefix`."""
+        return self._session.end_profiling()
+
 
 class _Tflite(Session):
-    """What LiteRT and tflite_runtime share: one Interpreter class under two names."""
+    """What LiteRT, tflite_runtime and TensorFlow share: one Interpreter class under three names."""
 
     package: str
     extra: str
+    module = "interpreter"
 
-    def __init__(self, data: bytes, threads: int) -> None:
-        self.version = getattr(require(self.package, self.extra), "__version__", "unknown")
-        module: Any = require(f"{self.package}.interpreter", self.extra)
+    def __init__(self, data: bytes, threads: int, *, layers: bool = False) -> None:
+        with quiet_stderr():
+            self.version = getattr(require(self.package, self.extra), "__version__", "unknown")
+            module: Any = require(f"{self.package}.{self.module}", self.extra)
         with quiet_stderr():
             self._interpreter = module.Interpreter(model_content=data, num_threads=threads)
             self._interpreter.allocate_tensors()
         source = _only(self._interpreter.get_input_details(), "inputs")
-        target = _only(self._interpreter.get_output_details(), "outputs")
+        outputs = self._interpreter.get_output_details()
+        target = outputs[0] if layers else _only(outputs, "outputs")
         self._indices = source["index"], target["index"]
+        self._all = [detail["index"] for detail in outputs]
         self.input, self.output = _tflite_port(source), _tflite_port(target)
 
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
         self._interpreter.set_tensor(self._indices[0], prepared)
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._indices[1])
+
+    def invoke_all(self, prepared: np.ndarray) -> list[np.ndarray]:
+        self._interpreter.set_tensor(self._indices[0], prepared)
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(index) for index in self._all]
+
+    def delegation(self) -> Delegation | None:
+        # A private call of both packages, stable over the years; a release without it tells nothing.
+        listed = getattr(self._interpreter, "_get_ops_details", None)
+        return None if listed is None else _delegation(listed(), self._indices[1])
 
 
 class _LiteRT(_Tflite):
@@ -136,12 +204,30 @@ class _TfliteRuntime(_Tflite):
     runtime, package, extra = "tflite_runtime", "tflite_runtime", "tflite-runtime"
 
 
+class _Tensorflow(_Tflite):
+    """tf.lite of the tensorflow package: the interpreter that converters are tested with."""
+
+    runtime, package, extra = "tensorflow", "tensorflow", "tensorflow"
+    module = "lite.python.interpreter"
+
+
 # runtime -> (format it reads, its session). The first of a format is the default.
-RUNTIMES: dict[str, tuple[str, Callable[[bytes, int], Session]]] = {
+RUNTIMES: dict[str, tuple[str, Callable[..., Session]]] = {
     "onnxruntime": ("onnx", _Onnxruntime),
     "litert": ("tflite", _LiteRT),
     "tflite_runtime": ("tflite", _TfliteRuntime),
+    "tensorflow": ("tflite", _Tensorflow),
 }
+
+
+def import_runtime(runtime: str) -> None:
+    """Import what `runtime` needs, so that opening a file afterwards costs the file alone. Raises MissingExtra."""
+    with quiet_stderr():
+        if runtime == "onnxruntime":
+            require("onnxruntime", "onnxruntime")
+        else:
+            row = {"litert": _LiteRT, "tensorflow": _Tensorflow}.get(runtime, _TfliteRuntime)
+            require(f"{row.package}.{row.module}", row.extra)
 
 
 def open_session(source: str | Path | bytes, *, runtime: str | None = None, threads: int = 1) -> Session:
@@ -152,7 +238,16 @@ def open_session(source: str | Path | bytes, *, runtime: str | None = None, thre
     read the format, MissingExtra where the runtime is not installed.
     """
     data, name = (source, "the model") if isinstance(source, bytes) else (_read(Path(source)), str(source))
-    kind = _format(data, name)
+    return _open(data, name, runtime, threads)
+
+
+def open_layers(data: bytes, *, runtime: str | None = None, threads: int = 1) -> Session:
+    """A Session on a file with several outputs, for `invoke_all`. Raises as open_session does."""
+    return _open(data, "the model with its inner tensors as outputs", runtime, threads, layers=True)
+
+
+def _open(data: bytes, name: str, runtime: str | None, threads: int, **options: bool) -> Session:
+    kind = model_format(data, name)
     runtime = runtime or next(row for row, (reads, _) in RUNTIMES.items() if reads == kind)
     if runtime not in RUNTIMES or RUNTIMES[runtime][0] != kind:
         allowed = ", ".join(row for row, (reads, _) in RUNTIMES.items() if reads == kind)
@@ -160,12 +255,17 @@ def open_session(source: str | Path | bytes, *, runtime: str | None = None, thre
     if threads < 1:
         raise EdgemobileError(f"threads must be at least 1, got {threads}")
     try:
-        return RUNTIMES[runtime][1](data, threads)
+        return RUNTIMES[runtime][1](data, threads, **options)
     except EdgemobileError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise EdgemobileError(f"{runtime} cannot open {name} ({len(data)} bytes), export it again: {reason}") from error
+
+
+def open_profiled(data: bytes, threads: int, prefix: str) -> _Onnxruntime:
+    """An ONNX file whose every inference is profiled, into a file whose path begins with `prefix`."""
+    return _Onnxruntime(data, threads, prefix)
 
 
 def _read(path: Path) -> bytes:
@@ -175,7 +275,8 @@ def _read(path: Path) -> bytes:
         raise EdgemobileError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _format(data: bytes, name: str) -> str:
+def model_format(data: bytes, name: str) -> str:
+    """ "tflite" or "onnx", by the first bytes of a file. Raises EdgemobileError for neither."""
     if data[4:8] == b"TFL3":
         return "tflite"
     # An ONNX file is a protobuf whose first field is ir_version: a varint under tag 1.
@@ -203,6 +304,27 @@ def _tflite_port(details: dict[str, Any]) -> Port:
     scale, zero_point = details["quantization"]
     quantized = {"scale": float(scale), "zero_point": int(zero_point)} if scale else {}
     return Port(details["name"], shape, dtype, _layout(shape, "NHWC"), **quantized)  # type: ignore[arg-type]
+
+
+def _delegation(ops: list[dict[str, Any]], output: int) -> Delegation:
+    """Read from the interpreter's list: the original ops, then an op DELEGATE a piece.
+
+    It does not say which ops a piece took, but what still runs can be found from the output back.
+    """
+    maker: dict[int, dict[str, Any]] = {}
+    for op in ops:
+        # A piece comes later in the list and so takes the place of the op whose result it gives.
+        maker.update(dict.fromkeys(map(int, op["outputs"]), op))
+    runs: dict[int, str] = {}
+    wanted = [output]
+    while wanted:
+        made_by = maker.get(wanted.pop())
+        if made_by is not None and made_by["index"] not in runs:
+            runs[made_by["index"]] = made_by["op_name"]
+            wanted += [int(name) for name in made_by["inputs"]]
+    outside = [name for name in runs.values() if name != "DELEGATE"]
+    pieces = sum(op["op_name"] == "DELEGATE" for op in ops)
+    return Delegation(pieces, {name: outside.count(name) for name in sorted(set(outside))})
 
 
 def _layout(shape: tuple[int, ...], usual: str) -> str:

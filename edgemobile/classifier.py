@@ -17,7 +17,7 @@ from PIL import Image
 from edgemobile.arch import ARCHS, get_arch
 from edgemobile.class_labels import Labels, find_labels, has_background
 from edgemobile.dataset import BrokenImage
-from edgemobile.devices.runtimes import RUNTIMES, Port, Session, open_session
+from edgemobile.devices.runtimes import RUNTIMES, Port, Session, open_session, settled
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.preprocess import Preprocess, at_resolution
@@ -92,7 +92,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         preprocess = at_resolution(stated, input_px or usual_px)
     else:
         preprocess, source = default_preprocess(session.input, input_px or usual_px)
-    session.input = _settled(session.input, preprocess.input_px)
+    session.input = settled(session.input, preprocess.input_px)
     with quiet_stderr():
         first = _first_output(file, session)
     session.output = replace(session.output, shape=first.shape)
@@ -195,15 +195,6 @@ def _image_px(file: str, port: Port) -> int | None:
     return shape[1] if shape[1] > 1 else None
 
 
-def _settled(port: Port, input_px: int) -> Port:
-    """The input with nothing left open: a free resolution is `input_px`, integers without a scale are their reals."""
-    sides = (input_px, input_px)
-    shape = (port.shape[0], 3, *sides) if port.layout == "NCHW" else (port.shape[0], *sides, 3)
-    if port.scale is None and port.dtype in ("uint8", "int8"):
-        return replace(port, shape=shape, scale=1.0, zero_point=0)
-    return replace(port, shape=shape)
-
-
 def _first_output(file: str, session: Session) -> np.ndarray:
     """What the model gives for zeros, raw [N,...]; the file itself need not tell its shape."""
     batch = session.input.shape[0]
@@ -227,7 +218,9 @@ def _zeros(session: Session) -> np.ndarray:
 # ---- what is known of them ------------------------------------------------------------------------------------------
 
 
-def _metadata(path: Path, session: Session) -> dict[str, str]:
+def _metadata(path: Path, session: Session) -> Mapping[str, str]:
+    if session.metadata:
+        return session.metadata
     form, _ = RUNTIMES[session.runtime]
     return FORMATS[form].load().read_metadata(path.read_bytes())
 

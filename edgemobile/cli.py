@@ -2,7 +2,8 @@
 
 Add a command here: a file in commands/ and a line at the end.
 
-Exit codes: 0 done, 1 a file missed its tolerance, 2 bad input, 3 a dependency is missing, 130 interrupted.
+Exit codes: 0 done, 1 a file missed its tolerance, 2 bad input, 3 a dependency is missing, 4 the device does not
+answer, 5 the measurement cannot be trusted, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,11 +14,17 @@ import sys
 import click
 
 from edgemobile import __version__
+from edgemobile.commands.bench import bench
+from edgemobile.commands.compare import compare
+from edgemobile.commands.devices import devices
+from edgemobile.commands.doctor import doctor
 from edgemobile.commands.eval import evaluate
 from edgemobile.commands.export import export
 from edgemobile.commands.inspect import inspect
 from edgemobile.commands.models import models
+from edgemobile.commands.parity import parity
 from edgemobile.commands.predict import predict
+from edgemobile.commands.quantize import quantize
 from edgemobile.errors import EdgemobileError
 
 __all__ = ["cli", "main"]
@@ -51,5 +58,5 @@ def cli() -> None:
     """MobileNets from PyTorch to ONNX and TFLite: small, fast, int8, and proven equal."""
 
 
-for _command in (models, export, inspect, evaluate, predict):
+for _command in (models, export, quantize, inspect, evaluate, predict, bench, compare, parity, devices, doctor):
     cli.add_command(_command)

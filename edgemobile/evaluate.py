@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import NamedTuple
@@ -52,6 +53,8 @@ def evaluate(request: EvalRequest, progress: Progress | None = None) -> Evaluati
     if request.limit is not None:
         indices = np.sort(dataset.sample(request.limit, request.seed))
     parts = [indices[start : start + _PART] for start in range(0, len(indices), _PART)]
+    if request.on is not None:
+        return _evaluate_on(request.on, request, scorer, parts, progress)
     workers = min(request.workers or _worthwhile_workers(len(indices)), len(parts))
     started, scored = time.perf_counter(), []
     with (
@@ -99,19 +102,32 @@ class _Scorer:
         self.matches = [match_folders(dataset.classes, one.labels, one.outputs) for one in self.classifiers]
 
     def __call__(self, indices: np.ndarray) -> _Scored:
-        kept, images, skipped = self._read(indices)
-        shape = (len(self.classifiers), len(kept))
-        predicted, rank, inference_s = np.zeros(shape, int), np.zeros(shape, int), np.zeros(len(self.classifiers))
-        if len(kept):
-            for row, (classifier, match) in enumerate(zip(self.classifiers, self.matches, strict=True)):
-                started = time.perf_counter()
-                scores = classifier.scores(images[classifier.preprocess])
-                inference_s[row] = time.perf_counter() - started
-                predicted[row] = scores.argmax(axis=1)
-                rank[row] = ranks(scores, match.indices[self.folders[kept]])
-        return _Scored(kept, skipped, predicted, rank, inference_s)
+        kept, images, skipped = self.read(indices)
+        scores, inference_s = [], []
+        for classifier in self.classifiers if len(kept) else ():
+            started = time.perf_counter()
+            scores.append(classifier.scores(images[classifier.preprocess]))
+            inference_s.append(time.perf_counter() - started)
+        return self.ranked(kept, skipped, scores, inference_s)
 
-    def _read(self, indices: np.ndarray) -> tuple[np.ndarray, dict[Preprocess, np.ndarray], list[tuple[str, str]]]:
+    def ranked(
+        self,
+        kept: np.ndarray,
+        skipped: list[tuple[str, str]],
+        scores: Sequence[np.ndarray],
+        inference_s: Sequence[float],
+    ) -> _Scored:
+        """What the scores f32[n,outputs] of each file say of the images `kept`; no scores where there are none."""
+        shape = (len(self.classifiers), len(kept))
+        predicted, rank, seconds = np.zeros(shape, int), np.zeros(shape, int), np.zeros(len(self.classifiers))
+        if len(kept):
+            seconds[:] = inference_s
+            for row, (given, match) in enumerate(zip(scores, self.matches, strict=True)):
+                predicted[row] = given.argmax(axis=1)
+                rank[row] = ranks(given, match.indices[self.folders[kept]])
+        return _Scored(kept, skipped, predicted, rank, seconds)
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, dict[Preprocess, np.ndarray], list[tuple[str, str]]]:
         """(the indices that can be read, f32[n,px,px,3] for each preprocessing, the others): one decoding for all."""
         rows: dict[Preprocess, list[np.ndarray]] = {one.preprocess: [] for one in self.classifiers}
         kept, skipped = [], []
@@ -151,6 +167,40 @@ def _end_with_parent() -> None:
 def _score(indices: np.ndarray) -> _Scored:
     assert _scorer is not None
     return _scorer(indices)
+
+
+# ---- on a device ----------------------------------------------------------------------------------------------------
+
+
+def _evaluate_on(
+    name: str, request: EvalRequest, scorer: _Scorer, parts: Sequence[np.ndarray], progress: Progress
+) -> Evaluation:
+    """File by file: images are read here, in the same parts, and their scores come from the device."""
+    from edgemobile.devices.profiles import open_device
+    from edgemobile.remote_scores import score_on
+
+    started, files = time.perf_counter(), []
+    device, transport = open_device(name)
+    try:
+        for one in scorer.classifiers:
+            with progress.step(f"evaluate {Path(one.file).name} on {name}", sum(map(len, parts))) as report:
+                read = (scorer.read(part) for part in parts)
+                files.append(score_on(device, transport, one, read, request.options.threads, report))
+    finally:
+        transport.close()
+    scored = [
+        scorer.ranked(kept, skipped, [file.scores[index] for file in files], [0.0] * len(files))
+        for index, (kept, skipped) in enumerate(zip(files[0].kept, files[0].skipped, strict=True))
+    ]
+    scored[0] = scored[0]._replace(inference_s=np.array([file.inference_s for file in files]))
+    scorer.classifiers = [
+        replace(one, found={**one.found, "runtime": f"{file.runtime} on {name}"})
+        for one, file in zip(scorer.classifiers, files, strict=True)
+    ]
+    return _counted(request, scorer, scored, 1, time.perf_counter() - started)
+
+
+# ---- in several processes -------------------------------------------------------------------------------------------
 
 
 _Mapped = Callable[[Sequence[np.ndarray]], Iterable[_Scored]]

@@ -25,7 +25,8 @@ class EvalRequest:
     """What to evaluate, and on what.
 
     None for `split` takes the first of test, val, validation and train there is, for `limit` all images, for `workers`
-    what pays off on this machine.
+    what pays off on this machine. `on` is a device that runs the files; None runs them here, in this process or in
+    `workers`.
     """
 
     files: tuple[str, ...]
@@ -36,8 +37,11 @@ class EvalRequest:
     baseline: str | None = None
     options: ClassifierOptions = field(default_factory=ClassifierOptions)
     workers: int | None = None
+    on: str | None = None
 
     def __post_init__(self) -> None:
+        if self.on is not None and self.workers is not None:
+            raise EdgemobileError("workers are processes of this machine; on a device there is one")
         for name, value in (("limit", self.limit), ("workers", self.workers), ("threads", self.options.threads)):
             if value is not None and value < 1:
                 raise EdgemobileError(f"{name} must be at least 1, found {value}")
@@ -89,7 +93,7 @@ class FileResult:
 
     @property
     def images_per_s(self) -> float:
-        """Of one process, inference alone."""
+        """Of one process, inference alone; 0 where no time was taken, as under emulation."""
         return self.count / self.inference_s if self.inference_s else 0.0
 
 
@@ -123,6 +127,7 @@ class Evaluation:
             "seed": request.seed,
             "baseline": request.baseline,
             "workers": self.workers,
+            "on": request.on,
             "threads": request.options.threads,
             "wall_s": self.wall_s,
             "classes": list(self.dataset.classes),

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edgemobile.channel_factors import FACTORS_KEY
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents, Op, Value, layout_of
@@ -138,7 +139,8 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
     optimized = _noted(notes, _optimized, data) if ask_runtimes and contents.format == "onnx" else None
     pieces = _noted(notes, _delegate_pieces, data) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
-    metadata = dict(contents.metadata)
+    # Thousands of numbers, of use to a comparison only.
+    metadata = {key: value for key, value in contents.metadata.items() if key != FACTORS_KEY}
     labels, preprocess = (_json(metadata.pop(key, None)) for key in (_LABELS, _PREPROCESS))
     return Inspection(
         file=str(path),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from edgemobile.affine import dequantize, quantize
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
 
 __all__ = ["dequantize", "quantize", "run", "run_real"]
@@ -50,21 +51,6 @@ def run_real(graph: Graph, images: np.ndarray) -> np.ndarray:
     source, result = graph[graph.inputs[0]], graph[graph.outputs[0]]
     given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
     return _real(result, run(graph, given)[result.name])
-
-
-def quantize(real: np.ndarray, qparams: QParams, dtype: str) -> np.ndarray:
-    """real -> integer: round half to even of real / scale, plus zero_point, saturated to `dtype`."""
-    scale, zero_point = qparams.along(real.ndim)
-    info = np.iinfo(dtype)
-    with np.errstate(over="ignore"):
-        steps = np.rint(np.asarray(real, np.float32) / scale) + zero_point
-    return np.clip(steps, info.min, info.max).astype(dtype)
-
-
-def dequantize(q: np.ndarray, qparams: QParams) -> np.ndarray:
-    """integer -> f32: scale * (q - zero_point)."""
-    scale, zero_point = qparams.along(q.ndim)
-    return (q.astype(np.int32) - zero_point).astype(np.float32) * scale
 
 
 def _evaluate(graph: Graph, node: Node, arrays: list[np.ndarray]) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Node, Tensor
 
-__all__ = ["export_program", "lower", "supported_ops"]
+__all__ = ["export_program", "fuse_activations", "lower", "supported_ops"]
 
 
 def export_program(net: torch.nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
@@ -43,7 +43,7 @@ def lower(program: torch.export.ExportedProgram, name: str = "model") -> Graph:
 
     Raises Unsupported for an aten op without a lowering, naming the op, its module path and what is supported.
     """
-    return _fuse_activations(_Lowering(program, name).graph())
+    return fuse_activations(_Lowering(program, name).graph())
 
 
 def supported_ops() -> list[str]:
@@ -505,7 +505,7 @@ _LOWERINGS: dict[str, Callable[[_Lowering, torch.fx.Node], str]] = {
 # ---- fusion ---------------------------------------------------------------------------------------------------------
 
 
-def _fuse_activations(graph: Graph) -> Graph:
+def fuse_activations(graph: Graph) -> Graph:
     """relu and relu6 behind a conv2d, linear or add that feeds nothing else become its `activation`."""
     nodes: list[Node] = []
     index_of: dict[str, int] = {}

@@ -10,7 +10,9 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from edgemobile import __version__
+from edgemobile.embed import outside
 from edgemobile.model import Model
+from edgemobile.quant.targets import target_for
 from edgemobile.samples import Samples
 
 if TYPE_CHECKING:
@@ -22,15 +24,21 @@ MANIFEST_VERSION = 1
 _TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "tensorflow-cpu", "tensorflow", "numpy")
 
 
-def file_metadata(model: Model, precision: str) -> Mapping[str, str]:
-    """What travels inside every file, so that it can be used without its folder: values are text or JSON."""
+def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = False) -> Mapping[str, str]:
+    """What travels inside every file, so that it can be used without its folder: values are text or JSON.
+
+    "edgemobile.preprocess" is what the file leaves to its user; "edgemobile.embedded" the normalisation it does itself.
+    """
+    preprocess = outside(model.preprocess) if embed_preprocess else model.preprocess
     entries = {
         "edgemobile.version": __version__,
         "edgemobile.model": model.name,
         "edgemobile.precision": precision,
         "edgemobile.weights_sha256": model.sha256,
-        "edgemobile.preprocess": json.dumps(model.preprocess.to_json()),
+        "edgemobile.preprocess": json.dumps(preprocess.to_json()),
     }
+    if embed_preprocess:
+        entries["edgemobile.embedded"] = json.dumps({"mean": model.preprocess.mean, "std": model.preprocess.std})
     if model.labels is not None:
         entries["edgemobile.labels"] = json.dumps(list(model.labels))
     return entries
@@ -52,15 +60,22 @@ def manifest(request: ExportRequest, model: Model, samples: Samples, result: Exp
             "batch": model.batch,
             "labels": list(model.labels) if model.labels is not None else None,
             "preprocess": model.preprocess.to_json(),
+            "preprocess_embedded": request.embed_preprocess,
         },
         "weights": {"source": model.source, "sha256": model.sha256},
         "calibration": samples.facts if int8 else None,
-        "recipe": request.recipe.to_json() if int8 and request.via == "native" else None,
+        "recipe": result.recipe.to_json() if result.recipe else None,
+        "target": _target(request) if result.recipe else None,
         "checked_on": {"images": samples.described, "float_top1": result.float_accuracy},
         "files": [_file_facts(file) for file in result.files],
         "notes": list(result.notes),
         "tools": {name: version for name in _TOOLS if (version := _version(name))},
     }
+
+
+def _target(request: ExportRequest) -> dict[str, str] | None:
+    """Which hardware the form of hard-swish was picked for, and why; None where it was asked for by name."""
+    return asdict(target_for(request.target)) if request.target else None
 
 
 def _file_facts(file: Checked) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["METRICS", "Metric", "cosine", "max_abs", "measure", "sqnr_db", "top1_agree"]
+__all__ = ["METRICS", "Metric", "cosine", "kl_nats", "max_abs", "measure", "sqnr_db", "top1_agree"]
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
@@ -52,6 +52,23 @@ def top1_agree(reference: np.ndarray, other: np.ndarray) -> float:
     return float(np.mean(reference.argmax(axis=-1) == other.argmax(axis=-1)))
 
 
+def kl_nats(reference: np.ndarray, other: np.ndarray) -> float:
+    """KL(p || q) of the softmax p of reference logits and q of the other's, the mean over rows [N, classes].
+
+    What the softmax of the other loses of the reference's in nats: 0 where they are the same, never below. nan for no
+    rows or where either is not finite.
+    """
+    if not len(reference) or not (np.isfinite(reference).all() and np.isfinite(other).all()):
+        return math.nan
+    log_p, log_q = _log_softmax(reference), _log_softmax(other)
+    return max(0.0, float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
 @dataclass(frozen=True)
 class Metric:
     """One row: `better` says which way is good; `unit` may be empty."""
@@ -73,6 +90,7 @@ METRICS = {
         Metric("max_abs", "", "lower", max_abs),
         Metric("cosine", "", "higher", cosine),
         Metric("top1_agree", "", "higher", top1_agree),
+        Metric("kl_nats", "nats", "lower", kl_nats),
     )
 }
 

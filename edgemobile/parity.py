@@ -1,47 +1,352 @@
-"""Does a file still say what the model says? Metrics against the reference, held to one table of tolerances."""
+"""Does a file still say what its reference says, and if not, from which layer on, and why?
+
+The reference is a model in PyTorch or a file; the others are files of any format and precision, each run wherever it
+can be. At the end of the net the metrics of edgemobile.metrics are held to the table in edgemobile.tolerances; inside
+it every layer is compared by name (edgemobile.layer_parity), and the first that parts is tried for every mistake known
+(edgemobile.likely_causes).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from edgemobile.metrics import METRICS, measure
+from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.graph import Graph
+from edgemobile.integer_parity import compare_integers, same_integers
+from edgemobile.interpreter import quantize, run
+from edgemobile.layer_parity import LayerParity, Observed, compare_layers, first_parted
+from edgemobile.likely_causes import Cause, Normalisation, likely_cause
+from edgemobile.metrics import measure
+from edgemobile.model import Model, load_model
+from edgemobile.observing import File, Place, local_places, observe, open_file, read_graph
+from edgemobile.parity_report import FileParity, ParityReport
+from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
+from edgemobile.presets import described
+from edgemobile.progress import Progress, Silent
+from edgemobile.quant.synthesize import synthesize
+from edgemobile.samples import from_blots, from_dataset
+from edgemobile.tolerances import TABLE, Tolerance, judge, tolerance
+from edgemobile.weight_files import SUFFIXES
 
-__all__ = ["TOLERANCES", "Verdict", "judge"]
+__all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
 
-# What a healthy file keeps, by precision of its arithmetic and weights. Float files differ from PyTorch only in the
-# order of additions. The int8 bound is for any model; the reference models keep far more (docs/quantization.md).
-TOLERANCES: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "float32": {"sqnr_db": 90.0, "top1_agree": 0.99},
-        "float16": {"sqnr_db": 45.0, "top1_agree": 0.98},
-        "dynamic": {"sqnr_db": 20.0, "top1_agree": 0.90},
-        "int8": {"sqnr_db": 12.0, "top1_agree": 0.85},
-    }
-)
+# Layers are run again one by one in numpy; a few images show a layer that differs.
+_LAYER_IMAGES, _LAYER_PX = 4, 128
+_SYNTHESIS_STEPS = 16
+# Saturation that leaves less than this costs accuracy.
+_CUT_DB = 25.0
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The metrics of one file against the reference, and which bounds it missed, in words."""
+class ParityRequest:
+    """What to compare, and on what.
 
-    metrics: Mapping[str, float]
-    missed: tuple[str, ...] = field(default=())
+    `ref` is a reference model's name, `package.module:factory`, a checkpoint (with `arch`), a .pt2, or a file like the
+    `others`. `data` is an ImageFolder as a directory or a zip; None is made images: synthesised from the reference's
+    batch norm where int8 files are among the others, else random blots. `minimums` is metric -> bound, in place of the
+    table's. `places` are where the others run; () is this machine's default runtimes.
+    """
 
-    @property
-    def passed(self) -> bool:
-        return not self.missed
+    ref: str
+    others: tuple[str, ...]
+    weights: str | None = None
+    arch: str | None = None
+    data: Path | None = None
+    images: int = 32
+    seed: int = 0
+    layers: bool = False
+    minimums: Mapping[str, float] = field(default_factory=dict)
+    places: tuple[Place, ...] = ()
+    table: tuple[Tolerance, ...] = TABLE
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.others:
+            raise EdgemobileError("nothing to compare: name at least one .onnx or .tflite file behind the reference")
+        for name in ("images", "threads"):
+            if getattr(self, name) < 1:
+                raise EdgemobileError(f"--{name} must be at least 1, found {getattr(self, name)}")
 
 
-def judge(reference: np.ndarray, other: np.ndarray, tolerances: Mapping[str, float]) -> Verdict:
-    """Measure logits f32[N,classes] against the reference and hold them to `tolerances` (metric name -> bound)."""
-    metrics = measure(reference, other)
-    missed = [
-        f"{name} {metrics[name]:.4g} {METRICS[name].unit}".rstrip() + f" misses the tolerance of {bound:g}"
-        for name, bound in tolerances.items()
-        if not METRICS[name].passes(metrics[name], bound)
-    ]
-    return Verdict(metrics, tuple(missed))
+@dataclass(frozen=True)
+class Reference:
+    """What the others are held to. `model` is a net in PyTorch, `file` a file; one of them is there."""
+
+    name: str
+    preprocess: Preprocess
+    model: Model | None = None
+    file: File | None = None
+    place: Place | None = None
+    _seen: list[tuple[np.ndarray, Mapping[str, np.ndarray]]] = field(default_factory=list, repr=False, compare=False)
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """f32[N,classes] for preprocessed images f32[N,px,px,3], as PyTorch or the file's runtime computes them."""
+        if self.model is not None:
+            return self.model.logits(images)
+        assert self.file is not None
+        assert self.place is not None
+        return self.place.infer(self.file.path, images)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What it computes. Raises Unsupported for a file with ops a Graph has no word for."""
+        if self.file is not None:
+            return read_graph(self.file)
+        from edgemobile.lower import lower
+
+        assert self.model is not None
+        return lower(self.model.program, self.model.name)
+
+    def values(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Every tensor of the graph, in NHWC, as the reference arithmetic computes it."""
+        if self._seen and self._seen[0][0] is images:
+            return self._seen[0][1]
+        source = self.graph[self.graph.inputs[0]]
+        given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
+        self._seen[:] = [(images, run(self.graph, given, keep_all=True))]
+        return self._seen[0][1]
+
+
+def parity(request: ParityRequest, progress: Progress | None = None) -> ParityReport:
+    """Run the reference and every other file on the same images, and compare.
+
+    A file that falls short is in the report, not raised. Raises EdgemobileError for bad input, MissingExtra where a
+    runtime is not installed.
+    """
+    progress = progress or Silent()
+    files = [open_file(Path(other)) for other in request.others]
+    places = request.places or local_places(threads=request.threads)
+    with progress.step("load the reference"):
+        reference = load_reference(request, files)
+    images, described_images, notes = _images(request, reference, files, progress)
+    with progress.step("run the reference"):
+        expected = reference.outputs(images)
+    inner = images[: _layer_images(reference.preprocess.input_px)]
+    pairs = [(file, place) for file in files for place in _readers(file, places)]
+    results = []
+    with progress.step("compare", len(pairs)) as report:
+        for file, place in pairs:
+            results.append(_compared(request, reference, expected, images, inner, file, place))
+            report(len(results))
+    return ParityReport(reference.name, described_images, tuple(results), notes)
+
+
+def _layer_images(input_px: int) -> int:
+    return max(1, min(_LAYER_IMAGES, _LAYER_IMAGES * _LAYER_PX**2 // input_px**2))
+
+
+def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
+    """The model or file that `request.ref` names; a model at the resolution of the files. Raises EdgemobileError."""
+    path = Path(request.ref)
+    if path.suffix in (".onnx", ".tflite"):
+        file = open_file(path)
+        place = local_places(threads=request.threads)
+        input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
+        stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
+        reader = next(iter(_readers(file, place)))
+        return Reference(str(path), at_resolution(stated, input_px), file=file, place=reader)
+    spec, weights = request.ref, request.weights
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        if request.arch is None:
+            raise EdgemobileError(f"{path} is a checkpoint: say which model it is of with --arch")
+        spec, weights = request.arch, str(path)
+    res = None if spec.endswith(".pt2") else next(filter(None, map(_input_px, files)), None)
+    model = load_model(spec, weights, res=res, seed=request.seed)
+    return Reference(f"{model.name}, {model.source}", model.preprocess, model)
+
+
+def _input_px(file: File) -> int | None:
+    shape = file.contents.values[file.contents.inputs[0]].shape
+    return shape[2] if len(shape) == 4 and shape[2] > 1 else None
+
+
+def _readers(file: File, places: Sequence[Place]) -> list[Place]:
+    readers = [place for place in places if file.format in place.formats]
+    if not readers:
+        raise Unsupported(
+            f"{file.path} is {file.format}, which none of {', '.join(place.name for place in places)} reads; "
+            "add a --runtime that does"
+        )
+    return readers
+
+
+def _images(
+    request: ParityRequest, reference: Reference, files: Sequence[File], progress: Progress
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    """(preprocessed images, what they are in words, notes)."""
+    preprocess, count = reference.preprocess, request.images
+    if request.data is not None:
+        with progress.step(f"read images of {request.data.name}"):
+            samples = from_dataset(request.data, preprocess, None, calibration=1, check=count, seed=request.seed)
+        notes = tuple(note for note in samples.notes if note.startswith("skipped"))
+        return samples.check, samples.described, notes
+    model = reference.model
+    random = model is not None and model.source.startswith("random")
+    if model is not None and not random and any(file.precision in ("int8", "dynamic") for file in files):
+        with progress.step("synthesise images", _SYNTHESIS_STEPS) as report:
+            made = synthesize(
+                model.net,
+                images=count,
+                input_px=preprocess.input_px,
+                mean=preprocess.mean,
+                std=preprocess.std,
+                seed=request.seed,
+                steps=_SYNTHESIS_STEPS,
+                progress=report,
+            )
+        return made, f"{count} images synthesised from the model's batch-norm statistics", ()
+    blots = from_blots(preprocess, calibration=1, check=count, seed=request.seed)
+    return blots.check, blots.described, ()
+
+
+# ---- one file -------------------------------------------------------------------------------------------------------
+
+
+def _compared(
+    request: ParityRequest,
+    reference: Reference,
+    expected: np.ndarray,
+    images: np.ndarray,
+    inner: np.ndarray,
+    file: File,
+    place: Place,
+) -> FileParity:
+    row = tolerance(file.format, file.precision, place.isa, request.table)
+    bounds = {**row.bounds, **request.minimums}
+    notes: list[str] = []
+    shown, words = _as_stated(file, reference.preprocess, images)
+    found = place.infer(file.path, shown)
+    if found.shape != expected.shape:
+        raise Unsupported(
+            f"{file.path} gives {found.shape[1]} outputs and {reference.name} {expected.shape[1]}: they are of "
+            "different models"
+        )
+    left, right = _as_logits(expected, found, notes)
+    verdict = judge(left, right, bounds)
+    result = FileParity(
+        str(file.path), file.format, file.precision, place.name, place.isa, verdict.metrics, bounds, verdict.missed
+    )
+    if words:
+        as_reference = judge(*_as_logits(expected, place.infer(file.path, images), []), bounds)
+        notes.append(words)
+        if verdict.missed and as_reference.passed:
+            told = f"{words}; shown the reference's images it agrees"
+            measured = as_reference.metrics["sqnr_db"], verdict.metrics["sqnr_db"]
+            result = replace(result, cause=Cause("preprocess", told, *measured))
+    if request.layers:
+        result = _with_layers(reference, inner, shown[: len(inner)], file, place, row, result, notes)
+    return replace(result, notes=tuple(notes))
+
+
+def _as_stated(file: File, usual: Preprocess, images: np.ndarray) -> tuple[np.ndarray, str]:
+    """(the images as the file's own metadata wants them, in words how that differs; "" where it does not).
+
+    Only mean and deviation are applied again: a file that wants another resize sees the reference's pixels.
+    """
+    stated = file.preprocess
+    if stated is None or (stated.mean, stated.std) == (usual.mean, usual.std):
+        return images, ""
+    mean, std, new_mean, new_std = (
+        np.array(values, np.float32) for values in (usual.mean, usual.std, stated.mean, stated.std)
+    )
+    words = f"it states another preprocessing ({described(stated)}) than the reference ({described(usual)})"
+    return ((images * std + mean) - new_mean) / new_std, words
+
+
+def _as_logits(expected: np.ndarray, found: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Both as logits; where only one ends in a softmax, the other gets one, and both are compared as log shares."""
+    from edgemobile.classifier import is_probability
+
+    ends = is_probability(expected), is_probability(found)
+    if ends == (False, False):
+        return expected, found
+    if ends[0] != ends[1]:
+        notes.append(f"only {'the reference' if ends[0] else 'the file'} ends in a softmax: the other is given one")
+    return _log_shares(expected, ends[0]), _log_shares(found, ends[1])
+
+
+def _log_shares(scores: np.ndarray, probabilities: bool) -> np.ndarray:
+    if probabilities:
+        return np.log(np.maximum(scores, 1e-6)).astype(np.float32)
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    shares = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    return np.log(np.maximum(shares, 1e-6)).astype(np.float32)
+
+
+def _with_layers(
+    reference: Reference,
+    images: np.ndarray,
+    shown: np.ndarray,
+    file: File,
+    place: Place,
+    row: Tolerance,
+    result: FileParity,
+    notes: list[str],
+) -> FileParity:
+    """`result` with its layers, the first that parts among what was missed, and the cause."""
+    try:
+        graph, values = reference.graph, reference.values(images)
+        observed, end = observe(file, place, shown, graph)
+        layers, unmatched = _walked(graph, values, observed, row)
+    except Unsupported as error:
+        return replace(result, missed=(*result.missed, f"layers cannot be compared: {error}"))
+    _note_exposure(file, place, shown, end, notes)
+    first = first_parted(layers)
+    cause = result.cause
+    if first is not None:
+        cause = cause or likely_cause(graph, first, observed, _normalisation(reference.preprocess))
+        result = replace(result, missed=(*result.missed, _parting(first, cause)))
+    elif result.missed and cause is None:
+        cause = _narrowest(layers)
+    if not any(layer.op != "input" for layer in layers):
+        result = replace(result, missed=(*result.missed, "no layer of the file could be matched to the reference's"))
+    if observed.renamed:
+        notes.append("names differ: layers were matched by their order")
+    return replace(result, layers=tuple(layers), unmatched=tuple(unmatched), cause=cause)
+
+
+def _walked(
+    graph: Graph, values: Mapping[str, np.ndarray], observed: Observed, row: Tolerance
+) -> tuple[list[LayerParity], list[tuple[str, str]]]:
+    if any(graph[node.output].qparams is not None for node in graph.nodes):
+        if same_integers(graph, observed):
+            return compare_integers(graph, values, observed, row.lsb)
+        raise Unsupported(
+            "the reference is int8 and this file has other integers: compare the layers of each with a float reference"
+        )
+    return compare_layers(graph, values, observed, row.layer)
+
+
+def _note_exposure(file: File, place: Place, shown: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
+    """A runtime fuses less around tensors it must show; that must not change what the file says."""
+    plain = place.infer(file.path, shown)
+    sqnr = measure(plain, end)["sqnr_db"]
+    if not sqnr >= (40 if file.precision in ("int8", "dynamic") else 90):
+        notes.append(f"with its layers shown the file gives other outputs ({sqnr:.1f} dB): layers are of that run")
+
+
+def _narrowest(layers: Sequence[LayerParity]) -> Cause | None:
+    """Where every layer is right by itself and the end is not: the layer whose integers cut the most off."""
+    cut = [layer for layer in layers if layer.cut_db is not None and layer.cut_db < _CUT_DB]
+    if not cut:
+        return None
+    worst = min(cut, key=lambda layer: layer.cut_db or 0.0)
+    words = (
+        f"no layer parts by itself; the int8 range of {worst.name} cuts off the most: calibrate on images like these"
+    )
+    assert worst.cut_db is not None
+    return Cause("range", words, worst.cut_db, worst.sqnr_db)
+
+
+def _parting(layer: LayerParity, cause: Cause | None) -> str:
+    why = "none of the known causes explains it" if cause is None else f"likely cause: {cause.kind} ({cause.words})"
+    return f"layer {layer.name} ({layer.op}) parts by its {layer.parted}; {why}"
+
+
+def _normalisation(preprocess: Preprocess) -> Normalisation:
+    return Normalisation(preprocess.mean, preprocess.std)

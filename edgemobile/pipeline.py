@@ -7,7 +7,7 @@ model + weights -> torch.export -> a route (edgemobile.routes) -> files -> run i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,23 +15,28 @@ import numpy as np
 
 from edgemobile.artifact import Artifact, check_free, fresh_folder, sha256_hex, to_json_text
 from edgemobile.devices.latency import Latency, latency_ns
-from edgemobile.devices.runtimes import Session, open_session
+from edgemobile.devices.runtimes import Session, open_session, settled
+from edgemobile.embed import normalised, to_pixels
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
 from edgemobile.interpreter import run_real
+from edgemobile.lower import lower
 from edgemobile.manifest import file_metadata, manifest
 from edgemobile.model import Model, load_model
-from edgemobile.parity import TOLERANCES, Verdict, judge
 from edgemobile.progress import Progress, Silent
-from edgemobile.quant.recipe import DEFAULT, Recipe
+from edgemobile.quant.recipe import Recipe
+from edgemobile.quant.recipes import RECIPES, recipe_for
+from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.routes import Emitted, Job, route_for
 from edgemobile.samples import Samples, from_blots, from_dataset, from_synthesis
+from edgemobile.tolerances import TOLERANCES, Verdict, judge
 
-__all__ = ["Checked", "ExportRequest", "ExportResult", "export"]
+__all__ = ["Checked", "ExportRequest", "ExportResult", "export", "ranking"]
 
 _LATENCY_ROUNDS = 30
+_RANKED_BATCH = 32
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
 # Synthesis costs seconds; this many images to calibrate on and to check on, at this size, are where more stop helping.
@@ -48,6 +53,14 @@ class ExportRequest:
     on another, or on other images where it has no splits. Images that look wrong (noise, not normalised) are refused
     unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on
     random blots of colour, as is everything of random weights.
+
+    `recipe` None is the one that measured best for such images (quant.recipes).
+
+    `max_drop` is how many points of top-1 int8 may lose, or, where labels are not known, in how many of 100 images it
+    may differ from float. With `search` the costliest layers stay in float until it does. `target` is a row of
+    quant.targets that the manifest names as the reason for the recipe's hard-swish.
+
+    With `embed_preprocess` the files take uint8 pixels and normalise them themselves.
     """
 
     model: str
@@ -64,11 +77,19 @@ class ExportRequest:
     calib_images: int = 128
     unchecked_calib: bool = False
     check_images: int = 200
-    recipe: Recipe = DEFAULT
+    recipe: Recipe | None = None
+    target: str | None = None
+    max_drop: float | None = None
+    search: bool = False
+    embed_preprocess: bool = False
     threads: int = 1
     seed: int = 0
     overwrite: bool = False
     command: tuple[str, ...] = ()
+
+    @property
+    def chosen_recipe(self) -> Recipe:
+        return self.recipe or RECIPES[recipe_for(self.calib_images, real=self.calib is not None)]
 
     def __post_init__(self) -> None:
         route_for(self.via, self.formats, self.precisions)
@@ -76,6 +97,12 @@ class ExportRequest:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise EdgemobileError(f"--{option} must be at least 1, found {getattr(self, name)}")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise EdgemobileError(f"--max-drop is in points of top-1, 0 to 100; found {self.max_drop:g}")
+        if self.search and (self.max_drop is None or "int8" not in self.precisions or self.via != "native"):
+            raise EdgemobileError("--search looks for int8 within a bound: give --int8 and --max-drop, and no --via")
+        if self.embed_preprocess and self.via != "native":
+            raise EdgemobileError(f"--embed-preprocess is for our own emitters: leave out --via {self.via}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +123,10 @@ class Checked:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export made. `images` says what the files were checked on; `notes` is what a reader should know."""
+    """What an export made. `images` says what the files were checked on; `notes` is what a reader should know.
+
+    `recipe` is how int8 was made, with what a search added to it; None where it was not ours.
+    """
 
     out: Path
     model: str
@@ -105,6 +135,7 @@ class ExportResult:
     images: str
     float_accuracy: float | None
     files: tuple[Checked, ...]
+    recipe: Recipe | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -121,8 +152,53 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     check_free(request.out, overwrite=request.overwrite)
     progress = progress or Silent()
     route, formats = route_for(request.via, request.formats, request.precisions)
+    model = _model(request, progress)
+    samples = _samples(request, model, progress)
+    metadata = partial(file_metadata, model, embed_preprocess=request.embed_preprocess)
+    job = Job(
+        model,
+        samples,
+        formats,
+        request.precisions,
+        request.chosen_recipe,
+        metadata,
+        progress,
+        strict_calib=samples.real and not request.unchecked_calib,
+        search_drop=request.max_drop if request.search else None,
+        embed_preprocess=request.embed_preprocess,
+    )
+    emitted = route.run(job)
+    with fresh_folder(request.out, overwrite=request.overwrite) as folder:
+        artifacts = _write(model, emitted, folder)
+        with progress.step("run PyTorch"):
+            reference, samples = _reference(request, model, samples)
+        result = ExportResult(
+            out=request.out,
+            model=model.name,
+            source=model.source,
+            input_px=model.preprocess.input_px,
+            images=samples.described,
+            float_accuracy=_accuracy(reference, samples.labels),
+            recipe=emitted.recipe,
+            files=_check(request, samples, reference, emitted.int8, artifacts, folder, progress),
+            notes=(*model.notes, *_random_note(request), *samples.notes, *emitted.notes),
+        )
+        (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)))
+    return result
+
+
+def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Cost]:
+    """What each tensor alone costs in int8, the costliest first, for the model and recipe of `request`."""
+    progress = progress or Silent()
+    model = _model(request, progress)
+    samples = _samples(request, model, progress)
+    with progress.step("rank the tensors"):
+        return rank(lower(model.program, model.name), samples.batches(_RANKED_BATCH), request.chosen_recipe)
+
+
+def _model(request: ExportRequest, progress: Progress) -> Model:
     with progress.step("load the model") as report:
-        model = load_model(
+        return load_model(
             request.model,
             request.weights,
             width=request.width,
@@ -132,35 +208,6 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             seed=request.seed,
             on_download=report,
         )
-    samples = _samples(request, model, progress)
-    metadata = partial(file_metadata, model)
-    job = Job(
-        model,
-        samples,
-        formats,
-        request.precisions,
-        request.recipe,
-        metadata,
-        progress,
-        strict_calib=samples.real and not request.unchecked_calib,
-    )
-    emitted = route.run(job)
-    with fresh_folder(request.out, overwrite=request.overwrite) as folder:
-        artifacts = _write(model, emitted, folder)
-        with progress.step("run PyTorch"):
-            reference = model.logits(samples.check)
-        result = ExportResult(
-            out=request.out,
-            model=model.name,
-            source=model.source,
-            input_px=model.preprocess.input_px,
-            images=samples.described,
-            float_accuracy=_accuracy(reference, samples.labels),
-            files=_check(request, samples, reference, emitted.int8, artifacts, folder, progress),
-            notes=(*model.notes, *_random_note(request), *samples.notes, *emitted.notes),
-        )
-        (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)))
-    return result
 
 
 def _samples(request: ExportRequest, model: Model, progress: Progress) -> Samples:
@@ -174,6 +221,7 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 calibration=calibration,
                 check=request.check_images,
                 seed=request.seed,
+                outputs=model.classes,
             )
     if "int8" not in request.precisions or request.weights == "random":
         check = min(request.check_images, _MADE)
@@ -195,6 +243,14 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
     return from_synthesis(images, calibration=calibration, seed=request.seed)
 
 
+def _reference(request: ExportRequest, model: Model, samples: Samples) -> tuple[np.ndarray, Samples]:
+    """(PyTorch's logits, `samples` as the files take them: whole pixels where they normalise these themselves)."""
+    if not request.embed_preprocess:
+        return model.logits(samples.check), samples
+    pixels = to_pixels(samples.check, model.preprocess)
+    return model.logits(normalised(pixels, model.preprocess)), replace(samples, check=pixels)
+
+
 def _random_note(request: ExportRequest) -> tuple[str, ...]:
     if request.weights != "random":
         return ()
@@ -211,17 +267,18 @@ def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:
         file = f"{model.name}-{precision}{row.suffix}"
         (folder / file).write_bytes(data)
         ops = row.load().op_counts(data)
-        hswish = _hswish_form(ops, emitted.hardswish_count)
+        replaced = precision == "int8" and emitted.recipe is not None and emitted.recipe.hswish == "relu"
+        hswish = _hswish_form(ops, emitted.hardswish_count, "ReLU" if replaced else "delegated")
         artifacts.append(Artifact(file, name, precision, len(data), sha256_hex(data), ops, hswish))
     if model.labels is not None:
         (folder / "labels.txt").write_text("\n".join(model.labels) + "\n")
     return artifacts
 
 
-def _hswish_form(ops: Mapping[str, int], total: int) -> str:
-    """How the model's hard-swishes are written: "21 fused", "21 delegated", or nothing."""
+def _hswish_form(ops: Mapping[str, int], total: int, other: str) -> str:
+    """How the model's hard-swishes are written: "21 fused", "21 delegated" (or whatever `other` is), or nothing."""
     fused = ops.get("HARD_SWISH", 0) + ops.get("HardSwish", 0)
-    parts = ((fused, "fused"), (total - fused, "delegated"))
+    parts = ((fused, "fused"), (total - fused, other))
     return ", ".join(f"{count} {form}" for count, form in parts if count > 0)
 
 
@@ -236,6 +293,8 @@ def _check(
 ) -> tuple[Checked, ...]:
     """Run every file on the check images, judge it against `reference`, and time all of them in turns."""
     sessions = {artifact.file: open_session(folder / artifact.file, threads=request.threads) for artifact in artifacts}
+    for session in sessions.values():
+        session.input = settled(session.input, samples.check.shape[1])
     outputs = {}
     with progress.step("run the files", len(artifacts)) as report:
         for file, session in sessions.items():
@@ -249,13 +308,30 @@ def _check(
         Checked(
             artifact,
             f"{sessions[artifact.file].runtime} {sessions[artifact.file].version}",
-            judge(reference, outputs[artifact.file], _tolerances(request, artifact.precision)),
+            _judged(request, artifact.precision, reference, outputs[artifact.file], samples.labels),
             latencies[artifact.file],
             _accuracy(outputs[artifact.file], samples.labels),
             _max_lsb(int8, exact, outputs[artifact.file]) if artifact.precision == "int8" else None,
         )
         for artifact in artifacts
     )
+
+
+def _judged(
+    request: ExportRequest, precision: str, reference: np.ndarray, output: np.ndarray, labels: np.ndarray | None
+) -> Verdict:
+    """The verdict on a file by the table of tolerances and, for int8, by the request's own bound."""
+    verdict = judge(reference, output, _tolerances(request, precision))
+    if request.max_drop is None or precision != "int8":
+        return verdict
+    was, became = _accuracy(reference, labels), _accuracy(output, labels)
+    if was is None or became is None:
+        lost, what = 100 * (1 - verdict.metrics["top1_agree"]), "differs from float on"
+    else:
+        lost, what = 100 * (was - became), "loses"
+    if lost <= request.max_drop:
+        return verdict
+    return replace(verdict, missed=(*verdict.missed, f"{what} {lost:.2f} in 100, --max-drop is {request.max_drop:g}"))
 
 
 def _tolerances(request: ExportRequest, precision: str) -> Mapping[str, float]:

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
+from edgemobile.channel_factors import factors_metadata
+from edgemobile.devices.runtimes import open_session
+from edgemobile.embed import embed
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
@@ -21,6 +25,7 @@ from edgemobile.model import Model
 from edgemobile.progress import Progress
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
+from edgemobile.quant.sensitivity import search
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 from edgemobile.samples import Samples
 
@@ -39,7 +44,9 @@ _CALIBRATION_BATCH = 32
 class Job:
     """What a route is asked for. `metadata` gives what a file of a precision says of itself.
 
-    With `strict_calib`, calibration images that cannot be what the model is used on are refused.
+    With `strict_calib`, calibration images that cannot be what the model is used on are refused. `search_drop` asks for
+    a search: how many points of top-1 int8 may lose before a layer more stays in float. With `embed_preprocess` the
+    files take raw pixels.
     """
 
     model: Model
@@ -50,6 +57,8 @@ class Job:
     metadata: Callable[[str], Mapping[str, str]]
     progress: Progress
     strict_calib: bool = True
+    search_drop: float | None = None
+    embed_preprocess: bool = False
 
     def calibration_batches(self) -> list[np.ndarray]:
         return self.samples.batches(_CALIBRATION_BATCH)
@@ -59,33 +68,75 @@ class Job:
 class Emitted:
     """What a route made: (format, precision) -> the file's bytes.
 
-    `int8` is the integer graph behind the int8 files, where it is ours. `hardswish_count` is how many the model has.
+    `int8` is the integer graph behind the int8 files, and `recipe` how it was made, where it is ours.
+    `hardswish_count` is how many the model has.
     """
 
     files: Mapping[tuple[str, str], bytes]
     int8: Graph | None = None
     hardswish_count: int = 0
     notes: tuple[str, ...] = field(default=())
+    recipe: Recipe | None = None
 
 
 def _native(job: Job) -> Emitted:
     graph = _lowered(job)
     graphs: dict[str, Graph] = {}
-    notes: tuple[str, ...] = ()
+    recipe: Recipe | None
+    notes: tuple[str, ...]
+    factors: dict[str, str]
+    recipe, notes, factors = None, (), {}
     for precision in job.precisions:
         if precision == "int8":
+            recipe, notes = _searched(graph, job)
             with job.progress.step("quantize to int8", len(job.samples.calibration)) as report:
-                quantized = ptq(graph, job.calibration_batches(), job.recipe, progress=report, strict=job.strict_calib)
-            graphs[precision], notes = quantized.graph, quantized.notes
+                quantized = ptq(graph, job.calibration_batches(), recipe, progress=report, strict=job.strict_calib)
+            graphs[precision], notes = quantized.graph, (*notes, *quantized.notes)
+            factors = factors_metadata(quantized.channel_factors)
         else:
             graphs[precision] = _FLOAT_FORMS[precision](graph)
+    if job.embed_preprocess:
+        graphs = {precision: embed(form, job.model.preprocess) for precision, form in graphs.items()}
     files = {}
     with job.progress.step("write the files", len(graphs) * len(job.formats)) as report:
         for precision, form in graphs.items():
+            metadata = {**job.metadata(precision), **(factors if precision == "int8" else {})}
             for name in job.formats:
-                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=job.metadata(precision))
+                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=metadata)
                 report(len(files))
-    return Emitted(files, graphs.get("int8"), _hardswishes(graph), notes)
+    return Emitted(files, graphs.get("int8"), _hardswishes(graph), notes, recipe)
+
+
+def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
+    """(the job's recipe with the layers in float that its bound needs, what that cost in words).
+
+    The bound is held on every fourth calibration image, which the others are not calibrated on meanwhile.
+    """
+    if job.search_drop is None:
+        return job.recipe, ()
+    images, labels = job.samples.calibration, job.samples.calibration_labels
+    held = np.arange(len(images)) % 4 == 3
+    rest = images[~held]
+    batches = [rest[start : start + _CALIBRATION_BATCH] for start in range(0, len(rest), _CALIBRATION_BATCH)]
+    with job.progress.step("search layers to keep in float") as report:
+        found = search(
+            graph,
+            batches,
+            job.recipe,
+            images=images[held],
+            labels=None if labels is None else labels[held],
+            max_drop=job.search_drop,
+            evaluate=partial(_in_runtime, job.formats[0]),
+            progress=report,
+        )
+    lost = f"{found.drop:.2f} points" if found.drop is not None else f"{100 * (1 - found.agreement):.2f} answers of 100"
+    kept = ", ".join(found.kept_float) or "none"
+    note = f"search: {kept} kept in float; int8 then loses {lost} on {held.sum()} calibration images held out"
+    return found.recipe, (note,)
+
+
+def _in_runtime(format_name: str, graph: Graph, images: np.ndarray) -> np.ndarray:
+    return open_session(FORMATS[format_name].load().to_bytes(graph, metadata={})).run(images)
 
 
 def _torch(job: Job) -> Emitted:

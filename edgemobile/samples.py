@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.dataset import Dataset, class_indices, open_dataset
+from edgemobile.class_labels import match_folders
+from edgemobile.dataset import Dataset, open_dataset
 from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import Preprocess
 
@@ -24,7 +25,8 @@ _CHECK_SPLITS = ("test", "val", "validation")
 
 @dataclass(frozen=True)
 class Samples:
-    """Preprocessed images f32[N,H,W,3]. `labels` are class indices of the model for `check`, None where unknown.
+    """Preprocessed images f32[N,H,W,3]. `labels` are class indices of the model for `check`, and `calibration_labels`
+    for `calibration`; None where unknown.
 
     `described` says in words what `check` is; `facts` what `calibration` is, for the manifest.
     `real` images came from a data set and must look like it; made ones are what they are.
@@ -37,6 +39,7 @@ class Samples:
     facts: dict[str, Any]
     notes: tuple[str, ...] = field(default=())
     real: bool = False
+    calibration_labels: np.ndarray | None = None
 
     def batches(self, size: int) -> list[np.ndarray]:
         """`calibration` in batches of at most `size` images."""
@@ -51,11 +54,14 @@ def from_dataset(
     calibration: int,
     check: int,
     seed: int,
+    outputs: int | None = None,
 ) -> Samples:
     """Sample an ImageFolder (a directory or a zip) at random: `calibration` images from its train split and `check`
     from its test or validation split; from one pool, without overlap, where it has no splits.
 
-    Raises EdgemobileError where there are no readable images. What was skipped is in `notes`.
+    The class of an image is found through the model's labels, or, with the number of its `outputs`, through folders
+    that are numbered or as many as the classes. Raises EdgemobileError where there are no readable images. What was
+    skipped is in `notes`.
     """
     whole = open_dataset(path)
     check_split = next((split for split in _CHECK_SPLITS if split in whole.splits), None)
@@ -76,14 +82,14 @@ def from_dataset(
         notes.append(
             f"{path.name} has only {len(calibration_set)} images: the files are checked on the calibration images"
         )
-    calibration_images, skipped = calibration_set.load_batch(calibration_indices, preprocess)
+    calibration_images, used, skipped = _load_labelled(calibration_set, calibration_indices, preprocess)
     check_images, kept, skipped_check = _load_labelled(check_set, check_indices, preprocess)
     notes += [f"skipped {name}: {reason}" for name, reason in (*skipped, *skipped_check)]
     if not len(calibration_images) or not len(check_images):
         raise EdgemobileError(
             f"no image of {path} can be read; the first problem: {notes[0] if notes else 'it is empty'}"
         )
-    labels = _labels(check_set, kept, model_labels, notes)
+    labels = _labels(check_set, kept, model_labels, outputs, notes)
     return Samples(
         calibration_images,
         check_images,
@@ -92,6 +98,7 @@ def from_dataset(
         {"source": str(path), "images": len(calibration_images), "sha256": _digest(calibration_images), "seed": seed},
         tuple(notes),
         real=True,
+        calibration_labels=_labels(calibration_set, used, model_labels, outputs, []),
     )
 
 
@@ -128,18 +135,19 @@ def _load_labelled(
 
 
 def _labels(
-    dataset: Dataset, kept: np.ndarray, model_labels: Sequence[str] | None, notes: list[str]
+    dataset: Dataset, kept: np.ndarray, model_labels: Sequence[str] | None, outputs: int | None, notes: list[str]
 ) -> np.ndarray | None:
-    if dataset.labels is None or model_labels is None:
+    outputs = outputs if model_labels is None else len(model_labels)
+    if dataset.labels is None or outputs is None:
         return None
-    mapping = class_indices(dataset.classes, model_labels)
-    if mapping is None:
-        notes.append(
-            f"the folders of the data set ({', '.join(dataset.classes[:3])}, ...) match none of the model's labels "
-            f"({', '.join(model_labels[:3])}, ...): accuracy is not known"
-        )
+    try:
+        match = match_folders(dataset.classes, model_labels, outputs)
+    except EdgemobileError as error:
+        notes.append(f"accuracy is not known: {str(error).partition('. Give')[0]}")
         return None
-    return mapping[dataset.labels[kept]]
+    if model_labels is None:
+        notes.append(match.rule)
+    return match.indices[dataset.labels[kept]]
 
 
 def _digest(images: np.ndarray) -> str:

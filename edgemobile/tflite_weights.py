@@ -17,7 +17,7 @@ from edgemobile.arch import Arch, scaled
 from edgemobile.artifact import sha256_hex
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import tflite_contents
-from edgemobile.exporters.contents import Contents, Op, Value
+from edgemobile.exporters.contents import Contents, Op
 from edgemobile.layers import Layer, layers
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 

@@ -247,7 +247,9 @@ def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
 def _of_tflite(path: Path, arch: Arch | None, width: float | None, classes: int | None) -> Checkpoint:
     """The weights in a TFLite file of `arch`, whoever wrote it."""
     if arch is None:
-        raise EdgemobileError(f"{path}: a TFLite file is read as weights of a reference model. Known: {', '.join(ARCHS)}")
+        raise EdgemobileError(
+            f"{path}: a TFLite file is read as weights of a reference model. Known: {', '.join(ARCHS)}"
+        )
     held = read_tflite_weights(existing(path, "weights", (*SUFFIXES, ".tflite")), arch)
     note = f"{path.name} is a TFLite file: its weights as reals, batch norm folded, padding as {held.padding!r}"
     checkpoint = Checkpoint(

@@ -1,7 +1,8 @@
 """Graph -> ONNX, float and int8 (QDQ), written node by node: the file holds what the Graph says and nothing else.
 
     Graph                                  ONNX
-    x[N,H,W,C]                             x[N,C,H,W]; there is never a Transpose
+    x[N,H,W,C]                             x[N,C,H,W]; there is no Transpose
+    uint8 pixels[N,H,W,3], the input       pixels[N,H,W,3] and a Transpose of them, the only one there is
     conv weight [O,KH,KW,I]                [O,I,KH,KW]
     linear behind a flatten of HxW > 1     columns back from NHWC to NCHW order
     float tensor t                         t
@@ -9,8 +10,8 @@
     float result on its way to t:q         t:raw
     int8 constant w                        initializer w:q behind DequantizeLinear; w, the reals
 
-The public input and output are float32 whatever is inside. The operator set is 18 (HardSwish and HardSigmoid stay
-whole) and the file's version 8, which onnxruntime reads from 1.14 on.
+The public input and output are float32 whatever is inside, unless the input is pixels. The operator set is 18
+(HardSwish and HardSigmoid stay whole) and the file's version 8, which onnxruntime reads from 1.14 on.
 
 Add an op here: a row in _ROWS, or a function in _SPECIAL where a row cannot say it.
 """
@@ -153,12 +154,12 @@ class _Writer:
 
     def model(self, metadata: Mapping[str, str]) -> Any:
         for name in self.graph.inputs:
-            if self.graph[name].qparams is not None:
+            if self.graph[name].qparams is not None and not self._is_pixels(name):
                 self._quantize(name, name)
         for node in self.graph.nodes:
             self._write(node)
         outputs = [self.real(name) for name in self.graph.outputs]
-        public = {name: _value(name, "float32", _nchw(self.graph[name].shape)) for name in self.graph.inputs}
+        public = {name: self._public(name) for name in self.graph.inputs}
         graph = onnx.helper.make_graph(
             self.nodes,
             self.graph.name,
@@ -172,6 +173,24 @@ class _Writer:
         model.producer_name, model.producer_version = "edgemobile", __version__
         onnx.helper.set_model_props(model, {key: str(metadata[key]) for key in sorted(metadata)})
         return model
+
+    def _public(self, name: str) -> Any:
+        shape = self.graph[name].shape
+        return _value(name, "uint8", shape) if self._is_pixels(name) else _value(name, "float32", _nchw(shape))
+
+    def _is_pixels(self, name: str) -> bool:
+        """Whether a tensor is the raw image the file takes: uint8 that stands for itself."""
+        tensor = self.graph[name]
+        if tensor.dtype != "uint8" or name not in self.graph.inputs:
+            return False
+        if tensor.qparams is None or tensor.qparams.scale[0] != 1 or tensor.qparams.zero_point[0] != 0:
+            raise Unsupported(f"onnx: the uint8 input {name} must have scale 1 and zero point 0")
+        return True
+
+    def pixels(self, name: str, target: str) -> str:
+        """Write the Transpose of the pixels `name` to `target`, uint8[N,C,H,W]."""
+        self.emit("Transpose", [name], target, _nchw(self.graph[name].shape), "uint8", perm=(0, 3, 1, 2))
+        return target
 
     def _write(self, node: Node) -> None:
         if node.op in _SPECIAL:
@@ -398,12 +417,27 @@ def _reshape(writer: _Writer, node: Node) -> None:
 
 
 def _quantize(writer: _Writer, node: Node) -> None:
+    source, output = node.inputs[0], writer.graph[node.output]
+    if writer._is_pixels(source):
+        assert output.qparams is not None
+        same = output.qparams.scale[0] == 1 and output.qparams.zero_point[0] == -128
+        if same and writer.activations == "uint8":
+            # Pixels are the stored integers already.
+            writer.pixels(source, f"{node.output}:q")
+            return
+        stored = writer.pixels(source, f"{source}:nchw")
+        writer.emit("Cast", [stored], f"{source}:real", _nchw(output.shape), to=onnx.TensorProto.FLOAT)
+        writer._quantize(f"{source}:real", node.output)
+        return
     writer._quantize(writer.real(node.inputs[0]), node.output)
 
 
 def _dequantize(writer: _Writer, node: Node) -> None:
     source = writer.graph[node.inputs[0]]
-    if source.qparams is not None and source.is_constant and not source.qparams.zero_point.any():
+    if writer._is_pixels(source.name):
+        stored = writer.pixels(source.name, f"{source.name}:nchw")
+        writer.emit("Cast", [stored], node.output, _nchw(source.shape), to=onnx.TensorProto.FLOAT)
+    elif source.qparams is not None and source.is_constant and not source.qparams.zero_point.any():
         writer.unpack(source.name, node.output)
     elif source.qparams is not None:
         writer.dequantize(source.name, node.output)

@@ -23,11 +23,11 @@ from edgemobile.exporters.tflite_file import (
     MIN_RUNTIME,
     add_metadata,
     delegate_pieces,
+    finished,
     min_runtime_version,
     new,
     op_counts,
     op_versions,
-    pack,
     read_metadata,
     read_tensors,
     reordered,
@@ -61,7 +61,7 @@ _BUILTINS = {
     "AVERAGE_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "CONV_2D": _Builtin("Conv2DOptions", 3, {1: "1.5.0", 3: "1.14.0", 6: "2.9.0"}),
     "DEPTHWISE_CONV_2D": _Builtin("DepthwiseConv2DOptions", 3, {1: "1.5.0", 2: "1.12.0", 3: "1.14.0"}),
-    "DEQUANTIZE": _Builtin("DequantizeOptions", 2, {2: "1.14.0", 3: "1.15.0", 5: "2.7.0"}),
+    "DEQUANTIZE": _Builtin("DequantizeOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "1.15.0", 5: "2.7.0"}),
     "FULLY_CONNECTED": _Builtin("FullyConnectedOptions", 4, {1: "1.5.0", 4: "1.14.0"}),
     "HARD_SWISH": _Builtin("HardSwishOptions", 1, {1: "1.15.0"}),
     "MAX_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
@@ -93,7 +93,7 @@ def to_bytes(graph: Graph, *, metadata: Mapping[str, str]) -> bytes:
         _row(node)(file, node)
     model = file.model()
     add_metadata(model, {**metadata, MIN_RUNTIME: file.min_runtime()})
-    return pack(model)
+    return finished(model, metadata)
 
 
 def _row(node: Node) -> Callable[[_File, Node], None]:
@@ -146,7 +146,7 @@ class _File:
         return self.index[name]
 
     def add(self, tensor: Tensor) -> int:
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in _DTYPES and not self._is_pixels(tensor.name):
             raise Unsupported(
                 f"tflite: tensor {tensor.name} is {tensor.dtype}, allowed are {', '.join(_DTYPES)}; "
                 "quantize with a recipe that has int8 activations"
@@ -164,6 +164,12 @@ class _File:
             )
         )
         return self.index[tensor.name]
+
+    def _is_pixels(self, name: str) -> bool:
+        """Whether a tensor is the raw image the file takes: a uint8 input that is only converted."""
+        readers = self.graph.consumers(name)
+        converted = all(node.op in ("quantize", "dequantize") for node in readers)
+        return name in self.graph.inputs and self.dtype(name) == "uint8" and converted
 
     def buffer(self, array: np.ndarray) -> int:
         """The index of a buffer with these bytes; equal constants share one."""
@@ -394,7 +400,7 @@ def _hardsigmoid(file: _File, node: Node) -> None:
 def _dequantize(file: _File, node: Node) -> None:
     source = file.graph[node.inputs[0]]
     per_channel = source.qparams is not None and source.qparams.axis is not None
-    version = 3 if source.dtype == "float16" else 5 if per_channel else 2
+    version = 5 if per_channel else {"uint8": 1, "float16": 3}.get(source.dtype, 2)
     file.emit("DEQUANTIZE", node.inputs, node.output, version=version)
 
 

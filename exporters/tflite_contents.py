@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from edgemobile.exporters.contents import Contents, Op, Value
-from edgemobile.exporters.tflite_file import OP_NAMES, octets, op_name, read_metadata, reading, schema, text, unpack
+from edgemobile.exporters.tflite_file import (
+    OP_NAMES,
+    octets,
+    official_metadata,
+    op_name,
+    read_metadata,
+    reading,
+    schema,
+    text,
+    unpack,
+)
 
 __all__ = ["known_ops", "read"]
 
@@ -33,7 +43,7 @@ def read(data: bytes) -> Contents:
             tuple(names[index] for index in graph.outputs),
             tuple(_op(codes[operator.opcodeIndex], operator, names) for operator in graph.operators),
             values,
-            read_metadata(data),
+            read_metadata(data) | official_metadata(model),
         )
 
 

@@ -7,6 +7,7 @@ set one by one, because the constructors of older releases take no arguments.
 from __future__ import annotations
 
 import contextlib
+import json
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import Unsupported, require
+from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words, packed_labels
 from edgemobile.graph import GraphError, QParams, Tensor
 from edgemobile.quiet import quiet_stderr
 
@@ -27,9 +29,11 @@ __all__ = [
     "OP_NAMES",
     "add_metadata",
     "delegate_pieces",
+    "finished",
     "min_runtime_version",
     "new",
     "octets",
+    "official_metadata",
     "op_counts",
     "op_name",
     "op_versions",
@@ -156,12 +160,38 @@ def with_metadata(data: bytes, entries: Mapping[str, str]) -> bytes:
     """A file that some other tool wrote, with `entries` added."""
     model = unpack(data)
     add_metadata(model, entries)
-    return pack(model)
+    return finished(model, entries)
+
+
+def finished(model: Any, entries: Mapping[str, str]) -> bytes:
+    """ModelT -> the file, with what `entries` say of preprocessing and labels in TFLite's official form as well."""
+    official = image_metadata(entries)
+    if official is not None:
+        model.metadata = [
+            *(model.metadata or ()),
+            new("Metadata", name=METADATA_NAME, buffer=len(model.buffers)),
+        ]
+        model.buffers.append(new("Buffer", data=np.frombuffer(official, np.uint8)))
+    labels = json.loads(entries.get("edgemobile.labels", "[]"))
+    data = pack(model)
+    return packed_labels(data, labels) if official is not None and labels else data
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
-    """The metadata entries by name. The runtime's own entry is left to `min_runtime_version`."""
-    return {key: value for key, value in _metadata(data).items() if key != MIN_RUNTIME}
+    """The metadata entries by name. The runtime's own entry is left to `min_runtime_version`.
+
+    Those of binary form are left out.
+    """
+    return {key: value for key, value in _metadata(data).items() if key not in (MIN_RUNTIME, METADATA_NAME)}
+
+
+def official_metadata(model: Any) -> dict[str, str]:
+    """TFLITE_METADATA and what it says, in words; nothing where a ModelT has none."""
+    for entry in model.metadata or ():
+        data = model.buffers[entry.buffer].data
+        if text(entry.name) == METADATA_NAME and data is not None:
+            return {METADATA_NAME: in_words(bytes(data))}
+    return {}
 
 
 def min_runtime_version(data: bytes) -> str:

@@ -22,15 +22,13 @@ __all__ = ["equalizable", "equalize", "rescale_randomly"]
 _LAYERS = ("conv2d", "linear")
 # Linear in their one input, channel by channel.
 _CHANNELWISE = ("mean", "relu", "max_pool2d", "avg_pool2d")
-# 1 would make all channels of a tensor alike, and the columns of the weights that read it unlike.
-_STRENGTH = 0.5
 # A narrower channel is treated as this wide, as a share of the widest. Channels narrow on the calibration images
 # may be wide on others; made large, they would take the whole range from the rest.
 _NARROWEST = 1 / 8
 
 
 def equalize(
-    graph: Graph, peaks: Mapping[str, np.ndarray], strength: float = _STRENGTH
+    graph: Graph, peaks: Mapping[str, np.ndarray], strength: float = 1.0
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """(`graph` with channels rescaled, tensor name -> f64[C] what each of its channels was multiplied by).
 

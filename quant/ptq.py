@@ -17,13 +17,13 @@ from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.interpreter import quantize as quantize_array
 from edgemobile.quant.adaround import adaround
-from edgemobile.quant.affine import activation_qparams, bias_tensor, weight_qparams, weight_tensor
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
 from edgemobile.quant.guards import check_images, dead_channels, wide_additions
 from edgemobile.quant.hswish import integer_form, is_gate
 from edgemobile.quant.observers import OBSERVERS, Observer
+from edgemobile.quant.qparams import activation_qparams, bias_tensor, weight_qparams, weight_tensor
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.refit import refit
 from edgemobile.quant.side_by_side import Mend, mend_layers

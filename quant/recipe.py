@@ -16,7 +16,7 @@ from edgemobile.quant.observers import OBSERVERS
 
 __all__ = ["DEFAULT", "Hswish", "Recipe", "Rule"]
 
-Hswish = Literal["delegated", "fused"]
+Hswish = Literal["delegated", "fused", "relu"]
 Precision = Literal["int8", "float"]
 Granularity = Literal["per_channel", "per_tensor"]
 SplitGates = Literal["none", "stem", "depthwise", "all"]
@@ -56,7 +56,8 @@ class Recipe:
     """How a float graph becomes an int8 one.
 
     `hswish` is the integer form of hard-swish: "delegated" (ADD with fused RELU6, then MUL, the 1/6 folded into the
-    next layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that have it.
+    next layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that have it;
+    "relu" computes another function, ReLU, for hardware that has neither.
     `split_gates` says which delegated hard-swishes get a convolution of their own for the gate (quant/gates.py): none,
     that of the stem, those of stem and depthwise layers, or all. `equalize` is how strongly channels are made alike,
     from 0, not at all, to 1 (quant/equalize.py). `refit` is how strongly refitted weights are held to the trained ones,
@@ -69,7 +70,7 @@ class Recipe:
     hswish: Hswish = "delegated"
     bias_correction: bool = True
     split_gates: SplitGates = "stem"
-    equalize: float = 0.5
+    equalize: float = 1.0
     refit: float = 3.0
     adaround: bool = False
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgemobile.quant.affine import bias_tensor, weight_qparams, weight_tensor
+from edgemobile.quant.qparams import bias_tensor, weight_qparams, weight_tensor
 from edgemobile.quant.side_by_side import Layer
 
 if TYPE_CHECKING:

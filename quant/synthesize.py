@@ -1,7 +1,9 @@
 """Calibration images without a data set, made from what the model remembers of its own.
 
 Batch norm keeps the mean and variance of every channel it saw in training. Noise is optimised until its statistics at
-every batch norm match those (ZeroQ, arXiv:2001.00281, equation 3), which is what calibration needs of an image.
+every batch norm match those (ZeroQ, arXiv:2001.00281, equation 3), and until the model is sure of a class for each
+image (DeepInversion, arXiv:1912.08795, equation 2): behind the last batch norm nothing else says how large logits are,
+and with a range too small the surest answers are cut to the same integer.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["synthesize"]
 
 _LEARNING_RATE = 0.1
+# Of the cross entropy to the drawn classes, beside the sum over all batch norms.
+_CLASS_WEIGHT = 0.1
 
 
 def synthesize(
@@ -35,8 +39,8 @@ def synthesize(
 ) -> np.ndarray:
     """Images f32[images, input_px, input_px, 3], normalised, whose batch-norm statistics match those of `net`.
 
-    `mean` and `std` are the preprocessing's, on pixels from 0 to 1: pixels stay inside that range. `progress` is told
-    each step. Raises EdgemobileError for a net without batch norm.
+    Each is of a class drawn at random. `mean` and `std` are the preprocessing's, on pixels from 0 to 1: pixels stay
+    inside that range. `progress` is told each step. Raises EdgemobileError for a net without batch norm.
     """
     import torch
 
@@ -54,15 +58,20 @@ def synthesize(
         norm.register_forward_pre_hook(lambda norm, inputs: losses.append(_mismatch(norm, inputs[0])))
     shift, spread = (torch.tensor(tuple(values)).view(1, 3, 1, 1) for values in (mean, std))
     low, high = (0 - shift) / spread, (1 - shift) / spread
-    noise = torch.randn(images, 3, input_px, input_px, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(images, 3, input_px, input_px, generator=generator)
     x = noise.clamp(low, high).contiguous(memory_format=torch.channels_last).requires_grad_()
     optimizer = torch.optim.Adam([x], lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    classes: torch.Tensor | None = None
     for step in range(steps):
         losses.clear()
         optimizer.zero_grad()
-        net(x)
-        torch.stack(losses).sum().backward()
+        logits = net(x)
+        if classes is None:
+            classes = torch.randint(0, logits.shape[1], (images,), generator=generator)
+        loss = torch.stack(losses).sum() + _CLASS_WEIGHT * torch.nn.functional.cross_entropy(logits, classes)
+        loss.backward()
         optimizer.step()
         schedule.step()
         with torch.no_grad():

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.quant.affine import weight_qparams, weight_tensor
+from edgemobile.quant.qparams import weight_qparams, weight_tensor
 
 __all__ = ["to_float16", "to_int8_weights"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,14 @@ for _extra in ("torch", "onnx", "onnxruntime", "ai_edge_litert"):
 
 
 @pytest.fixture(scope="module")
-def int8_latency(repo_root: Path) -> ModuleType:
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def int8_latency(repo_root: Path, monkeypatch_module: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch_module.syspath_prepend(repo_root / "benchmarks")  # as where a script lies
     path = repo_root / "benchmarks" / "int8_latency.py"
     spec = importlib.util.spec_from_file_location("int8_latency", path)
     assert spec is not None

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from edgemobile.metrics import METRICS, cosine, max_abs, measure, sqnr_db, top1_agree
-from edgemobile.parity import TOLERANCES, judge
+from edgemobile.metrics import METRICS, cosine, kl_nats, max_abs, measure, sqnr_db, top1_agree
+from edgemobile.tolerances import TOLERANCES, judge
 
 _ONES = np.ones((2, 3), np.float32)
 _ZEROS = np.zeros((2, 3), np.float32)
@@ -37,6 +37,12 @@ _NAN = np.full((2, 3), np.nan, np.float32)
         (top1_agree, np.eye(3), np.eye(3)[::-1], 1 / 3),
         (top1_agree, _EMPTY, _EMPTY, math.nan),
         (top1_agree, _ONES, _NAN, math.nan),
+        (kl_nats, _ONES, _ONES * 7, 0.0),
+        (kl_nats, _ZEROS, _ZEROS, 0.0),
+        (kl_nats, np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]]), 0.5 * math.log(4 / 3)),
+        (kl_nats, np.array([[1e5, 0.0]]), np.array([[1e5, 0.0]]), 0.0),
+        (kl_nats, _EMPTY, _EMPTY, math.nan),
+        (kl_nats, _ONES, _NAN, math.nan),
     ],
 )
 def test_values(function, reference: np.ndarray, other: np.ndarray, value: float) -> None:

@@ -50,6 +50,7 @@ _SHOWN_SKIPPED = 5
     metavar="FILE",
     help="Class names, one a line, in the order of the outputs. [default: in the file, or labels.txt beside it]",
 )
+@click.option("--on", metavar="DEVICE", help="Run the files on a device (see `edgemobile devices list`).")
 @click.option("--workers", type=int, help="Processes. [default: 1, and more for thousands of images]")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: all counts, per class, confusion, every image.")
@@ -74,6 +75,7 @@ def evaluate(
     Examples:
       edgemobile eval v3-large/*.tflite --data cifar10.zip
       edgemobile eval int8.tflite --baseline float32.onnx --max-drop 0.5 --data images/ --split val
+      edgemobile eval int8.tflite --data images/ --on pi5
       edgemobile eval theirs.onnx --data images/ --preprocess imagenet --labels names.txt --limit 1000
     """
     if max_drop is not None and options["baseline"] is None:
@@ -124,6 +126,10 @@ def _title(result: Evaluation) -> str:
     drawn = f", drawn from {len(dataset)} with seed {request.seed}" if request.limit else ""
     processes = f"{result.workers} process{'es' if result.workers > 1 else ''} of {request.options.threads} thread"
     many = "s" if request.options.threads > 1 else ""
+    if request.on is not None:
+        return (
+            f"{len(result.images)} images of {request.data.name}{split}{drawn}; on {request.on}, {result.wall_s:.1f} s"
+        )
     return f"{len(result.images)} images of {request.data.name}{split}{drawn}; {processes}{many}, {result.wall_s:.1f} s"
 
 
@@ -139,7 +145,7 @@ def _row(file: FileResult, *, with_baseline: bool) -> list[str]:
         f"{100 * low:.2f} to {100 * high:.2f}",
         "-" if file.top5_correct is None else f"{file.top5_correct / file.count:.2%}",
         *(paired if with_baseline else []),
-        f"{file.images_per_s:.0f}",
+        f"{file.images_per_s:.0f}" if file.inference_s else "-",
     ]
 
 

@@ -6,14 +6,13 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from edgemobile import cli, parity, routes
+from edgemobile import routes, tolerances
 from edgemobile.exporters import format_of
 from edgemobile.preprocess import Preprocess
 from edgemobile.weights import bundled
@@ -21,42 +20,6 @@ from edgemobile.weights import bundled
 # Small enough for a test, whole enough to have every op.
 _SMALL = ("v3-small", "--weights", "random", "--width", "0.35", "--res", "32", "--classes", "10")
 _QUICK = ("--calib-images", "8", "--check-images", "8")
-
-
-class Ran:
-    """One run of the command line: exit code, standard output, standard error."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def edgemobile(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["edgemobile", *map(str, args)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return Ran(int(exit_.value.code or 0), *capfd.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A zip of three classes, two splits, one broken image: soft blots of colour."""
-    rng = np.random.default_rng(0)
-    path = tmp_path / "photos.zip"
-    with ZipFile(path, "w") as archive:
-        for split, count in (("train", 6), ("test", 4)):
-            for name in ("airplane", "cat", "truck"):
-                for index in range(count):
-                    blots = Image.fromarray(rng.integers(0, 255, (4, 4, 3), np.uint8)).resize((32, 40))
-                    with archive.open(f"{split}/{name}/{index}.png", "w") as file:
-                        blots.save(file, "png")
-        archive.writestr("test/cat/broken.png", b"not a picture")
-    return path
 
 
 def test_the_main_job(edgemobile, tmp_path: Path) -> None:
@@ -244,7 +207,7 @@ def test_a_missing_extra_says_which(edgemobile, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_missed_tolerance_is_exit_1_and_the_folder_shows_why(edgemobile, monkeypatch, tmp_path: Path) -> None:
-    bounds = {**parity.TOLERANCES, "float32": {"sqnr_db": 1000.0}}
+    bounds = {**tolerances.TOLERANCES, "float32": {"sqnr_db": 1000.0}}
     monkeypatch.setattr("edgemobile.pipeline.TOLERANCES", bounds)
     ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
     assert ran.code == 1

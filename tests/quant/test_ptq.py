@@ -15,9 +15,9 @@ from edgemobile.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
-from edgemobile.quant.affine import activation_qparams, weight_qparams
 from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
+from edgemobile.quant.qparams import activation_qparams, weight_qparams
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.weights_only import to_float16, to_int8_weights

@@ -1,0 +1,39 @@
+"""Where edgemobile keeps its own things here and on a board, and which paths on a board are its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["cache_folder", "config_folder", "inside"]
+
+
+def cache_folder(part: str) -> Path:
+    """Our folder `part` of the user's cache (XDG_CACHE_HOME, else ~/.cache), made where absent, for this user only."""
+    folder = _base("XDG_CACHE_HOME", ".cache") / "edgemobile" / part
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def config_folder() -> Path:
+    """Our folder of the user's configuration (XDG_CONFIG_HOME, else ~/.config). Not made."""
+    return _base("XDG_CONFIG_HOME", ".config") / "edgemobile"
+
+
+def inside(path: str) -> str:
+    """`path` itself, where it stays below the root of a board.
+
+    Raises EdgemobileError for an absolute path, one that climbs, an empty one, and control characters.
+    """
+    parts = path.split("/")
+    if not path or ".." in parts or "" in parts or any(ord(char) < 32 or ord(char) == 127 for char in path):
+        raise EdgemobileError(f"path {path!r} leaves edgemobile's folder on the board. Allowed: names joined by '/'")
+    return path
+
+
+def _base(variable: str, default: str) -> Path:
+    # The XDG specification: a relative path is invalid and to be ignored.
+    given = os.environ.get(variable, "")
+    return Path(given) if given.startswith("/") else Path.home() / default

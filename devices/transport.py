@@ -1,0 +1,64 @@
+"""How the host reaches a board: run a command there, start a job that outlives the connection, carry files.
+
+Add a transport here: a file beside this one with a class that has these methods, and a row in profiles.SCHEMES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["Completed", "DeviceUnreachable", "Transport"]
+
+
+class DeviceUnreachable(EdgemobileError):
+    """The board does not answer, or went away in the middle."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended on the board."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Transport(Protocol):
+    """A board one can work on. Paths there are relative to `root`, the one folder edgemobile owns on it.
+
+    Every method raises DeviceUnreachable where the connection is lost; what ran on the board goes on there.
+    """
+
+    emulated: bool
+
+    @property
+    def root(self) -> str:
+        """The folder on the board; asking may connect."""
+        ...
+
+    def run(
+        self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60, env: Mapping[str, str] = ...
+    ) -> Completed:
+        """Run a program in `root` and wait for it. Arguments reach it as they are: no shell reads them."""
+        ...
+
+    def start(self, argv: Sequence[str], *, log: str, env: Mapping[str, str] = ...) -> None:
+        """Start a program in `root` that goes on without us, its output in the file `log`."""
+        ...
+
+    def put(self, source: Path | bytes, target: str) -> None:
+        """Write a file whole or not at all; folders on the way are made."""
+        ...
+
+    def read(self, path: str, *, offset: int = 0, max_bytes: int) -> bytes | None:
+        """At most `max_bytes` bytes of a file from `offset`; None where there is no such file."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,223 @@
+"""`edgemobile bench`: how fast model files are on a device, and whether the figure can be trusted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.markup import escape
+
+from edgemobile.artifact import to_json_text
+from edgemobile.commands.bench_tables import label, print_run
+from edgemobile.commands.compare import comparison_json, gate, percentage, print_comparison
+from edgemobile.errors import EdgemobileError
+from edgemobile.strict_json import encode
+from edgemobile.terminal import console, progress
+
+if TYPE_CHECKING:
+    from edgemobile.compare import Comparison
+    from edgemobile.records import Run
+
+__all__ = ["bench"]
+
+UNSTABLE = 5
+_UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
+_DEVICE = "{device}"
+
+
+def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", (value or "0").strip())
+    if not found or (value is not None and float(found[1]) == 0):
+        raise click.BadParameter(f"{value!r} is no duration, as in 30s, 10m")
+    return None if value is None else float(found[1]) * _UNITS[found[2]]
+
+
+def _temperature(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[°]?[cC]?", (value or "0").strip())
+    if not found:
+        raise click.BadParameter(f"{value!r} is no temperature, as in 60C")
+    return None if value is None else float(found[1])
+
+
+def _threads(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) <= 1024 for part in parts) or len(set(parts)) != len(parts):
+        raise click.BadParameter(f"{value!r}: different numbers of at least 1, as in 1,4")
+    return tuple(int(part) for part in parts)
+
+
+@click.command("bench")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--on", default="local", show_default=True, metavar="DEVICE,...", help="See `edgemobile devices list`.")
+@click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_threads, help="One case each.")
+@click.option("--cores", metavar="LIST", help="Keep to these cores, as in 2-3.")
+@click.option("--runtime", metavar="NAME", help="onnxruntime, litert, tflite_runtime. [default: by format]")
+@click.option("--runs", type=click.IntRange(1), metavar="N", help="Inferences a case. [default: 100; emulated: 5]")
+@click.option("--seconds", callback=_duration, metavar="S", help="Instead: so long a case, as in 10 or 1m.")
+@click.option("--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead: so long in all, as in 10m.")
+@click.option("--cooldown", "cooldown_c", callback=_temperature, metavar="C", help="Before each round, wait for 60C.")
+@click.option("--memory", is_flag=True, help="Peak memory too, of a process a case.")
+@click.option("--profile", is_flag=True, help="Time by op (onnxruntime); delegate pieces (LiteRT).")
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN.json", help="Compare with an earlier run.")
+@click.option("--max-regress", callback=percentage, metavar="P%", help="Exit 1 when that much slower than it.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the run, every raw value.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the figures, and the runs whole.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+def bench(
+    files: tuple[Path, ...],
+    on: str,
+    baseline: Path | None,
+    max_regress: float | None,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> int:
+    """Measure the latency of FILEs on this machine or on a board.
+
+    Files take turns in rounds, after a warm-up; every value and the conditions around it are kept. A measurement that
+    cannot be trusted says why and exits 5. On an emulated device instructions are counted, which repeat, instead of
+    time, which would mean nothing.
+
+    \b
+    Examples:
+      edgemobile bench float32.tflite int8.tflite --threads 1,4
+      edgemobile bench int8.tflite --on pi4,pi5 --cooldown 60C --out run-{device}.json
+      edgemobile bench int8.tflite --baseline run.json --max-regress 5%
+      edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline counts.json --max-regress 1%
+    """
+    from edgemobile.bench import BenchRequest
+    from edgemobile.bench import bench as measure
+    from edgemobile.devices.runtimes import RUNTIMES
+    from edgemobile.records import Settings, load_run
+
+    devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
+    _check_options(devices, settings["runtime"], tuple(RUNTIMES), baseline, max_regress, out)
+    try:
+        asked = Settings(**settings)
+    except ValueError as error:
+        raise EdgemobileError(str(error)) from error
+    reference = None if baseline is None else load_run(baseline)
+    codes, shown = [], []
+    for device in devices:
+        with _shown(device, quiet=quiet or as_json) as on_progress:
+            run = measure(BenchRequest(files, device, asked), on_progress)
+        compared = None if reference is None else _compared(reference, run)
+        if out is not None:
+            _save(run, out, device)
+        codes.append(_report(run, compared, max_regress, quiet=as_json))
+        shown.append(_json(run, compared, max_regress) if as_json else {})
+    if as_json:
+        print(to_json_text({"version": 1, "runs": shown}), end="")
+    return UNSTABLE if UNSTABLE in codes else max(codes)
+
+
+def _check_options(
+    devices: Sequence[str],
+    runtime: str | None,
+    runtimes: Sequence[str],
+    baseline: Path | None,
+    max_regress: float | None,
+    out: Path | None,
+) -> None:
+    """All that can be refused before a long measurement."""
+    if not devices:
+        raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
+    if runtime is not None and runtime not in runtimes:
+        raise EdgemobileError(f"--runtime {runtime!r}: there is none. Allowed: {', '.join(runtimes)}")
+    if max_regress is not None and baseline is None:
+        raise EdgemobileError("--max-regress says how much slower than a baseline: give one with --baseline RUN.json")
+    if len(devices) > 1 and baseline is not None:
+        raise EdgemobileError("a baseline is a run on one device: give one with --on")
+    if len(devices) > 1 and out is not None and _DEVICE not in out.name:
+        raise EdgemobileError(f"--out {out}: each device writes its own run; put {_DEVICE} into the name")
+    if out is not None and not out.parent.is_dir():
+        raise EdgemobileError(f"--out {out}: there is no folder {out.parent}")
+
+
+def _save(run: Run, out: Path, device: str) -> None:
+    from edgemobile.records import save_run
+
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", device)
+    save_run(run, out.with_name(out.name.replace(_DEVICE, safe)))
+
+
+def _compared(reference: Run, run: Run) -> Comparison:
+    from edgemobile.compare import compare
+
+    return compare(reference, run)
+
+
+@contextmanager
+def _shown(device: str, *, quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Events of the worker as one bar, and what a user should hear at once as lines on standard error."""
+    with progress(quiet=quiet) as bars, bars.step(f"measure on {device}", 100) as report:
+        told: list[str] = [""]
+
+        def on_progress(event: Mapping[str, Any]) -> None:
+            if event["event"] == "round" and isinstance(event.get("done"), int) and isinstance(event.get("total"), int):
+                report(event["done"], event["total"])
+            elif event["event"] in _WORDS and not quiet and told[-1] != event["event"]:
+                click.echo(f"{device}: {_WORDS[event['event']]}", err=True)
+            told[-1] = event["event"]
+
+        yield on_progress
+
+
+_WORDS = {
+    "waiting": "another measurement has the board; waiting for it",
+    "lost": "the connection is lost, the measurement goes on there; knocking again",
+    "back": "the connection is back",
+}
+
+
+# ---- what is printed ------------------------------------------------------------------------------------------------
+
+
+def _report(run: Run, compared: Comparison | None, max_regress: float | None, *, quiet: bool) -> int:
+    """Print it, unless `quiet`; give the exit code."""
+    from edgemobile.bench import advice
+    from edgemobile.devices.statistics import verdict
+
+    verdicts = {id(case): verdict(case, run) for case in run.cases}
+    if not quiet:
+        print_run(run, {key: found.stable for key, found in verdicts.items()})
+        for case in run.cases:
+            if not verdicts[id(case)].stable:
+                console().print(f"[yellow]unstable:[/yellow] {label(case)}: {'; '.join(verdicts[id(case)].reasons)}")
+        for words in advice(run):
+            console().print(f"[yellow]warning:[/yellow] {escape(words)}")
+        for note in run.notes:
+            console().print(f"[dim]note:[/dim] {escape(note)}")
+        if compared is not None:
+            print_comparison(compared)
+    code = 0 if compared is None else gate(compared, max_regress, quiet=quiet)
+    return UNSTABLE if not all(found.stable for found in verdicts.values()) else code
+
+
+def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> dict[str, Any]:
+    from edgemobile.bench import advice
+    from edgemobile.devices.statistics import summarize, verdict
+
+    return {
+        "device": run.device,
+        "cases": [
+            {
+                "file": case.file,
+                "runtime": f"{case.runtime} {case.version}",
+                "threads": case.threads,
+                **(asdict(summarize(case.rounds_ns)) if case.rounds_ns else {}),
+                "instructions": case.instructions_median or None,
+                "unstable": list(verdict(case, run).reasons),
+            }
+            for case in run.cases
+        ],
+        "advice": advice(run),
+        "comparison": None if compared is None else comparison_json(compared, max_regress),
+        "run": encode(run),
+    }

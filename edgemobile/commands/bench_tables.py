@@ -1,0 +1,200 @@
+"""A run as `edgemobile bench` prints it: who computed stands beside every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from edgemobile.terminal import console, format_table
+
+if TYPE_CHECKING:
+    from edgemobile.records import Case, Run
+
+__all__ = ["grouped_instructions", "label", "print_run"]
+
+_SHOWN_OPS = 12
+
+
+def print_run(run: Run, stable: Mapping[int, bool]) -> None:
+    """The table of a run, and below it what was asked for besides. `stable` is by id of the case."""
+    if run.emulated:
+        _print_instructions(run)
+    else:
+        _print_times(run, stable)
+    if run.settings.sustained_s is not None:
+        _print_sustained(run)
+    if run.settings.profile:
+        for case in run.cases:
+            _print_profile(case)
+
+
+def _print_times(run: Run, stable: Mapping[int, bool]) -> None:
+    from edgemobile.devices.statistics import summarize
+
+    columns = [
+        "file",
+        "precision",
+        "runtime",
+        "int8 with",
+        "threads",
+        "pieces",
+        "median",
+        "95 % interval",
+        "p90",
+        "p99",
+    ]
+    columns += ["images/s", "load", "first"]
+    memory, energy = (any(getattr(case, name) for case in run.cases) for name in ("peak_mib", "energy_mj"))
+    columns += (["memory"] if memory else []) + (["energy"] if energy else []) + ["verdict"]
+    table = format_table(_title(run), columns, left=4)
+    for case in run.cases:
+        summary = summarize(case.rounds_ns)
+        table.add_row(
+            *_who(case, run),
+            _ms(summary.median_ns),
+            f"{_ms(summary.low_ns, '')} to {_ms(summary.high_ns)}",
+            _ms(summary.p90_ns),
+            _ms(summary.p99_ns),
+            f"{case.images_per_s:.1f}",
+            _ms(case.load_ns),
+            _ms(case.first_ns),
+            *([_memory(case)] if memory else []),
+            *(["-" if case.energy_mj is None else f"{case.energy_mj:.1f} mJ"] if energy else []),
+            "stable" if stable[id(case)] else "[yellow]unstable[/yellow]",
+        )
+    console().print(table)
+
+
+def _print_instructions(run: Run) -> None:
+    names = ("dot", "mla", "loads", "other")
+    columns = [
+        "file",
+        "precision",
+        "runtime",
+        "int8 with",
+        "threads",
+        "pieces",
+        "instructions",
+        *names,
+        "repeats within",
+    ]
+    table = format_table(_title(run), columns, left=4)
+    for case in run.cases:
+        grouped = grouped_instructions(case.instructions_median)
+        totals = [counts["total"] for counts in case.instructions or ()]
+        table.add_row(
+            *_who(case, run),
+            _millions(case.instructions_median["total"]),
+            *(_millions(grouped[name]) for name in names),
+            f"{(max(totals) - min(totals)) / max(min(totals), 1):.4%}",
+        )
+    console().print(table)
+    console().print("[dim]Instructions of one inference in millions, by class. They are not cycles and not time.[/dim]")
+
+
+def grouped_instructions(counts: Mapping[str, float]) -> dict[str, float]:
+    """Classes as shown: dot products, multiply-adds, loads and stores, the rest."""
+    parts = {
+        "dot": ("dot", "mmla"),
+        "mla": ("fmla", "mlal_mull"),
+        "loads": ("ldst_gpr", "ldst_simd"),
+    }
+    grouped = {name: sum(counts[one] for one in ones) for name, ones in parts.items()}
+    return {**grouped, "other": counts["total"] - sum(grouped.values())}
+
+
+def _print_sustained(run: Run) -> None:
+    """How the first tenth of the time compares with the last, and the heat with it."""
+    from edgemobile.devices.statistics import summarize
+
+    during = [sample.conditions for sample in run.conditions if sample.when == "during"]
+    for case in run.cases:
+        tenth = max(1, len(case.rounds_ns) // 10)
+        first, last = summarize(case.rounds_ns[:tenth]), summarize(case.rounds_ns[-tenth:])
+        change = last.median_ns / first.median_ns - 1
+        console().print(
+            f"{label(case)}: {_ms(first.median_ns)} in the first tenth, {_ms(last.median_ns)} in the last "
+            f"({change:+.1%})"
+        )
+    for what, unit in (("temp_c", "C"), ("freq_mhz", "MHz")):
+        values = [getattr(one, what) for one in during if getattr(one, what)]
+        if values:
+            first_value, last_value = (max(one) if isinstance(one, tuple) else one for one in (values[0], values[-1]))
+            console().print(f"{first_value:.0f} {unit} at first, {last_value:.0f} {unit} at last")
+
+
+def _print_profile(case: Case) -> None:
+    if case.profile is None:
+        outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
+        cut = (
+            "it tells no delegate" if case.pieces is None else f"delegate pieces: {case.pieces}, with {outside} outside"
+        )
+        console().print(f"{label(case)}: {escape(case.runtime)} gives Python no time by op; {cut}")
+        return
+    whole = sum(op.ns for op in case.profile) or 1
+    table = format_table(
+        f"{Path(case.file).name}, by op, as onnxruntime's profiler has it", ["op", "kind", "time", "share"], left=2
+    )
+    slowest = sorted(case.profile, key=lambda op: -op.ns)
+    for op in slowest[:_SHOWN_OPS]:
+        table.add_row(escape(op.name), escape(op.op), f"{op.ns / 1000:.0f} us", f"{op.ns / whole:.1%}")
+    rest = slowest[_SHOWN_OPS:]
+    if rest:
+        took = sum(op.ns for op in rest)
+        table.add_row(f"{len(rest)} more", "", f"{took / 1000:.0f} us", f"{took / whole:.1%}")
+    console().print(table)
+
+
+def _title(run: Run) -> str:
+    facts, before = run.facts, run.conditions[0].conditions if run.conditions else None
+    kinds = ", ".join(f"{count}x {kind}" for kind, count in _counted([core.kind for core in facts.cores]).items())
+    parts = [run.device, facts.model if facts.model not in kinds else "", kinds, facts.os]
+    if run.emulated:
+        parts.append("EMULATED")
+    elif before is not None:
+        parts.append(f"governor {before.governor or 'unknown'}")
+        parts += [] if before.temp_c is None else [f"{before.temp_c:.0f} C"]
+    if run.settings.cores is not None:
+        parts.append(f"on cores {run.settings.cores}")
+    return escape("; ".join(part for part in parts if part))
+
+
+def _counted(kinds: Sequence[str]) -> dict[str, int]:
+    return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+
+def _who(case: Case, run: Run) -> tuple[str, ...]:
+    return (
+        escape(Path(case.file).name),
+        escape(case.precision),
+        escape(f"{case.runtime} {case.version}"),
+        escape(run.facts.int8_isa),
+        str(case.threads),
+        "-" if case.pieces is None else str(case.pieces),
+    )
+
+
+def label(case: Case) -> str:
+    """A case in a sentence."""
+    return escape(f"{Path(case.file).name} ({case.threads} thread{'s' if case.threads > 1 else ''})")
+
+
+def _ms(ns: float | None, unit: str = " ms") -> str:
+    if ns is None:
+        return "-"
+    ms = ns / 1e6
+    return f"{ms:.{0 if ms >= 1000 else 1 if ms >= 100 else 2 if ms >= 1 else 3}f}{unit}"
+
+
+def _memory(case: Case) -> str:
+    """What the file costs over the runtime alone, and what the process takes with both."""
+    if case.peak_mib is None or case.runtime_mib is None:
+        return "-"
+    return f"{case.peak_mib - case.runtime_mib:.1f} of {case.peak_mib:.1f} MiB"
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.3f}"

@@ -1,0 +1,170 @@
+"""`edgemobile devices`: the boards a user named, what each is, and putting a runtime on it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import click
+from rich.markup import escape
+
+from edgemobile.artifact import to_json_text
+from edgemobile.terminal import console, format_table, progress
+
+if TYPE_CHECKING:
+    from edgemobile.records import Conditions, Facts
+
+__all__ = ["devices"]
+
+_RUNTIMES = ("litert", "onnxruntime", "tflite_runtime")
+
+
+@click.group()
+def devices() -> None:
+    """The boards to measure on: rows of ~/.config/edgemobile/devices.toml.
+
+    `local` is this machine and `emulated:cortex-a72` an emulated core; neither needs a row.
+    """
+
+
+@devices.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_devices(as_json: bool) -> None:
+    """List the boards. Nothing is connected."""
+    from edgemobile.devices.emulation import CORES
+    from edgemobile.devices.profiles import devices_file, load_devices
+
+    rows = load_devices()
+    if as_json:
+        listed = [{"name": row.name, "address": row.address, **row.options} for row in rows.values()]
+        print(to_json_text(listed), end="")
+        return
+    table = format_table(str(devices_file()), ["name", "address", "options"], left=3)
+    for row in rows.values():
+        options = ", ".join(f"{option} = {value}" for option, value in row.options.items())
+        table.add_row(escape(row.name), escape(row.address), escape(options))
+    for core in CORES.values():
+        table.add_row(f"emulated:{core.cpu}", "", f"[dim]the core of {core.board}[/dim]")
+    console().print(table)
+
+
+@devices.command()
+@click.argument("name")
+@click.argument("address")
+@click.option("--root", help="Folder on the board. [default: ~/.cache/edgemobile there]")
+@click.option("--python", help="Python on the board. [default: python3]")
+@click.option("--ssh-config", "config", help="ssh configuration to use instead of yours.")
+def add(name: str, address: str, **options: str | None) -> None:
+    """Add a board called NAME.
+
+    \b
+    Examples:
+      edgemobile devices add pi5 ssh://pi@raspberrypi.local
+      edgemobile devices add jetson ssh://jetson            a Host of ~/.ssh/config
+      edgemobile devices add phone adb:R58M123ABC
+    """
+    from edgemobile.devices.profiles import Device, add_device, devices_file
+
+    device = Device(name, address, {key: value for key, value in options.items() if value is not None})
+    add_device(device)
+    screen = console()
+    screen.print(f"added {name} to {escape(str(devices_file()))}")
+    screen.print(f"next: edgemobile devices setup {name}")
+
+
+@devices.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Forget the board called NAME. What is on it stays there."""
+    from edgemobile.devices.profiles import remove_device
+
+    device = remove_device(name)
+    console().print(f"removed {escape(device.name)} ({escape(device.address)})")
+
+
+@devices.command()
+@click.argument("name")
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(_RUNTIMES),
+    multiple=True,
+    help="Runtime to put there; may be repeated. [default: litert and onnxruntime]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
+    """Put our modules and pinned runtimes on the board NAME.
+
+    The board needs Python 3.9 to 3.14 on a 64-bit system, and no network: wheels are downloaded here and carried over.
+    For emulated:CPU the aarch64 userland is installed first. Repeating it finishes what was cut off.
+    """
+    from edgemobile.devices.emulation import install_emulation
+    from edgemobile.devices.profiles import find_device
+    from edgemobile.devices.setup import setup as put_runtimes
+
+    device = find_device(name)
+    with progress(quiet=quiet) as bars:
+        if device.scheme == "emulated":
+            install_emulation(device.address.partition(":")[2], bars)
+        with closing(device.row.open(device)) as transport:
+            done = put_runtimes(device, transport, runtimes or _RUNTIMES[:2], bars)
+            root = transport.root
+    screen = console()
+    for runtime, what in done.items():
+        screen.print(f"{runtime:15} {escape(what)}")
+    screen.print(f"{escape(name)} is ready; everything of ours is in {escape(root)}")
+
+
+@devices.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def probe(name: str, as_json: bool) -> None:
+    """What the board NAME is, and how it feels right now. What it does not tell is shown as '-'."""
+    from edgemobile.devices.profiles import open_device
+    from edgemobile.devices.setup import probe as ask
+    from edgemobile.records import probed
+    from edgemobile.strict_json import encode
+
+    device, transport = open_device(name)
+    with closing(transport):
+        facts, conditions = probed(ask(device, transport))
+    if as_json:
+        told = {"facts": encode(facts), "conditions": encode(conditions), "emulated": transport.emulated}
+        print(to_json_text(told), end="")
+        return
+    _print_probe(name, facts, conditions, emulated=transport.emulated)
+
+
+def _print_probe(name: str, facts: Facts, conditions: Conditions, *, emulated: bool) -> None:
+    screen = console()
+    screen.print(f"[bold]{escape(name)}[/bold]  {escape(facts.model or '-')}{'  (emulated)' if emulated else ''}")
+    kinds: dict[str, int] = {}
+    for core in facts.cores:
+        clock = f" {core.max_mhz:.0f} MHz" if core.max_mhz else ""
+        kinds[f"{core.kind or 'unknown'}{clock}"] = kinds.get(f"{core.kind or 'unknown'}{clock}", 0) + 1
+    rows = {
+        "SoC": facts.soc,
+        "cores": ", ".join(f"{count} x {kind}" for kind, count in kinds.items()),
+        "features": " ".join(facts.features),
+        "memory": facts.memory_mib and f"{facts.memory_mib:.0f} MiB",
+        "system": f"{facts.os}, kernel {facts.kernel}, {facts.machine}, {facts.bits} bit",
+        "Python": facts.python,
+        "runtimes": ", ".join(f"{key} {version}" for key, version in facts.runtimes.items() if version) or "none",
+    }
+    if not emulated:
+        rows |= {
+            "governor": conditions.governor,
+            "clock": _shown(conditions.freq_mhz, " MHz"),
+            "temperature": _shown(conditions.temp_c, " °C"),
+            "throttled": None if conditions.throttled is None else f"0x{conditions.throttled:x}",
+            "load": _shown(conditions.load1, ""),
+        }
+    for what, value in rows.items():
+        screen.print(f"  [dim]{what:12}[/dim] {escape(str(value)) if value not in (None, '') else '-'}")
+
+
+def _shown(value: object, unit: str) -> str | None:
+    if value is None or value == ():
+        return None
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return ", ".join(f"{one:g}{unit}" if isinstance(one, (int, float)) else f"{one}{unit}" for one in values)

@@ -1,0 +1,68 @@
+"""`edgemobile doctor`: what is missing here or on a board, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+from rich.markup import escape
+
+from edgemobile.artifact import to_json_text
+from edgemobile.terminal import console
+
+if TYPE_CHECKING:
+    from edgemobile.devices.diagnosis import Finding
+
+__all__ = ["doctor"]
+
+
+@click.command()
+@click.option("--on", "name", metavar="NAME", help="Look at a board as well (see `edgemobile devices`).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(name: str | None, as_json: bool) -> int:
+    """Say what is missing here, or on a board, each with the command that mends it.
+
+    The exit code is 0 when everything needed is there, 3 when something is missing, 4 when the board does not answer.
+    """
+    findings = list(_findings(name))
+    code = max(finding.exit_code for finding in findings)
+    if as_json:
+        print(to_json_text({"findings": [asdict(finding) for finding in findings], "exit_code": code}), end="")
+        return code
+    screen = console()
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        sign = "[red]✗[/red]" if finding.exit_code else "[yellow]![/yellow]" if finding.remedy else "[green]✓[/green]"
+        screen.print(f"{sign} {escape(finding.what.ljust(width))}  {escape(finding.found)}")
+        if finding.remedy:
+            screen.print(f"  {' ' * width}  [bold]{escape(finding.remedy)}[/bold]")
+    return code
+
+
+def _findings(name: str | None) -> Iterator[Finding]:
+    from edgemobile.devices.diagnosis import diagnose_board, diagnose_host, diagnose_state
+    from edgemobile.devices.profiles import open_device
+    from edgemobile.devices.setup import probe
+    from edgemobile.records import probed
+
+    yield from diagnose_host()
+    if name is None:
+        return
+    device, transport = open_device(name)
+    with closing(transport):
+        about = list(diagnose_board(device, transport))
+        yield from about
+        if transport.emulated or any(finding.what == "connection" and finding.exit_code for finding in about):
+            return
+        if not any(finding.what == "python" and finding.exit_code for finding in about):
+            facts, now = probed(probe(device, transport))
+            yield from diagnose_state(
+                governor=now.governor,
+                temp_c=now.temp_c,
+                throttled=now.throttled,
+                load1=now.load1,
+                cores=len(facts.cores),
+            )

@@ -1,0 +1,136 @@
+"""Options that several commands take, in groups: `@MODEL`, `@IMAGES`, `@INT8`, `@OUTPUT` above a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgemobile.quant.recipe import Recipe
+
+__all__ = ["IMAGES", "INT8", "MODEL", "OUTPUT", "List", "default_out", "recipe_of"]
+
+
+class List(click.ParamType):
+    """A comma-separated list."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(item.strip() for item in value.split(",") if item.strip())
+
+
+def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several click options as one decorator, in the order written."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+MODEL = _group(
+    click.option(
+        "--weights",
+        metavar="bundled|imagenet|random|FILE",
+        help="The checkpoint in the package, torchvision's public one, explicit random weights, or a .pt, .pth or "
+        ".safetensors file under torchvision's or timm's keys, or a .tflite file of the model. "
+        "[default: bundled, or what your own model brings along]",
+    ),
+    click.option("--width", type=float, help="Width multiplier. [default: the checkpoint's]"),
+    click.option("--res", type=int, help="Input resolution in pixels. [default: the checkpoint's]"),
+    click.option("--classes", type=int, help="Number of classes. [default: the checkpoint's]"),
+    click.option("--batch", type=int, default=1, show_default=True, help="Batch size of the files."),
+)
+
+IMAGES = _group(
+    click.option(
+        "--calib",
+        type=click.Path(path_type=Path),
+        metavar="DIR|ZIP",
+        help="ImageFolder to calibrate int8 and to check the files on. [default: images synthesised from the model "
+        "for int8, random blots of colour for float]",
+    ),
+    click.option("--calib-images", type=int, default=128, show_default=True, help="Images to calibrate on."),
+    click.option(
+        "--unchecked-calib", is_flag=True, help="Calibrate even on images that look wrong: noise, not normalised."
+    ),
+    click.option("--check-images", type=int, default=200, show_default=True, help="Images to check the files on."),
+)
+
+INT8 = _group(
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="How to quantize: default, few-images, adaround, per-tensor, minmax, plain, or a .json file. "
+        "[default: default, or few-images for fewer than 100 images or made ones]",
+    ),
+    click.option(
+        "--hswish",
+        type=click.Choice(["auto", "delegated", "fused", "relu"]),
+        default="auto",
+        show_default=True,
+        help="int8 hard-swish: in ops every runtime takes whole, one HARD_SWISH op, or ReLU in its place; auto asks "
+        "--target.",
+    ),
+    click.option(
+        "--target",
+        type=click.Choice(["cpu", "microcontroller", "edgetpu", "no-hswish"]),
+        default="cpu",
+        show_default=True,
+        help="Where int8 will run; the manifest says what that decided.",
+    ),
+    click.option(
+        "--keep-float", multiple=True, metavar="PATTERN", help="Layers to keep in float, by name: 'features.16.*'."
+    ),
+    click.option(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="Exit 1 when int8 loses more points of top-1 than this (without labels: differs on more of 100 images).",
+    ),
+    click.option("--search", is_flag=True, help="Keep the costliest layers in float until --max-drop holds."),
+)
+
+OUTPUT = _group(
+    click.option("--out", type=click.Path(path_type=Path), help="Folder to write. [default: ./MODEL]"),
+    click.option("--overwrite", is_flag=True, help="Replace the folder of an earlier export."),
+    click.option("--threads", type=int, default=1, show_default=True, help="Threads for the latency column."),
+    click.option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of random weights, samples and synthesis."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON on standard output."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress, only the result."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more: notes of every step, op counts of every file."),
+)
+
+
+def recipe_of(
+    recipe: str | None, hswish: str, target: str, keep_float: tuple[str, ...], images: dict[str, Any], **fields: Any
+) -> tuple[Recipe, str | None]:
+    """(the recipe that the options of INT8 add up to, the target that decided hard-swish, if one did).
+
+    `images` are the options of IMAGES, which decide where no recipe is named. `fields` are fields of Recipe that stand
+    above the named recipe's; None changes nothing.
+    """
+    from edgemobile.quant.recipe import Rule
+    from edgemobile.quant.recipes import read_recipe, recipe_for
+    from edgemobile.quant.targets import target_for
+
+    chosen = read_recipe(recipe or recipe_for(images["calib_images"], real=images["calib"] is not None))
+    changes = {name: value for name, value in fields.items() if value is not None}
+    rules = (*chosen.rules, *changes.pop("rules", ()), *(Rule(name, precision="float") for name in keep_float))
+    form: Any = target_for(target).hswish if hswish == "auto" else hswish
+    return replace(chosen, rules=rules, hswish=form, **changes), target if hswish == "auto" else None
+
+
+def default_out(model: str) -> Path:
+    """The folder a model is written to where none is named."""
+    name = model.replace(":", ".")
+    return Path(Path(name).stem if model.endswith(".pt2") else name)

@@ -1,0 +1,182 @@
+"""`edgemobile parity`: whether files still say what their reference says, from which layer on not, and why."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.markup import escape
+
+from edgemobile.artifact import to_json_text
+from edgemobile.errors import EdgemobileError
+from edgemobile.terminal import console, format_table, progress
+
+if TYPE_CHECKING:
+    from edgemobile.parity_report import FileParity, ParityReport
+
+__all__ = ["parity"]
+
+_SHOWN_UNMATCHED = 5
+
+
+@click.command("parity")
+@click.argument("ref", metavar="REF")
+@click.argument("others", nargs=-1, required=True, metavar="OTHER...")
+@click.option("--weights", metavar="FILE|bundled|imagenet|random", help="Weights of the reference model REF names.")
+@click.option("--arch", metavar="NAME", help="The reference model of the checkpoint REF (see `edgemobile models`).")
+@click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that parts and why.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR|ZIP",
+    help="Images to run on, in a folder or a zip. [default: made ones, synthesised where there is int8]",
+)
+@click.option("--images", type=int, default=32, show_default=True, help="How many.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which.")
+@click.option(
+    "--runtime",
+    metavar="NAME,...",
+    help="Run every file on each of these that reads it: onnxruntime, litert, tflite_runtime, tensorflow (tf.lite).",
+)
+@click.option("--min", "minimums", metavar="METRIC=BOUND,...", help="Bounds in place of the table's: sqnr_db=40,...")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--github-summary", is_flag=True, help="Append markdown to $GITHUB_STEP_SUMMARY, or print it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: every metric, bound and layer.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+def parity(
+    ref: str,
+    others: tuple[str, ...],
+    weights: str | None,
+    arch: str | None,
+    layers: bool,
+    data: Path | None,
+    images: int,
+    seed: int,
+    runtime: str | None,
+    minimums: str | None,
+    threads: int,
+    junit: Path | None,
+    github_summary: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Compare OTHER files with REF on the same images; exit 1 where one falls short.
+
+    REF is a reference model's name, a checkpoint (with --arch), a .pt2, package.module:factory, or any .onnx or .tflite
+    file; OTHERs are such files, float or int8. Bounds come from one table by format, precision and ISA.
+
+    \b
+    Examples:
+      edgemobile parity v3-large v3-large/*.tflite v3-large/*.onnx --layers
+      edgemobile parity v3-large int8.tflite --min sqnr_db=20,top1_agree=0.95 --data photos.zip
+      edgemobile parity int8.tflite int8.tflite int8.onnx --layers --runtime litert,tensorflow,onnxruntime
+      edgemobile parity model.pt2 theirs.onnx --junit parity.xml --github-summary
+    """
+    from edgemobile.observing import local_places
+    from edgemobile.parity import ParityRequest
+    from edgemobile.parity import parity as compare
+    from edgemobile.tolerances import parse_bounds
+
+    names = tuple(filter(None, (name.strip() for name in (runtime or "").split(","))))
+    request = ParityRequest(
+        ref,
+        others,
+        weights=weights,
+        arch=arch,
+        data=data,
+        images=images,
+        seed=seed,
+        layers=layers,
+        minimums=parse_bounds(minimums or ""),
+        places=local_places(_aliased(names), threads),
+        threads=threads,
+    )
+    with progress(quiet=quiet or as_json) as bars:
+        report = compare(request, bars)
+    _write(report, junit, github_summary=github_summary, on_screen=not as_json)
+    if as_json:
+        print(to_json_text(report.to_json()), end="")
+    else:
+        _print_report(report)
+    return 0 if report.passed else 1
+
+
+def _aliased(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple({"tf.lite": "tensorflow", "tflite-runtime": "tflite_runtime"}.get(name, name) for name in names)
+
+
+def _write(report: ParityReport, junit: Path | None, *, github_summary: bool, on_screen: bool) -> None:
+    from edgemobile.parity_output import junit_xml, markdown
+
+    try:
+        if junit is not None:
+            junit.write_text(junit_xml(report), encoding="utf-8")
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if github_summary and summary:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(markdown(report))
+        elif github_summary and on_screen:
+            print(markdown(report))
+    except OSError as error:
+        raise EdgemobileError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def _print_report(report: ParityReport) -> None:
+    from edgemobile.metrics import METRICS
+    from edgemobile.parity_output import shown
+
+    table = format_table(
+        f"parity with {report.reference}, on {report.images}", ["", "file", "on", *METRICS, "layers"], left=3
+    )
+    for file in report.files:
+        mark = "[green]pass[/green]" if file.passed else "[red]FAIL[/red]"
+        metrics = [shown(name, file.metrics[name]) for name in METRICS]
+        table.add_row(mark, escape(Path(file.file).name), escape(file.place), *metrics, _layers(file))
+    screen = console()
+    screen.print(table)
+    for file in report.files:
+        _print_file(file)
+    for note in report.notes:
+        screen.print(f"[dim]note:[/dim] {escape(note)}")
+
+
+def _layers(file: FileParity) -> str:
+    """How many layers were compared and hold."""
+    parted = sum(bool(layer.parted) for layer in file.layers)
+    return f"{len(file.layers) - parted} of {len(file.layers)}" if file.layers else "-"
+
+
+def _print_file(file: FileParity) -> None:
+    screen, name = console(), f"{escape(Path(file.file).name)} on {escape(file.place)}"
+    for missed in file.missed:
+        screen.print(f"[red]missed:[/red] {name}: {escape(missed)}")
+    if file.cause is not None and file.first_parted is None:
+        screen.print(f"[red]likely cause:[/red] {name}: {file.cause.kind} ({escape(file.cause.words)})")
+    if file.cause is not None:
+        near, right = file.cause.explained_db, file.cause.right_db
+        screen.print(f"[dim]measured:[/dim] {name}: with that {near:.1f} dB, without {right:.1f} dB")
+    if file.first_parted is not None:
+        _print_layers(file)
+    for tensor, reason in file.unmatched[:_SHOWN_UNMATCHED]:
+        screen.print(f"[yellow]not compared:[/yellow] {name}: {escape(tensor)}: {escape(reason)}")
+    if len(file.unmatched) > _SHOWN_UNMATCHED:
+        more = len(file.unmatched) - _SHOWN_UNMATCHED
+        screen.print(f"[yellow]not compared:[/yellow] {name}: {more} more; --json names them all")
+    for note in file.notes:
+        screen.print(f"[dim]note:[/dim] {name}: {escape(note)}")
+
+
+def _print_layers(file: FileParity) -> None:
+    from edgemobile.parity_output import worst_layers
+
+    columns = ["layer", "op", "drift dB", "own dB", "ref. weights dB", "steps"]
+    table = format_table(f"around the first layer that parts, {Path(file.file).name} on {file.place}", columns, left=2)
+    for layer in worst_layers(file):
+        numbers = (layer.sqnr_db, layer.own_db, layer.constants_db)
+        cells = ["-" if number is None else f"{number:.1f}" for number in numbers]
+        name = f"[red]{escape(layer.name)}[/red]" if layer.parted else escape(layer.name)
+        table.add_row(name, layer.op, *cells, "-" if layer.lsb is None else str(layer.lsb))
+    console().print(table)

@@ -1,0 +1,135 @@
+"""`edgemobile quantize`: int8 alone, with every knob of the recipe, and what each tensor costs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgemobile.commands.export import check_model, print_export
+from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
+from edgemobile.terminal import console, format_table, progress
+
+if TYPE_CHECKING:
+    from edgemobile.pipeline import ExportRequest
+    from edgemobile.quant.sensitivity import Cost
+
+__all__ = ["quantize"]
+
+
+@click.command()
+@click.argument("model")
+@click.option("--to", "formats", type=List(), metavar="onnx,tflite", help="Formats. [default: both]")
+@MODEL
+@IMAGES
+@INT8
+@click.option(
+    "--observer",
+    type=click.Choice(["mse", "minmax", "moving_average", "percentile", "entropy"]),
+    help="How a tensor's range is chosen. [default: the recipe's]",
+)
+@click.option(
+    "--granularity", type=click.Choice(["per_channel", "per_tensor"]), help="Scales of weights. [default: the recipe's]"
+)
+@click.option(
+    "--equalize",
+    type=float,
+    metavar="0-1",
+    help="How alike channels are made, 0 for not at all. [default: the recipe's]",
+)
+@click.option(
+    "--split-gates",
+    type=click.Choice(["none", "stem", "depthwise", "all"]),
+    help="Hard-swishes whose gate gets a convolution of its own. [default: the recipe's]",
+)
+@click.option(
+    "--refit", type=float, help="How strongly refitted weights are held to the trained, 0 for no refit. [default: 3]"
+)
+@click.option("--adaround/--no-adaround", default=None, help="Learn which weights to round up; takes minutes.")
+@click.option("--bias-correction/--no-bias-correction", default=None, help="Move biases to the float means.")
+@click.option("--rank", is_flag=True, help="Only say which tensors cost the most; nothing is written.")
+@click.option("--print-recipe", is_flag=True, help="Only print the recipe as JSON, to keep and to change.")
+@OUTPUT
+def quantize(
+    model: str,
+    formats: tuple[str, ...] | None,
+    recipe: str | None,
+    hswish: str,
+    target: str,
+    keep_float: tuple[str, ...],
+    observer: str | None,
+    granularity: Any,
+    equalize: float | None,
+    split_gates: Any,
+    refit: float | None,
+    adaround: bool | None,
+    bias_correction: bool | None,
+    rank: bool,
+    print_recipe: bool,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> int:
+    """Quantize MODEL to int8, with every knob there is, and check the files against PyTorch.
+
+    MODEL is what `edgemobile export` takes. Layers are named by their module paths, as --rank lists them.
+
+    \b
+    Examples:
+      edgemobile quantize v3-large --calib images/ --rank
+      edgemobile quantize v3-large --calib images/ --keep-float 'features.16.*' --observer percentile
+      edgemobile quantize v3-large --calib images/ --max-drop 0.1 --search
+      edgemobile quantize v3-large --print-recipe > mine.json; edgemobile quantize v3-large --recipe mine.json
+    """
+    check_model(model)
+    from edgemobile.quant.recipe import Rule
+
+    whole = (Rule(observer=observer, weights=granularity),) if observer or granularity else None
+    chosen, decided = recipe_of(
+        recipe,
+        hswish,
+        target,
+        keep_float,
+        options,
+        rules=whole,
+        equalize=equalize,
+        split_gates=split_gates,
+        refit=refit,
+        adaround=adaround,
+        bias_correction=bias_correction,
+    )
+    if print_recipe:
+        from edgemobile.artifact import to_json_text
+
+        click.echo(to_json_text(chosen.to_json()), nl=False)
+        return 0
+    from edgemobile.pipeline import ExportRequest, export, ranking
+
+    request = ExportRequest(
+        model=model,
+        out=out or default_out(model),
+        formats=formats,
+        precisions=("int8",),
+        recipe=chosen,
+        target=decided,
+        command=tuple(sys.argv[1:]),
+        **options,
+    )
+    with progress(quiet=quiet or as_json) as bars:
+        if rank:
+            _print_ranking(request, ranking(request, bars))
+            return 0
+        result = export(request, bars)
+    print_export(result, as_json=as_json, verbose=verbose)
+    return 0 if result.passed else 1
+
+
+def _print_ranking(request: ExportRequest, costs: list[Cost]) -> None:
+    table = format_table(f"{request.model}: what each tensor alone costs in int8", ["tensor", "SQNR", "share"])
+    for cost in costs:
+        table.add_row(cost.tensor, f"{cost.sqnr_db:.1f} dB", f"{cost.share:.1%}")
+    console().print(table)

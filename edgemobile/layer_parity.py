@@ -1,0 +1,381 @@
+"""Layer by layer: what each layer of a file adds, apart from what it was handed.
+
+Noise adds up through a net, so a tensor far from the reference's says little of the layer that made it. Here each layer
+of the reference is run again on what the file itself fed that layer:
+
+    drift       the file's tensor against the reference's: what has added up so far
+    own         the file's tensor against the reference layer on the file's inputs and the file's constants: arithmetic
+    constants   the same on the reference's constants: arithmetic and weights
+
+The first layer whose own or constants part misses the tolerance is where the two part; where a layer cannot be run
+again, a sudden drop of the drift has to do.
+
+What int8 does to a tensor on purpose is undone first: `.xN` holds N times the module's output (quant/hswish.py), `.eq`
+has its channels rescaled (quant/equalize.py), and what relu6(x + 3) cannot tell apart is not compared.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from edgemobile.affine import dequantize
+from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.interpreter import run
+from edgemobile.metrics import cosine, max_abs, sqnr_db
+from edgemobile.quant.hswish import split_factor
+from edgemobile.tolerances import LayerTolerance
+
+__all__ = ["LayerParity", "Observed", "channel_db", "compare_layers", "first_parted", "integers", "rerun"]
+
+_LAYERS = ("conv2d", "linear")
+# What relu6(x + 3) and its product with x can tell apart.
+_HSWISH_FLOOR = -3.0
+# A drift that falls by more than this across one layer is that layer's doing.
+_DROP_DB = 12.0
+# Rounding, and what a recipe moves on purpose, leave no weight so many times as far from the reference's as the rest.
+_UNUSUAL = 16.0
+# A tensor is only written differently where as many layers behind it are so much nearer to the reference.
+_SETTLED, _HEALED_DB = 3, 20.0
+
+
+@dataclass(frozen=True)
+class LayerParity:
+    """One layer. `sqnr_db`, `max_abs` and `cosine` are of the drift; `own_db` and `constants_db` of the worst channel,
+    None where the layer cannot be run again.
+
+    Of int8 only: `excess` is how often the noise exceeds that of rounding to the output's integers, `lsb` the largest
+    difference in steps, `cut_db` the SQNR that saturating at the ends of their range alone leaves. `unusual` is how far
+    one weight stands out (Observed.unusual). `parted` says which part missed: "arithmetic", "constants" or "drift"; ""
+    for none.
+    """
+
+    name: str
+    op: str
+    sqnr_db: float
+    max_abs: float
+    cosine: float
+    own_db: float | None = None
+    constants_db: float | None = None
+    excess: float | None = None
+    lsb: int | None = None
+    cut_db: float | None = None
+    unusual: float | None = None
+    parted: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A file as it ran, by the Graph's tensor names.
+
+    `values` are its activations in NHWC: f32, or int8 whatever the file stores. `tensors` has its constants and the
+    QParams of its activations. `factors`: tensor name -> f64[C] that its channels were multiplied by. `renamed`:
+    reference tensor -> this file's, for files with names of their own.
+    """
+
+    values: Mapping[str, np.ndarray]
+    tensors: Mapping[str, Tensor]
+    factors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        paths = {split_factor(name)[0]: name for name in reversed(list(self.values))}
+        object.__setattr__(self, "_paths", paths)
+
+    def name_of(self, path: str) -> str | None:
+        """This file's name of a reference's tensor."""
+        if path in self.renamed:
+            return self.renamed[path]
+        paths: Mapping[str, str] = self._paths  # type: ignore[attr-defined]
+        return paths.get(path)
+
+    def problem(self, path: str) -> str:
+        """Why a reference's tensor cannot be compared here; "" where it can."""
+        name = self.name_of(path)
+        if name is None or name not in self.values:
+            return "the file has no tensor of this name"
+        if name.endswith(".eq") and name not in self.factors:
+            return f"{name} has its channels rescaled, and the file does not say by how much; export it again"
+        return ""
+
+    def qparams(self, name: str) -> QParams | None:
+        return self.tensors[name].qparams if name in self.tensors else None
+
+    def multiple(self, path: str) -> np.ndarray:
+        """What this file's tensor is a multiple of the reference's by: f64[C] or f64[1]."""
+        name = self.name_of(path)
+        if name is None:
+            return np.ones(1)
+        return np.atleast_1d(self.factors.get(name, 1.0)) * float(split_factor(name)[1])
+
+    def real(self, path: str) -> np.ndarray:
+        """The values f32 of a reference's tensor, in the reference's units."""
+        name = self.name_of(path)
+        assert name is not None
+        return (self._real(name) / self.multiple(path)).astype(np.float32)
+
+    def _real(self, name: str) -> np.ndarray:
+        array, qparams = self.values[name], self.qparams(name)
+        return array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)
+
+    def steps(self, path: str) -> np.ndarray | None:
+        """The step f64[C or 1] of a tensor's integers, in the reference's units; None for float."""
+        name = self.name_of(path)
+        qparams = None if name is None else self.qparams(name)
+        return None if qparams is None else float(qparams.scale[0]) / self.multiple(path)
+
+    def representable(self, path: str, values: np.ndarray) -> np.ndarray:
+        """`values`, saturated as this tensor's integers saturate."""
+        name = self.name_of(path)
+        qparams = None if name is None else self.qparams(name)
+        if qparams is None or name is None:
+            return values
+        info = np.iinfo(self.tensors[name].dtype)
+        ends = (np.array([info.min, info.max]) - qparams.zero_point[0]) * float(qparams.scale[0])
+        multiple = self.multiple(path)
+        return np.clip(values, ends[0] / multiple, ends[1] / multiple).astype(np.float32)
+
+    def constants(self, graph: Graph, node: Node) -> dict[str, np.ndarray]:
+        """The weight and bias f32 this file has for a reference's layer, in the reference's units."""
+        found = {}
+        for position, name in enumerate(node.inputs[1:] if node.op in _LAYERS else ()):
+            stored = self._constant(name, graph[name].shape)
+            if stored is not None and stored.data is not None:
+                real = dequantize(stored.data, stored.qparams) if stored.qparams else stored.data
+                found[name] = (real * self._units(node, stored, is_bias=position == 1)).astype(np.float32)
+        return found
+
+    def unusual(self, graph: Graph, node: Node) -> float | None:
+        """How much further the furthest weight is from the reference's than the others are, rounding counted as one
+        step: a number that was damaged stands out. inf where all others are the same; None without weights.
+        """
+        weight = node.inputs[1] if node.op in _LAYERS else ""
+        stored = self._constant(weight, graph[weight].shape) if weight else None
+        right = graph[weight].data if weight else None
+        if stored is None or stored.data is None or right is None or stored.data.size < 2:
+            return None
+        units = self._units(node, stored, is_bias=False)
+        if stored.qparams is not None:
+            units = units * stored.qparams.along(stored.data.ndim)[0]
+        apart = np.abs(stored.data.astype(np.float64) - right / units).ravel()
+        if not np.isfinite(apart).all():
+            return math.inf
+        furthest = int(np.argmax(apart))
+        others = math.sqrt(np.mean(np.delete(apart, furthest) ** 2))
+        if stored.qparams is not None:
+            return float(apart[furthest]) / max(others, 1.0)
+        return math.inf if apart[furthest] and not others else 0.0
+
+    def _units(self, node: Node, stored: Tensor, *, is_bias: bool) -> np.ndarray:
+        """What a constant of a layer is multiplied by for the reference's units: the file has weight * written / read
+        and bias * written, where `read` and `written` are the multiples of the layer's input and output."""
+        read, written = self.multiple(node.inputs[0]), self.multiple(node.output)
+        if is_bias:
+            return 1 / written
+        outputs, *middle, inputs = stored.shape
+        flat = (1,) * len(middle)
+        reads = read[_columns(node, outputs, inputs)].reshape(outputs, *flat, inputs) if read.size > 1 else read
+        return reads / written.reshape(-1, *flat, 1)
+
+    def constant_name(self, name: str) -> str | None:
+        """This file's name of a reference's constant: "w" may be "w.d6" there (quant/hswish.py)."""
+        if name in self.renamed:
+            return self.renamed[name]
+        pattern = re.compile(re.escape(name) + r"(\.d\d+)?")
+        return next((each for each in self.tensors if pattern.fullmatch(each)), None)
+
+    def _constant(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
+        """A constant as the file has it; None where it has none of this shape."""
+        stored = self.constant_name(name)
+        tensor = None if stored is None else self.tensors.get(stored)
+        return tensor if tensor is not None and tensor.is_constant and tensor.shape == shape else None
+
+
+def _columns(node: Node, outputs: int, inputs: int) -> np.ndarray:
+    """The input channel i64[O,I] that weight column i of output channel o reads: those of its group."""
+    groups = node.attrs.get("groups", 1)
+    return (np.arange(outputs) // (outputs // groups) * inputs)[:, None] + np.arange(inputs)
+
+
+def rerun(
+    graph: Graph, node: Node, inputs: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The output of one node on other inputs f32[N,...], with `constants` in place of the graph's."""
+    tensors = {
+        name: Tensor.constant(name, constants[name]) if name in constants else graph[name] for name in node.inputs
+    }
+    tensors |= {name: replace(graph[name], shape=array.shape, data=None) for name, array in inputs.items()}
+    names = tuple(dict.fromkeys(name for name in node.inputs if not tensors[name].is_constant))
+    alone = Graph("one", names, (node.output,), (node,), {**tensors, node.output: graph[node.output]})
+    return run(alone, {name: inputs[name] for name in names})[node.output]
+
+
+def channel_db(reference: np.ndarray, other: np.ndarray) -> float:
+    """The SQNR in dB of the worst channel [..., C]; a channel quieter than the average is held to the average.
+
+    inf for identical or empty inputs, nan where either is not finite.
+    """
+    if not reference.size:
+        return math.inf
+    reference, other = (array.astype(np.float64).reshape(-1, array.shape[-1]) for array in (reference, other))
+    noise, signal = np.mean((reference - other) ** 2, axis=0), np.mean(reference**2, axis=0)
+    if not np.isfinite(noise).all():
+        return math.nan
+    loud = np.maximum(signal, signal.mean())
+    worst = [sound / hiss if hiss else math.inf for sound, hiss in zip(loud, noise, strict=True)]
+    least = float(min(worst))
+    return 10 * math.log10(least) if 0 < least < math.inf else -math.inf if least == 0 else math.inf
+
+
+def compare_layers(
+    graph: Graph, reference: Mapping[str, np.ndarray], observed: Observed, tolerance: LayerTolerance
+) -> tuple[list[LayerParity], list[tuple[str, str]]]:
+    """(the input and the layers of the reference that the file has, the others with the reason).
+
+    `reference` has every value of `graph` in NHWC for the same images the file was shown.
+    """
+    layers = [_shown(graph.inputs[0], reference[graph.inputs[0]], observed)]
+    sqnr, unmatched = {layers[0].name: layers[0].sqnr_db}, []
+    for node in graph.nodes:
+        if problem := observed.problem(node.output):
+            unmatched.append((node.output, problem))
+            continue
+        expected, found = _comparable(graph, node, reference[node.output], observed)
+        if expected.shape != found.shape:
+            unmatched.append((node.output, f"{list(found.shape[1:])} is not the {list(expected.shape[1:])} expected"))
+            continue
+        layer = LayerParity(
+            node.output, node.op, sqnr_db(expected, found), max_abs(expected, found), cosine(expected, found)
+        )
+        layer = _alone(graph, node, observed, layer)
+        # Of a layer whose inputs are not known, the one before it has to stand for them.
+        before = min((sqnr[name] for name in node.inputs if name in sqnr), default=layers[-1].sqnr_db)
+        sqnr[node.output] = layer.sqnr_db
+        layers.append(replace(layer, parted=_parted(layer, before, tolerance)))
+    if observed.renamed:
+        layers, others = _without_other_forms(layers)
+        unmatched += others
+    return layers, unmatched
+
+
+def _shown(name: str, images: np.ndarray, observed: Observed) -> LayerParity:
+    """What the file was shown, as a layer of its own: in int8 it has a range like any other."""
+    if observed.problem(name) or observed.real(name).shape != images.shape:
+        return LayerParity(name, "input", math.inf, 0.0, 1.0)
+    seen = observed.real(name)
+    quantized = observed.steps(name) is not None
+    cut_db = sqnr_db(images, observed.representable(name, images)) if quantized else None
+    return LayerParity(name, "input", sqnr_db(images, seen), max_abs(images, seen), cosine(images, seen), cut_db=cut_db)
+
+
+def _without_other_forms(layers: list[LayerParity]) -> tuple[list[LayerParity], list[tuple[str, str]]]:
+    """(the layers, those of them that are no parting but another way to compute the same).
+
+    A stranger's converter may put an addition of 3 into a bias: that tensor is another, and the next ones agree again.
+    What is really wrong stays wrong.
+    """
+    kept, others = [], []
+    for index, layer in enumerate(layers):
+        after = [later.sqnr_db for later in layers[index + 1 : index + 1 + _SETTLED]]
+        if layer.parted and after and min(after) > layer.sqnr_db + _HEALED_DB:
+            others.append((layer.name, "the file computes it in another form: the layers behind it agree again"))
+        else:
+            kept.append(layer)
+    return kept, others
+
+
+def first_parted(layers: Sequence[LayerParity]) -> LayerParity | None:
+    """The first layer of a walk that parted."""
+    return next((layer for layer in layers if layer.parted), None)
+
+
+def _comparable(graph: Graph, node: Node, expected: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+    """Both values of a tensor, without what its readers cannot tell apart in int8."""
+    found = observed.real(node.output)
+    if observed.steps(node.output) is None:
+        return expected, found
+    low, high = _useful(graph, node)
+    return np.clip(expected, low, high), np.clip(found, low, high)
+
+
+def _useful(graph: Graph, node: Node) -> tuple[float, float]:
+    kinds = {reader.op for reader in graph.consumers(node.output)}
+    low = _HSWISH_FLOOR if kinds and kinds <= {"hardswish", "hardsigmoid"} else -math.inf
+    return low, 3.0 if kinds == {"hardsigmoid"} else math.inf
+
+
+def _alone(graph: Graph, node: Node, observed: Observed, layer: LayerParity) -> LayerParity:
+    """`layer` with what it adds by itself, where all its inputs were observed."""
+    sources = [name for name in dict.fromkeys(node.inputs) if not graph[name].is_constant]
+    if any(observed.problem(name) for name in sources) or graph[node.output].qparams is not None:
+        return layer
+    inputs = {name: observed.real(name) for name in sources}
+    found = observed.real(node.output)
+    trained = rerun(graph, node, inputs, {})
+    constants = observed.constants(graph, node)
+    other = any(not np.array_equal(data, np.asarray(graph[name].data)) for name, data in constants.items())
+    own = rerun(graph, node, inputs, constants) if other else trained
+    if own.shape != found.shape:
+        return layer
+    useful = np.clip(own, *_useful(graph, node))
+    cut = np.clip(observed.representable(node.output, own), *_useful(graph, node))
+    cut_db = None if observed.steps(node.output) is None else sqnr_db(useful, cut)
+    own, trained = (observed.representable(node.output, output) for output in (own, trained))
+    excess, lsb = _in_steps(node, inputs, own, found, observed)
+    own_db, constants_db = channel_db(own, found), channel_db(trained, found)
+    unusual = observed.unusual(graph, node)
+    return replace(
+        layer, own_db=own_db, constants_db=constants_db, cut_db=cut_db, excess=excess, lsb=lsb, unusual=unusual
+    )
+
+
+def _in_steps(
+    node: Node, inputs: Mapping[str, np.ndarray], own: np.ndarray, found: np.ndarray, observed: Observed
+) -> tuple[float | None, int | None]:
+    """(the worst channel's noise as a multiple of rounding's, the largest difference in steps)."""
+    steps = observed.steps(node.output)
+    if steps is None or not own.size:
+        return None, None
+    apart = (found.astype(np.float64) - own) / steps
+    if not np.isfinite(apart).all():
+        return math.nan, None
+    rows = apart.reshape(-1, apart.shape[-1])
+    usual = np.full(rows.shape[1], 1 / 12) + _gate_noise(node, inputs, steps, observed)
+    return float(np.sqrt(np.max(np.mean(rows**2, axis=0) / usual))), int(np.rint(np.abs(apart).max()))
+
+
+def _gate_noise(
+    node: Node, inputs: Mapping[str, np.ndarray], steps: np.ndarray, observed: Observed
+) -> np.ndarray | float:
+    """What rounding the gate of x * gate / 6 adds, as a variance f64[C] in the output's steps."""
+    gate = observed.qparams(f"{node.output}.gate")
+    if node.op != "hardswish" or gate is None:
+        return 0.0
+    (x,) = inputs.values()
+    power = np.mean(x.reshape(-1, x.shape[-1]).astype(np.float64) ** 2, axis=0)
+    return power * (float(gate.scale[0]) / 6 / steps) ** 2 / 12
+
+
+def _parted(layer: LayerParity, before: float, tolerance: LayerTolerance) -> str:
+    """Which part of a layer missed its tolerance; nan misses all."""
+    if layer.own_db is None or layer.constants_db is None:
+        dropped = not layer.sqnr_db >= before - _DROP_DB and not layer.sqnr_db >= tolerance.constants_db
+        return "drift" if dropped else ""
+    if tolerance.excess is not None and layer.excess is not None:
+        if not layer.excess <= tolerance.excess:
+            return "arithmetic"
+    elif not layer.own_db >= tolerance.own_db:
+        return "arithmetic"
+    damaged = layer.unusual is not None and layer.unusual > _UNUSUAL
+    return "" if layer.constants_db >= tolerance.constants_db and not damaged else "constants"
+
+
+def integers(values: np.ndarray, tensor: Tensor | None) -> np.ndarray:
+    """What a file computed, as the Graph has it: uint8 that stands for int8 shifted back."""
+    if values.dtype == np.uint8 and tensor is not None and tensor.dtype == "int8":
+        return (values.astype(np.int16) - 128).astype(np.int8)
+    return values

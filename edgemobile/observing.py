@@ -1,0 +1,211 @@
+"""Run a file and see: its output, and every tensor inside it by the Graph's names.
+
+Where it runs is a Place; the runtimes on this machine are some. A device is another: give a Place whose `infer` sends
+the file there.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from edgemobile.affine import dequantize, quantize
+from edgemobile.channel_factors import read_factors
+from edgemobile.devices.runtimes import RUNTIMES, Session, model_format, open_layers, open_session, settled
+from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.exporters import FORMATS
+from edgemobile.exporters.contents import Contents
+from edgemobile.exporters.exposed import exposed, exposed_names
+from edgemobile.graph import Graph, GraphError, Tensor
+from edgemobile.inspection import contents_of, read_bytes
+from edgemobile.layer_parity import Observed, integers
+from edgemobile.name_matching import matched_by_order
+from edgemobile.preprocess import Preprocess
+
+__all__ = ["File", "Place", "local_places", "observe", "open_file", "read_graph"]
+
+Infer = Callable[[Path, np.ndarray], np.ndarray]
+Layers = Callable[[bytes, np.ndarray], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class File:
+    """A model file, its bytes and what it says of itself. `precision` is of its arithmetic and weights."""
+
+    path: Path
+    data: bytes
+    contents: Contents
+    format: str
+    precision: str
+    preprocess: Preprocess | None
+    factors: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where files run. `formats` are those it reads, `isa` is of its machine ("x86_64", "aarch64", ...).
+
+    `infer`: preprocessed images f32[N,px,px,3] -> f32[N,classes]. `layers`, where it can tell: a file with its inner
+    tensors as outputs, and images -> all of them f[N,...], in the file's order, layout and dtype.
+    """
+
+    name: str
+    formats: tuple[str, ...]
+    isa: str
+    infer: Infer
+    layers: Layers | None = None
+
+
+def local_places(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Place, ...]:
+    """The runtimes of this machine by name; () is the default one of each format. Raises Unsupported for others."""
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise Unsupported(f"there is no runtime {name!r}. Known: {', '.join(RUNTIMES)}")
+    defaults = {form: name for name, (form, _) in reversed(RUNTIMES.items())}
+    names = tuple(dict.fromkeys(runtimes or defaults.values()))
+    return tuple(
+        Place(
+            name,
+            (RUNTIMES[name][0],),
+            platform.machine(),
+            partial(_infer, runtime=name, threads=threads),
+            partial(_layers, runtime=name, threads=threads),
+        )
+        for name in names
+    )
+
+
+def _infer(path: Path, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
+    session = open_session(path, runtime=runtime, threads=threads)
+    _settle(session, images)
+    return session.run(images).reshape(len(images), -1)
+
+
+def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> list[np.ndarray]:
+    session = open_layers(data, runtime=runtime, threads=threads)
+    _settle(session, images)
+    batch, parts = session.input.shape[0], []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        padded = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
+        parts.append([array[: len(part)].copy() for array in session.invoke_all(session.prepare(padded))])
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+
+
+def _settle(session: Session, images: np.ndarray) -> None:
+    session.input = settled(session.input, images.shape[1])
+
+
+def open_file(path: Path) -> File:
+    """Raises EdgemobileError for a file that is missing, damaged or of no known format."""
+    data = read_bytes(path)
+    contents = contents_of(path, data)
+    metadata = contents.metadata
+    stated = metadata.get("edgemobile.preprocess")
+    return File(
+        path,
+        data,
+        contents,
+        model_format(data, str(path)),
+        _precision(contents, metadata.get("edgemobile.precision", "float32")),
+        None if stated is None else Preprocess.from_json(stated),
+        read_factors(metadata, str(path)),
+    )
+
+
+def _precision(contents: Contents, stated: str) -> str:
+    """int8 where activations are; else by what the constants are stored as; what the file states where nothing shows.
+
+    A file stating one precision may have been quantized since.
+    """
+    kinds = {(value.constant, value.dtype) for value in contents.values.values() if value.scale is not None}
+    if any((False, dtype) in kinds for dtype in ("int8", "uint8")):
+        return "int8"
+    if any((True, dtype) in kinds for dtype in ("int8", "uint8")):
+        return "dynamic"
+    halves = any(value.constant and value.dtype == "float16" for value in contents.values.values())
+    return "float16" if halves else stated
+
+
+def read_graph(file: File) -> Graph:
+    """What the file computes. Raises Unsupported, naming the op, where a Graph has no word for it."""
+    try:
+        if file.format == "onnx":
+            from edgemobile.exporters.onnx_graph import read_graph as read_onnx
+
+            return read_onnx(file.data)
+        from edgemobile.exporters.tflite_graph import read_graph as read_tflite
+
+        return read_tflite(file.data)
+    except (GraphError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Unsupported(f"the layers of {file.path} cannot be run again: {error}") from error
+
+
+def observe(file: File, place: Place, images: np.ndarray, reference: Graph | None) -> tuple[Observed, np.ndarray]:
+    """(every tensor of the file for these images, its output f32[N,classes] in that run).
+
+    `reference` helps with the names of a stranger's file. Raises Unsupported where the place shows no inner tensors.
+    """
+    if place.layers is None:
+        raise Unsupported(f"{place.name} shows no inner tensors; leave out --layers")
+    arrays = place.layers(exposed(file.data, file.contents), images)
+    tensors = _tensors(file)
+    values = {}
+    for name, array in zip(exposed_names(file.contents), arrays, strict=True):
+        plain = _graph_name(file, name)
+        ordered = array.transpose(0, 2, 3, 1) if file.format == "onnx" and array.ndim == 4 else array
+        values[plain] = integers(ordered, tensors.get(plain))
+    output = _graph_name(file, file.contents.outputs[0])
+    observed = Observed(values, tensors, file.factors)
+    end = _output(observed, output)
+    sources = {_graph_name(file, name): images for name in file.contents.inputs}
+    seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
+    return Observed({**seen, **values}, tensors, file.factors, _renamed(file, reference)), end
+
+
+def _seen(tensor: Tensor | None, images: np.ndarray) -> np.ndarray:
+    """The images as a quantized input takes them."""
+    if tensor is None or tensor.qparams is None:
+        return images
+    return quantize(images, tensor.qparams, tensor.dtype)
+
+
+def _output(observed: Observed, name: str) -> np.ndarray:
+    array, qparams = observed.values[name], observed.qparams(name)
+    real = array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)
+    return real.astype(np.float32).reshape(len(real), -1)
+
+
+def _tensors(file: File) -> dict[str, Tensor]:
+    try:
+        if file.format == "onnx":
+            from edgemobile.exporters.onnx_graph import read_named_tensors
+
+            return read_named_tensors(file.data)
+        return dict(FORMATS[file.format].load().read_tensors(file.data))
+    except (EdgemobileError, GraphError, LookupError, TypeError, ValueError) as error:
+        raise Unsupported(f"the tensors of {file.path} have no form that compares ({error})") from error
+
+
+def _graph_name(file: File, name: str) -> str:
+    if file.format == "onnx":
+        from edgemobile.exporters.onnx_graph import tensor_name
+
+        return tensor_name(name)
+    return name
+
+
+def _renamed(file: File, reference: Graph | None) -> dict[str, str]:
+    """Reference tensor -> the file's, where they go by other names."""
+    if reference is None:
+        return {}
+    try:
+        return matched_by_order(reference, read_graph(file))
+    except EdgemobileError:
+        # Its ops have no Graph: then only names can match, and what does not is reported.
+        return {}

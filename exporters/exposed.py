@@ -1,0 +1,66 @@
+"""A file whose inner tensors are outputs too: what any of its runtimes computes, layer by layer.
+
+The arithmetic stays the file's: nothing is added but names to the list of outputs. A runtime may fuse less around an
+output than it does in the plain file; a comparison of both ends shows whether that changed a number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgemobile.exporters.contents import Contents
+
+__all__ = ["exposed", "exposed_names"]
+
+
+def exposed_names(contents: Contents) -> tuple[str, ...]:
+    """The outputs of a file, then its other activations in order: in a QDQ file the integers, not their reals.
+
+    A DequantizeLinear whose reals were an output would keep onnxruntime from running its integer kernels.
+    """
+    names = []
+    for op in contents.ops:
+        made = [name for name in op.outputs if name and name not in contents.constants]
+        names += [name for name in made if not _between_conversions(contents, name)]
+    return tuple(dict.fromkeys((*contents.outputs, *names)))
+
+
+def _between_conversions(contents: Contents, name: str) -> bool:
+    """Whether a value only exists on the way from or to integers of a QDQ file."""
+    op = contents.producers[name]
+    readers = contents.consumers.get(name, [])
+    if op.kind == "DequantizeLinear":
+        return name not in contents.outputs
+    quantized = any(reader.kind == "QuantizeLinear" for reader in readers)
+    # What a fused activation cuts is no value of the model.
+    cut = len(readers) == 1 and readers[0].kind in ("Relu", "Clip") and op.kind in ("Conv", "Gemm", "Add")
+    return quantized or cut
+
+
+def exposed(data: bytes, contents: Contents) -> bytes:
+    """The file `data`, whose `contents` these are, with `exposed_names` as its outputs, in that order."""
+    return (_exposed_onnx if contents.format == "onnx" else _exposed_tflite)(data, contents)
+
+
+def _exposed_onnx(data: bytes, contents: Contents) -> bytes:
+    from edgemobile.exporters.onnx_contents import load, onnx
+
+    model = load(data)
+    described = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    names = exposed_names(contents)
+    del model.graph.output[:]
+    # A value the file does not describe is an output without a type: onnxruntime derives it.
+    model.graph.output.extend(described.get(name) or onnx.ValueInfoProto(name=name) for name in names)
+    return model.SerializeToString()
+
+
+def _exposed_tflite(data: bytes, contents: Contents) -> bytes:
+    from edgemobile.exporters.tflite_file import pack, unpack
+
+    model = unpack(data)
+    graph = model.subgraphs[0]
+    index = {name: number for number, name in enumerate(contents.values)}
+    graph.outputs = np.array([index[name] for name in exposed_names(contents)], np.int32)
+    # The signature still names the old outputs by index, which runtimes refuse.
+    model.signatureDefs = None
+    return pack(model)

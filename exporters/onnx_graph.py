@@ -1,0 +1,259 @@
+"""ONNX -> Graph: the inverse of edgemobile.exporters.onnx, for its files and for others made of the same ops.
+
+A Conv and the Clip behind it are one node again, QuantizeLinear and DequantizeLinear are the QParams of a tensor again;
+`t:q`, `t:raw` and `t:linear` all belong to `t`.
+
+Add an op here: a row in _ROWS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from edgemobile.errors import Unsupported
+from edgemobile.exporters.onnx_contents import load, onnx
+from edgemobile.graph import Graph, Node, Tensor
+
+__all__ = ["read_graph", "read_named_tensors", "tensor_name"]
+
+_KNOWN_DTYPES = {getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "INT8", "UINT8", "INT16", "INT32")}
+
+
+def read_graph(data: bytes) -> Graph:
+    """The Graph of an ONNX file. Raises Unsupported, naming the op, for what a Graph has no word for."""
+    model = _described(data)
+    return _Reader(model, _tensors(model)).graph()
+
+
+def read_named_tensors(data: bytes) -> dict[str, Tensor]:
+    """The constants of a file, and its quantized activations without data, by `tensor_name`.
+
+    As edgemobile.exporters.onnx.read_tensors, but of any file: what a Graph has no dtype for (the int64 of shapes and
+    axes) is left out.
+    """
+    return _tensors(_described(data))
+
+
+def tensor_name(name: str) -> str:
+    """The Graph's name of an ONNX value, from our own suffixes and from those of onnxruntime's quantizer."""
+    return re.sub(r"(:(q|raw|linear|dq)|_(Quantize|Dequantize)Linear_Output|_quantized)$", "", name)
+
+
+def _described(data: bytes) -> Any:
+    """The ModelProto, with the shapes of its values."""
+    model = load(data)
+    if len(model.graph.value_info) < len(model.graph.node) // 2:
+        return onnx.shape_inference.infer_shapes(model)
+    return model
+
+
+def _tensors(model: Any) -> dict[str, Tensor]:
+    from edgemobile.exporters.onnx import read_tensors
+
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    kept = [tensor for tensor in model.graph.initializer if tensor.data_type in _KNOWN_DTYPES]
+    del known.graph.initializer[:]
+    known.graph.initializer.extend(kept)
+    return {
+        tensor_name(name): replace(tensor, name=tensor_name(name))
+        for name, tensor in read_tensors(known.SerializeToString()).items()
+    }
+
+
+@dataclass
+class _Reader:
+    """One walk over a file: the nodes so far, and the file's tensors in the Graph's layout."""
+
+    model: Any
+    stored: dict[str, Tensor]
+    nodes: list[Node] = field(default_factory=list)
+    same: dict[str, str] = field(default_factory=dict)  # values an Identity or Dropout copies
+
+    def graph(self) -> Graph:
+        graph = self.model.graph
+        tensors = dict(self.stored)
+        initializers = {tensor.name for tensor in graph.initializer}
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            if value.name not in initializers:
+                tensors.setdefault(tensor_name(value.name), Tensor(tensor_name(value.name), _nhwc(value)))
+        for node in graph.node:
+            self._take(node)
+        inputs = tuple(tensor_name(value.name) for value in graph.input if value.name not in initializers)
+        outputs = tuple(self.named(value.name) for value in graph.output)
+        return Graph(graph.name, inputs, outputs, tuple(self.nodes), tensors)
+
+    def _take(self, node: Any) -> None:
+        if node.op_type not in _ROWS:
+            raise Unsupported(
+                f"{node.op_type} (at {node.output[0]}) cannot be run again by itself. Supported: {', '.join(_ROWS)}"
+            )
+        _ROWS[node.op_type](self, node)
+
+    def named(self, name: str) -> str:
+        """The Graph's name of a value, past what only copies it."""
+        name = tensor_name(name)
+        while name in self.same:
+            name = self.same[name]
+        return name
+
+    def emit(self, op: str, node: Any, inputs: list[str], **attrs: Any) -> None:
+        self.nodes.append(Node(op, tuple(map(self.named, inputs)), tensor_name(node.output[0]), attrs))
+
+    def feeds_only(self, name: str, reader: Any) -> bool:
+        """Whether `reader` is all that reads a value."""
+        if any(value.name == name for value in self.model.graph.output):
+            return False
+        return all(node is reader or name not in node.input for node in self.model.graph.node)
+
+    def zeros(self, name: str, size: int) -> str:
+        self.stored[name] = Tensor.constant(name, np.zeros(size, np.float32))
+        return name
+
+
+def _nhwc(value: Any) -> tuple[int, ...]:
+    # A free batch is one image here.
+    shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+    return (shape[0], *shape[2:], shape[1]) if len(shape) == 4 else tuple(shape)
+
+
+def _attrs(node: Any) -> dict[str, Any]:
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _pads(attrs: dict[str, Any], node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    if attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise Unsupported(f"auto_pad of {node.op_type} (at {node.output[0]}) has no pixels; write pads")
+    top, left, bottom, right = attrs.get("pads", (0, 0, 0, 0))
+    return (top, bottom), (left, right)
+
+
+def _conv(reader: _Reader, node: Any) -> None:
+    attrs = _attrs(node)
+    x, weight, *bias = node.input
+    offset = bias[0] if bias else reader.zeros(f"{weight}.no_bias", reader.stored[tensor_name(weight)].shape[0])
+    reader.emit(
+        "conv2d",
+        node,
+        [x, weight, offset],
+        stride=tuple(attrs.get("strides", (1, 1))),
+        padding=_pads(attrs, node),
+        dilation=tuple(attrs.get("dilations", (1, 1))),
+        groups=attrs.get("group", 1),
+        activation="",
+    )
+
+
+def _gemm(reader: _Reader, node: Any) -> None:
+    attrs = _attrs(node)
+    if not attrs.get("transB") or attrs.get("alpha", 1.0) != 1 or attrs.get("beta", 1.0) != 1 or len(node.input) < 3:
+        raise Unsupported(
+            f"Gemm (at {node.output[0]}) is supported as x W' + b: transB=1, alpha and beta 1, with a bias"
+        )
+    reader.emit("linear", node, list(node.input), activation="")
+
+
+def _clamp(activation: str) -> Callable[[_Reader, Any], None]:
+    def row(reader: _Reader, node: Any) -> None:
+        if activation == "relu6":
+            bounds = [reader.stored[name].data for name in node.input[1:] if name in reader.stored]
+            if [None if bound is None else bound.item() for bound in bounds] != [0, 6]:
+                raise Unsupported(f"Clip (at {node.output[0]}) is supported from 0 to 6")
+        host = next((old for old in reader.nodes if old.output == reader.named(node.input[0])), None)
+        if host is not None and host.attrs.get("activation") == "" and reader.feeds_only(node.input[0], node):
+            attrs = {**host.attrs, "activation": activation}
+            fused = Node(host.op, host.inputs, tensor_name(node.output[0]), attrs)
+            reader.nodes[reader.nodes.index(host)] = fused
+        else:
+            reader.emit(activation, node, [node.input[0]])
+
+    return row
+
+
+def _mean(reader: _Reader, node: Any) -> None:
+    reader.emit("mean", node, [node.input[0]])
+
+
+def _reduce_mean(reader: _Reader, node: Any) -> None:
+    """The mean over height and width, whose axes are an input or, up to operator set 17, an attribute."""
+    attrs = _attrs(node)
+    stored = {tensor.name: tensor for tensor in reader.model.graph.initializer}
+    axes = attrs.get("axes")
+    if axes is None and len(node.input) > 1 and node.input[1] in stored:
+        axes = onnx.numpy_helper.to_array(stored[node.input[1]]).tolist()
+    if sorted(axis % 4 for axis in axes or ()) != [2, 3] or not attrs.get("keepdims", 1):
+        raise Unsupported(f"ReduceMean (at {node.output[0]}) is supported over height and width with keepdims")
+    _mean(reader, node)
+
+
+def _plain(op: str, **attrs: Any) -> Callable[[_Reader, Any], None]:
+    return lambda reader, node: reader.emit(op, node, list(node.input), **attrs)
+
+
+def _pool(op: str) -> Callable[[_Reader, Any], None]:
+    def row(reader: _Reader, node: Any) -> None:
+        attrs = _attrs(node)
+        pads = {"padding": _pads(attrs, node)} if op == "max_pool2d" else {}
+        kernel = tuple(attrs["kernel_shape"])
+        reader.emit(op, node, [node.input[0]], kernel=kernel, stride=tuple(attrs.get("strides", (1, 1))), **pads)
+
+    return row
+
+
+def _reshape(reader: _Reader, node: Any) -> None:
+    reader.emit("reshape", node, [node.input[0]])
+
+
+def _copy(reader: _Reader, node: Any) -> None:
+    reader.same[tensor_name(node.output[0])] = tensor_name(node.input[0])
+
+
+def _convert(op: str) -> Callable[[_Reader, Any], None]:
+    def row(reader: _Reader, node: Any) -> None:
+        """Between `t:q` and `t` nothing happens in a Graph; between two names a precision changes."""
+        source, target = tensor_name(node.input[0]), tensor_name(node.output[0])
+        if source != target:
+            reader.emit(op, node, [node.input[0]])
+
+    return row
+
+
+def _unpack(reader: _Reader, node: Any) -> None:
+    """Cast of integers, or of float16, that a constant is stored in: part of `unpack`, or a dequantize."""
+    if not node.output[0].endswith(":steps"):
+        reader.emit("dequantize", node, [node.input[0]])
+
+
+def _mul(reader: _Reader, node: Any) -> None:
+    if node.input[0].endswith(":steps"):
+        reader.nodes.append(Node("dequantize", (node.input[0].removesuffix(":steps"),), node.output[0]))
+    else:
+        reader.emit("mul", node, list(node.input), activation="")
+
+
+_ROWS: dict[str, Callable[[_Reader, Any], None]] = {
+    "Conv": _conv,
+    "Gemm": _gemm,
+    "Add": _plain("add", activation=""),
+    "Mul": _mul,
+    "Relu": _clamp("relu"),
+    "Clip": _clamp("relu6"),
+    "HardSwish": _plain("hardswish"),
+    "HardSigmoid": _plain("hardsigmoid"),
+    "GlobalAveragePool": _mean,
+    "ReduceMean": _reduce_mean,
+    "MaxPool": _pool("max_pool2d"),
+    "AveragePool": _pool("avg_pool2d"),
+    "Flatten": _reshape,
+    "Reshape": _reshape,
+    "Identity": _copy,
+    "Dropout": _copy,
+    "QuantizeLinear": _convert("quantize"),
+    "DequantizeLinear": _convert("dequantize"),
+    "Cast": _unpack,
+}

@@ -1,0 +1,194 @@
+"""`edgemobile bench` and `edgemobile compare`: what they print and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgemobile.cli import main
+from edgemobile.commands.bench_tables import grouped_instructions
+from edgemobile.records import INSTRUCTION_CLASSES, load_run
+
+pytest.importorskip("onnxruntime")
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """The command line as a shell runs it; gives the exit code."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr("sys.argv", ["edgemobile", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path, colour_model: Callable[..., bytes]) -> Path:
+    path = tmp_path / "model[1].onnx"
+    path.write_bytes(colour_model("bgr"))
+    return path
+
+
+def test_the_table_says_who_computed(
+    call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run.json"
+    # Others use this machine: the figures may be unstable, and then it says so.
+    code = call("bench", model, "--runs", "30", "--memory", "--profile", "--out", out)
+    shown = capsys.readouterr().out
+    assert code == (5 if "unstable:" in shown else 0)
+    for part in (
+        "model[1].onnx",
+        "float32",
+        "onnxruntime 1.",
+        "int8 with",
+        "95 % interval",
+        "p99",
+        "MiB",
+        "ReduceMean",
+    ):
+        assert part in shown
+    assert len(load_run(out).cases[0].values_ns) == 30
+    assert {file.name for file in tmp_path.iterdir()} == {"run.json", "model[1].onnx", "cache"}
+
+
+def test_json_has_the_figures_and_the_run(call: Command, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("bench", model, "--runs", "30", "--json")
+    (found,) = json.loads(capsys.readouterr().out)["runs"]
+    assert len(found["run"]["cases"][0]["rounds_ns"]) == 10
+    assert found["cases"][0]["low_ns"] <= found["cases"][0]["median_ns"] <= found["cases"][0]["high_ns"]
+    assert found["cases"][0]["count"] == 30
+
+
+def test_an_interrupt_leaves_nothing_half_written(model: Path, tmp_path: Path) -> None:
+    words = ["bench", str(model), "--sustained", "1m", "--out", str(tmp_path / "run.json")]
+    code = f"import sys; from edgemobile.cli import main; sys.argv[1:] = {words!r}; main()"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=environment) as process:
+        jobs = tmp_path / "cache" / "edgemobile" / "local" / "jobs"
+        while not list(jobs.glob("*/progress.jsonl")) and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    (job,) = jobs.iterdir()
+    until = time.monotonic() + 20
+    while not (job / "run.json").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert json.loads((job / "run.json").read_text())["ended"] == "stopped"
+    assert {file.name for file in tmp_path.iterdir()} == {"model[1].onnx", "cache"}
+
+
+def test_few_values_are_unstable(call: Command, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("bench", model, "--runs", "3") == 5
+    assert "unstable: model[1].onnx (1 thread): 3 values in 3 rounds; at least 20 in 5" in capsys.readouterr().out
+
+
+@pytest.fixture
+def saved(call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Path]:
+    """A saved run of made values: `ms` in every round."""
+    call("bench", model, "--runs", "20", "--out", tmp_path / "real.json")
+    capsys.readouterr()
+
+    def save(name: str, ms: float, **changes: object) -> Path:
+        run = json.loads((tmp_path / "real.json").read_text())
+        run["cases"][0].update(rounds_ns=[[int(ms * 1e6)] * 4] * 5, **changes)
+        (tmp_path / name).write_text(json.dumps(run))
+        return tmp_path / name
+
+    return save
+
+
+@pytest.mark.parametrize(("ms", "code"), [(1.04, 0), (1.06, 1), (0.5, 0)])
+def test_the_gate(
+    call: Command, saved: Callable[..., Path], ms: float, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("compare", saved("a.json", 1), saved("b.json", ms), "--max-regress", "5%") == code
+    shown = capsys.readouterr().out
+    assert f"{ms:.4f}" in shown
+    assert ("regressed" in shown) is (code == 1)
+    assert call("compare", saved("a.json", 1), saved("b.json", ms), "--max-regress", "5", "--json") == code
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert pair["judgement"] == ("regressed" if code else "passed")
+
+
+def test_unlike_runs(call: Command, saved: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    pair = saved("a.json", 1), saved("b.json", 2, version="9.9")
+    assert call("compare", *pair) == 2
+    assert "--allow-unlike" in capsys.readouterr().err
+    assert call("compare", *pair, "--allow-unlike") == 0
+    assert "not alike: runtime onnxruntime" in capsys.readouterr().out
+
+
+def test_an_unstable_run_cannot_pass(
+    call: Command, saved: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    drifting = saved("b.json", 1)
+    run = json.loads(drifting.read_text())
+    run["cases"][0]["rounds_ns"] = [[10**6 + 10**5 * index] * 4 for index in range(6)]
+    drifting.write_text(json.dumps(run))
+    assert call("compare", saved("a.json", 2), drifting, "--max-regress", "5%") == 5
+    assert "from the first rounds to the last" in capsys.readouterr().out
+
+
+def test_bench_against_a_baseline(
+    call: Command, saved: Callable[..., Path], model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A baseline a million times faster than anything."""
+    code = call("bench", model, "--runs", "30", "--baseline", saved("a.json", 1e-6), "--max-regress", "5%")
+    shown = capsys.readouterr().out
+    assert "regressed: model[1].onnx" in shown
+    assert code == (5 if "unstable:" in shown else 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--threads", "0"), "different numbers of at least 1"),
+        (("--threads", "1,1"), "different numbers of at least 1"),
+        (("--cores", "3-1"), "every core once"),
+        (("--seconds", "soon"), "no duration"),
+        (("--cooldown", "warm"), "no temperature"),
+        (("--max-regress", "5%"), "give one with --baseline"),
+        (("--max-regress", "much", "--baseline", "x"), "no percentage"),
+        (("--runs", "9", "--seconds", "9"), "give one of runs, seconds and sustained"),
+        (("--runtime", "tensorrt"), "Allowed: onnxruntime, litert, tflite_runtime"),
+        (("--runtime", "litert"), "does not read"),
+        (("--on", "nowhere"), "nowhere"),
+        (("--on", "local,pi5", "--out", "run.json"), "put {device} into the name"),
+        (("--out", "no/such/folder/run.json"), "there is no folder"),
+        (("--baseline", "none.json"), "cannot read none.json"),
+    ],
+)
+def test_mistakes_are_one_line(
+    call: Command, model: Path, options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("bench", model, *options) == 2
+    error = capsys.readouterr().err
+    assert said in error.replace("\n", " ")
+    assert "Traceback" not in error
+
+
+def test_what_is_no_file(call: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("not a model")
+    assert call("bench", tmp_path / "notes.txt") == 2
+    assert "neither TFLite" in capsys.readouterr().err
+
+
+def test_classes_as_shown_sum_to_all() -> None:
+    counts = dict.fromkeys(INSTRUCTION_CLASSES, 1) | {"total": len(INSTRUCTION_CLASSES) - 1}
+    grouped = grouped_instructions(counts)
+    assert grouped == {"dot": 2, "mla": 2, "loads": 2, "other": 7}

@@ -1,0 +1,136 @@
+"""`edgemobile parity` as a user and a pipeline meet it: exit codes, JUnit, the summary, JSON."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("ai_edge_litert")
+
+from edgemobile import cli
+from edgemobile.exporters import FORMATS
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.parity_output import junit_xml, markdown
+from edgemobile.parity_report import FileParity, ParityReport
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A net of two layers in both formats, and one whose second weight lost its sign."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("files")
+    shapes = {"input": (1, 8, 8, 3), "conv": (1, 4, 4, 5), "pool": (1, 1, 1, 5), "flat": (1, 5), "fc": (1, 4)}
+    constants = {"conv.w": (5, 3, 3, 3), "conv.b": (5,), "fc.w": (4, 5), "fc.b": (4,)}
+    conv = {"stride": (2, 2), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1, "activation": "relu"}
+    nodes = (
+        Node("conv2d", ("input", "conv.w", "conv.b"), "conv", conv),
+        Node("mean", ("conv",), "pool"),
+        Node("reshape", ("pool",), "flat"),
+        Node("linear", ("flat", "fc.w", "fc.b"), "fc", {"activation": ""}),
+    )
+    tensors = {name: Tensor(name, shape) for name, shape in shapes.items()}
+    tensors |= {
+        name: Tensor.constant(name, rng.standard_normal(shape).astype(np.float32)) for name, shape in constants.items()
+    }
+    graph = Graph("two", ("input",), ("fc",), nodes, tensors)
+    weight = np.array(tensors["fc.w"].data)
+    weight[1, 2] *= -1
+    wrong = graph.replaced(tensors=[Tensor.constant("fc.w", weight)])
+    for name, form in (("right.onnx", graph), ("right.tflite", graph), ("wrong.tflite", wrong)):
+        (folder / name).write_bytes(FORMATS[name.rpartition(".")[2]].load().to_bytes(form, metadata={}))
+    (folder / "broken.onnx").write_bytes(b"\x08 not a model")
+    return folder
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["edgemobile", "parity", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_a_pass_is_0_and_says_so(files: Path, monkeypatch, capsys) -> None:
+    assert _run(monkeypatch, files / "right.onnx", files / "right.tflite", "--layers", "--images", 4) == 0
+    shown = capsys.readouterr().out
+    assert "pass  right.tflite  litert" in shown
+    assert "5 of 5" in shown
+
+
+def test_a_failure_is_1_and_names_layer_and_cause(files: Path, monkeypatch, capsys) -> None:
+    arguments = (files / "right.onnx", files / "right.tflite", files / "wrong.tflite", "--layers", "--images", 4)
+    assert _run(monkeypatch, *arguments) == 1
+    shown = capsys.readouterr().out
+    assert "layer fc (linear) parts by its constants; likely cause: flipped bit (bit 31 of fc.w[1, 2]" in shown
+    assert "pass  right.tflite" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("missing.onnx",), "cannot read"),
+        (("broken.onnx",), "ONNX"),
+        (("right.tflite", "--min", "snr=3"), "no metric 'snr'"),
+        (("right.tflite", "--runtime", "tvm"), "no runtime 'tvm'"),
+        (("right.tflite", "--images", "0"), "--images must be at least 1"),
+        (("right.tflite", "--junit", "no/such/folder.xml"), "cannot write"),
+    ],
+)
+def test_usage_is_2_and_one_line(files: Path, monkeypatch, capsys, arguments: tuple[str, ...], words: str) -> None:
+    other, *rest = arguments
+    assert _run(monkeypatch, files / "right.onnx", files / other, *rest) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_min_is_the_gate(files: Path, monkeypatch, capsys) -> None:
+    arguments = (files / "right.onnx", files / "wrong.tflite", "--images", 4)
+    assert _run(monkeypatch, *arguments, "--min", "sqnr=-50,top1_agree=0") == 0
+    assert _run(monkeypatch, *arguments, "--min", "kl=0") == 1
+    assert "kl_nats" in capsys.readouterr().out
+
+
+def test_junit_and_summary_for_a_pipeline(files: Path, monkeypatch, tmp_path: Path, capsys) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    junit = tmp_path / "out.xml"
+    arguments = (files / "right.onnx", files / "right.tflite", files / "wrong.tflite", "--layers", "--images", 4)
+    assert _run(monkeypatch, *arguments, "--junit", junit, "--github-summary") == 1
+    suite = ElementTree.parse(junit).getroot()[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("4", "2")
+    failed = {(case.get("classname"), case.get("name")) for case in suite if case.find("failure") is not None}
+    assert failed == {("wrong.tflite on litert", "outputs"), ("wrong.tflite on litert", "layers")}
+    text = summary.read_text()
+    assert text.startswith("before\n### Parity with")
+    assert "| ✅ |" in text
+    assert "**fc**" in text
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    capsys.readouterr()
+    _run(monkeypatch, *arguments, "--github-summary")
+    assert "### Parity with" in capsys.readouterr().out
+
+
+def test_json_is_json_and_nothing_else(files: Path, monkeypatch, capsys) -> None:
+    arguments = (files / "right.onnx", files / "right.onnx", "--layers", "--images", 2, "--json", "--github-summary")
+    assert _run(monkeypatch, *arguments) == 0
+    report = ParityReport.from_json(capsys.readouterr().out)
+    assert report.files[0].metrics["sqnr_db"] == float("inf")
+    assert report.passed
+
+
+def test_hostile_names_stay_text() -> None:
+    metrics = dict.fromkeys(("sqnr_db", "max_abs", "cosine", "top1_agree", "kl_nats"), float("nan"))
+    evil = 'a|b<script>&"\x00\x1b[31m.onnx'
+    file = FileParity(evil, "onnx", "float32", "onnxruntime", "x86_64", metrics, {}, (f"layer {evil} parts",))
+    report = ParityReport(evil, "1 image", (file,))
+    root = ElementTree.fromstring(junit_xml(report).partition("\n")[2])
+    assert "<script>" in (root[0][-1].find("failure").get("message") or "")  # type: ignore[union-attr]
+    assert "<script>" not in markdown(report)
+    assert "a|b" not in markdown(report)

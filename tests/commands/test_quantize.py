@@ -1,0 +1,119 @@
+"""`edgemobile quantize`: the recipe from the options, the ranking, the search and its bound."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.quant.recipes import RECIPES
+
+_MODEL = ("v3-large", "--calib-images", "16", "--check-images", "16", "-q")
+
+
+def test_every_option_reaches_the_recipe(edgemobile: Callable[..., Any]) -> None:
+    ran = edgemobile(
+        "quantize", "v3-large", "--recipe", "few-images", "--hswish", "fused", "--observer", "minmax",
+        "--granularity", "per_tensor", "--equalize", "0.25", "--split-gates", "none", "--refit", "0", "--adaround",
+        "--no-bias-correction", "--keep-float", "features.0.*", "--print-recipe",
+    )  # fmt: skip
+    assert ran.code == 0
+    assert Recipe.from_json(ran.out) == Recipe(
+        "few-images",
+        rules=(Rule(observer="minmax", weights="per_tensor"), Rule("features.0.*", precision="float")),
+        hswish="fused",
+        bias_correction=False,
+        split_gates="none",
+        equalize=0.25,
+        refit=0,
+        adaround=True,
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_by_name_is_itself(edgemobile: Callable[..., Any], name: str) -> None:
+    assert Recipe.from_json(edgemobile("quantize", "v1", "--recipe", name, "--print-recipe").out) == RECIPES[name]
+
+
+def test_a_recipe_is_a_file_too_and_the_manifest_has_what_was_used(
+    edgemobile: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps(Recipe("mine", refit=1.5).to_json()))
+    ran = edgemobile("quantize", *_MODEL, "--recipe", "mine.json", "--keep-float", "classifier.3", "--to", "tflite")
+    assert ran.code == 0, ran.err
+    manifest = json.loads((tmp_path / "v3-large" / "manifest.json").read_text())
+    assert [file["precision"] for file in manifest["files"]] == ["int8"]
+    assert manifest["recipe"]["name"] == "mine"
+    assert manifest["recipe"]["rules"][-1]["pattern"] == "classifier.3"
+    assert manifest["target"]["name"] == "cpu"
+    assert manifest["target"]["hswish"] == "delegated"
+    assert manifest["files"][0]["ops"]["DEQUANTIZE"] == 1
+
+
+def test_the_target_decides_and_an_explicit_form_stands_above_it(edgemobile: Callable[..., Any]) -> None:
+    by_target = edgemobile("quantize", "v3-large", "--target", "microcontroller", "--print-recipe")
+    assert json.loads(by_target.out)["hswish"] == "fused"
+    explicit = edgemobile(
+        "quantize", "v3-large", "--target", "microcontroller", "--hswish", "delegated", "--print-recipe"
+    )
+    assert json.loads(explicit.out)["hswish"] == "delegated"
+
+
+def test_relu_is_another_function_and_the_gate_says_so(edgemobile: Callable[..., Any], tmp_path: Path) -> None:
+    ran = edgemobile("quantize", *_MODEL, "--hswish", "relu", "--to", "tflite")
+    assert ran.code == 1
+    assert "MISSED" in ran.out
+    (file,) = json.loads((tmp_path / "v3-large" / "manifest.json").read_text())["files"]
+    assert file["hswish"] == "21 ReLU"
+    assert "HARD_SWISH" not in file["ops"]
+
+
+def test_the_ranking_writes_nothing(edgemobile: Callable[..., Any], tmp_path: Path) -> None:
+    ran = edgemobile("quantize", *_MODEL, "--rank")
+    assert ran.code == 0
+    assert "features.0.1" in ran.out
+    assert not (tmp_path / "v3-large").exists()
+
+
+def test_a_drop_beyond_the_bound_is_a_failure_and_a_search_mends_it(
+    edgemobile: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    naive = ("--recipe", "minmax", "--granularity", "per_tensor", "--calib", photos, "--to", "tflite")
+    ran = edgemobile("quantize", *_MODEL, *naive, "--max-drop", "100", "--search")
+    assert ran.code == 0, ran.out
+    assert "none kept in float" in ran.out
+    assert edgemobile("quantize", *_MODEL, *naive, "--search", "--out", "b").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--recipe", "nosuch"), "Allowed: default, few-images"),
+        (("--recipe", "nosuch.json"), "cannot read recipe"),
+        (("--keep-float", "nosuch", "-q"), "matches no layer"),
+        (("--max-drop", "101"), "0 to 100"),
+        (("--search",), "--max-drop"),
+        (("--equalize", "2"), "from 0"),
+        (("--refit", "-1"), "from 0"),
+    ],
+)
+def test_mistakes_are_named(
+    edgemobile: Callable[..., Any], options: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    ran = edgemobile("quantize", "v3-large", *options)
+    assert ran.code == 2
+    assert said in ran.err
+    assert not (tmp_path / "v3-large").exists()
+
+
+def test_few_or_made_images_get_a_recipe_of_their_own(edgemobile: Callable[..., Any]) -> None:
+    made = edgemobile("quantize", "v1", "--print-recipe")
+    assert json.loads(made.out)["name"] == "few-images"
+    few = edgemobile("quantize", "v1", "--calib", "x", "--calib-images", "32", "--print-recipe")
+    assert json.loads(few.out)["name"] == "few-images"
+    many = edgemobile("quantize", "v1", "--calib", "x", "--print-recipe")
+    assert json.loads(many.out)["name"] == "default"

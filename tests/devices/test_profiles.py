@@ -1,0 +1,98 @@
+"""devices.toml: written, read back, and refused with the line that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgemobile.devices.local import LocalTransport
+from edgemobile.devices.profiles import (
+    Device,
+    add_device,
+    devices_file,
+    find_device,
+    load_devices,
+    open_device,
+    remove_device,
+)
+from edgemobile.errors import EdgemobileError
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGEMOBILE_DEVICES", str(tmp_path / "devices.toml"))
+    return tmp_path / "devices.toml"
+
+
+def test_the_file_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("EDGEMOBILE_DEVICES")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert devices_file() == tmp_path / "edgemobile/devices.toml"
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    assert devices_file() == Path.home() / ".config/edgemobile/devices.toml"
+
+
+def test_rows_go_in_and_out_and_leave_the_rest_alone(file: Path) -> None:
+    file.write_text('# mine\n[pi4]\naddress = "ssh://pi4" # old\n')
+    row = Device("pi5", "ssh://pi@raspberrypi.local:2222", {"root": 'a "quoted" \\ folder', "python": "python3.11"})
+    add_device(row)
+    assert load_devices() == {"local": Device("local", "local"), "pi4": Device("pi4", "ssh://pi4"), "pi5": row}
+    assert file.read_text().startswith('# mine\n[pi4]\naddress = "ssh://pi4" # old\n')
+    with pytest.raises(EdgemobileError, match="devices remove pi5"):
+        add_device(row)
+    assert remove_device("pi5") == row
+    assert file.read_text() == '# mine\n[pi4]\naddress = "ssh://pi4" # old\n'
+    remove_device("pi4")
+    assert list(load_devices()) == ["local"]
+    with pytest.raises(EdgemobileError, match="no device 'pi4'"):
+        remove_device("pi4")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[a]\naddress = \n", "line 2"),
+        ('[a]\naddress = "local"\n\n[b]\nadress = "x"\n', ":4: [b] has no address"),
+        (
+            '[a]\naddress = "local"\n[b]\naddress = "ftp://x"\n',
+            ":4: address 'ftp://x' of device b. Allowed: local, ssh://",
+        ),
+        ('[a]\naddress = "local"\nport = 3\n', ":3: port of a must be text"),
+        ('[a]\naddress = "local"\ncolour = "red"\n', ":3: option 'colour' of device a. Options of local: root"),
+        ('a = "local"\n', ":1: a must be a row"),
+        ('["a b"]\naddress = "local"\n', ":1: device name 'a b'"),
+        ('[local]\naddress = "ssh://x"\n', ":1: local is this machine"),
+        ('[a]\naddress = "ssh://x"\nroot = "a\\nb"\n', ":3: option root of device a"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(file: Path, text: str, said: str) -> None:
+    file.write_text(text)
+    with pytest.raises(EdgemobileError) as raised:
+        load_devices()
+    assert str(file) in str(raised.value)
+    assert said in str(raised.value)
+
+
+def test_a_file_that_is_no_list_of_devices(file: Path) -> None:
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(EdgemobileError, match="not UTF-8"):
+        load_devices()
+    file.write_bytes(b"#" * 2**21)
+    with pytest.raises(EdgemobileError, match="larger than"):
+        load_devices()
+
+
+@pytest.mark.parametrize("name", ["", "-x", "a/b", "a b", "x" * 65, "a\n", "ü"])
+def test_names_that_would_not_do(name: str) -> None:
+    with pytest.raises(EdgemobileError, match="device name"):
+        Device(name, "local")
+
+
+def test_local_and_addresses_need_no_row() -> None:
+    device, transport = open_device("local")
+    assert isinstance(transport, LocalTransport)
+    assert device.scheme == "local"
+    assert find_device("ssh://pi@host").address == "ssh://pi@host"
+    with pytest.raises(EdgemobileError, match="edgemobile devices add pi9 ssh://USER@HOST"):
+        open_device("pi9")

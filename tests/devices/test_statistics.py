@@ -1,0 +1,140 @@
+"""Intervals, ratios and the verdict on made values, where the right answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgemobile.devices.statistics import Verdict, ratio_interval, summarize, throttle_words, verdict
+from edgemobile.records import Case, Conditions, Facts, Run, Sample, Settings
+
+CALM = Conditions("performance", (2400.0, 600.0), 50.0, 0, 0.1, 1000.0)
+
+
+def _case(rounds: Sequence[Sequence[int]], **changes: Any) -> Case:
+    known: dict[str, Any] = {
+        "file": "a.tflite",
+        "sha256": "0" * 64,
+        "bytes": 1,
+        "format": "tflite",
+        "precision": "int8",
+        "input": "int8 NHWC[1, 2, 2, 3]",
+        "batch": 1,
+        "runtime": "litert",
+        "version": "2.3.0",
+        "threads": 1,
+        "load_ns": 1,
+        "first_ns": 1,
+        "warmup_ns": (1,),
+        "rounds_ns": tuple(map(tuple, rounds)),
+        **dict.fromkeys(
+            ("peak_mib", "runtime_mib", "pieces", "outside", "instructions", "profile", "energy_mj", "idle_w")
+        ),
+        **changes,
+    }
+    return Case(**known)
+
+
+def _run(case: Case, during: Sequence[Conditions] = (CALM, CALM), settings: Settings | None = None) -> Run:
+    facts = Facts("Pi", None, "aarch64", (), ("dotprod",), 1.0, "Linux", "6", "3.11", 64, {})
+    samples = [Sample("during", float(at), one) for at, one in enumerate(during)]
+    conditions = (Sample("before", 0.0, CALM), *samples, Sample("after", 9.0, during[-1]))
+    return Run(1, "0", "2026-01-01T00:00:00+00:00", "pi", False, facts, settings or Settings(), conditions, (case,))
+
+
+def _rounds(scale: Sequence[float] = (1.0,) * 10) -> list[list[int]]:
+    """10 rounds of 10 values around 1 ms, 1 % apart; a factor a round."""
+    rng = np.random.default_rng(0)
+    return [[int(factor * value) for value in rng.normal(1e6, 1e4, 10)] for factor in scale]
+
+
+def test_a_summary_of_known_values() -> None:
+    found = summarize([[100, 110], [120, 130], [140]])
+    assert (found.median_ns, found.count) == (120, 5)
+    assert found.p90_ns == pytest.approx(136)
+    assert found.spread == pytest.approx(20 / 120)
+    assert found.low_ns <= found.median_ns <= found.high_ns
+    with pytest.raises(ValueError, match="no value"):
+        summarize([])
+
+
+def test_identical_values_have_an_interval_of_nothing() -> None:
+    found = summarize([[7, 7]] * 5)
+    assert (found.low_ns, found.high_ns, found.spread, found.drift) == (7, 7, 0, 0)
+
+
+def test_the_interval_covers_the_true_median_about_95_times_of_100() -> None:
+    rng, inside = np.random.default_rng(1), 0
+    for _ in range(100):
+        found = summarize((rng.lognormal(0, 0.1, (20, 5)) * 1e6).tolist())
+        inside += found.low_ns <= 1e6 <= found.high_ns
+    assert 88 <= inside <= 100
+
+
+def test_rounds_are_drawn_whole() -> None:
+    """Values of a disturbed round go together: drawn singly, the interval would be several times too narrow."""
+    disturbed = [[1000] * 50 if index % 2 else [1100] * 50 for index in range(10)]
+    found = summarize(disturbed)
+    assert (found.low_ns, found.high_ns) == (1000, 1100)
+
+
+def test_ratios() -> None:
+    rounds = _rounds()
+    assert ratio_interval(rounds, rounds)[0] == 1
+    ratio, low, high = ratio_interval(rounds, [[2 * value for value in taken] for taken in rounds])
+    assert ratio == pytest.approx(2)
+    assert 1.98 < low <= 2 <= high < 2.02
+
+
+@pytest.mark.parametrize(
+    ("rounds", "during", "reason"),
+    [
+        (_rounds(), (CALM, CALM), None),
+        ([[1_000_000] * 4] * 4, (CALM,), "16 values in 4 rounds; at least 20 in 5"),
+        ([[900_000, 1_000_000, 1_100_000] * 4] * 5, (CALM,), "spread over 20%"),
+        (_rounds(np.linspace(1, 1.1, 10).tolist()), (CALM,), "+8% from the first rounds to the last"),
+        (
+            _rounds(),
+            (CALM, Conditions("performance", (1500.0, 600.0), 84.0, 0, 1, 1)),
+            "the clock went from 1500 to 2400",
+        ),
+        (_rounds(), (Conditions("performance", None, 84.0, 0x50005, 1, 1),), "under-voltage, throttled during"),
+        (_rounds(), (Conditions("performance", None, 84.0, 0x80000, 1, 1),), "soft temperature limit during"),
+        (
+            _rounds(),
+            (Conditions("powersave", None, None, None, None, None),),
+            "governor changed (performance, powersave)",
+        ),
+    ],
+)
+def test_the_verdict_has_a_reason(rounds: list[list[int]], during: tuple[Conditions, ...], reason: str | None) -> None:
+    case = _case(rounds)
+    found = verdict(case, _run(case, during))
+    assert found.stable is (reason is None)
+    if reason is not None:
+        assert reason in str(found)
+
+
+def test_what_happened_before_the_run_does_not_count() -> None:
+    """Bits "since boot" that stood already, and a clock that idled before."""
+    old = Conditions("performance", (2400.0,), 50.0, 0x50000, 0.1, 1000.0)
+    case = _case(_rounds())
+    idle = Sample("before", 0.0, Conditions("performance", (600.0,), 40.0, 0x50000, 0.1, 1000.0))
+    run = _run(case, (old, old))
+    run = Run(**{**vars(run), "conditions": (idle, *run.conditions[1:])})
+    assert verdict(case, run) == Verdict()
+
+
+def test_a_sustained_run_may_drift_and_throttle() -> None:
+    case = _case(_rounds(np.linspace(1, 2, 10).tolist()))
+    hot = Conditions("performance", (600.0,), 85.0, 0x40004, 4, 1)
+    assert verdict(case, _run(case, (CALM, hot), Settings(sustained_s=600))).stable
+    assert not verdict(case, _run(case, (CALM, hot))).stable
+
+
+def test_throttle_words() -> None:
+    assert throttle_words(0) == ""
+    assert throttle_words(0b1001) == "under-voltage, soft temperature limit"

@@ -1,0 +1,106 @@
+"""A file read back is the graph it was written from; shown inside, it still says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("ai_edge_litert")
+
+from edgemobile.arch import get_arch, scaled
+from edgemobile.devices.runtimes import RUNTIMES, open_layers, open_session
+from edgemobile.errors import Unsupported
+from edgemobile.exporters import FORMATS, onnx_graph, tflite_graph
+from edgemobile.exporters.exposed import exposed, exposed_names
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.inspection import contents_of
+from edgemobile.interpreter import run_real
+from edgemobile.lower import export_program, lower
+from edgemobile.nets import build_net
+from edgemobile.quant.ptq import ptq
+from edgemobile.quant.recipe import Recipe
+from edgemobile.quant.weights_only import to_float16, to_int8_weights
+
+READERS = {"onnx": onnx_graph.read_graph, "tflite": tflite_graph.read_graph}
+FORMS = ("float32", "float16", "dynamic", "int8")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def graphs(images: np.ndarray) -> dict[str, Graph]:
+    graph = lower(export_program(build_net(scaled(get_arch("v3-small"), width=0.25, classes=5)), (1, 3, 32, 32)))
+    recipe = Recipe(refit=0, bias_correction=False, equalize=0)
+    made = {"float16": to_float16(graph), "dynamic": to_int8_weights(graph), "int8": ptq(graph, [images], recipe).graph}
+    return {"float32": graph, **made}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", list(READERS))
+def test_a_file_read_back_computes_the_same(graphs: dict[str, Graph], images: np.ndarray, name: str, form: str) -> None:
+    graph = graphs[form]
+    read = READERS[name](FORMATS[name].load().to_bytes(graph, metadata={}))
+    assert read.inputs == graph.inputs
+    assert read.outputs == graph.outputs
+    layers = {node.output: node for node in graph.nodes if node.op in ("conv2d", "linear")}
+    found = {node.output: node for node in read.nodes if node.op in ("conv2d", "linear")}
+    assert list(found) == list(layers)
+    for output, node in layers.items():
+        wanted = {key: value for key, value in node.attrs.items() if key not in ("activation", "padding")}
+        assert {key: found[output].attrs[key] for key in wanted} == wanted
+    # An integer Add that saturates where its relu6 would cut needs no relu6: the same integers all the same.
+    np.testing.assert_allclose(run_real(read, images), run_real(graph, images), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", list(READERS))
+def test_a_file_that_shows_its_inside_says_the_same(
+    graphs: dict[str, Graph], images: np.ndarray, name: str, form: str
+) -> None:
+    data = FORMATS[name].load().to_bytes(graphs[form], metadata={})
+    contents = contents_of(Path("file"), data)
+    names = exposed_names(contents)
+    assert names[: len(contents.outputs)] == contents.outputs
+    plain, shown = open_session(data), open_layers(exposed(data, contents))
+    prepared = plain.prepare(images[:1])
+    arrays = shown.invoke_all(prepared)
+    assert len(arrays) == len(names)
+    np.testing.assert_allclose(arrays[0], plain.invoke(prepared), rtol=1e-4, atol=1e-5)
+    for tensor, array in zip(names, arrays, strict=True):
+        assert np.isfinite(array).all(), tensor
+    seen = {onnx_graph.tensor_name(tensor) for tensor in names}
+    assert {node.output for node in graphs[form].nodes if node.op not in ("dequantize",)} <= seen
+
+
+def test_same_padding_is_read_in_pixels() -> None:
+    attrs = {"stride": (2, 2), "padding": ((0, 1), (0, 1)), "dilation": (1, 1), "groups": 1, "activation": ""}
+    tensors = [
+        Tensor("x", (1, 8, 8, 2)),
+        Tensor("y", (1, 4, 4, 3)),
+        Tensor.constant("w", np.ones((3, 3, 3, 2), np.float32)),
+        Tensor.constant("b", np.zeros(3, np.float32)),
+    ]
+    node = Node("conv2d", ("x", "w", "b"), "y", attrs)
+    graph = Graph("one", ("x",), ("y",), (node,), {tensor.name: tensor for tensor in tensors})
+    data = FORMATS["tflite"].load().to_bytes(graph, metadata={})
+    assert FORMATS["tflite"].load().op_counts(data) == {"CONV_2D": 1}, "no PAD: it is written as SAME"
+    assert tflite_graph.read_graph(data).nodes[0].attrs["padding"] == ((0, 1), (0, 1))
+
+
+def test_an_op_without_a_graph_is_named(colour_model) -> None:
+    with pytest.raises(Unsupported, match=r"ReduceMean .at means.|MatMul .at picked."):
+        onnx_graph.read_graph(colour_model())
+
+
+def test_tensorflows_own_interpreter_is_a_runtime() -> None:
+    form, session = RUNTIMES["tensorflow"]
+    assert form == "tflite"
+    assert (session.package, session.module) == ("tensorflow", "lite.python.interpreter")  # type: ignore[attr-defined]

@@ -1,0 +1,78 @@
+"""The official TFLite metadata: what is written is what the table says, and labels are a zip behind the file."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
+
+from edgemobile.class_labels import find_labels
+from edgemobile.devices.runtimes import open_session
+from edgemobile.exporters import tflite, tflite_contents
+from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.preprocess import IMAGENET
+
+LABELS = ["cat", "dog", "ünder"]
+METADATA = {
+    "edgemobile.model": "small",
+    "edgemobile.preprocess": json.dumps(IMAGENET.to_json()),
+    "edgemobile.labels": json.dumps(LABELS),
+}
+
+
+def graph() -> Graph:
+    tensors = {name: Tensor(name, (1, 2, 2, 3)) for name in "xy"}
+    return Graph("small", ("x",), ("y",), (Node("relu", ("x",), "y"),), tensors)
+
+
+def test_it_says_what_edgemobile_s_own_entries_say() -> None:
+    data = tflite.to_bytes(graph(), metadata=METADATA)
+    said = tflite_contents.read(data).metadata[METADATA_NAME]
+    assert said == "small; mean 123.675, 116.28, 103.53; std 58.395, 57.12, 57.375; labels labels.txt"
+    assert tflite.read_metadata(data) == METADATA
+
+
+def test_labels_are_packed_as_the_official_tools_do(tmp_path: Path) -> None:
+    data = tflite.to_bytes(graph(), metadata=METADATA)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == LABELS
+    path = tmp_path / "model.tflite"
+    path.write_bytes(data)
+    found = find_labels(path, len(LABELS), {})
+    assert (found.names, found.source) == (tuple(LABELS), "packed into the file")
+
+
+def test_the_file_still_runs_and_its_bytes_repeat() -> None:
+    data = tflite.to_bytes(graph(), metadata=METADATA)
+    assert data == tflite.to_bytes(graph(), metadata=METADATA)
+    x = np.full((1, 2, 2, 3), -1, np.float32)
+    assert not open_session(data).run(x).any()
+
+
+def test_without_preprocessing_or_labels_it_is_left_out() -> None:
+    assert image_metadata({"edgemobile.model": "small"}) is None
+    unlabelled = {key: value for key, value in METADATA.items() if key != "edgemobile.labels"}
+    data = tflite.to_bytes(graph(), metadata=unlabelled)
+    assert not zipfile.is_zipfile(io.BytesIO(data))
+    assert "labels" not in tflite_contents.read(data).metadata[METADATA_NAME]
+
+
+def test_damaged_metadata_is_said_so() -> None:
+    official = image_metadata(METADATA)
+    assert official is not None
+    assert official[4:8] == b"M001"
+    assert "cannot be read" in in_words(b"")
+    for size in range(0, len(official), 3):
+        assert isinstance(in_words(official[:size]), str)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(official)
+        damaged[rng.integers(len(official))] = rng.integers(256)
+        assert isinstance(in_words(bytes(damaged)), str)

@@ -1,0 +1,114 @@
+"""Refit, AdaRound and bias correction on one layer, where what they should do can be computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.interpreter import dequantize
+from edgemobile.quant.adaround import adaround
+from edgemobile.quant.bias_correction import correct_bias
+from edgemobile.quant.qparams import bias_tensor, weight_qparams, weight_tensor
+from edgemobile.quant.refit import refit
+from edgemobile.quant.side_by_side import Layer
+
+_SCALE = 1 / 64
+
+
+def _layer(weight: np.ndarray, x: np.ndarray, target: np.ndarray | None = None, *, activation: str = "") -> Layer:
+    """A linear layer, or a convolution for a weight [O,KH,KW,I], with its nearest integers."""
+    outputs = len(weight)
+    bias = np.zeros(outputs, np.float32)
+    conv = weight.ndim == 4
+    attrs = {"activation": activation}
+    if conv:
+        groups = x.shape[1] // weight.shape[-1]
+        attrs |= {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": groups}
+    node = Node("conv2d" if conv else "linear", ("x", "w", "b"), "y", attrs)
+    tensors = {"x": Tensor("x", x.shape), "y": Tensor("y", (len(x), outputs))}
+    tensors |= {"w": Tensor.constant("w", weight), "b": Tensor.constant("b", bias)}
+    graph = Graph("one layer", ("x",), ("y",), (node,), tensors)
+    qparams = weight_qparams(weight, bias, _SCALE)
+    images = torch.from_numpy(x)
+    kernel = torch.from_numpy(weight)
+    exact = (
+        torch.nn.functional.conv2d(images, kernel.permute(0, 3, 1, 2), groups=attrs["groups"])
+        if conv
+        else images @ kernel.T
+    )
+    return Layer(
+        graph,
+        node,
+        weight_tensor("w", weight, qparams),
+        bias_tensor("b", bias, _SCALE, qparams),
+        weight,
+        images,
+        _SCALE,
+        exact if target is None else torch.from_numpy(target),
+    )
+
+
+def _error(layer: Layer) -> float:
+    return float((layer.activated(layer.output()) - layer.activated(layer.target)).square().mean())
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_refit_makes_good_what_the_input_lost(rng: np.random.Generator) -> None:
+    """Two inputs tell the same, and int8 lost one of them: the weights move to the other."""
+    source = rng.normal(size=(4096, 1)).astype(np.float32)
+    x = np.concatenate([source, np.zeros_like(source)], axis=1)
+    weight = np.array([[0.5, 0.5]], np.float32)
+    layer = _layer(weight, x, target=source)
+    fitted = refit(layer, 1e-3)
+    np.testing.assert_allclose(fitted.float_weight, [[1.0, 0.5]], atol=0.01)
+    assert _error(fitted) < _error(layer) / 100
+
+
+def test_refit_holds_on_to_the_weights_where_the_images_say_nothing(rng: np.random.Generator) -> None:
+    weight = rng.normal(size=(8, 64)).astype(np.float32)
+    few = _layer(weight, rng.normal(size=(4, 64)).astype(np.float32), target=rng.normal(size=(4, 8)).astype(np.float32))
+    moved, trusting = (np.abs(refit(few, strength).float_weight - weight).max() for strength in (3.0, 1e-4))
+    assert moved < 0.5 * trusting
+    exact = _layer(weight, rng.normal(size=(512, 64)).astype(np.float32))
+    np.testing.assert_allclose(refit(exact, 3.0).float_weight, weight, atol=1e-4)
+
+
+def test_refit_leaves_kernels_alone(rng: np.random.Generator) -> None:
+    depthwise = _layer(
+        rng.normal(size=(4, 3, 3, 1)).astype(np.float32), rng.normal(size=(2, 4, 8, 8)).astype(np.float32)
+    )
+    assert refit(depthwise, 3.0) is depthwise
+
+
+@pytest.mark.parametrize("activation", ["", "relu"])
+@pytest.mark.parametrize("shape", [(4, 32), (4, 1, 1, 32), (8, 3, 3, 1)])
+def test_adaround_beats_the_nearest_integers(shape: tuple[int, ...], activation: str, rng: np.random.Generator) -> None:
+    weight = rng.normal(size=shape).astype(np.float32)
+    # Inputs that go together: the errors of their weights can cancel.
+    inputs = shape[-1] if shape[-1] > 1 else shape[0]
+    common = rng.normal(size=(64, 1, *((1, 1) if len(shape) == 4 else ())))
+    x = (common + 0.1 * rng.normal(size=(64, inputs, *((8, 8) if len(shape) == 4 else ())))).astype(np.float32)
+    layer = _layer(weight, x, activation=activation)
+    rounded = adaround(layer)
+    assert _error(rounded) < 0.7 * _error(layer)
+    difference = rounded.weight.data.astype(int) - layer.weight.data
+    assert np.abs(difference).max() == 1
+    assert rounded.weight.qparams is layer.weight.qparams
+    assert np.array_equal(adaround(layer).weight.data, rounded.weight.data)
+
+
+def test_bias_correction_moves_the_mean(rng: np.random.Generator) -> None:
+    weight = rng.normal(size=(3, 16)).astype(np.float32)
+    x = (1 + rng.normal(size=(128, 16))).astype(np.float32)
+    layer = _layer(weight, x)
+    shifted = layer.replaced(bias=Tensor.constant("b", layer.bias.data + 500, layer.bias.qparams))
+    corrected = correct_bias(shifted)
+    means = (corrected.output() - corrected.target).mean(0).numpy()
+    assert np.abs(means).max() <= corrected.bias.qparams.scale.max()
+    assert np.abs(dequantize(corrected.bias.data, corrected.bias.qparams)).max() < 0.1

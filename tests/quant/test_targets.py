@@ -1,0 +1,28 @@
+"""Every target says which hard-swish suits it and why."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from edgemobile.errors import Unsupported
+from edgemobile.quant.recipe import Hswish
+from edgemobile.quant.targets import TARGETS, target_for
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_row_is_whole(name: str) -> None:
+    target = target_for(name)
+    assert target.name == name
+    assert target.hswish in get_args(Hswish)
+    assert len(target.why) > 20
+
+
+def test_every_form_has_a_target() -> None:
+    assert {target.hswish for target in TARGETS.values()} == set(get_args(Hswish))
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(Unsupported, match="'toaster' is not known"):
+        target_for("toaster")
