@@ -40,7 +40,7 @@ _NAIVE = Recipe(
 _RECIPES = {
     **RECIPES,
     "no refit": Recipe(refit=0),
-    "no refit, no bias correction": Recipe(refit=0, bias_correction=False),
+    "no refit or bias correction": Recipe(refit=0, bias_correction=False),
     "neither gates nor equalization": Recipe(split_gates="none", equalize=0),
     "percentile": Recipe(rules=(Rule(observer="percentile"),)),
     "moving average": Recipe(rules=(Rule(observer="moving_average"),)),
