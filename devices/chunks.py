@@ -33,10 +33,13 @@ def infer(
     threads: int = 1,
     on_progress: OnProgress | None = None,
     *,
+    layers_width: int | None = None,
     patience_s: float = PATIENCE_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[np.ndarray]:
     """Preprocessed images f32[N,H,W,C] in chunks -> logits f32[N,classes], a chunk at a time, in order.
+
+    With `layers_width` the file has several outputs, and the answer is all of them flat in a row: f32[N,layers_width].
 
     The next chunk is on its way while the board computes. What an interrupted call left on the board is not computed
     again by the next: chunks are known by their content. Raises as run_job does.
@@ -50,21 +53,23 @@ def infer(
         "files": [model.to_json()],
         "runtime": runtime,
         "threads": threads,
+        "layers": layers_width is not None,
     }
     folder = f"jobs/infer-{_resume_id(model, runtime, threads)}"
     desk = Desk(device.name, transport, prepared, folder, on_progress, patience_s, sleep)
     try:
         resumed = desk.read(f"{folder}/job.json", 1) is not None
         desk.begin(job, [model])
-        yield from _answers(desk, batches, resumed)
+        yield from _answers(desk, batches, resumed, layers_width)
     except BaseException:
         desk.stop()
         raise
     desk.end()
 
 
-def _answers(desk: Desk, batches: Iterable[np.ndarray], resumed: bool) -> Iterator[np.ndarray]:
-    classes: int | None = None
+def _answers(
+    desk: Desk, batches: Iterable[np.ndarray], resumed: bool, classes: int | None = None
+) -> Iterator[np.ndarray]:
     for chunk in _ahead(desk, (_chunk(number, images) for number, images in enumerate(batches)), resumed):
         data = desk.answer(chunk, max_bytes=128 + 4 * chunk.images * (classes or _MAX_CLASSES))
         logits = _logits(data, chunk.images, classes, desk.named)
@@ -109,7 +114,10 @@ def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.nda
     except Exception as error:
         raise EdgemobileError(f"{named} answered a chunk with no array; expected {wanted}") from error
     fits = (
-        len(shape) == 2 and shape[0] == images and 1 <= shape[1] <= _MAX_CLASSES and shape[1] == (classes or shape[1])
+        len(shape) == 2
+        and shape[0] == images
+        and 1 <= shape[1] <= (classes or _MAX_CLASSES)
+        and shape[1] == (classes or shape[1])
     )
     body = data[file.tell() :]
     if not fits or fortran or dtype != np.float32 or len(body) != 4 * shape[0] * shape[1]:

@@ -124,6 +124,15 @@ class Session(ABC):
             rows.append(self._real(self.invoke(self.prepare(padded)))[: len(part)])
         return np.concatenate(rows)
 
+    def run_all(self, images: np.ndarray) -> list[np.ndarray]:
+        """As `run`, N > 0, but every output f[N,...] in the file's order, layout and dtype; for `open_layers`."""
+        batch, parts = self.input.shape[0], []
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
+            parts.append([array[: len(part)].copy() for array in self.invoke_all(self.prepare(padded))])
+        return [np.concatenate([part[index] for part in parts]) for index in range(len(parts[0]))]
+
     def _real(self, raw: np.ndarray) -> np.ndarray:
         return raw.astype(np.float32) if self.output.qparams is None else dequantize(raw, self.output.qparams)
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.devices.measuring import bench, memory, read_file
-from edgemobile.devices.runtimes import Session, open_session, settled
+from edgemobile.devices.runtimes import Session, open_layers, open_session, settled
 from edgemobile.errors import EdgemobileError
 
 __all__ = ["JOB_VERSION", "main"]
@@ -179,12 +179,14 @@ def _bench(job: _Job) -> dict[str, Any]:
 def _infer(job: _Job) -> dict[str, Any]:
     """Answer every input-*.npy, f32[N,H,W,C], with an output-*.npy of the same name, f32[N,classes], until `end`.
 
+    A job of `layers` has a file of several outputs, and is answered with all of them, flat in one row.
     Outputs stay until then, so that a host that comes back finds what was done. An input goes only once its output is
     written: whenever this stops, nothing is lost and nothing is done twice.
     """
     (row,) = job.spec["files"]
     with job.board(alone=False):
-        session = open_session(read_file(job, row), runtime=job.spec["runtime"], threads=job.spec["threads"])
+        opened = open_layers if job.spec.get("layers") else open_session
+        session = opened(read_file(job, row), runtime=job.spec["runtime"], threads=job.spec["threads"])
     job.tell("opened", runtime=session.runtime, version=session.version)
     last = time.monotonic()
     while not job.asked("end"):
@@ -205,16 +207,19 @@ def _infer(job: _Job) -> dict[str, Any]:
 def _answer(job: _Job, session: Session, path: Path) -> None:
     images = np.load(path, allow_pickle=False)
     session.input = settled(session.input, images.shape[1])
-    # A file need not tell the shape of its output, where its batch or its resolution is free.
-    one = np.zeros((session.input.shape[0], *images.shape[1:]), np.float32)
-    session.output = replace(session.output, shape=session.invoke(session.prepare(one)).shape)
+    layers = bool(job.spec.get("layers"))
+    if not layers:
+        # A file need not tell the shape of its output, where its batch or its resolution is free.
+        one = np.zeros((session.input.shape[0], *images.shape[1:]), np.float32)
+        session.output = replace(session.output, shape=session.invoke(session.prepare(one)).shape)
     start = time.perf_counter_ns()
-    logits = session.run(images)
+    outputs = session.run_all(images) if layers else [session.run(images)]
     ns = 0 if job.spec["emulated"] else time.perf_counter_ns() - start
+    answer = np.concatenate([array.reshape(len(images), -1).astype(np.float32) for array in outputs], axis=1)
     target = path.with_name(path.name.replace("input", "output", 1))
     partial = target.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.save(file, logits.reshape(len(images), -1).astype(np.float32))
+        np.save(file, answer)
     # Told first: who finds the output has heard of it.
     job.tell("chunk", name=path.stem.partition("-")[2], images=len(images), ns=ns)
     os.replace(partial, target)

@@ -1,4 +1,63 @@
-"""edgemobile: MobileNets from PyTorch to ONNX and TFLite, small, fast, int8, and proven equal."""
+"""edgemobile: MobileNets from PyTorch to ONNX and TFLite, small, fast, int8, and proven equal.
+
+    result = edgemobile.export("v3-large", int8=True, out="v3-large")
+    report = edgemobile.parity("v3-large", "v3-large/v3-large-int8.tflite", layers=True)
+
+export, quantize, parity, bench and evaluate do what the commands do (docs/api.md). Importing edgemobile is light:
+torch, onnx and the runtimes are loaded by what needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgemobile.api import bench, evaluate, export, parity, quantize
 
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+__all__ = ["__version__", "bench", "evaluate", "export", "parity", "quantize"]
+
+# parity, bench and evaluate are also the names of modules, which Python puts in the functions' place when they are
+# imported. So those modules can be called, and are the functions; both `edgemobile.parity(...)` and
+# `from edgemobile.parity import ParityReport` mean what they say.
+_FUNCTIONS, _MODULES = ("export", "quantize"), ("bench", "evaluate", "parity")
+
+
+class _CallableModule(ModuleType):
+    @property
+    def __signature__(self) -> Any:
+        from inspect import signature
+
+        return signature(_function(self.__name__))
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return _function(self.__name__)(*args, **options)
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _MODULES and isinstance(value, ModuleType):
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
+
+
+def _function(name: str) -> Any:
+    return getattr(import_module("edgemobile.api"), name.rpartition(".")[2])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"edgemobile.{name}")
+    if name in _FUNCTIONS:
+        return _function(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import click
 
 from edgemobile import __version__
 from edgemobile.commands.bench import bench
+from edgemobile.commands.ci import ci
 from edgemobile.commands.compare import compare
+from edgemobile.commands.completion import completion
+from edgemobile.commands.defaults import config_option
 from edgemobile.commands.devices import devices
 from edgemobile.commands.doctor import doctor
 from edgemobile.commands.eval import evaluate
@@ -52,11 +56,36 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        "auto_envvar_prefix": "EDGEMOBILE",
+    }
+)
 @click.version_option(__version__, prog_name="edgemobile")
-def cli() -> None:
-    """MobileNets from PyTorch to ONNX and TFLite: small, fast, int8, and proven equal."""
+@config_option
+def cli(config: Path | None) -> None:
+    """MobileNets from PyTorch to ONNX and TFLite: small, fast, int8, and proven equal.
+
+    Every option has an environment variable, EDGEMOBILE_COMMAND_OPTION (EDGEMOBILE_BENCH_THREADS=1,4), and a place in
+    edgemobile.toml, [defaults.COMMAND]. The command line comes first, then the environment, then the file.
+    """
 
 
-for _command in (models, export, quantize, inspect, evaluate, predict, bench, compare, parity, devices, doctor):
+for _command in (
+    models,
+    export,
+    quantize,
+    inspect,
+    evaluate,
+    predict,
+    bench,
+    compare,
+    parity,
+    ci,
+    devices,
+    doctor,
+    completion,
+):
     cli.add_command(_command)

@@ -12,7 +12,7 @@ from edgemobile.devices.statistics import ratio_interval
 from edgemobile.errors import EdgemobileError
 from edgemobile.records import Case, Run
 
-__all__ = ["Compared", "Comparison", "Judgement", "compare"]
+__all__ = ["Compared", "Comparison", "Judgement", "compare", "conditions"]
 
 
 class Judgement(Enum):
@@ -113,6 +113,11 @@ _CONDITIONS = (
     "sustained for",
     "cooled to",
 )
+
+
+def conditions(run: Run) -> dict[str, Any]:
+    """What must be equal in two runs for their figures to be compared, beside runtime, threads and batch."""
+    return dict(zip(_CONDITIONS, _conditions(run), strict=True))
 
 
 def _conditions(run: Run) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.accuracy import Paired, confusion, wilson
+from edgemobile.artifact import sha256_hex
 from edgemobile.classifier import Classifier, ClassifierOptions
 from edgemobile.dataset import Dataset
 from edgemobile.errors import EdgemobileError
@@ -142,6 +143,7 @@ def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
     classifier, low_high = file.classifier, file.interval
     return {
         "file": classifier.file,
+        "sha256": _sha256(classifier.file),
         **classifier.found,
         "classes": file.rule,
         "preprocess_record": classifier.preprocess.to_json(),
@@ -165,6 +167,12 @@ def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
         "predicted": file.predicted.tolist(),
         "rank": file.rank.tolist(),
     }
+
+
+def _sha256(file: str) -> str | None:
+    """Of the file's bytes; None for a reference model's name."""
+    path = Path(file)
+    return sha256_hex(path.read_bytes()) if path.is_file() else None
 
 
 def _paired_json(paired: Paired | None) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from edgemobile.interpreter import run_real
 from edgemobile.lower import lower
 from edgemobile.manifest import file_metadata, manifest
 from edgemobile.model import Model, load_model
+from edgemobile.parity.tolerances import TOLERANCES, Verdict, judge
 from edgemobile.progress import Progress, Silent
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.recipes import RECIPES, recipe_for
@@ -31,7 +32,6 @@ from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.routes import Emitted, Job, route_for
 from edgemobile.samples import Samples, from_blots, from_dataset, from_synthesis
-from edgemobile.tolerances import TOLERANCES, Verdict, judge
 
 __all__ = ["Checked", "ExportRequest", "ExportResult", "export", "ranking"]
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgemobile.classifier import Classifier
 from edgemobile.devices.profiles import Device
-from edgemobile.devices.runner import infer
 from edgemobile.devices.runtimes import RUNTIMES
-from edgemobile.devices.setup import ready
 from edgemobile.devices.transport import Transport
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.on_device import Told, answers
 from edgemobile.preprocess import Preprocess
 from edgemobile.progress import Report
 
@@ -54,15 +52,7 @@ def score_on(
     runtime = classifier.session.runtime
     if runtime not in RUNTIMES:
         raise Unsupported(f"{classifier.file} is a checkpoint; a device runs .onnx and .tflite files. Export it first")
-    result = RemoteScores([], [], [], 0.0, runtime)
-    seconds: dict[str, float] = {}
-
-    def on_progress(event: Mapping[str, Any]) -> None:
-        if event["event"] == "opened":
-            result.runtime = f"{event.get('runtime')} {event.get('version')}"
-        elif event["event"] == "chunk" and isinstance(event.get("ns"), int):
-            # By name: what was computed before an interruption is told once more.
-            seconds[str(event.get("name"))] = event["ns"] / 1e9
+    result, told = RemoteScores([], [], [], 0.0, runtime), Told(runtime)
 
     def images() -> Iterator[np.ndarray]:
         for kept, arrays, skipped in parts:
@@ -71,16 +61,15 @@ def score_on(
             if len(kept):
                 yield arrays[classifier.preprocess]
 
-    answers = []
-    prepared = ready(device, transport, runtime)
-    for logits in infer(device, transport, prepared, Path(classifier.file), images(), runtime, threads, on_progress):
+    scores: list[np.ndarray] = []
+    for logits in answers(device, transport, Path(classifier.file), images(), runtime, threads, told):
         if logits.shape[1] != classifier.outputs:
             raise EdgemobileError(
                 f"{device.name} gives {logits.shape[1]} outputs of {classifier.file}, which has {classifier.outputs}"
             )
-        answers.append(logits)
-        report(sum(map(len, answers)))
-    nothing, waiting = np.zeros((0, classifier.outputs), np.float32), iter(answers)
+        scores.append(logits)
+        report(sum(map(len, scores)))
+    nothing, waiting = np.zeros((0, classifier.outputs), np.float32), iter(scores)
     result.scores = [next(waiting) if len(kept) else nothing for kept in result.kept]
-    result.inference_s = sum(seconds.values())
+    result.runtime, result.inference_s = told.runtime, told.inference_s
     return result

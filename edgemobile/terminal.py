@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -13,15 +15,32 @@ from rich.table import Table
 
 from edgemobile.progress import Report, Silent
 
-__all__ = ["console", "format_bytes", "format_table", "progress"]
+__all__ = ["console", "format_bytes", "format_table", "progress", "recorded"]
+
+_RECORDED_WIDTH = 200
+_recorder: ContextVar[Console | None] = ContextVar("recorder", default=None)
 
 
 def console(*, stderr: bool = False) -> Console:
     """A terminal's own width; piped output is not wrapped at 80 columns."""
+    recorder = _recorder.get()
+    if recorder is not None and not stderr:
+        return recorder
     stream = sys.stderr if stderr else sys.stdout
     return Console(
         stderr=stderr, width=None if stream.isatty() else 200, highlight=False, soft_wrap=not stream.isatty()
     )
+
+
+@contextmanager
+def recorded() -> Iterator[Console]:
+    """What is printed meanwhile is not shown: the console keeps it, to export as text or HTML."""
+    recorder = Console(record=True, file=io.StringIO(), width=_RECORDED_WIDTH, highlight=False)
+    token = _recorder.set(recorder)
+    try:
+        yield recorder
+    finally:
+        _recorder.reset(token)
 
 
 def format_table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:

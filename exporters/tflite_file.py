@@ -7,7 +7,6 @@ set one by one, because the constructors of older releases take no arguments.
 from __future__ import annotations
 
 import contextlib
-import json
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import Unsupported, require
-from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words, packed_labels
+from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words, labels_of, packed_labels
 from edgemobile.graph import GraphError, QParams, Tensor
 from edgemobile.quiet import quiet_stderr
 
@@ -172,7 +171,7 @@ def finished(model: Any, entries: Mapping[str, str]) -> bytes:
             new("Metadata", name=METADATA_NAME, buffer=len(model.buffers)),
         ]
         model.buffers.append(new("Buffer", data=np.frombuffer(official, np.uint8)))
-    labels = json.loads(entries.get("edgemobile.labels", "[]"))
+    labels = labels_of(entries)
     data = pack(model)
     return packed_labels(data, labels) if official is not None and labels else data
 

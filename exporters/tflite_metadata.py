@@ -14,9 +14,10 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgemobile.errors import require
+from edgemobile.errors import EdgemobileError, require
+from edgemobile.preprocess import Preprocess
 
-__all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "packed_labels"]
+__all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "labels_of", "packed_labels"]
 
 METADATA_NAME = "TFLITE_METADATA"
 LABEL_FILE = "labels.txt"
@@ -42,17 +43,17 @@ _FEATURES, _IMAGE, _RGB, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 1, 2
 
 def image_metadata(metadata: Mapping[str, str]) -> bytes | None:
     """The flatbuffer for a file whose `metadata` is edgemobile's own; None where that states no preprocessing."""
-    if "edgemobile.preprocess" not in metadata:
+    try:
+        preprocess = Preprocess.from_json(metadata.get("edgemobile.preprocess", ""))
+    except EdgemobileError:
         return None
     build = _Build()
-    preprocess = json.loads(metadata["edgemobile.preprocess"])
-    mean, std = ([255 * float(value) for value in preprocess[key]] for key in ("mean", "std"))
+    mean, std = ([255 * value for value in values] for values in (preprocess.mean, preprocess.std))
     name = metadata.get("edgemobile.model", "classifier")
-    labels = json.loads(metadata.get("edgemobile.labels", "[]"))
     subgraph = build.table(
         "SubGraphMetadata",
-        input_tensor_metadata=[_input(build, preprocess["input_px"], mean, std)],
-        output_tensor_metadata=[_output(build, bool(labels))],
+        input_tensor_metadata=[_input(build, preprocess.input_px, mean, std)],
+        output_tensor_metadata=[_output(build, bool(labels_of(metadata)))],
     )
     root = build.table(
         "ModelMetadata",
@@ -62,6 +63,16 @@ def image_metadata(metadata: Mapping[str, str]) -> bytes | None:
         min_parser_version=build.text(_PARSER),
     )
     return build.finish(root)
+
+
+def labels_of(metadata: Mapping[str, str]) -> list[str]:
+    """The class names in edgemobile's own `metadata`; [] where there are none a label file could hold, a line each."""
+    try:
+        labels = json.loads(metadata.get("edgemobile.labels", "[]"))
+    except ValueError:
+        return []
+    fits = isinstance(labels, list) and all(isinstance(label, str) and len(label.splitlines()) == 1 for label in labels)
+    return labels if fits else []
 
 
 def in_words(official: bytes) -> str:
@@ -216,7 +227,4 @@ class _Read:
         if kind is None or place is None or self.octets[kind] != _NORMALIZATION:
             return []
         options = _Read("NormalizationOptions", self.octets, place)
-        return [
-            f"{name} {', '.join(f'{value:.6g}' for value in options.floats(name))}"
-            for name in ("mean", "std")
-        ]
+        return [f"{name} {', '.join(f'{value:.6g}' for value in options.floats(name))}" for name in ("mean", "std")]

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.lower import fuse_activations
 from edgemobile.quant.recipe import Hswish
 
 __all__ = ["integer_form", "is_gate", "split_factor"]
@@ -34,6 +33,9 @@ def integer_form(graph: Graph, hswish: Hswish = "delegated") -> Graph:
 
 
 def _with_relu(graph: Graph) -> Graph:
+    # It loads torch, which reading a name of ours (split_factor) must not.
+    from edgemobile.lower import fuse_activations
+
     nodes = [Node("relu", node.inputs, node.output) if node.op == "hardswish" else node for node in graph.nodes]
     return fuse_activations(graph.replaced(nodes))
 

@@ -165,7 +165,9 @@ def _observe(
         return value
 
     _watch(graph, batches, watch, progress)
-    return {name: observer.range() for name, observer in observers.items()}
+    ranges = {name: observer.range() for name, observer in observers.items()}
+    widened = {name: tuple(recipe.output_headroom * end for end in ranges[name]) for name in graph.outputs}
+    return ranges | widened
 
 
 def _watch(

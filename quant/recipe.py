@@ -62,7 +62,8 @@ class Recipe:
     that of the stem, those of stem and depthwise layers, or all. `equalize` is how strongly channels are made alike,
     from 0, not at all, to 1 (quant/equalize.py). `refit` is how strongly refitted weights are held to the trained ones,
     0 for no refit (quant/refit.py); `adaround` learns which weights to round up (quant/adaround.py, minutes);
-    `bias_correction` is quant/bias_correction.py.
+    `bias_correction` is quant/bias_correction.py. `output_headroom` is what the range of the model's outputs is widened
+    by: an answer surer than all the calibration images' would be cut to the same integer as the next.
     """
 
     name: str = "default"
@@ -73,6 +74,7 @@ class Recipe:
     equalize: float = 1.0
     refit: float = 3.0
     adaround: bool = False
+    output_headroom: float = 1.0
 
     def __post_init__(self) -> None:
         _check("hswish", self.hswish, get_args(Hswish))
@@ -85,6 +87,8 @@ class Recipe:
                 raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
         if not isinstance(self.refit, int | float) or self.refit < 0:
             raise EdgemobileError(f"refit {self.refit!r} is not a number from 0 (off)")
+        if not isinstance(self.output_headroom, int | float) or not 1 <= self.output_headroom <= 16:
+            raise EdgemobileError(f"output_headroom {self.output_headroom!r} is not a number from 1 to 16")
 
     def settings(self, node_name: str) -> Settings:
         """The settings of the node called `node_name`."""

@@ -161,6 +161,6 @@ def test_what_a_device_cannot_run(request_: EvalRequest) -> None:
 def test_another_number_of_outputs_is_refused(
     tmp_path: Path, on: Callable[[LocalTransport], Evaluation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgemobile.remote_scores.infer", lambda *words: iter([np.zeros((4, 7), np.float32)]))
+    monkeypatch.setattr("edgemobile.on_device.infer", lambda *words, **options: iter([np.zeros((4, 7), np.float32)]))
     with pytest.raises(EdgemobileError, match=r"local gives 7 outputs of .*right.onnx, which has 3"):
         on(LocalTransport(tmp_path / "board"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgemobile.metrics import METRICS, cosine, kl_nats, max_abs, measure, sqnr_db, top1_agree
-from edgemobile.tolerances import TOLERANCES, judge
+from edgemobile.parity import TOLERANCES, judge
 
 _ONES = np.ones((2, 3), np.float32)
 _ZEROS = np.zeros((2, 3), np.float32)

@@ -15,6 +15,7 @@ from rich.markup import escape
 from edgemobile.artifact import to_json_text
 from edgemobile.commands.bench_tables import label, print_run
 from edgemobile.commands.compare import comparison_json, gate, percentage, print_comparison
+from edgemobile.commands.completion import complete_devices
 from edgemobile.errors import EdgemobileError
 from edgemobile.strict_json import encode
 from edgemobile.terminal import console, progress
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from edgemobile.compare import Comparison
     from edgemobile.records import Run
 
-__all__ = ["bench"]
+__all__ = ["bench", "print_bench"]
 
 UNSTABLE = 5
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
@@ -53,7 +54,14 @@ def _threads(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 @click.command("bench")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--on", default="local", show_default=True, metavar="DEVICE,...", help="See `edgemobile devices list`.")
+@click.option(
+    "--on",
+    default="local",
+    show_default=True,
+    metavar="DEVICE,...",
+    shell_complete=complete_devices,
+    help="See `edgemobile devices list`.",
+)
 @click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_threads, help="One case each.")
 @click.option("--cores", metavar="LIST", help="Keep to these cores, as in 2-3.")
 @click.option("--runtime", metavar="NAME", help="onnxruntime, litert, tflite_runtime. [default: by format]")
@@ -110,7 +118,7 @@ def bench(
         compared = None if reference is None else _compared(reference, run)
         if out is not None:
             _save(run, out, device)
-        codes.append(_report(run, compared, max_regress, quiet=as_json))
+        codes.append(print_bench(run, compared, max_regress, quiet=as_json))
         shown.append(_json(run, compared, max_regress) if as_json else {})
     if as_json:
         print(to_json_text({"version": 1, "runs": shown}), end="")
@@ -179,7 +187,7 @@ _WORDS = {
 # ---- what is printed ------------------------------------------------------------------------------------------------
 
 
-def _report(run: Run, compared: Comparison | None, max_regress: float | None, *, quiet: bool) -> int:
+def print_bench(run: Run, compared: Comparison | None, max_regress: float | None, *, quiet: bool) -> int:
     """Print it, unless `quiet`; give the exit code."""
     from edgemobile.bench import advice
     from edgemobile.devices.statistics import verdict

@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
+from edgemobile.commands.completion import complete_devices
 from edgemobile.terminal import console, format_table, progress
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def add(name: str, address: str, **options: str | None) -> None:
 
 
 @devices.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_devices)
 def remove(name: str) -> None:
     """Forget the board called NAME. What is on it stays there."""
     from edgemobile.devices.profiles import remove_device
@@ -83,7 +84,7 @@ def remove(name: str) -> None:
 
 
 @devices.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_devices)
 @click.option(
     "--runtime",
     "runtimes",
@@ -116,7 +117,7 @@ def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
 
 
 @devices.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_devices)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def probe(name: str, as_json: bool) -> None:
     """What the board NAME is, and how it feels right now. What it does not tell is shown as '-'."""

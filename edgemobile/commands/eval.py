@@ -10,13 +10,14 @@ import click
 from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
+from edgemobile.commands.completion import complete_devices, complete_models
 from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
 
 if TYPE_CHECKING:
     from edgemobile.evaluation import Evaluation, FileResult
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "print_evaluation"]
 
 _SHOWN_SKIPPED = 5
 
@@ -37,7 +38,12 @@ _SHOWN_SKIPPED = 5
 @click.option(
     "--max-drop", type=float, metavar="POINTS", help="Exit 1 when top-1 falls this far below the baseline, or further."
 )
-@click.option("--arch", metavar="NAME", help="The reference model of a checkpoint (see `edgemobile models`).")
+@click.option(
+    "--arch",
+    metavar="NAME",
+    shell_complete=complete_models,
+    help="The reference model of a checkpoint (see `edgemobile models`).",
+)
 @click.option(
     "--preprocess",
     metavar="NAME|JSON",
@@ -50,7 +56,12 @@ _SHOWN_SKIPPED = 5
     metavar="FILE",
     help="Class names, one a line, in the order of the outputs. [default: in the file, or labels.txt beside it]",
 )
-@click.option("--on", metavar="DEVICE", help="Run the files on a device (see `edgemobile devices list`).")
+@click.option(
+    "--on",
+    metavar="DEVICE",
+    shell_complete=complete_devices,
+    help="Run the files on a device (see `edgemobile devices list`).",
+)
 @click.option("--workers", type=int, help="Processes. [default: 1, and more for thousands of images]")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: all counts, per class, confusion, every image.")
@@ -91,7 +102,7 @@ def evaluate(
     if as_json:
         print(to_json_text({**result.to_json(), "max_drop": max_drop, "passed": not missed}), end="")
     else:
-        _print_evaluation(result, quiet=quiet)
+        print_evaluation(result, quiet=quiet)
         for file in missed:
             assert file.paired is not None
             console().print(
@@ -101,7 +112,7 @@ def evaluate(
     return 1 if missed else 0
 
 
-def _print_evaluation(result: Evaluation, *, quiet: bool) -> None:
+def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
     names = _short_names([file.classifier.file for file in result.files])
     columns = ["file", "images", "top-1", "95 % interval", "top-5"]
     columns += ["to baseline", "McNemar p"] if result.request.baseline else []

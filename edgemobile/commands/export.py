@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgemobile.arch import ARCHS, get_arch
+from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
 from edgemobile.terminal import console, format_bytes, format_table, progress
 
@@ -19,7 +20,7 @@ __all__ = ["check_model", "export", "print_export"]
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_refs)
 @click.option("--int8", is_flag=True, help="Also write int8 files: integer arithmetic throughout.")
 @click.option("--fp16", is_flag=True, help="Also write files with float16 weights.")
 @click.option("--dynamic", is_flag=True, help="Also write files with int8 weights and float arithmetic.")

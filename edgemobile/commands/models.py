@@ -9,6 +9,7 @@ import click
 
 from edgemobile.arch import ARCHS, Arch, get_arch, scaled
 from edgemobile.artifact import to_json_text
+from edgemobile.commands.completion import complete_models
 from edgemobile.cost import Cost, arch_costs, total
 from edgemobile.terminal import console, format_bytes, format_table
 
@@ -16,7 +17,7 @@ __all__ = ["models"]
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_models)
 @click.option("--width", type=float, help="Width multiplier; channels are rounded to 8 and never below 90 %.")
 @click.option("--res", type=int, help="Input resolution in pixels.")
 @click.option("--classes", type=int, help="Number of classes.")

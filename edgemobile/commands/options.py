@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgemobile.commands.completion import complete_recipes
+
 if TYPE_CHECKING:
     from edgemobile.quant.recipe import Recipe
 
@@ -68,6 +70,7 @@ INT8 = _group(
     click.option(
         "--recipe",
         metavar="NAME|FILE",
+        shell_complete=complete_recipes,
         help="How to quantize: default, few-images, adaround, per-tensor, minmax, plain, or a .json file. "
         "[default: default, or few-images for fewer than 100 images or made ones]",
     ),

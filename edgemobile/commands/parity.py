@@ -10,22 +10,28 @@ import click
 from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
+from edgemobile.commands.completion import complete_devices, complete_models, complete_refs
 from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
 
 if TYPE_CHECKING:
-    from edgemobile.parity_report import FileParity, ParityReport
+    from edgemobile.parity import FileParity, ParityReport
 
-__all__ = ["parity"]
+__all__ = ["parity", "print_parity"]
 
 _SHOWN_UNMATCHED = 5
 
 
 @click.command("parity")
-@click.argument("ref", metavar="REF")
+@click.argument("ref", metavar="REF", shell_complete=complete_refs)
 @click.argument("others", nargs=-1, required=True, metavar="OTHER...")
 @click.option("--weights", metavar="FILE|bundled|imagenet|random", help="Weights of the reference model REF names.")
-@click.option("--arch", metavar="NAME", help="The reference model of the checkpoint REF (see `edgemobile models`).")
+@click.option(
+    "--arch",
+    metavar="NAME",
+    shell_complete=complete_models,
+    help="The reference model of the checkpoint REF (see `edgemobile models`).",
+)
 @click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that parts and why.")
 @click.option(
     "--data",
@@ -39,6 +45,12 @@ _SHOWN_UNMATCHED = 5
     "--runtime",
     metavar="NAME,...",
     help="Run every file on each of these that reads it: onnxruntime, litert, tflite_runtime, tensorflow (tf.lite).",
+)
+@click.option(
+    "--on",
+    metavar="DEVICE,...",
+    shell_complete=complete_devices,
+    help="Run the files on devices (see `edgemobile devices list`).",
 )
 @click.option("--min", "minimums", metavar="METRIC=BOUND,...", help="Bounds in place of the table's: sqnr_db=40,...")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
@@ -56,6 +68,7 @@ def parity(
     images: int,
     seed: int,
     runtime: str | None,
+    on: str | None,
     minimums: str | None,
     threads: int,
     junit: Path | None,
@@ -73,14 +86,14 @@ def parity(
       edgemobile parity v3-large v3-large/*.tflite v3-large/*.onnx --layers
       edgemobile parity v3-large int8.tflite --min sqnr_db=20,top1_agree=0.95 --data photos.zip
       edgemobile parity int8.tflite int8.tflite int8.onnx --layers --runtime litert,tensorflow,onnxruntime
+      edgemobile parity v3-large int8.tflite --on pi4,emulated:cortex-a76 --layers
       edgemobile parity model.pt2 theirs.onnx --junit parity.xml --github-summary
     """
-    from edgemobile.observing import local_places
-    from edgemobile.parity import ParityRequest
+    from edgemobile.parity import ParityRequest, parse_bounds
     from edgemobile.parity import parity as compare
-    from edgemobile.tolerances import parse_bounds
 
-    names = tuple(filter(None, (name.strip() for name in (runtime or "").split(","))))
+    if on is not None and not _names(on):
+        raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
     request = ParityRequest(
         ref,
         others,
@@ -91,7 +104,8 @@ def parity(
         seed=seed,
         layers=layers,
         minimums=parse_bounds(minimums or ""),
-        places=local_places(_aliased(names), threads),
+        on=_names(on),
+        runtimes=_aliased(_names(runtime)),
         threads=threads,
     )
     with progress(quiet=quiet or as_json) as bars:
@@ -100,8 +114,12 @@ def parity(
     if as_json:
         print(to_json_text(report.to_json()), end="")
     else:
-        _print_report(report)
+        print_parity(report)
     return 0 if report.passed else 1
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, (name.strip() for name in (text or "").split(",")))))
 
 
 def _aliased(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,7 +127,7 @@ def _aliased(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _write(report: ParityReport, junit: Path | None, *, github_summary: bool, on_screen: bool) -> None:
-    from edgemobile.parity_output import junit_xml, markdown
+    from edgemobile.parity.output import junit_xml, markdown
 
     try:
         if junit is not None:
@@ -124,17 +142,20 @@ def _write(report: ParityReport, junit: Path | None, *, github_summary: bool, on
         raise EdgemobileError(f"cannot write {error.filename}: {error.strerror}") from error
 
 
-def _print_report(report: ParityReport) -> None:
+def print_parity(report: ParityReport) -> None:
     from edgemobile.metrics import METRICS
-    from edgemobile.parity_output import shown
+    from edgemobile.parity.output import shown
 
-    table = format_table(
-        f"parity with {report.reference}, on {report.images}", ["", "file", "on", *METRICS, "layers"], left=3
-    )
+    # What a device is, and whether its integers are those of this machine.
+    remote = ["machine", "steps"] if any(file.machine for file in report.files) else []
+    columns = ["", "file", "on", *METRICS, "layers", *remote]
+    table = format_table(f"parity with {report.reference}, on {report.images}", columns, left=3)
     for file in report.files:
         mark = "[green]pass[/green]" if file.passed else "[red]FAIL[/red]"
         metrics = [shown(name, file.metrics[name]) for name in METRICS]
-        table.add_row(mark, escape(Path(file.file).name), escape(file.place), *metrics, _layers(file))
+        cells = [*metrics, _layers(file)]
+        cells += [escape(file.machine), "-" if file.lsb is None else str(file.lsb)] if remote else []
+        table.add_row(mark, escape(Path(file.file).name), escape(file.place), *cells)
     screen = console()
     screen.print(table)
     for file in report.files:
@@ -170,7 +191,7 @@ def _print_file(file: FileParity) -> None:
 
 
 def _print_layers(file: FileParity) -> None:
-    from edgemobile.parity_output import worst_layers
+    from edgemobile.parity.output import worst_layers
 
     columns = ["layer", "op", "drift dB", "own dB", "ref. weights dB", "steps"]
     table = format_table(f"around the first layer that parts, {Path(file.file).name} on {file.place}", columns, left=2)

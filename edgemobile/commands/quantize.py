@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.export import check_model, print_export
 from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
 from edgemobile.terminal import console, format_table, progress
@@ -20,7 +21,7 @@ __all__ = ["quantize"]
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_refs)
 @click.option("--to", "formats", type=List(), metavar="onnx,tflite", help="Formats. [default: both]")
 @MODEL
 @IMAGES

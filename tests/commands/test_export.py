@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from edgemobile import routes, tolerances
+from edgemobile import routes
 from edgemobile.exporters import format_of
+from edgemobile.parity import TOLERANCES
 from edgemobile.preprocess import Preprocess
 from edgemobile.weights import bundled
 
@@ -120,6 +121,22 @@ def test_a_model_of_ones_own_and_a_saved_program(edgemobile, tmp_path: Path) -> 
     assert "--calib" in ran.err
 
 
+def test_embedded_preprocessing_takes_pixels_and_says_what_is_left(edgemobile, photos: Path, tmp_path: Path) -> None:
+    ran = edgemobile("export", *_SMALL, "--int8", "--embed-preprocess", "--calib", photos, *_QUICK)
+    assert ran.code == 0, ran.err
+    manifest = json.loads((tmp_path / "v3-small" / "manifest.json").read_text())
+    assert manifest["model"]["preprocess_embedded"] is True
+    assert all(file["max_lsb_to_reference"] <= 4 for file in manifest["files"] if file["precision"] == "int8")
+    for path in (tmp_path / "v3-small").glob("v3-small-*"):
+        metadata = format_of(path.suffix).load().read_metadata(path.read_bytes())
+        left = Preprocess.from_json(metadata["edgemobile.preprocess"])
+        assert (left.mean, left.std) == ((0, 0, 0), (1 / 255,) * 3)
+        assert json.loads(metadata["edgemobile.embedded"])["mean"] == manifest["model"]["preprocess"]["mean"]
+    ran = edgemobile("export", *_SMALL, "--embed-preprocess", "--via", "torch", "--out", "other")
+    assert ran.code == 2
+    assert "--via torch" in ran.err
+
+
 def test_json_is_the_manifest_and_nothing_else(edgemobile) -> None:
     ran = edgemobile("export", *_SMALL, "--to", "tflite", "--json", *_QUICK)
     assert json.loads(ran.out)["model"]["name"] == "v3-small"
@@ -207,7 +224,7 @@ def test_a_missing_extra_says_which(edgemobile, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_missed_tolerance_is_exit_1_and_the_folder_shows_why(edgemobile, monkeypatch, tmp_path: Path) -> None:
-    bounds = {**tolerances.TOLERANCES, "float32": {"sqnr_db": 1000.0}}
+    bounds = {**TOLERANCES, "float32": {"sqnr_db": 1000.0}}
     monkeypatch.setattr("edgemobile.pipeline.TOLERANCES", bounds)
     ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
     assert ran.code == 1

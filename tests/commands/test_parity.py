@@ -17,8 +17,8 @@ pytest.importorskip("ai_edge_litert")
 from edgemobile import cli
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.parity_output import junit_xml, markdown
-from edgemobile.parity_report import FileParity, ParityReport
+from edgemobile.parity import FileParity, ParityReport
+from edgemobile.parity.output import junit_xml, markdown
 
 
 @pytest.fixture(scope="module")

@@ -64,6 +64,13 @@ def test_without_preprocessing_or_labels_it_is_left_out() -> None:
     assert "labels" not in tflite_contents.read(data).metadata[METADATA_NAME]
 
 
+@pytest.mark.parametrize("broken", [{"edgemobile.preprocess": '{"input_px": 8}'}, {"edgemobile.labels": "[1"}])
+def test_entries_of_another_form_are_kept_and_not_translated(broken: dict[str, str]) -> None:
+    data = tflite.to_bytes(graph(), metadata=METADATA | broken)
+    assert tflite.read_metadata(data) == METADATA | broken
+    assert not zipfile.is_zipfile(io.BytesIO(data))
+
+
 def test_damaged_metadata_is_said_so() -> None:
     official = image_metadata(METADATA)
     assert official is not None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.layer_parity import LayerParity, Observed, channel_db, rerun
+from edgemobile.parity.layers import LayerParity, Observed, channel_db, rerun
 
 __all__ = ["CAUSES", "Cause", "Normalisation", "likely_cause"]
 

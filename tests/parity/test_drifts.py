@@ -23,19 +23,28 @@ from edgemobile.channel_factors import factors_metadata
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.layer_parity import channel_db
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import METRICS
 from edgemobile.nets import build_net
-from edgemobile.observing import Place, local_places
-from edgemobile.parity import ParityRequest, parity
-from edgemobile.parity_report import FileParity, ParityReport
+from edgemobile.parity import (
+    TABLE,
+    FileParity,
+    LayerTolerance,
+    ParityReport,
+    ParityRequest,
+    Place,
+    Tolerance,
+    local_places,
+    parity,
+    parse_bounds,
+    tolerance,
+)
+from edgemobile.parity.layers import channel_db
 from edgemobile.preprocess import IMAGENET
 from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
 from edgemobile.samples import from_blots
-from edgemobile.tolerances import TABLE, LayerTolerance, Tolerance, parse_bounds, tolerance
 
 PX = 32
 STEM, DEPTHWISE = "features.0.1", "features.2.block.1.2"

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.layer_parity import LayerParity, first_parted
-from edgemobile.likely_causes import Cause
+from edgemobile.parity.causes import Cause
+from edgemobile.parity.layers import LayerParity, first_parted
 
 __all__ = ["REPORT_VERSION", "FileParity", "ParityReport"]
 
@@ -23,7 +23,11 @@ class FileParity:
 
     `metrics` are of its output, `bounds` what they are held to, `missed` what fell short, in words. `layers` are in the
     reference's order, () where they were not asked for; `unmatched` is (tensor of the reference, why it could not be
-    compared). `first_parted` is the layer where the two part, `cause` the likely reason.
+    compared). `first_parted` is the layer where the two part, `cause` the likely reason. `sha256` is
+    of the file's bytes.
+
+    On a device, `machine` says what it is, and `lsb` how many steps its int8 outputs are at most from the same
+    runtime's on this machine; None where nothing was compared.
     """
 
     file: str
@@ -38,6 +42,9 @@ class FileParity:
     unmatched: tuple[tuple[str, str], ...] = ()
     cause: Cause | None = None
     notes: tuple[str, ...] = ()
+    sha256: str = ""
+    machine: str = ""
+    lsb: int | None = None
 
     @property
     def passed(self) -> bool:

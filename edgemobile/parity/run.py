@@ -1,36 +1,39 @@
 """Does a file still say what its reference says, and if not, from which layer on, and why?
 
 The reference is a model in PyTorch or a file; the others are files of any format and precision, each run wherever it
-can be. At the end of the net the metrics of edgemobile.metrics are held to the table in edgemobile.tolerances; inside
-it every layer is compared by name (edgemobile.layer_parity), and the first that parts is tried for every mistake known
-(edgemobile.likely_causes).
+can be. At the end of the net the metrics of edgemobile.metrics are held to the table in parity.tolerances; inside it
+every layer is compared by name (parity.layers), and the first that parts is tried for every mistake known
+(parity.causes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.artifact import sha256_hex
+from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.graph import Graph
-from edgemobile.integer_parity import compare_integers, same_integers
 from edgemobile.interpreter import quantize, run
-from edgemobile.layer_parity import LayerParity, Observed, compare_layers, first_parted
-from edgemobile.likely_causes import Cause, Normalisation, likely_cause
 from edgemobile.metrics import measure
 from edgemobile.model import Model, load_model
-from edgemobile.observing import File, Place, local_places, observe, open_file, read_graph
-from edgemobile.parity_report import FileParity, ParityReport
+from edgemobile.parity.causes import Cause, Normalisation, likely_cause
+from edgemobile.parity.integers import compare_integers, same_integers
+from edgemobile.parity.layers import LayerParity, Observed, compare_layers, first_parted
+from edgemobile.parity.observing import File, Place, local_places, observe, open_file, output_step, read_graph
+from edgemobile.parity.remote import opened_places
+from edgemobile.parity.report import FileParity, ParityReport
+from edgemobile.parity.tolerances import TABLE, Tolerance, judge, tolerance
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.presets import described
 from edgemobile.progress import Progress, Silent
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.samples import from_blots, from_dataset
-from edgemobile.tolerances import TABLE, Tolerance, judge, tolerance
 from edgemobile.weight_files import SUFFIXES
 
 __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
@@ -49,18 +52,23 @@ class ParityRequest:
     `ref` is a reference model's name, `package.module:factory`, a checkpoint (with `arch`), a .pt2, or a file like the
     `others`. `data` is an ImageFolder as a directory or a zip; None is made images: synthesised from the reference's
     batch norm where int8 files are among the others, else random blots. `minimums` is metric -> bound, in place of the
-    table's. `places` are where the others run; () is this machine's default runtimes.
+    table's. The others run on each of the devices `on`, () being this machine, in each of `runtimes`, () being the
+    default one of each format; `places` are places of one's own, in place of both.
     """
 
     ref: str
     others: tuple[str, ...]
     weights: str | None = None
     arch: str | None = None
+    width: float | None = None
+    classes: int | None = None
     data: Path | None = None
     images: int = 32
     seed: int = 0
     layers: bool = False
     minimums: Mapping[str, float] = field(default_factory=dict)
+    on: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
     table: tuple[Tolerance, ...] = TABLE
     threads: int = 1
@@ -116,11 +124,23 @@ def parity(request: ParityRequest, progress: Progress | None = None) -> ParityRe
     """Run the reference and every other file on the same images, and compare.
 
     A file that falls short is in the report, not raised. Raises EdgemobileError for bad input, MissingExtra where a
-    runtime is not installed.
+    runtime is not installed, DeviceUnreachable where a device does not answer.
     """
-    progress = progress or Silent()
+    with _opened(request) as places:
+        return _parity(request, places, progress or Silent())
+
+
+@contextmanager
+def _opened(request: ParityRequest) -> Iterator[Sequence[Place]]:
+    if request.places or not request.on:
+        yield request.places or local_places(request.runtimes, request.threads)
+        return
+    with opened_places(request.on, request.runtimes, request.threads) as places:
+        yield places
+
+
+def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress) -> ParityReport:
     files = [open_file(Path(other)) for other in request.others]
-    places = request.places or local_places(threads=request.threads)
     with progress.step("load the reference"):
         reference = load_reference(request, files)
     images, described_images, notes = _images(request, reference, files, progress)
@@ -156,7 +176,7 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
             raise EdgemobileError(f"{path} is a checkpoint: say which model it is of with --arch")
         spec, weights = request.arch, str(path)
     res = None if spec.endswith(".pt2") else next(filter(None, map(_input_px, files)), None)
-    model = load_model(spec, weights, res=res, seed=request.seed)
+    model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
     return Reference(f"{model.name}, {model.source}", model.preprocess, model)
 
 
@@ -229,7 +249,15 @@ def _compared(
     left, right = _as_logits(expected, found, notes)
     verdict = judge(left, right, bounds)
     result = FileParity(
-        str(file.path), file.format, file.precision, place.name, place.isa, verdict.metrics, bounds, verdict.missed
+        str(file.path),
+        file.format,
+        file.precision,
+        place.name,
+        place.isa,
+        verdict.metrics,
+        bounds,
+        verdict.missed,
+        machine=place.machine,
     )
     if words:
         as_reference = judge(*_as_logits(expected, place.infer(file.path, images), []), bounds)
@@ -240,7 +268,10 @@ def _compared(
             result = replace(result, cause=Cause("preprocess", told, *measured))
     if request.layers:
         result = _with_layers(reference, inner, shown[: len(inner)], file, place, row, result, notes)
-    return replace(result, notes=tuple(notes))
+    if place.here is not None:
+        inside = shown[: len(inner)] if request.layers else None
+        result = _as_here(file, place, place.here, shown, found, inside, row.lsb, result, notes)
+    return replace(result, notes=tuple(notes), sha256=sha256_hex(file.data))
 
 
 def _as_stated(file: File, usual: Preprocess, images: np.ndarray) -> tuple[np.ndarray, str]:
@@ -328,6 +359,62 @@ def _note_exposure(file: File, place: Place, shown: np.ndarray, end: np.ndarray,
     sqnr = measure(plain, end)["sqnr_db"]
     if not sqnr >= (40 if file.precision in ("int8", "dynamic") else 90):
         notes.append(f"with its layers shown the file gives other outputs ({sqnr:.1f} dB): layers are of that run")
+
+
+# ---- the same file on a device and here -----------------------------------------------------------------------------
+
+
+def _as_here(
+    file: File,
+    there: Place,
+    here: Place,
+    shown: np.ndarray,
+    found: np.ndarray,
+    inside: np.ndarray | None,
+    lsb: int,
+    result: FileParity,
+    notes: list[str],
+) -> FileParity:
+    """`result` with how far the integers of an int8 file are from those of the same runtime on this machine.
+
+    `found` is what the device made of the images `shown`; `inside` are images to look inside on, where layers were
+    asked for.
+    """
+    step = output_step(file)
+    if step is None:
+        return result
+    try:
+        expected = here.infer(file.path, shown)
+    except MissingExtra as error:
+        notes.append(f"its integers are not compared with those here: {error}")
+        return result
+    result = replace(result, lsb=int(np.rint(np.abs(found - expected).max(initial=0) / step)))
+    if not result.lsb:
+        notes.append(f"the same integers as {here.name} on this machine ({here.isa}), all {found.size} of the outputs")
+        return result
+    words = f"its outputs are up to {_steps(result.lsb)} from those of {here.name} on this machine ({here.isa})"
+    apart = None if inside is None else _first_apart(file, there, here, inside)
+    if apart is not None:
+        words += f"; the first op that differs: {apart[0]}, by {_steps(apart[1])}"
+    # With the same inputs an op is within `lsb`; what later layers make of a tie is not its fault.
+    if max(result.lsb if apart is None else apart[1], 0) > lsb:
+        more = "" if inside is not None else "; --layers names the op"
+        return replace(result, missed=(*result.missed, words + more))
+    notes.append(words)
+    return result
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' if count > 1 else ''}"
+
+
+def _first_apart(file: File, there: Place, here: Place, images: np.ndarray) -> tuple[str, int] | None:
+    """(tensor, steps) of the first integers that differ: what comes before it is equal, so the op is its own doing."""
+    ours, theirs = (observe(file, place, images, None)[0].values for place in (here, there))
+    for name, values in ours.items():
+        if values.dtype.kind in "iu" and not np.array_equal(values, theirs[name]):
+            return name, int(np.abs(values.astype(np.int64) - theirs[name].astype(np.int64)).max())
+    return None
 
 
 def _narrowest(layers: Sequence[LayerParity]) -> Cause | None:

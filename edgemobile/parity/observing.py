@@ -1,7 +1,6 @@
 """Run a file and see: its output, and every tensor inside it by the Graph's names.
 
-Where it runs is a Place; the runtimes on this machine are some. A device is another: give a Place whose `infer` sends
-the file there.
+Where it runs is a Place: a runtime on this machine, or on a device (parity.remote).
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from edgemobile.exporters.contents import Contents
 from edgemobile.exporters.exposed import exposed, exposed_names
 from edgemobile.graph import Graph, GraphError, Tensor
 from edgemobile.inspection import contents_of, read_bytes
-from edgemobile.layer_parity import Observed, integers
-from edgemobile.name_matching import matched_by_order
+from edgemobile.parity.layers import Observed, integers
+from edgemobile.parity.names import matched_by_order
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["File", "Place", "local_places", "observe", "open_file", "read_graph"]
+__all__ = ["File", "Place", "local_places", "observe", "open_file", "output_step", "read_graph"]
 
 Infer = Callable[[Path, np.ndarray], np.ndarray]
 Layers = Callable[[bytes, np.ndarray], list[np.ndarray]]
@@ -52,6 +51,8 @@ class Place:
 
     `infer`: preprocessed images f32[N,px,px,3] -> f32[N,classes]. `layers`, where it can tell: a file with its inner
     tensors as outputs, and images -> all of them f[N,...], in the file's order, layout and dtype.
+
+    Of a device only: `machine` says what it is ("aarch64, neon, no dotprod"), `here` is its runtime on this machine.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Place:
     isa: str
     infer: Infer
     layers: Layers | None = None
+    machine: str = ""
+    here: Place | None = None
 
 
 def local_places(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Place, ...]:
@@ -89,12 +92,7 @@ def _infer(path: Path, images: np.ndarray, *, runtime: str, threads: int) -> np.
 def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> list[np.ndarray]:
     session = open_layers(data, runtime=runtime, threads=threads)
     _settle(session, images)
-    batch, parts = session.input.shape[0], []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        padded = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
-        parts.append([array[: len(part)].copy() for array in session.invoke_all(session.prepare(padded))])
-    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    return session.run_all(images)
 
 
 def _settle(session: Session, images: np.ndarray) -> None:
@@ -166,6 +164,15 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
     sources = {_graph_name(file, name): images for name in file.contents.inputs}
     seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
     return Observed({**seen, **values}, tensors, file.factors, _renamed(file, reference)), end
+
+
+def output_step(file: File) -> float | None:
+    """The scale of the integers behind a file's output, also where it ends by giving their reals; None for float."""
+    value = file.contents.values[file.contents.outputs[0]]
+    producer = file.contents.producers.get(value.name)
+    if value.scale is None and producer is not None and producer.kind in ("DequantizeLinear", "DEQUANTIZE"):
+        value = file.contents.values[producer.inputs[0]]
+    return float(value.scale[0]) if value.scale is not None and value.scale.size == 1 else None
 
 
 def _seen(tensor: Tensor | None, images: np.ndarray) -> np.ndarray:

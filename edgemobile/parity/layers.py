@@ -27,8 +27,8 @@ from edgemobile.affine import dequantize
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.interpreter import run
 from edgemobile.metrics import cosine, max_abs, sqnr_db
+from edgemobile.parity.tolerances import LayerTolerance
 from edgemobile.quant.hswish import split_factor
-from edgemobile.tolerances import LayerTolerance
 
 __all__ = ["LayerParity", "Observed", "channel_db", "compare_layers", "first_parted", "integers", "rerun"]
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.interpreter import dequantize
-from edgemobile.layer_parity import LayerParity, Observed, channel_db, rerun
 from edgemobile.metrics import cosine, max_abs, sqnr_db
+from edgemobile.parity.layers import LayerParity, Observed, channel_db, rerun
 
 __all__ = ["compare_integers", "same_integers"]
 

@@ -1,0 +1,326 @@
+"""edgemobile from Python: the commands as functions, their options as keywords, their tables as records.
+
+Every function returns a frozen record that prints as its command does, shows as a table in a notebook and has a
+`plot()`. A file that falls short is in the record (`.passed`), not raised. All raise EdgemobileError for bad input, and
+MissingExtra for a dependency that is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal
+
+from edgemobile.api.records import Benched, Compared, Evaluated, Exported
+from edgemobile.commands.options import default_out, recipe_of
+from edgemobile.errors import EdgemobileError
+from edgemobile.pipeline import ExportRequest
+from edgemobile.pipeline import export as _export
+from edgemobile.progress import Progress
+from edgemobile.quant.recipe import Recipe, Rule
+
+__all__ = ["Benched", "Compared", "Evaluated", "Exported", "bench", "evaluate", "export", "parity", "quantize"]
+
+PathText = str | PathLike[str]
+Files = PathText | Sequence[PathText]
+Hswish = Literal["auto", "delegated", "fused", "relu"]
+
+
+def export(
+    model: str,
+    *,
+    int8: bool = False,
+    fp16: bool = False,
+    dynamic: bool = False,
+    to: Sequence[str] | None = None,
+    via: str = "native",
+    embed_preprocess: bool = False,
+    weights: PathText | None = None,
+    width: float | None = None,
+    res: int | None = None,
+    classes: int | None = None,
+    batch: int = 1,
+    calib: PathText | None = None,
+    calib_images: int = 128,
+    unchecked_calib: bool = False,
+    check_images: int = 200,
+    recipe: str | Recipe | None = None,
+    hswish: Hswish = "auto",
+    target: str = "cpu",
+    keep_float: Sequence[str] = (),
+    max_drop: float | None = None,
+    search: bool = False,
+    out: PathText | None = None,
+    overwrite: bool = False,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Exported:
+    """Export `model` to the folder `out`, run every file written and compare it with PyTorch: `edgemobile export`.
+
+    `model` is a reference model's name, `package.module:factory` or a saved program, FILE.pt2. `out` None is ./MODEL.
+    """
+    chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}
+    images = {"calib": _path(calib), "calib_images": calib_images}
+    return _exported(
+        model,
+        out,
+        _recipe(recipe, hswish, target, keep_float, images),
+        progress,
+        formats=None if to is None else tuple(to),
+        precisions=tuple(name for name, wanted in chosen.items() if wanted),
+        via=via,
+        embed_preprocess=embed_preprocess,
+        weights=None if weights is None else fspath(weights),
+        width=width,
+        res=res,
+        classes=classes,
+        batch=batch,
+        **images,
+        unchecked_calib=unchecked_calib,
+        check_images=check_images,
+        max_drop=max_drop,
+        search=search,
+        overwrite=overwrite,
+        threads=threads,
+        seed=seed,
+    )
+
+
+def quantize(
+    model: str,
+    *,
+    to: Sequence[str] | None = None,
+    weights: PathText | None = None,
+    width: float | None = None,
+    res: int | None = None,
+    classes: int | None = None,
+    batch: int = 1,
+    calib: PathText | None = None,
+    calib_images: int = 128,
+    unchecked_calib: bool = False,
+    check_images: int = 200,
+    recipe: str | Recipe | None = None,
+    hswish: Hswish = "auto",
+    target: str = "cpu",
+    keep_float: Sequence[str] = (),
+    observer: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] | None = None,
+    granularity: Literal["per_channel", "per_tensor"] | None = None,
+    equalize: float | None = None,
+    split_gates: Literal["none", "stem", "depthwise", "all"] | None = None,
+    refit: float | None = None,
+    adaround: bool | None = None,
+    bias_correction: bool | None = None,
+    max_drop: float | None = None,
+    search: bool = False,
+    out: PathText | None = None,
+    overwrite: bool = False,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Exported:
+    """int8 files of `model` alone, with every knob of the recipe: `edgemobile quantize`. None is the recipe's value."""
+    whole = (Rule(observer=observer, weights=granularity),) if observer or granularity else None
+    images = {"calib": _path(calib), "calib_images": calib_images}
+    knobs = {
+        "rules": whole,
+        "equalize": equalize,
+        "split_gates": split_gates,
+        "refit": refit,
+        "adaround": adaround,
+        "bias_correction": bias_correction,
+    }
+    return _exported(
+        model,
+        out,
+        _recipe(recipe, hswish, target, keep_float, images, **knobs),
+        progress,
+        formats=None if to is None else tuple(to),
+        precisions=("int8",),
+        weights=None if weights is None else fspath(weights),
+        width=width,
+        res=res,
+        classes=classes,
+        batch=batch,
+        **images,
+        unchecked_calib=unchecked_calib,
+        check_images=check_images,
+        max_drop=max_drop,
+        search=search,
+        overwrite=overwrite,
+        threads=threads,
+        seed=seed,
+    )
+
+
+def parity(
+    ref: PathText,
+    others: Files,
+    *,
+    weights: PathText | None = None,
+    arch: str | None = None,
+    width: float | None = None,
+    classes: int | None = None,
+    layers: bool = False,
+    data: PathText | None = None,
+    images: int = 32,
+    seed: int = 0,
+    runtimes: Sequence[str] = (),
+    on: Sequence[str] = (),
+    minimums: Mapping[str, float] | str = "",
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Compared:
+    """Compare files with a reference on the same images, with `layers` layer by layer: `edgemobile parity`.
+
+    `minimums` is metric -> bound, or text like "sqnr_db=20,top1_agree=0.95".
+    """
+    from edgemobile.parity import ParityRequest, parse_bounds
+    from edgemobile.parity import parity as compare
+
+    bounds = minimums if isinstance(minimums, str) else ",".join(f"{name}={least}" for name, least in minimums.items())
+    request = ParityRequest(
+        fspath(ref),
+        tuple(map(str, _paths(others))),
+        weights=None if weights is None else fspath(weights),
+        arch=arch,
+        width=width,
+        classes=classes,
+        data=_path(data),
+        images=images,
+        seed=seed,
+        layers=layers,
+        minimums=parse_bounds(bounds),
+        on=tuple(on),
+        runtimes=tuple(runtimes),
+        threads=threads,
+    )
+    return Compared.of(compare(request, progress))
+
+
+def bench(
+    files: Files,
+    *,
+    on: str = "local",
+    threads: int | Sequence[int] = 1,
+    cores: str | None = None,
+    runtime: str | None = None,
+    runs: int | None = None,
+    seconds: float | None = None,
+    sustained_s: float | None = None,
+    cooldown_c: float | None = None,
+    memory: bool = False,
+    profile: bool = False,
+    baseline: PathText | None = None,
+    max_regress: float | None = None,
+) -> Benched:
+    """Measure the latency of files on a device, or its instructions where that is emulated: `edgemobile bench`.
+
+    `baseline` is a saved run; `max_regress` a share of it, 0.05 for 5 %.
+    """
+    from edgemobile.bench import BenchRequest
+    from edgemobile.bench import bench as measure
+    from edgemobile.compare import compare
+    from edgemobile.records import Settings, load_run
+
+    if max_regress is not None and baseline is None:
+        raise EdgemobileError("max_regress says how much slower than a baseline: give one, baseline='run.json'")
+    try:
+        settings = Settings(
+            threads=(threads,) if isinstance(threads, int) else tuple(threads),
+            cores=cores,
+            runtime=runtime,
+            runs=runs,
+            seconds=seconds,
+            sustained_s=sustained_s,
+            cooldown_c=cooldown_c,
+            memory=memory,
+            profile=profile,
+        )
+    except ValueError as error:
+        raise EdgemobileError(str(error)) from error
+    reference = None if baseline is None else load_run(Path(baseline))
+    run = measure(BenchRequest(_paths(files), on, settings))
+    return Benched(run, None if reference is None else compare(reference, run), max_regress)
+
+
+def evaluate(
+    files: Files,
+    data: PathText,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    baseline: PathText | None = None,
+    max_drop: float | None = None,
+    arch: str | None = None,
+    preprocess: str | None = None,
+    labels: PathText | None = None,
+    on: str | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """The accuracy of files on a folder or zip of images in a folder a class: `edgemobile eval`.
+
+    `max_drop` is how many points of top-1 a file may lose to the `baseline`. Processes (`workers` above 1) need a
+    `if __name__ == "__main__"` in scripts, as everywhere in Python.
+    """
+    from edgemobile.classifier import ClassifierOptions
+    from edgemobile.evaluate import evaluate as count
+    from edgemobile.evaluation import EvalRequest
+
+    if max_drop is not None and baseline is None:
+        raise EdgemobileError(
+            "max_drop says how far below a baseline top-1 may fall: give one, baseline='float.tflite'"
+        )
+    request = EvalRequest(
+        files=tuple(map(str, _paths(files))),
+        data=Path(data),
+        split=split,
+        limit=limit,
+        seed=seed,
+        baseline=None if baseline is None else fspath(baseline),
+        options=ClassifierOptions(arch=arch, preprocess=preprocess, labels=_path(labels), threads=threads),
+        workers=workers,
+        on=on,
+    )
+    return Evaluated.of(count(request, progress), max_drop=max_drop)
+
+
+def _exported(
+    model: str,
+    out: PathText | None,
+    recipe: tuple[Recipe, str | None],
+    progress: Progress | None,
+    **options: Any,
+) -> Exported:
+    chosen, decided = recipe
+    folder = default_out(model) if out is None else Path(out)
+    return Exported.of(
+        _export(ExportRequest(model=model, out=folder, recipe=chosen, target=decided, **options), progress)
+    )
+
+
+def _recipe(
+    recipe: str | Recipe | None,
+    hswish: str,
+    target: str,
+    keep_float: Sequence[str],
+    images: dict[str, Any],
+    **knobs: Any,
+) -> tuple[Recipe, str | None]:
+    if isinstance(recipe, Recipe):
+        if hswish != "auto" or keep_float or any(value is not None for value in knobs.values()):
+            raise EdgemobileError("a Recipe says all of it: change it with dataclasses.replace, or name one by text")
+        return recipe, None
+    return recipe_of(recipe, hswish, target, tuple(keep_float), images, **knobs)
+
+
+def _path(path: PathText | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _paths(files: Files) -> tuple[Path, ...]:
+    return (Path(files),) if isinstance(files, str | PathLike) else tuple(map(Path, files))

@@ -1,0 +1,106 @@
+"""Figures of the records: matplotlib's, without pyplot, so that nothing global is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgemobile.errors import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from edgemobile.evaluation import Evaluation
+    from edgemobile.parity import ParityReport
+    from edgemobile.pipeline import ExportResult
+    from edgemobile.records import Run
+
+__all__ = ["benched", "compared", "evaluated", "exported"]
+
+# An output that is identical has infinite SQNR; a plot needs an end.
+_MOST_DB = 160.0
+
+
+def exported(result: ExportResult) -> Figure:
+    figure, (sizes, noise) = _figure(len(result.files), columns=2)
+    names = [file.artifact.file for file in result.files]
+    sizes.barh(names, [file.artifact.bytes / 2**20 for file in result.files])
+    sizes.set_xlabel("MiB")
+    noise.barh(names, [_db(file.verdict.metrics["sqnr_db"]) for file in result.files])
+    noise.set_xlabel("SQNR against PyTorch, dB")
+    noise.set_yticklabels([])
+    return figure
+
+
+def compared(report: ParityReport) -> Figure:
+    if not any(file.layers for file in report.files):
+        figure, (axes,) = _figure(len(report.files))
+        names = [f"{Path(file.file).name}, {file.place}" for file in report.files]
+        axes.barh(names, [_db(file.metrics["sqnr_db"]) for file in report.files])
+        axes.set_xlabel(f"SQNR against {report.reference}, dB")
+        return figure
+    figure, (axes,) = _figure(10)
+    for file in report.files:
+        layers = [layer for layer in file.layers if layer.op != "input"]
+        label = f"{Path(file.file).name}, {file.place}"
+        (line,) = axes.plot(range(len(layers)), [_db(layer.sqnr_db) for layer in layers], label=label, linewidth=1)
+        parted = [index for index, layer in enumerate(layers) if layer.parted]
+        axes.plot(parted, [_db(layers[index].sqnr_db) for index in parted], "x", color=line.get_color())
+    axes.set_xlabel("layer, in the order of the reference (x: it parts there)")
+    axes.set_ylabel("SQNR, dB")
+    axes.legend()
+    return figure
+
+
+def evaluated(evaluation: Evaluation) -> Figure:
+    figure, (axes,) = _figure(len(evaluation.files))
+    shares = [100 * file.correct / file.count for file in evaluation.files]
+    spans = [file.interval for file in evaluation.files]
+    errors = (
+        [share - 100 * low for share, (low, _) in zip(shares, spans, strict=True)],
+        [100 * high - share for share, (_, high) in zip(shares, spans, strict=True)],
+    )
+    names = [Path(file.classifier.file).name for file in evaluation.files]
+    axes.errorbar(shares, names, xerr=errors, fmt="o", capsize=3)
+    axes.set_xlabel("top-1, % with its 95 % interval")
+    return figure
+
+
+def benched(run: Run) -> Figure:
+    figure, (axes,) = _figure(len(run.cases))
+    names = [f"{Path(case.file).name}, {case.threads} thread{'s' if case.threads > 1 else ''}" for case in run.cases]
+    if run.emulated:
+        axes.barh(names, [case.instructions_median["total"] / 1e6 for case in run.cases])
+        axes.set_xlabel(f"million instructions an inference, {run.device}")
+    else:
+        axes.boxplot([[ns / 1e6 for ns in case.values_ns] for case in run.cases], orientation="horizontal")
+        axes.set_yticks(range(1, len(names) + 1), names)
+        axes.set_xlabel(f"ms an inference, {run.device}")
+    return figure
+
+
+def _figure(rows: int, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure that notebooks show, high enough for so many rows."""
+    module = require("matplotlib.figure", "report")
+    backend = require("matplotlib.backends.backend_svg", "report")
+    figure: Any = module.Figure(figsize=(9, 1.2 + 0.4 * rows), layout="constrained")
+    backend.FigureCanvasSVG(figure)
+    # Without pyplot nothing else tells a notebook how to show it.
+    figure._repr_svg_ = lambda: _svg(figure)
+    made = [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
+    for axes in made:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, made
+
+
+def _svg(figure: Figure) -> str:
+    import io
+
+    page = io.StringIO()
+    figure.savefig(page, format="svg")
+    return page.getvalue()
+
+
+def _db(value: float) -> float:
+    return min(value, _MOST_DB)

@@ -1,0 +1,146 @@
+"""What the functions of edgemobile return: the library's own records, which also print, show and plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from edgemobile.api import plots
+from edgemobile.compare import Comparison, Judgement
+from edgemobile.evaluation import Evaluation
+from edgemobile.parity import ParityReport
+from edgemobile.pipeline import ExportResult
+from edgemobile.records import Run, save_run
+from edgemobile.terminal import recorded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Benched", "Compared", "Evaluated", "Exported"]
+
+_T = TypeVar("_T", bound="_Shown")
+
+
+class _Shown:
+    """Prints as its command does. A subclass says how, and what it plots."""
+
+    def __str__(self) -> str:
+        with recorded() as console:
+            self._print()
+        return "\n".join(line.rstrip() for line in console.export_text().splitlines())
+
+    def _repr_html_(self) -> str:
+        with recorded() as console:
+            self._print()
+        page = '<pre style="line-height:1.3;overflow-x:auto">{code}</pre>'
+        return console.export_html(code_format=page, inline_styles=True)
+
+    def plot(self) -> Figure:
+        """A figure; raises MissingExtra where matplotlib is not installed."""
+        raise NotImplementedError
+
+    def _print(self) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def of(cls: type[_T], record: Any, **more: Any) -> _T:
+        """The library's record, with what this adds."""
+        return cls(**{field.name: getattr(record, field.name) for field in fields(record)}, **more)
+
+
+@dataclass(frozen=True)
+class Exported(_Shown, ExportResult):
+    """A folder of files, each run and judged. `paths` are where they are."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(self.out / file.artifact.file for file in self.files)
+
+    def plot(self) -> Figure:
+        """The size and the SQNR of every file."""
+        return plots.exported(self)
+
+    def _print(self) -> None:
+        from edgemobile.commands.export import print_export
+
+        print_export(self)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Compared(_Shown, ParityReport):
+    """Files against a reference."""
+
+    def plot(self) -> Figure:
+        """The SQNR of every layer, or of every file where layers were not compared."""
+        return plots.compared(self)
+
+    def _print(self) -> None:
+        from edgemobile.commands.parity import print_parity
+
+        print_parity(self)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Evaluated(_Shown, Evaluation):
+    """The accuracy of files. `passed` is whether none lost more than `max_drop` points to the baseline."""
+
+    max_drop: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.max_drop is None or not self.exceeding(self.max_drop)
+
+    def plot(self) -> Figure:
+        """Top-1 of every file with its 95 % interval."""
+        return plots.evaluated(self)
+
+    def _print(self) -> None:
+        from edgemobile.commands.eval import print_evaluation
+
+        print_evaluation(self, quiet=False)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Benched(_Shown):
+    """A run, and how it compares with the baseline it was given."""
+
+    run: Run
+    comparison: Comparison | None = None
+    max_regress: float | None = None
+
+    @property
+    def stable(self) -> bool:
+        """Whether every figure can be trusted; counts of instructions always can."""
+        from edgemobile.devices.statistics import verdict
+
+        return all(verdict(case, self.run).stable for case in self.run.cases)
+
+    @property
+    def passed(self) -> bool:
+        """Stable, and within `max_regress` of the baseline beyond doubt."""
+        if self.comparison is None or self.max_regress is None:
+            return self.stable
+        judged = {pair.judge(self.max_regress) for pair in self.comparison.pairs}
+        return self.stable and judged == {Judgement.PASSED}
+
+    def save(self, path: str | Path) -> None:
+        """For `edgemobile compare`, and as a baseline."""
+        save_run(self.run, Path(path))
+
+    def plot(self) -> Figure:
+        """The times of every case, or its instructions by class."""
+        return plots.benched(self.run)
+
+    def _print(self) -> None:
+        from edgemobile.commands.bench import print_bench
+
+        print_bench(self.run, self.comparison, self.max_regress, quiet=False)
+
+    __str__ = _Shown.__str__

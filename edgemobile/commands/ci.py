@@ -1,0 +1,151 @@
+"""`edgemobile ci`: the gate that edgemobile.toml describes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.markup import escape
+
+from edgemobile.artifact import to_json_text
+from edgemobile.commands.completion import complete_gate_models
+from edgemobile.config_file import CONFIG_NAME, read_config
+from edgemobile.errors import EdgemobileError
+from edgemobile.terminal import console, format_table, progress
+
+if TYPE_CHECKING:
+    from edgemobile.gate.checks import Check, GateReport
+
+__all__ = ["ci"]
+
+_COLOURS = {"pass": "green", "skipped": "yellow", "unstable": "yellow"}
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"What to check. [default: {CONFIG_NAME}, or the one named before `ci`]",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_gate_models,
+    help="Only this model; again for more.",
+)
+@click.option("--force", is_flag=True, help="Run everything, also what has not changed.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@click.option("--github-summary", is_flag=True, help="Append markdown to $GITHUB_STEP_SUMMARY, or print it.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: every check.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+@click.pass_context
+def ci(
+    context: click.Context,
+    config: Path | None,
+    only: tuple[str, ...],
+    force: bool,
+    junit: Path | None,
+    github_summary: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Check every model of edgemobile.toml: export, parity, sizes, accuracy, devices; run only what has changed.
+
+    Exit codes: 0 pass, 1 a check failed, 2 wrong usage or configuration, 3 a dependency is missing, 4 a device does not
+    answer, 5 a measurement is unstable. Of several problems all are told, and the code is the first of 2, 1, 3, 4, 5.
+
+    \b
+    Examples:
+      edgemobile ci
+      edgemobile ci --only v3-large --force
+      edgemobile ci --junit gate.xml --github-summary
+    """
+    from edgemobile.gate.config import load_gate
+    from edgemobile.gate.run import run_gate
+
+    _check_writable(junit)
+    chosen = config or context.find_root().params.get("config") or Path(CONFIG_NAME)
+    if not chosen.is_file():
+        raise EdgemobileError(f"there is no {chosen}. Write one (docs/ci.md), or name it with --config")
+    with progress(quiet=quiet or as_json) as bars:
+        report = run_gate(load_gate(read_config(chosen)), only=only, force=force, progress=bars)
+    _write(report, junit, github_summary=github_summary, on_screen=not as_json)
+    if as_json:
+        print(to_json_text(report.to_json()), end="")
+    else:
+        print_gate(report)
+    return report.exit_code
+
+
+def _check_writable(junit: Path | None) -> None:
+    """Before minutes of work."""
+    if junit is not None and not junit.parent.is_dir():
+        raise EdgemobileError(f"--junit {junit}: there is no folder {junit.parent}")
+
+
+def _write(report: GateReport, junit: Path | None, *, github_summary: bool, on_screen: bool) -> None:
+    from edgemobile.gate.output import gate_junit, gate_markdown
+
+    try:
+        if junit is not None:
+            junit.write_text(gate_junit(report), encoding="utf-8")
+        summary = os.environ.get("GITHUB_STEP_SUMMARY")
+        if github_summary and summary:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(gate_markdown(report))
+        elif github_summary and on_screen:
+            print(gate_markdown(report))
+    except OSError as error:
+        raise EdgemobileError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def print_gate(report: GateReport) -> None:
+    """A row a file, a column a kind of check; below it in words what did not pass."""
+    from edgemobile.gate.output import totals
+
+    kinds = list(dict.fromkeys(_kind(check) for check in report.checks if check.file))
+    table = format_table(report.config, ["", "model", "file", *kinds, ""], left=3)
+    for (model, file), checks in _by_file(report).items():
+        cells = {_kind(check): _cell(check) for check in checks}
+        worst = next((check for check in checks if check.outcome.exit_code), checks[0])
+        kept = "[dim]not changed[/dim]" if all(check.kept for check in checks) else ""
+        row = (_coloured(worst.outcome.value), escape(model), escape(file))
+        table.add_row(*row, *(cells.get(kind, "-") for kind in kinds), kept)
+    screen = console()
+    if table.row_count:
+        screen.print(table)
+    for check in report.checks:
+        if check.outcome.value != "pass":
+            where = " ".join(filter(None, (check.model, check.file, check.what, f"on {check.place}")))
+            for words in check.words or (f"{check.found}, allowed {check.allowed}",):
+                screen.print(f"{_coloured(check.outcome.value)} {escape(where)}: {escape(words)}")
+    for note in report.notes:
+        screen.print(f"[dim]note:[/dim] {escape(note)}")
+    screen.print(f"{totals(report)}; {report.wall_s:.1f} s, {report.cpu_s:.1f} s of CPU")
+
+
+def _by_file(report: GateReport) -> dict[tuple[str, str], list[Check]]:
+    rows: dict[tuple[str, str], list[Check]] = {}
+    for check in report.checks:
+        if check.file:
+            rows.setdefault((check.model, check.file), []).append(check)
+    return rows
+
+
+def _kind(check: Check) -> str:
+    here = check.what in ("size", "outputs", "layers", "top-1")
+    return check.what if here else f"{check.what}, {check.place}"
+
+
+def _cell(check: Check) -> str:
+    budget = check.allowed if check.what in ("size", "instructions") else ""
+    text = escape(f"{check.found} of {budget}" if budget else check.found)
+    return text if check.outcome.value == "pass" else f"[{_COLOURS.get(check.outcome.value, 'red')}]{text}[/]"
+
+
+def _coloured(outcome: str) -> str:
+    return f"[{_COLOURS.get(outcome, 'red')}]{outcome}[/]"

@@ -1,0 +1,87 @@
+"""`edgemobile completion`, and what the Tab key offers: models, devices, recipes, the models of edgemobile.toml."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from edgemobile.arch import ARCHS
+from edgemobile.errors import EdgemobileError
+
+__all__ = [
+    "complete_devices",
+    "complete_gate_models",
+    "complete_models",
+    "complete_recipes",
+    "complete_refs",
+    "completion",
+]
+
+_Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+_WHERE = {
+    "bash": '~/.bashrc:                      eval "$(edgemobile completion bash)"',
+    "zsh": '~/.zshrc:                       eval "$(edgemobile completion zsh)"',
+    "fish": "~/.config/fish/config.fish:     edgemobile completion fish | source",
+}
+
+
+@click.command(
+    epilog="\b\nFor every new shell, one line in\n" + "\n".join(f"  {line}" for line in _WHERE.values()),
+)
+@click.argument("shell", type=click.Choice(list(_WHERE)))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the script that lets SHELL complete commands, options, models, devices and recipes."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    command = context.find_root().command
+    # `source` of bash asks the bash found here for its version; the script is the same for all.
+    made = kind(command, {}, "edgemobile", "_EDGEMOBILE_COMPLETE")
+    click.echo(made.source_template % made.source_vars())
+
+
+def _completer(names: Callable[[], Iterable[str]], *, files: bool = False, several: bool = False) -> _Completer:
+    """A completion from `names`, of a list of them where `several`, and of files where none of them fits."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
+        try:
+            found = [name for name in names() if name.startswith(last)]
+        except EdgemobileError:
+            # A broken file of devices is told by every command that needs it, not by the Tab key.
+            found = []
+        items = [CompletionItem(before + comma + name) for name in found]
+        return items if items or not files else [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+def _devices() -> list[str]:
+    from edgemobile.devices.emulation import CORES
+    from edgemobile.devices.profiles import load_devices
+
+    return [*load_devices(), *(f"emulated:{cpu}" for cpu in CORES)]
+
+
+def _recipes() -> list[str]:
+    from edgemobile.quant.recipes import RECIPES
+
+    return list(RECIPES)
+
+
+def _gate_models() -> list[str]:
+    from edgemobile.config_file import CONFIG_NAME, read_config
+
+    context = click.get_current_context(silent=True)
+    named = context.params.get("config") if context is not None else None
+    return list(read_config(Path(named or CONFIG_NAME)).tables.get("models", {}))
+
+
+complete_models = _completer(lambda: ARCHS)
+complete_refs = _completer(lambda: ARCHS, files=True)
+complete_devices = _completer(_devices, several=True)
+complete_recipes = _completer(_recipes, files=True)
+complete_gate_models = _completer(_gate_models)

@@ -1,0 +1,100 @@
+"""[defaults.COMMAND] tables of edgemobile.toml: values for options that the command line and the environment leave out.
+
+[defaults.export]
+int8 = true
+calib = "images/"
+
+[defaults.devices.setup]
+quiet = true
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgemobile.config_file import CONFIG_NAME, ConfigFile, read_config
+
+__all__ = ["config_option", "defaults_of"]
+
+
+def _loaded(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Give the defaults to every command below."""
+    path = value or Path(CONFIG_NAME)
+    if not context.resilient_parsing and (value is not None or path.is_file()):
+        assert isinstance(context.command, click.Group)
+        context.default_map = defaults_of(context.command, read_config(path))
+    return value
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=_loaded,
+    help=f"Defaults of options, and what `ci` checks. [default: {CONFIG_NAME} where there is one]",
+)
+
+
+def defaults_of(group: click.Group, file: ConfigFile) -> dict[str, Any]:
+    """click's default_map: command -> option -> value.
+
+    Raises EdgemobileError, with FILE:LINE, for a command, an option or a value there is not.
+    """
+    return _group(group, file.tables.get("defaults", {}), file, ("defaults",))
+
+
+def _group(group: click.Group, tables: Any, file: ConfigFile, at: tuple[str, ...]) -> dict[str, Any]:
+    found = {}
+    for name, table in _table(tables, file, at).items():
+        command = group.commands.get(name)
+        if command is None:
+            raise file.wrong((*at, name), f"there is no such command. Allowed: {', '.join(group.commands)}")
+        below = _group if isinstance(command, click.Group) else _options
+        found[name] = below(command, table, file, (*at, name))  # type: ignore[arg-type]
+    return found
+
+
+def _options(command: click.Command, table: Any, file: ConfigFile, at: tuple[str, ...]) -> dict[str, Any]:
+    options = {option: parameter for parameter in command.params for option in _names(parameter)}
+    found = {}
+    for name, value in _table(table, file, at).items():
+        parameter = options.get(name)
+        if parameter is None or parameter.name is None:
+            allowed = ", ".join(_names(one)[0] for one in command.params if _names(one))
+            raise file.wrong((*at, name), f"{command.name} has no such option. Allowed: {allowed}")
+        found[parameter.name] = _value(command, parameter, value, file, (*at, name))
+    return found
+
+
+def _names(parameter: click.Parameter) -> list[str]:
+    """An option's long names without dashes: what stands in the file, with - or _."""
+    if not isinstance(parameter, click.Option):
+        return []
+    long = [option[2:] for option in parameter.opts if option.startswith("--")]
+    return [*long, *(name.replace("-", "_") for name in long if "-" in name)]
+
+
+def _value(command: click.Command, option: click.Parameter, value: Any, file: ConfigFile, at: tuple[str, ...]) -> Any:
+    """As it would stand on the command line, tried now so that what is wrong is told with its line."""
+    assert isinstance(option, click.Option)
+    if option.is_flag != isinstance(value, bool) or not isinstance(value, str | int | float | list):
+        wanted = "true or false" if option.is_flag else "a number, text in quotes or a list of these"
+        raise file.wrong(at, f"must be {wanted}; found {value!r}")
+    if option.is_flag:
+        return value
+    texts = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+    given: Any = texts if option.multiple else ",".join(texts)
+    try:
+        option.process_value(click.Context(command, resilient_parsing=False), given)
+    except click.UsageError as error:
+        raise file.wrong(at, error.message) from error
+    return given
+
+
+def _table(value: Any, file: ConfigFile, at: tuple[str, ...]) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise file.wrong(at, f"must be a table, [{'.'.join(at)}]; found {value!r}")
+    return value

@@ -1,0 +1,65 @@
+"""`edgemobile report`: what was measured, as one page, tables and model cards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.terminal import console, format_bytes
+
+__all__ = ["report"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("report")
+@click.argument("sources", nargs=-1, required=True, type=_PATH, metavar="RUN...")
+@click.option("--html", type=_PATH, metavar="FILE", help="One self-contained page: plots, tables, conditions.")
+@click.option("--md", type=_PATH, metavar="FILE", help="Markdown tables.")
+@click.option("--csv", type=_PATH, metavar="FILE", help="A row a case: a file, a device, a number of threads.")
+@click.option("--cards", type=_PATH, metavar="DIR", help="A model card an artifact.")
+@click.option("--title", default="edgemobile report", show_default=True, help="Heading of the page.")
+def report(
+    sources: tuple[Path, ...], html: Path | None, md: Path | None, csv: Path | None, cards: Path | None, title: str
+) -> int:
+    """Put RUNs together: saved bench runs, `eval --json`, `parity --json`, export folders, in any mix.
+
+    They are recognised by their content and joined by the sha256 of the files they speak of. Figures taken under other
+    conditions stay apart, and instructions apart from time.
+
+    \b
+    Examples:
+      edgemobile report v3-large/ run.json eval.json parity.json --html report.html
+      edgemobile report runs/*.json v3-large/ --md report.md --csv cases.csv --cards cards/
+    """
+    if not any((html, md, csv, cards)):
+        raise EdgemobileError("nothing to write: give at least one of --html, --md, --csv and --cards")
+    from edgemobile.records import write_whole
+    from edgemobile.report.cards import model_cards
+    from edgemobile.report.findings import join
+    from edgemobile.report.page import page
+    from edgemobile.report.sources import read_sources
+    from edgemobile.report.text import as_csv, as_markdown
+
+    found = join(read_sources(sources))
+    makers = ((html, lambda: page(found, title)), (md, lambda: as_markdown(found, title)), (csv, lambda: as_csv(found)))
+    texts = {path: make() for path, make in makers if path is not None}
+    if cards is not None:
+        texts |= {cards / name: text for name, text in model_cards(found).items()}
+        _make_folder(cards)
+    for path, text in texts.items():
+        write_whole(path, text)
+        console().print(f"wrote {escape(str(path))}  [dim]{format_bytes(len(text.encode()))}[/dim]")
+    for note in found.notes:
+        console().print(f"[dim]note:[/dim] {escape(note)}")
+    return 0
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgemobileError(f"cannot make the folder {path}: {error.strerror or error}") from error

@@ -1,0 +1,107 @@
+"""edgemobile.toml as read: its tables, and on which line each key stands, for errors that point there.
+
+tomllib keeps no lines. They are found only when something is wrong, by parsing the text statement by statement.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["CONFIG_NAME", "ConfigFile", "read_config"]
+
+CONFIG_NAME = "edgemobile.toml"
+_MAX_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """`tables` as tomllib gives them. Paths inside are relative to the file's folder."""
+
+    path: Path
+    text: str
+    tables: Mapping[str, Any]
+
+    def wrong(self, keys: tuple[str, ...], words: str) -> EdgemobileError:
+        """The error to raise about the key at `keys`: FILE:LINE: table.key: words."""
+        dotted = ".".join(key if re.fullmatch(r"[\w-]+", key) else f'"{key}"' for key in keys)
+        return EdgemobileError(f"{self.path}:{self.line(keys)}: {dotted}: {words}")
+
+    def line(self, keys: tuple[str, ...]) -> int:
+        """Where the key stands, or the nearest table around it; from 1."""
+        for length in range(len(keys), 0, -1):
+            if keys[:length] in self._lines:
+                return self._lines[keys[:length]]
+        return 1
+
+    @cached_property
+    def _lines(self) -> dict[tuple[str, ...], int]:
+        found: dict[tuple[str, ...], int] = {}
+        table: tuple[str, ...] = ()
+        for number, statement, tables in _statements(self.text):
+            header = statement.lstrip().startswith("[")
+            paths = list(_paths(tables))
+            if header:
+                # The last is the longest: [a.b] names a and then a.b.
+                table = paths[-1]
+            for path in paths:
+                found.setdefault(path if header else (*table, *path), number)
+        return found
+
+
+def read_config(path: Path) -> ConfigFile:
+    """Raises EdgemobileError for a file that cannot be read or is no TOML, with the line."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise EdgemobileError(f"{path} is larger than {_MAX_BYTES} bytes, which no configuration is")
+        # TOML's own line ends; tomllib takes only these.
+        text = data.decode("utf-8").replace("\r\n", "\n")
+        return ConfigFile(path, text, tomllib.loads(text))
+    except OSError as error:
+        raise EdgemobileError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise EdgemobileError(f"{path} is not UTF-8 text: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        found = re.search(r"\(at line (\d+), column \d+\)", str(error))
+        line = int(found[1]) if found else len(text.splitlines()) or 1
+        raise EdgemobileError(f"{path}:{line}: not TOML: {error}") from error
+
+
+def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(the line it begins on, its text, what it says by itself) of every header and every key = value."""
+    lines = text.split("\n")
+    start = 0
+    while start < len(lines):
+        end, parsed = start + 1, _parsed(lines[start])
+        # A value that goes over several lines is whole only at its end.
+        while parsed is None and end < len(lines):
+            end += 1
+            parsed = _parsed("\n".join(lines[start:end]))
+        if parsed:
+            yield start + 1, lines[start], parsed
+        start = end
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _paths(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every key in `value`, from the outside in."""
+    # [[name]] is a list of one table.
+    value = value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield (*above, key)
+        yield from _paths(inner, (*above, key))

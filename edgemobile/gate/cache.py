@@ -1,0 +1,75 @@
+"""Results by what they are of: strict JSON in a folder that ignores itself. A damaged entry is as good as none."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.records import MAX_RUN_BYTES, write_whole
+from edgemobile.strict_json import parse, to_text
+
+__all__ = ["CACHE_VERSION", "Cache"]
+
+CACHE_VERSION = 1
+_T = TypeVar("_T")
+
+
+class Cache:
+    """`folder`/results/STAGE-KEY.json and `folder`/files/MODEL-KEY/. With `force` nothing is found, all is kept."""
+
+    def __init__(self, folder: Path, *, force: bool = False) -> None:
+        self.folder, self.force = folder, force
+
+    def get(self, stage: str, key: str, read: Callable[[Any], _T]) -> _T | None:
+        """What `read` makes of the value kept; None where there is none, or it is not what was written."""
+        path = self._path(stage, key)
+        if self.force or not path.is_file():
+            return None
+        try:
+            entry = parse(path.read_bytes(), path.name, MAX_RUN_BYTES)
+            value = entry["value"]
+            if {**entry, "value": None} != self._entry(stage, key, value) | {"value": None}:
+                return None
+            return read(value)
+        except (OSError, EdgemobileError, KeyError, TypeError, ValueError):
+            return None
+
+    def put(self, stage: str, key: str, value: Any) -> None:
+        """Keep JSON's own types. Raises EdgemobileError where the folder cannot be written."""
+        path = self._path(stage, key)
+        self._made(path.parent)
+        write_whole(path, to_text(self._entry(stage, key, value)))
+
+    def files(self, model: str, key: str) -> Path:
+        """The folder for a model's files of this key; those of its earlier keys are gone after `tidy`."""
+        self._made(self.folder / "files")
+        return self.folder / "files" / f"{model}-{key[:16]}"
+
+    def tidy(self, model: str, key: str) -> None:
+        """Remove a model's files of other keys: they are large, and quickly made again."""
+        keep = self.files(model, key)
+        for folder in keep.parent.glob(f"{model}-{'[0-9a-f]' * 16}"):
+            if folder != keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _entry(self, stage: str, key: str, value: Any) -> dict[str, Any]:
+        digest = hashlib.sha256(to_text(value).encode()).hexdigest()
+        return {"version": CACHE_VERSION, "stage": stage, "key": key, "sha256": digest, "value": value}
+
+    def _path(self, stage: str, key: str) -> Path:
+        return self.folder / "results" / f"{stage}-{key[:32]}.json"
+
+    def _made(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            ignore = self.folder / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+        except OSError as error:
+            raise EdgemobileError(
+                f"cannot write the cache {self.folder}: {error.strerror or error}. Choose another: [gate] cache"
+            ) from error

@@ -1,0 +1,86 @@
+"""What decides a result, as one hash: what goes in by content, and what computes it by version and source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import edgemobile
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["content_sha256", "fingerprint", "software"]
+
+_TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "numpy", "Pillow", "safetensors", "flatbuffers")
+_CHUNK = 2**20
+
+
+def fingerprint(*parts: Any) -> str:
+    """sha256 of records, paths, numbers and texts, in order."""
+    text = json.dumps([_plain(part) for part in parts], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def software() -> Mapping[str, str]:
+    """What computes: edgemobile by its sources, what it uses by version, the machine by its kind."""
+    root = Path(edgemobile.__file__).parent
+    digest = hashlib.sha256()
+    for path in _files(root, (".py", ".c", ".json", ".safetensors")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    versions = {name: version for name in _TOOLS if (version := _version(name))}
+    machine = {"machine": platform.machine(), "python": platform.python_version()}
+    return {"edgemobile": edgemobile.__version__, "sources": digest.hexdigest(), **versions, **machine}
+
+
+@cache
+def content_sha256(path: Path) -> str:
+    """Of a file, or of a folder: every name in it and every file's content. Raises EdgemobileError."""
+    digest = hashlib.sha256()
+    try:
+        if not path.is_dir():
+            _update(digest, path)
+            return digest.hexdigest()
+        for file in _files(path, ("",)):
+            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
+            _update(digest, file)
+    except OSError as error:
+        raise EdgemobileError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def _update(digest: Any, path: Path) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+
+
+def _files(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """In one order on every machine; a checkout's packages are links."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        yield from (Path(folder, name) for name in sorted(names) if name.endswith(suffixes))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

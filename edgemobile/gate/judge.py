@@ -1,0 +1,194 @@
+"""What was measured, against what edgemobile.toml allows: a row a check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgemobile.gate.checks import Check, Outcome
+from edgemobile.gate.config import Accuracy, DeviceEntry, selects
+from edgemobile.gate.measured import Measured, Scored, Written
+from edgemobile.metrics import METRICS
+from edgemobile.parity import FileParity, ParityReport
+from edgemobile.records import Case, Run
+
+__all__ = ["accuracies", "on_device", "parities", "sizes"]
+
+
+def sizes(model: Measured) -> list[Check]:
+    """A row a file: its bytes and, where there is a budget, that."""
+    checks = []
+    for file in model.files:
+        most = _least_budget(model.entry.size, file)
+        over = most is not None and file.bytes > most
+        words = () if not over or most is None else (f"{file.bytes:,} bytes, {file.bytes - most:,} over its budget",)
+        checks.append(
+            Check(
+                model.entry.name,
+                Path(file.name).name,
+                "size",
+                "here",
+                Outcome.FAILED if over else Outcome.PASSED,
+                _bytes(file.bytes),
+                "" if most is None else _bytes(most),
+                words,
+                model.kept,
+            )
+        )
+    return [*checks, *_of_nothing(model, "size", "here", model.entry.size, model.files)]
+
+
+def parities(model: Measured, report: ParityReport, kept: bool) -> list[Check]:
+    """Two rows a file: its outputs, and its layers where they were compared."""
+    return [check for file in report.files for check in _parity(model, file, kept)]
+
+
+def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
+    inner = tuple(missed for missed in file.missed if missed.startswith(("layer", "no layer")))
+    outer = tuple(missed for missed in file.missed if missed not in inner)
+    # What the end alone shows has its cause among the words of the end.
+    if file.cause is not None and file.first_parted is None:
+        outer += (f"likely cause: {file.cause.kind} ({file.cause.words})",) if outer else ()
+    name, base = Path(file.file).name, model.entry.name
+    shown = ("sqnr_db", "top1_agree")
+    found = ", ".join(f"{_metric(metric, file.metrics[metric])}" for metric in shown)
+    allowed = ", ".join(_metric(metric, bound) for metric, bound in file.bounds.items())
+    yield Check(base, name, "outputs", file.place, _judged(not outer), found, allowed, outer, kept)
+    if file.layers or inner:
+        parted = sum(bool(layer.parted) for layer in file.layers)
+        found = f"{len(file.layers) - parted} of {len(file.layers)}"
+        yield Check(base, name, "layers", file.place, _judged(not inner), found, "all", inner, kept)
+
+
+def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept: bool) -> list[Check]:
+    """A row a file: top-1, and the points it lost to the float32 file."""
+    checks = []
+    for file in scored:
+        # Counts are whole; the bound may be a float a little below the step it names.
+        over = (file.drop_points or 0) > asked.max_drop + 1e-9
+        lost = "" if file.drop_points is None else f" ({0 - file.drop_points:+.2f})"
+        words = (f"lost {file.drop_points:.2f} points of top-1; {asked.max_drop:g} are allowed",) if over else ()
+        checks.append(
+            Check(
+                model.entry.name,
+                Path(file.file).name,
+                "top-1",
+                "here",
+                _judged(not over),
+                f"{file.correct / file.count:.2%}{lost}",
+                f"-{asked.max_drop:g}",
+                words,
+                kept,
+            )
+        )
+    return checks
+
+
+# ---- devices --------------------------------------------------------------------------------------------------------
+
+
+def on_device(device: DeviceEntry, model: Measured, files: Sequence[Written], run: Run, kept: bool) -> list[Check]:
+    """A row a file: what it costs there, against its budget and against the baseline."""
+    budgets = model.entry.instructions.get(device.name, {})
+    if budgets and not run.emulated:
+        words = (f"{device.name} is timed; instructions are counted on emulated devices, like emulated:cortex-a72",)
+        return [Check(model.entry.name, "", "instructions", device.name, Outcome.WRONG, words=words)]
+    by_name = {Path(file.name).name: file for file in files}
+    checks = [
+        _case(model, device, case, run, _least_budget(budgets, by_name[Path(case.file).name]), kept)
+        for case in run.cases
+    ]
+    checks += _of_nothing(model, "instructions", device.name, budgets, files)
+    return [*checks, *_against_baseline(model, device, run, kept)]
+
+
+def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, most: int | None, kept: bool) -> Check:
+    from edgemobile.devices.statistics import verdict
+
+    row = Check(model.entry.name, Path(case.file).name, "latency", device.name, Outcome.PASSED, kept=kept)
+    if not run.emulated:
+        reasons = verdict(case, run).reasons
+        outcome = Outcome.UNSTABLE if reasons else Outcome.PASSED
+        return replace(row, outcome=outcome, found=f"{case.median_ns / 1e6:.2f} ms", words=reasons)
+    counted = case.instructions_median["total"]
+    over = most is not None and counted > most
+    return replace(
+        row,
+        what="instructions",
+        outcome=_judged(not over),
+        found=_millions(counted),
+        allowed="" if most is None else _millions(most),
+        words=(f"{counted:,.0f} instructions an inference, {counted / most - 1:.2%} over its budget",)
+        if over and most is not None
+        else (),
+    )
+
+
+def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool) -> Iterator[Check]:
+    from edgemobile.compare import Judgement, compare
+    from edgemobile.records import load_run
+
+    if device.baseline is None or device.max_regress is None:
+        return
+    outcomes = {
+        Judgement.PASSED: Outcome.PASSED,
+        Judgement.REGRESSED: Outcome.FAILED,
+        Judgement.UNSURE: Outcome.UNSTABLE,
+    }
+    reference, names = load_run(device.baseline), {Path(case.file).name for case in run.cases}
+    # A single case on each side would pair whatever their names.
+    known = tuple(case for case in reference.cases if Path(case.file).name in names)
+    for name in sorted(names - {Path(case.file).name for case in known}):
+        words = (f"{device.baseline} has no {name}: measure it with `edgemobile bench ... --on {device.name} --out`",)
+        yield Check(model.entry.name, name, "baseline", device.name, Outcome.WRONG, words=words)
+    for pair in compare(replace(reference, cases=known), run).pairs if known else ():
+        judged = pair.judge(device.max_regress)
+        interval = f"{pair.low - 1:+.2%} to {pair.high - 1:+.2%}"
+        missed = f"{pair.ratio - 1:+.2%} of {pair.unit} ({interval}); {device.max_regress:+.2%} is allowed"
+        yield Check(
+            model.entry.name,
+            Path(pair.other.file).name,
+            "baseline",
+            device.name,
+            outcomes[judged],
+            f"{pair.ratio - 1:+.2%}",
+            f"{device.max_regress:+.2%}",
+            () if judged is Judgement.PASSED else (missed,),
+            kept,
+        )
+
+
+# ---- in common ------------------------------------------------------------------------------------------------------
+
+
+def _least_budget(budgets: Mapping[str, int], file: Written) -> int | None:
+    """Every budget that means the file must hold."""
+    return min((most for name, most in budgets.items() if selects(name, file.format, file.precision)), default=None)
+
+
+def _of_nothing(
+    model: Measured, what: str, place: str, budgets: Mapping[str, int], files: Sequence[Written]
+) -> Iterator[Check]:
+    for name in budgets:
+        if not any(selects(name, file.format, file.precision) for file in files):
+            words = (f"the budget of {name} means none of the files: {', '.join(Path(f.name).name for f in files)}",)
+            yield Check(model.entry.name, "", what, place, Outcome.WRONG, words=words)
+
+
+def _judged(passed: bool) -> Outcome:
+    return Outcome.PASSED if passed else Outcome.FAILED
+
+
+def _metric(name: str, value: float) -> str:
+    if name == "top1_agree":
+        return f"{value:.1%}"
+    return f"{value:.1f} dB" if METRICS[name].unit == "dB" else f"{name} {value:.3g}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.3f} M"

@@ -1,0 +1,280 @@
+"""What the gate measures of a model, each kept by the content of what it depends on: files, parity, accuracy, devices.
+
+Nothing is judged here: a budget that moves costs no run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.exporters import format_of
+from edgemobile.gate.cache import Cache
+from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
+from edgemobile.gate.fingerprint import content_sha256, fingerprint, software
+from edgemobile.parity import TABLE, ParityReport, Tolerance
+from edgemobile.progress import Progress
+from edgemobile.records import Run
+from edgemobile.strict_json import decode, encode
+
+__all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A model file: `name` in its folder."""
+
+    name: str
+    format: str
+    precision: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The accuracy of a file; `drop_points` of top-1 below the float32 file, None for that one itself."""
+
+    file: str
+    count: int
+    correct: int
+    drop_points: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model under the gate: its files, and the key of what made them."""
+
+    entry: ModelEntry
+    config: GateConfig
+    cache: Cache
+    folder: Path
+    files: tuple[Written, ...]
+    key: str
+    kept: bool
+
+    def path(self, file: Written) -> Path:
+        return self.folder / file.name
+
+    def kept_or(
+        self, stage: str, key: str, read: Callable[[Any], _T], run: Callable[[], tuple[_T, Any]]
+    ) -> tuple[_T, bool]:
+        """(the result, whether it was kept). `run` gives it and what to keep of it; None keeps nothing."""
+        found = self.cache.get(stage, key, read)
+        if found is not None:
+            return found, True
+        result, value = run()
+        if value is not None:
+            self.cache.put(stage, key, value)
+        return result, False
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def written_files(entry: ModelEntry, config: GateConfig, cache: Cache, progress: Progress) -> Measured:
+    """The model's files: those named, those kept, or new ones. Raises EdgemobileError."""
+    if entry.files:
+        return _named_files(entry, config, cache)
+    key = _export_key(entry, config)
+    folder = cache.files(entry.name, key)
+    files = cache.get("export", key, _read_files)
+    kept = files is not None and ":" not in entry.model and _whole(folder, files)
+    if files is None or not kept:
+        files = _export(entry, config, folder, progress)
+        cache.put("export", key, encode(files))
+        cache.tidy(entry.name, key)
+    return Measured(entry, config, cache, folder, files, key, kept)
+
+
+def _read_files(value: Any) -> tuple[Written, ...]:
+    return tuple(decode(Written, item, "file") for item in value)
+
+
+def _whole(folder: Path, files: Sequence[Written]) -> bool:
+    return all((folder / one.name).is_file() and content_sha256(folder / one.name) == one.sha256 for one in files)
+
+
+def _named_files(entry: ModelEntry, config: GateConfig, cache: Cache) -> Measured:
+    files, names = [], [path.name for path in entry.files]
+    if len(set(names)) != len(names):
+        raise EdgemobileError(
+            f"{entry.name}: two files are called {max(names, key=names.count)}; give them other names"
+        )
+    for path in entry.files:
+        digest = content_sha256(path)
+        key = fingerprint("file", digest, software())
+        precision = cache.get("file", key, str)
+        if precision is None:
+            from edgemobile.parity.observing import open_file
+
+            precision = open_file(path).precision
+            cache.put("file", key, precision)
+        files.append(Written(str(path), format_of(path.suffix).name, precision, path.stat().st_size, digest))
+    # An absolute or a relative name stands for itself under an empty folder.
+    return Measured(entry, config, cache, Path(), tuple(files), fingerprint("files", _source(entry)), kept=True)
+
+
+def _export_key(entry: ModelEntry, config: GateConfig) -> str:
+    made = (entry.formats, entry.precisions, entry.recipe, entry.target, entry.calib_images)
+    recipe = content_sha256(Path(entry.recipe)) if entry.recipe and entry.recipe.endswith(".json") else None
+    return fingerprint("export", software(), _source(entry), made, recipe, config.settings.images, config.settings.seed)
+
+
+def _source(entry: ModelEntry) -> list[Any]:
+    """The net, its weights and its images, by content."""
+    contents = [
+        content_sha256(Path(text)) if is_file else None
+        for text, is_file in (
+            (entry.model, entry.model.endswith((".pt2", ".onnx", ".tflite"))),
+            (str(entry.weights), entry.weights not in (None, "bundled", "imagenet", "random")),
+            (str(entry.calib), entry.calib is not None),
+        )
+    ]
+    return [entry.model, entry.weights, entry.width, entry.res, entry.classes, contents]
+
+
+def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progress) -> tuple[Written, ...]:
+    from edgemobile.pipeline import ExportRequest, export
+    from edgemobile.quant.recipes import read_recipe, recipe_for
+    from edgemobile.quant.targets import target_for
+
+    recipe = read_recipe(entry.recipe or recipe_for(entry.calib_images, real=entry.calib is not None))
+    request = ExportRequest(
+        model=entry.model,
+        out=folder,
+        weights=entry.weights,
+        formats=entry.formats,
+        precisions=entry.precisions,
+        width=entry.width,
+        res=entry.res,
+        classes=entry.classes,
+        calib=entry.calib,
+        calib_images=entry.calib_images,
+        check_images=config.settings.images,
+        recipe=replace(recipe, hswish=target_for(entry.target).hswish),
+        target=entry.target,
+        seed=config.settings.seed,
+        overwrite=True,
+    )
+    artifacts = [file.artifact for file in export(request, progress).files]
+    return tuple(Written(one.file, one.format, one.precision, one.bytes, one.sha256) for one in artifacts)
+
+
+# ---- parity ---------------------------------------------------------------------------------------------------------
+
+
+def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, bool]:
+    """(every file against PyTorch, layer by layer where asked for, whether it was kept)."""
+    entry, settings = model.entry, model.config.settings
+    table = _tolerances(model)
+    asked = (settings.images, settings.layers, settings.seed, [asdict(row) for row in table])
+    digests = [(file.name, file.sha256) for file in model.files]
+    key = fingerprint("parity", software(), _source(entry), digests, asked)
+
+    def run() -> tuple[ParityReport, Any]:
+        from edgemobile.parity import ParityRequest, parity
+
+        request = ParityRequest(
+            ref=entry.model,
+            others=tuple(str(model.path(file)) for file in model.files),
+            weights=entry.weights,
+            width=entry.width,
+            classes=entry.classes,
+            data=entry.calib,
+            images=settings.images,
+            seed=settings.seed,
+            layers=settings.layers,
+            table=table,
+        )
+        report = parity(request, progress)
+        # A factory's code may import anything: no hash says whether it changed.
+        return report, None if ":" in entry.model else report.to_json()
+
+    return model.kept_or("parity", key, ParityReport.from_json, run)
+
+
+def _tolerances(model: Measured) -> tuple[Tolerance, ...]:
+    """The table, and behind it the configuration's own bounds: for all models, then for this one."""
+    rows = list(TABLE)
+    if model.entry.weights == "random":
+        # Untrained layers amplify whatever noise goes in: only the layers themselves can be held to anything in int8.
+        rows += [replace(row, bounds={}) for row in TABLE if row.precision in ("int8", "dynamic")]
+    for bounds in (model.config.tolerances, model.entry.tolerances):
+        for precision, own in bounds.items():
+            row = next(row for row in reversed(rows) if row.precision == precision)
+            rows.append(replace(row, bounds={**row.bounds, **own}))
+    return tuple(rows)
+
+
+# ---- accuracy -------------------------------------------------------------------------------------------------------
+
+
+def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tuple[tuple[Scored, ...], bool]:
+    """(the accuracy of every file against the first float32 one, whether it was kept). Raises EdgemobileError."""
+    baseline = next((file for file in model.files if file.precision == "float32"), None)
+    if baseline is None:
+        raise EdgemobileError(
+            f"{model.entry.name}: max_drop is against a float32 file, and there is none among its files"
+        )
+    digests = [(file.name, file.sha256) for file in model.files]
+    chosen = (content_sha256(asked.data), asked.split, asked.limit, model.config.settings.seed)
+    key = fingerprint("accuracy", software(), digests, chosen)
+
+    def run() -> tuple[tuple[Scored, ...], Any]:
+        from edgemobile.evaluate import evaluate
+        from edgemobile.evaluation import EvalRequest
+
+        request = EvalRequest(
+            files=tuple(str(model.path(file)) for file in model.files),
+            data=asked.data,
+            split=asked.split,
+            limit=asked.limit,
+            seed=model.config.settings.seed,
+            baseline=str(model.path(baseline)),
+        )
+        names = {str(model.path(file)): file.name for file in model.files}
+        scored = tuple(
+            Scored(
+                names[str(file.classifier.file)],
+                file.count,
+                file.correct,
+                None if file.paired is None else file.paired.drop_points,
+            )
+            for file in evaluate(request, progress).files
+        )
+        return scored, encode(scored)
+
+    return model.kept_or("accuracy", key, lambda value: tuple(decode(Scored, item, "scored") for item in value), run)
+
+
+# ---- devices --------------------------------------------------------------------------------------------------------
+
+
+def measure_device(model: Measured, device: DeviceEntry, files: Sequence[Written]) -> tuple[Run, bool]:
+    """(`files` measured on the device, whether that was kept). What is unstable is not kept.
+
+    Raises EdgemobileError, DeviceUnreachable, MissingTool.
+    """
+    from edgemobile.devices.profiles import find_device
+
+    row = find_device(device.name)
+    digests = [(file.name, file.sha256) for file in files]
+    key = fingerprint("device", software(), row.address, row.options, device.runs, device.threads, digests)
+
+    def run() -> tuple[Run, Any]:
+        from edgemobile.bench import BenchRequest, bench
+        from edgemobile.devices.statistics import verdict
+        from edgemobile.records import Settings
+
+        settings = Settings(threads=(device.threads,), runs=device.runs)
+        found = bench(BenchRequest(tuple(model.path(file) for file in files), device.name, settings))
+        stable = all(verdict(case, found).stable for case in found.cases)
+        return found, encode(found) if stable else None
+
+    return model.kept_or("device", key, lambda value: decode(Run, value, "run"), run)

@@ -1,0 +1,65 @@
+"""A gate's report for machines and for people who look at a pull request: JUnit XML and GitHub's markdown."""
+
+from __future__ import annotations
+
+from edgemobile.gate.checks import Check, GateReport, Outcome
+from edgemobile.parity.output import TestCase, junit_document, markdown_cell
+
+__all__ = ["gate_junit", "gate_markdown", "totals"]
+
+_MARKS = {Outcome.PASSED: "✅", Outcome.SKIPPED: "⏭️", Outcome.UNSTABLE: "〰️", Outcome.FAILED: "❌"}
+_ERROR_MARK = "⚠️"
+
+
+def gate_junit(report: GateReport) -> str:
+    """A suite a model, a case a check. What could not be tried is an error, what is unstable a failure."""
+    suites: dict[str, list[TestCase]] = {}
+    for check in report.checks:
+        suites.setdefault(check.model, []).append(_case(check))
+    return junit_document("edgemobile ci", suites)
+
+
+def _case(check: Check) -> TestCase:
+    words = check.words or (f"found {check.found}, allowed {check.allowed}",)
+    failed = check.outcome in (Outcome.FAILED, Outcome.UNSTABLE)
+    skipped = check.outcome is Outcome.SKIPPED
+    error = not failed and not skipped and check.outcome is not Outcome.PASSED
+    found = f"{check.found}; allowed: {check.allowed}" if check.allowed else check.found
+    return TestCase(
+        f"{check.what} on {check.place}",
+        check.file or check.model,
+        words if failed else (),
+        found + ("; not changed, kept from an earlier run" if check.kept else ""),
+        "; ".join(words) if error else "",
+        "; ".join(words) if skipped else "",
+    )
+
+
+def gate_markdown(report: GateReport) -> str:
+    """What did not pass, in full, and a table of everything below it."""
+    lines = [f"### edgemobile ci: {'passed' if report.passed else 'FAILED'}", "", totals(report) + ".", ""]
+    lines += [
+        f"- {_mark(check)} **{markdown_cell(check.model)}** {markdown_cell(check.file)} {check.what} on "
+        f"{markdown_cell(check.place)}: {markdown_cell('; '.join(check.words) or check.found)}"
+        for check in report.checks
+        if check.outcome is not Outcome.PASSED
+    ]
+    lines += ["", "<details><summary>all checks</summary>", ""]
+    lines += ["| | model | file | check | on | found | allowed |", "|---|---|---|---|---|---:|---:|"]
+    for check in report.checks:
+        cells = (check.model, check.file, check.what, check.place, check.found, check.allowed)
+        lines.append(f"| {_mark(check)} | " + " | ".join(map(markdown_cell, cells)) + " |")
+    return "\n".join([*lines, "", "</details>"]) + "\n"
+
+
+def totals(report: GateReport) -> str:
+    """ "40 checks of 4 models: 39 pass, 1 FAIL; 12 of them not changed since an earlier run"."""
+    models = len({check.model for check in report.checks})
+    counts = ", ".join(f"{count} {name}" for name, count in report.counts.items())
+    kept = sum(check.kept for check in report.checks)
+    words = f"{len(report.checks)} checks of {models} model{'s' if models > 1 else ''}: {counts}"
+    return f"{words}; {kept} of them not changed since an earlier run" if kept else words
+
+
+def _mark(check: Check) -> str:
+    return _MARKS.get(check.outcome, _ERROR_MARK)

@@ -1,0 +1,95 @@
+"""Every model of edgemobile.toml through the gate. A problem is a row of the report, and does not stop the others."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.gate import judge
+from edgemobile.gate.cache import Cache
+from edgemobile.gate.checks import Check, GateReport, Outcome
+from edgemobile.gate.config import DeviceEntry, GateConfig, ModelEntry
+from edgemobile.gate.measured import Measured, measure_accuracy, measure_device, measure_parity, written_files
+from edgemobile.progress import Progress, Silent
+
+__all__ = ["run_gate"]
+
+
+def run_gate(
+    config: GateConfig, *, only: Sequence[str] = (), force: bool = False, progress: Progress | None = None
+) -> GateReport:
+    """Check all models, or `only` those named; with `force` also what has not changed.
+
+    Raises EdgemobileError for a name that is no model, and where the cache cannot be written.
+    """
+    entries = {entry.name: entry for entry in config.models}
+    for name in only:
+        if name not in entries:
+            raise EdgemobileError(f"{config.path} has no [models.{name}]. Models: {', '.join(entries)}")
+    cache = Cache(config.settings.cache, force=force)
+    started, cpu = time.perf_counter(), _cpu_s()
+    checks: list[Check] = []
+    for name in dict.fromkeys(only or entries):
+        checks += _check_model(entries[name], config, cache, progress or Silent())
+    return GateReport(str(config.path), tuple(checks), time.perf_counter() - started, _cpu_s() - cpu)
+
+
+def _cpu_s() -> float:
+    return sum(os.times()[:4])
+
+
+def _check_model(entry: ModelEntry, config: GateConfig, cache: Cache, progress: Progress) -> Iterator[Check]:
+    try:
+        model = written_files(entry, config, cache, progress)
+    except EdgemobileError as error:
+        yield _problem(entry, "files" if entry.files else "export", "here", error)
+        return
+    yield from judge.sizes(model)
+    yield from _tried(model, "parity", "here", lambda: judge.parities(model, *measure_parity(model, progress)))
+    asked = entry.accuracy
+    if asked is not None:
+        yield from _tried(
+            model, "accuracy", "here", lambda: judge.accuracies(asked, model, *measure_accuracy(model, asked, progress))
+        )
+    for device in config.devices:
+        if entry.devices is None or device.name in entry.devices:
+            yield from _on_device(model, device)
+
+
+def _on_device(model: Measured, device: DeviceEntry) -> Iterator[Check]:
+    files = [
+        file
+        for file in model.files
+        if (not device.formats or file.format in device.formats)
+        and (not device.precisions or file.precision in device.precisions)
+    ]
+    if not files:
+        words = ("none of its files is of the device's formats and precisions",)
+        yield Check(model.entry.name, "", "device", device.name, Outcome.SKIPPED, words=words)
+        return
+    found = _tried(
+        model,
+        "device",
+        device.name,
+        lambda: judge.on_device(device, model, files, *measure_device(model, device, files)),
+    )
+    for check in found:
+        absent = check.outcome in (Outcome.MISSING, Outcome.UNREACHABLE) and not device.required
+        yield (
+            check
+            if not absent
+            else Check(check.model, check.file, check.what, check.place, Outcome.SKIPPED, words=check.words)
+        )
+
+
+def _tried(model: Measured, what: str, place: str, run: Callable[[], Sequence[Check]]) -> Sequence[Check]:
+    try:
+        return run()
+    except EdgemobileError as error:
+        return [_problem(model.entry, what, place, error)]
+
+
+def _problem(entry: ModelEntry, what: str, place: str, error: EdgemobileError) -> Check:
+    return Check(entry.name, "", what, place, Outcome.of_code(error.exit_code), words=(str(error),))

@@ -1,0 +1,264 @@
+"""Sources joined: one Artifact a sha256, and what each source says of it. What is unlike stays apart.
+
+Records of older versions name a file and not its sha256; those are joined by name where just one artifact has it, which
+is noted. Accuracy meets speed only on one artifact, and a line joins only cases measured alike: one device under the
+same conditions, with the same threads, batch and version of each runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+
+from edgemobile.accuracy import wilson
+from edgemobile.compare import conditions
+from edgemobile.devices.statistics import Summary, summarize, verdict
+from edgemobile.parity import FileParity, ParityReport
+from edgemobile.records import Case, Run
+from edgemobile.report.sources import Evaluated, Export, ExportedFile, Scores, Sources
+
+__all__ = ["Accuracy", "Artifact", "Compared", "Findings", "Line", "Timing", "join"]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 as a share, its 95 % interval and of what: `on` is the device that ran it, None for this machine."""
+
+    top1: float
+    low: float
+    high: float
+    count: int
+    top5: float | None
+    data: str
+    on: str | None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A case of a run. Of `summary` (time) and `instructions` (emulated: of one inference) one is there.
+
+    `reasons` say why it is not to be trusted; () for a stable one.
+    """
+
+    run: Run
+    case: Case
+    summary: Summary | None
+    reasons: tuple[str, ...]
+
+    @property
+    def instructions(self) -> Mapping[str, float] | None:
+        return self.case.instructions_median or None
+
+    @property
+    def value(self) -> float:
+        """ms, or millions of instructions."""
+        if self.summary is not None:
+            return self.summary.median_ns / 1e6
+        return self.case.instructions_median["total"] / 1e6
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % of the median in ms; the least and the most in millions of instructions."""
+        if self.summary is not None:
+            return self.summary.low_ns / 1e6, self.summary.high_ns / 1e6
+        totals = [counts["total"] / 1e6 for counts in self.case.instructions or ()]
+        return min(totals), max(totals)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A file of a parity report, with the report it is of."""
+
+    report: ParityReport
+    file: FileParity
+
+
+@dataclass
+class Artifact:
+    """A file, by its sha256. `name` is unique in the report; `export` and `exported` are there where a manifest is."""
+
+    name: str
+    sha256: str | None
+    format: str = ""
+    precision: str = ""
+    bytes: int | None = None
+    export: Export | None = None
+    exported: ExportedFile | None = None
+    timings: list[Timing] = field(default_factory=list)
+    accuracies: list[Accuracy] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
+
+    def accuracy_on(self, device: str) -> Accuracy | None:
+        """Where it ran on that device itself, else the one on most images."""
+        best = sorted(self.accuracies, key=lambda one: (one.on == device, one.count))
+        return best[-1] if best else None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Cases measured alike, with their artifacts."""
+
+    device: str
+    emulated: bool
+    threads: int
+    batch: int
+    conditions: Mapping[str, object]
+    points: tuple[tuple[Artifact, Timing], ...]
+
+    @property
+    def unit(self) -> str:
+        return "M instructions" if self.emulated else "ms"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All of a report, artifacts in the order met. `references` are scores of what is no file, by name."""
+
+    artifacts: tuple[Artifact, ...]
+    references: tuple[tuple[str, Accuracy], ...]
+    lines: tuple[Line, ...]
+    sources: Sources
+    notes: tuple[str, ...]
+
+
+def join(sources: Sources) -> Findings:
+    """Raises EdgemobileError for nothing; what could not be joined is in `notes`."""
+    book, notes = _Book(), []
+    for export in sources.exports:
+        for exported in export.files:
+            artifact = book.known(exported.sha256, exported.file, exported.format, exported.precision)
+            artifact.bytes, artifact.export, artifact.exported = exported.bytes, export, exported
+    for run in sources.runs:
+        for case in run.cases:
+            artifact = book.known(case.sha256, case.file, case.format, case.precision)
+            artifact.bytes = case.bytes
+            artifact.timings.append(_timing(run, case))
+    for report in sources.parities:
+        for file in report.files:
+            artifact = book.found(file.sha256 or None, file.file, file.format, file.precision)
+            artifact.compared.append(Compared(report, file))
+    references = []
+    for scores in sources.scores:
+        for scored in scores.files:
+            accuracy = _accuracy(scored, scores)
+            if scored.sha256 is None and not _is_file(scored.file):
+                references.append((scored.file, accuracy))
+            else:
+                book.found(scored.sha256, scored.file).accuracies.append(accuracy)
+    for artifact in book.artifacts:
+        _accuracy_at_export(artifact)
+    notes += book.notes
+    artifacts = tuple(_named_apart(book.artifacts))
+    lines = tuple(_lines(artifacts))
+    return Findings(artifacts, tuple(references), lines, sources, (*notes, *_unlike_notes(lines)))
+
+
+class _Book:
+    """Artifacts by sha256; by name alone what tells no sha256."""
+
+    def __init__(self) -> None:
+        self.by_sha256: dict[str, Artifact] = {}
+        self.by_name: dict[str, Artifact] = {}
+        self.notes: list[str] = []
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        return [*self.by_sha256.values(), *self.by_name.values()]
+
+    def known(self, sha256: str, file: str, format: str = "", precision: str = "") -> Artifact:
+        artifact = self.by_sha256.setdefault(sha256, Artifact(PurePath(file).name, sha256))
+        artifact.format, artifact.precision = artifact.format or format, artifact.precision or precision
+        return artifact
+
+    def found(self, sha256: str | None, file: str, format: str = "", precision: str = "") -> Artifact:
+        if sha256 is not None:
+            return self.known(sha256, file, format or _format(file), precision)
+        name = PurePath(file).name
+        same = [one for one in self.by_sha256.values() if one.name == name]
+        if len(same) == 1:
+            self._note(f"{name} is joined by its name: its record tells no sha256")
+            return same[0]
+        if same:
+            self._note(f"{len(same)} artifacts are called {name}, and a record of one tells no sha256: it stands alone")
+        return self.by_name.setdefault(file, Artifact(name, None, format or _format(file), precision))
+
+    def _note(self, words: str) -> None:
+        if words not in self.notes:
+            self.notes.append(words)
+
+
+def _is_file(file: str) -> bool:
+    return _format(file) != ""
+
+
+def _format(file: str) -> str:
+    suffix = PurePath(file).suffix.lower()
+    return suffix.removeprefix(".") if suffix in (".onnx", ".tflite") else ""
+
+
+def _timing(run: Run, case: Case) -> Timing:
+    summary = summarize(case.rounds_ns) if case.rounds_ns else None
+    return Timing(run, case, summary, verdict(case, run).reasons)
+
+
+def _accuracy(scored: Evaluated, scores: Scores) -> Accuracy:
+    low, high = scored.top1_interval95
+    split = f" ({scores.split})" if scores.split else ""
+    drawn = f", drawn with seed {scores.seed}" if scores.limit else ""
+    data = f"{scored.count} images of {PurePath(scores.data).name}{split}{drawn}"
+    return Accuracy(scored.top1, low, high, scored.count, scored.top5, data, scores.on)
+
+
+def _accuracy_at_export(artifact: Artifact) -> None:
+    """Where nothing else tells, what the export measured: "300 images of cifar10.zip (test)"."""
+    exported, export = artifact.exported, artifact.export
+    if artifact.accuracies or exported is None or export is None or exported.top1 is None:
+        return
+    count = export.checked_on.partition(" ")[0]
+    if count.isdecimal() and int(count) and 0 <= exported.top1 <= 1:
+        low, high = wilson(round(exported.top1 * int(count)), int(count))
+        words = f"{export.checked_on}, at export"
+        artifact.accuracies.append(Accuracy(exported.top1, low, high, int(count), None, words, None))
+
+
+def _named_apart(artifacts: Sequence[Artifact]) -> Iterator[Artifact]:
+    names = [artifact.name for artifact in artifacts]
+    for artifact in artifacts:
+        if names.count(artifact.name) > 1:
+            artifact.name += f" [{(artifact.sha256 or 'no sha256')[:8]}]"
+        yield artifact
+
+
+def _lines(artifacts: Iterable[Artifact]) -> Iterator[Line]:
+    """Cases that may be held against each other; a file measured twice alike opens a line of its own."""
+    groups: list[tuple[tuple[object, ...], dict[str, object], dict[str, str], list[tuple[Artifact, Timing]]]] = []
+    for artifact in artifacts:
+        for timing in artifact.timings:
+            run, case = timing.run, timing.case
+            alike = conditions(run)
+            key = (*alike.values(), run.emulated, case.threads, case.batch)
+            group = next((one for one in groups if one[0] == key and _fits(case, artifact, one[2], one[3])), None)
+            if group is None:
+                group = (key, alike, {}, [])
+                groups.append(group)
+            group[2][case.runtime] = case.version
+            group[3].append((artifact, timing))
+    for _, alike, _, points in groups:
+        run, case = points[0][1].run, points[0][1].case
+        yield Line(run.device, run.emulated, case.threads, case.batch, alike, tuple(points))
+
+
+def _fits(case: Case, artifact: Artifact, versions: Mapping[str, str], points: Sequence[tuple[Artifact, Timing]]) -> bool:
+    taken = {(one.sha256, timing.case.runtime) for one, timing in points}
+    return versions.get(case.runtime, case.version) == case.version and (artifact.sha256, case.runtime) not in taken
+
+
+def _unlike_notes(lines: Sequence[Line]) -> Iterator[str]:
+    """What keeps lines of one device apart, where the device's name would not tell."""
+    for index, line in enumerate(lines):
+        for other in lines[:index]:
+            if (line.device, line.threads, line.batch) == (other.device, other.threads, other.batch):
+                unlike = [what for what in line.conditions if line.conditions[what] != other.conditions[what]]
+                why = f"{', '.join(unlike)} differ" if unlike else "the same file, or another version of a runtime"
+                yield f"runs on {line.device} stand apart: {why}"

@@ -1,0 +1,245 @@
+"""One HTML file that asks for nothing: style, script, figures and tables are in it, and its policy refuses the rest."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from edgemobile import __version__
+from edgemobile.errors import require
+from edgemobile.report.findings import Compared, Findings, Line
+from edgemobile.report.plots import (
+    COLOURS,
+    Drawing,
+    latency_plot,
+    layer_plot,
+    op_groups,
+    op_plot,
+    pareto_plot,
+    scored_points,
+    size_plot,
+    svg,
+)
+from edgemobile.report.tables import (
+    Cell,
+    Table,
+    artifact_table,
+    case_table,
+    conditions_table,
+    facts_rows,
+    layer_table,
+    parity_table,
+)
+from edgemobile.report.words import device_words, ms, percent
+
+__all__ = ["page"]
+
+_WIDE_PX, _HALF_PX, _NARROW_PX = 960, 464, 344
+# Classes of instructions as `edgemobile bench` shows them.
+_WORK = {
+    "dot products": ("dot", "mmla"),
+    "multiply-adds": ("fmla", "mlal_mull"),
+    "loads and stores": ("ldst_gpr", "ldst_simd"),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`wide` and `narrow` are SVG of the same; a page shows one of them."""
+
+    title: str
+    words: str
+    wide: str
+    narrow: str
+
+
+def page(found: Findings, title: str) -> str:
+    """Raises MissingExtra where matplotlib or jinja2 is not installed."""
+    jinja2 = require("jinja2", "report")
+    markup = require("markupsafe", "report").Markup
+    style, script = _colours() + _own("page.css"), _own("page.js")
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        _own("page.html.jinja")
+    )
+    drawn = _Drawn(markup)
+    return template.render(
+        title=title,
+        version=__version__,
+        style=markup(style),
+        script=markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        summary=list(_summary(found)),
+        legend=_legend(found),
+        pareto=[drawn(device_words(line), _pareto_words(line), pareto_plot, line, _HALF_PX) for line in _scored(found)],
+        unscored=_unscored(found),
+        latency=[drawn(device_words(line), "", latency_plot, line, _HALF_PX) for line in found.lines],
+        layers=[drawn(title, words, layer_plot, compared, _WIDE_PX) for title, words, compared in _layered(found)],
+        work=list(_work(found, drawn)),
+        pieces=list(_pieces(found)),
+        sizes=[drawn("", "", size_plot, found.artifacts, _HALF_PX)] if any(one.bytes for one in found.artifacts) else [],
+        files=artifact_table(found),
+        cases=case_table(found),
+        parity=parity_table(found),
+        worst=layer_table(found),
+        conditions=conditions_table(found),
+        exports=[(one, list(facts_rows(one.facts)), _weights(one)) for one in found.sources.exports],
+        notes=_notes(found),
+        sort_key=_sort_key,
+    )
+
+
+class _Drawn:
+    """Draws figures for the desk and for the phone, each under a name of its own."""
+
+    def __init__(self, markup: type[str]) -> None:
+        self.markup, self.count = markup, 0
+
+    def __call__(self, title: str, words: str, draw: Callable[..., Drawing], of: object, wide_px: int) -> Figure:
+        self.count += 1
+        wide, narrow = (
+            self.markup(svg(draw(of, px), f"figure {self.count} {px}")) for px in (wide_px, _NARROW_PX)
+        )
+        return Figure(title, words, wide, narrow)
+
+
+def _own(name: str) -> str:
+    return files("edgemobile.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _colours() -> str:
+    light, dark = (";".join(f"--{name}:{pair[index]}" for name, pair in COLOURS.items()) for index in (0, 1))
+    return (
+        f":root{{{light};color-scheme:light dark}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+    )
+
+
+def _sort_key(cell: Cell) -> str:
+    """What the script sorts by; a number's text, "" for what comes last."""
+    if cell.key is None or (isinstance(cell.key, float) and math.isnan(cell.key)):
+        return ""
+    return str(cell.key).replace("inf", "Infinity")
+
+
+# ---- what each part shows -------------------------------------------------------------------------------------------
+
+
+def _summary(found: Findings) -> Iterator[tuple[str, str, str]]:
+    """(what, figure, words): the least and the most that a reader wants to know first."""
+    for line in found.lines:
+        steady = [(artifact, timing) for artifact, timing in line.points if not timing.reasons] or list(line.points)
+        artifact, timing = min(steady, key=lambda point: point[1].value)
+        figure = f"{timing.value:.2f} M instr." if line.emulated else f"{ms(timing.value)} ms"
+        doubt = "; unstable" if timing.reasons else ""
+        yield f"least work, {device_words(line)}" if line.emulated else f"fastest, {device_words(line)}", figure, (
+            f"{artifact.name}{doubt}"
+        )
+    known = [(one, accuracy) for one in found.artifacts if (accuracy := one.accuracy_on(""))]
+    if known:
+        best, accuracy = max(known, key=lambda pair: pair[1].top1)
+        yield "most accurate", percent(accuracy.top1), f"{best.name}; {accuracy.data}"
+    sized = [one for one in found.artifacts if one.bytes]
+    if sized:
+        least = min(sized, key=lambda one: one.bytes or 0)
+        yield "smallest", f"{(least.bytes or 0) / 2**20:.2f} MiB", least.name
+    compared = [one for artifact in found.artifacts for one in artifact.compared]
+    if compared:
+        failed = [one for one in compared if not one.file.passed]
+        words = ", ".join(Path(one.file.file).name for one in failed) or f"with {compared[0].report.reference}"
+        yield "parity", f"{len(failed)} of {len(compared)} fail" if failed else f"{len(compared)} pass", words
+
+
+def _legend(found: Findings) -> list[tuple[str, str]]:
+    """(precision, its colour's name)."""
+    precisions = dict.fromkeys(one.precision for one in found.artifacts if one.precision)
+    return [(one, one if one in COLOURS else "other") for one in precisions]
+
+
+def _scored(found: Findings) -> list[Line]:
+    return [line for line in found.lines if scored_points(line)]
+
+
+def _pareto_words(line: Line) -> str:
+    return scored_points(line)[0][2].data
+
+
+def _unscored(found: Findings) -> list[str]:
+    """Cases that are not in a plot of accuracy, and why."""
+    notes = []
+    for line in found.lines:
+        drawn = {id(timing) for _, timing, _ in scored_points(line)}
+        left = [artifact.name for artifact, timing in line.points if id(timing) not in drawn]
+        if left:
+            why = "of other images" if drawn else "not known: add `edgemobile eval --json`"
+            notes.append(f"{device_words(line)}: the accuracy of {', '.join(left)} is {why}")
+    return notes
+
+
+def _layered(found: Findings) -> Iterator[tuple[str, str, list[Compared]]]:
+    """Files of one report share a plot: they had the same reference and images."""
+    for report in found.sources.parities:
+        compared = [
+            one for artifact in found.artifacts for one in artifact.compared if one.report is report and one.file.layers
+        ]
+        if compared:
+            yield report.reference, report.images, compared
+
+
+def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
+    for line in found.lines:
+        for artifact, timing in line.points:
+            case = timing.case
+            if case.profile:
+                groups, unit = op_groups(case), "µs"
+                words = f"{device_words(line)}; mean by op, by the runtime's profiler"
+            elif timing.instructions:
+                counts = timing.instructions
+                parts = {name: sum(counts[one] for one in ones) / 1e6 for name, ones in _WORK.items()}
+                parts["all other"] = counts["total"] / 1e6 - sum(parts.values())
+                ranked = sorted(parts.items(), key=lambda item: -item[1])
+                groups, unit = [(name, amount, "") for name, amount in ranked], "M instructions"
+                words = f"{device_words(line)}; instructions by class, not time"
+            else:
+                continue
+            yield drawn(artifact.name, words, _OpPlot(groups, unit), case, _HALF_PX)
+
+
+@dataclass(frozen=True)
+class _OpPlot:
+    groups: Sequence[tuple[str, float, str]]
+    unit: str
+
+    def __call__(self, case: object, width_px: int) -> Drawing:
+        return op_plot(case, self.groups, self.unit, width_px)  # type: ignore[arg-type]
+
+
+def _pieces(found: Findings) -> Iterator[str]:
+    """LiteRT gives no time by op; how its delegate cuts the file is what it tells."""
+    told = set()
+    for artifact in found.artifacts:
+        for case in (timing.case for timing in artifact.timings if timing.case.pieces is not None):
+            outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
+            pieces = f"{case.pieces} piece{'s' if case.pieces != 1 else ''}"
+            words = f"{artifact.name} on {case.runtime}: the delegate takes it in {pieces}, with {outside} outside"
+            if words not in told:
+                told.add(words)
+                yield words
+
+
+def _weights(export: object) -> list[tuple[str, str]]:
+    preprocess = export.preprocess  # type: ignore[attr-defined]
+    facts = preprocess.to_json()
+    return [(f"preprocess.{key}", str(value)) for key, value in facts.items() if value is not None]
+
+
+def _notes(found: Findings) -> list[str]:
+    notes = [*found.notes, *(note for run in found.sources.runs for note in run.notes)]
+    notes += [note for one in (*found.sources.scores, *found.sources.parities) for note in one.notes]
+    return list(dict.fromkeys(notes))
+
+

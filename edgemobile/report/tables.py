@@ -1,0 +1,194 @@
+"""The tables of a report: rows of cells, each with what is shown and what it is sorted by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgemobile.report.findings import Artifact, Findings
+from edgemobile.report.words import dash, db, megabytes, ms, percent
+
+__all__ = ["Cell", "Table", "artifact_table", "case_table", "conditions_table", "facts_rows", "layer_table", "parity_table"]
+
+_MAX_FACT = 400
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`key` sorts: a number, or text; None comes last. `kind` is "", "number" or "bad"."""
+
+    shown: str
+    key: float | str | None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def _text(value: object) -> Cell:
+    shown = dash if value in (None, "") else str(value)
+    return Cell(shown, shown.lower())
+
+
+def _number(shown: str, key: float | None) -> Cell:
+    return Cell(shown, key, "number")
+
+
+def artifact_table(found: Findings) -> Table:
+    """A row a file, and one a reference: what it is, how big, how right."""
+    columns = ("file", "format", "precision", "size", "top-1", "95 % interval", "SQNR", "agree", "sha256")
+    rows = [_artifact_row(one) for one in found.artifacts]
+    for name, accuracy in found.references:
+        interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
+        cells = (_text(name), _text("reference"), _text(""), _number(dash, None))
+        more = (_number(percent(accuracy.top1), accuracy.top1), _number(interval, accuracy.low))
+        rows.append((*cells, *more, _number(dash, None), _number(dash, None), _text("")))
+    return Table("Files", columns, tuple(rows))
+
+
+def _artifact_row(one: Artifact) -> tuple[Cell, ...]:
+    accuracy, metrics = one.accuracy_on(""), _metrics(one)
+    sqnr, agree = metrics.get("sqnr_db"), metrics.get("top1_agree")
+    return (
+        _text(one.name),
+        _text(one.format),
+        _text(one.precision),
+        _number(megabytes(one.bytes), one.bytes),
+        _number(percent(accuracy and accuracy.top1), accuracy and accuracy.top1),
+        _number(f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}" if accuracy else dash, accuracy and accuracy.low),
+        _number(db(sqnr), sqnr),
+        _number(dash if agree is None else f"{agree:.1%}", agree),
+        _text((one.sha256 or "")[:12]),
+    )
+
+
+def _metrics(one: Artifact) -> Mapping[str, float | None]:
+    """Against the reference: of a parity report, else the export's own."""
+    if one.compared:
+        return one.compared[0].file.metrics
+    return one.exported.metrics if one.exported else {}
+
+
+def case_table(found: Findings) -> Table:
+    """A row a case: time on boards, instructions where emulated, never both in a column."""
+    columns = ("file", "device", "runtime", "threads", "median ms", "95 % interval", "p90 ms", "first ms", "M instr.")
+    rows = []
+    for artifact in found.artifacts:
+        for timing in artifact.timings:
+            case, summary = timing.case, timing.summary
+            low, high = timing.interval
+            counted = None if summary else timing.value
+            rows.append(
+                (
+                    _text(artifact.name),
+                    _text(timing.run.device),
+                    _text(f"{case.runtime} {case.version}"),
+                    _number(str(case.threads), case.threads),
+                    _number(ms(timing.value if summary else None), timing.value if summary else None),
+                    _number(f"{ms(low)} to {ms(high)}" if summary else dash, low if summary else None),
+                    _number(ms(summary and summary.p90_ns / 1e6), summary and summary.p90_ns),
+                    _number(ms(None if case.first_ns is None else case.first_ns / 1e6), case.first_ns),
+                    _number(dash if counted is None else f"{counted:.3f}", counted),
+                    _verdict(timing.reasons, emulated=timing.run.emulated),
+                )
+            )
+    return Table("Cases", (*columns, "verdict"), tuple(rows))
+
+
+def _verdict(reasons: tuple[str, ...], *, emulated: bool) -> Cell:
+    if reasons:
+        return Cell(f"unstable: {'; '.join(reasons)}", "unstable", "bad")
+    return _text("emulated" if emulated else "stable")
+
+
+def conditions_table(found: Findings) -> Table:
+    columns = ("device", "board", "CPU", "int8 with", "system", "governor", "MHz", "°C", "load", "measured", "edgemobile")
+    rows = []
+    for run in found.sources.runs:
+        facts, before = run.facts, run.conditions[0].conditions if run.conditions else None
+        kinds = [core.kind for core in facts.cores]
+        cpu = ", ".join(f"{kinds.count(kind)}x {kind}" for kind in dict.fromkeys(kinds))
+        temp, load = before and before.temp_c, before and before.load1
+        mhz = max(before.freq_mhz) if before and before.freq_mhz else None
+        rows.append(
+            (
+                _text(f"{run.device}{' (emulated)' if run.emulated and 'emulated' not in run.device else ''}"),
+                _text(facts.model),
+                _text(cpu),
+                _text(facts.int8_isa),
+                _text(facts.os),
+                _text(before and before.governor),
+                _number(dash if mhz is None else f"{mhz:.0f}", mhz),
+                _number(dash if temp is None else f"{temp:.0f}", temp),
+                _number(dash if load is None else f"{load:.1f}", load),
+                _text(run.created.replace("T", " ")[:16]),
+                _text(run.edgemobile),
+            )
+        )
+    return Table("Conditions", columns, tuple(rows))
+
+
+def parity_table(found: Findings) -> Table:
+    columns = ("", "file", "on", "reference", "SQNR", "max abs", "agree", "KL nats", "layers", "what it missed")
+    rows = []
+    for artifact in found.artifacts:
+        for one in artifact.compared:
+            file, metrics = one.file, one.file.metrics
+            parted = sum(bool(layer.parted) for layer in file.layers)
+            held = f"{len(file.layers) - parted} of {len(file.layers)}" if file.layers else dash
+            rows.append(
+                (
+                    Cell("pass", "pass") if file.passed else Cell("FAIL", "fail", "bad"),
+                    _text(artifact.name),
+                    _text(file.place),
+                    _text(one.report.reference),
+                    _number(db(metrics.get("sqnr_db")), metrics.get("sqnr_db")),
+                    *(_general(metrics.get(name)) for name in ("max_abs", "top1_agree", "kl_nats")),
+                    _number(held, len(file.layers) - parted),
+                    _text("; ".join(file.missed)),
+                )
+            )
+    return Table("Parity", columns, tuple(rows))
+
+
+def _general(value: float | None) -> Cell:
+    return _number(dash if value is None else f"{value:.3g}", value)
+
+
+def layer_table(found: Findings) -> Table:
+    """Layers that part, then those that drift the most, of each file."""
+    columns = ("file", "layer", "op", "drift", "by itself", "steps", "parts by")
+    rows = []
+    for artifact in found.artifacts:
+        for one in artifact.compared:
+            worst = sorted(one.file.layers, key=lambda layer: (not layer.parted, layer.sqnr_db))[:8]
+            rows += [
+                (
+                    _text(artifact.name),
+                    _text(layer.name),
+                    _text(layer.op),
+                    _number(db(layer.sqnr_db), layer.sqnr_db),
+                    _number(db(layer.own_db), layer.own_db),
+                    _number(dash if layer.lsb is None else str(layer.lsb), layer.lsb),
+                    Cell(layer.parted, layer.parted, "bad") if layer.parted else _text(""),
+                )
+                for layer in worst
+            ]
+    return Table("Layers that drift the most", columns, tuple(rows))
+
+
+def facts_rows(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """A manifest's facts as (dotted name, value), long ones cut."""
+    for key, value in facts.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value and len(prefix) < 200:
+            yield from facts_rows(value, f"{name}.")
+        elif value not in (None, [], {}):
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield name, shown if len(shown) <= _MAX_FACT else shown[:_MAX_FACT] + " …"

@@ -1,0 +1,65 @@
+"""Figures as they are read: rounded here, and nowhere else in a report."""
+
+from __future__ import annotations
+
+import math
+
+from edgemobile.parity.output import shown as shown_metric
+from edgemobile.report.findings import Accuracy, Artifact, Line, Timing
+
+__all__ = ["case_words", "device_words", "dash", "megabytes", "ms", "percent", "shown_metric", "value_words"]
+
+dash = "–"
+
+
+def ms(value: float | None) -> str:
+    """Milliseconds in three digits."""
+    if value is None:
+        return dash
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
+
+
+def percent(share: float | None) -> str:
+    return dash if share is None else f"{100 * share:.2f} %"
+
+
+def megabytes(count: int | None) -> str:
+    return dash if count is None else f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def db(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return dash
+    return "exact" if value == math.inf else f"{value:.1f} dB"
+
+
+def value_words(timing: Timing) -> str:
+    """ "1.29 ms (1.22 to 1.35)", "84.8 M instructions"."""
+    low, high = timing.interval
+    if timing.summary is None:
+        return f"{timing.value:.3f} M instructions"
+    return f"{ms(timing.value)} ms, 95 % {ms(low)} to {ms(high)}"
+
+
+def accuracy_words(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
+        return "accuracy not known"
+    return f"top-1 {percent(accuracy.top1)}, 95 % {100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
+
+
+def case_words(artifact: Artifact, timing: Timing) -> str:
+    """One case, over several lines."""
+    case = timing.case
+    threads = f"{case.threads} thread{'s' if case.threads > 1 else ''}"
+    lines = [
+        artifact.name,
+        value_words(timing),
+        accuracy_words(artifact.accuracy_on(timing.run.device)),
+        f"{case.runtime} {case.version}, {threads}, {timing.run.facts.int8_isa}",
+    ]
+    return "\n".join([*lines, *(f"unstable: {reason}" for reason in timing.reasons)])
+
+
+def device_words(line: Line) -> str:
+    threads = f"{line.threads} thread{'s' if line.threads > 1 else ''}"
+    return f"{line.device}, {threads}{f', batch {line.batch}' if line.batch > 1 else ''}"

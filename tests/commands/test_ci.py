@@ -1,0 +1,310 @@
+"""`edgemobile ci` as a pipeline meets it: every kind of problem turns it red, with its exit code, and nothing unchanged
+runs again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.gate.fingerprint import content_sha256
+from edgemobile.records import INSTRUCTION_CLASSES, Case, Conditions, Core, Facts, Run, Sample, Settings, save_run
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+_NARROW = 'model = "v3-small"\nweights = "random"\nwidth = 0.35\nres = 32\nclasses = 10\nformats = ["onnx"]\n'
+
+
+@pytest.fixture
+def gate(edgemobile, colour_model, colour_photos: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Runs the gate over `right.onnx` and what `text` says besides, in a folder with `swapped.onnx` and the photos."""
+    (tmp_path / "right.onnx").write_bytes(colour_model("bgr"))
+    (tmp_path / "swapped.onnx").write_bytes(colour_model("brg"))
+    (tmp_path / "photos").symlink_to(colour_photos)
+
+    def run(text: str = "", *args: object, files: str = "right.onnx", settings: str = "layers = false") -> Any:
+        content_sha256.cache_clear()
+        names = ", ".join(f'"{name}"' for name in files.split())
+        Path("edgemobile.toml").write_text(
+            f'[gate]\nimages = 4\n{settings}\n[models.colours]\nmodel = "right.onnx"\nfiles = [{names}]\n{text}\n'
+        )
+        return edgemobile("ci", *args)
+
+    return run
+
+
+def _checks(ran: Any) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {(check["file"], check["what"], check["outcome"]): check for check in json.loads(ran.out)["checks"]}
+
+
+# ---- green, and not run again ---------------------------------------------------------------------------------------
+
+
+def test_green(gate, tmp_path: Path) -> None:
+    ran = gate('size.onnx = "10 KiB"\naccuracy = { data = "photos", max_drop = 0 }', "--junit", "gate.xml")
+    assert (ran.code, ran.err) == (0, "")
+    assert "3 checks of 1 model: 3 pass" in ran.out
+    suites = ElementTree.parse("gate.xml").getroot()
+    assert (suites.get("tests"), suites.get("failures"), suites.get("errors")) == ("3", "0", "0")
+    assert [case.get("name") for case in suites.iter("testcase")] == [
+        "size on here",
+        "outputs on onnxruntime",
+        "top-1 on here",
+    ]
+
+
+def test_an_export_runs_once(edgemobile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First all, then nothing; a budget costs no run; what is damaged or was changed by hand is made again."""
+    pytest.importorskip("torch")
+    config = tmp_path / "edgemobile.toml"
+    config.write_text(f"[gate]\nimages = 2\n[models.narrow]\n{_NARROW}")
+    ran = edgemobile("ci", "--json")
+    assert ran.code == 0, ran.out
+    found = _checks(ran)
+    names = {"v3-small-float32.onnx", "v3-small-int8.onnx"}
+    assert {file for file, _, _ in found} == names
+    assert {what for _, what, _ in found} == {"size", "outputs", "layers"}
+    assert not any(check["kept"] for check in found.values())
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("nothing has changed, and it ran")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgemobile.pipeline.export", refuse)
+        patch.setattr("edgemobile.parity.run.parity", refuse)
+        ran = edgemobile("ci", "--json")
+        assert ran.code == 0
+        assert all(check["kept"] for check in _checks(ran).values())
+        config.write_text(config.read_text() + "size.int8 = 1000\n")
+        ran = edgemobile("ci", "--json")
+        assert ran.code == 1
+        assert ("v3-small-int8.onnx", "size", "failed") in _checks(ran)
+        with pytest.raises(AssertionError, match="it ran"):
+            edgemobile("ci", "--force")
+
+    (entry,) = tmp_path.glob(".edgemobile/results/parity-*.json")
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:-100])
+    kept = {what: check["kept"] for (_, what, _), check in _checks(edgemobile("ci", "--json")).items()}
+    assert kept == {"size": True, "outputs": False, "layers": False}
+    assert entry.read_bytes() == whole
+
+    (file,) = tmp_path.glob(".edgemobile/files/*/v3-small-int8.onnx")
+    exported = file.read_bytes()
+    file.write_bytes(exported[:-1] + b"?")
+    content_sha256.cache_clear()
+    kept = {what: check["kept"] for (_, what, _), check in _checks(edgemobile("ci", "--json")).items()}
+    assert kept == {"size": False, "outputs": True, "layers": True}
+    assert file.read_bytes() == exported
+
+
+# ---- red ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_says_something_else(gate) -> None:
+    ran = gate(files="right.onnx swapped.onnx")
+    assert ran.code == 1
+    assert "FAIL colours swapped.onnx outputs on onnxruntime: sqnr_db" in ran.out
+    again = gate(files="right.onnx swapped.onnx")
+    assert again.code == 1
+    assert "4 of them not changed" in again.out
+
+
+def test_a_flipped_bit_is_named_by_its_layer(edgemobile, tmp_path: Path) -> None:
+    """The first road in again: an export in the gate, and one weight of a copy of it damaged."""
+    pytest.importorskip("torch")
+    import onnx
+
+    (tmp_path / "edgemobile.toml").write_text(
+        f'[gate]\nimages = 2\nlayers = false\n[models.narrow]\n{_NARROW}precisions = ["float32"]\n'
+    )
+    assert edgemobile("ci").code == 0
+    (file,) = tmp_path.glob(".edgemobile/files/*/*.onnx")
+    model = onnx.load(file)
+    weight = next(
+        one for one in model.graph.initializer if one.name.startswith("features.4.block.1.2") and one.dims[1:]
+    )
+    data = np.frombuffer(weight.raw_data, np.uint32).copy()
+    data[7] ^= 1 << 27
+    weight.raw_data = data.tobytes()
+    (tmp_path / "flipped.onnx").write_bytes(model.SerializeToString())
+    (tmp_path / "edgemobile.toml").write_text(
+        f'[gate]\nimages = 2\n[models.narrow]\nmodel = "{file.relative_to(tmp_path)}"\nfiles = ["flipped.onnx"]\n'
+    )
+    ran = edgemobile("ci", "--junit", "gate.xml", "--github-summary")
+    assert ran.code == 1
+    assert "FAIL narrow flipped.onnx layers on onnxruntime: layer features.4.block.1.2" in ran.out
+    assert "features.4.block.1.2" in Path("gate.xml").read_text()
+    assert "### edgemobile ci: FAILED" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "code", "said"),
+    [
+        ("size.onnx = 100", {}, 1, "bytes, "),
+        ("size.tflite = 100", {}, 2, "the budget of tflite means none of the files: right.onnx"),
+        ("tolerances.float32.max_abs = -1", {}, 1, "max_abs 0 misses the tolerance of -1"),
+        ('accuracy = { data = "photos", max_drop = 1 }', {"files": "right.onnx swapped.onnx"}, 1, "lost 66.67 points"),
+        ('accuracy = { data = "none.zip", max_drop = 1 }', {}, 2, "none.zip"),
+        ("", {"files": "none.onnx"}, 2, "cannot read none.onnx"),
+        ("", {"files": "right.onnx x/right.onnx"}, 2, "two files are called right.onnx"),
+        ('[devices."ssh://127.0.0.1:1"]', {}, 4, "is not reachable"),
+        ('[devices."emulated:cortex-a72"]', {}, 3, "is not set up here"),
+        ("[devices.pi9]", {}, 2, "there is no device 'pi9'"),
+        ('[devices."emulated:cortex-a72"]\nrequired = false', {}, 0, "skipped colours device on emulated:cortex-a72"),
+        ('[devices.local]\nformats = ["tflite"]', {}, 0, "skipped colours device on local: none of its files"),
+        # All problems are told, and the code is that of the most serious.
+        (
+            'size.onnx = 100\n[devices."ssh://127.0.0.1:1"]\n[devices."emulated:cortex-a72"]',
+            {},
+            1,
+            "1 FAIL, 1 missing, 1 no device",
+        ),
+    ],
+)
+def test_red(
+    gate, text: str, options: dict[str, str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGEMOBILE_DEVICES", str(tmp_path / "devices.toml"))
+    ran = gate(text, **options)
+    assert ran.code == code, ran.out + ran.err
+    assert said in ran.out
+
+
+def test_a_dependency_that_is_missing(gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgemobile.errors import MissingExtra
+
+    def missing(*args: object) -> None:
+        raise MissingExtra("onnxruntime is not installed")
+
+    monkeypatch.setattr("edgemobile.parity.run.parity", missing)
+    ran = gate("", "--junit", "gate.xml")
+    assert ran.code == 3
+    (error,) = ElementTree.parse("gate.xml").getroot().iter("error")
+    assert error.get("message") == "onnxruntime is not installed"
+
+
+# ---- devices --------------------------------------------------------------------------------------------------------
+
+
+def _run(name: str, ms: float | None = None, spread: float = 0.001, count: int | None = None, **changes: Any) -> Run:
+    """What a board, or an emulated core, would measure of one file."""
+    values = np.random.default_rng(0).normal((ms or 1) * 1e6, (ms or 1) * 1e6 * spread, (10, 10)).astype(int).tolist()
+    unknown = ("peak_mib", "runtime_mib", "pieces", "outside", "profile", "energy_mj", "idle_w", "load_ns", "first_ns")
+    counts = {**dict.fromkeys(INSTRUCTION_CLASSES, 0), "total": count or 0}
+    case: dict[str, Any] = {
+        "file": name,
+        "sha256": "0" * 64,
+        "bytes": 1,
+        "format": "onnx",
+        "precision": "float32",
+        "input": "float32 NCHW[1, 3, 32, 32]",
+        "batch": 1,
+        "runtime": "onnxruntime",
+        "version": "1",
+        "threads": 1,
+        "warmup_ns": (),
+        "rounds_ns": () if count else tuple(map(tuple, values)),
+        "instructions": (counts,) if count else None,
+        **dict.fromkeys(unknown),
+    }
+    facts = Facts("Pi 5", None, "aarch64", (Core(0, "Cortex-A76", None),), (), 1.0, "D", "6", "3.11", 64, {})
+    calm = Sample("before", 0.0, Conditions("performance", None, None, None, None, None))
+    known = {"device": "local", "emulated": bool(count), "facts": facts, "settings": Settings(), "conditions": (calm,)}
+    return Run(**{"version": 1, "edgemobile": "0", "created": "2026", "cases": (Case(**case),), **known, **changes})
+
+
+@pytest.mark.parametrize(
+    ("measured", "baseline", "text", "code", "said"),
+    [
+        ({"ms": 2.0}, None, "", 0, "2.00 ms"),
+        ({"ms": 2.0, "spread": 0.2}, None, "", 5, "unstable colours right.onnx latency on local: half of all values"),
+        ({"ms": 2.0}, {"ms": 2.0}, "", 0, "+0.00%"),
+        ({"ms": 2.0}, {"ms": 1.8}, "", 1, "FAIL colours right.onnx baseline on local: +11.11% of time"),
+        ({"ms": 2.0}, {"ms": 1.8, "device": "pi5"}, "", 2, "device pi5 against local"),
+        ({"ms": 2.0}, {"ms": 1.8, "name": "other.onnx"}, "", 2, "has no right.onnx"),
+        ({"ms": 2.0}, {"count": 10**6}, "", 2, "they never compare"),
+        ({"count": 10**6}, None, 'instructions.local = { onnx = "1M" }', 0, "1.000 M of 1.000 M"),
+        ({"count": 10**6 + 1}, None, 'instructions.local = { onnx = "1M" }', 1, "0.00% over its budget"),
+        ({"count": 1_100_000}, {"count": 10**6}, "", 1, "+10.00% of instructions"),
+        ({"ms": 2.0}, None, 'instructions.local = { onnx = "1M" }', 2, "local is timed"),
+    ],
+)
+def test_on_a_device(
+    gate,
+    measured: dict[str, Any],
+    baseline: dict[str, Any] | None,
+    text: str,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def bench(request: Any) -> Run:
+        calls.append(request)
+        return _run(str(request.files[0]), **measured)
+
+    monkeypatch.setattr("edgemobile.bench.bench", bench)
+    device = "[devices.local]\n"
+    if baseline is not None:
+        save_run(_run(**{"name": "right.onnx", **baseline}), Path("base.json"))
+        device += 'baseline = "base.json"\nmax_regress = "5%"\n'
+    ran = gate(f"{text}\n{device}")
+    assert ran.code == code, ran.out + ran.err
+    assert said in ran.out
+    gate(f"{text}\n{device}")
+    # What is stable is kept; what is not is measured again.
+    assert len(calls) == (2 if "unstable" in said else 1)
+
+
+# ---- usage ----------------------------------------------------------------------------------------------------------
+
+
+def test_usage(gate, edgemobile, tmp_path: Path) -> None:
+    ran = edgemobile("ci")
+    assert ran.code == 2
+    assert "there is no edgemobile.toml" in ran.err
+    ran = gate("size = 3")
+    assert ran.code == 2
+    assert "edgemobile.toml:7: models.colours.size: must be a table" in ran.err
+    ran = gate("", "--only", "shapes")
+    assert (ran.code, "Models: colours" in ran.err) == (2, True)
+    ran = gate("", "--junit", "none/gate.xml")
+    assert (ran.code, "there is no folder none" in ran.err) == (2, True)
+    (tmp_path / "edgemobile.toml").rename(tmp_path / "other.toml")
+    assert edgemobile("--config", "other.toml", "ci").code == 0
+    assert edgemobile("ci", "--config", "other.toml").code == 0
+
+
+def test_the_summary_of_a_pull_request(gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert gate("size.onnx = 1", "--github-summary").code == 1
+    text = summary.read_text()
+    assert text.startswith("before\n### edgemobile ci: FAILED")
+    assert "❌ **colours** right.onnx size on here" in text
+
+
+def test_outcomes_and_codes_agree() -> None:
+    from edgemobile.gate.checks import Check, GateReport, Outcome
+
+    def code(*outcomes: Outcome) -> int:
+        checks = tuple(Check("m", "f", "size", "here", outcome) for outcome in outcomes)
+        return GateReport("edgemobile.toml", checks, 0.0, 0.0).exit_code
+
+    order = [Outcome.PASSED, Outcome.UNSTABLE, Outcome.UNREACHABLE, Outcome.MISSING, Outcome.FAILED, Outcome.WRONG]
+    assert [code(outcome) for outcome in order] == [0, 5, 4, 3, 1, 2]
+    assert [code(*order[: index + 1]) for index in range(6)] == [0, 5, 4, 3, 1, 2]
+    assert code() == 0
+    for error in (EdgemobileError, *EdgemobileError.__subclasses__()):
+        assert Outcome.of_code(error.exit_code).exit_code == error.exit_code
