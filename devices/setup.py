@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from edgemobile.devices.processes import NOT_FOUND, exit_reason
 from edgemobile.devices.transport import Transport
 from edgemobile.devices.wheels import PINS, Target, fetch_wheels, pin_for
-from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
+from edgemobile.errors import EdgemobileError, Unsupported, missing
 from edgemobile.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _no_python(device: Device) -> str:
 def _here(runtime: str) -> Prepared:
     module, extra = _MODULES[runtime]
     if importlib.util.find_spec(module) is None:
-        raise MissingExtra(f"{module} is not installed, and this needs it. Run: pip install 'edgemobile[{extra}]'")
+        raise missing(module, extra)
     return Prepared((sys.executable,), {})
 
 

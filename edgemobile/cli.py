@@ -29,6 +29,7 @@ from edgemobile.commands.models import models
 from edgemobile.commands.parity import parity
 from edgemobile.commands.predict import predict
 from edgemobile.commands.quantize import quantize
+from edgemobile.commands.report import report
 from edgemobile.errors import EdgemobileError
 
 __all__ = ["cli", "main"]
@@ -83,6 +84,7 @@ for _command in (
     bench,
     compare,
     parity,
+    report,
     ci,
     devices,
     doctor,

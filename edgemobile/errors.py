@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["BrokenImage", "EdgemobileError", "MissingExtra", "Unsupported", "require"]
+__all__ = ["BrokenImage", "EdgemobileError", "MissingExtra", "Unsupported", "missing", "require"]
+
+
+# Extras that would break the others of their environment.
+_APART = {
+    "tflite-runtime": "It wants Python 3.9 to 3.11 and numpy < 2, so a virtual environment of its own: "
+    "python3.11 -m venv tflite && tflite/bin/pip install 'edgemobile[tflite-runtime]', then tflite/bin/edgemobile. "
+    "Or a device: edgemobile devices setup DEVICE --runtime tflite_runtime, and --on DEVICE",
+}
 
 
 class EdgemobileError(Exception):
@@ -38,7 +46,11 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise
-        package = module.partition(".")[0]
-        raise MissingExtra(
-            f"{package} is not installed, and this needs it. Run: pip install 'edgemobile[{extra}]'"
-        ) from error
+        raise missing(module.partition(".")[0], extra) from error
+
+
+def missing(package: str, extra: str) -> MissingExtra:
+    """What to do about a package that is not there; of one that cannot live beside the others, where to put it."""
+    if extra in _APART:
+        return MissingExtra(f"{package} is not installed here. {_APART[extra]}")
+    return MissingExtra(f"{package} is not installed, and this needs it. Run: pip install 'edgemobile[{extra}]'")

@@ -151,7 +151,7 @@ def _torch(job: Job) -> Emitted:
         with job.progress.step("onnxruntime's quantizer"):
             batches = [images.transpose(0, 3, 1, 2) for images in job.samples.batches(model.batch)]
             full = [images for images in batches if len(images) == model.batch]
-            files["onnx", "int8"] = torch_onnx.quantize_static(data, full)
+            files["onnx", "int8"] = torch_onnx.quantize_static(data, full, metadata=job.metadata("int8"))
     return Emitted(files)
 
 

@@ -6,6 +6,8 @@ output than it does in the plain file; a comparison of both ends shows whether t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgemobile.exporters.contents import Contents
@@ -37,30 +39,30 @@ def _between_conversions(contents: Contents, name: str) -> bool:
     return quantized or cut
 
 
-def exposed(data: bytes, contents: Contents) -> bytes:
-    """The file `data`, whose `contents` these are, with `exposed_names` as its outputs, in that order."""
-    return (_exposed_onnx if contents.format == "onnx" else _exposed_tflite)(data, contents)
+def exposed(data: bytes, contents: Contents, names: Sequence[str] | None = None) -> bytes:
+    """The file `data`, whose `contents` these are, with `names` as its outputs; None is all of `exposed_names`."""
+    names = exposed_names(contents) if names is None else names
+    return (_exposed_onnx if contents.format == "onnx" else _exposed_tflite)(data, contents, names)
 
 
-def _exposed_onnx(data: bytes, contents: Contents) -> bytes:
+def _exposed_onnx(data: bytes, contents: Contents, names: Sequence[str]) -> bytes:
     from edgemobile.exporters.onnx_contents import load, onnx
 
     model = load(data)
     described = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
-    names = exposed_names(contents)
     del model.graph.output[:]
     # A value the file does not describe is an output without a type: onnxruntime derives it.
     model.graph.output.extend(described.get(name) or onnx.ValueInfoProto(name=name) for name in names)
     return model.SerializeToString()
 
 
-def _exposed_tflite(data: bytes, contents: Contents) -> bytes:
+def _exposed_tflite(data: bytes, contents: Contents, names: Sequence[str]) -> bytes:
     from edgemobile.exporters.tflite_file import pack, unpack
 
     model = unpack(data)
     graph = model.subgraphs[0]
     index = {name: number for number, name in enumerate(contents.values)}
-    graph.outputs = np.array([index[name] for name in exposed_names(contents)], np.int32)
+    graph.outputs = np.array([index[name] for name in names], np.int32)
     # The signature still names the old outputs by index, which runtimes refuse.
     model.signatureDefs = None
     return pack(model)

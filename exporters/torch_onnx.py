@@ -60,10 +60,11 @@ def to_bytes(program_or_net: Any, input_shape: Sequence[int], *, metadata: Mappi
     return simplified.SerializeToString(deterministic=True)
 
 
-def quantize_static(data: bytes, batches: Iterable[np.ndarray]) -> bytes:
+def quantize_static(data: bytes, batches: Iterable[np.ndarray], *, metadata: Mapping[str, str] | None = None) -> bytes:
     """An int8 QDQ file by onnxruntime's static quantizer: uint8 activations, int8 weights per channel, min-max.
 
-    `batches` are f32[N,C,H,W] of the file's batch size. Raises EdgemobileError when there are none.
+    `batches` are f32[N,C,H,W] of the file's batch size. `metadata` takes the place of the float file's, which the
+    quantizer keeps. Raises EdgemobileError when there are none.
     """
     onnx: Any = require("onnx", "export")
     quantization: Any = require("onnxruntime.quantization", "onnxruntime")
@@ -84,7 +85,10 @@ def quantize_static(data: bytes, batches: Iterable[np.ndarray]) -> bytes:
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
         )
-        return target.read_bytes()
+        quantized = onnx.load(str(target))
+    if metadata is not None:
+        onnx.helper.set_model_props(quantized, {key: str(value) for key, value in sorted(metadata.items())})
+    return quantized.SerializeToString()
 
 
 @contextlib.contextmanager

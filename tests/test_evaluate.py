@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgemobile.artifact import sha256_hex
 from edgemobile.classifier import ClassifierOptions
 from edgemobile.errors import EdgemobileError
 from edgemobile.evaluate import evaluate
@@ -56,6 +57,7 @@ def test_files_are_counted_and_compared_image_by_image(models: Callable[..., str
 def test_json_has_the_raw_counts(models: Callable[..., str], colour_photos: Path) -> None:
     result = evaluate(EvalRequest((models("brg"),), colour_photos)).to_json()
     (file,) = result["files"]
+    assert file["sha256"] == sha256_hex(Path(file["file"]).read_bytes())
     assert (file["correct"], file["incorrect"], file["count"]) == (6, 12, 18)
     assert file["confusion"] == [
         {"true": 0, "predicted": 0, "count": 6},

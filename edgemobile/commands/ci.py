@@ -119,12 +119,11 @@ def print_gate(report: GateReport) -> None:
     if table.row_count:
         screen.print(table)
     for check in report.checks:
-        if check.outcome.value != "pass":
-            where = " ".join(filter(None, (check.model, check.file, check.what, f"on {check.place}")))
-            for words in check.words or (f"{check.found}, allowed {check.allowed}",):
-                screen.print(f"{_coloured(check.outcome.value)} {escape(where)}: {escape(words)}")
-    for note in report.notes:
-        screen.print(f"[dim]note:[/dim] {escape(note)}")
+        passed = check.outcome.value == "pass"
+        mark = "[dim]note:[/dim]" if passed else _coloured(check.outcome.value)
+        where = " ".join(filter(None, (check.model, check.file, check.what, f"on {check.place}")))
+        for words in check.words:
+            screen.print(f"{mark} {escape(where)}: {escape(words)}")
     screen.print(f"{totals(report)}; {report.wall_s:.1f} s, {report.cpu_s:.1f} s of CPU")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -45,7 +45,9 @@ _CODES: dict[Outcome, int] = {
 
 @dataclass(frozen=True)
 class Check:
-    """`what` of `file` on `place`: what was `found` and what is `allowed`, as a table shows them; `words` say more.
+    """`what` of `file` on `place`: what was `found` and what is `allowed`, as a table shows them.
+
+    `words` say why it did not pass; of a check that passed, what a reader should know.
 
     `kept` is from the cache: nothing it depends on has changed.
     """
@@ -69,7 +71,6 @@ class GateReport:
     checks: tuple[Check, ...]
     wall_s: float
     cpu_s: float
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def exit_code(self) -> int:
@@ -97,5 +98,4 @@ class GateReport:
             "checks": [{**asdict(check), "outcome": check.outcome.name.lower()} for check in self.checks],
             "wall_s": self.wall_s,
             "cpu_s": self.cpu_s,
-            "notes": list(self.notes),
         }

@@ -203,9 +203,9 @@ def _among(allowed: tuple[str, ...]) -> _Read:
     return read_name
 
 
-def _several(one: _Read) -> _Read:
+def _several(one: _Read, *, empty: bool = False) -> _Read:
     def read_list(value: Any, read: _Reader, keys: tuple[str, ...]) -> tuple[Any, ...]:
-        if not isinstance(value, list) or not value:
+        if not isinstance(value, list) or not (value or empty):
             raise ValueError('must be a list, as in ["a", "b"], and not empty')
         found = tuple(one(item, read, keys) for item in value)
         if len(set(found)) != len(found):
@@ -340,7 +340,7 @@ _MODEL: Mapping[str, _Read] = {
     "precisions": _PRECISIONS,
     "recipe": _recipe,
     "target": _among(TARGETS),
-    "devices": _several(_text),
+    "devices": _several(_text, empty=True),
     "size": _by_selector(_amount(_UNITS, '"4.6 MiB"')),
     "instructions": _by_device,
     "tolerances": _by_precision,

@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from edgemobile.errors import EdgemobileError
 __all__ = ["content_sha256", "fingerprint", "software"]
 
 _TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "numpy", "Pillow", "safetensors", "flatbuffers")
-_CHUNK = 2**20
 
 
 def fingerprint(*parts: Any) -> str:
@@ -40,26 +39,29 @@ def software() -> Mapping[str, str]:
     return {"edgemobile": edgemobile.__version__, "sources": digest.hexdigest(), **versions, **machine}
 
 
-@cache
 def content_sha256(path: Path) -> str:
     """Of a file, or of a folder: every name in it and every file's content. Raises EdgemobileError."""
-    digest = hashlib.sha256()
     try:
         if not path.is_dir():
-            _update(digest, path)
-            return digest.hexdigest()
+            return _file_sha256(path)
+        digest = hashlib.sha256()
         for file in _files(path, ("",)):
-            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode(errors="surrogateescape"))
-            _update(digest, file)
+            digest.update(f"{file.relative_to(path)}\0{_file_sha256(file)}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
     except OSError as error:
         raise EdgemobileError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
-def _update(digest: Any, path: Path) -> None:
+def _file_sha256(path: Path) -> str:
+    status = path.stat()
+    return _read_sha256(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+# A set of images is asked for by several keys.
+@lru_cache(maxsize=100_000)
+def _read_sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:

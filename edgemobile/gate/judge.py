@@ -54,11 +54,12 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     shown = ("sqnr_db", "top1_agree")
     found = ", ".join(f"{_metric(metric, file.metrics[metric])}" for metric in shown)
     allowed = ", ".join(_metric(metric, bound) for metric, bound in file.bounds.items())
-    yield Check(base, name, "outputs", file.place, _judged(not outer), found, allowed, outer, kept)
+    yield Check(base, name, "outputs", file.place, _judged(not outer), found, allowed, outer or file.notes, kept)
     if file.layers or inner:
         parted = sum(bool(layer.parted) for layer in file.layers)
         found = f"{len(file.layers) - parted} of {len(file.layers)}"
-        yield Check(base, name, "layers", file.place, _judged(not inner), found, "all", inner, kept)
+        words = inner or tuple(f"{tensor} is not compared: {reason}" for tensor, reason in file.unmatched)
+        yield Check(base, name, "layers", file.place, _judged(not inner), found, "all", words, kept)
 
 
 def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept: bool) -> list[Check]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from edgemobile.affine import dequantize, quantize
 from edgemobile.channel_factors import read_factors
 from edgemobile.devices.runtimes import RUNTIMES, Session, model_format, open_layers, open_session, settled
+from edgemobile.embed import EMBEDDED
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents
@@ -163,6 +164,10 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
     end = _output(observed, output)
     sources = {_graph_name(file, name): images for name in file.contents.inputs}
     seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
+    if reference is not None and EMBEDDED in values and EMBEDDED not in reference.tensors:
+        # The file normalises by itself: the reference's input is inside it.
+        tensors |= {name: replace(tensors[EMBEDDED], name=name) for name in seen if EMBEDDED in tensors}
+        seen = dict.fromkeys(seen, values[EMBEDDED])
     return Observed({**seen, **values}, tensors, file.factors, _renamed(file, reference)), end
 
 

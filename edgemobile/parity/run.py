@@ -17,15 +17,17 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.artifact import sha256_hex
+from edgemobile.devices.runtimes import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.graph import Graph
 from edgemobile.interpreter import quantize, run
 from edgemobile.metrics import measure
 from edgemobile.model import Model, load_model
+from edgemobile.parity.as_here import as_here
 from edgemobile.parity.causes import Cause, Normalisation, likely_cause
 from edgemobile.parity.integers import compare_integers, same_integers
 from edgemobile.parity.layers import LayerParity, Observed, compare_layers, first_parted
-from edgemobile.parity.observing import File, Place, local_places, observe, open_file, output_step, read_graph
+from edgemobile.parity.observing import File, Place, local_places, observe, open_file, read_graph
 from edgemobile.parity.remote import opened_places
 from edgemobile.parity.report import FileParity, ParityReport
 from edgemobile.parity.tolerances import TABLE, Tolerance, judge, tolerance
@@ -165,11 +167,9 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     path = Path(request.ref)
     if path.suffix in (".onnx", ".tflite"):
         file = open_file(path)
-        place = local_places(threads=request.threads)
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
         stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
-        reader = next(iter(_readers(file, place)))
-        return Reference(str(path), at_resolution(stated, input_px), file=file, place=reader)
+        return Reference(str(path), at_resolution(stated, input_px), file=file, place=_reader_here(file, request))
     spec, weights = request.ref, request.weights
     if path.suffix.lower() in SUFFIXES and path.is_file():
         if request.arch is None:
@@ -183,6 +183,19 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
 def _input_px(file: File) -> int | None:
     shape = file.contents.values[file.contents.inputs[0]].shape
     return shape[2] if len(shape) == 4 and shape[2] > 1 else None
+
+
+def _reader_here(file: File, request: ParityRequest) -> Place:
+    """The default runtime of the reference's format on this machine; where it is not installed, one asked for."""
+    (usual,) = (place for place in local_places(threads=request.threads) if file.format in place.formats)
+    others = [place for place in local_places(request.runtimes, request.threads) if file.format in place.formats]
+    for place in (usual, *others):
+        try:
+            import_runtime(place.name)
+        except MissingExtra:
+            continue
+        return place
+    return usual
 
 
 def _readers(file: File, places: Sequence[Place]) -> list[Place]:
@@ -267,10 +280,9 @@ def _compared(
             measured = as_reference.metrics["sqnr_db"], verdict.metrics["sqnr_db"]
             result = replace(result, cause=Cause("preprocess", told, *measured))
     if request.layers:
-        result = _with_layers(reference, inner, shown[: len(inner)], file, place, row, result, notes)
+        result = _with_layers(reference, inner, shown, found, file, place, row, result, notes)
     if place.here is not None:
-        inside = shown[: len(inner)] if request.layers else None
-        result = _as_here(file, place, place.here, shown, found, inside, row.lsb, result, notes)
+        result = as_here(file, place, place.here, shown, found, row.lsb, result, notes)
     return replace(result, notes=tuple(notes), sha256=sha256_hex(file.data))
 
 
@@ -313,20 +325,24 @@ def _with_layers(
     reference: Reference,
     images: np.ndarray,
     shown: np.ndarray,
+    found: np.ndarray,
     file: File,
     place: Place,
     row: Tolerance,
     result: FileParity,
     notes: list[str],
 ) -> FileParity:
-    """`result` with its layers, the first that parts among what was missed, and the cause."""
+    """`result` with its layers on the first of the images, the first that parts among what was missed, and the cause.
+
+    `found` is what the file made of all images it was `shown`.
+    """
     try:
         graph, values = reference.graph, reference.values(images)
-        observed, end = observe(file, place, shown, graph)
+        observed, end = observe(file, place, shown[: len(images)], graph)
         layers, unmatched = _walked(graph, values, observed, row)
     except Unsupported as error:
         return replace(result, missed=(*result.missed, f"layers cannot be compared: {error}"))
-    _note_exposure(file, place, shown, end, notes)
+    _note_exposure(file, found[: len(images)], end, notes)
     first = first_parted(layers)
     cause = result.cause
     if first is not None:
@@ -353,68 +369,11 @@ def _walked(
     return compare_layers(graph, values, observed, row.layer)
 
 
-def _note_exposure(file: File, place: Place, shown: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
+def _note_exposure(file: File, plain: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
     """A runtime fuses less around tensors it must show; that must not change what the file says."""
-    plain = place.infer(file.path, shown)
     sqnr = measure(plain, end)["sqnr_db"]
     if not sqnr >= (40 if file.precision in ("int8", "dynamic") else 90):
         notes.append(f"with its layers shown the file gives other outputs ({sqnr:.1f} dB): layers are of that run")
-
-
-# ---- the same file on a device and here -----------------------------------------------------------------------------
-
-
-def _as_here(
-    file: File,
-    there: Place,
-    here: Place,
-    shown: np.ndarray,
-    found: np.ndarray,
-    inside: np.ndarray | None,
-    lsb: int,
-    result: FileParity,
-    notes: list[str],
-) -> FileParity:
-    """`result` with how far the integers of an int8 file are from those of the same runtime on this machine.
-
-    `found` is what the device made of the images `shown`; `inside` are images to look inside on, where layers were
-    asked for.
-    """
-    step = output_step(file)
-    if step is None:
-        return result
-    try:
-        expected = here.infer(file.path, shown)
-    except MissingExtra as error:
-        notes.append(f"its integers are not compared with those here: {error}")
-        return result
-    result = replace(result, lsb=int(np.rint(np.abs(found - expected).max(initial=0) / step)))
-    if not result.lsb:
-        notes.append(f"the same integers as {here.name} on this machine ({here.isa}), all {found.size} of the outputs")
-        return result
-    words = f"its outputs are up to {_steps(result.lsb)} from those of {here.name} on this machine ({here.isa})"
-    apart = None if inside is None else _first_apart(file, there, here, inside)
-    if apart is not None:
-        words += f"; the first op that differs: {apart[0]}, by {_steps(apart[1])}"
-    # With the same inputs an op is within `lsb`; what later layers make of a tie is not its fault.
-    if max(result.lsb if apart is None else apart[1], 0) > lsb:
-        more = "" if inside is not None else "; --layers names the op"
-        return replace(result, missed=(*result.missed, words + more))
-    notes.append(words)
-    return result
-
-
-def _steps(count: int) -> str:
-    return f"{count} step{'s' if count > 1 else ''}"
-
-
-def _first_apart(file: File, there: Place, here: Place, images: np.ndarray) -> tuple[str, int] | None:
-    """(tensor, steps) of the first integers that differ: what comes before it is equal, so the op is its own doing."""
-    ours, theirs = (observe(file, place, images, None)[0].values for place in (here, there))
-    for name, values in ours.items():
-        if values.dtype.kind in "iu" and not np.array_equal(values, theirs[name]):
-            return name, int(np.abs(values.astype(np.int64) - theirs[name].astype(np.int64)).max())
-    return None
 
 
 def _narrowest(layers: Sequence[LayerParity]) -> Cause | None:

@@ -1,7 +1,9 @@
 """Runs, evaluations, parity reports and exports as one page, tables and model cards. From the bottom up:
 
-    sources    what a file holds, recognised by its content        plots    figures (matplotlib), and their SVG
-    findings   all of it joined by the artifacts' sha256           text     markdown and CSV
-    words      figures as they are read                            cards    a model card an artifact
-                                                                   page     one HTML file that asks for nothing
+sources         what a file holds, recognised by its content
+findings        all of it, joined by the artifacts' sha256
+words           figures as they are read
+drawing, tables a figure as SVG; rows of cells
+plots, text     the figures (matplotlib); markdown and CSV
+page, cards     one HTML file that asks for nothing; a model card an artifact
 """

@@ -249,7 +249,9 @@ def _lines(artifacts: Iterable[Artifact]) -> Iterator[Line]:
         yield Line(run.device, run.emulated, case.threads, case.batch, alike, tuple(points))
 
 
-def _fits(case: Case, artifact: Artifact, versions: Mapping[str, str], points: Sequence[tuple[Artifact, Timing]]) -> bool:
+def _fits(
+    case: Case, artifact: Artifact, versions: Mapping[str, str], points: Sequence[tuple[Artifact, Timing]]
+) -> bool:
     taken = {(one.sha256, timing.case.runtime) for one, timing in points}
     return versions.get(case.runtime, case.version) == case.version and (artifact.sha256, case.runtime) not in taken
 

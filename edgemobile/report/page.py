@@ -5,29 +5,30 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from edgemobile import __version__
 from edgemobile.errors import require
+from edgemobile.report.drawing import COLOURS, Drawing, svg
 from edgemobile.report.findings import Compared, Findings, Line
 from edgemobile.report.plots import (
-    COLOURS,
-    Drawing,
     latency_plot,
     layer_plot,
     op_groups,
     op_plot,
     pareto_plot,
     scored_points,
+    short_names,
     size_plot,
-    svg,
 )
+from edgemobile.report.sources import Export
 from edgemobile.report.tables import (
     Cell,
-    Table,
     artifact_table,
     case_table,
     conditions_table,
@@ -78,16 +79,19 @@ def page(found: Findings, title: str) -> str:
         pareto=[drawn(device_words(line), _pareto_words(line), pareto_plot, line, _HALF_PX) for line in _scored(found)],
         unscored=_unscored(found),
         latency=[drawn(device_words(line), "", latency_plot, line, _HALF_PX) for line in found.lines],
-        layers=[drawn(title, words, layer_plot, compared, _WIDE_PX) for title, words, compared in _layered(found)],
+        layers=[drawn("Layer by layer", words, layer_plot, files, _WIDE_PX) for words, files in _layered(found)],
+        doubts=_doubts(found),
         work=list(_work(found, drawn)),
         pieces=list(_pieces(found)),
-        sizes=[drawn("", "", size_plot, found.artifacts, _HALF_PX)] if any(one.bytes for one in found.artifacts) else [],
+        sizes=[drawn("", "", size_plot, found.artifacts, _HALF_PX)]
+        if any(one.bytes for one in found.artifacts)
+        else [],
         files=artifact_table(found),
         cases=case_table(found),
         parity=parity_table(found),
         worst=layer_table(found),
         conditions=conditions_table(found),
-        exports=[(one, list(facts_rows(one.facts)), _weights(one)) for one in found.sources.exports],
+        exports=[(one, list(facts_rows(one.facts)), _preprocess(one)) for one in found.sources.exports],
         notes=_notes(found),
         sort_key=_sort_key,
     )
@@ -99,11 +103,9 @@ class _Drawn:
     def __init__(self, markup: type[str]) -> None:
         self.markup, self.count = markup, 0
 
-    def __call__(self, title: str, words: str, draw: Callable[..., Drawing], of: object, wide_px: int) -> Figure:
+    def __call__(self, title: str, words: str, draw: Callable[[Any, int], Drawing], of: Any, wide_px: int) -> Figure:
         self.count += 1
-        wide, narrow = (
-            self.markup(svg(draw(of, px), f"figure {self.count} {px}")) for px in (wide_px, _NARROW_PX)
-        )
+        wide, narrow = (self.markup(svg(draw(of, px), f"figure {self.count} {px}")) for px in (wide_px, _NARROW_PX))
         return Figure(title, words, wide, narrow)
 
 
@@ -114,16 +116,15 @@ def _own(name: str) -> str:
 def _colours() -> str:
     light, dark = (";".join(f"--{name}:{pair[index]}" for name, pair in COLOURS.items()) for index in (0, 1))
     return (
-        f":root{{{light};color-scheme:light dark}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+        f":root{{{light};color-scheme:light dark}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
     )
 
 
 def _sort_key(cell: Cell) -> str:
     """What the script sorts by; a number's text, "" for what comes last."""
-    if cell.key is None or (isinstance(cell.key, float) and math.isnan(cell.key)):
-        return ""
-    return str(cell.key).replace("inf", "Infinity")
+    if isinstance(cell.key, float) and math.isinf(cell.key):
+        return "Infinity" if cell.key > 0 else "-Infinity"
+    return "" if cell.key is None or cell.key != cell.key else str(cell.key)
 
 
 # ---- what each part shows -------------------------------------------------------------------------------------------
@@ -136,8 +137,10 @@ def _summary(found: Findings) -> Iterator[tuple[str, str, str]]:
         artifact, timing = min(steady, key=lambda point: point[1].value)
         figure = f"{timing.value:.2f} M instr." if line.emulated else f"{ms(timing.value)} ms"
         doubt = "; unstable" if timing.reasons else ""
-        yield f"least work, {device_words(line)}" if line.emulated else f"fastest, {device_words(line)}", figure, (
-            f"{artifact.name}{doubt}"
+        yield (
+            f"least work, {device_words(line)}" if line.emulated else f"fastest, {device_words(line)}",
+            figure,
+            (f"{artifact.name}{doubt}"),
         )
     known = [(one, accuracy) for one in found.artifacts if (accuracy := one.accuracy_on(""))]
     if known:
@@ -165,7 +168,11 @@ def _scored(found: Findings) -> list[Line]:
 
 
 def _pareto_words(line: Line) -> str:
-    return scored_points(line)[0][2].data
+    points = scored_points(line)
+    names = short_names([artifact.name for artifact, _, _ in points])
+    shaky = [name for name, (_, timing, _) in zip(names, points, strict=True) if timing.reasons]
+    doubt = "all of it" if len(shaky) == len(points) else ", ".join(shaky)
+    return points[0][2].data + (f"; unstable: {doubt}" if shaky else "")
 
 
 def _unscored(found: Findings) -> list[str]:
@@ -180,14 +187,23 @@ def _unscored(found: Findings) -> list[str]:
     return notes
 
 
-def _layered(found: Findings) -> Iterator[tuple[str, str, list[Compared]]]:
+def _layered(found: Findings) -> Iterator[tuple[str, list[Compared]]]:
     """Files of one report share a plot: they had the same reference and images."""
     for report in found.sources.parities:
         compared = [
             one for artifact in found.artifacts for one in artifact.compared if one.report is report and one.file.layers
         ]
         if compared:
-            yield report.reference, report.images, compared
+            yield f"against {report.reference}, on {report.images}", compared
+
+
+def _doubts(found: Findings) -> list[str]:
+    return [
+        f"{artifact.name}, {device_words(line)}: {'; '.join(timing.reasons)}"
+        for line in found.lines
+        for artifact, timing in line.points
+        if timing.reasons
+    ]
 
 
 def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
@@ -206,16 +222,7 @@ def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
                 words = f"{device_words(line)}; instructions by class, not time"
             else:
                 continue
-            yield drawn(artifact.name, words, _OpPlot(groups, unit), case, _HALF_PX)
-
-
-@dataclass(frozen=True)
-class _OpPlot:
-    groups: Sequence[tuple[str, float, str]]
-    unit: str
-
-    def __call__(self, case: object, width_px: int) -> Drawing:
-        return op_plot(case, self.groups, self.unit, width_px)  # type: ignore[arg-type]
+            yield drawn(artifact.name, words, partial(op_plot, groups, unit), case.precision, _HALF_PX)
 
 
 def _pieces(found: Findings) -> Iterator[str]:
@@ -231,15 +238,13 @@ def _pieces(found: Findings) -> Iterator[str]:
                 yield words
 
 
-def _weights(export: object) -> list[tuple[str, str]]:
-    preprocess = export.preprocess  # type: ignore[attr-defined]
-    facts = preprocess.to_json()
+def _preprocess(export: Export) -> list[tuple[str, str]]:
+    facts = export.preprocess.to_json()
     return [(f"preprocess.{key}", str(value)) for key, value in facts.items() if value is not None]
 
 
 def _notes(found: Findings) -> list[str]:
     notes = [*found.notes, *(note for run in found.sources.runs for note in run.notes)]
-    notes += [note for one in (*found.sources.scores, *found.sources.parities) for note in one.notes]
+    notes += [note for scores in found.sources.scores for note in scores.notes]
+    notes += [note for report in found.sources.parities for note in report.notes]
     return list(dict.fromkeys(notes))
-
-

@@ -137,7 +137,9 @@ def _run(value: Mapping[str, Any], path: Path) -> list[Run]:
 
 def _bench(value: Mapping[str, Any], path: Path) -> list[Run]:
     runs = value["runs"]
-    if not isinstance(runs, list) or not all(isinstance(one, dict) and isinstance(one.get("run"), dict) for one in runs):
+    if not isinstance(runs, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("run"), dict) for one in runs
+    ):
         raise EdgemobileError(f"{path}: expected a list of runs, as `edgemobile bench --json` prints it")
     return [decode(Run, one["run"], path.name) for one in runs]
 
@@ -150,7 +152,7 @@ def _scores(value: Mapping[str, Any], path: Path) -> list[Scores]:
 def _parity(value: Mapping[str, Any], path: Path) -> list[ParityReport]:
     report = ParityReport.from_json(value)
     for file in report.files:
-        numbers = [*file.metrics.values(), *file.bounds.values()]
+        numbers: list[object] = [*file.metrics.values(), *file.bounds.values()]
         numbers += [number for layer in file.layers for number in (layer.sqnr_db, layer.max_abs, layer.cosine)]
         numbers += [number for layer in file.layers for number in (layer.own_db, layer.constants_db, layer.excess)]
         texts = [file.file, file.format, file.precision, file.place, file.isa, *file.missed, *file.notes]
@@ -213,7 +215,9 @@ def _mapping(value: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 def _check_version(value: Mapping[str, Any], path: Path) -> None:
     if value.get("version") != _VERSION:
-        raise EdgemobileError(f"{path} is of version {str(value.get('version'))[:20]}; this edgemobile reads {_VERSION}")
+        raise EdgemobileError(
+            f"{path} is of version {str(value.get('version'))[:20]}; this edgemobile reads {_VERSION}"
+        )
 
 
 _KINDS: tuple[tuple[str, frozenset[str], Callable[[Mapping[str, Any], Path], list[Any]]], ...] = (

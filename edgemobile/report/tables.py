@@ -7,10 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgemobile.report.findings import Artifact, Findings
+from edgemobile.report.findings import Accuracy, Artifact, Findings
 from edgemobile.report.words import dash, db, megabytes, ms, percent
 
-__all__ = ["Cell", "Table", "artifact_table", "case_table", "conditions_table", "facts_rows", "layer_table", "parity_table"]
+__all__ = [
+    "Cell",
+    "Table",
+    "artifact_table",
+    "case_table",
+    "conditions_table",
+    "facts_rows",
+    "layer_table",
+    "parity_table",
+]
 
 _MAX_FACT = 400
 
@@ -30,6 +39,9 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
+    def is_number(self, column: int) -> bool:
+        return any(row[column].kind == "number" for row in self.rows)
+
 
 def _text(value: object) -> Cell:
     shown = dash if value in (None, "") else str(value)
@@ -45,27 +57,31 @@ def artifact_table(found: Findings) -> Table:
     columns = ("file", "format", "precision", "size", "top-1", "95 % interval", "SQNR", "agree", "sha256")
     rows = [_artifact_row(one) for one in found.artifacts]
     for name, accuracy in found.references:
-        interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
         cells = (_text(name), _text("reference"), _text(""), _number(dash, None))
-        more = (_number(percent(accuracy.top1), accuracy.top1), _number(interval, accuracy.low))
+        more = (_number(percent(accuracy.top1), accuracy.top1), _number(_range(accuracy), accuracy.low))
         rows.append((*cells, *more, _number(dash, None), _number(dash, None), _text("")))
     return Table("Files", columns, tuple(rows))
 
 
 def _artifact_row(one: Artifact) -> tuple[Cell, ...]:
     accuracy, metrics = one.accuracy_on(""), _metrics(one)
+    top1 = accuracy.top1 if accuracy else None
     sqnr, agree = metrics.get("sqnr_db"), metrics.get("top1_agree")
     return (
         _text(one.name),
         _text(one.format),
         _text(one.precision),
         _number(megabytes(one.bytes), one.bytes),
-        _number(percent(accuracy and accuracy.top1), accuracy and accuracy.top1),
-        _number(f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}" if accuracy else dash, accuracy and accuracy.low),
+        _number(percent(top1), top1),
+        _number(_range(accuracy), accuracy.low if accuracy else None),
         _number(db(sqnr), sqnr),
-        _number(dash if agree is None else f"{agree:.1%}", agree),
+        _number(_agree(agree), agree),
         _text((one.sha256 or "")[:12]),
     )
+
+
+def _range(accuracy: Accuracy | None) -> str:
+    return dash if accuracy is None else f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
 
 
 def _metrics(one: Artifact) -> Mapping[str, float | None]:
@@ -83,7 +99,7 @@ def case_table(found: Findings) -> Table:
         for timing in artifact.timings:
             case, summary = timing.case, timing.summary
             low, high = timing.interval
-            counted = None if summary else timing.value
+            counted, p90 = (None, summary.p90_ns / 1e6) if summary else (timing.value, None)
             rows.append(
                 (
                     _text(artifact.name),
@@ -92,7 +108,7 @@ def case_table(found: Findings) -> Table:
                     _number(str(case.threads), case.threads),
                     _number(ms(timing.value if summary else None), timing.value if summary else None),
                     _number(f"{ms(low)} to {ms(high)}" if summary else dash, low if summary else None),
-                    _number(ms(summary and summary.p90_ns / 1e6), summary and summary.p90_ns),
+                    _number(ms(p90), p90),
                     _number(ms(None if case.first_ns is None else case.first_ns / 1e6), case.first_ns),
                     _number(dash if counted is None else f"{counted:.3f}", counted),
                     _verdict(timing.reasons, emulated=timing.run.emulated),
@@ -103,18 +119,30 @@ def case_table(found: Findings) -> Table:
 
 def _verdict(reasons: tuple[str, ...], *, emulated: bool) -> Cell:
     if reasons:
-        return Cell(f"unstable: {'; '.join(reasons)}", "unstable", "bad")
+        return Cell("unstable", "unstable", "bad")
     return _text("emulated" if emulated else "stable")
 
 
 def conditions_table(found: Findings) -> Table:
-    columns = ("device", "board", "CPU", "int8 with", "system", "governor", "MHz", "°C", "load", "measured", "edgemobile")
+    columns = (
+        "device",
+        "board",
+        "CPU",
+        "int8 with",
+        "system",
+        "governor",
+        "MHz",
+        "°C",
+        "load",
+        "measured",
+        "edgemobile",
+    )
     rows = []
     for run in found.sources.runs:
         facts, before = run.facts, run.conditions[0].conditions if run.conditions else None
         kinds = [core.kind for core in facts.cores]
         cpu = ", ".join(f"{kinds.count(kind)}x {kind}" for kind in dict.fromkeys(kinds))
-        temp, load = before and before.temp_c, before and before.load1
+        temp, load = (before.temp_c, before.load1) if before else (None, None)
         mhz = max(before.freq_mhz) if before and before.freq_mhz else None
         rows.append(
             (
@@ -135,7 +163,7 @@ def conditions_table(found: Findings) -> Table:
 
 
 def parity_table(found: Findings) -> Table:
-    columns = ("", "file", "on", "reference", "SQNR", "max abs", "agree", "KL nats", "layers", "what it missed")
+    columns = ("file", "on", "verdict", "SQNR", "max abs", "agree", "KL nats", "layers", "what it missed")
     rows = []
     for artifact in found.artifacts:
         for one in artifact.compared:
@@ -144,17 +172,22 @@ def parity_table(found: Findings) -> Table:
             held = f"{len(file.layers) - parted} of {len(file.layers)}" if file.layers else dash
             rows.append(
                 (
-                    Cell("pass", "pass") if file.passed else Cell("FAIL", "fail", "bad"),
                     _text(artifact.name),
                     _text(file.place),
-                    _text(one.report.reference),
+                    Cell("pass", "pass") if file.passed else Cell("FAIL", "fail", "bad"),
                     _number(db(metrics.get("sqnr_db")), metrics.get("sqnr_db")),
-                    *(_general(metrics.get(name)) for name in ("max_abs", "top1_agree", "kl_nats")),
+                    _general(metrics.get("max_abs")),
+                    _number(_agree(metrics.get("top1_agree")), metrics.get("top1_agree")),
+                    _general(metrics.get("kl_nats")),
                     _number(held, len(file.layers) - parted),
                     _text("; ".join(file.missed)),
                 )
             )
     return Table("Parity", columns, tuple(rows))
+
+
+def _agree(share: float | None) -> str:
+    return dash if share is None else f"{100 * share:.1f} %"
 
 
 def _general(value: float | None) -> Cell:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-from edgemobile.parity.output import shown as shown_metric
 from edgemobile.report.findings import Accuracy, Artifact, Line, Timing
 
-__all__ = ["case_words", "device_words", "dash", "megabytes", "ms", "percent", "shown_metric", "value_words"]
+__all__ = ["accuracy_words", "case_words", "dash", "db", "device_words", "megabytes", "ms", "percent", "value_words"]
 
 dash = "–"
 

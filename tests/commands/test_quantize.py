@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.commands.quantize import quantize
+from edgemobile.quant.observers import OBSERVERS
+from edgemobile.quant.recipe import Granularity, Hswish, Recipe, Rule, SplitGates
 from edgemobile.quant.recipes import RECIPES
+from edgemobile.quant.targets import TARGETS
 
 _MODEL = ("v3-large", "--calib-images", "16", "--check-images", "16", "-q")
 
@@ -31,6 +34,7 @@ def test_every_option_reaches_the_recipe(edgemobile: Callable[..., Any]) -> None
         equalize=0.25,
         refit=0,
         adaround=True,
+        output_headroom=1.5,
     )
 
 
@@ -117,3 +121,14 @@ def test_few_or_made_images_get_a_recipe_of_their_own(edgemobile: Callable[..., 
     assert json.loads(few.out)["name"] == "few-images"
     many = edgemobile("quantize", "v1", "--calib", "x", "--print-recipe")
     assert json.loads(many.out)["name"] == "default"
+
+
+def test_the_help_lists_what_there_is() -> None:
+    """The command line starts without numpy, so it has these names a second time."""
+    options = {option.name: option for option in quantize.params}
+    assert all(name in options["recipe"].help for name in RECIPES)
+    assert tuple(options["target"].type.choices) == tuple(TARGETS)
+    assert set(options["hswish"].type.choices) == {"auto", *get_args(Hswish)}
+    assert set(options["observer"].type.choices) == set(OBSERVERS)
+    assert set(options["granularity"].type.choices) == set(get_args(Granularity))
+    assert set(options["split_gates"].type.choices) == set(get_args(SplitGates))

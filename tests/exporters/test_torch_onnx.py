@@ -63,7 +63,8 @@ def test_takes_an_exported_program(net: Any, data: bytes) -> None:
 
 def test_quantizer_makes_an_int8_file_near_the_float_one(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     batches = [image[None].transpose(0, 3, 1, 2) for image in IMAGES]
-    quantized = torch_onnx.quantize_static(data, batches)
+    quantized = torch_onnx.quantize_static(data, batches, metadata={"edgemobile.precision": "int8"})
+    assert native.read_metadata(quantized) == {"edgemobile.precision": "int8"}
     assert "QuantizeLinear" in native.op_counts(quantized)
     float_logits, logits = open_session(data).run(IMAGES), open_session(quantized).run(IMAGES)
     assert 0 < np.abs(float_logits - logits).max() < 0.1 * np.abs(float_logits).max()

@@ -19,6 +19,7 @@ pytest.importorskip("ai_edge_litert")
 import torch
 
 from edgemobile.arch import get_arch, scaled
+from edgemobile.artifact import sha256_hex
 from edgemobile.channel_factors import factors_metadata
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
@@ -79,7 +80,7 @@ class Net:
 def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
     torch.manual_seed(0)
     module = build_net(scaled(get_arch("v3-small"), width=0.35, classes=10))
-    images = from_blots(PREPROCESS, calibration=48, check=1, seed=1).calibration
+    images = from_blots(PREPROCESS, calibration=24, check=1, seed=1).calibration
     for norm in module.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = None
@@ -253,7 +254,7 @@ def test_an_int8_drift_is_named(net: Net, drift: str) -> None:
     make, before, layer, kind = INT8_DRIFTS[drift]
     drifted = net
     if before:
-        images = from_blots(PREPROCESS, calibration=8, check=1, seed=1).calibration
+        images = from_blots(PREPROCESS, calibration=4, check=1, seed=1).calibration
         quantized = ptq(make(net.graph), [images], QUICK)
         drifted = replace(net, int8=quantized.graph, factors=dict(quantized.channel_factors))
         path = drifted.write(f"{drift} int8.tflite", quantized.graph)
@@ -305,7 +306,7 @@ def test_a_bias_beyond_int32_is_named(net: Net) -> None:
     dead[int(np.argmax(np.abs(_data(net.graph, bias))))] = 0
     graph = _with_data(net.graph, weight, dead)
     net.write("dead.onnx", graph)
-    images = from_blots(PREPROCESS, calibration=8, check=1, seed=1).calibration
+    images = from_blots(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(graph, [images], QUICK)
     drifted = replace(net, factors=dict(quantized.channel_factors))
     path = drifted.write("overflow.tflite", _overflowed(quantized.graph, graph))
@@ -381,7 +382,7 @@ def test_another_preprocessing_is_the_cause_where_it_is(net: Net) -> None:
 
 def test_a_narrow_range_is_named_where_no_layer_parts(net: Net) -> None:
     """int8 calibrated on grey images saturates on colourful ones."""
-    images = from_blots(PREPROCESS, calibration=8, check=1, seed=1).calibration
+    images = from_blots(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(net.graph, [images * np.float32(0.2)], QUICK)
     path = replace(net, factors=dict(quantized.channel_factors)).write("grey.tflite", quantized.graph)
     (file,) = _checked(net, path).files
@@ -489,7 +490,7 @@ def test_a_file_no_place_reads_is_refused(net: Net) -> None:
 def test_the_bundled_model_against_pytorch(net: Net) -> None:
     from edgemobile.model import load_model
 
-    model = load_model("v3-large", res=64)
+    model = load_model("v3-large", res=32)
     graph = lower(model.program, model.name)
     path = net.folder / "v3-same.tflite"
     layer = "features.4.block.1.2"
@@ -509,6 +510,7 @@ def test_the_bundled_model_against_pytorch(net: Net) -> None:
 
 def test_a_report_survives_json(net: Net) -> None:
     report = _checked(net, net.folder / "float32.tflite", net.folder / "int8.tflite")
+    assert report.files[0].sha256 == sha256_hex((net.folder / "float32.tflite").read_bytes())
     text = json.dumps(report.to_json(), allow_nan=False)
     back = ParityReport.from_json(text)
     assert back.files == report.files

@@ -114,7 +114,7 @@ def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> No
             reference = want[path]
             # Below -3 a hard-swish's input is cut; nothing reads it.
             if path == graph.nodes[0].output:
-                reference = np.maximum(reference, -3)
+                reference, real = np.maximum(reference, -3), np.maximum(real, -3)
             assert sqnr_db(reference, real) > 12, name
 
 

@@ -1,0 +1,152 @@
+"""Options from edgemobile.toml and the environment, and what the Tab key offers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def _widths(ran) -> set[float]:
+    assert ran.code == 0, ran.err
+    return {row["width"] for row in json.loads(ran.out)}
+
+
+def test_the_line_then_the_environment_then_the_file(edgemobile, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _widths(edgemobile("models", "--json")) == {1.0}
+    Path("edgemobile.toml").write_text("[defaults.models]\nwidth = 0.75\njson = true\n")
+    assert _widths(edgemobile("models")) == {0.75}
+    monkeypatch.setenv("EDGEMOBILE_MODELS_WIDTH", "0.5")
+    assert _widths(edgemobile("models")) == {0.5}
+    assert _widths(edgemobile("models", "--width", "0.25")) == {0.25}
+
+
+def test_another_file(edgemobile, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("other.toml").write_text("[defaults.models]\nwidth = 0.75\n")
+    assert _widths(edgemobile("--config", "other.toml", "models", "--json")) == {0.75}
+    monkeypatch.setenv("EDGEMOBILE_CONFIG", "other.toml")
+    assert _widths(edgemobile("models", "--json")) == {0.75}
+    monkeypatch.setenv("EDGEMOBILE_CONFIG", "none.toml")
+    ran = edgemobile("models")
+    assert (ran.code, "cannot read none.toml" in ran.err) == (2, True)
+
+
+def test_lists_and_groups(edgemobile) -> None:
+    """A list is a comma on the line, or the option again."""
+    Path("edgemobile.toml").write_text(
+        '[defaults.devices.list]\njson = true\n[defaults.export]\nto = ["onnx", "tflite"]\nkeep_float = ["a", "b"]\n'
+        '[defaults.quantize]\nprint-recipe = true\nkeep-float = ["a.*", "b"]\n[defaults.bench]\nthreads = [1, 4]\n'
+    )
+    assert json.loads(edgemobile("devices", "list").out)[0]["name"] == "local"
+    recipe = json.loads(edgemobile("quantize", "v3-small").out)
+    assert [rule["pattern"] for rule in recipe["rules"]] == ["a.*", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("[defaults.exprt]\nint8 = true", 1, "there is no such command. Allowed: models, export"),
+        ("[defaults.export]\nint4 = true", 2, "export has no such option. Allowed: int8, fp16"),
+        ("[defaults.export]\nint8 = 1", 2, "must be true or false; found 1"),
+        ("[defaults.export]\n\nres = true", 3, "must be a number, text in quotes or a list"),
+        ("[defaults.export]\nres = 'big'", 2, "'big' is not a valid integer"),
+        ("[defaults.export]\nvia = 'jax'", 2, "'jax' is not one of"),
+        ("[defaults.bench]\ncooldown = 'hot'", 2, "'hot' is no temperature"),
+        ("[defaults]\nexport = 3", 2, "must be a table"),
+        ("defaults = 3", 1, "must be a table"),
+        ("[defaults.devices.add]\nname = 'pi'", 2, "add has no such option"),
+        ("[defaults", 1, "not TOML"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(edgemobile, text: str, line: int, said: str) -> None:
+    Path("edgemobile.toml").write_text(text)
+    ran = edgemobile("models")
+    assert ran.code == 2
+    assert ran.err.startswith(f"error: edgemobile.toml:{line}: ")
+    assert said in ran.err
+
+
+def test_every_option_can_come_from_the_environment() -> None:
+    """No option opts out, and no two of them have one name."""
+    import click
+
+    from edgemobile.cli import cli
+
+    def names(command: click.Command, prefix: str) -> list[str]:
+        if isinstance(command, click.Group):
+            return [n for key, one in command.commands.items() for n in names(one, f"{prefix}_{key}".upper())]
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        assert all(one.allow_from_autoenv for one in options)
+        return [f"{prefix}_{one.name}".upper() for one in options]
+
+    found = names(cli, "EDGEMOBILE")
+    assert "EDGEMOBILE_DEVICES_SETUP_QUIET" in found
+    assert len(set(found)) == len(found)
+
+
+# ---- completion -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("edgemobile comp", ["compare", "completion"]),
+        ("edgemobile export v3-l", ["v3-large", "v3-large-minimalistic"]),
+        ("edgemobile models v4", ["v4-conv-small"]),
+        ("edgemobile export v2 --recipe ada", ["adaround"]),
+        ("edgemobile export v2 --target micro", ["microcontroller"]),
+        ("edgemobile parity v4-c", ["v4-conv-small"]),
+        ("edgemobile eval a.onnx --on lo", ["local"]),
+        (
+            "edgemobile bench a.onnx --on local,emulated:cortex-a7",
+            ["local,emulated:cortex-a72", "local,emulated:cortex-a76"],
+        ),
+        ("edgemobile devices probe emulated:cortex-a5", ["emulated:cortex-a53"]),
+        ("edgemobile ci --only s", ["small", "smaller"]),
+    ],
+)
+def test_the_tab_key(line: str, offered: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.shell_completion import BashComplete
+
+    from edgemobile.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEMOBILE_DEVICES", str(tmp_path / "devices.toml"))
+    Path("edgemobile.toml").write_text("[models.small]\n[models.smaller]\n[models.large]\n")
+    *args, incomplete = line.split()[1:]
+    found = BashComplete(cli, {}, "edgemobile", "_EDGEMOBILE_COMPLETE").get_completions(args, incomplete)
+    values = [item.value for item in found]
+    assert set(offered) <= set(values)
+    assert all(value.startswith(incomplete) for value in values)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script(edgemobile, shell: str, tmp_path: Path) -> None:
+    ran = edgemobile("completion", shell)
+    assert ran.code == 0, ran.err
+    assert "_EDGEMOBILE_COMPLETE" in ran.out
+    if shutil.which(shell):
+        script = tmp_path / "script"
+        script.write_text(ran.out)
+        subprocess.run([shell, "-n", str(script)], check=True)
+    assert edgemobile("completion", "csh").code == 2
+
+
+def test_bash_completes_for_real(tmp_path: Path) -> None:
+    """The script in a real bash, asked what the Tab key would ask."""
+    if not shutil.which("bash"):
+        pytest.skip("no bash here")
+    program = tmp_path / "edgemobile"
+    program.write_text(f"#!{sys.executable}\nfrom edgemobile.cli import main\nmain()\n")
+    program.chmod(0o755)
+    asked = (
+        f'PATH="{tmp_path}:$PATH"; eval "$(edgemobile completion bash)"; '
+        "COMP_WORDS=(edgemobile models v4); COMP_CWORD=2; _edgemobile_completion edgemobile v4 models; "
+        'echo "${COMPREPLY[@]}"'
+    )
+    ran = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "v4-conv-small" in ran.stdout

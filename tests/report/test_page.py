@@ -1,0 +1,169 @@
+"""The page in a real browser: it sorts, it answers the pointer, it asks for nothing; no file name is markup."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+from edgemobile.report.page import page
+
+HOSTILE = "</title><script>alert(1)</script>$\\frac{x$ & <img src=http://example.org/x>.onnx"
+INT8 = "b" * 64
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest):
+    return next(one for one in request.config.pluginmanager.get_plugins() if hasattr(one, "make_scores"))
+
+
+def _opened(browser, tmp_path: Path, text: str, width_px: int = 1200):
+    path = tmp_path / "report.html"
+    path.write_text(text, encoding="utf-8")
+    browser.events.clear()
+    browser.view(width_px, 844)
+    browser.open(path)
+    return path
+
+
+@pytest.fixture
+def opened(browser, everything, tmp_path: Path):
+    path = _opened(browser, tmp_path, page(everything, "A report"))
+    yield browser
+    assert browser.complaints() == []
+    assert browser.requests() == [path.as_uri()]
+
+
+def _centre(browser, expression: str) -> tuple[float, float]:
+    browser.js(f"({expression}).scrollIntoView({{block: 'center'}})")
+    # The scroll that this makes hides a tip; let it pass first.
+    browser.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    box = f"({expression}).getBoundingClientRect()"
+    return tuple(browser.js(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({box})"))
+
+
+def test_a_click_sorts_by_value_and_another_turns_it_round(opened) -> None:
+    column = "[...document.querySelectorAll('h2')].find(h => h.textContent === 'Files').parentNode"
+    read = f"[...{column}.querySelectorAll('tbody tr')].map(row => row.cells[3].textContent)"
+    button = f"{column}.querySelectorAll('th button')[3]"
+    opened.click(*_centre(opened, button))
+    assert opened.js(read) == ["4.00 MiB", "16.00 MiB"]  # as text, "16" would come first
+    opened.click(*_centre(opened, button))
+    assert opened.js(read) == ["16.00 MiB", "4.00 MiB"]
+    assert opened.js(f"{button}.parentNode.getAttribute('aria-sort')") == "descending"
+
+
+def test_what_has_no_value_stays_at_the_end(opened) -> None:
+    section = "[...document.querySelectorAll('h2')].find(h => h.textContent === 'Cost of one inference').parentNode"
+    read = f"[...{section}.querySelectorAll('tbody tr')].map(row => row.cells[4].textContent)"
+    for _ in range(2):
+        opened.click(*_centre(opened, f"{section}.querySelectorAll('th button')[4]"))
+        assert opened.js(read)[2:] == ["–", "–"]
+
+
+def test_the_pointer_over_a_point_shows_its_values(opened) -> None:
+    tip = "document.getElementById('tip')"
+    assert opened.js(f"{tip}.hidden")
+    point = "[...document.querySelectorAll('.wide .tip')].find(t => t.ariaLabel.startsWith('float.onnx\\n'))"
+    opened.hover(*_centre(opened, point))
+    words = opened.js(f"{tip}.textContent")
+    assert not opened.js(f"{tip}.hidden")
+    for part in ("float.onnx", "5.00 ms", "top-1 80.00 %", "litert 2.3.0"):
+        assert part in words
+    opened.hover(2, 2)
+    assert opened.js(f"{tip}.hidden")
+
+
+def test_a_layer_and_an_op_answer_too(opened) -> None:
+    for first, part in (("features.1", "parts by its arithmetic"), ("Conv\\n", "90.0 %")):
+        point = f"[...document.querySelectorAll('.wide .tip')].find(t => t.ariaLabel.startsWith('{first}'))"
+        opened.hover(*_centre(opened, point))
+        assert part in opened.js("document.getElementById('tip').textContent")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_all_of_it_without_sideways_scrolling(opened, dark: bool) -> None:
+    opened.view(390, 844, dark=dark)
+    assert opened.js("document.documentElement.scrollWidth") == 390
+    assert opened.js("[...document.querySelectorAll('.narrow')].every(one => one.offsetParent)")
+    assert opened.js("[...document.querySelectorAll('.wide')].every(one => !one.offsetParent)")
+    paper = opened.js("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(21, 25, 29)" if dark else "rgb(255, 255, 254)")
+    text = "getComputedStyle(document.querySelector('.narrow svg text'))"
+    assert opened.js(f"parseFloat({text}.fontSize)") >= 10
+    assert opened.js(f"{text}.fill") == ("rgb(152, 162, 173)" if dark else "rgb(102, 112, 122)")
+
+
+def test_print_is_on_white_paper_whatever_the_screen_is(opened) -> None:
+    opened.view(1200, 844, dark=True, media="print")
+    assert opened.js("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 254)"
+    assert opened.pdf().startswith(b"%PDF")
+
+
+def test_instructions_never_stand_on_an_axis_of_time(opened) -> None:
+    titles = opened.js(
+        "[...document.querySelectorAll('figure')]"
+        ".map(one => [one.textContent, one.querySelector('strong')?.textContent || ''])"
+    )
+    emulated = [text for text, title in titles if title.startswith("emulated")]
+    assert len(emulated) == 2
+    assert all("median latency" not in text for text in emulated)
+    assert any("million instructions" in text for text in emulated)
+    on_boards = [text for text, title in titles if title.startswith("pi5")]
+    assert on_boards
+    assert not any("instructions" in text for text in on_boards)
+
+
+def test_an_unstable_figure_says_so(opened) -> None:
+    text = opened.js("document.body.textContent")
+    assert "unstable: int8" in text
+    assert "half of all values spread" in text
+
+
+def test_hostile_names_are_text(browser, found, make, tmp_path: Path) -> None:
+    parity = make.make_parity(file=HOSTILE)
+    layer = make.LayerParity(HOSTILE, HOSTILE, 5.0, 1, 1, parted="arithmetic")
+    parity = replace(parity, files=(replace(parity.files[0], layers=(layer,), missed=(HOSTILE,)),), notes=(HOSTILE,))
+    manifest = make.make_manifest(labels=(HOSTILE, "dog"))
+    manifest["command"] = HOSTILE
+    run = make.make_run(
+        make.make_case(HOSTILE, INT8, 2.0, profile=(make.OpTime(HOSTILE, HOSTILE, 5.0),)),
+        device=HOSTILE,
+        notes=(HOSTILE,),
+    )
+    path = _opened(browser, tmp_path, page(found(manifest, run, parity), HOSTILE))
+    assert browser.js("document.title") == HOSTILE
+    assert browser.js("document.querySelectorAll('script').length") == 1
+    assert browser.js("document.querySelectorAll('img').length") == 0
+    assert browser.complaints() == []
+    assert browser.requests() == [path.as_uri()]
+
+
+def test_the_policy_refuses_what_is_not_ours(browser, everything, tmp_path: Path) -> None:
+    """Were an escape ever forgotten, nothing would run and nothing would be asked for."""
+    extra = "<script>document.title='taken'</script><img src='http://127.0.0.1:9/x'></main>"
+    _opened(browser, tmp_path, page(everything, "A report").replace("</main>", extra))
+    assert browser.js("document.title") == "A report"
+    assert any("Content Security Policy" in words for words in browser.complaints())
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_each_kind_alone_makes_a_page(found, make, part: int) -> None:
+    records = [
+        make.make_run(make.make_case("a.onnx", INT8, 2.0)),
+        make.make_run(make.make_case("a.onnx", INT8, None)),
+        make.make_manifest(),
+        make.make_parity(),
+        make.make_scores(a_onnx=(INT8, 0.5), v3=(None, 0.5)),
+    ]
+    text = page(found(records[part]), "t")
+    assert text.startswith("<!doctype html>")
+    assert len(text) < 500_000
+
+
+def test_the_same_sources_give_the_same_page(everything) -> None:
+    assert page(everything, "t") == page(everything, "t")

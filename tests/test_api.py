@@ -1,0 +1,144 @@
+"""edgemobile from Python: docs/api.md runs as it stands, records print, show and plot, and the import stays light."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+pytest.importorskip("ai_edge_litert")
+
+import edgemobile
+from edgemobile.errors import EdgemobileError, MissingExtra
+
+_PLOTTED = ("exported", "compared", "benched", "evaluated", "quantized")
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> dict[str, Any]:
+    """What the blocks of docs/api.md leave, run one after the other in an empty folder with six photos."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("api")
+    for name in ("airplane", "cat", "truck"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for index in range(2):
+            noise = np.random.default_rng(index).integers(0, 255, (4, 4, 3), np.uint8)
+            Image.fromarray(noise).resize((40, 32)).save(folder / "photos" / name / f"{index}.png")
+    blocks = re.findall(r"^```python\n(.*?)^```", (repo_root / "docs" / "api.md").read_text(), re.M | re.S)
+    assert len(blocks) == 7
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for block in blocks:
+            exec(compile(block, "docs/api.md", "exec"), names)
+        assert (folder / "layers.svg").read_text().count("<path") > 10
+    return names
+
+
+def test_the_documentation_runs(documented: dict[str, Any]) -> None:
+    compared = documented["compared"]
+    assert [len(file.layers) for file in compared.files] == [122, 122]
+    assert edgemobile.parity.ParityReport.from_json(documented["text"]).files == compared.files
+    assert edgemobile.bench.BenchRequest
+    assert documented["quantized"].recipe.name == "minmax"
+    assert {file.artifact.precision for file in documented["quantized"].files} == {"int8"}
+    assert documented["evaluated"].files[0].count == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("exported", ("v3-large-int8.tflite", "delegated", "litert")),
+        ("compared", ("parity with v3-large", "sqnr_db", "122 of 122")),
+        ("benched", ("95 % interval", "v3-large-float32.tflite")),
+        ("evaluated", ("6 images", "McNemar p", "top-1")),
+    ],
+)
+def test_records_print_and_show_as_their_commands(
+    documented: dict[str, Any], name: str, words: tuple[str, ...]
+) -> None:
+    record = documented[name]
+    assert all(word in str(record) for word in words)
+    page = record._repr_html_()
+    assert page.startswith("<pre")
+    assert all(word.split()[0] in page for word in words)
+
+
+@pytest.mark.parametrize("name", _PLOTTED)
+def test_records_plot(documented: dict[str, Any], name: str, tmp_path: Path) -> None:
+    figure = documented[name].plot()
+    figure.savefig(tmp_path / "plot.png")
+    assert Image.open(tmp_path / "plot.png").convert("L").getextrema()[0] < 100
+    assert figure._repr_svg_().count("<svg") == 1
+
+
+def test_a_plot_without_matplotlib(documented: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'edgemobile\[report\]'"):
+        documented["exported"].plot()
+
+
+# What Python says otherwise than the command line: options that only print, and names that are Python's.
+_ONLY_COMMAND = {"json", "quiet", "verbose", "rank", "print-recipe", "junit", "github-summary", "out", "help"}
+_RENAMED = {"min": "minimums", "runtime": "runtimes", "sustained": "sustained_s", "cooldown": "cooldown_c"}
+
+
+@pytest.mark.parametrize(
+    ("function", "command"),
+    [("export", "export"), ("quantize", "quantize"), ("parity", "parity"), ("bench", "bench"), ("evaluate", "eval")],
+)
+def test_keywords_are_the_commands_options(function: str, command: str) -> None:
+    from edgemobile.cli import cli
+
+    keywords = inspect.signature(getattr(edgemobile, function)).parameters
+    for parameter in cli.commands[command].params:
+        if isinstance(parameter, click.Option):
+            long = next(option[2:] for option in parameter.opts if option.startswith("--"))
+            name = long.replace("-", "_")
+            assert long in _ONLY_COMMAND or name in keywords or _RENAMED.get(long) in keywords, long
+
+
+def test_wrong_use_is_one_line() -> None:
+    for call in (
+        lambda: edgemobile.bench("a.onnx", max_regress=0.1),
+        lambda: edgemobile.bench("a.onnx", threads=0),
+        lambda: edgemobile.evaluate("a.onnx", "photos", max_drop=1),
+        lambda: edgemobile.parity("v3-large", ()),
+        lambda: edgemobile.parity("v3-large", "a.onnx", minimums={"psnr": 1}),
+        lambda: edgemobile.quantize("v3-large", recipe="best"),
+    ):
+        with pytest.raises(EdgemobileError) as raised:
+            call()
+        assert "\n" not in str(raised.value)
+    with pytest.raises(AttributeError, match="no attribute 'exports'"):
+        edgemobile.exports  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "first", ["import edgemobile", "import edgemobile.parity, edgemobile.bench, edgemobile.evaluate"]
+)
+def test_the_import_is_light_and_in_any_order(first: str) -> None:
+    code = f"""
+import sys
+{first}
+heavy = [name for name in ("torch", "onnx", "tensorflow", "matplotlib", "click") if name in sys.modules]
+assert not heavy, heavy
+assert {first!r} != "import edgemobile" or "numpy" not in sys.modules
+assert {{"export", "parity"}} <= set(dir(edgemobile))
+from edgemobile import bench, evaluate, parity
+from edgemobile.parity import ParityReport
+assert all(map(callable, (bench, evaluate, parity)))
+assert parity.ParityReport is ParityReport
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
