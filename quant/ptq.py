@@ -166,8 +166,10 @@ def _observe(
 
     _watch(graph, batches, watch, progress)
     ranges = {name: observer.range() for name, observer in observers.items()}
-    widened = {name: tuple(recipe.output_headroom * end for end in ranges[name]) for name in graph.outputs}
-    return ranges | widened
+    for name in graph.outputs:
+        low, high = ranges[name]
+        ranges[name] = low * recipe.output_headroom, high * recipe.output_headroom
+    return ranges
 
 
 def _watch(
