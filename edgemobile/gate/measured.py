@@ -5,6 +5,7 @@ Nothing is judged here: a budget that moves costs no run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from edgemobile.exporters import format_of
 from edgemobile.gate.cache import Cache
 from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.fingerprint import content_sha256, fingerprint, software
-from edgemobile.parity import TABLE, ParityReport, Tolerance
+from edgemobile.parity import TABLE, LayerTolerance, ParityReport, Tolerance
 from edgemobile.progress import Progress
 from edgemobile.records import Run
 from edgemobile.strict_json import decode, encode
@@ -23,6 +24,7 @@ from edgemobile.strict_json import decode, encode
 __all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
 _T = TypeVar("_T")
+_ANY = LayerTolerance(-math.inf, -math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,9 @@ def _tolerances(model: Measured) -> tuple[Tolerance, ...]:
     """The table, and behind it the configuration's own bounds: for all models, then for this one."""
     rows = list(TABLE)
     if model.entry.weights == "random":
-        # Untrained layers amplify whatever noise goes in: only the layers themselves can be held to anything in int8.
-        rows += [replace(row, bounds={}) for row in TABLE if row.precision in ("int8", "dynamic")]
+        # Untrained layers amplify whatever noise goes in, and some give next to nothing: int8 of them says little. What
+        # is still told is a layer that is missing, and a weight that is damaged.
+        rows += [replace(row, bounds={}, layer=_ANY) for row in TABLE if row.precision in ("int8", "dynamic")]
     for bounds in (model.config.tolerances, model.entry.tolerances):
         for precision, own in bounds.items():
             row = next(row for row in reversed(rows) if row.precision == precision)
