@@ -22,6 +22,7 @@ from peers import ai_edge_quantizer
 from edgemobile.devices.runtimes import open_session
 from edgemobile.exporters import tensorflow, tflite, torch_onnx
 from edgemobile.graph import Graph
+from edgemobile.images.samples import from_dataset
 from edgemobile.lower import lower
 from edgemobile.metrics import sqnr_db, top1_agree
 from edgemobile.model import Model, load_model
@@ -31,7 +32,6 @@ from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.recipes import RECIPES
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.torch_graph import TorchGraph
-from edgemobile.samples import from_dataset
 
 _BATCH = 32
 _NAIVE = Recipe(
@@ -43,7 +43,7 @@ _RECIPES = {
     "no refit or bias correction": Recipe(refit=0, bias_correction=False),
     "neither gates nor equalization": Recipe(split_gates="none", equalize=0),
     "percentile": Recipe(rules=(Rule(observer="percentile"),)),
-    "moving average": Recipe(rules=(Rule(observer="moving_average"),)),
+    "mse": Recipe(rules=(Rule(observer="mse"),)),
     "entropy": Recipe(rules=(Rule(observer="entropy"),)),
     "fused": Recipe(hswish="fused"),
     _NAIVE.name: _NAIVE,

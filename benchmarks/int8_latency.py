@@ -33,8 +33,8 @@ from edgemobile.devices.latency import Latency, latency_ns
 from edgemobile.devices.runtimes import Session, open_session
 from edgemobile.exporters import onnx, tensorflow, tflite, torch_onnx
 from edgemobile.graph import Graph
+from edgemobile.graph.interpreter import quantize, run
 from edgemobile.inspection import Inspection, inspect_file
-from edgemobile.interpreter import quantize, run
 from edgemobile.lower import lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.model import Model, load_model
@@ -82,9 +82,9 @@ class Source:
         exported = torch_onnx.to_bytes(self.model.net, (1, 3, PX, PX))
         return torch_onnx.quantize_static(exported, [image[None] for image in self.calibration.transpose(0, 3, 1, 2)])
 
-    def aeq_int8(self) -> bytes:
+    def aeq_int8(self, algorithm: str = "MIN_MAX_UNIFORM_QUANT") -> bytes:
         assert self.aeq_python is not None
-        return ai_edge_quantizer(self.aeq_python, self.graph, self.calibration)
+        return ai_edge_quantizer(self.aeq_python, self.graph, self.calibration, algorithm)
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ ROWS = (
     Row("tflite int8, hard-swish fused", ".tflite", lambda s: tflite.to_bytes(s.fused, metadata={})),
     Row("TFLiteConverter int8", ".tflite", lambda s: tensorflow.to_bytes(s.graph, representative=[s.calibration])),
     Row("ai-edge-quantizer int8", ".tflite", Source.aeq_int8),
+    Row("ai-edge-quantizer int8, MSE", ".tflite", lambda s: s.aeq_int8("MSE")),
     Row("onnx float", ".onnx", lambda s: onnx.to_bytes(s.graph, metadata={})),
     Row("onnx int8, uint8 weights", ".onnx", lambda s: onnx.to_bytes(s.int8, metadata={}), True),
     Row("onnx int8, int8 weights", ".onnx", lambda s: onnx.to_bytes(s.int8, metadata={}, weights="int8"), True),
@@ -126,7 +127,7 @@ def main() -> None:
         folder = Path(options.keep or scratch)
         folder.mkdir(parents=True, exist_ok=True)
         source = Source(folder, options.aeq_python)
-        rows = [row for row in ROWS if row.make is not Source.aeq_int8 or options.aeq_python]
+        rows = [row for row in ROWS if not row.name.startswith("ai-edge-quantizer") or options.aeq_python]
         files = {row: _file(row, source) for row in rows}
         sessions = {row.name: open_session(file, threads=options.threads) for row, file in files.items()}
         drifts = _drifts(rows, sessions, source)

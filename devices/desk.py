@@ -3,12 +3,16 @@
 A lost connection does not end a job. It goes on there; here we knock again and pick it up by its id. Every step can be
 repeated without harm: files are named by their content, a second worker beside a first one leaves at once, a finished
 job is not run again.
+
+What a user should hear at once goes to the log, which commands print (terminal.py): the connection is lost, is back,
+another measurement has the board.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from edgemobile.devices.runtimes import model_format
 from edgemobile.devices.transport import DeviceUnreachable, Transport
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
+from edgemobile.model_file import file_format
 from edgemobile.records import MAX_RUN_BYTES
 from edgemobile.strict_json import parse
 
@@ -28,6 +32,7 @@ JOB_VERSION = 1
 PATIENCE_S = 300.0
 
 _T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
 Event = Mapping[str, Any]
 OnProgress = Callable[[Event], None]
 
@@ -78,7 +83,7 @@ class ModelFile:
             data = path.read_bytes()
         except OSError as error:
             raise EdgemobileError(f"cannot read {path}: {error.strerror or error}") from error
-        return cls(path, hashlib.sha256(data).hexdigest(), len(data), model_format(data, str(path)), precision)
+        return cls(path, hashlib.sha256(data).hexdigest(), len(data), file_format(data, str(path)), precision)
 
     @property
     def target(self) -> str:
@@ -221,12 +226,15 @@ class Desk:
                 if not self._reached or lost > self._patience_s:
                     raise
                 self._lost = True
+                if not lost:
+                    _LOG.warning("%s: the connection is lost, the work goes on there; knocking again", self.named)
                 self._tell({"event": "lost", "reason": str(error)})
                 self._sleep(pause)
                 lost += pause
                 pause = min(2 * pause, 15.0)
             else:
                 if lost:
+                    _LOG.warning("%s: the connection is back", self.named)
                     self._tell({"event": "back"})
                 self._reached = True
                 return done
@@ -240,10 +248,13 @@ class Desk:
 
     def _wait(self, look: Callable[[], _T | None], longest_pause_s: float) -> _T:
         """What `look` finds, looking less and less often while the worker has nothing to say."""
-        pause, heard = _SHORTEST_PAUSE_S, time.monotonic()
+        pause, heard, waiting = _SHORTEST_PAUSE_S, time.monotonic(), False
         while True:
             found = look()
             events = self._events()
+            if not waiting and any(event["event"] == "waiting" for event in events):
+                waiting = True
+                _LOG.warning("%s: another measurement has the board; waiting for it", self.named)
             for event in events:
                 self._tell(event)
             if found is not None:

@@ -28,8 +28,9 @@ import numpy as np
 from edgemobile.devices.latency import warm_up_ns
 from edgemobile.devices.probe import conditions, facts, power_w
 from edgemobile.devices.profiling import op_times
-from edgemobile.devices.runtimes import RUNTIMES, Session, import_runtime, model_format, open_session, settled
+from edgemobile.devices.runtimes import RUNTIMES, Session, import_runtime, open_session, settled
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.model_file import file_format
 
 __all__ = ["MARK", "Job", "bench", "memory", "read_file"]
 
@@ -155,7 +156,7 @@ def _runtime(job: Job, row: dict[str, Any]) -> str:
 
 def _opened(job: Job, row: dict[str, Any], threads: int, *, timed: bool) -> _Case:
     data, runtime = read_file(job, row), _runtime(job, row)
-    model_format(data, row["file"])
+    file_format(data, row["file"])
     import_runtime(runtime)
     start = time.perf_counter_ns()
     session = open_session(data, runtime=runtime, threads=threads)

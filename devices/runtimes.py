@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.affine import dequantize, quantize
-from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.errors import EdgemobileError, Unsupported, in_a_line, require
 from edgemobile.graph import QParams
+from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.model_file import file_format, read_model
 from edgemobile.quiet import quiet_stderr
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "Port",
     "Session",
     "import_runtime",
-    "model_format",
     "open_layers",
     "open_profiled",
     "open_session",
@@ -242,11 +242,11 @@ def import_runtime(runtime: str) -> None:
 def open_session(source: str | Path | bytes, *, runtime: str | None = None, threads: int = 1) -> Session:
     """A Session on a model file or its bytes, with `threads` threads for one inference.
 
-    The content decides the format: "TFL3" at byte 4 is TFLite, a protobuf is ONNX. `runtime` is a name of RUNTIMES.
+    The content decides the format, not the name. `runtime` is a name of RUNTIMES.
     Raises EdgemobileError for a file that is missing, truncated or no model, Unsupported for a runtime that does not
     read the format, MissingExtra where the runtime is not installed.
     """
-    data, name = (source, "the model") if isinstance(source, bytes) else (_read(Path(source)), str(source))
+    data, name = (source, "the model") if isinstance(source, bytes) else (read_model(Path(source)), str(source))
     return _open(data, name, runtime, threads)
 
 
@@ -256,7 +256,7 @@ def open_layers(data: bytes, *, runtime: str | None = None, threads: int = 1) ->
 
 
 def _open(data: bytes, name: str, runtime: str | None, threads: int, **options: bool) -> Session:
-    kind = model_format(data, name)
+    kind = file_format(data, name)
     runtime = runtime or next(row for row, (reads, _) in RUNTIMES.items() if reads == kind)
     if runtime not in RUNTIMES or RUNTIMES[runtime][0] != kind:
         allowed = ", ".join(row for row, (reads, _) in RUNTIMES.items() if reads == kind)
@@ -268,32 +268,13 @@ def _open(data: bytes, name: str, runtime: str | None, threads: int, **options: 
     except EdgemobileError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = in_a_line(error)
         raise EdgemobileError(f"{runtime} cannot open {name} ({len(data)} bytes), export it again: {reason}") from error
 
 
 def open_profiled(data: bytes, threads: int, prefix: str) -> _Onnxruntime:
     """An ONNX file whose every inference is profiled, into a file whose path begins with `prefix`."""
     return _Onnxruntime(data, threads, prefix)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise EdgemobileError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def model_format(data: bytes, name: str) -> str:
-    """ "tflite" or "onnx", by the first bytes of a file. Raises EdgemobileError for neither."""
-    if data[4:8] == b"TFL3":
-        return "tflite"
-    # An ONNX file is a protobuf whose first field is ir_version: a varint under tag 1.
-    if data[:1] == b"\x08":
-        return "onnx"
-    raise EdgemobileError(
-        f"{name} ({len(data)} bytes) is neither TFLite (no 'TFL3' at byte 4) nor ONNX; truncated, or no model"
-    )
 
 
 def _only(ports: list[Any], what: str) -> Any:

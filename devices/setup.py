@@ -43,10 +43,12 @@ __all__ = [
 # The modules a board runs, on Python 3.9 and later.
 PAYLOAD = (
     "__init__",
-    "affine",
     "errors",
-    "graph",
+    "model_file",
     "quiet",
+    "graph/__init__",
+    "graph/affine",
+    "graph/ir",
     "devices/__init__",
     "devices/latency",
     "devices/measuring",

@@ -9,6 +9,7 @@ torch, onnx and the runtimes are loaded by what needs them.
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "bench", "evaluate", "export", "parity", "quantize"]
 
-# parity, bench and evaluate are also the names of modules, which Python puts in the functions' place when they are
-# imported. So those modules can be called, and are the functions; both `edgemobile.parity(...)` and
+# Who uses edgemobile as a library decides what becomes of its log; commands print it.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+# parity and bench are also the names of packages, which Python puts in the functions' place when they are imported. So
+# those packages can be called, and are the functions; both `edgemobile.parity(...)` and
 # `from edgemobile.parity import ParityReport` mean what they say.
-_FUNCTIONS, _MODULES = ("export", "quantize"), ("bench", "evaluate", "parity")
+_FUNCTIONS, _MODULES = ("evaluate", "export", "quantize"), ("bench", "parity")
 
 
 class _CallableModule(ModuleType):

@@ -1,6 +1,6 @@
 """The command line: the group, and what an error or an interruption becomes.
 
-Add a command here: a file in commands/ and a line at the end.
+Add a command here: a file in commands/ and a row of _COMMANDS.
 
 Exit codes: 0 done, 1 a file missed its tolerance, 2 bad input, 3 a dependency is missing, 4 the device does not
 answer, 5 the measurement cannot be trusted, 130 interrupted.
@@ -57,12 +57,20 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+class _InOrder(click.Group):
+    """Lists its commands in the order they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 @click.group(
+    cls=_InOrder,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 110,
         "auto_envvar_prefix": "EDGEMOBILE",
-    }
+    },
 )
 @click.version_option(__version__, prog_name="edgemobile")
 @config_option
@@ -74,20 +82,23 @@ def cli(config: Path | None) -> None:
     """
 
 
-for _command in (
-    models,
-    export,
-    quantize,
-    inspect,
-    evaluate,
-    predict,
-    bench,
-    compare,
-    parity,
-    report,
-    ci,
-    devices,
-    doctor,
-    completion,
-):
+# In the order a newcomer meets them; the words are what `edgemobile --help` shows.
+_COMMANDS = (
+    (export, "PyTorch to ONNX and TFLite, every file run and compared"),
+    (quantize, "int8 alone, with every knob, and what each tensor costs"),
+    (models, "the reference models, and one of them layer by layer"),
+    (predict, "labels and probabilities of images"),
+    (evaluate, "accuracy on images, against a baseline"),
+    (parity, "does a file still say what the model says, layer by layer"),
+    (inspect, "what any file is, and how two differ"),
+    (bench, "latency here or on a board, or instructions without one"),
+    (compare, "two saved runs: ratio and interval"),
+    (report, "runs as one page, tables, model cards"),
+    (ci, "the gate that edgemobile.toml describes"),
+    (devices, "the boards to measure on"),
+    (doctor, "what is missing, with the command that mends it"),
+    (completion, "shell completion"),
+)
+for _command, _words in _COMMANDS:
+    _command.short_help = _words
     cli.add_command(_command)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["BrokenImage", "EdgemobileError", "MissingExtra", "Unsupported", "missing", "require"]
+__all__ = [
+    "BrokenImage",
+    "EdgemobileError",
+    "MissingExtra",
+    "Unsupported",
+    "first_line",
+    "in_a_line",
+    "missing",
+    "require",
+]
 
 
 # Extras that would break the others of their environment.
@@ -54,3 +63,13 @@ def missing(package: str, extra: str) -> MissingExtra:
     if extra in _APART:
         return MissingExtra(f"{package} is not installed here. {_APART[extra]}")
     return MissingExtra(f"{package} is not installed, and this needs it. Run: pip install 'edgemobile[{extra}]'")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's exception says; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def in_a_line(error: BaseException) -> str:
+    """All that another library's exception says, as one line of at most 200 characters; its type for nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

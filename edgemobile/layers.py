@@ -1,7 +1,7 @@
 """Arch -> its layers in order of execution, at their real sizes, under the module paths of a state_dict layout.
 
 One walk knows the order; a row of KEYS knows the names. Two rows walked side by side are a translation between two
-libraries' checkpoints (edgemobile.key_layouts).
+libraries' checkpoints (edgemobile.weights.key_layouts).
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from edgemobile import __version__
-from edgemobile.embed import outside
+from edgemobile.graph.embed import outside
+from edgemobile.images.samples import Samples
 from edgemobile.model import Model
 from edgemobile.quant.targets import target_for
-from edgemobile.samples import Samples
 
 if TYPE_CHECKING:
     from edgemobile.pipeline import Checked, ExportRequest, ExportResult
@@ -65,17 +65,12 @@ def manifest(request: ExportRequest, model: Model, samples: Samples, result: Exp
         "weights": {"source": model.source, "sha256": model.sha256},
         "calibration": samples.facts if int8 else None,
         "recipe": result.recipe.to_json() if result.recipe else None,
-        "target": _target(request) if result.recipe else None,
+        "target": asdict(target_for(request.target)) if result.recipe else None,
         "checked_on": {"images": samples.described, "float_top1": result.float_accuracy},
         "files": [_file_facts(file) for file in result.files],
         "notes": list(result.notes),
         "tools": {name: version for name in _TOOLS if (version := _version(name))},
     }
-
-
-def _target(request: ExportRequest) -> dict[str, str] | None:
-    """Which hardware the form of hard-swish was picked for, and why; None where it was asked for by name."""
-    return asdict(target_for(request.target)) if request.target else None
 
 
 def _file_facts(file: Checked) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Arch -> torch.nn.Module: the only model code on torch.
 
 state_dict keys, their order and shapes are torchvision's for v2, v3 and EfficientNet-Lite (v2 with other numbers) and
-timm's for v1 and v4, so that public checkpoints load with strict=True; edgemobile.key_layouts brings the keys of other
-libraries to these. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
+timm's for v1 and v4, so that public checkpoints load with strict=True; edgemobile.weights.key_layouts brings the keys
+of other libraries to these. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import nn
@@ -83,14 +84,12 @@ def _conv_norm(
     act: str | None = None,
     *,
     depthwise: bool = False,
+    names: tuple[str, str, str] = ("0", "1", "2"),
 ) -> nn.Sequential:
-    steps: list[nn.Module] = [
-        _conv(arch, in_channels, out_channels, kernel, stride, depthwise=depthwise),
-        _norm(arch, out_channels),
-    ]
-    if act:
-        steps.append(_activation(act))
-    return nn.Sequential(*steps)
+    """A convolution, its batch norm and, with `act`, its activation, under `names`."""
+    conv = _conv(arch, in_channels, out_channels, kernel, stride, depthwise=depthwise)
+    steps = [conv, _norm(arch, out_channels), *([_activation(act)] if act else [])]
+    return nn.Sequential(OrderedDict(zip(names, steps, strict=False)))
 
 
 def _stages(arch: Arch, blocks: list[nn.Module]) -> nn.Sequential:
@@ -239,24 +238,9 @@ class MobileNetV3(nn.Module):
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
-class _ConvNormAct(nn.Sequential):
-    """A convolution under timm's names, which call the batch norm `norm`; v4's blocks are made of these."""
-
-    def __init__(
-        self,
-        arch: Arch,
-        in_channels: int,
-        out_channels: int,
-        kernel: int = 1,
-        stride: int = 1,
-        act: str | None = None,
-        *,
-        norm: str = "bn",
-        depthwise: bool = False,
-    ) -> None:
-        conv = _conv(arch, in_channels, out_channels, kernel, stride, depthwise=depthwise)
-        steps: list[tuple[str, nn.Module]] = [("conv", conv), (norm, _norm(arch, out_channels))]
-        super().__init__(OrderedDict([*steps, ("act", _activation(act))] if act else steps))
+# timm's names for a part of a bottleneck, and for a layer that is a block by itself.
+_part = partial(_conv_norm, names=("conv", "bn", "act"))
+_whole = partial(_conv_norm, names=("conv", "bn1", "act"))
 
 
 class _UniversalInvertedBottleneck(nn.Module):
@@ -267,12 +251,12 @@ class _UniversalInvertedBottleneck(nn.Module):
         self.use_res_connect = block.skip
         inside, outside, wide, act = block.in_channels, block.out_channels, block.expand, block.act
         if block.start:
-            self.dw_start = _ConvNormAct(arch, inside, inside, block.start, block.start_stride, depthwise=True)
+            self.dw_start = _part(arch, inside, inside, block.start, block.start_stride, depthwise=True)
         if block.expands:
-            self.pw_exp = _ConvNormAct(arch, inside, wide, act=act)
+            self.pw_exp = _part(arch, inside, wide, act=act)
         if block.kernel:
-            self.dw_mid = _ConvNormAct(arch, wide, wide, block.kernel, block.stride, act, depthwise=True)
-        self.pw_proj = _ConvNormAct(arch, wide, outside)
+            self.dw_mid = _part(arch, wide, wide, block.kernel, block.stride, act, depthwise=True)
+        self.pw_proj = _part(arch, wide, outside)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = x
@@ -284,7 +268,7 @@ class _UniversalInvertedBottleneck(nn.Module):
 def _v4_block(arch: Arch, block: ScaledBlock) -> nn.Module:
     if block.kind == "inverted":
         return _UniversalInvertedBottleneck(arch, block)
-    return _ConvNormAct(arch, block.in_channels, block.out_channels, block.kernel, block.stride, block.act, norm="bn1")
+    return _whole(arch, block.in_channels, block.out_channels, block.kernel, block.stride, block.act)
 
 
 class MobileNetV4(nn.Module):
@@ -294,7 +278,7 @@ class MobileNetV4(nn.Module):
         super().__init__()
         stem, blocks = scaled_stem(arch), scaled_blocks(arch)
         last, hidden = scaled_tail(arch)
-        last_conv = _ConvNormAct(arch, blocks[-1].out_channels, last, act=arch.tail.act, norm="bn1")
+        last_conv = _whole(arch, blocks[-1].out_channels, last, act=arch.tail.act)
         self.conv_stem = _conv(arch, 3, stem, 3, 2)
         self.bn1 = _norm(arch, stem)
         self.act1 = _activation(arch.stem_act)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError, Unsupported, require
-from edgemobile.weight_files import error_line, existing, first_few, why_unread
+from edgemobile.weights.files import error_line, existing, first_few, why_unread
 
 if TYPE_CHECKING:
     import torch

@@ -16,11 +16,12 @@ import numpy as np
 from edgemobile.artifact import Artifact, check_free, fresh_folder, sha256_hex, to_json_text
 from edgemobile.devices.latency import Latency, latency_ns
 from edgemobile.devices.runtimes import Session, open_session, settled
-from edgemobile.embed import normalised, to_pixels
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
-from edgemobile.interpreter import run_real
+from edgemobile.graph.embed import normalised, to_pixels
+from edgemobile.graph.interpreter import run_real
+from edgemobile.images.samples import Samples, from_blots, from_dataset, from_synthesis
 from edgemobile.lower import lower
 from edgemobile.manifest import file_metadata, manifest
 from edgemobile.model import Model, load_model
@@ -30,8 +31,8 @@ from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.recipes import RECIPES, recipe_for
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import synthesize
+from edgemobile.quant.targets import target_for
 from edgemobile.routes import Emitted, Job, route_for
-from edgemobile.samples import Samples, from_blots, from_dataset, from_synthesis
 
 __all__ = ["Checked", "ExportRequest", "ExportResult", "export", "ranking"]
 
@@ -58,7 +59,7 @@ class ExportRequest:
 
     `max_drop` is how many points of top-1 int8 may lose, or, where labels are not known, in how many of 100 images it
     may differ from float. With `search` the costliest layers stay in float until it does. `target` is a row of
-    quant.targets that the manifest names as the reason for the recipe's hard-swish.
+    quant.targets: it says how ONNX stores int8 weights, and the manifest has its reasons.
 
     With `embed_preprocess` the files take uint8 pixels and normalise them themselves.
     """
@@ -78,7 +79,7 @@ class ExportRequest:
     unchecked_calib: bool = False
     check_images: int = 200
     recipe: Recipe | None = None
-    target: str | None = None
+    target: str = "cpu"
     max_drop: float | None = None
     search: bool = False
     embed_preprocess: bool = False
@@ -166,6 +167,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         strict_calib=samples.real and not request.unchecked_calib,
         search_drop=request.max_drop if request.search else None,
         embed_preprocess=request.embed_preprocess,
+        onnx_weights=target_for(request.target).onnx_weights,
     )
     emitted = route.run(job)
     with fresh_folder(request.out, overwrite=request.overwrite) as folder:

@@ -11,7 +11,6 @@ The two differ by tenths of a standard deviation when they shrink an image: a mo
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.strict_json import versioned
 
 __all__ = ["CIFAR10_64", "IMAGENET", "Preprocess", "at_resolution"]
 
@@ -86,18 +86,12 @@ class Preprocess:
     @classmethod
     def from_json(cls, text: str | dict[str, Any]) -> Preprocess:
         """Read back what `to_json` wrote; raises EdgemobileError for an unknown version, field or value."""
+        data = versioned(text, _VERSION, "preprocess record")
         try:
-            data = json.loads(text) if isinstance(text, str) else text
-            if not isinstance(data, dict):
-                raise TypeError(f"it is a {type(data).__name__}, not an object")
-            if data.get("version") == _VERSION:
-                return cls(**data)
+            return cls(**data)
         except (ValueError, TypeError) as error:
             known = ", ".join(field.name for field in fields(cls))
             raise EdgemobileError(f"not a preprocess record: {error}. It has: {known}") from error
-        raise EdgemobileError(
-            f"preprocess version {data.get('version')!r} is not known to this edgemobile; it reads version {_VERSION}"
-        )
 
     def _resized_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) before the crop. The longer side is rounded down, as torchvision does."""

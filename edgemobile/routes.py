@@ -12,22 +12,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
-from edgemobile.channel_factors import factors_metadata
 from edgemobile.devices.runtimes import open_session
-from edgemobile.embed import embed
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
+from edgemobile.graph.channel_factors import factors_metadata
+from edgemobile.graph.embed import embed
+from edgemobile.images.samples import Samples
 from edgemobile.model import Model
 from edgemobile.progress import Progress
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.sensitivity import search
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
-from edgemobile.samples import Samples
 
 __all__ = ["PRECISIONS", "ROUTES", "Emitted", "Job", "Route", "route_for"]
 
@@ -46,7 +47,7 @@ class Job:
 
     With `strict_calib`, calibration images that cannot be what the model is used on are refused. `search_drop` asks for
     a search: how many points of top-1 int8 may lose before a layer more stays in float. With `embed_preprocess` the
-    files take raw pixels.
+    files take raw pixels. `onnx_weights` is how ONNX stores int8 weights (exporters/onnx.py).
     """
 
     model: Model
@@ -59,6 +60,7 @@ class Job:
     strict_calib: bool = True
     search_drop: float | None = None
     embed_preprocess: bool = False
+    onnx_weights: Literal["uint8", "int8"] = "uint8"
 
     def calibration_batches(self) -> list[np.ndarray]:
         return self.samples.batches(_CALIBRATION_BATCH)
@@ -102,7 +104,8 @@ def _native(job: Job) -> Emitted:
         for precision, form in graphs.items():
             metadata = {**job.metadata(precision), **(factors if precision == "int8" else {})}
             for name in job.formats:
-                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=metadata)
+                stored = {"weights": job.onnx_weights} if name == "onnx" else {}
+                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=metadata, **stored)
                 report(len(files))
     return Emitted(files, graphs.get("int8"), _hardswishes(graph), notes, recipe)
 

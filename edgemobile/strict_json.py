@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["decode", "encode", "parse", "to_text"]
+__all__ = ["decode", "encode", "parse", "to_text", "versioned"]
 
 _T = TypeVar("_T")
 _MAX_TEXT = 2000
@@ -44,6 +44,23 @@ def decode(record: type[_T], value: Any, where: str) -> _T:
     Raises EdgemobileError with the path of the first field that is missing, unknown, of another type or impossible.
     """
     return _decoded(record, value, where)
+
+
+def versioned(given: str | Mapping[str, Any], version: int, what: str) -> dict[str, Any]:
+    """The fields of a record of `version`, from its JSON text or the object in it; `what` names it in errors.
+
+    Raises EdgemobileError for what is no object, and for another version.
+    """
+    try:
+        value = json.loads(given) if isinstance(given, str) else given
+        if not isinstance(value, Mapping):
+            raise TypeError(f"it is a {type(value).__name__}, not an object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise EdgemobileError(f"not a {what}: {error}") from error
+    if value.get("version") != version:
+        found = value.get("version")
+        raise EdgemobileError(f"{what} version {found!r} is not known to this edgemobile; it reads version {version}")
+    return {key: item for key, item in value.items() if key != "version"}
 
 
 def encode(value: Any) -> Any:

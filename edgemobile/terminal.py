@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -71,17 +72,37 @@ class _Bars:
             self.bars.remove_task(task)
 
 
+class _Said(logging.Handler):
+    """Lines of the log above the bars."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(record.getMessage(), markup=False)
+
+
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[_Bars | Silent]:
-    """Progress for a command: bars on a terminal, nothing when quiet or piped."""
-    if quiet or not sys.stderr.isatty():
+    """Progress for a command, and what the log has to say meanwhile: bars on a terminal; nothing when quiet."""
+    if quiet:
         yield Silent()
         return
-    columns = (
-        SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description}"),
-        BarColumn(24),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console(stderr=True)) as bars:
-        yield _Bars(bars)
+    errors = console(stderr=True)
+    said, log = _Said(errors), logging.getLogger("edgemobile")
+    log.addHandler(said)
+    try:
+        if not sys.stderr.isatty():
+            yield Silent()
+            return
+        columns = (
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=errors) as bars:
+            yield _Bars(bars)
+    finally:
+        log.removeHandler(said)

@@ -4,7 +4,7 @@
 
 Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels,
 preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with
-train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes (a TFLite file too);
+train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes or of a narrower net;
 --teacher trains on what a better net says of each image as well as on its label.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     teacher = read_teacher(args.teacher, device) if args.teacher else None
     average = copy.deepcopy(net).eval()
     steps = args.epochs * (len(train[0]) // args.batch)
-    optimizer = torch.optim.SGD(weight_groups(net, args.weight_decay), lr=args.lr, momentum=0.9, nesterov=True)
+    optimizer = make_optimizer(net, args)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         args.lr,
@@ -82,16 +82,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("arch")
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder, directory or zip, with train/ and test/")
     parser.add_argument("--out", type=Path, required=True, help="FILE.safetensors; FILE.json is written beside it")
-    parser.add_argument("--init", type=Path, help="start from this checkpoint, of any number of classes")
+    parser.add_argument("--init", type=Path, help="start from this checkpoint, of any number of classes or narrower")
     parser.add_argument("--teacher", type=Path, help="FILE.safetensors of a better net, trained by this script")
     parser.add_argument("--teacher-share", type=float, default=0.7, help="weight of the teacher's word in the loss")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--res", type=int, default=64)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.1, help="peak of the one-cycle schedule")
+    parser.add_argument(
+        "--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for a net that --init gives"
+    )
+    parser.add_argument("--lr", type=float, default=0.1, help="peak of the one-cycle schedule; 0.001 for adamw")
     parser.add_argument("--warmup", type=float, default=0.2, help="share of the steps before the peak")
-    parser.add_argument("--weight-decay", type=float, default=3e-4)
+    parser.add_argument("--weight-decay", type=float, default=3e-4, help="0.05 for adamw")
     parser.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the averaged weights, a step")
@@ -164,6 +167,14 @@ def weight_groups(net: torch.nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
+def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
+    """SGD from scratch. AdamW for weights that come from elsewhere: their scales differ too much for one rate."""
+    groups = weight_groups(net, args.weight_decay)
+    if args.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=args.lr)
+    return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True)
+
+
 def train_epoch(net, average, teacher, train, args, optimizer, schedule, device, seed: int) -> float:
     """One pass; returns the mean loss."""
     images, classes = train
@@ -234,8 +245,8 @@ def start_from(net: torch.nn.Module, checkpoint: Checkpoint, pixels: np.ndarray,
     Every batch norm gets this data's, and the scale and shift that leave its function what it was.
     """
     state = net.state_dict()
-    fitting = {key: value for key, value in checkpoint.state_dict.items() if value.shape == state[key].shape}
-    net.load_state_dict({**state, **fitting})
+    given = {key: widened(value, state[key].shape) for key, value in checkpoint.state_dict.items()}
+    net.load_state_dict({**state, **{key: value for key, value in given.items() if value.shape == state[key].shape}})
     if checkpoint.preprocess:
         # Theirs is (px - mean') / std', ours (px - mean) / std: x' = x std / std' + (mean - mean') / std'.
         theirs_mean, theirs_std = (
@@ -260,6 +271,21 @@ def start_from(net: torch.nn.Module, checkpoint: Checkpoint, pixels: np.ndarray,
     net.eval()(to_input(torch.from_numpy(pixels), res))
     for hook in hooks:
         hook.remove()
+
+
+def widened(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """A narrower net's weight or statistic with its channels repeated until it has `shape`; itself where it cannot.
+
+    Copies are read with their mean, so the function stays what it was (Net2Net, arXiv:1511.05641) but for a little
+    noise, without which copies would learn the same for ever.
+    """
+    if value.shape == shape or value.dim() != len(shape) or any(b % a for a, b in zip(value.shape, shape, strict=True)):
+        return value
+    times = [b // a for a, b in zip(value.shape, shape, strict=True)]
+    wide = value.repeat(times)
+    if value.dim() == 1:
+        return wide
+    return (wide + 0.2 * value.std() * torch.randn(shape)) / times[1]
 
 
 def save_progress(path: Path, epoch: int, net, average, optimizer, schedule) -> None:

@@ -27,11 +27,11 @@ from typing import Any, Literal
 import numpy as np
 
 from edgemobile import __version__
-from edgemobile.errors import Unsupported, require
-from edgemobile.exporters.onnx_contents import load, read, read_optimized
-from edgemobile.graph import Graph, Node, QParams, Tensor
-
-onnx: Any = require("onnx", "export")
+from edgemobile.errors import Unsupported
+from edgemobile.exporters.onnx_contents import load, onnx, read, read_optimized
+from edgemobile.exporters.onnx_layouts import channels_first, columns_first, nchw
+from edgemobile.exporters.onnx_tensors import read_tensors
+from edgemobile.graph import Graph, Node, Tensor
 
 __all__ = ["IR_VERSION", "OPSET", "op_counts", "read_metadata", "read_tensors", "runtime_ops", "to_bytes"]
 
@@ -84,54 +84,6 @@ def read_metadata(data: bytes) -> dict[str, str]:
     return {entry.key: entry.value for entry in load(data).metadata_props}
 
 
-def read_tensors(data: bytes) -> dict[str, Tensor]:
-    """The constants of a file, and its quantized activations without data, as the Graph had them.
-
-    Weights are OHWI, operands NHWC, integers int8 with int8 zero points whatever the file stores, biases int32.
-    """
-    return _Reader(load(data)).tensors()
-
-
-# ---- layouts --------------------------------------------------------------------------------------------------------
-
-
-def _channels_first(array: np.ndarray) -> np.ndarray:
-    """[N,H,W,C] -> [N,C,H,W] and [H,W,C] -> [C,H,W]; fewer dimensions have no layout."""
-    return np.moveaxis(array, -1, -3) if array.ndim >= 3 else array
-
-
-def _channels_last(array: np.ndarray) -> np.ndarray:
-    return np.moveaxis(array, -3, -1) if array.ndim >= 3 else array
-
-
-def _nchw(shape: Sequence[int]) -> tuple[int, ...]:
-    return (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else tuple(shape)
-
-
-def _nhwc(shape: Sequence[int]) -> tuple[int, ...]:
-    return (shape[0], *shape[2:], shape[1]) if len(shape) == 4 else tuple(shape)
-
-
-def _columns(matrix: np.ndarray, order: tuple[int, int, int], axes: tuple[int, int, int]) -> np.ndarray:
-    """[out, in] with each row seen as `order` and transposed by `axes`."""
-    return matrix.reshape(-1, *order).transpose(0, *(axis + 1 for axis in axes)).reshape(matrix.shape)
-
-
-def _columns_first(matrix: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
-    """The columns of a layer on a flattened [N,H,W,C] `image`, put in the order of the flattened [N,C,H,W]."""
-    _, height, width, channels = image
-    return _columns(matrix, (height, width, channels), (2, 0, 1))
-
-
-def _columns_last(matrix: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
-    """The inverse of _columns_first."""
-    _, height, width, channels = image
-    return _columns(matrix, (channels, height, width), (1, 2, 0))
-
-
-# ---- writing --------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class _Writer:
     """One walk over the graph: what has been written so far, by ONNX name."""
@@ -176,7 +128,7 @@ class _Writer:
 
     def _public(self, name: str) -> Any:
         shape = self.graph[name].shape
-        return _value(name, "uint8", shape) if self._is_pixels(name) else _value(name, "float32", _nchw(shape))
+        return _value(name, "uint8", shape) if self._is_pixels(name) else _value(name, "float32", nchw(shape))
 
     def _is_pixels(self, name: str) -> bool:
         """Whether a tensor is the raw image the file takes: uint8 that stands for itself."""
@@ -189,7 +141,7 @@ class _Writer:
 
     def pixels(self, name: str, target: str) -> str:
         """Write the Transpose of the pixels `name` to `target`, uint8[N,C,H,W]."""
-        self.emit("Transpose", [name], target, _nchw(self.graph[name].shape), "uint8", perm=(0, 3, 1, 2))
+        self.emit("Transpose", [name], target, nchw(self.graph[name].shape), "uint8", perm=(0, 3, 1, 2))
         return target
 
     def _write(self, node: Node) -> None:
@@ -207,9 +159,9 @@ class _Writer:
         raw = node.output if output.qparams is None else f"{node.output}:raw"
         activation = self._remaining_activation(node)
         linear = f"{node.output}:linear" if activation else raw
-        self.emit(op, inputs, linear, _nchw(output.shape), **attributes)
+        self.emit(op, inputs, linear, nchw(output.shape), **attributes)
         if activation:
-            self.emit(*_activation(self, activation, linear), raw, _nchw(output.shape))
+            self.emit(*_activation(self, activation, linear), raw, nchw(output.shape))
         if output.qparams is not None:
             self._quantize(raw, node.output)
 
@@ -240,7 +192,7 @@ class _Writer:
         """Write DequantizeLinear from the integers of `name` to `target`."""
         tensor = self.graph[name]
         assert tensor.qparams is not None
-        shape = _nchw(tensor.shape)
+        shape = nchw(tensor.shape)
         if tensor.data is not None:
             integers = self._laid_out(tensor)
             shape = integers.shape
@@ -267,7 +219,7 @@ class _Writer:
 
     def _quantize(self, source: str, name: str) -> None:
         """Write QuantizeLinear from the float value `source` to the integers of `name`."""
-        shape = _nchw(self.graph[name].shape)
+        shape = nchw(self.graph[name].shape)
         self.emit("QuantizeLinear", [source, *self._qparams(name)], f"{name}:q", shape, self._dtype(name))
 
     # ---- integers
@@ -316,11 +268,11 @@ class _Writer:
 
     def _laid_out(self, tensor: Tensor) -> np.ndarray:
         assert tensor.data is not None
-        return self.layouts.get(tensor.name, _channels_first)(tensor.data)
+        return self.layouts.get(tensor.name, channels_first)(tensor.data)
 
     def _weight_layout(self, node: Node) -> Callable[[np.ndarray], np.ndarray]:
         image = None if node.op == "conv2d" else self._flattened_image(node.inputs[0])
-        return _channels_first if image is None else partial(_columns_first, image=image)
+        return channels_first if image is None else partial(columns_first, image=image)
 
     def _flattened_image(self, name: str) -> tuple[int, ...] | None:
         """The shape [N,H,W,C] of the image that was flattened into `name`, if one was."""
@@ -412,7 +364,7 @@ def _reshape(writer: _Writer, node: Node) -> None:
             f"onnx cannot reshape {list(before)} to {list(after)} (at {node.output}): NHWC and NCHW differ in order. "
             "Supported: flattening, and images of 1x1"
         )
-    shape = writer.constant(f"{node.output}:shape", np.array(_nchw(after), np.int64))
+    shape = writer.constant(f"{node.output}:shape", np.array(nchw(after), np.int64))
     writer.result(node, "Reshape", [writer.real(node.inputs[0]), shape])
 
 
@@ -426,7 +378,7 @@ def _quantize(writer: _Writer, node: Node) -> None:
             writer.pixels(source, f"{node.output}:q")
             return
         stored = writer.pixels(source, f"{source}:nchw")
-        writer.emit("Cast", [stored], f"{source}:real", _nchw(output.shape), to=onnx.TensorProto.FLOAT)
+        writer.emit("Cast", [stored], f"{source}:real", nchw(output.shape), to=onnx.TensorProto.FLOAT)
         writer._quantize(f"{source}:real", node.output)
         return
     writer._quantize(writer.real(node.inputs[0]), node.output)
@@ -436,14 +388,14 @@ def _dequantize(writer: _Writer, node: Node) -> None:
     source = writer.graph[node.inputs[0]]
     if writer._is_pixels(source.name):
         stored = writer.pixels(source.name, f"{source.name}:nchw")
-        writer.emit("Cast", [stored], node.output, _nchw(source.shape), to=onnx.TensorProto.FLOAT)
+        writer.emit("Cast", [stored], node.output, nchw(source.shape), to=onnx.TensorProto.FLOAT)
     elif source.qparams is not None and source.is_constant and not source.qparams.zero_point.any():
         writer.unpack(source.name, node.output)
     elif source.qparams is not None:
         writer.dequantize(source.name, node.output)
     else:
         stored = writer.real(source.name)
-        shape = _nchw(source.shape) if source.data is None else writer._laid_out(source).shape
+        shape = nchw(source.shape) if source.data is None else writer._laid_out(source).shape
         writer.emit("Cast", [stored], node.output, shape, to=onnx.TensorProto.FLOAT)
 
 
@@ -453,96 +405,3 @@ _SPECIAL: dict[str, Callable[[_Writer, Node], None]] = {
     "quantize": _quantize,
     "dequantize": _dequantize,
 }
-
-
-# ---- reading --------------------------------------------------------------------------------------------------------
-
-# Ops whose inputs behind the first are parameters, not tensors of the Graph.
-_PARAMETRIC = ("QuantizeLinear", "DequantizeLinear", "Clip", "Reshape")
-
-
-@dataclass
-class _Reader:
-    """A parsed file, indexed by tensor name."""
-
-    model: Any
-
-    def __post_init__(self) -> None:
-        graph = self.model.graph
-        self.arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        self.producers = {name: node for node in graph.node for name in node.output}
-        self.shapes = {
-            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-            for value in (*graph.value_info, *graph.input, *graph.output)
-        }
-        self.layouts = dict(self._weight_layouts())
-
-    def tensors(self) -> dict[str, Tensor]:
-        parameters = {
-            name for node in self.model.graph.node if node.op_type in _PARAMETRIC for name in node.input[1:] if name
-        }
-        found = {}
-        for node in self.model.graph.node:
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-                tensor = self._quantized(node)
-                found[tensor.name] = tensor
-                parameters.update(node.input[:1])
-            elif node.op_type == "Mul" and node.input[0].endswith(":steps"):
-                tensor = self._unpacked(node)
-                found[tensor.name] = tensor
-                parameters.update((f"{tensor.name}:q", node.input[1]))
-        for name, array in self.arrays.items():
-            if name not in parameters:
-                found[name] = Tensor.constant(name, self._laid_out(name, array))
-        return found
-
-    def _quantized(self, node: Any) -> Tensor:
-        """The integer tensor a QuantizeLinear makes or a DequantizeLinear reads."""
-        integers = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
-        name = integers.removesuffix(":q")
-        scale = self.arrays[node.input[1]]
-        zero_point = self.arrays[node.input[2]] if len(node.input) > 2 else np.zeros(scale.shape, np.int8)
-        offset = 128 if zero_point.dtype == np.uint8 else 0
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if scale.size > 1 or scale.ndim else None
-        qparams = QParams(scale, zero_point.astype(np.int32) - offset, axis)
-        if integers not in self.arrays:
-            return Tensor(name, _nhwc(self.shapes[integers]), "int8", qparams=qparams)
-        array = self._laid_out(integers, self.arrays[integers])
-        if array.dtype != np.int32:
-            array = (array.astype(np.int16) - offset).astype(np.int8)
-        return Tensor.constant(name, array, qparams)
-
-    def _unpacked(self, node: Any) -> Tensor:
-        """The int8 constant that `unpack` wrote as Cast and Mul."""
-        name = node.input[0].removesuffix(":steps")
-        scale = self.arrays[node.input[1]]
-        axis = int(np.argmax(scale.shape)) if scale.size > 1 else 0
-        qparams = QParams(scale.ravel(), np.zeros(scale.size, np.int32), axis)
-        return Tensor.constant(name, self._laid_out(f"{name}:q", self.arrays[f"{name}:q"]), qparams)
-
-    def _laid_out(self, name: str, array: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(self.layouts.get(name, _channels_last)(array))
-
-    def _weight_layouts(self) -> list[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
-        """Gemm weights whose input was an image larger than 1x1."""
-        layouts: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = []
-        for node in self.model.graph.node:
-            image = self._flattened_image(node.input[0]) if node.op_type == "Gemm" else None
-            if image is not None:
-                weight = self._before(node.input[1], ("DequantizeLinear", "Cast", "Mul"))
-                layouts.append((weight, partial(_columns_last, image=image)))
-        return layouts
-
-    def _before(self, name: str, ops: tuple[str, ...]) -> str:
-        """The first tensor up the chain of `ops` behind `name`."""
-        while name in self.producers and self.producers[name].op_type in ops:
-            name = self.producers[name].input[0]
-        return name
-
-    def _flattened_image(self, name: str) -> tuple[int, ...] | None:
-        flat = self._before(name, ("QuantizeLinear", "DequantizeLinear"))
-        node = self.producers.get(flat)
-        if node is None or node.op_type != "Flatten":
-            return None
-        shape = self.shapes.get(node.input[0], ())
-        return _nhwc(shape) if len(shape) == 4 else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, require
+from edgemobile.errors import EdgemobileError, in_a_line, require
 from edgemobile.exporters.contents import Contents, Op, Value
 
 onnx: Any = require("onnx", "export")
@@ -59,7 +59,7 @@ def read_optimized(data: bytes) -> Contents:
         try:
             runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = in_a_line(error)
             raise EdgemobileError(f"onnxruntime {runtime.__version__} does not load this file: {reason}") from error
         return replace(_contents(onnx.load(options.optimized_model_filepath)), optimized=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.exporters.padding import padding_name
 from edgemobile.graph import Graph, Node
 from edgemobile.quiet import quiet_stderr
@@ -61,7 +61,7 @@ def _convert(tf: Any, graph: Graph, representative: Iterable[np.ndarray] | None)
     except EdgemobileError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise Unsupported(f"TFLiteConverter refuses {graph.name}: {reason}; export without --via tensorflow") from error
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 
 __all__ = ["OPSET", "quantize_static", "to_bytes"]
 
@@ -48,7 +48,7 @@ def to_bytes(program_or_net: Any, input_shape: Sequence[int], *, metadata: Mappi
                 verbose=False,
             )
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise Unsupported(f"torch.onnx cannot export this model on input {list(input_shape)}: {reason}") from error
         simplified, same = onnxsim.simplify(exported.model_proto)
     if not same:

@@ -28,43 +28,44 @@ _NARROWEST = 1 / 8
 
 
 def equalize(
-    graph: Graph, peaks: Mapping[str, np.ndarray], strength: float = 1.0
+    graph: Graph, widths: Mapping[str, np.ndarray], strength: float = 1.0
 ) -> tuple[Graph, dict[str, np.ndarray]]:
     """(`graph` with channels rescaled, tensor name -> f64[C] what each of its channels was multiplied by).
 
-    `peaks` is the largest absolute value f64[C] of every channel, for every activation. A channel's peak p, as a share
-    of the tensor's, becomes p^(1 - strength); in a group that shares its factors the largest p counts. At 1 channels
-    come out the same whatever they were multiplied by before; below, the narrowest keep their place.
+    `widths` f64[C] are those of the channels' ranges, zero included, for every activation: it is a range that a scale
+    serves. A channel's width p, as a share of the widest, becomes p^(1 - strength); in a group that shares its
+    factors the largest p counts. At 1 channels come out the same whatever they were multiplied by before; below, the
+    narrowest keep their place.
     """
     factors: dict[str, np.ndarray] = {}
     for group in equalizable(graph):
-        share = _share(group, peaks, strength)
-        least = _quiet(graph, group, peaks, share) if strength == 1 else _NARROWEST
-        peak = np.maximum(share, least)
-        factors |= dict.fromkeys(group, np.where(peak > 0, np.maximum(peak, 1e-30) ** -strength, 1.0))
+        share = _share(group, widths, strength)
+        least = _quiet(graph, group, widths, share) if strength == 1 else _NARROWEST
+        width = np.maximum(share, least)
+        factors |= dict.fromkeys(group, np.where(width > 0, np.maximum(width, 1e-30) ** -strength, 1.0))
     constants = [tensor for node in graph.nodes if node.op in _LAYERS for tensor in _rescaled(graph, node, factors)]
     return graph.replaced(tensors=constants), factors
 
 
-def _share(group: list[str], peaks: Mapping[str, np.ndarray], strength: float) -> np.ndarray:
-    """One peak f64[C] for the channels of all tensors of a group, each as a share of its tensor's.
+def _share(group: list[str], widths: Mapping[str, np.ndarray], strength: float) -> np.ndarray:
+    """One width f64[C] for the channels of all tensors of a group, each as a share of its tensor's.
 
     The largest serves every tensor; but which channel is the widest depends on factors a channel already has, and at
     strength 1 they must not matter: the geometric mean does not care.
     """
-    shares = np.stack([_relative(peaks[name]) for name in group])
+    shares = np.stack([_relative(widths[name]) for name in group])
     if strength < 1:
         return shares.max(axis=0)
     alive = shares.max(axis=0) > 0
     return np.where(alive, _relative(np.exp(np.log(np.maximum(shares, 1e-6)).mean(axis=0))), 0.0)
 
 
-def _relative(peak: np.ndarray) -> np.ndarray:
-    return peak / max(peak.max(initial=0.0), 1e-30)
+def _relative(width: np.ndarray) -> np.ndarray:
+    return width / max(width.max(initial=0.0), 1e-30)
 
 
-def _quiet(graph: Graph, group: list[str], peaks: Mapping[str, np.ndarray], share: np.ndarray) -> np.ndarray:
-    """A least peak f64[C] for channels that ReLU keeps quiet on these images and may not on others.
+def _quiet(graph: Graph, group: list[str], widths: Mapping[str, np.ndarray], share: np.ndarray) -> np.ndarray:
+    """A least width f64[C] for channels that ReLU keeps quiet on these images and may not on others.
 
     It is a quarter of what a channel usually makes of its largest single product, weight * input or the bias.
     """
@@ -74,9 +75,9 @@ def _quiet(graph: Graph, group: list[str], peaks: Mapping[str, np.ndarray], shar
             weight, bias = graph[node.inputs[1]].data, graph[node.inputs[2]].data
             assert weight is not None
             assert bias is not None
-            inputs = peaks[node.inputs[0]][_columns(node, weight)]
+            inputs = widths[node.inputs[0]][_columns(node, weight)]
             products = np.abs(weight).reshape(len(weight), -1, weight.shape[-1]).max(axis=1) * inputs
-            widest = max(peaks[node.output].max(), 1e-30)
+            widest = max(widths[node.output].max(), 1e-30)
             reach = np.maximum(reach, np.maximum(products.max(axis=1), np.abs(bias)) / widest)
     usual = np.median(share[reach > 0] / reach[reach > 0]) if (reach > 0).any() else 0.0
     return reach * usual / 4

@@ -1,12 +1,12 @@
-"""A gate of its own: hard-swish of a layer computed from two convolutions instead of one and an addition.
+"""A gate of its own: hard-swish whose x may have any scale a channel, because its gate divides that scale out.
 
-    x = conv(input);  gate = relu6(x + 3);            y = x * gate      the delegated form
-    x = conv(input);  gate = relu6(conv(input) + 3);  y = x * gate      this one: the second bias is 3 larger
+    gate = relu6(x + 3);          y = x * gate      the delegated form: x must keep its scale
+    gate = relu6(w * x + 3);      y = x * gate      this one: w, a 1x1 depthwise convolution, is 1 a channel
 
-Both are the same function. In the first, int8 makes the gate from integers whose step serves the whole range of x, and
-x must keep its scale, since hard-swish lets none through. In the second the gate has its own 256 steps, and x, which
-only the product reads now, may have its channels equalized. It costs the layer's multiplications once more: little in
-the stem, where it matters most, because its few channels differ widely and every later layer inherits their noise.
+Both are the same function. In the first every channel of x shares one step of int8, since hard-swish lets no factor
+through. In the second equalization may multiply a channel of x, and divides its w: narrow channels get their 256 steps,
+and the product takes the factors on to the next layer. It costs one multiplication a value where there was an
+addition. In the stem it matters most: its few channels differ widely, and every later layer inherits their noise.
 """
 
 from __future__ import annotations
@@ -27,32 +27,28 @@ def split_gates(graph: Graph, wanted: Callable[[Node], bool]) -> tuple[Graph, li
     `graph` is in the delegated form; a convolution that more than a hard-swish reads is left alone.
     """
     nodes: list[Node] = []
-    tensors: dict[str, Tensor] = {}
-    split: dict[str, Node] = {}
+    tensors: list[Tensor] = []
+    split: list[str] = []
     for node in graph.nodes:
-        source = split.get(node.inputs[0])
-        if source is not None and node.op == "add":
-            gate, constants = _gate(graph, source, node)
-            nodes.append(gate)
-            tensors |= {tensor.name: tensor for tensor in constants}
-            continue
-        if node.op == "conv2d" and _feeds_one_hswish(graph, node) and wanted(node):
-            split[node.output] = node
+        if node.op == "add" and node.inputs[0] in split:
+            node, constants = _gate(graph, node)
+            tensors += constants
+        elif node.op == "conv2d" and _feeds_one_hswish(graph, node) and wanted(node):
+            split.append(node.output)
         nodes.append(node)
-    return graph.replaced(nodes, tensors.values()), list(split)
+    return graph.replaced(nodes, tensors), split
 
 
-def _gate(graph: Graph, source: Node, add: Node) -> tuple[Node, tuple[Tensor, Tensor]]:
-    x, weight, bias = source.inputs
-    weights, offsets = graph[weight].data, graph[bias].data
-    assert weights is not None
-    assert offsets is not None
+def _gate(graph: Graph, add: Node) -> tuple[Node, tuple[Tensor, Tensor]]:
+    x = add.inputs[0]
+    channels = graph[x].shape[-1]
     constants = (
-        Tensor.constant(f"{add.output}.weight", weights),
-        Tensor.constant(f"{add.output}.bias", (offsets + np.float32(3)).astype(np.float32)),
+        Tensor.constant(f"{add.output}.weight", np.ones((channels, 1, 1, 1), np.float32)),
+        Tensor.constant(f"{add.output}.bias", np.full(channels, 3, np.float32)),
     )
+    attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": channels}
     names = (x, *(tensor.name for tensor in constants))
-    return Node("conv2d", names, add.output, {**source.attrs, "activation": "relu6"}), constants
+    return Node("conv2d", names, add.output, {**attrs, "activation": "relu6"}), constants
 
 
 def _feeds_one_hswish(graph: Graph, node: Node) -> bool:
@@ -71,14 +67,9 @@ def _is_stem(graph: Graph, node: Node) -> bool:
     return node.inputs[0] in graph.inputs
 
 
-def _is_depthwise(graph: Graph, node: Node) -> bool:
-    return node.attrs["groups"] == graph[node.output].shape[-1] > 1
-
-
 # Which layers a recipe's `split_gates` asks for.
 GATES: dict[str, Callable[[Graph, Node], bool]] = {
     "none": lambda graph, node: False,
     "stem": _is_stem,
-    "depthwise": lambda graph, node: _is_stem(graph, node) or _is_depthwise(graph, node),
     "all": lambda graph, node: True,
 }

@@ -3,9 +3,10 @@
     hardswish(x)   = x * relu6(x + 3) / 6   ->   gate = relu6(x + 3);  y = x * gate   is 6 * hardswish(x)
     hardsigmoid(x) = relu6(x + 3) / 6       ->   gate = relu6(x + 3)                  is 6 * hardsigmoid(x)
 
-The 1/6 is not computed: it travels down through everything linear (means, products, reshapes) until a convolution or
-linear layer takes it into its weights. In int8 that changes a scale and no integer. A tensor that is n times what
-its module gives in PyTorch is called `<module>.x<n>`, so that a comparison can divide it out.
+Where only a hard-sigmoid reads a layer, the 3 goes into that layer's bias and the clamp is fused to it. The 1/6 is not
+computed: it travels down through everything linear (means, products, reshapes) until a convolution or linear layer
+takes it into its weights. In int8 that changes a scale and no integer. A tensor that is n times what its module gives
+in PyTorch is called `<module>.x<n>`, so that a comparison can divide it out.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import numpy as np
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.quant.recipe import Hswish
 
-__all__ = ["integer_form", "is_gate", "split_factor"]
+__all__ = ["added", "integer_form", "is_gate", "split_factor"]
 
+# The end of the name of a bias that holds the 3 of a hard-sigmoid.
+_RAISED = ".plus3"
 # Linear in their one input: n times the input gives n times the output.
 _HOMOGENEOUS = ("mean", "reshape", "relu", "max_pool2d", "avg_pool2d")
 
@@ -57,6 +60,15 @@ def split_factor(name: str) -> tuple[str, int]:
     return (match[1], int(match[2] or 1)) if match else (name, 1)
 
 
+def added(name: str) -> float:
+    """What the constant of a layer holds beyond the trained one: the 3 of a hard-sigmoid in a bias, or 0."""
+    return 3.0 if name.endswith(_RAISED) else 0.0
+
+
+def _is_plain_layer(node: Node) -> bool:
+    return node.op in ("conv2d", "linear") and not node.attrs["activation"]
+
+
 @dataclass
 class _Rewrite:
     graph: Graph
@@ -82,7 +94,7 @@ class _Rewrite:
         factors = [self.factors.get(name, 1) for name in node.inputs]
         scale_free = node.attrs.get("activation") != "relu6"
         if node.op == "hardsigmoid":
-            self._gate(node, node.output, 6)
+            self._hardsigmoid(node)
         elif node.op == "hardswish" and self.hswish == "delegated":
             gate = self._gate(node, f"{node.output}.gate", 1)
             product = Node("mul", (self._plain(node.inputs[0]), gate), node.output, {"activation": ""})
@@ -115,6 +127,23 @@ class _Rewrite:
     def _gate(self, node: Node, name: str, factor: int) -> str:
         inputs = (self._plain(node.inputs[0]), self._constant("hswish.three", 3.0))
         return self._add(Node("add", inputs, name, {"activation": "relu6"}), self.graph[node.output].shape, factor)
+
+    def _hardsigmoid(self, node: Node) -> None:
+        """relu6(x + 3): fused to the layer before, with the 3 in its bias, where nothing else reads that layer."""
+        source = self.nodes[-1] if self.nodes else None
+        alone = len(self.graph.consumers(node.inputs[0])) == 1 and node.inputs[0] not in self.graph.outputs
+        if source is None or source.output != node.inputs[0] or not alone or not _is_plain_layer(source):
+            self._gate(node, node.output, 6)
+            return
+        bias = self.tensors.get(source.inputs[2], self.graph.tensors.get(source.inputs[2]))
+        assert bias is not None
+        assert bias.data is not None
+        raised = source.inputs[2] + _RAISED
+        self.tensors[raised] = Tensor.constant(raised, (bias.data + np.float32(3)).astype(np.float32))
+        self.nodes.pop()
+        inputs = (*source.inputs[:2], raised)
+        attrs = {**source.attrs, "activation": "relu6"}
+        self._add(Node(source.op, inputs, node.output, attrs), self.graph[node.output].shape, 6)
 
     def _constant(self, name: str, value: float) -> str:
         self.tensors[name] = Tensor.constant(name, np.array([value], np.float32))

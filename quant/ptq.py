@@ -15,7 +15,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.interpreter import quantize as quantize_array
+from edgemobile.graph.interpreter import quantize as quantize_array
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.equalize import equalize
@@ -31,8 +31,8 @@ from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 
 __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 
-# Peaks of channels settle within some hundred images.
-_PEAK_IMAGES = 128
+# Ranges of channels settle within some hundred images.
+_WIDTH_IMAGES = 128
 # Ops that move integers about: input and output must share one scale.
 _SHARES_QPARAMS = ("reshape", "max_pool2d")
 
@@ -99,7 +99,7 @@ def prepare(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAUL
     floors = {name: np.full(form[name].shape[-1], -3.0) for name in split}
     factors: dict[str, np.ndarray] = {}
     if recipe.equalize:
-        form, factors = equalize(form, _peaks(form, floors, batches), recipe.equalize)
+        form, factors = equalize(form, _widths(form, floors, batches), recipe.equalize)
         floors = {name: floor * factors.get(name, 1.0) for name, floor in floors.items()}
     return Prepared(form, factors, floors)
 
@@ -138,18 +138,20 @@ def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
 # ---- calibration ----------------------------------------------------------------------------------------------------
 
 
-def _peaks(graph: Graph, floors: Mapping[str, np.ndarray], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The largest absolute value f64[C] of every channel of every activation."""
-    peaks: dict[str, np.ndarray] = {}
+def _widths(graph: Graph, floors: Mapping[str, np.ndarray], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The width f64[C] of the range of every channel of every activation, zero included."""
+    lows: dict[str, np.ndarray] = {}
+    highs: dict[str, np.ndarray] = {}
 
     def watch(name: str, value: Any) -> Any:
-        useful = _above(to_nhwc(value), floors.get(name))
-        found = np.abs(useful).reshape(-1, useful.shape[-1]).max(axis=0).astype(np.float64)
-        peaks[name] = np.maximum(peaks.get(name, 0.0), found)
+        rows = _above(to_nhwc(value), floors.get(name))
+        rows = rows.reshape(-1, rows.shape[-1])
+        lows[name] = np.minimum(lows.get(name, 0.0), rows.min(axis=0)).astype(np.float64)
+        highs[name] = np.maximum(highs.get(name, 0.0), rows.max(axis=0)).astype(np.float64)
         return value
 
-    _watch(graph, [np.concatenate(batches)[:_PEAK_IMAGES]], watch)
-    return peaks
+    _watch(graph, [np.concatenate(batches)[:_WIDTH_IMAGES]], watch)
+    return {name: high - lows[name] for name, high in highs.items()}
 
 
 def _observe(

@@ -6,20 +6,20 @@ Rules apply in order and a later rule wins, so a recipe reads as "everything lik
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.quant.observers import OBSERVERS
+from edgemobile.strict_json import versioned
 
 __all__ = ["DEFAULT", "Hswish", "Recipe", "Rule"]
 
 Hswish = Literal["delegated", "fused", "relu"]
 Precision = Literal["int8", "float"]
 Granularity = Literal["per_channel", "per_tensor"]
-SplitGates = Literal["none", "stem", "depthwise", "all"]
+SplitGates = Literal["none", "stem", "all"]
 _VERSION = 1
 
 
@@ -46,7 +46,7 @@ class Rule:
 class Settings:
     """What all the rules together say about one node."""
 
-    observer: str = "mse"
+    observer: str = "moving_average"
     weights: Granularity = "per_channel"
     precision: Precision = "int8"
 
@@ -58,8 +58,8 @@ class Recipe:
     `hswish` is the integer form of hard-swish: "delegated" (ADD with fused RELU6, then MUL, the 1/6 folded into the
     next layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that have it;
     "relu" computes another function, ReLU, for hardware that has neither.
-    `split_gates` says which delegated hard-swishes get a convolution of their own for the gate (quant/gates.py): none,
-    that of the stem, those of stem and depthwise layers, or all. `equalize` is how strongly channels are made alike,
+    `split_gates` says which delegated hard-swishes may have their input equalized (quant/gates.py): none, that of the
+    stem, or all. `equalize` is how strongly channels are made alike,
     from 0, not at all, to 1 (quant/equalize.py). `refit` is how strongly refitted weights are held to the trained ones,
     0 for no refit (quant/refit.py); `adaround` learns which weights to round up (quant/adaround.py, minutes);
     `bias_correction` is quant/bias_correction.py. `output_headroom` is what the range of the model's outputs is widened
@@ -109,22 +109,13 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str | dict[str, Any]) -> Recipe:
         """Read back what `to_json` wrote; raises EdgemobileError for an unknown version, field or value."""
+        data = versioned(text, _VERSION, "quantization recipe")
         try:
-            given = json.loads(text) if isinstance(text, str) else text
-            if not isinstance(given, dict):
-                raise TypeError(f"it is a {type(given).__name__}, not an object")
-            data = dict(given)
-            version = data.pop("version", None)
             rules = tuple(Rule(**rule) for rule in data.pop("rules", ()))
-            recipe = cls(rules=rules, **data)
+            return cls(rules=rules, **data)
         except (ValueError, TypeError) as error:
             known = ", ".join(field.name for field in fields(cls))
             raise EdgemobileError(f"not a quantization recipe: {error}. A recipe has: version, {known}") from error
-        if version != _VERSION:
-            raise EdgemobileError(
-                f"recipe version {version!r} is not known to this edgemobile; it reads version {_VERSION}"
-            )
-        return recipe
 
 
 def _matches(node_name: str, pattern: str) -> bool:

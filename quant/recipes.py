@@ -21,14 +21,14 @@ RECIPES = {
         # With a hundred real images or more.
         Recipe("default"),
         # With few images, or made ones: what they show of a channel is not to be trusted so far.
-        Recipe("few-images", equalize=0.5, output_headroom=1.5),
+        Recipe("few-images", rules=(Rule(observer="mse"),), equalize=0.5, output_headroom=1.5),
         Recipe("adaround", adaround=True),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
         # The usual quantizers' way.
         Recipe(
             "minmax", rules=(Rule(observer="minmax"),), split_gates="none", equalize=0, refit=0, bias_correction=False
         ),
-        Recipe("plain", split_gates="none", equalize=0, refit=0, bias_correction=False),
+        Recipe("plain", rules=(Rule(observer="mse"),), split_gates="none", equalize=0, refit=0, bias_correction=False),
     )
 }
 

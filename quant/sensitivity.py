@@ -16,7 +16,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph
-from edgemobile.interpreter import run_real
+from edgemobile.graph.interpreter import run_real
 from edgemobile.metrics import sqnr_db, top1_agree
 from edgemobile.quant.ptq import Quantized, calibrated, ptq
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgemobile.errors import require
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.interpreter import dequantize
+from edgemobile.graph.interpreter import dequantize
 from edgemobile.quant.torch_graph import evaluate, to_nchw
 
 if TYPE_CHECKING:

@@ -1,9 +1,16 @@
-"""Where int8 will run decides how hard-swish is written: what `--hswish auto` picks, and why.
+"""Where int8 will run decides how hard-swish is written and how ONNX stores weights: what `--target` picks, and why.
 
-Measured on v3-large, int8, 224 px, one thread; run it again with
+Measured on v3-large, int8, 224 px, one thread, instructions an inference on emulated cores; run it again with
 
-    python benchmarks/int8_latency.py --hswish               milliseconds on this machine
-    edgemobile bench delegated.tflite fused.tflite --on emulated:cortex-a76      instructions an inference
+    edgemobile export v3-large --int8 --res 224 --hswish delegated|fused --target cpu|arm
+    edgemobile bench FILE... --on emulated:cortex-a76
+
+                                        Cortex-A72   Cortex-A76   pieces
+    TFLite, delegated                       86.1 M       42.4 M        1
+    TFLite, delegated, split_gates "none"   84.8 M       41.1 M        1
+    TFLite, fused                           86.6 M       42.9 M       22
+    ONNX, int8 weights                     104.5 M       64.9 M
+    ONNX, weights as uint8                 139.1 M       82.3 M
 
 Add a target here: a row in TARGETS.
 """
@@ -11,6 +18,7 @@ Add a target here: a row in TARGETS.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from edgemobile.errors import Unsupported
 from edgemobile.quant.recipe import Hswish
@@ -20,21 +28,34 @@ __all__ = ["TARGETS", "Target", "target_for"]
 
 @dataclass(frozen=True)
 class Target:
-    """Hardware, the form of hard-swish that suits it, and the figures or the reason behind it."""
+    """Hardware, the form of hard-swish and the ONNX weights that suit it, and the figures or the reason behind them."""
 
     name: str
     hswish: Hswish
     why: str
+    onnx_weights: Literal["uint8", "int8"] = "uint8"
 
+
+_WHOLE = (
+    "XNNPACK and onnxruntime take it whole: one piece where HARD_SWISH cuts the file into 22, and less work on x86, "
+    "Cortex-A72 and Cortex-A76 alike"
+)
 
 TARGETS = {
     row.name: row
     for row in (
+        Target("cpu", "delegated", f"{_WHOLE}; weights as uint8 are exact in onnxruntime on every CPU"),
         Target(
-            "cpu",
+            "arm",
             "delegated",
-            "XNNPACK and onnxruntime take it whole: one piece where HARD_SWISH cuts the file into 22, and less work on "
-            "x86, Cortex-A72 and Cortex-A76 alike",
+            f"{_WHOLE}; Arm's products of int8 do not saturate, and onnxruntime needs a quarter fewer instructions",
+            onnx_weights="int8",
+        ),
+        Target(
+            "x86-vnni",
+            "delegated",
+            f"{_WHOLE}; VNNI does not saturate int8 weights, and onnxruntime takes a third less time",
+            onnx_weights="int8",
         ),
         Target(
             "microcontroller",

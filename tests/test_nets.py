@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from edgemobile.arch import ARCHS, scaled
-from edgemobile.key_layouts import recognised, translated
 from edgemobile.nets import build_net
+from edgemobile.weights.key_layouts import recognised, translated
 
 PUBLIC = [
     "timm_mobilenetv1_100",

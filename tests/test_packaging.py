@@ -45,7 +45,7 @@ def test_the_wheel_holds_one_package(wheel: Path, repo_root: Path) -> None:
         modules = {f"edgemobile/{folder}/{f.name}" for f in (repo_root / folder).glob("*.py")}
         assert modules
         assert modules <= names
-    assert {f"edgemobile/{f.name}" for f in (repo_root / "edgemobile").glob("*.py")} <= names
+    assert {str(f.relative_to(repo_root)) for f in (repo_root / "edgemobile").rglob("*.py")} <= names
     assert "edgemobile/py.typed" in names
     assert [name for name in names if name.endswith("licenses/LICENSE")]
     assert not [name for name in names if "/tests/" in name or "__pycache__" in name]

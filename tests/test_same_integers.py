@@ -19,11 +19,11 @@ pytest.importorskip("ai_edge_litert")
 from edgemobile.devices.runtimes import open_session
 from edgemobile.exporters import onnx, tflite
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.inspection.tensor_diff import diff_tensors
 from edgemobile.lower import lower
 from edgemobile.model import load_model
 from edgemobile.quant.ptq import ptq
-from edgemobile.tensor_diff import diff_tensors
 
 PX = 64
 CALIBRATION, CHECKED = 4, 8

@@ -66,8 +66,9 @@ def export(
     return _exported(
         model,
         out,
-        _recipe(recipe, hswish, target, keep_float, images),
         progress,
+        recipe=_recipe(recipe, hswish, target, keep_float, images),
+        target=target,
         formats=None if to is None else tuple(to),
         precisions=tuple(name for name, wanted in chosen.items() if wanted),
         via=via,
@@ -108,7 +109,7 @@ def quantize(
     observer: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] | None = None,
     granularity: Literal["per_channel", "per_tensor"] | None = None,
     equalize: float | None = None,
-    split_gates: Literal["none", "stem", "depthwise", "all"] | None = None,
+    split_gates: Literal["none", "stem", "all"] | None = None,
     refit: float | None = None,
     adaround: bool | None = None,
     bias_correction: bool | None = None,
@@ -134,8 +135,9 @@ def quantize(
     return _exported(
         model,
         out,
-        _recipe(recipe, hswish, target, keep_float, images, **knobs),
         progress,
+        recipe=_recipe(recipe, hswish, target, keep_float, images, **knobs),
+        target=target,
         formats=None if to is None else tuple(to),
         precisions=("int8",),
         weights=None if weights is None else fspath(weights),
@@ -221,7 +223,7 @@ def bench(
     """
     from edgemobile.bench import BenchRequest
     from edgemobile.bench import bench as measure
-    from edgemobile.compare import compare
+    from edgemobile.bench.compare import compare
     from edgemobile.records import Settings, load_run
 
     if max_regress is not None and baseline is None:
@@ -267,9 +269,9 @@ def evaluate(
     `max_drop` is how many points of top-1 a file may lose to the `baseline`. Processes (`workers` above 1) need a
     `if __name__ == "__main__"` in scripts, as everywhere in Python.
     """
-    from edgemobile.classifier import ClassifierOptions
-    from edgemobile.evaluate import evaluate as count
-    from edgemobile.evaluation import EvalRequest
+    from edgemobile.accuracy.classifier import ClassifierOptions
+    from edgemobile.accuracy.evaluate import evaluate as count
+    from edgemobile.accuracy.evaluation import EvalRequest
 
     if max_drop is not None and baseline is None:
         raise EdgemobileError(
@@ -292,15 +294,11 @@ def evaluate(
 def _exported(
     model: str,
     out: PathText | None,
-    recipe: tuple[Recipe, str | None],
     progress: Progress | None,
     **options: Any,
 ) -> Exported:
-    chosen, decided = recipe
     folder = default_out(model) if out is None else Path(out)
-    return Exported.of(
-        _export(ExportRequest(model=model, out=folder, recipe=chosen, target=decided, **options), progress)
-    )
+    return Exported.of(_export(ExportRequest(model=model, out=folder, **options), progress))
 
 
 def _recipe(
@@ -310,11 +308,11 @@ def _recipe(
     keep_float: Sequence[str],
     images: dict[str, Any],
     **knobs: Any,
-) -> tuple[Recipe, str | None]:
+) -> Recipe:
     if isinstance(recipe, Recipe):
         if hswish != "auto" or keep_float or any(value is not None for value in knobs.values()):
             raise EdgemobileError("a Recipe says all of it: change it with dataclasses.replace, or name one by text")
-        return recipe, None
+        return recipe
     return recipe_of(recipe, hswish, target, tuple(keep_float), images, **knobs)
 
 

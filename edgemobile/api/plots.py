@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from edgemobile.evaluation import Evaluation
+    from edgemobile.accuracy.evaluation import Evaluation
     from edgemobile.parity import ParityReport
     from edgemobile.pipeline import ExportResult
     from edgemobile.records import Run

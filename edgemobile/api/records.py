@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgemobile.accuracy.evaluation import Evaluation
 from edgemobile.api import plots
-from edgemobile.compare import Comparison, Judgement
-from edgemobile.evaluation import Evaluation
+from edgemobile.bench.compare import Comparison, Judgement
 from edgemobile.parity import ParityReport
 from edgemobile.pipeline import ExportResult
 from edgemobile.records import Run, save_run

@@ -21,7 +21,7 @@ from edgemobile.strict_json import encode
 from edgemobile.terminal import console, progress
 
 if TYPE_CHECKING:
-    from edgemobile.compare import Comparison
+    from edgemobile.bench.compare import Comparison
     from edgemobile.records import Run
 
 __all__ = ["bench", "print_bench"]
@@ -156,32 +156,21 @@ def _save(run: Run, out: Path, device: str) -> None:
 
 
 def _compared(reference: Run, run: Run) -> Comparison:
-    from edgemobile.compare import compare
+    from edgemobile.bench.compare import compare
 
     return compare(reference, run)
 
 
 @contextmanager
 def _shown(device: str, *, quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Events of the worker as one bar, and what a user should hear at once as lines on standard error."""
+    """Events of the worker as one bar."""
     with progress(quiet=quiet) as bars, bars.step(f"measure on {device}", 100) as report:
-        told: list[str] = [""]
 
         def on_progress(event: Mapping[str, Any]) -> None:
             if event["event"] == "round" and isinstance(event.get("done"), int) and isinstance(event.get("total"), int):
                 report(event["done"], event["total"])
-            elif event["event"] in _WORDS and not quiet and told[-1] != event["event"]:
-                click.echo(f"{device}: {_WORDS[event['event']]}", err=True)
-            told[-1] = event["event"]
 
         yield on_progress
-
-
-_WORDS = {
-    "waiting": "another measurement has the board; waiting for it",
-    "lost": "the connection is lost, the measurement goes on there; knocking again",
-    "back": "the connection is back",
-}
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------------

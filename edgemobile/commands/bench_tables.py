@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["grouped_instructions", "label", "print_run"]
 
 _SHOWN_OPS = 12
+# The columns that _who fills.
+_WHO = ("file", "precision", "runtime", "int8 with", "threads", "pieces")
 
 
 def print_run(run: Run, stable: Mapping[int, bool]) -> None:
@@ -34,19 +36,7 @@ def print_run(run: Run, stable: Mapping[int, bool]) -> None:
 def _print_times(run: Run, stable: Mapping[int, bool]) -> None:
     from edgemobile.devices.statistics import summarize
 
-    columns = [
-        "file",
-        "precision",
-        "runtime",
-        "int8 with",
-        "threads",
-        "pieces",
-        "median",
-        "95 % interval",
-        "p90",
-        "p99",
-    ]
-    columns += ["images/s", "load", "first"]
+    columns = [*_WHO, "median", "95 % interval", "p90", "p99", "images/s", "load", "first"]
     memory, energy = (any(getattr(case, name) for case in run.cases) for name in ("peak_mib", "energy_mj"))
     columns += (["memory"] if memory else []) + (["energy"] if energy else []) + ["verdict"]
     table = format_table(_title(run), columns, left=4)
@@ -71,12 +61,7 @@ def _print_times(run: Run, stable: Mapping[int, bool]) -> None:
 def _print_instructions(run: Run) -> None:
     names = ("dot", "mla", "loads", "other")
     columns = [
-        "file",
-        "precision",
-        "runtime",
-        "int8 with",
-        "threads",
-        "pieces",
+        *_WHO,
         "instructions",
         *names,
         "repeats within",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_gate_models
+from edgemobile.commands.for_ci import tell_ci
+from edgemobile.commands.options import FOR_CI
 from edgemobile.config_file import CONFIG_NAME, read_config
 from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
@@ -38,8 +40,7 @@ _COLOURS = {"pass": "green", "skipped": "yellow", "unstable": "yellow"}
     help="Only this model; again for more.",
 )
 @click.option("--force", is_flag=True, help="Run everything, also what has not changed.")
-@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
-@click.option("--github-summary", is_flag=True, help="Append markdown to $GITHUB_STEP_SUMMARY, or print it.")
+@FOR_CI
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every check.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
 @click.pass_context
@@ -65,6 +66,7 @@ def ci(
       edgemobile ci --junit gate.xml --github-summary
     """
     from edgemobile.gate.config import load_gate
+    from edgemobile.gate.output import gate_junit, gate_markdown
     from edgemobile.gate.run import run_gate
 
     _check_writable(junit)
@@ -73,7 +75,7 @@ def ci(
         raise EdgemobileError(f"there is no {chosen}. Write one (docs/ci.md), or name it with --config")
     with progress(quiet=quiet or as_json) as bars:
         report = run_gate(load_gate(read_config(chosen)), only=only, force=force, progress=bars)
-    _write(report, junit, github_summary=github_summary, on_screen=not as_json)
+    tell_ci(junit, partial(gate_junit, report), github_summary, partial(gate_markdown, report), on_screen=not as_json)
     if as_json:
         print(to_json_text(report.to_json()), end="")
     else:
@@ -85,22 +87,6 @@ def _check_writable(junit: Path | None) -> None:
     """Before minutes of work."""
     if junit is not None and not junit.parent.is_dir():
         raise EdgemobileError(f"--junit {junit}: there is no folder {junit.parent}")
-
-
-def _write(report: GateReport, junit: Path | None, *, github_summary: bool, on_screen: bool) -> None:
-    from edgemobile.gate.output import gate_junit, gate_markdown
-
-    try:
-        if junit is not None:
-            junit.write_text(gate_junit(report), encoding="utf-8")
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if github_summary and summary:
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(gate_markdown(report))
-        elif github_summary and on_screen:
-            print(gate_markdown(report))
-    except OSError as error:
-        raise EdgemobileError(f"cannot write {error.filename}: {error.strerror}") from error
 
 
 def print_gate(report: GateReport) -> None:

@@ -14,7 +14,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table
 
 if TYPE_CHECKING:
-    from edgemobile.compare import Compared, Comparison
+    from edgemobile.bench.compare import Compared, Comparison
 
 __all__ = ["compare", "comparison_json", "gate", "percentage", "print_comparison"]
 
@@ -48,7 +48,7 @@ def compare(reference: Path, other: Path, max_regress: float | None, allow_unlik
       edgemobile compare monday.json tuesday.json --max-regress 5%
       edgemobile compare pi4.json pi5.json --allow-unlike
     """
-    from edgemobile.compare import compare as compare_runs
+    from edgemobile.bench.compare import compare as compare_runs
     from edgemobile.devices.statistics import verdict
     from edgemobile.records import load_run
 
@@ -104,7 +104,7 @@ def print_comparison(compared: Comparison) -> None:
 
 def gate(compared: Comparison, max_regress: float | None, *, quiet: bool = False) -> int:
     """The exit code: 1 where a file regressed, 5 where one may have, 0 otherwise and where no limit is given."""
-    from edgemobile.compare import Judgement
+    from edgemobile.bench.compare import Judgement
 
     if max_regress is None:
         return 0

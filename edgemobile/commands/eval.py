@@ -15,7 +15,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
 
 if TYPE_CHECKING:
-    from edgemobile.evaluation import Evaluation, FileResult
+    from edgemobile.accuracy.evaluation import Evaluation, FileResult
 
 __all__ = ["evaluate", "print_evaluation"]
 
@@ -91,9 +91,9 @@ def evaluate(
     """
     if max_drop is not None and options["baseline"] is None:
         raise EdgemobileError("--max-drop says how far below a baseline top-1 may fall: give one with --baseline FILE")
-    from edgemobile.classifier import ClassifierOptions
-    from edgemobile.evaluate import evaluate as run_evaluation
-    from edgemobile.evaluation import EvalRequest
+    from edgemobile.accuracy.classifier import ClassifierOptions
+    from edgemobile.accuracy.evaluate import evaluate as run_evaluation
+    from edgemobile.accuracy.evaluation import EvalRequest
 
     chosen = ClassifierOptions(arch=arch, preprocess=preprocess, labels=labels, threads=threads)
     with progress(quiet=quiet or as_json) as bars:

@@ -70,7 +70,7 @@ def export(
     from edgemobile.pipeline import ExportRequest
     from edgemobile.pipeline import export as run_export
 
-    quantization, decided = recipe_of(recipe, hswish, target, keep_float, options)
+    quantization = recipe_of(recipe, hswish, target, keep_float, options)
     chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}
     request = ExportRequest(
         model=model,
@@ -78,7 +78,7 @@ def export(
         formats=formats,
         precisions=tuple(name for name, wanted in chosen.items() if wanted),
         recipe=quantization,
-        target=decided,
+        target=target,
         command=tuple(sys.argv[1:]),
         **options,
     )

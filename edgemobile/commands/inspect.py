@@ -15,7 +15,7 @@ from edgemobile.terminal import console, format_bytes, format_table
 
 if TYPE_CHECKING:
     from edgemobile.inspection import Inspection, PortFacts, WeightFacts
-    from edgemobile.tensor_diff import TensorDiff
+    from edgemobile.inspection.tensor_diff import TensorDiff
 
 __all__ = ["inspect"]
 
@@ -43,8 +43,8 @@ def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, a
       edgemobile inspect model.tflite --expect "HARD_SWISH=21,TRANSPOSE=0,delegate_pieces=1"
       edgemobile inspect v3-large-int8.onnx --diff v3-large-int8.tflite
     """
-    from edgemobile.expectations import missed_expectations, parse_expectations
     from edgemobile.inspection import inspect_file
+    from edgemobile.inspection.expectations import missed_expectations, parse_expectations
 
     expected = {} if expect is None else parse_expectations(expect)
     left = inspect_file(file)
@@ -65,7 +65,7 @@ def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, a
 def _tensor_diff(file: Path, other: Path) -> tuple[TensorDiff | None, str]:
     """(what differs, "") or (None, why it cannot be told)."""
     from edgemobile.inspection import read_stored_tensors
-    from edgemobile.tensor_diff import diff_tensors
+    from edgemobile.inspection.tensor_diff import diff_tensors
 
     try:
         return diff_tensors(read_stored_tensors(file), read_stored_tensors(other)), ""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
 
 import click
 
@@ -34,9 +37,13 @@ def models(name: str | None, width: float | None, res: int | None, classes: int 
 def _print_models(archs: Sequence[Arch], *, as_json: bool = False) -> None:
     rows = [(arch, total(arch_costs(arch))) for arch in archs]
     if as_json:
-        print(to_json_text([{**_arch_facts(arch), **_totals(cost)} for arch, cost in rows]), end="")
+        print(
+            to_json_text([{**_arch_facts(arch), **_totals(cost), "bundled": _bundled(arch)} for arch, cost in rows]),
+            end="",
+        )
         return
-    table = format_table("Reference models", ["model", "paper", "width", "input", "classes", "params", "MACs"], left=2)
+    columns = ["model", "paper", "width", "input", "classes", "params", "MACs", "weights in the package"]
+    table = format_table("Reference models", columns, left=2)
     for arch, cost in rows:
         table.add_row(
             arch.name,
@@ -46,8 +53,25 @@ def _print_models(archs: Sequence[Arch], *, as_json: bool = False) -> None:
             str(arch.classes),
             f"{cost.params / 1e6:.2f} M",
             f"{cost.macs / 1e6:.1f} M",
+            _in_words(_bundled(arch)),
         )
     console().print(table)
+
+
+def _bundled(arch: Arch) -> dict[str, Any] | None:
+    """What the package's weights of a model were trained on, and top-1 in percent; read without torch."""
+    path = files("edgemobile") / "bundled" / f"{arch.name}.json"
+    if not path.is_file():
+        return None
+    facts = json.loads(path.read_text())
+    return {name: facts[name] for name in ("dataset", "input_px", "top1_float_percent", "top1_int8_percent")}
+
+
+def _in_words(bundled: dict[str, Any] | None) -> str:
+    if bundled is None:
+        return "-"
+    float_, int8 = bundled["top1_float_percent"], bundled["top1_int8_percent"]
+    return f"{bundled['dataset']} at {bundled['input_px']} px: {float_:.2f} %, int8 {int8:.2f} %"
 
 
 def _print_layers(arch: Arch, *, as_json: bool = False) -> None:

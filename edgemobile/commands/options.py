@@ -1,4 +1,4 @@
-"""Options that several commands take, in groups: `@MODEL`, `@IMAGES`, `@INT8`, `@OUTPUT` above a command."""
+"""Options that several commands take, in groups: `@MODEL`, `@IMAGES`, `@INT8`, `@OUTPUT`, `@FOR_CI` above a command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgemobile.commands.completion import complete_recipes
 if TYPE_CHECKING:
     from edgemobile.quant.recipe import Recipe
 
-__all__ = ["IMAGES", "INT8", "MODEL", "OUTPUT", "List", "default_out", "recipe_of"]
+__all__ = ["FOR_CI", "IMAGES", "INT8", "MODEL", "OUTPUT", "List", "default_out", "recipe_of"]
 
 
 class List(click.ParamType):
@@ -84,10 +84,11 @@ INT8 = _group(
     ),
     click.option(
         "--target",
-        type=click.Choice(["cpu", "microcontroller", "edgetpu", "no-hswish"]),
+        type=click.Choice(["cpu", "arm", "x86-vnni", "microcontroller", "edgetpu", "no-hswish"]),
         default="cpu",
         show_default=True,
-        help="Where int8 will run; the manifest says what that decided.",
+        help="Where int8 will run decides how hard-swish is written and ONNX stores weights. cpu is right everywhere; "
+        "arm and x86-vnni are faster there in onnxruntime. The manifest says why.",
     ),
     click.option(
         "--keep-float", multiple=True, metavar="PATTERN", help="Layers to keep in float, by name: 'features.16.*'."
@@ -113,11 +114,16 @@ OUTPUT = _group(
     click.option("-v", "--verbose", is_flag=True, help="Say more: notes of every step, op counts of every file."),
 )
 
+FOR_CI = _group(
+    click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML."),
+    click.option("--github-summary", is_flag=True, help="Append markdown to $GITHUB_STEP_SUMMARY, or print it."),
+)
+
 
 def recipe_of(
     recipe: str | None, hswish: str, target: str, keep_float: tuple[str, ...], images: dict[str, Any], **fields: Any
-) -> tuple[Recipe, str | None]:
-    """(the recipe that the options of INT8 add up to, the target that decided hard-swish, if one did).
+) -> Recipe:
+    """The recipe that the options of INT8 add up to.
 
     `images` are the options of IMAGES, which decide where no recipe is named. `fields` are fields of Recipe that stand
     above the named recipe's; None changes nothing.
@@ -130,7 +136,7 @@ def recipe_of(
     changes = {name: value for name, value in fields.items() if value is not None}
     rules = (*chosen.rules, *changes.pop("rules", ()), *(Rule(name, precision="float") for name in keep_float))
     form: Any = target_for(target).hswish if hswish == "auto" else hswish
-    return replace(chosen, rules=rules, hswish=form, **changes), target if hswish == "auto" else None
+    return replace(chosen, rules=rules, hswish=form, **changes)
 
 
 def default_out(model: str) -> Path:

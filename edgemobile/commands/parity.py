@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_devices, complete_models, complete_refs
+from edgemobile.commands.for_ci import tell_ci
+from edgemobile.commands.options import FOR_CI
 from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
 
@@ -54,8 +56,7 @@ _SHOWN_UNMATCHED = 5
 )
 @click.option("--min", "minimums", metavar="METRIC=BOUND,...", help="Bounds in place of the table's: sqnr_db=40,...")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
-@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
-@click.option("--github-summary", is_flag=True, help="Append markdown to $GITHUB_STEP_SUMMARY, or print it.")
+@FOR_CI
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every metric, bound and layer.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
 def parity(
@@ -91,6 +92,7 @@ def parity(
     """
     from edgemobile.parity import ParityRequest, parse_bounds
     from edgemobile.parity import parity as compare
+    from edgemobile.parity.output import junit_xml, markdown
 
     if on is not None and not _names(on):
         raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
@@ -110,7 +112,7 @@ def parity(
     )
     with progress(quiet=quiet or as_json) as bars:
         report = compare(request, bars)
-    _write(report, junit, github_summary=github_summary, on_screen=not as_json)
+    tell_ci(junit, partial(junit_xml, report), github_summary, partial(markdown, report), on_screen=not as_json)
     if as_json:
         print(to_json_text(report.to_json()), end="")
     else:
@@ -124,22 +126,6 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 def _aliased(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple({"tf.lite": "tensorflow", "tflite-runtime": "tflite_runtime"}.get(name, name) for name in names)
-
-
-def _write(report: ParityReport, junit: Path | None, *, github_summary: bool, on_screen: bool) -> None:
-    from edgemobile.parity.output import junit_xml, markdown
-
-    try:
-        if junit is not None:
-            junit.write_text(junit_xml(report), encoding="utf-8")
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if github_summary and summary:
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(markdown(report))
-        elif github_summary and on_screen:
-            print(markdown(report))
-    except OSError as error:
-        raise EdgemobileError(f"cannot write {error.filename}: {error.strerror}") from error
 
 
 def print_parity(report: ParityReport) -> None:

@@ -15,7 +15,7 @@ from edgemobile.terminal import console
 if TYPE_CHECKING:
     from PIL import Image
 
-    from edgemobile.classifier import Classifier, Prediction
+    from edgemobile.accuracy.classifier import Classifier, Prediction
 
 __all__ = ["predict"]
 
@@ -56,7 +56,7 @@ def predict(
       edgemobile predict v3-large frog.jpg
       edgemobile predict mobilenet_v2.tflite *.jpg --labels imagenet_labels.txt --top 3
     """
-    from edgemobile.classifier import ClassifierOptions, classify, open_classifier
+    from edgemobile.accuracy.classifier import ClassifierOptions, classify, open_classifier
 
     classifier = open_classifier(file, ClassifierOptions(arch, preprocess, labels, threads))
     results: list[tuple[Path, list[Prediction] | BrokenImage]] = []

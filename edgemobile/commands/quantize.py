@@ -42,8 +42,8 @@ __all__ = ["quantize"]
 )
 @click.option(
     "--split-gates",
-    type=click.Choice(["none", "stem", "depthwise", "all"]),
-    help="Hard-swishes whose gate gets a convolution of its own. [default: the recipe's]",
+    type=click.Choice(["none", "stem", "all"]),
+    help="Hard-swishes whose input may be equalized. [default: the recipe's]",
 )
 @click.option(
     "--refit", type=float, help="How strongly refitted weights are held to the trained, 0 for no refit. [default: 3]"
@@ -90,7 +90,7 @@ def quantize(
     from edgemobile.quant.recipe import Rule
 
     whole = (Rule(observer=observer, weights=granularity),) if observer or granularity else None
-    chosen, decided = recipe_of(
+    chosen = recipe_of(
         recipe,
         hswish,
         target,
@@ -116,7 +116,7 @@ def quantize(
         formats=formats,
         precisions=("int8",),
         recipe=chosen,
-        target=decided,
+        target=target,
         command=tuple(sys.argv[1:]),
         **options,
     )

@@ -10,8 +10,7 @@ Add a key here: a field of its record and a row of its table.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,22 @@ from typing import Any
 from edgemobile.config_file import ConfigFile
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
+from edgemobile.gate.reading import (
+    Read,
+    Reader,
+    amount,
+    items,
+    list_of,
+    named,
+    one_of,
+    read_flag,
+    read_number,
+    read_path,
+    read_share,
+    read_text,
+    real,
+    whole,
+)
 from edgemobile.metrics import METRICS
 
 __all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry", "load_gate", "selects"]
@@ -26,7 +41,7 @@ __all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry"
 _FILES = tuple(row.suffix for row in FORMATS.values())
 # As routes.PRECISIONS, which would cost loading every route; a test holds them equal.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
-TARGETS = ("cpu", "microcontroller", "edgetpu", "no-hswish")
+TARGETS = ("cpu", "arm", "x86-vnni", "microcontroller", "edgetpu", "no-hswish")
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ def load_gate(file: ConfigFile) -> GateConfig:
     for table in file.tables:
         if table not in _TABLES:
             raise file.wrong((table,), f"unknown table. Allowed: {', '.join(f'[{name}]' for name in _TABLES)}")
-    read = _Reader(file)
+    read = Reader(file)
     settings = GateSettings(**read.table(("gate",), _GATE))
     tolerances = read.tables(("tolerances",), _BOUNDS, PRECISIONS)
     devices = tuple(
@@ -131,107 +146,22 @@ def load_gate(file: ConfigFile) -> GateConfig:
     return config
 
 
-# ---- one value ------------------------------------------------------------------------------------------------------
-
-# value, the reader -> what the record holds; ValueError says what is allowed.
-_Read = Callable[[Any, "_Reader", tuple[str, ...]], Any]
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "KIB": 2**10, "MB": 10**6, "MIB": 2**20, "GB": 10**9, "GIB": 2**30}
-_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+# ---- values that name a model, a file or a metric -------------------------------------------------------------------
 
 
-def _text(value: Any, read: _Reader, keys: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise ValueError("must be text in quotes")
-    return value
-
-
-def _path(value: Any, read: _Reader, keys: tuple[str, ...]) -> Path:
-    return read.file.path.parent / _text(value, read, keys)
-
-
-def _weights(value: Any, read: _Reader, keys: tuple[str, ...]) -> str:
-    text = _text(value, read, keys)
+def _weights(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
+    text = read_text(value, read, keys)
     return text if text in ("bundled", "imagenet", "random") else str(read.file.path.parent / text)
 
 
-def _model(value: Any, read: _Reader, keys: tuple[str, ...]) -> str:
-    text = _text(value, read, keys)
+def _model(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
+    text = read_text(value, read, keys)
     return str(read.file.path.parent / text) if text.endswith((".pt2", *_FILES)) else text
 
 
-def _recipe(value: Any, read: _Reader, keys: tuple[str, ...]) -> str:
-    text = _text(value, read, keys)
+def _recipe(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
+    text = read_text(value, read, keys)
     return str(read.file.path.parent / text) if text.endswith(".json") else text
-
-
-def _flag(value: Any, read: _Reader, keys: tuple[str, ...]) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _whole(least: int) -> _Read:
-    def read_whole(value: Any, read: _Reader, keys: tuple[str, ...]) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"must be a whole number of at least {least}")
-        return value
-
-    return read_whole
-
-
-def _real(low: float, high: float) -> _Read:
-    def read_real(value: Any, read: _Reader, keys: tuple[str, ...]) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"must be a number from {low:g} to {high:g}")
-        return float(value)
-
-    return read_real
-
-
-def _bound(value: Any, read: _Reader, keys: tuple[str, ...]) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
-        raise ValueError("must be a number")
-    return float(value)
-
-
-def _among(allowed: tuple[str, ...]) -> _Read:
-    def read_name(value: Any, read: _Reader, keys: tuple[str, ...]) -> str:
-        if value not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return value
-
-    return read_name
-
-
-def _several(one: _Read, *, empty: bool = False) -> _Read:
-    def read_list(value: Any, read: _Reader, keys: tuple[str, ...]) -> tuple[Any, ...]:
-        if not isinstance(value, list) or not (value or empty):
-            raise ValueError('must be a list, as in ["a", "b"], and not empty')
-        found = tuple(one(item, read, keys) for item in value)
-        if len(set(found)) != len(found):
-            raise ValueError("names one of them twice")
-        return found
-
-    return read_list
-
-
-def _amount(units: Mapping[str, int], example: str) -> _Read:
-    def read_amount(value: Any, read: _Reader, keys: tuple[str, ...]) -> int:
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
-        if not found or found[2].upper() not in units or not float(found[1]):
-            raise ValueError(f"must be a number, or text like {example}")
-        return round(float(found[1]) * units[found[2].upper()])
-
-    return read_amount
-
-
-def _share(value: Any, read: _Reader, keys: tuple[str, ...]) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", value.strip()) if isinstance(value, str) else None
-    if not found:
-        raise ValueError('must be a percentage in quotes, like "1%"')
-    return float(found[1]) / 100
 
 
 def _metric(name: str) -> str:
@@ -242,46 +172,39 @@ def _metric(name: str) -> str:
     return known
 
 
-def _by_metric(value: Any, read: _Reader, keys: tuple[str, ...]) -> dict[str, float]:
+def _by_metric(value: Any, read: Reader, keys: tuple[str, ...]) -> dict[str, float]:
     return {
-        _named(read, (*keys, name), _metric): read.one(bound, (*keys, name), _bound) for name, bound in _items(value)
+        named(read, (*keys, name), _metric): read.one(bound, (*keys, name), read_number) for name, bound in items(value)
     }
 
 
-def _by_precision(value: Any, read: _Reader, keys: tuple[str, ...]) -> dict[str, dict[str, float]]:
+def _by_precision(value: Any, read: Reader, keys: tuple[str, ...]) -> dict[str, dict[str, float]]:
     return {
-        _named(read, (*keys, name), _precision): read.one(bounds, (*keys, name), _by_metric)
-        for name, bounds in _items(value)
+        named(read, (*keys, name), _precision): read.one(bounds, (*keys, name), _by_metric)
+        for name, bounds in items(value)
     }
 
 
-def _by_selector(amount: _Read) -> _Read:
-    def read_amounts(value: Any, read: _Reader, keys: tuple[str, ...]) -> dict[str, int]:
+def _by_selector(amount: Read) -> Read:
+    def read_amounts(value: Any, read: Reader, keys: tuple[str, ...]) -> dict[str, int]:
         return {
-            _named(read, (*keys, name), _selector): read.one(most, (*keys, name), amount)
-            for name, most in _items(value)
+            named(read, (*keys, name), _selector): read.one(most, (*keys, name), amount) for name, most in items(value)
         }
 
     return read_amounts
 
 
-def _by_device(value: Any, read: _Reader, keys: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    counts = _by_selector(_amount(_COUNTS, '"9.5M"'))
-    return {name: read.one(most, (*keys, name), counts) for name, most in _items(value)}
+def _by_device(value: Any, read: Reader, keys: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    counts = _by_selector(amount(_COUNTS, '"9.5M"'))
+    return {name: read.one(most, (*keys, name), counts) for name, most in items(value)}
 
 
-def _accuracy(value: Any, read: _Reader, keys: tuple[str, ...]) -> Accuracy:
-    _items(value)
+def _accuracy(value: Any, read: Reader, keys: tuple[str, ...]) -> Accuracy:
+    items(value)
     given = read.table(keys, _ACCURACY)
     if missing := [name for name in ("data", "max_drop") if name not in given]:
         raise ValueError(f"needs {' and '.join(missing)}")
     return Accuracy(**given)
-
-
-def _items(value: Any) -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        raise ValueError("must be a table, as in { int8 = ... }")
-    return list(value.items())
 
 
 def _precision(name: str) -> str:
@@ -304,101 +227,45 @@ def _selector(name: str) -> str:
     return name
 
 
-def _named(read: _Reader, keys: tuple[str, ...], check: Callable[[str], str]) -> str:
-    try:
-        return check(keys[-1])
-    except ValueError as error:
-        raise read.file.wrong(keys, str(error)) from error
-
-
 # ---- the tables -----------------------------------------------------------------------------------------------------
 
-_FORMATS, _PRECISIONS = _several(_among(tuple(FORMATS))), _several(_among(PRECISIONS))
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "KIB": 2**10, "MB": 10**6, "MIB": 2**20, "GB": 10**9, "GIB": 2**30}
+_COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_FORMATS, _PRECISIONS = list_of(one_of(tuple(FORMATS))), list_of(one_of(PRECISIONS))
 
-_GATE: Mapping[str, _Read] = {"images": _whole(1), "layers": _flag, "seed": _whole(0), "cache": _path}
-_BOUNDS: _Read = _by_metric
-_DEVICE: Mapping[str, _Read] = {
+_GATE: Mapping[str, Read] = {"images": whole(1), "layers": read_flag, "seed": whole(0), "cache": read_path}
+_BOUNDS: Read = _by_metric
+_DEVICE: Mapping[str, Read] = {
     "formats": _FORMATS,
     "precisions": _PRECISIONS,
-    "runs": _whole(1),
-    "threads": _whole(1),
-    "baseline": _path,
-    "max_regress": _share,
-    "required": _flag,
+    "runs": whole(1),
+    "threads": whole(1),
+    "baseline": read_path,
+    "max_regress": read_share,
+    "required": read_flag,
 }
-_ACCURACY: Mapping[str, _Read] = {"data": _path, "max_drop": _real(0, 100), "split": _text, "limit": _whole(1)}
-_MODEL: Mapping[str, _Read] = {
+_ACCURACY: Mapping[str, Read] = {"data": read_path, "max_drop": real(0, 100), "split": read_text, "limit": whole(1)}
+_MODEL: Mapping[str, Read] = {
     "model": _model,
     "weights": _weights,
-    "width": _real(0.01, 10),
-    "res": _whole(16),
-    "classes": _whole(1),
-    "calib": _path,
-    "calib_images": _whole(1),
-    "files": _several(_path),
+    "width": real(0.01, 10),
+    "res": whole(16),
+    "classes": whole(1),
+    "calib": read_path,
+    "calib_images": whole(1),
+    "files": list_of(read_path),
     "formats": _FORMATS,
     "precisions": _PRECISIONS,
     "recipe": _recipe,
-    "target": _among(TARGETS),
-    "devices": _several(_text, empty=True),
-    "size": _by_selector(_amount(_UNITS, '"4.6 MiB"')),
+    "target": one_of(TARGETS),
+    "devices": list_of(read_text, empty=True),
+    "size": _by_selector(amount(_UNITS, '"4.6 MiB"')),
     "instructions": _by_device,
     "tolerances": _by_precision,
     "accuracy": _accuracy,
 }
 # [defaults] is for the other commands (edgemobile.commands.defaults).
 _TABLES = ("gate", "tolerances", "devices", "models", "defaults")
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Reads tables of `file` by tables of rows."""
-
-    file: ConfigFile
-
-    def one(self, value: Any, keys: tuple[str, ...], kind: _Read) -> Any:
-        try:
-            return kind(value, self, keys)
-        except ValueError as error:
-            raise self.file.wrong(keys, f"{error}; found {_shown(value)}") from error
-
-    def table(self, keys: tuple[str, ...], rows: Mapping[str, _Read]) -> dict[str, Any]:
-        """A table with any of the keys of `rows`; {} where there is none."""
-        found = {}
-        for name, value in self._at(keys).items():
-            if name not in rows:
-                raise self.file.wrong((*keys, name), f"unknown key. Allowed: {', '.join(rows)}")
-            found[name] = self.one(value, (*keys, name), rows[name])
-        return found
-
-    def tables(self, keys: tuple[str, ...], kind: _Read, allowed: tuple[str, ...]) -> dict[str, Any]:
-        found = {}
-        for name, value in self._at(keys).items():
-            if name not in allowed:
-                raise self.file.wrong((*keys, name), f"unknown. Allowed: {', '.join(allowed)}")
-            found[name] = self.one(value, (*keys, name), kind)
-        return found
-
-    def names(self, keys: tuple[str, ...], *, required: bool) -> list[str]:
-        names = list(self._at(keys))
-        if required and not names:
-            raise self.file.wrong(keys, "there is none, so there is nothing to check. Add a table: [models.v3-large]")
-        return names
-
-    def _at(self, keys: tuple[str, ...]) -> Mapping[str, Any]:
-        value: Any = self.file.tables
-        for depth, key in enumerate(keys, 1):
-            value = value.get(key, {})
-            if not isinstance(value, dict):
-                raise self.file.wrong(
-                    keys[:depth], f"must be a table, [{'.'.join(keys[:depth])}]; found {_shown(value)}"
-                )
-        return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 # ---- what one key has to do with another ----------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, most: int 
 
 
 def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool) -> Iterator[Check]:
-    from edgemobile.compare import Judgement, compare
+    from edgemobile.bench.compare import Judgement, compare
     from edgemobile.records import load_run
 
     if device.baseline is None or device.max_regress is None:

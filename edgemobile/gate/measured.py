@@ -230,8 +230,8 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
     key = fingerprint("accuracy", software(), digests, chosen)
 
     def run() -> tuple[tuple[Scored, ...], Any]:
-        from edgemobile.evaluate import evaluate
-        from edgemobile.evaluation import EvalRequest
+        from edgemobile.accuracy.evaluate import evaluate
+        from edgemobile.accuracy.evaluation import EvalRequest
 
         request = EvalRequest(
             files=tuple(str(model.path(file)) for file in model.files),

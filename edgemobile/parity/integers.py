@@ -1,5 +1,5 @@
 """Two int8 files of the same integers: every op, on what the file itself fed it, within a step of the arithmetic both
-are meant to compute (edgemobile.interpreter), or named.
+are meant to compute (edgemobile.graph.interpreter), or named.
 
 Ends may differ by more, since one tie rounded otherwise is seen by every later layer; ops may not.
 """
@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.interpreter import dequantize
+from edgemobile.graph.interpreter import dequantize
 from edgemobile.metrics import cosine, max_abs, sqnr_db
 from edgemobile.parity.layers import LayerParity, Observed, channel_db, rerun
 

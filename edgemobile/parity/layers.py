@@ -10,6 +10,8 @@ of the reference is run again on what the file itself fed that layer:
 The first layer whose own or constants part misses the tolerance is where the two part; where a layer cannot be run
 again, a sudden drop of the drift has to do.
 
+A layer that the file computes in one op with the hard-sigmoid behind it is compared with that.
+
 What int8 does to a tensor on purpose is undone first: `.xN` holds N times the module's output (quant/hswish.py), `.eq`
 has its channels rescaled (quant/equalize.py), and what relu6(x + 3) cannot tell apart is not compared.
 """
@@ -23,16 +25,28 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgemobile.affine import dequantize
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.interpreter import run
+from edgemobile.graph.affine import dequantize
+from edgemobile.graph.interpreter import run
 from edgemobile.metrics import cosine, max_abs, sqnr_db
 from edgemobile.parity.tolerances import LayerTolerance
-from edgemobile.quant.hswish import split_factor
+from edgemobile.quant.hswish import added, split_factor
 
-__all__ = ["LayerParity", "Observed", "channel_db", "compare_layers", "first_parted", "integers", "rerun"]
+__all__ = [
+    "LayerParity",
+    "Observed",
+    "channel_db",
+    "compare_layers",
+    "first_parted",
+    "fused_to",
+    "integers",
+    "rerun",
+    "sources",
+]
 
 _LAYERS = ("conv2d", "linear")
+# What a file may compute in one op with the layer before it; a hard-swish only by mistake.
+_FUSED = ("hardsigmoid", "hardswish")
 # What relu6(x + 3) and its product with x can tell apart.
 _HSWISH_FLOOR = -3.0
 # A drift that falls by more than this across one layer is that layer's doing.
@@ -66,6 +80,11 @@ class LayerParity:
     cut_db: float | None = None
     unusual: float | None = None
     parted: str = ""
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether one weight stands out from all others."""
+        return self.unusual is not None and self.unusual > _UNUSUAL
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,8 @@ class Observed:
             stored = self._constant(name, graph[name].shape)
             if stored is not None and stored.data is not None:
                 real = dequantize(stored.data, stored.qparams) if stored.qparams else stored.data
-                found[name] = (real * self._units(node, stored, is_bias=position == 1)).astype(np.float32)
+                units = self._units(node, stored, is_bias=position == 1)
+                found[name] = ((real - added(stored.name)) * units).astype(np.float32)
         return found
 
     def unusual(self, graph: Graph, node: Node) -> float | None:
@@ -182,10 +202,10 @@ class Observed:
         return reads / written.reshape(-1, *flat, 1)
 
     def constant_name(self, name: str) -> str | None:
-        """This file's name of a reference's constant: "w" may be "w.d6" there (quant/hswish.py)."""
+        """This file's name of a reference's constant: "w" may be "w.d6" or "w.plus3" there (quant/hswish.py)."""
         if name in self.renamed:
             return self.renamed[name]
-        pattern = re.compile(re.escape(name) + r"(\.d\d+)?")
+        pattern = re.compile(re.escape(name) + r"(\.d\d+)?(\.plus3)?")
         return next((each for each in self.tensors if pattern.fullmatch(each)), None)
 
     def _constant(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
@@ -199,6 +219,29 @@ def _columns(node: Node, outputs: int, inputs: int) -> np.ndarray:
     """The input channel i64[O,I] that weight column i of output channel o reads: those of its group."""
     groups = node.attrs.get("groups", 1)
     return (np.arange(outputs) // (outputs // groups) * inputs)[:, None] + np.arange(inputs)
+
+
+def sources(graph: Graph, node: Node) -> list[str]:
+    """The activations a node reads."""
+    return [name for name in dict.fromkeys(node.inputs) if not graph[name].is_constant]
+
+
+def is_fused(graph: Graph, node: Node, observed: Observed) -> bool:
+    """Whether a file computes a layer in one op with what alone reads it: a hard-sigmoid (quant/hswish.py)."""
+    readers = graph.consumers(node.output)
+    alone = len(readers) == 1 and readers[0].op in _FUSED and node.output not in graph.outputs
+    return (
+        node.op in _LAYERS
+        and alone
+        and observed.name_of(node.output) is None
+        and observed.name_of(readers[0].output) is not None
+    )
+
+
+def fused_to(graph: Graph, node: Node, observed: Observed) -> Node | None:
+    """The layer that a file computes in one op with `node`, which reads it."""
+    source = graph.producer(node.inputs[0])
+    return source if source is not None and is_fused(graph, source, observed) else None
 
 
 def rerun(
@@ -241,6 +284,8 @@ def compare_layers(
     layers = [_shown(graph.inputs[0], reference[graph.inputs[0]], observed)]
     sqnr, unmatched = {layers[0].name: layers[0].sqnr_db}, []
     for node in graph.nodes:
+        if is_fused(graph, node, observed):
+            continue
         if problem := observed.problem(node.output):
             unmatched.append((node.output, problem))
             continue
@@ -310,15 +355,14 @@ def _useful(graph: Graph, node: Node) -> tuple[float, float]:
 
 def _alone(graph: Graph, node: Node, observed: Observed, layer: LayerParity) -> LayerParity:
     """`layer` with what it adds by itself, where all its inputs were observed."""
-    sources = [name for name in dict.fromkeys(node.inputs) if not graph[name].is_constant]
-    if any(observed.problem(name) for name in sources) or graph[node.output].qparams is not None:
+    source = fused_to(graph, node, observed)
+    if any(map(observed.problem, sources(graph, source or node))) or graph[node.output].qparams is not None:
         return layer
-    inputs = {name: observed.real(name) for name in sources}
-    found = observed.real(node.output)
-    trained = rerun(graph, node, inputs, {})
-    constants = observed.constants(graph, node)
+    found, weighted = observed.real(node.output), source or node
+    constants = observed.constants(graph, weighted)
+    trained, inputs = _again(graph, node, source, observed, {})
     other = any(not np.array_equal(data, np.asarray(graph[name].data)) for name, data in constants.items())
-    own = rerun(graph, node, inputs, constants) if other else trained
+    own = _again(graph, node, source, observed, constants)[0] if other else trained
     if own.shape != found.shape:
         return layer
     useful = np.clip(own, *_useful(graph, node))
@@ -327,10 +371,20 @@ def _alone(graph: Graph, node: Node, observed: Observed, layer: LayerParity) -> 
     own, trained = (observed.representable(node.output, output) for output in (own, trained))
     excess, lsb = _in_steps(node, inputs, own, found, observed)
     own_db, constants_db = channel_db(own, found), channel_db(trained, found)
-    unusual = observed.unusual(graph, node)
+    unusual = observed.unusual(graph, weighted)
     return replace(
         layer, own_db=own_db, constants_db=constants_db, cut_db=cut_db, excess=excess, lsb=lsb, unusual=unusual
     )
+
+
+def _again(
+    graph: Graph, node: Node, source: Node | None, observed: Observed, constants: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(what a layer gives on what the file fed it, that): through the layer it is fused to, if it is."""
+    inputs = {name: observed.real(name) for name in sources(graph, source or node)}
+    if source is not None:
+        inputs = {source.output: rerun(graph, source, inputs, constants)}
+    return rerun(graph, node, inputs, constants), inputs
 
 
 def _in_steps(
@@ -370,8 +424,7 @@ def _parted(layer: LayerParity, before: float, tolerance: LayerTolerance) -> str
             return "arithmetic"
     elif not layer.own_db >= tolerance.own_db:
         return "arithmetic"
-    damaged = layer.unusual is not None and layer.unusual > _UNUSUAL
-    return "" if layer.constants_db >= tolerance.constants_db and not damaged else "constants"
+    return "" if layer.constants_db >= tolerance.constants_db and not layer.is_damaged else "constants"
 
 
 def integers(values: np.ndarray, tensor: Tensor | None) -> np.ndarray:

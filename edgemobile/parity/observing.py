@@ -13,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemobile.affine import dequantize, quantize
-from edgemobile.channel_factors import read_factors
-from edgemobile.devices.runtimes import RUNTIMES, Session, model_format, open_layers, open_session, settled
-from edgemobile.embed import EMBEDDED
+from edgemobile.devices.runtimes import RUNTIMES, Session, open_layers, open_session, settled
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents
 from edgemobile.exporters.exposed import exposed, exposed_names
 from edgemobile.graph import Graph, GraphError, Tensor
-from edgemobile.inspection import contents_of, read_bytes
+from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.graph.channel_factors import read_factors
+from edgemobile.graph.embed import EMBEDDED
+from edgemobile.inspection import contents_of
+from edgemobile.model_file import read_model
 from edgemobile.parity.layers import Observed, integers
 from edgemobile.parity.names import matched_by_order
 from edgemobile.preprocess import Preprocess
@@ -102,7 +103,7 @@ def _settle(session: Session, images: np.ndarray) -> None:
 
 def open_file(path: Path) -> File:
     """Raises EdgemobileError for a file that is missing, damaged or of no known format."""
-    data = read_bytes(path)
+    data = read_model(path)
     contents = contents_of(path, data)
     metadata = contents.metadata
     stated = metadata.get("edgemobile.preprocess")
@@ -110,7 +111,7 @@ def open_file(path: Path) -> File:
         path,
         data,
         contents,
-        model_format(data, str(path)),
+        contents.format,
         _precision(contents, metadata.get("edgemobile.precision", "float32")),
         None if stated is None else Preprocess.from_json(stated),
         read_factors(metadata, str(path)),

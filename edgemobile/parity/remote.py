@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemobile.devices.answers import Told, answers
 from edgemobile.devices.profiles import Device, open_device
-from edgemobile.devices.runtimes import model_format
 from edgemobile.devices.setup import probe
 from edgemobile.devices.transport import Transport
 from edgemobile.errors import Unsupported
 from edgemobile.inspection import contents_of
-from edgemobile.on_device import Told, answers
+from edgemobile.model_file import file_format
 from edgemobile.parity.observing import Place, local_places
 from edgemobile.records import probed
 
@@ -61,7 +61,7 @@ class _Runtime:
         return self._answered(path, images)
 
     def layers(self, data: bytes, images: np.ndarray) -> list[np.ndarray]:
-        form = model_format(data, "the file with its inner tensors as outputs")
+        form = file_format(data, "the file with its inner tensors as outputs")
         with tempfile.TemporaryDirectory(prefix="edgemobile-") as folder:
             path = Path(folder) / f"layers.{form}"
             path.write_bytes(data)

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemobile.accuracy.presets import described
 from edgemobile.artifact import sha256_hex
 from edgemobile.devices.runtimes import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.graph import Graph
-from edgemobile.interpreter import quantize, run
+from edgemobile.graph.interpreter import quantize, run
+from edgemobile.images.samples import from_blots, from_dataset
 from edgemobile.metrics import measure
 from edgemobile.model import Model, load_model
 from edgemobile.parity.as_here import as_here
@@ -32,11 +34,9 @@ from edgemobile.parity.remote import opened_places
 from edgemobile.parity.report import FileParity, ParityReport
 from edgemobile.parity.tolerances import TABLE, Tolerance, judge, tolerance
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
-from edgemobile.presets import described
 from edgemobile.progress import Progress, Silent
 from edgemobile.quant.synthesize import synthesize
-from edgemobile.samples import from_blots, from_dataset
-from edgemobile.weight_files import SUFFIXES
+from edgemobile.weights.files import SUFFIXES
 
 __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
 
@@ -303,7 +303,7 @@ def _as_stated(file: File, usual: Preprocess, images: np.ndarray) -> tuple[np.nd
 
 def _as_logits(expected: np.ndarray, found: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Both as logits; where only one ends in a softmax, the other gets one, and both are compared as log shares."""
-    from edgemobile.classifier import is_probability
+    from edgemobile.accuracy.classifier import is_probability
 
     ends = is_probability(expected), is_probability(found)
     if ends == (False, False):

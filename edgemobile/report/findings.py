@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from edgemobile.accuracy import wilson
-from edgemobile.compare import conditions
+from edgemobile.accuracy.statistics import wilson
+from edgemobile.bench.compare import conditions
 from edgemobile.devices.statistics import Summary, summarize, verdict
 from edgemobile.parity import FileParity, ParityReport
 from edgemobile.records import Case, Run

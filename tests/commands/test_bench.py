@@ -76,7 +76,9 @@ def test_json_has_the_figures_and_the_run(call: Command, model: Path, capsys: py
 
 def test_an_interrupt_leaves_nothing_half_written(model: Path, tmp_path: Path) -> None:
     words = ["bench", str(model), "--sustained", "1m", "--out", str(tmp_path / "run.json")]
-    code = f"import sys; from edgemobile.cli import main; sys.argv[1:] = {words!r}; main()"
+    # A shell starts what it runs in the background with interrupts ignored, and so perhaps these tests.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; import sys; from edgemobile.cli import main; sys.argv[1:] = {words!r}; main()"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=environment) as process:
         jobs = tmp_path / "cache" / "edgemobile" / "local" / "jobs"

@@ -43,13 +43,13 @@ def test_lists_and_groups(edgemobile) -> None:
     )
     assert json.loads(edgemobile("devices", "list").out)[0]["name"] == "local"
     recipe = json.loads(edgemobile("quantize", "v3-small").out)
-    assert [rule["pattern"] for rule in recipe["rules"]] == ["a.*", "b"]
+    assert [rule["pattern"] for rule in recipe["rules"]] == ["*", "a.*", "b"]
 
 
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("[defaults.exprt]\nint8 = true", 1, "there is no such command. Allowed: models, export"),
+        ("[defaults.exprt]\nint8 = true", 1, "there is no such command. Allowed: export, quantize"),
         ("[defaults.export]\nint4 = true", 2, "export has no such option. Allowed: int8, fp16"),
         ("[defaults.export]\nint8 = 1", 2, "must be true or false; found 1"),
         ("[defaults.export]\n\nres = true", 3, "must be a number, text in quotes or a list"),

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from edgemobile.commands.quantize import quantize
+from edgemobile.exporters import FORMATS
+from edgemobile.inspection.tensor_diff import diff_tensors
 from edgemobile.quant.observers import OBSERVERS
 from edgemobile.quant.recipe import Granularity, Hswish, Recipe, Rule, SplitGates
 from edgemobile.quant.recipes import RECIPES
@@ -27,7 +32,11 @@ def test_every_option_reaches_the_recipe(edgemobile: Callable[..., Any]) -> None
     assert ran.code == 0
     assert Recipe.from_json(ran.out) == Recipe(
         "few-images",
-        rules=(Rule(observer="minmax", weights="per_tensor"), Rule("features.0.*", precision="float")),
+        rules=(
+            Rule(observer="mse"),
+            Rule(observer="minmax", weights="per_tensor"),
+            Rule("features.0.*", precision="float"),
+        ),
         hswish="fused",
         bias_correction=False,
         split_gates="none",
@@ -44,10 +53,11 @@ def test_a_recipe_by_name_is_itself(edgemobile: Callable[..., Any], name: str) -
 
 
 def test_a_recipe_is_a_file_too_and_the_manifest_has_what_was_used(
-    edgemobile: Callable[..., Any], tmp_path: Path
+    edgemobile: Callable[..., Any], photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.json").write_text(json.dumps(Recipe("mine", refit=1.5).to_json()))
-    ran = edgemobile("quantize", *_MODEL, "--recipe", "mine.json", "--keep-float", "classifier.3", "--to", "tflite")
+    mine = ("--recipe", "mine.json", "--keep-float", "classifier.3", "--to", "tflite")
+    ran = edgemobile("quantize", *_MODEL, "--calib", photos, *mine)
     assert ran.code == 0, ran.err
     manifest = json.loads((tmp_path / "v3-large" / "manifest.json").read_text())
     assert [file["precision"] for file in manifest["files"]] == ["int8"]
@@ -67,8 +77,29 @@ def test_the_target_decides_and_an_explicit_form_stands_above_it(edgemobile: Cal
     assert json.loads(explicit.out)["hswish"] == "delegated"
 
 
-def test_relu_is_another_function_and_the_gate_says_so(edgemobile: Callable[..., Any], tmp_path: Path) -> None:
-    ran = edgemobile("quantize", *_MODEL, "--hswish", "relu", "--to", "tflite")
+@pytest.mark.parametrize(("target", "dtype"), [("cpu", "uint8"), ("arm", "int8"), ("x86-vnni", "int8")])
+def test_the_target_decides_how_onnx_stores_weights(
+    edgemobile: Callable[..., Any], tmp_path: Path, target: str, dtype: str
+) -> None:
+    few = ("--width", "0.35", "--res", "32", "--weights", "random", "--calib-images", "4", "--check-images", "4", "-q")
+    ran = edgemobile("quantize", "v3-small", *few, "--target", target)
+    assert ran.code == 0, ran.err
+    folder = tmp_path / "v3-small"
+    path = folder / "v3-small-int8.onnx"
+    stored = {entry.name: numpy_helper.to_array(entry) for entry in onnx.load(path).graph.initializer}
+    (weight,) = (array for name, array in stored.items() if re.fullmatch(r"classifier\.3\.weight.*:q", name))
+    assert weight.dtype == dtype
+    assert json.loads((folder / "manifest.json").read_text())["target"]["onnx_weights"] == dtype
+    sides = (
+        FORMATS[side.suffix[1:]].load().read_tensors(side.read_bytes()) for side in (path, path.with_suffix(".tflite"))
+    )
+    assert diff_tensors(*sides).same
+
+
+def test_relu_is_another_function_and_the_gate_says_so(
+    edgemobile: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    ran = edgemobile("quantize", *_MODEL, "--calib", photos, "--hswish", "relu", "--to", "tflite")
     assert ran.code == 1
     assert "MISSED" in ran.out
     (file,) = json.loads((tmp_path / "v3-large" / "manifest.json").read_text())["files"]
@@ -76,8 +107,8 @@ def test_relu_is_another_function_and_the_gate_says_so(edgemobile: Callable[...,
     assert "HARD_SWISH" not in file["ops"]
 
 
-def test_the_ranking_writes_nothing(edgemobile: Callable[..., Any], tmp_path: Path) -> None:
-    ran = edgemobile("quantize", *_MODEL, "--rank")
+def test_the_ranking_writes_nothing(edgemobile: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    ran = edgemobile("quantize", *_MODEL, "--calib", photos, "--rank")
     assert ran.code == 0
     assert "features.0.1" in ran.out
     assert not (tmp_path / "v3-large").exists()
@@ -98,7 +129,7 @@ def test_a_drop_beyond_the_bound_is_a_failure_and_a_search_mends_it(
     [
         (("--recipe", "nosuch"), "Allowed: default, few-images"),
         (("--recipe", "nosuch.json"), "cannot read recipe"),
-        (("--keep-float", "nosuch", "-q"), "matches no layer"),
+        (("--keep-float", "nosuch", "--calib-images", "2", "--check-images", "2", "-q"), "matches no layer"),
         (("--max-drop", "101"), "0 to 100"),
         (("--search",), "--max-drop"),
         (("--equalize", "2"), "from 0"),

@@ -76,6 +76,8 @@ def _start(folder: Path, force: str = "") -> Board:
         "PasswordAuthentication no",
         "PermitRootLogin prohibit-password",
         f"PidFile {folder / 'pid'}",
+        # Below a shell, bash does not read this user's ~/.bashrc, which may take longer than the command.
+        "SetEnv SHLVL=1",
         f"ForceCommand {force}" if force else "",
     ]
     (folder / "sshd_config").write_text("\n".join(settings) + "\n")

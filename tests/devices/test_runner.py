@@ -122,13 +122,16 @@ def test_seconds_and_cores(tmp_path: Path, model: Path) -> None:
 
 
 @pytest.mark.parametrize("fate", ["before", "after"])
-def test_every_call_may_be_lost_once(tmp_path: Path, model: Path, fate: str) -> None:
+def test_every_call_may_be_lost_once(tmp_path: Path, model: Path, fate: str, caplog: pytest.LogCaptureFixture) -> None:
     """Each kind of call fails at its first and third time; the first contact of all has to work."""
     transport = _Line(tmp_path, lambda call, count: fate if count in (1 + (call == "read"), 3) else None)
     events: list[Any] = []
     measured = _bench(transport, model, events)
     assert len(measured.cases[0].values_ns) == 20
     assert {"lost", "back"} <= {event["event"] for event in events}
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("edgemobile")]
+    assert any("the connection is lost" in words for words in said)
+    assert any("the connection is back" in words for words in said)
     # However often it was started, it measured once.
     assert sum(event["event"] == "opening" for event in events) == 1
     assert sum(event["event"] == "ended" for event in events) == 1

@@ -18,8 +18,8 @@ from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS, onnx_graph, tflite_graph
 from edgemobile.exporters.exposed import exposed, exposed_names
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.interpreter import run_real
 from edgemobile.inspection import contents_of
-from edgemobile.interpreter import run_real
 from edgemobile.lower import export_program, lower
 from edgemobile.nets import build_net
 from edgemobile.quant.ptq import ptq

@@ -8,9 +8,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from edgemobile import interpreter
 from edgemobile.errors import Unsupported
-from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph import Graph, Node, QParams, Tensor, interpreter
 
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 if importlib.util.find_spec("tensorflow") is None:

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgemobile import interpreter
 from edgemobile.arch import ARCHS, scaled
 from edgemobile.errors import Unsupported
-from edgemobile.graph import OPS, Graph, Node, QParams, Tensor
+from edgemobile.graph import OPS, Graph, Node, QParams, Tensor, interpreter
 
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 

@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 
-from edgemobile.class_labels import find_labels
 from edgemobile.devices.runtimes import open_session
 from edgemobile.exporters import tflite, tflite_contents
 from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.images.class_labels import find_labels
 from edgemobile.preprocess import IMAGENET
 
 LABELS = ["cat", "dog", "ünder"]

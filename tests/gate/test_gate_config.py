@@ -110,7 +110,7 @@ def test_names_are_those_of_the_library() -> None:
         ("[models.v2]\naccuracy = { data = 'x' }", 2, "needs max_drop"),
         ("[models.v2]\nprecisions = ['int8']\naccuracy = { data = 'x', max_drop = 1 }", 3, "add float32"),
         ("[models.v2]\naccuracy = { data = 'x', max_drop = 101 }", 2, "must be a number from 0 to 100"),
-        ("[models.v2]\ntarget = 'gpu'", 2, "must be one of cpu, microcontroller"),
+        ("[models.v2]\ntarget = 'gpu'", 2, "must be one of cpu, arm, x86-vnni, microcontroller"),
         ("[models.v2]\nweights = ''", 2, "must be text in quotes"),
         ("[models.v2]\nformats = 'onnx'", 2, "must be a list"),
     ],

@@ -21,10 +21,10 @@ pytest.importorskip("ai_edge_litert")
 from edgemobile import cli
 from edgemobile.devices.profiles import open_device
 from edgemobile.devices.setup import ready
-from edgemobile.embed import embed, outside
 from edgemobile.errors import EdgemobileError, MissingExtra
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.embed import embed, outside
 from edgemobile.parity import FileParity, ParityRequest, Place, local_places, parity
 from edgemobile.parity.remote import opened_places
 from edgemobile.preprocess import IMAGENET

@@ -10,7 +10,7 @@ import torch
 
 from edgemobile.arch import get_arch, scaled
 from edgemobile.graph import Graph
-from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.graph.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
@@ -119,8 +119,10 @@ def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("rules", [(), _PER_TENSOR])
-def test_rescaled_channels_are_survived(images: np.ndarray, rules: tuple[Rule, ...]) -> None:
+def test_rescaled_channels_are_survived(rules: tuple[Rule, ...]) -> None:
     graph = _graph("v3-small")
+    # Over fewer images a channel's range is luck, and so is the outcome by 4 dB.
+    images = np.random.default_rng(0).normal(size=(16, _PX, _PX, 3)).astype(np.float32)
     # The integer form has more to rescale: hard-swish with a gate of its own lets factors through.
     form = integer_form(graph)
     tortured = rescale_randomly(form, np.random.default_rng(3))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.interpreter import run
+from edgemobile.graph.interpreter import run
 from edgemobile.quant.hswish import integer_form, split_factor
 
 

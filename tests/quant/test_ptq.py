@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgemobile.arch import get_arch, scaled
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
-from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.graph.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net

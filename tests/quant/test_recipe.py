@@ -13,7 +13,7 @@ from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
 
 def test_round_trip_through_json_text() -> None:
     recipe = Recipe("mine", (Rule(observer="minmax"), Rule("features.0.*", precision="float")), hswish="fused")
-    recipe = replace(recipe, split_gates="depthwise", equalize=0.25)
+    recipe = replace(recipe, split_gates="all", equalize=0.25)
     assert Recipe.from_json(json.dumps(recipe.to_json())) == recipe
 
 

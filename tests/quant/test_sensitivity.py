@@ -8,19 +8,19 @@ import torch
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
-from edgemobile.interpreter import dequantize, quantize, run
+from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.images.samples import from_blots
 from edgemobile.lower import lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.model import Model, load_model
 from edgemobile.quant.ptq import calibrated
 from edgemobile.quant.sensitivity import rank, search
 from edgemobile.quant.torch_graph import TorchGraph, to_nchw, to_nhwc
-from edgemobile.samples import from_blots
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load_model("v3-large", "bundled")
+    return load_model("v3-large", "bundled", res=32)
 
 
 @pytest.fixture(scope="module")

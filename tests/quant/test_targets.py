@@ -1,4 +1,4 @@
-"""Every target says which hard-swish suits it and why."""
+"""Every target says what suits it and why."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 
 from edgemobile.arch import get_arch, scaled
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.interpreter import run
+from edgemobile.graph.interpreter import run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net

@@ -1,0 +1,256 @@
+"""Any model as a classifier: what its input wants and what its outputs mean, with where each of these facts is from.
+
+An .onnx or .tflite file, ours or anyone's; a checkpoint of a reference model; or a reference model's name, which is its
+bundled weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from edgemobile.accuracy.presets import chosen_preprocess, default_preprocess, described
+from edgemobile.arch import ARCHS, get_arch
+from edgemobile.devices.runtimes import RUNTIMES, Port, Session, open_session, settled
+from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
+from edgemobile.exporters import FORMATS
+from edgemobile.images.class_labels import Labels, find_labels, has_background
+from edgemobile.images.dataset import BrokenImage
+from edgemobile.preprocess import Preprocess, at_resolution
+from edgemobile.quiet import quiet_stderr
+from edgemobile.weights import Checkpoint, build, load_weights
+from edgemobile.weights.files import SUFFIXES
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier", "prepared"]
+
+_METADATA_KEY = "edgemobile.preprocess"
+_FREE_PX = 224
+_TORCH_BATCH = 8
+_MAX_ASPECT = 100
+# The TFLite specification fixes these for the output of SOFTMAX.
+_SOFTMAX_SCALE, _SOFTMAX_ZERO_POINTS = 1 / 256, (0, -128)
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """What the user knows better than the file; None takes the file's word, or a stated default."""
+
+    arch: str | None = None
+    preprocess: str | None = None
+    labels: Path | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model ready to classify. `labels` name all `outputs`; `found` says in words what was found, and where."""
+
+    file: str
+    session: Session
+    preprocess: Preprocess
+    outputs: int
+    labels: tuple[str, ...] | None
+    probabilities: bool
+    found: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed images f32[N,px,px,3], any N -> f32[N,outputs]: logits, or probabilities where it says so."""
+        return self.session.run(images).reshape(len(images), self.outputs)
+
+    def label(self, output: int) -> str:
+        return f"class {output}" if self.labels is None else self.labels[output]
+
+
+class Prediction(NamedTuple):
+    """One class of an image; `probability` is from 0 to 1."""
+
+    output: int
+    label: str
+    probability: float
+
+
+def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
+    """The model at `file`, run once so that what it gives is known. Raises EdgemobileError with the reason."""
+    session, checkpoint, usual_px = _opened(file, options)
+    path = Path(file)
+    metadata = {} if checkpoint else _metadata(path, session)
+    input_px = _image_px(file, session.input)
+    stated, source = _stated(metadata, checkpoint)
+    usual_px = stated.input_px if stated else usual_px
+    if options.preprocess is not None:
+        preprocess, source = chosen_preprocess(options.preprocess, session.input, input_px, usual_px)
+    elif stated is not None:
+        preprocess = at_resolution(stated, input_px or usual_px)
+    else:
+        preprocess, source = default_preprocess(session.input, input_px or usual_px)
+    session.input = settled(session.input, preprocess.input_px)
+    with quiet_stderr():
+        first = _first_output(file, session)
+    session.output = replace(session.output, shape=first.shape)
+    outputs = first[0].size
+    labels = _labels(path, outputs, metadata, checkpoint, options.labels)
+    probabilities = _is_softmax(session.output) or is_probability(session.run(_zeros(session)).reshape(-1, outputs))
+    found = {
+        "runtime": f"{session.runtime} {session.version}",
+        "input": _port_words(session.input),
+        "preprocess": f"{described(preprocess)}; {source}",
+        "outputs": _output_words(labels.names, outputs, probabilities),
+        "labels": labels.source,
+    }
+    notes = (*(checkpoint.notes if checkpoint else ()), *labels.notes)
+    return Classifier(file, session, preprocess, outputs, labels.names, probabilities, found, notes)
+
+
+def is_probability(scores: np.ndarray) -> bool:
+    """Whether all rows of f[N,C] are a softmax already: not negative, of sum 1; 8-bit steps let it stray."""
+    return bool(len(scores) and (scores >= 0).all() and (np.abs(scores.sum(axis=-1) - 1) < 0.02).all())
+
+
+def prepared(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
+    """`preprocess` of an image, f32[px,px,3]; raises BrokenImage for a strip, which no model can be shown.
+
+    Brought to 256 px on its shorter side, an image of 5000 x 1 pixels would take 4 GiB.
+    """
+    if max(image.size) > _MAX_ASPECT * min(image.size):
+        width, height = image.size
+        raise BrokenImage(f"it is {width} x {height} px; at most {_MAX_ASPECT} times as long as wide can be shown")
+    return preprocess(image)
+
+
+def classify(classifier: Classifier, image: Image.Image, top: int) -> list[Prediction]:
+    """The `top` most likely classes of an image of any size and mode, best first. Raises BrokenImage."""
+    scores = classifier.scores(prepared(image, classifier.preprocess)[None])
+    (shares,) = scores if classifier.probabilities else _softmax(scores)
+    best = np.argsort(-shares, kind="stable")[:top]
+    return [Prediction(int(output), classifier.label(output), float(shares[output])) for output in best]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    # Without the largest taken off first, exp overflows at logits of 89.
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+# ---- sessions -------------------------------------------------------------------------------------------------------
+
+
+class _TorchSession(Session):
+    """A reference model in PyTorch, behind the same interface as the files. It takes images of any resolution."""
+
+    runtime = "torch"
+
+    def __init__(self, net: torch.nn.Module, classes: int, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.version = torch.__version__
+        self.input = Port("image", (_TORCH_BATCH, 3, 1, 1), "float32", "NCHW")
+        self.output = Port("logits", (_TORCH_BATCH, classes), "float32")
+        self._net = net
+
+    def invoke(self, prepared: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            return self._net(torch.from_numpy(prepared)).numpy()
+
+
+def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint | None, int]:
+    """(the session, its checkpoint where it has one, the resolution to take where neither says one)."""
+    path = Path(file)
+    if file in ARCHS and not path.is_file():
+        return _torch_session("bundled", file, options.threads)
+    if path.suffix.lower() in SUFFIXES:
+        if options.arch is None:
+            raise EdgemobileError(f"{file} is a checkpoint: say which model it is of with --arch ({', '.join(ARCHS)})")
+        return _torch_session(file, options.arch, options.threads)
+    return open_session(path, threads=options.threads), None, _FREE_PX
+
+
+def _torch_session(weights: str, arch_name: str, threads: int) -> tuple[Session, Checkpoint, int]:
+    """(the session, where its weights are from, the resolution the model is usually used at)."""
+    checkpoint = load_weights(weights, get_arch(arch_name))
+    arch, net = build(get_arch(arch_name), checkpoint)
+    return _TorchSession(net, arch.classes, threads), checkpoint, arch.input_px
+
+
+def _image_px(file: str, port: Port) -> int | None:
+    """The side of the square RGB image the input takes; None where the file leaves it open."""
+    shape = port.shape if port.layout != "NCHW" else (*port.shape[:1], *port.shape[2:], port.shape[1])
+    if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+        raise Unsupported(
+            f"{file} takes {port.dtype} {port.layout}{list(port.shape)}. "
+            "Supported: square RGB images, [N,3,H,H] or [N,H,H,3]"
+        )
+    # A Port counts a free dimension as 1.
+    return shape[1] if shape[1] > 1 else None
+
+
+def _first_output(file: str, session: Session) -> np.ndarray:
+    """What the model gives for zeros, raw [N,...]; the file itself need not tell its shape."""
+    batch = session.input.shape[0]
+    prepared = session.prepare(_zeros(session))
+    try:
+        raw = session.invoke(prepared)
+    except Exception as error:
+        raise EdgemobileError(f"{session.runtime} cannot run {file}: {in_a_line(error)}") from error
+    if raw.shape[0] != batch or raw[0].size < 2 or raw[0].size != max(raw.shape[1:], default=0):
+        raise Unsupported(f"{file} gives {list(raw.shape)}. Supported: classifiers, [N, classes]")
+    return raw
+
+
+def _zeros(session: Session) -> np.ndarray:
+    """A batch of images f32[N,H,W,3] of nothing."""
+    shape = session.input.shape
+    sides = shape[2:] if session.input.layout == "NCHW" else shape[1:3]
+    return np.zeros((shape[0], *sides, 3), np.float32)
+
+
+# ---- what is known of them ------------------------------------------------------------------------------------------
+
+
+def _metadata(path: Path, session: Session) -> Mapping[str, str]:
+    if session.metadata:
+        return session.metadata
+    form, _ = RUNTIMES[session.runtime]
+    return FORMATS[form].load().read_metadata(path.read_bytes())
+
+
+def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple[Preprocess | None, str]:
+    """(the preprocessing the model itself states, where)."""
+    if checkpoint is not None:
+        return checkpoint.preprocess, "as its checkpoint has it"
+    if _METADATA_KEY in metadata:
+        return Preprocess.from_json(metadata[_METADATA_KEY]), "in its metadata"
+    return None, ""
+
+
+def _labels(
+    path: Path, outputs: int, metadata: Mapping[str, str], checkpoint: Checkpoint | None, explicit: Path | None
+) -> Labels:
+    if checkpoint and checkpoint.labels and explicit is None:
+        return Labels(checkpoint.labels, "as its checkpoint has them")
+    return find_labels(path, outputs, metadata, explicit)
+
+
+def _is_softmax(port: Port) -> bool:
+    return port.scale == _SOFTMAX_SCALE and port.zero_point in _SOFTMAX_ZERO_POINTS
+
+
+def _port_words(port: Port) -> str:
+    quantized = f", scale {port.scale:.6g}, zero point {port.zero_point}" if port.scale is not None else ""
+    return f"{port.dtype} {port.layout}{list(port.shape)}{quantized}"
+
+
+def _output_words(names: tuple[str, ...] | None, outputs: int, probabilities: bool) -> str:
+    first = ", the first is background" if has_background(names, outputs) else ""
+    return f"{outputs} {'probabilities' if probabilities else 'logits'}{first}"

@@ -1,0 +1,300 @@
+"""The accuracy of model files on a folder of images a class: top-1, top-5, how sure they are, and against a baseline.
+
+All files see the same images, in one order, so that they can be compared image by image. The work is cut into fixed
+parts whatever the number of processes, and so the result does not depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from edgemobile.accuracy.classifier import open_classifier, prepared
+from edgemobile.accuracy.evaluation import EvalRequest, Evaluation, FileResult
+from edgemobile.accuracy.statistics import mcnemar, ranks
+from edgemobile.errors import EdgemobileError
+from edgemobile.images.class_labels import match_folders
+from edgemobile.images.dataset import BrokenImage, Dataset, open_dataset
+from edgemobile.preprocess import Preprocess
+from edgemobile.progress import Progress, Silent
+
+__all__ = ["evaluate"]
+
+_SPLITS = ("test", "val", "validation", "train")
+_PART = 32
+# A process takes seconds to start; below this many images each it does not earn them.
+_IMAGES_PER_WORKER = 1000
+
+
+def evaluate(request: EvalRequest, progress: Progress | None = None) -> Evaluation:
+    """Run every file on the images and count. A broken image is skipped and named.
+
+    Raises EdgemobileError for bad input: no class folders, no readable image, classes that cannot be matched.
+    """
+    progress = progress or Silent()
+    with progress.step("read the data set"):
+        dataset = _open(request.data, request.split)
+    with progress.step("open the files"):
+        scorer = _Scorer(dataset, request)
+    indices = np.arange(len(dataset))
+    if request.limit is not None:
+        indices = np.sort(dataset.sample(request.limit, request.seed))
+    parts = [indices[start : start + _PART] for start in range(0, len(indices), _PART)]
+    if request.on is not None:
+        return _evaluate_on(request.on, request, scorer, parts, progress)
+    workers = min(request.workers or _worthwhile_workers(len(indices)), len(parts))
+    started, scored = time.perf_counter(), []
+    with (
+        progress.step(f"evaluate {len(indices)} images", len(indices)) as report,
+        _mapped(scorer, request, workers) as mapped,
+    ):
+        for part in mapped(parts):
+            scored.append(part)
+            report(sum(len(done.kept) + len(done.skipped) for done in scored))
+    return _counted(request, scorer, scored, workers, time.perf_counter() - started)
+
+
+def _open(path: Path, split: str | None) -> Dataset:
+    dataset = open_dataset(path, split)
+    if split is None and dataset.splits:
+        dataset = open_dataset(path, next(name for name in _SPLITS if name in dataset.splits))
+    if dataset.labels is None:
+        raise EdgemobileError(
+            f"{path} has no class folders (photos/cat/1.jpg), and accuracy needs them. "
+            "To see what a model makes of single images: edgemobile predict"
+        )
+    return dataset
+
+
+# ---- the work -------------------------------------------------------------------------------------------------------
+
+
+class _Scored(NamedTuple):
+    """A part done: `kept` i64[n] are the images read; predicted and rank i64[files,n]; inference_s f64[files]."""
+
+    kept: np.ndarray
+    skipped: list[tuple[str, str]]
+    predicted: np.ndarray
+    rank: np.ndarray
+    inference_s: np.ndarray
+
+
+class _Scorer:
+    """The data set and all files, open; every process has its own."""
+
+    def __init__(self, dataset: Dataset, request: EvalRequest) -> None:
+        assert dataset.labels is not None
+        self.dataset, self.folders = dataset, dataset.labels
+        self.classifiers = [open_classifier(file, request.options) for file in request.all_files]
+        self.matches = [match_folders(dataset.classes, one.labels, one.outputs) for one in self.classifiers]
+
+    def __call__(self, indices: np.ndarray) -> _Scored:
+        kept, images, skipped = self.read(indices)
+        scores, inference_s = [], []
+        for classifier in self.classifiers if len(kept) else ():
+            started = time.perf_counter()
+            scores.append(classifier.scores(images[classifier.preprocess]))
+            inference_s.append(time.perf_counter() - started)
+        return self.ranked(kept, skipped, scores, inference_s)
+
+    def ranked(
+        self,
+        kept: np.ndarray,
+        skipped: list[tuple[str, str]],
+        scores: Sequence[np.ndarray],
+        inference_s: Sequence[float],
+    ) -> _Scored:
+        """What the scores f32[n,outputs] of each file say of the images `kept`; no scores where there are none."""
+        shape = (len(self.classifiers), len(kept))
+        predicted, rank, seconds = np.zeros(shape, int), np.zeros(shape, int), np.zeros(len(self.classifiers))
+        if len(kept):
+            seconds[:] = inference_s
+            for row, (given, match) in enumerate(zip(scores, self.matches, strict=True)):
+                predicted[row] = given.argmax(axis=1)
+                rank[row] = ranks(given, match.indices[self.folders[kept]])
+        return _Scored(kept, skipped, predicted, rank, seconds)
+
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, dict[Preprocess, np.ndarray], list[tuple[str, str]]]:
+        """(the indices that can be read, f32[n,px,px,3] for each preprocessing, the others): one decoding for all."""
+        rows: dict[Preprocess, list[np.ndarray]] = {one.preprocess: [] for one in self.classifiers}
+        kept, skipped = [], []
+        for index in indices:
+            try:
+                # Pillow warns of odd metadata on standard error, in the middle of a progress bar.
+                with warnings.catch_warnings(action="ignore"):
+                    image = self.dataset.load(index)
+                arrays = [prepared(image, preprocess) for preprocess in rows]
+            except BrokenImage as error:
+                name = self.dataset.name(index)
+                skipped.append((name, str(error).removeprefix(f"cannot read {name} of {self.dataset.path}: ")))
+                continue
+            kept.append(index)
+            for images, array in zip(rows.values(), arrays, strict=True):
+                images.append(array)
+        stacked = {preprocess: np.stack(images) for preprocess, images in rows.items() if images}
+        return np.array(kept, np.int64), stacked, skipped
+
+
+_scorer: _Scorer | None = None
+
+
+def _start_process(request: EvalRequest, split: str | None) -> None:
+    global _scorer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _scorer = _Scorer(open_dataset(request.data, split), request)
+
+
+def _end_with_parent() -> None:
+    """A pool's processes would otherwise wait for ever for a parent that was killed."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _score(indices: np.ndarray) -> _Scored:
+    assert _scorer is not None
+    return _scorer(indices)
+
+
+# ---- on a device ----------------------------------------------------------------------------------------------------
+
+
+def _evaluate_on(
+    name: str, request: EvalRequest, scorer: _Scorer, parts: Sequence[np.ndarray], progress: Progress
+) -> Evaluation:
+    """File by file: images are read here, in the same parts, and their scores come from the device."""
+    from edgemobile.accuracy.remote import score_on
+    from edgemobile.devices.profiles import open_device
+
+    started, files = time.perf_counter(), []
+    device, transport = open_device(name)
+    try:
+        for one in scorer.classifiers:
+            with progress.step(f"evaluate {Path(one.file).name} on {name}", sum(map(len, parts))) as report:
+                read = (scorer.read(part) for part in parts)
+                files.append(score_on(device, transport, one, read, request.options.threads, report))
+    finally:
+        transport.close()
+    scored = [
+        scorer.ranked(kept, skipped, [file.scores[index] for file in files], [0.0] * len(files))
+        for index, (kept, skipped) in enumerate(zip(files[0].kept, files[0].skipped, strict=True))
+    ]
+    scored[0] = scored[0]._replace(inference_s=np.array([file.inference_s for file in files]))
+    scorer.classifiers = [
+        replace(one, found={**one.found, "runtime": f"{file.runtime} on {name}"})
+        for one, file in zip(scorer.classifiers, files, strict=True)
+    ]
+    return _counted(request, scorer, scored, 1, time.perf_counter() - started)
+
+
+# ---- in several processes -------------------------------------------------------------------------------------------
+
+
+_Mapped = Callable[[Sequence[np.ndarray]], Iterable[_Scored]]
+
+
+@contextmanager
+def _mapped(scorer: _Scorer, request: EvalRequest, workers: int) -> Iterator[_Mapped]:
+    """A map over parts, in this process or over `workers` fresh ones, whose results come in order.
+
+    Leaving it early drops what has not begun; an interrupt ends what has.
+    """
+    if workers == 1:
+        yield lambda parts: map(scorer, parts)
+        return
+    initial, others = (request, scorer.dataset.split), set(active_children())
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_process, initial)
+
+    def submit(parts: Sequence[np.ndarray]) -> Iterable[_Scored]:
+        with _interrupts_ignored():
+            return pool.map(_score, parts)
+
+    try:
+        yield submit
+    except BrokenProcessPool as error:
+        raise EdgemobileError(
+            f"one of {workers} processes ended (out of memory, most often). Try again with --workers 1"
+        ) from error
+    except KeyboardInterrupt:
+        # A process that still loads its model would take seconds to hear of it.
+        for child in set(active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started here inherit that Ctrl-C is not theirs: the parent ends them, without a traceback of each."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _worthwhile_workers(images: int) -> int:
+    return max(1, min(len(os.sched_getaffinity(0)), images // _IMAGES_PER_WORKER))
+
+
+# ---- the count ------------------------------------------------------------------------------------------------------
+
+
+def _counted(
+    request: EvalRequest, scorer: _Scorer, scored: Sequence[_Scored], workers: int, wall_s: float
+) -> Evaluation:
+    dataset = scorer.dataset
+    kept = np.concatenate([part.kept for part in scored])
+    skipped = tuple(item for part in scored for item in part.skipped)
+    if not len(kept):
+        raise EdgemobileError(f"no image of {request.data} can be read; the first: {skipped[0][0]}: {skipped[0][1]}")
+    predicted = np.concatenate([part.predicted for part in scored], axis=1)
+    rank = np.concatenate([part.rank for part in scored], axis=1)
+    inference_s = np.sum([part.inference_s for part in scored], axis=0)
+    folders = scorer.folders[kept]
+    files = []
+    for row, (classifier, match) in enumerate(zip(scorer.classifiers, scorer.matches, strict=True)):
+        against = request.baseline is not None and row > 0
+        paired = mcnemar(rank[0] == 0, rank[row] == 0) if against else None
+        truth = match.indices[folders]
+        files.append(
+            FileResult(classifier, match.rule, truth, predicted[row], rank[row], float(inference_s[row]), paired)
+        )
+    names = tuple(dataset.name(index) for index in kept)
+    notes = _notes(dataset, files)
+    return Evaluation(request, dataset, names, folders, skipped, tuple(files), workers, wall_s, notes)
+
+
+def _notes(dataset: Dataset, files: Sequence[FileResult]) -> tuple[str, ...]:
+    """What a reader should know before believing the numbers."""
+    notes = [note for file in files for note in file.classifier.notes]
+    if dataset.skipped:
+        name, reason = dataset.skipped[0]
+        notes.append(f"{len(dataset.skipped)} files of the data set left out, the first {name}: {reason}")
+    for file in files:
+        classes = len(np.unique(file.truth))
+        if file.not_finite:
+            notes.append(f"{file.classifier.file}: {file.not_finite} outputs are not finite; they count as wrong")
+        if classes > 1 and file.interval[0] <= 1 / classes:
+            notes.append(
+                f"{file.classifier.file}: no better than guessing; is the preprocessing right (--preprocess), and the "
+                "order of the classes (--labels)?"
+            )
+    return tuple(notes)

@@ -1,0 +1,201 @@
+"""What an evaluation was asked, and what came out: records, and their JSON with the raw result of every image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemobile.accuracy.classifier import Classifier, ClassifierOptions
+from edgemobile.accuracy.statistics import Paired, confusion, wilson
+from edgemobile.artifact import sha256_hex
+from edgemobile.errors import EdgemobileError
+from edgemobile.images.dataset import Dataset
+
+__all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult"]
+
+EVALUATION_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What to evaluate, and on what.
+
+    None for `split` takes the first of test, val, validation and train there is, for `limit` all images, for `workers`
+    what pays off on this machine. `on` is a device that runs the files; None runs them here, in this process or in
+    `workers`.
+    """
+
+    files: tuple[str, ...]
+    data: Path
+    split: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    baseline: str | None = None
+    options: ClassifierOptions = field(default_factory=ClassifierOptions)
+    workers: int | None = None
+    on: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.on is not None and self.workers is not None:
+            raise EdgemobileError("workers are processes of this machine; on a device there is one")
+        for name, value in (("limit", self.limit), ("workers", self.workers), ("threads", self.options.threads)):
+            if value is not None and value < 1:
+                raise EdgemobileError(f"{name} must be at least 1, found {value}")
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        """The baseline, then the files; each once."""
+        first = () if self.baseline is None else (self.baseline,)
+        return tuple(dict.fromkeys((*first, *self.files)))
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """One file. `truth`, `predicted` and `rank` are i64[N] in outputs of the model; rank 0 is top-1.
+
+    `rule` says how the folders were matched to outputs, `paired` compares with the baseline, `inference_s` is the sum
+    of all processes.
+    """
+
+    classifier: Classifier
+    rule: str
+    truth: np.ndarray
+    predicted: np.ndarray
+    rank: np.ndarray
+    inference_s: float
+    paired: Paired | None = None
+
+    @property
+    def count(self) -> int:
+        return len(self.rank)
+
+    @cached_property
+    def correct(self) -> int:
+        return int(np.sum(self.rank == 0))
+
+    @cached_property
+    def top5_correct(self) -> int | None:
+        """None for models of so few classes that it says nothing."""
+        return int(np.sum(self.rank < 5)) if self.classifier.outputs > 5 else None
+
+    @property
+    def not_finite(self) -> int:
+        """Images for which the model gave nan or inf; they count as wrong."""
+        return int(np.sum(self.rank == self.classifier.outputs))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.correct, self.count)
+
+    @property
+    def images_per_s(self) -> float:
+        """Of one process, inference alone; 0 where no time was taken, as under emulation."""
+        return self.count / self.inference_s if self.inference_s else 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out. `images` and `folders` i64[N] are those that could be read; `skipped` is (name, reason)."""
+
+    request: EvalRequest
+    dataset: Dataset
+    images: tuple[str, ...]
+    folders: np.ndarray
+    skipped: tuple[tuple[str, str], ...]
+    files: tuple[FileResult, ...]
+    workers: int
+    wall_s: float
+    notes: tuple[str, ...]
+
+    def exceeding(self, max_drop: float) -> tuple[FileResult, ...]:
+        """The files that fall more than `max_drop` percentage points of top-1 below the baseline."""
+        # The counts are whole; the bound may be a float a little below the step it names.
+        return tuple(file for file in self.files if file.paired and file.paired.drop_points > max_drop + 1e-9)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with the raw result of every image."""
+        request = self.request
+        return {
+            "version": EVALUATION_VERSION,
+            "data": str(request.data),
+            "split": self.dataset.split,
+            "limit": request.limit,
+            "seed": request.seed,
+            "baseline": request.baseline,
+            "workers": self.workers,
+            "on": request.on,
+            "threads": request.options.threads,
+            "wall_s": self.wall_s,
+            "classes": list(self.dataset.classes),
+            "files": [_file_json(file, self) for file in self.files],
+            "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
+            "notes": list(self.notes),
+            "images": list(self.images),
+        }
+
+
+def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
+    classifier, low_high = file.classifier, file.interval
+    return {
+        "file": classifier.file,
+        "sha256": _sha256(classifier.file),
+        **classifier.found,
+        "classes": file.rule,
+        "preprocess_record": classifier.preprocess.to_json(),
+        "count": file.count,
+        "correct": file.correct,
+        "incorrect": file.count - file.correct,
+        "top5_correct": file.top5_correct,
+        "not_finite": file.not_finite,
+        "top1": file.correct / file.count,
+        "top1_interval95": list(low_high),
+        "top5": None if file.top5_correct is None else file.top5_correct / file.count,
+        "inference_s": file.inference_s,
+        "images_per_s": file.images_per_s,
+        "against_baseline": _paired_json(file.paired),
+        "per_class": list(_per_class(file, evaluation)),
+        "confusion": [
+            {"true": true, "predicted": predicted, "count": count}
+            for true, predicted, count in confusion(file.truth, file.predicted)
+        ],
+        "true": file.truth.tolist(),
+        "predicted": file.predicted.tolist(),
+        "rank": file.rank.tolist(),
+    }
+
+
+def _sha256(file: str) -> str | None:
+    """Of the file's bytes; None for a reference model's name."""
+    path = Path(file)
+    return sha256_hex(path.read_bytes()) if path.is_file() else None
+
+
+def _paired_json(paired: Paired | None) -> dict[str, Any] | None:
+    if paired is None:
+        return None
+    return {
+        "drop_points": paired.drop_points,
+        "only_baseline_correct": paired.only_baseline,
+        "only_this_correct": paired.only_other,
+        "mcnemar_exact_p": paired.p_exact,
+        "mcnemar_mid_p": paired.p_mid,
+    }
+
+
+def _per_class(file: FileResult, evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    for folder in np.unique(evaluation.folders):
+        inside = evaluation.folders == folder
+        output = int(file.truth[inside][0])
+        yield {
+            "folder": evaluation.dataset.classes[folder],
+            "output": output,
+            "label": file.classifier.label(output),
+            "count": int(inside.sum()),
+            "correct": int(np.sum(file.rank[inside] == 0)),
+            "top5_correct": None if file.top5_correct is None else int(np.sum(file.rank[inside] < 5)),
+        }

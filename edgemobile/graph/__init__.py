@@ -1,0 +1,12 @@
+"""The one intermediate form, and what is done with it on numpy alone:
+
+ir               Graph, Node, Tensor, QParams, and the table of ops
+affine           between reals and integers
+interpreter      what a Graph computes: the oracle of every file
+embed            normalisation as its first layer
+channel_factors  what equalization multiplied channels by, as it travels in a file
+"""
+
+from edgemobile.graph.ir import OPS, Graph, GraphError, Node, QParams, Tensor
+
+__all__ = ["OPS", "Graph", "GraphError", "Node", "QParams", "Tensor"]

@@ -1,0 +1,218 @@
+"""A numpy reference of the graph's arithmetic, float and int8: the oracle every exported file is compared with.
+
+Integer arithmetic follows the TFLite 8-bit quantization specification: int32 accumulators, bias at
+scale_in * scale_weight, one float32 multiplier a channel, round half to even, saturate. That is also what XNNPACK and
+onnxruntime's QLinear kernels do, so an int8 file that differs from this by more than 1 is wrong, not merely rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
+from edgemobile.graph.affine import dequantize, quantize
+
+__all__ = ["dequantize", "quantize", "run", "run_real"]
+
+_Arrays = dict[str, np.ndarray]
+
+
+def run(graph: Graph, inputs: np.ndarray | Mapping[str, np.ndarray], *, keep_all: bool = False) -> _Arrays:
+    """Run `graph` and return its outputs by name, or every tensor it makes with `keep_all`.
+
+    Inputs are NHWC, in the dtype the graph states; a single array is the first input. The batch size is free.
+    Values no later node reads are dropped, so memory stays at the live activations.
+    """
+    given = dict(inputs) if isinstance(inputs, Mapping) else {graph.inputs[0]: inputs}
+    values: _Arrays = {name: tensor.data for name, tensor in graph.constants.items() if tensor.data is not None}
+    for name in graph.inputs:
+        tensor, array = graph[name], np.asarray(given[name])
+        if array.dtype.name != tensor.dtype or array.shape[1:] != tensor.shape[1:]:
+            raise ValueError(
+                f"input {name} is {tensor.dtype}{list(tensor.shape)} (batch free), got {array.dtype}{list(array.shape)}"
+            )
+        values[name] = array
+    last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+    for index, node in enumerate(graph.nodes):
+        values[node.output] = _evaluate(graph, node, [values[name] for name in node.inputs])
+        if not keep_all:
+            for name in set(node.inputs):
+                if last_use[name] == index and name not in graph.outputs:
+                    del values[name]
+    constants = graph.constants
+    wanted = [name for name in values if name not in constants] if keep_all else graph.outputs
+    return {name: values[name] for name in wanted}
+
+
+def run_real(graph: Graph, images: np.ndarray) -> np.ndarray:
+    """The first output in reals, f32, for images f32[N,H,W,C], whatever the precision of the graph's ends."""
+    source, result = graph[graph.inputs[0]], graph[graph.outputs[0]]
+    given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
+    return _real(result, run(graph, given)[result.name])
+
+
+def _evaluate(graph: Graph, node: Node, arrays: list[np.ndarray]) -> np.ndarray:
+    output = graph[node.output]
+    operands = [graph[name] for name in node.inputs]
+    if node.op == "quantize":
+        return _quantize_node(operands[0], output, arrays[0])
+    if node.op == "dequantize":
+        source = operands[0]
+        return arrays[0].astype(np.float32) if source.qparams is None else dequantize(arrays[0], source.qparams)
+    if output.qparams is None:
+        for tensor in operands:
+            if tensor.qparams is not None:
+                raise GraphError(f"{node.op} {node.output} is real but reads the integers of {tensor.name}: dequantize")
+        return _FLOAT[node.op](node, output, *arrays)
+    return _evaluate_integer(node, operands, output, arrays)
+
+
+def _quantize_node(source: Tensor, output: Tensor, array: np.ndarray) -> np.ndarray:
+    assert output.qparams is not None
+    real = array if source.qparams is None else dequantize(array, source.qparams)
+    return quantize(real, output.qparams, output.dtype)
+
+
+# ---- float ----------------------------------------------------------------------------------------------------------
+
+
+def _activate(node: Node, x: np.ndarray) -> np.ndarray:
+    match node.attrs["activation"]:
+        case "relu":
+            return np.maximum(x, 0)
+        case "relu6":
+            return np.clip(x, 0, 6)
+        case _:
+            return x
+
+
+def _hardsigmoid(x: np.ndarray) -> np.ndarray:
+    return np.clip(x + 3, 0, 6) / 6
+
+
+def _max_pool(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    padded = np.pad(x, ((0, 0), *node.attrs["padding"], (0, 0)), constant_values=lowest)
+    return _windows(padded, node.attrs["kernel"], node.attrs["stride"]).max(axis=(3, 4))
+
+
+def _avg_pool(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    return _windows(x, node.attrs["kernel"], node.attrs["stride"]).mean(axis=(3, 4), dtype=np.float32)
+
+
+def _reshape(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), *output.shape[1:])
+
+
+_FLOAT: dict[str, Callable[..., np.ndarray]] = {
+    "conv2d": lambda node, out, x, w, b: _activate(node, _convolve(node, x, w) + b),
+    "linear": lambda node, out, x, w, b: _activate(node, x @ w.T + b),
+    "add": lambda node, out, a, b: _activate(node, a + b),
+    "mul": lambda node, out, a, b: _activate(node, a * b),
+    "mean": lambda node, out, x: x.mean(axis=(1, 2), keepdims=True, dtype=np.float32),
+    "max_pool2d": _max_pool,
+    "avg_pool2d": _avg_pool,
+    "relu": lambda node, out, x: np.maximum(x, 0),
+    "relu6": lambda node, out, x: np.clip(x, 0, 6),
+    "hardswish": lambda node, out, x: x * _hardsigmoid(x),
+    "hardsigmoid": lambda node, out, x: _hardsigmoid(x),
+    "reshape": _reshape,
+}
+
+
+def _windows(
+    x: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int] = (1, 1)
+) -> np.ndarray:
+    """A view of `x` [N,H,W,C] as windows [N,out_h,out_w,kernel_h,kernel_w,C]."""
+    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    view = np.lib.stride_tricks.sliding_window_view(x, span, axis=(1, 2))
+    view = view[:, :: stride[0], :: stride[1], :, :: dilation[0], :: dilation[1]]
+    return np.moveaxis(view, 3, 5)
+
+
+def _convolve(node: Node, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Convolve x [N,H,W,C] with weight [O,KH,KW,C/groups], in the dtype of the operands; no bias.
+
+    A depthwise convolution (one input and one output channel a group) is a sum over the kernel's taps, much faster than
+    C small matrix products.
+    """
+    groups = node.attrs["groups"]
+    out_c, kernel_h, kernel_w, in_c = weight.shape
+    padded = np.pad(x, ((0, 0), *node.attrs["padding"], (0, 0)))
+    windows = _windows(padded, (kernel_h, kernel_w), node.attrs["stride"], node.attrs["dilation"])
+    if groups == out_c and in_c == 1:
+        depthwise = np.zeros((*windows.shape[:3], out_c), x.dtype)
+        for row in range(kernel_h):
+            for column in range(kernel_w):
+                depthwise += windows[:, :, :, row, column] * weight[:, row, column, 0]
+        return depthwise
+    parts = []
+    for group in range(groups):
+        channels = slice(group * in_c, (group + 1) * in_c)
+        filters = weight[group * out_c // groups : (group + 1) * out_c // groups]
+        columns = windows[..., channels].reshape(-1, kernel_h * kernel_w * in_c)
+        parts.append((columns @ filters.reshape(len(filters), -1).T).reshape(*windows.shape[:3], -1))
+    return parts[0] if groups == 1 else np.concatenate(parts, axis=-1)
+
+
+# ---- int8 -----------------------------------------------------------------------------------------------------------
+
+
+def _evaluate_integer(node: Node, operands: list[Tensor], output: Tensor, arrays: list[np.ndarray]) -> np.ndarray:
+    if node.op in ("conv2d", "linear"):
+        return _integer_matmul(node, operands, output, *arrays)
+    if node.op in ("reshape", "max_pool2d"):
+        if not _same_qparams(operands[0], output):
+            raise GraphError(
+                f"{node.op} {node.output} moves integers: input and output must share scale and zero_point"
+            )
+        return _FLOAT[node.op](node, output, *arrays)
+    reals = [_real(tensor, array) for tensor, array in zip(operands, arrays, strict=True)]
+    return quantize(_FLOAT[node.op](node, output, *reals), _qparams(output), output.dtype)
+
+
+def _real(tensor: Tensor, array: np.ndarray) -> np.ndarray:
+    return array if tensor.qparams is None else dequantize(array, tensor.qparams)
+
+
+def _qparams(tensor: Tensor) -> QParams:
+    if tensor.qparams is None:
+        raise GraphError(f"tensor {tensor.name} must be quantized here")
+    return tensor.qparams
+
+
+def _same_qparams(a: Tensor, b: Tensor) -> bool:
+    x, y = _qparams(a), _qparams(b)
+    return np.array_equal(x.scale, y.scale) and np.array_equal(x.zero_point, y.zero_point)
+
+
+def _integer_matmul(
+    node: Node, operands: list[Tensor], output: Tensor, x: np.ndarray, weight: np.ndarray, bias: np.ndarray
+) -> np.ndarray:
+    """acc = sum (x - zx) * w + b in int32; y = rint(acc * sx * sw / sy) + zy.
+
+    The sum runs in float64, which holds every int32 exactly and has a fast matmul.
+    """
+    qx, qw, qy = _qparams(operands[0]), _qparams(operands[1]), _qparams(output)
+    centred = x.astype(np.float64) - qx.zero_point[0]
+    filters = weight.astype(np.float64)
+    acc = _convolve(node, centred, filters) if node.op == "conv2d" else centred @ filters.T
+    acc = acc + bias
+    if np.abs(acc).max(initial=0) >= 2**31:
+        raise OverflowError(f"{node.output}: the int32 accumulator overflows ({np.abs(acc).max():.3g})")
+    # In float32 from the start, as both runtimes compute it: a multiplier one bit off rounds other ties.
+    multiplier = qx.scale * qw.scale / qy.scale
+    steps = np.rint(acc.astype(np.float32) * multiplier).astype(np.int64) + qy.zero_point[0]
+    low, high = _activation_range(node.attrs["activation"], qy, output.dtype)
+    return np.clip(steps, low, high).astype(output.dtype)
+
+
+def _activation_range(activation: str, qparams: QParams, dtype: str) -> tuple[int, int]:
+    """The integers a fused activation leaves, as the TFLite specification clamps them."""
+    info = np.iinfo(dtype)
+    zero, scale = int(qparams.zero_point[0]), float(qparams.scale[0])
+    low = max(info.min, zero) if activation else info.min
+    high = min(info.max, zero + round(6 / scale)) if activation == "relu6" else info.max
+    return low, high

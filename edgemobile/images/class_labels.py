@@ -1,0 +1,145 @@
+"""Where the names of a model's classes are found, and which of its outputs each folder of a data set is.
+
+The first place that has them counts: the file asked for, the model's own metadata, a list packed into a TFLite file,
+labels.txt (or the only *labels*.txt) beside the model. TensorFlow's ImageNet models have 1001 outputs: the first is
+"background", and class 0 is output 1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.images.dataset import ClassMatch, match_classes
+
+__all__ = ["Labels", "find_labels", "has_background", "match_folders"]
+
+_BACKGROUND = ("background", "dummy", "???")
+_IMAGENET_OUTPUTS = 1001
+_METADATA_KEY = "edgemobile.labels"
+_MAX_BYTES = 16 * 2**20
+
+
+class Labels(NamedTuple):
+    """A name for every output, or None; where they are from, in words; and what a reader should be told."""
+
+    names: tuple[str, ...] | None
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def find_labels(path: Path, outputs: int, metadata: Mapping[str, str], explicit: Path | None = None) -> Labels:
+    """The names of the `outputs` classes of the model at `path`.
+
+    A list of another length is passed over with a note; raises EdgemobileError where it was asked for.
+    """
+    if explicit is not None:
+        names = _fitted(_lines(_text(explicit)), outputs)
+        if names is None:
+            count = len(_lines(_text(explicit)))
+            raise EdgemobileError(f"{explicit} has {count} labels, and {path} has {outputs} outputs. Give another list")
+        return Labels(names, str(explicit))
+    notes: list[str] = []
+    for found, source in _places(path, metadata):
+        names = _fitted(found, outputs)
+        if names is not None:
+            return Labels(names, source, tuple(notes))
+        notes.append(f"{path.name}: not used, {len(found)} labels {source}: the model has {outputs} outputs")
+    return Labels(None, "none found", tuple(notes))
+
+
+def has_background(names: Sequence[str] | None, outputs: int) -> bool:
+    """Whether the first output stands for none of the classes. Without names the number of outputs says so."""
+    return outputs == _IMAGENET_OUTPUTS if names is None else names[0].casefold() in _BACKGROUND
+
+
+def match_folders(folders: Sequence[str], names: Sequence[str] | None, outputs: int) -> ClassMatch:
+    """The output of each folder of a data set, i64[folders], and the rule that found it.
+
+    Raises EdgemobileError where no rule fits: a guess would look like accuracy.
+    """
+    # A data set may have a folder of backgrounds; then it is a class like any other.
+    known = {folder.casefold() for folder in folders}
+    skip = 1 if has_background(names, outputs) and known.isdisjoint(_BACKGROUND) else 0
+    match = match_classes(folders, outputs - skip if names is None else list(names[skip:]))
+    if match is None and names is None and len(folders) == outputs - skip:
+        match = match_classes([str(index) for index in range(len(folders))], len(folders))
+        assert match is not None
+        match = match._replace(rule="labels unknown: the folders in order are taken for the classes in order")
+    if match is None:
+        # ImageNet's labels list synonyms; the first will do here.
+        first = [] if names is None else [name.partition(",")[0] for name in names[skip : skip + 3]]
+        known_as = f"names like {', '.join(first)}" if first else "no names"
+        raise EdgemobileError(
+            f"the data set's {len(folders)} folders ({', '.join(folders[:3])}, ...) match none of the model's classes: "
+            f"its {outputs} outputs have {known_as}. Give the folders' names with --labels, or begin the folders with "
+            "the class index (0007_cat)"
+        )
+    rule = f"{match.rule}; output 0 is background" if skip else match.rule
+    return ClassMatch(match.indices + skip, rule)
+
+
+def _places(path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
+    """(labels, where) of every place that has some, best first."""
+    if names := _listed(metadata.get(_METADATA_KEY, "")):
+        yield names, "in its metadata"
+    if packed := _packed(path):
+        yield packed, "packed into the file"
+    others = sorted(beside for beside in path.parent.glob("*labels*.txt") if beside.name != "labels.txt")
+    for beside in (path.with_name("labels.txt"), *(others if len(others) == 1 else ())):
+        if beside.is_file():
+            yield _lines(_text(beside)), f"beside it in {beside.name}"
+
+
+def _listed(text: str) -> list[str]:
+    try:
+        names = json.loads(text)
+    except ValueError:
+        return []
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
+def _packed(path: Path) -> list[str]:
+    """The labels of a TFLite file that is also a zip: the TFLite metadata specification appends them so."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            texts = [item for item in archive.infolist() if "label" in item.filename and item.filename.endswith(".txt")]
+            if len(texts) != 1 or texts[0].file_size > _MAX_BYTES:
+                return []
+            return _lines(archive.read(texts[0]).decode(errors="replace"))
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
+        return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise EdgemobileError(f"cannot read the labels {path}: {reason}") from error
+
+
+def _lines(text: str) -> list[str]:
+    """A label a line; numbers before them that only count the lines ("7 cock", "7: cock") are left out."""
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    numbered = [re.fullmatch(r"(\d+)[\s:,]\s*(\S.*)", line) for line in lines]
+    if all(match and int(match[1]) == index for index, match in enumerate(numbered)):
+        return [match[2] for match in numbered if match]
+    return lines
+
+
+def _fitted(names: list[str], outputs: int) -> tuple[str, ...] | None:
+    """`names` for `outputs`: background is put before them, or taken away, where that is all that differs."""
+    if not names:
+        return None
+    first_is_background = names[0].casefold() in _BACKGROUND
+    if len(names) == outputs - 1 and not first_is_background:
+        return (_BACKGROUND[0], *names)
+    if len(names) == outputs + 1 and first_is_background:
+        return tuple(names[1:])
+    return tuple(names) if len(names) == outputs else None

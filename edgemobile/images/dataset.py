@@ -1,0 +1,276 @@
+"""A folder of images a class, as a directory or a zip, read lazily: for calibration and for accuracy.
+
+    photos/cat/1.jpg           classes are folders
+    photos/train/cat/1.jpg     splits are the folders above them (train, val, validation, test)
+    photos/1.jpg               no classes: fine for calibration, accuracy is then not known
+
+Most sets are stored class by class, so 'the first n images' is one class: take `Dataset.sample`. A zip is read in place
+and never extracted, so no name in it can reach outside.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from edgemobile.errors import BrokenImage, EdgemobileError, first_line
+from edgemobile.preprocess import Preprocess
+
+__all__ = ["BrokenImage", "ClassMatch", "Dataset", "class_indices", "match_classes", "open_dataset"]
+
+SPLITS = ("train", "val", "validation", "test")
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+# A photo is a few MiB; what a zip declares beyond this is a mistake or a bomb.
+_MAX_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images by index, sorted by name, so that an index and a seed mean the same image everywhere.
+
+    `names` are paths inside the set. `classes` are the sorted folder names of all splits, and `labels` i64[len] index
+    into them; () and None where the images are not in class folders. `skipped` is (name, reason) of images left out.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray | None
+    splits: tuple[str, ...]
+    split: str | None
+    skipped: tuple[tuple[str, str], ...]
+    read: Callable[[str], bytes] = field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, index: int) -> str:
+        """The path of an image inside the set."""
+        return self.names[index]
+
+    def sample(self, n: int, seed: int = 0) -> np.ndarray:
+        """`n` different indices i64 drawn at random by `seed`; all of them, shuffled, where the set is not larger."""
+        if n < 1:
+            raise EdgemobileError(f"a sample of {self.path} must have at least 1 image, found {n}")
+        return np.random.default_rng(seed).permutation(len(self))[:n]
+
+    def load(self, index: int) -> Image.Image:
+        """The image in RGB. Raises BrokenImage with the reason where it cannot be decoded."""
+        name = self.names[index]
+        try:
+            return Image.open(BytesIO(self.read(name))).convert("RGB")
+        # Decoders raise whatever they like on broken bytes: OSError, SyntaxError, struct.error, zlib.error, ...
+        except Exception as error:
+            raise BrokenImage(f"cannot read {name} of {self.path}: {_reason(error)}") from error
+
+    def load_batch(
+        self, indices: Sequence[int] | np.ndarray, preprocess: Preprocess
+    ) -> tuple[np.ndarray, list[tuple[str, str]]]:
+        """(f32[N,px,px,3] of the images that can be read, in order; (name, reason) of those that cannot)."""
+        arrays, skipped = [], []
+        for index in indices:
+            try:
+                arrays.append(preprocess(self.load(int(index))))
+            except BrokenImage as error:
+                skipped.append((self.names[index], _reason(error.__cause__ or error)))
+        px = preprocess.input_px
+        return np.stack(arrays) if arrays else np.zeros((0, px, px, 3), np.float32), skipped
+
+
+def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
+    """The images below `path`, an ImageFolder as a directory or a zip; those of one split, or of all of them.
+
+    Raises EdgemobileError where there is no such path, no image in it, or no such split.
+    """
+    path = Path(path)
+    found, read = _list(path)
+    entries, skipped = _entries(found)
+    entries, splits = _split_apart(_without_wrapper(entries), skipped)
+    if split is not None and split not in splits:
+        raise EdgemobileError(
+            f"{path} has no split {split!r}. It has: {', '.join(splits) or 'none'}. "
+            f"Splits are folders at its top, named {', '.join(SPLITS)}"
+        )
+    # Classes are those of all splits: an index then means one class in every split.
+    classes = sorted({entry.parts[0] for entry in entries if len(entry.parts) > 1})
+    if classes:
+        skipped += [(entry.name, "it is in no class folder") for entry in entries if len(entry.parts) == 1]
+        entries = [entry for entry in entries if len(entry.parts) > 1]
+    entries = [entry for entry in entries if split in (None, entry.split)]
+    if not entries:
+        raise EdgemobileError(f"no images in {path}; an image is a file ending in {', '.join(_SUFFIXES)}")
+    index = {name: i for i, name in enumerate(classes)}
+    labels = np.array([index[entry.parts[0]] for entry in entries], np.int64) if classes else None
+    names = tuple(entry.name for entry in entries)
+    return Dataset(path, names, tuple(classes), labels, splits, split, tuple(skipped), read)
+
+
+class _Entry(NamedTuple):
+    """An image: its name as stored, the folders and the file that say what it is, and its split."""
+
+    name: str
+    parts: tuple[str, ...]
+    split: str | None = None
+
+
+def _list(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    """(names of all files below `path`, a function that reads one)."""
+    try:
+        if path.is_dir():
+            return list(_walk(path)), lambda name: (path / name).read_bytes()
+        archive = zipfile.ZipFile(path)
+    except FileNotFoundError as error:
+        raise EdgemobileError(
+            f"no data set at {path}: it does not exist. Give a folder of images or a zip of one"
+        ) from error
+    except zipfile.BadZipFile as error:
+        raise EdgemobileError(f"{path} is neither a folder nor a zip that can be read: {error}") from error
+    except OSError as error:
+        raise EdgemobileError(f"cannot read the data set {path}: {error.strerror or error}") from error
+    return archive.namelist(), _zip_reader(archive)
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Files below `folder`, relative to it. Linked folders count, each once: links may form a loop."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in files:
+            yield os.path.relpath(os.path.join(here, name), folder)
+
+
+def _zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
+    """Reads from one open zip; zipfile locks, so threads may share it."""
+
+    def read(name: str) -> bytes:
+        size = archive.getinfo(name).file_size
+        if size > _MAX_BYTES:
+            raise OSError(f"it unpacks to {size / 2**20:.0f} MiB, and at most {_MAX_BYTES / 2**20:.0f} MiB are read")
+        return archive.read(name)
+
+    return read
+
+
+def _entries(names: Iterable[str]) -> tuple[list[_Entry], list[tuple[str, str]]]:
+    """(images sorted by name, (name, reason) of those whose name points outside). Hidden files are nobody's images."""
+    entries, refused = [], []
+    for name in sorted(set(names)):
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not name.lower().endswith(_SUFFIXES):
+            continue
+        if ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
+            refused.append((name, "its name points outside the data set"))
+        elif not any(part.startswith((".", "__MACOSX")) for part in parts):
+            entries.append(_Entry(name, parts))
+    return entries, refused
+
+
+def _without_wrapper(entries: list[_Entry]) -> list[_Entry]:
+    """Drop a folder that holds everything, as most zips have: photos/cat/1.jpg is cat/1.jpg."""
+    while len(tops := {entry.parts[0] for entry in entries}) == 1 and any(len(entry.parts) > 2 for entry in entries):
+        if tops.pop().lower() in SPLITS:
+            break
+        entries = [entry._replace(parts=entry.parts[1:]) for entry in entries if len(entry.parts) > 1]
+    return entries
+
+
+def _split_apart(entries: list[_Entry], skipped: list[tuple[str, str]]) -> tuple[list[_Entry], tuple[str, ...]]:
+    """(entries with their split, the splits) where every top folder is a split; what lies beside them is `skipped`."""
+    tops = {entry.parts[0].lower() for entry in entries if len(entry.parts) > 1}
+    if not tops or not tops <= set(SPLITS):
+        return entries, ()
+    skipped += [(entry.name, "it is in no split") for entry in entries if len(entry.parts) == 1]
+    inside = [entry for entry in entries if len(entry.parts) > 1]
+    apart = [entry._replace(parts=entry.parts[1:], split=entry.parts[0].lower()) for entry in inside]
+    return apart, tuple(split for split in SPLITS if split in tops)
+
+
+def _reason(error: BaseException) -> str:
+    # Pillow names the buffer it read from, which says nothing to anybody.
+    return re.sub(r" ?<_io.BytesIO object at \w+>", "", first_line(error))
+
+
+# ---- its classes and the model's ------------------------------------------------------------------------------------
+
+
+class ClassMatch(NamedTuple):
+    """`indices` i64[folders]: the model's class of each folder of a data set; `rule` says how they were found."""
+
+    indices: np.ndarray
+    rule: str
+
+
+def class_indices(dataset_classes: Sequence[str], model_labels: Sequence[str] | int) -> np.ndarray | None:
+    """The model's class of each folder, i64[folders], or None: `match_classes` without the rule."""
+    match = match_classes(dataset_classes, model_labels)
+    return match.indices if match else None
+
+
+def match_classes(dataset_classes: Sequence[str], model_labels: Sequence[str] | int) -> ClassMatch | None:
+    """Find the model's class of each folder by the first rule that fits all folders; None where none does.
+
+    `model_labels` are names in the order of the model's outputs, or their number where the names are not known. No
+    folder is left out: accuracy over half of the classes would look like accuracy.
+    """
+    labels = [str(i) for i in range(model_labels)] if isinstance(model_labels, int) else list(model_labels)
+    for rule, find in _RULES.items():
+        indices = find(list(dataset_classes), labels)
+        if indices and all(index is not None and 0 <= index < len(labels) for index in indices):
+            return ClassMatch(np.array(indices, np.int64), rule)
+    return None
+
+
+def _by_name(folders: list[str], labels: list[str]) -> list[int | None]:
+    """Labels may list synonyms ("tench, Tinca tinca"); a name that two classes share stands for neither."""
+    known: dict[str, int | None] = {}
+    for index, label in enumerate(labels):
+        for name in {_plain(label), *(_plain(synonym) for synonym in label.split(","))}:
+            known[name] = None if name in known else index
+    return [known.get(_plain(folder)) for folder in folders]
+
+
+def _by_leading_integer(folders: list[str], labels: list[str]) -> list[int | None]:
+    return [int(match[1]) if (match := re.match(r"(\d+)[_\-. ]", folder)) else None for folder in folders]
+
+
+def _by_integer(folders: list[str], labels: list[str]) -> list[int | None]:
+    return [int(folder) if re.fullmatch(r"\d+", folder) else None for folder in folders]
+
+
+def _by_wnid(folders: list[str], labels: list[str]) -> list[int | None]:
+    """ImageNet's classes are its WordNet ids in order, so all of them together need no table."""
+    if len(folders) != len(labels) or not all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
+        return []
+    order = sorted(folders)
+    return [order.index(folder) for folder in folders]
+
+
+_RULES: Mapping[str, Callable[[list[str], list[str]], list[int | None]]] = {
+    "folders are named like the model's labels": _by_name,
+    "folders begin with the class index": _by_leading_integer,
+    "folders are class indices": _by_integer,
+    "folders are all WordNet ids, in order": _by_wnid,
+}
+
+
+def _plain(name: str) -> str:
+    """A name without case, spaces, underscores and hyphens."""
+    return re.sub(r"[\s_\-]+", "", name).casefold()

@@ -1,0 +1,154 @@
+"""The images a job works on: some to calibrate int8 with, others to check the written files on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.images.class_labels import match_folders
+from edgemobile.images.dataset import Dataset, open_dataset
+from edgemobile.preprocess import Preprocess
+
+__all__ = ["Samples", "from_blots", "from_dataset", "from_synthesis"]
+
+_NO_LABELS = "no --calib: accuracy is not known; give an ImageFolder to measure it"
+# Blots a side.
+_BLOTS = 8
+_CHECK_SPLITS = ("test", "val", "validation")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Preprocessed images f32[N,H,W,3]. `labels` are class indices of the model for `check`, and `calibration_labels`
+    for `calibration`; None where unknown.
+
+    `described` says in words what `check` is; `facts` what `calibration` is, for the manifest.
+    `real` images came from a data set and must look like it; made ones are what they are.
+    """
+
+    calibration: np.ndarray
+    check: np.ndarray
+    labels: np.ndarray | None
+    described: str
+    facts: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+    real: bool = False
+    calibration_labels: np.ndarray | None = None
+
+    def batches(self, size: int) -> list[np.ndarray]:
+        """`calibration` in batches of at most `size` images."""
+        return [self.calibration[start : start + size] for start in range(0, len(self.calibration), size)]
+
+
+def from_dataset(
+    path: Path,
+    preprocess: Preprocess,
+    model_labels: Sequence[str] | None,
+    *,
+    calibration: int,
+    check: int,
+    seed: int,
+    outputs: int | None = None,
+) -> Samples:
+    """Sample an ImageFolder (a directory or a zip) at random: `calibration` images from its train split and `check`
+    from its test or validation split; from one pool, without overlap, where it has no splits.
+
+    The class of an image is found through the model's labels, or, with the number of its `outputs`, through folders
+    that are numbered or as many as the classes. Raises EdgemobileError where there are no readable images. What was
+    skipped is in `notes`.
+    """
+    whole = open_dataset(path)
+    check_split = next((split for split in _CHECK_SPLITS if split in whole.splits), None)
+    if check_split and "train" in whole.splits:
+        calibration_set, check_set = open_dataset(path, "train"), open_dataset(path, check_split)
+        calibration_indices = calibration_set.sample(calibration, seed)
+        check_indices = check_set.sample(check, seed)
+        described = f"{path.name} ({check_split})"
+    else:
+        calibration_set = check_set = open_dataset(path, whole.splits[0]) if whole.splits else whole
+        drawn = calibration_set.sample(calibration + check, seed)
+        # A small set is calibrated on all of it; then there is nothing left that calibration has not seen.
+        calibration_indices = drawn[:calibration]
+        check_indices = drawn[calibration:] if len(drawn) > calibration else drawn
+        described = path.name
+    notes = []
+    if check_set is calibration_set and np.intersect1d(calibration_indices, check_indices).size:
+        notes.append(
+            f"{path.name} has only {len(calibration_set)} images: the files are checked on the calibration images"
+        )
+    calibration_images, used, skipped = _load_labelled(calibration_set, calibration_indices, preprocess)
+    check_images, kept, skipped_check = _load_labelled(check_set, check_indices, preprocess)
+    notes += [f"skipped {name}: {reason}" for name, reason in (*skipped, *skipped_check)]
+    if not len(calibration_images) or not len(check_images):
+        raise EdgemobileError(
+            f"no image of {path} can be read; the first problem: {notes[0] if notes else 'it is empty'}"
+        )
+    labels = _labels(check_set, kept, model_labels, outputs, notes)
+    return Samples(
+        calibration_images,
+        check_images,
+        labels,
+        f"{len(check_images)} images of {described}",
+        {"source": str(path), "images": len(calibration_images), "sha256": _digest(calibration_images), "seed": seed},
+        tuple(notes),
+        real=True,
+        calibration_labels=_labels(calibration_set, used, model_labels, outputs, []),
+    )
+
+
+def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Samples:
+    """Synthesised images f32[N,H,W,3]: the first `calibration` to calibrate on, the others to check on."""
+    described = f"{len(images) - calibration} images synthesised from the model's batch-norm statistics"
+    return _made(images, calibration, "synthesised", described, seed)
+
+
+def from_blots(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:
+    """Random soft blots of colour: enough for float arithmetic, which is the same for every image, and for random
+    weights, which have no images of their own."""
+    rng = np.random.default_rng(seed)
+    blots = rng.integers(0, 256, (calibration + check, _BLOTS, _BLOTS, 3), np.uint8)
+    sized = replace(preprocess, resize="exact", shorter_px=None)
+    images = np.stack([sized(blot) for blot in blots])
+    return _made(images, calibration, "random blots", f"{check} images of random blots", seed)
+
+
+def _made(images: np.ndarray, calibration: int, source: str, described: str, seed: int) -> Samples:
+    """Images nobody took, and so without labels: the first `calibration` to calibrate on, the others to check on."""
+    facts = {"source": source, "images": calibration, "sha256": _digest(images[:calibration]), "seed": seed}
+    return Samples(images[:calibration], images[calibration:], None, described, facts, (_NO_LABELS,))
+
+
+def _load_labelled(
+    dataset: Dataset, indices: np.ndarray, preprocess: Preprocess
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
+    """(images, the indices they belong to, what was skipped): images and labels stay in step where one is broken."""
+    images, skipped = dataset.load_batch(indices, preprocess)
+    broken = {name for name, _ in skipped}
+    kept = np.array([index for index in indices if dataset.name(index) not in broken], dtype=int)
+    return images, kept, skipped
+
+
+def _labels(
+    dataset: Dataset, kept: np.ndarray, model_labels: Sequence[str] | None, outputs: int | None, notes: list[str]
+) -> np.ndarray | None:
+    outputs = outputs if model_labels is None else len(model_labels)
+    if dataset.labels is None or outputs is None:
+        return None
+    try:
+        match = match_folders(dataset.classes, model_labels, outputs)
+    except EdgemobileError as error:
+        notes.append(f"accuracy is not known: {str(error).partition('. Give')[0]}")
+        return None
+    if model_labels is None:
+        notes.append(match.rule)
+    return match.indices[dataset.labels[kept]]
+
+
+def _digest(images: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()

@@ -1,0 +1,147 @@
+"""The facts of any .onnx or .tflite file, whoever wrote it.
+
+Facts of the file come from its bytes; how a runtime takes it is asked of the runtime that is installed, and a note
+stands where it is not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
+from edgemobile.exporters import FORMATS
+from edgemobile.exporters.contents import Contents, layout_of
+from edgemobile.graph import GraphError, Tensor
+from edgemobile.graph.channel_factors import FACTORS_KEY
+from edgemobile.inspection.hswish import hswish_forms
+from edgemobile.inspection.islands import islands
+from edgemobile.inspection.precision import precisions
+from edgemobile.inspection.records import Inspection, PortFacts
+from edgemobile.inspection.weights import weight_facts
+from edgemobile.model_file import file_format, read_model
+
+__all__ = ["contents_of", "facts_of", "inspect_file", "read_stored_tensors"]
+
+_T = TypeVar("_T")
+_LABELS, _PREPROCESS = "edgemobile.labels", "edgemobile.preprocess"
+
+
+def inspect_file(path: Path) -> Inspection:
+    """Raises EdgemobileError for a file that is missing, damaged or neither ONNX nor TFLite."""
+    return facts_of(path, read_model(path))
+
+
+def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspection:
+    """The facts of a file's bytes; without `ask_runtimes` only those it states itself."""
+    contents = contents_of(path, data)
+    notes: list[str] = []
+    optimized = _noted(notes, _optimized, data) if ask_runtimes and contents.format == "onnx" else None
+    pieces = _noted(notes, _delegate_pieces, data) if ask_runtimes and contents.format == "tflite" else None
+    usual = "NCHW" if contents.format == "onnx" else "NHWC"
+    # Thousands of numbers, of use to a comparison only.
+    metadata = {key: value for key, value in contents.metadata.items() if key != FACTORS_KEY}
+    labels, preprocess = (_json(metadata.pop(key, None)) for key in (_LABELS, _PREPROCESS))
+    return Inspection(
+        file=str(path),
+        bytes=len(data),
+        format=contents.format,
+        producer=contents.producer,
+        description=contents.description,
+        inputs=tuple(_port(contents, name, usual) for name in contents.inputs),
+        outputs=tuple(_port(contents, name, usual) for name in contents.outputs),
+        ops=contents.op_counts(),
+        precision=precisions(contents),
+        bytes_by_dtype=_bytes_by_dtype(contents, len(data)),
+        hswish=hswish_forms(contents),
+        islands=islands(optimized or contents),
+        weights=tuple(weight_facts(contents)),
+        metadata=metadata,
+        preprocess=preprocess if isinstance(preprocess, dict) else None,
+        labels=len(labels) if isinstance(labels, list) else None,
+        runtime_ops=None if optimized is None else optimized.op_counts(),
+        runtime_precision=None if optimized is None else precisions(optimized),
+        delegate_pieces=pieces,
+        notes=tuple(notes),
+    )
+
+
+def contents_of(path: Path, data: bytes) -> Contents:
+    """What the file holds; the bytes decide the format, not the suffix."""
+    if file_format(data, str(path)) == "tflite":
+        from edgemobile.exporters.tflite_contents import read as read_tflite
+
+        return read_tflite(data)
+    from edgemobile.exporters.onnx_contents import read as read_onnx
+
+    return read_onnx(data)
+
+
+def read_stored_tensors(path: Path) -> dict[str, Tensor]:
+    """The constants and quantized tensors of a file by the Graph's names, layouts and signedness.
+
+    Raises Unsupported where they have no such form: many files of other tools.
+    """
+    data = read_model(path)
+    kind = contents_of(path, data).format
+    try:
+        return FORMATS[kind].load().read_tensors(data)
+    except (EdgemobileError, GraphError, LookupError, TypeError, ValueError) as error:
+        raise Unsupported(f"the tensors of {path} have no form that compares across formats ({error})") from error
+
+
+def _optimized(data: bytes) -> Contents:
+    from edgemobile.exporters.onnx_contents import read_optimized
+
+    return read_optimized(data)
+
+
+def _delegate_pieces(data: bytes) -> int | None:
+    from edgemobile.exporters.tflite import delegate_pieces
+
+    try:
+        return delegate_pieces(data)
+    except (RuntimeError, ValueError) as error:
+        raise EdgemobileError(f"LiteRT does not load this file: {in_a_line(error)}") from error
+
+
+def _noted(notes: list[str], ask: Callable[[bytes], _T], data: bytes) -> _T | None:
+    """What a runtime says, or None and a note."""
+    try:
+        return ask(data)
+    except EdgemobileError as error:
+        notes.append(str(error))
+        return None
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return None
+
+
+def _port(contents: Contents, name: str, usual: str) -> PortFacts:
+    value = contents.values[name]
+    layout = layout_of(value.shape, usual)
+    if value.scale is None or value.zero_point is None:
+        return PortFacts(name, value.shape, value.dtype, layout)
+    return PortFacts(name, value.shape, value.dtype, layout, float(value.scale[0]), int(value.zero_point[0]))
+
+
+def _bytes_by_dtype(contents: Contents, total: int) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    # TFLite writes equal constants once; tensors then look at the same bytes.
+    seen: set[tuple[str, bytes]] = set()
+    for value in contents.values.values():
+        if value.data is not None and contents.format == "tflite":
+            key = (value.dtype, value.data.tobytes())
+            if key in seen:
+                continue
+            seen.add(key)
+        if value.constant:
+            sizes[value.dtype] = sizes.get(value.dtype, 0) + value.nbytes
+    ordered = dict(sorted(sizes.items(), key=lambda item: -item[1]))
+    return {**ordered, "structure": max(total - sum(ordered.values()), 0)}

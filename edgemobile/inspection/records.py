@@ -1,0 +1,81 @@
+"""What is known of one model file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Inspection", "PortFacts", "WeightFacts"]
+
+
+@dataclass(frozen=True)
+class PortFacts:
+    """An input or output. `layout` is "NCHW", "NHWC" or ""; -1 in `shape` is a free dimension."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class WeightFacts:
+    """The weight of one op. Scales are None for float weights.
+
+    `dead_channels` is how many of `channels` hold nothing but zero. `bias_peak` is the largest |b / (s_in * s_w)|: what
+    the bias takes of an int32 accumulator, which holds less than 2^31.
+    """
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    channels: int
+    scales: int = 0
+    scale_min: float | None = None
+    scale_max: float | None = None
+    dead_channels: int = 0
+    bias_peak: int | None = None
+
+    @property
+    def bias_share(self) -> float | None:
+        """`bias_peak` over 2^31: from 1 on the bias overflows."""
+        return None if self.bias_peak is None else self.bias_peak / 2**31
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything known of one file. What the installed runtimes could not say is None, and `notes` says why.
+
+    `precision` is precision -> op -> how many; `bytes_by_dtype` counts constants, "structure" is the rest of the file.
+    `hswish` is form -> how many. `islands` are the ops, float between integers, a tuple an island. `runtime_ops` and
+    `runtime_precision` are what onnxruntime runs of an ONNX file, `delegate_pieces` into how many pieces XNNPACK cuts a
+    TFLite file.
+    """
+
+    file: str
+    bytes: int
+    format: str
+    producer: str
+    description: str
+    inputs: tuple[PortFacts, ...]
+    outputs: tuple[PortFacts, ...]
+    ops: Mapping[str, int]
+    precision: Mapping[str, Mapping[str, int]]
+    bytes_by_dtype: Mapping[str, int]
+    hswish: Mapping[str, int]
+    islands: tuple[tuple[str, ...], ...]
+    weights: tuple[WeightFacts, ...]
+    metadata: Mapping[str, str]
+    preprocess: Mapping[str, Any] | None = None
+    labels: int | None = None
+    runtime_ops: Mapping[str, int] | None = None
+    runtime_precision: Mapping[str, Mapping[str, int]] | None = None
+    delegate_pieces: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,54 @@
+"""torch.export program -> Graph: `lower(export_program(net, (1, 3, 224, 224)))`.
+
+ops     one aten op a function, a table of them
+walk    the program from its inputs to its outputs, op by op; every tensor named by its module path
+fusion  ReLU and ReLU6 into the op before them
+
+Add an op: a row in graph.OPS, a row in ops.LOWERINGS, a row in the interpreter and one in each emitter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgemobile.errors import Unsupported, first_line
+from edgemobile.graph import Graph
+from edgemobile.lower.fusion import fuse_activations
+from edgemobile.lower.ops import LOWERINGS
+from edgemobile.lower.walk import Lowering
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["export_program", "fuse_activations", "lower", "supported_ops"]
+
+
+def export_program(net: torch.nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
+    """Trace `net` in eval mode for one f32 input of `input_shape` (N, C, H, W).
+
+    Raises Unsupported with torch's own reason where the model cannot be traced.
+    """
+    import torch
+
+    net = net.eval()
+    example = torch.zeros(tuple(input_shape))
+    try:
+        return torch.export.export(net, (example,))
+    except Exception as error:
+        raise Unsupported(
+            f"torch.export cannot trace {type(net).__name__} on input {list(input_shape)}: {first_line(error)}"
+        ) from error
+
+
+def lower(program: torch.export.ExportedProgram, name: str = "model") -> Graph:
+    """The Graph of `program`: batch norm folded in float64, activations fused, NHWC, tensors named by module path.
+
+    Raises Unsupported for an aten op without a lowering, naming the op, its module path and what is supported.
+    """
+    return fuse_activations(Lowering(program, name).graph())
+
+
+def supported_ops() -> list[str]:
+    """The aten ops that have a lowering."""
+    return sorted(LOWERINGS)

@@ -1,0 +1,32 @@
+"""ReLU and ReLU6 as part of the op before them."""
+
+from __future__ import annotations
+
+from edgemobile.graph import Graph, Node
+
+__all__ = ["fuse_activations"]
+
+
+def fuse_activations(graph: Graph) -> Graph:
+    """relu and relu6 behind a conv2d, linear or add that feeds nothing else become its `activation`."""
+    nodes: list[Node] = []
+    index_of: dict[str, int] = {}
+    for node in graph.nodes:
+        before = index_of.get(node.inputs[0])
+        if node.op in ("relu", "relu6") and before is not None and _takes_activation(graph, nodes[before]):
+            host = nodes[before]
+            nodes[before] = Node(host.op, host.inputs, node.output, {**host.attrs, "activation": node.op})
+            index_of[node.output] = before
+        else:
+            index_of[node.output] = len(nodes)
+            nodes.append(node)
+    return graph.replaced(nodes)
+
+
+def _takes_activation(graph: Graph, node: Node) -> bool:
+    return (
+        node.op in ("conv2d", "linear", "add")
+        and not node.attrs["activation"]
+        and len(graph.consumers(node.output)) == 1
+        and node.output not in graph.outputs
+    )

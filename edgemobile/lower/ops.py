@@ -1,0 +1,300 @@
+"""One aten op a function: what it becomes in a Graph, and what is refused.
+
+Add an op here: a function and its row in LOWERINGS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemobile.graph import Node, Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgemobile.lower.walk import Lowering, Pads
+
+__all__ = ["LOWERINGS"]
+
+# pad is written for the last dimension first: left, right, top, bottom.
+_PAD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "aten.pad.default": {"mode": "constant", "value": None},
+    "aten.constant_pad_nd.default": {"value": 0},
+}
+_UNPADDED: Pads = ((0, 0), (0, 0))
+
+
+def _conv2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    x, weight, bias, stride, padding, dilation, groups = _args(
+        fx, "input", "weight", bias=None, stride=1, padding=0, dilation=1, groups=1
+    )
+    kernel = walk.array(fx, weight)
+    if isinstance(padding, str):
+        padding = _string_padding(walk, fx, padding, kernel.shape[2:], _pair(dilation))
+    pads = padding if isinstance(padding, tuple) and isinstance(padding[0], tuple) else _both_sides(padding)
+    path = walk.layer_path(weight, "conv2d")
+    offset = np.zeros(len(kernel), np.float32) if bias is None else walk.array(fx, bias)
+    return walk.emit(
+        fx,
+        "conv2d",
+        (
+            walk.image(fx, x),
+            walk.constant(f"{path}.weight", kernel.transpose(0, 2, 3, 1)),
+            walk.constant(f"{path}.bias", offset),
+        ),
+        stride=_pair(stride),
+        padding=_summed(pads, walk.pads.get(x, _UNPADDED)),
+        dilation=_pair(dilation),
+        groups=groups,
+        activation="",
+    )
+
+
+def _summed(a: Pads, b: Pads) -> Pads:
+    height, width = ((before + more, after + extra) for (before, after), (more, extra) in zip(a, b, strict=True))
+    return height, width
+
+
+def _pad(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Zeros around a picture become part of the convolutions that read it.
+
+    Given:  y = conv(pad(x, p), w, padding=q)
+    Result: y = conv(x, w, padding=p + q)
+    """
+    x, pad, *rest = _args(fx, "input", "pad", **_PAD_DEFAULTS[str(fx.target)])
+    mode, value = rest if len(rest) == 2 else ("constant", *rest)
+    if mode != "constant" or value not in (None, 0):
+        walk.refuse(fx, f"only padding with zeros is supported, found mode={mode!r}, value={value}")
+    if len(x.meta["val"].shape) != 4 or len(pad) > 4 or min(pad) < 0:
+        walk.refuse(fx, f"only height and width of [N, C, H, W] can be padded, by 0 or more; found pad={list(pad)}")
+    if not all("aten.conv2d" in str(user.target) and user.args[0] is fx for user in fx.users):
+        walk.refuse(fx, "padding may feed only convolutions, which take it over; move it there")
+    left, right, top, bottom = (*pad, 0, 0)[:4]
+    walk.pads[fx] = ((top, bottom), (left, right))
+    return walk.image(fx, x)
+
+
+def _string_padding(
+    walk: Lowering, fx: torch.fx.Node, padding: str, kernel: Sequence[int], dilation: tuple[int, int]
+) -> Pads:
+    """padding='same' (stride 1 only in PyTorch) puts the odd pixel at the end; 'valid' is none."""
+    spans = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
+    top, left = (span // 2 for span in spans)
+    return (top, spans[0] - top), (left, spans[1] - left)
+
+
+def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Fold batch norm into the convolution before it, in float64.
+
+    Given:  y = BN(conv(x, w) + b)
+    Result: y = conv(x, w') + b', w' = w * k, b' = (b - mean) * k + beta, k = gamma / sqrt(var + eps)
+    """
+    x, gamma, beta, mean, var, training, _, eps = _args(
+        fx, "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"
+    )
+    if training or mean is None:
+        walk.refuse(fx, "batch norm is in training mode or keeps no running statistics; call net.eval() first")
+    name = walk.operand(fx, x, "input")
+    conv = next((node for node in walk.nodes if node.output == name), None)
+    if conv is None or conv.op not in ("conv2d", "linear") or not walk.feeds_only(name, fx):
+        walk.refuse(fx, "batch norm is folded only right behind a convolution or linear layer that feeds nothing else")
+    variance = walk.array(fx, var).astype(np.float64)
+    k = 1 / np.sqrt(variance + eps)
+    if gamma is not None:
+        k = k * walk.array(fx, gamma)
+    shift = 0.0 if beta is None else walk.array(fx, beta).astype(np.float64)
+    weight, bias = (walk.tensors[constant].data for constant in conv.inputs[1:])
+    assert weight is not None
+    assert bias is not None
+    walk.put_constant(conv.inputs[1], weight.astype(np.float64) * k.reshape(-1, *[1] * (weight.ndim - 1)))
+    walk.put_constant(conv.inputs[2], (bias.astype(np.float64) - walk.array(fx, mean)) * k + shift)
+    return _renamed(walk, fx, conv)
+
+
+def _renamed(walk: Lowering, fx: torch.fx.Node, node: Node) -> str:
+    """Let the node stand for `fx` too: its tensor takes the later module's name."""
+    name = walk.name_of(fx, node.op)
+    walk.tensors[name] = Tensor(name, walk.tensors.pop(node.output).shape)
+    walk.replace_last(node.output, Node(node.op, node.inputs, name, node.attrs))
+    walk.values.update({old: name for old, value in walk.values.items() if walk.is_name(value, node.output)})
+    return name
+
+
+def _linear(walk: Lowering, fx: torch.fx.Node) -> str:
+    x, weight, bias = _args(fx, "input", "weight", bias=None)
+    matrix = walk.array(fx, weight)
+    if len(fx.meta["val"].shape) != 2:
+        walk.refuse(fx, f"linear takes a flat input [N, features], found {len(fx.meta['val'].shape)} dimensions")
+    path = walk.layer_path(weight, "linear")
+    name = walk.operand(fx, x, "input")
+    flatten = next((node for node in walk.nodes if node.output == name), None)
+    if flatten is not None and flatten.op == "reshape":
+        matrix = _channels_last_columns(matrix, walk.tensors[flatten.inputs[0]].shape)
+    offset = np.zeros(len(matrix), np.float32) if bias is None else walk.array(fx, bias)
+    constants = walk.constant(f"{path}.weight", matrix), walk.constant(f"{path}.bias", offset)
+    return walk.emit(fx, "linear", (name, *constants), activation="")
+
+
+def _channels_last_columns(matrix: np.ndarray, nhwc: tuple[int, ...]) -> np.ndarray:
+    """A layer trained on flattened NCHW, its columns put in the order of flattened NHWC."""
+    if len(nhwc) != 4:
+        return matrix
+    _, height, width, channels = nhwc
+    return matrix.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(matrix), -1)
+
+
+def _flatten(walk: Lowering, fx: torch.fx.Node) -> str:
+    source = fx.args[0]
+    before, after = tuple(source.meta["val"].shape), tuple(fx.meta["val"].shape)  # type: ignore[union-attr]
+    if after == before:
+        return walk.operand(fx, source, "input")
+    if len(after) != 2 or after[0] != before[0]:
+        walk.refuse(fx, f"only flattening to [N, features] is supported, found {list(before)} -> {list(after)}")
+    permuted = before[2:] != (1, 1)
+    if permuted and not _feeds_only_linear(fx):
+        walk.refuse(fx, f"flattening {list(before)} may feed only a linear layer: the order of NHWC and NCHW differs")
+    return walk.emit(fx, "reshape", (walk.operand(fx, source, "input"),), ".nhwc" if permuted else "")
+
+
+def _feeds_only_linear(fx: torch.fx.Node) -> bool:
+    return all(
+        _feeds_only_linear(user) if LOWERINGS.get(str(user.target)) is _identity else "aten.linear" in str(user.target)
+        for user in fx.users
+    )
+
+
+def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
+    x, dims, keepdim = _args(fx, "input", "dim", keepdim=False)
+    rank = len(x.meta["val"].shape)
+    if rank != 4 or sorted(dim % rank for dim in dims or ()) != [2, 3]:
+        walk.refuse(fx, f"only the mean over height and width is supported, found dim={dims} of {rank} dimensions")
+    name = walk.operand(fx, x, "input")
+    if keepdim:
+        return walk.emit(fx, "mean", (name,))
+    # The pool keeps its two dimensions in every format; a reshape drops them.
+    n, c = fx.meta["val"].shape
+    pooled = f"{walk.name_of(fx, 'mean')}.pool"
+    walk.tensors[pooled] = Tensor(pooled, (n, 1, 1, c))
+    walk.nodes.append(Node("mean", (name,), pooled))
+    return walk.emit(fx, "reshape", (pooled,))
+
+
+def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    if tuple(fx.meta["val"].shape[2:]) != (1, 1):
+        walk.refuse(fx, f"only a pool to 1x1 is supported, found {list(fx.meta['val'].shape[2:])}")
+    return walk.emit(fx, "mean", (walk.image(fx, fx.args[0]),))
+
+
+def _max_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    x, kernel, stride, padding, dilation, ceil = _args(
+        fx, "input", "kernel_size", stride=None, padding=0, dilation=1, ceil_mode=False
+    )
+    if _pair(dilation) != (1, 1) or ceil:
+        walk.refuse(fx, "max pooling with dilation or ceil_mode is not supported")
+    return walk.emit(
+        fx,
+        "max_pool2d",
+        (walk.image(fx, x),),
+        kernel=_pair(kernel),
+        stride=_pair(stride or kernel),
+        padding=_both_sides(padding),
+    )
+
+
+def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    x, kernel, stride, padding, ceil, _, divisor = _args(
+        fx,
+        "input",
+        "kernel_size",
+        stride=None,
+        padding=0,
+        ceil_mode=False,
+        count_include_pad=True,
+        divisor_override=None,
+    )
+    if _pair(padding) != (0, 0) or ceil or divisor:
+        walk.refuse(fx, "average pooling with padding, ceil_mode or divisor_override is not supported")
+    return walk.emit(fx, "avg_pool2d", (walk.image(fx, x),), kernel=_pair(kernel), stride=_pair(stride or kernel))
+
+
+def _hardtanh(walk: Lowering, fx: torch.fx.Node) -> str:
+    x, low, high = _args(fx, "input", min_val=-1.0, max_val=1.0)
+    if (low, high) != (0, 6):
+        walk.refuse(fx, f"only the range [0, 6] (ReLU6) is supported, found [{low}, {high}]")
+    return walk.emit(fx, "relu6", (walk.operand(fx, x, "input"),))
+
+
+def _unary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
+    return lambda walk, fx: walk.emit(fx, op, (walk.operand(fx, fx.args[0], "input"),))
+
+
+def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
+    def row(walk: Lowering, fx: torch.fx.Node) -> str:
+        a, b, alpha = _args(fx, "input", "other", alpha=1)
+        if alpha != 1:
+            walk.refuse(fx, f"alpha={alpha} is not supported; multiply first")
+        ranks = [len(arg.meta["val"].shape) for arg in (a, b) if isinstance(walk.values.get(arg), str)]
+        if any(rank != len(fx.meta["val"].shape) for rank in ranks):
+            walk.refuse(fx, f"broadcasting {ranks} dimensions has no NHWC form; give both the same number")
+        return walk.emit(fx, op, (walk.operand(fx, a, "a"), walk.operand(fx, b, "b")), activation="")
+
+    return row
+
+
+def _identity(walk: Lowering, fx: torch.fx.Node) -> str:
+    return walk.operand(fx, fx.args[0], "input")
+
+
+def _args(fx: torch.fx.Node, *names: str, **defaults: Any) -> list[Any]:
+    """Positional and keyword arguments of an aten call, in the order of `names` then `defaults`."""
+    order = [*names, *defaults]
+    given = {**defaults, **dict(zip(order, fx.args, strict=False)), **fx.kwargs}
+    return [given[name] for name in order]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return pair * 2 if len(pair) == 1 else pair
+
+
+def _both_sides(padding: Any) -> Pads:
+    """PyTorch pads both sides alike. 'SAME' does not at stride 2, so padding stays explicit."""
+    top, left = _pair(padding)
+    return (top, top), (left, left)
+
+
+LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str]] = {
+    "aten.conv2d.default": _conv2d,
+    "aten.conv2d.padding": _conv2d,
+    "aten.pad.default": _pad,
+    "aten.constant_pad_nd.default": _pad,
+    "aten.batch_norm.default": _batch_norm,
+    "aten.linear.default": _linear,
+    "aten.relu.default": _unary("relu"),
+    "aten.relu_.default": _unary("relu"),
+    "aten.relu6.default": _unary("relu6"),
+    "aten.relu6_.default": _unary("relu6"),
+    "aten.hardtanh.default": _hardtanh,
+    "aten.hardtanh_.default": _hardtanh,
+    "aten.hardswish.default": _unary("hardswish"),
+    "aten.hardswish_.default": _unary("hardswish"),
+    "aten.hardsigmoid.default": _unary("hardsigmoid"),
+    "aten.hardsigmoid_.default": _unary("hardsigmoid"),
+    "aten.add.Tensor": _binary("add"),
+    "aten.add_.Tensor": _binary("add"),
+    "aten.mul.Tensor": _binary("mul"),
+    "aten.mul_.Tensor": _binary("mul"),
+    "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
+    "aten.mean.dim": _mean,
+    "aten.max_pool2d.default": _max_pool2d,
+    "aten.avg_pool2d.default": _avg_pool2d,
+    "aten.flatten.using_ints": _flatten,
+    "aten.view.default": _flatten,
+    "aten.reshape.default": _flatten,
+    "aten.dropout.default": _identity,
+    "aten.dropout_.default": _identity,
+    "aten.contiguous.default": _identity,
+}

@@ -1,0 +1,30 @@
+"""A model file as bytes: read from disk, and its format told from what it begins with, never from its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgemobile.errors import EdgemobileError, Unsupported
+
+__all__ = ["file_format", "read_model"]
+
+
+def read_model(path: Path) -> bytes:
+    """The bytes of a file. Raises EdgemobileError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EdgemobileError(f"cannot read {path}: {error.strerror or error}. Name a .onnx or .tflite file") from error
+
+
+def file_format(data: bytes, name: str) -> str:
+    """ "tflite" or "onnx". Raises Unsupported for neither; `name` says in errors whose bytes they are."""
+    if data[4:8] == b"TFL3":
+        return "tflite"
+    # An ONNX file is a protobuf whose first field is ir_version: a varint under tag 1.
+    if data[:1] == b"\x08":
+        return "onnx"
+    raise Unsupported(
+        f"{name} ({len(data)} bytes) is neither TFLite (no 'TFL3' at byte 4) nor ONNX: truncated, or no model. "
+        "Name a .onnx or .tflite file"
+    )

@@ -1,0 +1,12 @@
+"""Where a model's weights come from: the package, torchvision's public files, a seed, or a file from anybody.
+
+checkpoint   load_weights: all of it, as a Checkpoint that fits a net
+files        .safetensors and pickles as data, never code
+key_layouts  other libraries' keys, by table
+tflite       a TFLite file's weights as reals
+public       torchvision's files, and how one comes here
+"""
+
+from edgemobile.weights.checkpoint import Checkpoint, build, bundled, load_into, load_weights
+
+__all__ = ["Checkpoint", "build", "bundled", "load_into", "load_weights"]

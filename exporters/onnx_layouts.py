@@ -1,0 +1,43 @@
+"""Between the Graph's layout, NHWC, and ONNX's, NCHW."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["channels_first", "channels_last", "columns_first", "columns_last", "nchw", "nhwc"]
+
+
+def channels_first(array: np.ndarray) -> np.ndarray:
+    """[N,H,W,C] -> [N,C,H,W] and [H,W,C] -> [C,H,W]; fewer dimensions have no layout."""
+    return np.moveaxis(array, -1, -3) if array.ndim >= 3 else array
+
+
+def channels_last(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, -3, -1) if array.ndim >= 3 else array
+
+
+def nchw(shape: Sequence[int]) -> tuple[int, ...]:
+    return (shape[0], shape[3], *shape[1:3]) if len(shape) == 4 else tuple(shape)
+
+
+def nhwc(shape: Sequence[int]) -> tuple[int, ...]:
+    return (shape[0], *shape[2:], shape[1]) if len(shape) == 4 else tuple(shape)
+
+
+def _columns(matrix: np.ndarray, order: tuple[int, int, int], axes: tuple[int, int, int]) -> np.ndarray:
+    """[out, in] with each row seen as `order` and transposed by `axes`."""
+    return matrix.reshape(-1, *order).transpose(0, *(axis + 1 for axis in axes)).reshape(matrix.shape)
+
+
+def columns_first(matrix: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+    """The columns of a layer on a flattened [N,H,W,C] `image`, put in the order of the flattened [N,C,H,W]."""
+    _, height, width, channels = image
+    return _columns(matrix, (height, width, channels), (2, 0, 1))
+
+
+def columns_last(matrix: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+    """The inverse of columns_first."""
+    _, height, width, channels = image
+    return _columns(matrix, (channels, height, width), (1, 2, 0))

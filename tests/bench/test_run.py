@@ -1,0 +1,127 @@
+"""A bench on this machine from request to run, and what it says about a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgemobile.bench import BenchRequest, advice, bench, cores_of
+from edgemobile.bench import run as module
+from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.records import Case, Core, Facts, Run, Settings
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def model(tmp_path: Path, colour_model: Callable[..., bytes]) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(colour_model("bgr"))
+    return path
+
+
+def test_this_machine(model: Path) -> None:
+    run = bench(BenchRequest((model, model), settings=Settings(runs=20, threads=(1,))))
+    (case,) = run.cases
+    assert (run.device, run.emulated, case.precision, case.batch) == ("local", False, "float32", 1)
+    assert len(case.values_ns) == 20
+    assert run.facts.runtimes["onnxruntime"] == case.version
+
+
+def test_a_free_resolution_is_measured_at_224(tmp_path: Path, colour_model: Callable[..., bytes]) -> None:
+    path = tmp_path / "free.onnx"
+    path.write_bytes(colour_model("bgr", shape=("batch", 3, "height", "width")))
+    assert bench(BenchRequest((path,), settings=Settings(runs=5))).cases[0].input == "float32 NCHW[1, 3, 224, 224]"
+
+
+@pytest.mark.parametrize(("text", "cores"), [(None, []), ("0", [0]), ("2-3", [2, 3]), ("0, 2-4", [0, 2, 3, 4])])
+def test_cores(text: str | None, cores: list[int]) -> None:
+    assert cores_of(text) == cores
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-2", "-1", "1,1", "1-", "0-99999", "0;rm"])
+def test_what_are_no_cores(text: str) -> None:
+    with pytest.raises(EdgemobileError, match="cores"):
+        cores_of(text)
+
+
+def test_under_emulation_time_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Transport:
+        emulated = True
+
+        def close(self) -> None: ...
+
+    class Device:
+        name = "emulated:cortex-a72"
+
+    monkeypatch.setattr(module, "open_device", lambda name: (Device(), Transport()))
+    with pytest.raises(Unsupported, match="counts the instructions of one thread, and --threads, --seconds"):
+        bench(BenchRequest((model,), "emulated:cortex-a72", Settings(threads=(1, 4), seconds=1.0)))
+
+
+# ---- advice ---------------------------------------------------------------------------------------------------------
+
+
+def _case(file: str, precision: str, ms: int, **changes: Any) -> Case:
+    unknown = ("peak_mib", "runtime_mib", "instructions", "profile", "energy_mj", "idle_w")
+    known: dict[str, Any] = {
+        "file": file,
+        "sha256": "0" * 64,
+        "bytes": 1,
+        "format": "tflite",
+        "precision": precision,
+        "input": "",
+        "batch": 1,
+        "runtime": "litert",
+        "version": "2",
+        "threads": 1,
+        "load_ns": 1,
+        "first_ns": 1,
+        "warmup_ns": (),
+        "rounds_ns": ((ms * 10**6,) * 5,) * 5,
+        "pieces": 1,
+        "outside": {},
+        **dict.fromkeys(unknown),
+    }
+    return Case(**{**known, **changes})
+
+
+def _run(*cases: Case, features: tuple[str, ...] = ("dotprod",)) -> Run:
+    facts = Facts("Pi", None, "aarch64", (Core(0, "A76", None),), features, 1.0, "D", "6", "3", 64, {})
+    return Run(1, "0", "2026", "pi", False, facts, Settings(), (), cases)
+
+
+FUSED = {"pieces": 22, "outside": {"HARD_SWISH": 21}}
+
+
+def test_int8_slower_than_float_says_why() -> None:
+    float32, fused = _case("float.tflite", "float32", 5), _case("fused.tflite", "int8", 8, **FUSED)
+    (words,) = advice(_run(float32, fused))
+    assert words.startswith(
+        "fused.tflite (int8) is slower than float.tflite (float32): the delegate cuts it into 22 pieces"
+    )
+    assert "21 HARD_SWISH run outside of them (export with --hswish delegated)" in words
+    assert "dot products" not in words
+    (words,) = advice(_run(float32, replace(fused, pieces=1, outside={}), features=("neon",)))
+    assert words.endswith("this CPU has no instructions for int8 dot products (neon, no dotprod)")
+    (words,) = advice(_run(float32, replace(fused, pieces=1, outside={})))
+    assert words.endswith("no reason is known; --profile shows the ops")
+
+
+def test_int8_that_is_not_slower_is_not_blamed() -> None:
+    float32 = _case("float.tflite", "float32", 5)
+    assert advice(_run(float32, _case("int8.tflite", "int8", 3, **FUSED))) == []
+    # Within the noise, or on another number of threads, or in another runtime.
+    noisy = ((5_000_000,) * 5, (7_000_000,) * 5) * 5
+    assert advice(_run(float32, _case("int8.tflite", "int8", 5, rounds_ns=noisy))) == []
+    assert advice(_run(float32, _case("int8.tflite", "int8", 8, threads=4))) == []
+    assert advice(_run(float32, _case("int8.onnx", "int8", 8, runtime="onnxruntime"))) == []
