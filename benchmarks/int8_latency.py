@@ -3,7 +3,7 @@
     python benchmarks/int8_latency.py --keep files --aeq-python venv/bin/python
 
 Every file is timed in turn, one call each a round (devices.latency), so that a slow moment hits all alike: the ratios
-hold where the milliseconds do not. All int8 files are calibrated on the same images of noise, since this is about time.
+hold where the milliseconds do not. All int8 files are calibrated on the same images, made from the model itself.
 
     pieces   into how many pieces XNNPACK cuts a .tflite
     islands  float detours in onnxruntime between integer ops
@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,11 @@ from edgemobile.graph.interpreter import quantize, run
 from edgemobile.inspection import Inspection, inspect_file
 from edgemobile.lower import lower
 from edgemobile.metrics import sqnr_db
-from edgemobile.model import Model, load_model
+from edgemobile.model import load_model
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
+from edgemobile.quant.synthesize import synthesize
+from edgemobile.quant.targets import target_for
 from edgemobile.terminal import console, format_bytes, format_table
 
 PX, CALIBRATION, CHECKED = 224, 4, 4
@@ -55,12 +57,18 @@ class Source:
 
     def __init__(self, folder: Path, aeq_python: str | None) -> None:
         self.folder, self.aeq_python = folder, aeq_python
-        rng = np.random.default_rng(0)
-        self.images = rng.standard_normal((CALIBRATION + CHECKED, PX, PX, 3)).astype(np.float32)
+        self.model = load_model("v3-large", res=PX)
 
     @cached_property
-    def model(self) -> Model:
-        return load_model("v3-large", res=PX)
+    def images(self) -> np.ndarray:
+        preprocess = self.model.preprocess
+        return synthesize(
+            self.model.net,
+            images=CALIBRATION + CHECKED,
+            input_px=PX,
+            mean=preprocess.mean,
+            std=preprocess.std,
+        )
 
     @cached_property
     def graph(self) -> Graph:
@@ -77,6 +85,9 @@ class Source:
     @cached_property
     def fused(self) -> Graph:
         return ptq(self.graph, [self.calibration], Recipe(hswish="fused")).graph
+
+    def onnx_int8(self, target: str) -> bytes:
+        return onnx.to_bytes(self.int8, metadata={}, **target_for(target).onnx)
 
     def onnxruntime_int8(self) -> bytes:
         exported = torch_onnx.to_bytes(self.model.net, (1, 3, PX, PX))
@@ -115,8 +126,10 @@ ROWS = (
     Row("ai-edge-quantizer int8", ".tflite", Source.aeq_int8),
     Row("ai-edge-quantizer int8, MSE", ".tflite", lambda s: s.aeq_int8("MSE")),
     Row("onnx float", ".onnx", lambda s: onnx.to_bytes(s.graph, metadata={})),
-    Row("onnx int8, uint8 weights", ".onnx", lambda s: onnx.to_bytes(s.int8, metadata={}), True),
-    Row("onnx int8, int8 weights", ".onnx", lambda s: onnx.to_bytes(s.int8, metadata={}, weights="int8"), True),
+    *(
+        Row(f"onnx int8 for {name}", ".onnx", partial(Source.onnx_int8, target=name), True)
+        for name in ("cpu", "arm", "x86-vnni")
+    ),
     Row("onnxruntime's quantizer int8", ".onnx", Source.onnxruntime_int8),
 )
 

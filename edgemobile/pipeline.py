@@ -167,7 +167,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         strict_calib=samples.real and not request.unchecked_calib,
         search_drop=request.max_drop if request.search else None,
         embed_preprocess=request.embed_preprocess,
-        onnx_weights=target_for(request.target).onnx_weights,
+        onnx=target_for(request.target).onnx,
     )
     emitted = route.run(job)
     with fresh_folder(request.out, overwrite=request.overwrite) as folder:

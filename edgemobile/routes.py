@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Job:
 
     With `strict_calib`, calibration images that cannot be what the model is used on are refused. `search_drop` asks for
     a search: how many points of top-1 int8 may lose before a layer more stays in float. With `embed_preprocess` the
-    files take raw pixels. `onnx_weights` is how ONNX stores int8 weights (exporters/onnx.py).
+    files take raw pixels. `onnx` is what exporters.onnx.to_bytes is told of where the files will run.
     """
 
     model: Model
@@ -60,7 +60,7 @@ class Job:
     strict_calib: bool = True
     search_drop: float | None = None
     embed_preprocess: bool = False
-    onnx_weights: Literal["uint8", "int8"] = "uint8"
+    onnx: Mapping[str, Any] = field(default_factory=dict)
 
     def calibration_batches(self) -> list[np.ndarray]:
         return self.samples.batches(_CALIBRATION_BATCH)
@@ -104,8 +104,8 @@ def _native(job: Job) -> Emitted:
         for precision, form in graphs.items():
             metadata = {**job.metadata(precision), **(factors if precision == "int8" else {})}
             for name in job.formats:
-                stored = {"weights": job.onnx_weights} if name == "onnx" else {}
-                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=metadata, **stored)
+                told = job.onnx if name == "onnx" else {}
+                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=metadata, **told)
                 report(len(files))
     return Emitted(files, graphs.get("int8"), _hardswishes(graph), notes, recipe)
 

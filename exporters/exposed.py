@@ -33,6 +33,8 @@ def _between_conversions(contents: Contents, name: str) -> bool:
     readers = contents.consumers.get(name, [])
     if op.kind == "DequantizeLinear":
         return name not in contents.outputs
+    if name.endswith(":wide"):
+        return True
     quantized = any(reader.kind == "QuantizeLinear" for reader in readers)
     # What a fused activation cuts is no value of the model.
     cut = len(readers) == 1 and readers[0].kind in ("Relu", "Clip") and op.kind in ("Conv", "Gemm", "Add")

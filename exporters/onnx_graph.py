@@ -1,7 +1,7 @@
 """ONNX -> Graph: the inverse of edgemobile.exporters.onnx, for its files and for others made of the same ops.
 
 A Conv and the Clip behind it are one node again, QuantizeLinear and DequantizeLinear are the QParams of a tensor again;
-`t:q`, `t:raw` and `t:linear` all belong to `t`.
+`t:q`, `t:raw`, `t:linear` and `t:wide` all belong to `t`.
 
 Add an op here: a row in _ROWS.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from edgemobile.errors import Unsupported
 from edgemobile.exporters.onnx_contents import load, onnx
-from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph import Graph, Node, QParams, Tensor
 
 __all__ = ["read_graph", "read_named_tensors", "tensor_name"]
 
@@ -41,7 +41,7 @@ def read_named_tensors(data: bytes) -> dict[str, Tensor]:
 
 def tensor_name(name: str) -> str:
     """The Graph's name of an ONNX value, from our own suffixes and from those of onnxruntime's quantizer."""
-    return re.sub(r"(:(q|raw|linear|dq)|_(Quantize|Dequantize)Linear_Output|_quantized)$", "", name)
+    return re.sub(r"((:(q|raw|linear|dq|wide))+|_(Quantize|Dequantize)Linear_Output|_quantized)$", "", name)
 
 
 def _described(data: bytes) -> Any:
@@ -77,16 +77,15 @@ class _Reader:
 
     def graph(self) -> Graph:
         graph = self.model.graph
-        tensors = dict(self.stored)
         initializers = {tensor.name for tensor in graph.initializer}
         for value in (*graph.input, *graph.value_info, *graph.output):
             if value.name not in initializers:
-                tensors.setdefault(tensor_name(value.name), Tensor(tensor_name(value.name), _nhwc(value)))
+                self.stored.setdefault(tensor_name(value.name), Tensor(tensor_name(value.name), _nhwc(value)))
         for node in graph.node:
             self._take(node)
         inputs = tuple(tensor_name(value.name) for value in graph.input if value.name not in initializers)
         outputs = tuple(self.named(value.name) for value in graph.output)
-        return Graph(graph.name, inputs, outputs, tuple(self.nodes), tensors)
+        return Graph(graph.name, inputs, outputs, tuple(self.nodes), self.stored)
 
     def _take(self, node: Any) -> None:
         if node.op_type not in _ROWS:
@@ -160,6 +159,8 @@ def _gemm(reader: _Reader, node: Any) -> None:
 
 def _clamp(activation: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, node: Any) -> None:
+        if activation == "relu6" and _moved_zero(reader, node):
+            return
         if activation == "relu6":
             bounds = [reader.stored[name].data for name in node.input[1:] if name in reader.stored]
             if [None if bound is None else bound.item() for bound in bounds] != [0, 6]:
@@ -173,6 +174,19 @@ def _clamp(activation: str) -> Callable[[_Reader, Any], None]:
             reader.emit(activation, node, [node.input[0]])
 
     return row
+
+
+def _moved_zero(reader: _Reader, node: Any) -> bool:
+    """Take a Clip of integers for what it is: relu6 of a sum with a constant, by which zero moved down."""
+    x, y = (reader.stored.get(tensor_name(name)) for name in (node.input[0], node.output[0]))
+    if x is None or y is None or x.qparams is None or y.qparams is None or x.qparams.scale[0] != y.qparams.scale[0]:
+        return False
+    added = float(x.qparams.zero_point[0] - y.qparams.zero_point[0]) * float(x.qparams.scale[0])
+    name = f"{y.name}.added"
+    one = QParams(np.array([added / 127], np.float32), np.array([0]))
+    reader.stored[name] = Tensor.constant(name, np.array([127], np.int8), one)
+    reader.nodes.append(Node("add", (reader.named(x.name), name), y.name, {"activation": "relu6"}))
+    return True
 
 
 def _mean(reader: _Reader, node: Any) -> None:
@@ -211,6 +225,12 @@ def _reshape(reader: _Reader, node: Any) -> None:
 
 def _copy(reader: _Reader, node: Any) -> None:
     reader.same[tensor_name(node.output[0])] = tensor_name(node.input[0])
+
+
+def _widen(reader: _Reader, node: Any) -> None:
+    """Channels of zeros behind a tensor's own, for weights of zero: nothing to a Graph."""
+    if tensor_name(node.output[0]) != tensor_name(node.input[0]):
+        raise Unsupported(f"Pad (at {node.output[0]}) is supported as edgemobile writes it, of channels")
 
 
 def _convert(op: str) -> Callable[[_Reader, Any], None]:
@@ -252,6 +272,7 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "Flatten": _reshape,
     "Reshape": _reshape,
     "Identity": _copy,
+    "Pad": _widen,
     "Dropout": _copy,
     "QuantizeLinear": _convert("quantize"),
     "DequantizeLinear": _convert("dequantize"),

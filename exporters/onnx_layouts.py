@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["channels_first", "channels_last", "columns_first", "columns_last", "nchw", "nhwc"]
+__all__ = [
+    "channels_first",
+    "channels_first_widened",
+    "channels_last",
+    "channels_last_narrowed",
+    "columns_first",
+    "columns_last",
+    "nchw",
+    "nhwc",
+]
 
 
 def channels_first(array: np.ndarray) -> np.ndarray:
@@ -16,6 +25,16 @@ def channels_first(array: np.ndarray) -> np.ndarray:
 
 def channels_last(array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array, -3, -1) if array.ndim >= 3 else array
+
+
+def channels_first_widened(weight: np.ndarray, channels: int) -> np.ndarray:
+    """[O,H,W,I] -> [O,I + channels,H,W], the new channels zero."""
+    return channels_first(np.pad(weight, ((0, 0), (0, 0), (0, 0), (0, channels))))
+
+
+def channels_last_narrowed(weight: np.ndarray, channels: int) -> np.ndarray:
+    """The inverse of channels_first_widened."""
+    return channels_last(weight)[..., :-channels]
 
 
 def nchw(shape: Sequence[int]) -> tuple[int, ...]:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from edgemobile.exporters.onnx_contents import load, onnx
-from edgemobile.exporters.onnx_layouts import channels_last, columns_last, nhwc
+from edgemobile.exporters.onnx_layouts import channels_last, channels_last_narrowed, columns_last, nhwc
 from edgemobile.graph import QParams, Tensor
 
 __all__ = ["read_tensors"]
 
 # Ops whose inputs behind the first are parameters, not tensors of the Graph.
-_PARAMETRIC = ("QuantizeLinear", "DequantizeLinear", "Clip", "Reshape")
+_PARAMETRIC = ("QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Reshape")
 
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
@@ -49,6 +49,8 @@ class _Reader:
         }
         found = {}
         for node in self.model.graph.node:
+            if self._widened_by(node):
+                continue
             if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
                 tensor = self._quantized(node)
                 found[tensor.name] = tensor
@@ -90,14 +92,25 @@ class _Reader:
         return np.ascontiguousarray(self.layouts.get(name, channels_last)(array))
 
     def _weight_layouts(self) -> list[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
-        """Gemm weights whose input was an image larger than 1x1."""
+        """Gemm weights whose input was an image larger than 1x1, Conv weights with channels of zeros."""
         layouts: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = []
         for node in self.model.graph.node:
+            made = self.producers.get(node.input[0]) if node.op_type == "Conv" else None
+            if made is not None and (channels := self._widened_by(made)):
+                weight = self._before(node.input[1], ("DequantizeLinear",))
+                layouts.append((weight, partial(channels_last_narrowed, channels=channels)))
             image = self._flattened_image(node.input[0]) if node.op_type == "Gemm" else None
             if image is not None:
                 weight = self._before(node.input[1], ("DequantizeLinear", "Cast", "Mul"))
                 layouts.append((weight, partial(columns_last, image=image)))
         return layouts
+
+    def _widened_by(self, node: Any) -> int:
+        """How many channels of zeros a DequantizeLinear reads behind a tensor's own."""
+        pad = self.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if pad is None or pad.op_type != "Pad":
+            return 0
+        return self.shapes[pad.output[0]][1] - self.shapes[pad.input[0]][1]
 
     def _before(self, name: str, ops: tuple[str, ...]) -> str:
         """The first tensor up the chain of `ops` behind `name`."""

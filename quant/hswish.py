@@ -5,7 +5,8 @@
 
 Where only a hard-sigmoid reads a layer, the 3 goes into that layer's bias and the clamp is fused to it. The 1/6 is not
 computed: it travels down through everything linear (means, products, reshapes) until a convolution or linear layer
-takes it into its weights. In int8 that changes a scale and no integer. A tensor that is n times what its module gives
+takes it into its weights. Where it meets a sum, a layer on the other side that nothing else reads takes the 6 into its
+weights instead. In int8 both change a scale and no integer. A tensor that is n times what its module gives
 in PyTorch is called `<module>.x<n>`, so that a comparison can divide it out.
 """
 
@@ -105,8 +106,8 @@ class _Rewrite:
             self._pass_on(node, factors[0])
         elif node.op == "mul" and scale_free:
             self._pass_on(node, factors[0] * factors[1])
-        elif node.op == "add" and scale_free and factors[0] == factors[1]:
-            self._pass_on(node, factors[0])
+        elif node.op == "add" and scale_free and self._alike(node, max(factors)):
+            self._pass_on(node, max(factors))
         else:
             inputs = tuple(self._plain(name) for name in node.inputs)
             self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, 1)
@@ -114,6 +115,34 @@ class _Rewrite:
     def _pass_on(self, node: Node, factor: int) -> None:
         inputs = tuple(self.names.get(name, name) for name in node.inputs)
         self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, factor)
+
+    def _alike(self, node: Node, factor: int) -> bool:
+        """Whether both sides of a sum are `factor` times what they mean, made so where one is a layer of its own."""
+        return all(self.factors.get(name, 1) == factor or self._raised(name, factor) for name in node.inputs)
+
+    def _raised(self, name: str, factor: int) -> bool:
+        """Multiply the layer that makes `name`, which one node reads; False where it cannot be."""
+        index = next((i for i, made in enumerate(self.nodes) if made.output == self.names.get(name)), None)
+        alone = len(self.graph.consumers(name)) == 1 and name not in self.graph.outputs
+        if index is None or not alone or self.factors[name] != 1 or not _is_plain_layer(self.nodes[index]):
+            return False
+        layer, new = self.nodes[index], f"{name}.x{factor}"
+        constants = [self._multiplied(constant, factor) for constant in layer.inputs[1:]]
+        self.nodes[index] = Node(layer.op, (layer.inputs[0], *constants), new, layer.attrs)
+        self.names[name], self.factors[name] = new, factor
+        self.tensors[new] = Tensor(new, self.graph[name].shape)
+        return True
+
+    def _multiplied(self, name: str, factor: int) -> str:
+        new = f"{name}.x{factor}"
+        self.tensors[new] = Tensor.constant(new, self._data(name) * np.float32(factor))
+        return new
+
+    def _data(self, name: str) -> np.ndarray:
+        """A constant of the graph, or one made on the way."""
+        data = (self.tensors.get(name) or self.graph[name]).data
+        assert data is not None
+        return data
 
     def _add(self, node: Node, shape: tuple[int, ...], factor: int) -> str:
         """Append `node`, whose output is `factor` times what its name means."""
@@ -135,11 +164,8 @@ class _Rewrite:
         if source is None or source.output != node.inputs[0] or not alone or not _is_plain_layer(source):
             self._gate(node, node.output, 6)
             return
-        bias = self.tensors.get(source.inputs[2], self.graph.tensors.get(source.inputs[2]))
-        assert bias is not None
-        assert bias.data is not None
         raised = source.inputs[2] + _RAISED
-        self.tensors[raised] = Tensor.constant(raised, (bias.data + np.float32(3)).astype(np.float32))
+        self.tensors[raised] = Tensor.constant(raised, self._data(source.inputs[2]) + np.float32(3))
         self.nodes.pop()
         inputs = (*source.inputs[:2], raised)
         attrs = {**source.attrs, "activation": "relu6"}
@@ -152,10 +178,9 @@ class _Rewrite:
     def _absorb(self, node: Node, factor: int) -> None:
         x, weight, bias = node.inputs
         if factor != 1:
-            data = self.graph[weight].data
-            assert data is not None
+            data = (self._data(weight).astype(np.float64) / factor).astype(np.float32)
             weight = f"{weight}.d{factor}"
-            self.tensors[weight] = Tensor.constant(weight, (data.astype(np.float64) / factor).astype(np.float32))
+            self.tensors[weight] = Tensor.constant(weight, data)
         inputs = (self.names.get(x, x), weight, bias)
         self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, 1)
 

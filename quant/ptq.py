@@ -23,7 +23,14 @@ from edgemobile.quant.gates import GATES, split_gates
 from edgemobile.quant.guards import check_images, dead_channels, wide_additions
 from edgemobile.quant.hswish import integer_form, is_gate
 from edgemobile.quant.observers import OBSERVERS, Observer
-from edgemobile.quant.qparams import activation_qparams, bias_tensor, weight_qparams, weight_tensor
+from edgemobile.quant.qparams import (
+    activation_qparams,
+    bias_tensor,
+    clamp_qparams,
+    stepped_qparams,
+    weight_qparams,
+    weight_tensor,
+)
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.refit import refit
 from edgemobile.quant.side_by_side import Mend, mend_layers
@@ -197,10 +204,15 @@ def _above(values: np.ndarray, floor: np.ndarray | None) -> np.ndarray:
 def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:
     qparams: dict[str, QParams] = {name: activation_qparams(*ranges[name]) for name in graph.inputs}
     for node in graph.nodes:
+        low, high = _useful_range(graph, node, *ranges[node.output])
         if node.op in _SHARES_QPARAMS:
             qparams[node.output] = qparams[node.inputs[0]]
+        elif is_gate(graph, node):
+            qparams[node.output] = clamp_qparams(qparams[node.inputs[0]], 3) or activation_qparams(low, high)
+        elif any(is_gate(graph, reader) for reader in graph.consumers(node.output)):
+            qparams[node.output] = stepped_qparams(low, high, 3)
         else:
-            qparams[node.output] = activation_qparams(*_useful_range(graph, node, *ranges[node.output]))
+            qparams[node.output] = activation_qparams(low, high)
     return qparams
 
 

@@ -7,13 +7,15 @@ import numpy as np
 from edgemobile.graph import QParams, Tensor
 from edgemobile.graph.interpreter import quantize
 
-__all__ = ["activation_qparams", "bias_tensor", "weight_qparams", "weight_tensor"]
+__all__ = ["activation_qparams", "bias_tensor", "clamp_qparams", "stepped_qparams", "weight_qparams", "weight_tensor"]
 
 # An int32 bias must stay below 2^31 with room for the products added to it.
 _BIAS_LIMIT = 2**30
 # Below this a weight scale is noise; XNNPACK wants scale_in * scale_weight / scale_out >= 2^-32.
 _MIN_WEIGHT_SCALE = 2.0**-24
 _MIN_RANGE = 1e-6
+# With fewer steps to the unit, rounding their number down would make each more than an eighth coarser.
+_FEWEST_STEPS = 8
 
 
 def activation_qparams(low: float, high: float) -> QParams:
@@ -23,6 +25,28 @@ def activation_qparams(low: float, high: float) -> QParams:
     scale = np.float32(span / 255)
     zero_point = int(np.clip(np.rint(-128 - low / float(scale)), -128, 127))
     return QParams(np.array([scale]), np.array([zero_point]))
+
+
+def stepped_qparams(low: float, high: float, unit: float) -> QParams:
+    """activation_qparams for a range at least `unit` deep on both sides of zero or below it, `unit` a whole number of
+    steps: the largest number that leaves the range whole. Where that would be few, activation_qparams as they are.
+    """
+    steps = int(unit * 255 / max(high - low, _MIN_RANGE))
+    if low > -unit or steps < _FEWEST_STEPS:
+        return activation_qparams(low, high)
+    scale = np.float32(unit / steps)
+    return QParams(np.array([scale]), np.array([int(np.rint(-128 - low / float(scale)))]))
+
+
+def clamp_qparams(x: QParams, unit: float) -> QParams | None:
+    """The QParams under which clamping the integers of `x` to +-`unit` is adding `unit` too; None where there are none.
+
+    The integers stay as they are and zero moves down by `unit`, which must be a whole number of steps.
+    """
+    steps = unit / float(x.scale[0])
+    zero_point = int(x.zero_point[0]) - round(steps)
+    whole = abs(steps - round(steps)) < 1e-4
+    return QParams(x.scale, np.array([zero_point])) if whole and zero_point >= -128 else None
 
 
 def weight_qparams(weight: np.ndarray, bias: np.ndarray, input_scale: float, *, per_channel: bool = True) -> QParams:

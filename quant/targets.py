@@ -17,8 +17,9 @@ Add a target here: a row in TARGETS.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from edgemobile.errors import Unsupported
 from edgemobile.quant.recipe import Hswish
@@ -28,12 +29,15 @@ __all__ = ["TARGETS", "Target", "target_for"]
 
 @dataclass(frozen=True)
 class Target:
-    """Hardware, the form of hard-swish and the ONNX weights that suit it, and the figures or the reason behind them."""
+    """Hardware, the form of hard-swish that suits it, and the figures or the reason behind that.
+
+    `onnx`: what exporters.onnx.to_bytes is told of it.
+    """
 
     name: str
     hswish: Hswish
     why: str
-    onnx_weights: Literal["uint8", "int8"] = "uint8"
+    onnx: Mapping[str, Any] = field(default_factory=dict)
 
 
 _WHOLE = (
@@ -49,13 +53,13 @@ TARGETS = {
             "arm",
             "delegated",
             f"{_WHOLE}; Arm's products of int8 do not saturate, and onnxruntime needs a quarter fewer instructions",
-            onnx_weights="int8",
+            onnx={"weights": "int8"},
         ),
         Target(
             "x86-vnni",
             "delegated",
             f"{_WHOLE}; VNNI does not saturate int8 weights, and onnxruntime takes a third less time",
-            onnx_weights="int8",
+            onnx={"weights": "int8", "channel_multiple": 4},
         ),
         Target(
             "microcontroller",

@@ -65,8 +65,9 @@ def test_both_files_hold_the_integers_of_the_graph(made: Made) -> None:
     for found in (from_onnx, from_tflite):
         diff = diff_tensors(quantized, found)
         assert diff.differing == {}
-        assert diff.only_left == ()
-        assert diff.compared == len(quantized)
+        # Where every gate is a Clip, ONNX has no 3 to add.
+        assert set(diff.only_left) <= {"hswish.three"}
+        assert diff.compared == len(quantized) - len(diff.only_left)
     diff = diff_tensors(from_onnx, from_tflite)
     assert diff.same
     layers = [node for node in made.graph.nodes if node.op in ("conv2d", "linear")]

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgemobile.graph import QParams
 
-__all__ = ["dequantize", "quantize"]
+__all__ = ["activation_range", "dequantize", "quantize"]
 
 
 def quantize(real: np.ndarray, qparams: QParams, dtype: str) -> np.ndarray:
@@ -22,3 +22,12 @@ def dequantize(q: np.ndarray, qparams: QParams) -> np.ndarray:
     """integer -> f32: scale * (q - zero_point)."""
     scale, zero_point = qparams.along(q.ndim)
     return (q.astype(np.int32) - zero_point).astype(np.float32) * scale
+
+
+def activation_range(activation: str, qparams: QParams, dtype: str) -> tuple[int, int]:
+    """The integers a fused activation leaves, as the TFLite specification clamps them."""
+    info = np.iinfo(dtype)
+    zero, scale = int(qparams.zero_point[0]), float(qparams.scale[0])
+    low = max(info.min, zero) if activation else info.min
+    high = min(info.max, zero + round(6 / scale)) if activation == "relu6" else info.max
+    return low, high

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
-from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.graph.affine import activation_range, dequantize, quantize
 
 __all__ = ["dequantize", "quantize", "run", "run_real"]
 
@@ -205,14 +205,5 @@ def _integer_matmul(
     # In float32 from the start, as both runtimes compute it: a multiplier one bit off rounds other ties.
     multiplier = qx.scale * qw.scale / qy.scale
     steps = np.rint(acc.astype(np.float32) * multiplier).astype(np.int64) + qy.zero_point[0]
-    low, high = _activation_range(node.attrs["activation"], qy, output.dtype)
+    low, high = activation_range(node.attrs["activation"], qy, output.dtype)
     return np.clip(steps, low, high).astype(output.dtype)
-
-
-def _activation_range(activation: str, qparams: QParams, dtype: str) -> tuple[int, int]:
-    """The integers a fused activation leaves, as the TFLite specification clamps them."""
-    info = np.iinfo(dtype)
-    zero, scale = int(qparams.zero_point[0]), float(qparams.scale[0])
-    low = max(info.min, zero) if activation else info.min
-    high = min(info.max, zero + round(6 / scale)) if activation == "relu6" else info.max
-    return low, high

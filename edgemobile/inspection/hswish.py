@@ -60,9 +60,14 @@ def _product_form(contents: Contents, op: Op) -> str:
 
 
 def _gated(contents: Contents, gate: str) -> str | None:
-    """The x of gate = relu6(x + 3), its clamp fused, an op or left to the saturation of the integers."""
+    """The x of gate = relu6(x + 3), its clamp fused, an op or left to the saturation of the integers.
+
+    Clamping integers adds 3 too where zero lies 3 lower among them than before.
+    """
     op = contents.producers.get(gate)
     if op is not None and op.kind in CLAMPS:
+        if _zero_moves(contents, op, 3):
+            return root(contents, op.inputs[0])
         op = contents.producers.get(root(contents, op.inputs[0]))
     if op is None or op.kind not in ADDS:
         return None
@@ -72,6 +77,15 @@ def _gated(contents: Contents, gate: str) -> str | None:
         if number is not None and math.isclose(number, 3, rel_tol=0.01):
             return root(contents, x)
     return None
+
+
+def _zero_moves(contents: Contents, op: Op, distance: float) -> bool:
+    """Whether what `op` makes of integers has their step and a zero `distance` lower."""
+    x, y = contents.values[op.inputs[0]], contents.values[op.outputs[0]]
+    if x.scale is None or y.scale is None or x.zero_point is None or y.zero_point is None:
+        return False
+    moved = (int(x.zero_point[0]) - int(y.zero_point[0])) * float(x.scale[0])
+    return x.scale[0] == y.scale[0] and math.isclose(moved, distance, rel_tol=0.01)
 
 
 def _scales_its_own(contents: Contents, gate: str) -> str | None:

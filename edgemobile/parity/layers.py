@@ -202,10 +202,10 @@ class Observed:
         return reads / written.reshape(-1, *flat, 1)
 
     def constant_name(self, name: str) -> str | None:
-        """This file's name of a reference's constant: "w" may be "w.d6" or "w.plus3" there (quant/hswish.py)."""
+        """This file's name of a reference's constant: "w", "w.d6", "w.x6", "w.plus3" (quant/hswish.py)."""
         if name in self.renamed:
             return self.renamed[name]
-        pattern = re.compile(re.escape(name) + r"(\.d\d+)?(\.plus3)?")
+        pattern = re.compile(re.escape(name) + r"(\.d\d+)?(\.x\d+)?(\.plus3)?")
         return next((each for each in self.tensors if pattern.fullmatch(each)), None)
 
     def _constant(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
@@ -409,7 +409,11 @@ def _gate_noise(
     gate = observed.qparams(f"{node.output}.gate")
     if node.op != "hardswish" or gate is None:
         return 0.0
-    (x,) = inputs.values()
+    ((name, x),) = inputs.items()
+    source = observed.qparams(name)
+    if source is not None and gate.scale[0] == source.scale[0]:
+        # It only clamps the integers.
+        return 0.0
     power = np.mean(x.reshape(-1, x.shape[-1]).astype(np.float64) ** 2, axis=0)
     return power * (float(gate.scale[0]) / 6 / steps) ** 2 / 12
 

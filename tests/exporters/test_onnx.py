@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,8 +17,10 @@ from edgemobile.arch import ARCHS, get_arch, scaled  # noqa: E402
 from edgemobile.devices.runtimes import open_session  # noqa: E402
 from edgemobile.errors import EdgemobileError, Unsupported  # noqa: E402
 from edgemobile.exporters.onnx import op_counts, read_metadata, read_tensors, runtime_ops, to_bytes  # noqa: E402
+from edgemobile.exporters.onnx_graph import read_graph  # noqa: E402
 from edgemobile.graph import Graph, Node, QParams, Tensor  # noqa: E402
 from edgemobile.graph.interpreter import dequantize, quantize, run  # noqa: E402
+from edgemobile.inspection.tensor_diff import diff_tensors  # noqa: E402
 from edgemobile.lower import export_program, lower  # noqa: E402
 from edgemobile.nets import build_net  # noqa: E402
 
@@ -310,6 +313,43 @@ def test_integer_net_runs_in_integers_from_end_to_end() -> None:
     expected = run(graph, integers)["logits"].astype(int)
     assert np.unique(expected).size > 8
     assert np.abs(_runtime_integers(graph, data, integers) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int8"])
+def test_a_gate_in_the_steps_of_its_input_is_a_clip_of_integers(activations: Any) -> None:
+    graph = _gated_net()
+    step = np.float32(3 / 100)
+    tensors = [
+        Tensor(name, (1, 9, 9, 8), "int8", qparams=QParams(step, np.int32(zero)))
+        for name, zero in (("conv", -28), ("gate", -128))
+    ]
+    graph = graph.replaced(tensors=tensors)
+    data = to_bytes(graph, metadata={}, activations=activations)
+    assert op_counts(data)["Clip"] == 1
+    assert runtime_ops(data)["Clip"] == 1
+    assert not {"Add", "QLinearAdd"} & {*op_counts(data), *runtime_ops(data)}
+    integers = RNG.integers(-128, 128, (8, 9, 9, 3)).astype(np.int8)
+    inside = replace(graph, outputs=("gate",), nodes=graph.nodes[:2])
+    expected = run(inside, integers)["gate"].astype(int)
+    # -3 to 3 is 200 steps: both ends of the clamp are met.
+    assert (expected.min(), expected.max()) == (-128, 72)
+    found = _runtime_integers(inside, to_bytes(inside, metadata={}, activations=activations), integers)
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize("weights", ["uint8", "int8"])
+def test_channels_of_zeros_change_no_integer_and_are_not_read_back(weights: Any) -> None:
+    graph = _gated_net()
+    plain, wide = (to_bytes(graph, metadata={}, weights=weights, channel_multiple=n) for n in (1, 4))
+    assert op_counts(wide) == {**op_counts(plain), "Pad": 1, "DequantizeLinear": op_counts(plain)["DequantizeLinear"]}
+    integers = RNG.integers(-128, 128, (8, 9, 9, 3)).astype(np.int8)
+    np.testing.assert_array_equal(*(_runtime_integers(graph, data, integers) for data in (plain, wide)))
+    assert diff_tensors(read_tensors(plain), read_tensors(wide)).same
+    again = read_graph(wide)
+    np.testing.assert_array_equal(run(again, integers)["logits"], run(graph, integers)["logits"])
+    # Eight channels are a multiple of four, and floats have no kernel to please.
+    assert to_bytes(_single("conv"), metadata={}, channel_multiple=4) == to_bytes(_single("conv"), metadata={})
+    assert to_bytes(_graph("v1"), metadata={}, channel_multiple=4) == to_bytes(_graph("v1"), metadata={})
 
 
 def _weight_only(dtype: str) -> Graph:

@@ -78,6 +78,32 @@ _CASES = {
         ),
         {"add": 2, "mul": 2},
     ),
+    "a residual of a swish and a layer raises the layer": (
+        _graph(
+            [
+                Node("hardswish", ("input",), "act"),
+                _linear("act", "fc"),
+                Node("add", ("act", "fc"), "sum", _PLAIN),
+                _linear("sum", "last"),
+            ],
+            dict.fromkeys(("input", "act", "fc", "sum", "last"), (2, 3)),
+            {f"{layer}.{kind}": _WEIGHTS[f"fc.{kind}"][:3] for layer in ("fc", "last") for kind in ("weight", "bias")},
+        ),
+        {"add": 2, "mul": 1, "linear": 2},
+    ),
+    "a layer that is read twice is not raised": (
+        _graph(
+            [
+                Node("hardswish", ("input",), "act"),
+                _linear("act", "fc"),
+                Node("add", ("act", "fc"), "sum", _PLAIN),
+                Node("mul", ("sum", "fc"), "last", _PLAIN),
+            ],
+            dict.fromkeys(("input", "act", "fc", "sum", "last"), (2, 3)),
+            {f"fc.{kind}": _WEIGHTS[f"fc.{kind}"][:3] for kind in ("weight", "bias")},
+        ),
+        {"add": 2, "mul": 3, "linear": 1},
+    ),
     "a residual of two swishes stays in sixths": (
         _graph(
             [
@@ -96,7 +122,7 @@ _CASES = {
 def test_the_function_is_the_same(case: str) -> None:
     graph, ops = _CASES[case]
     form = integer_form(graph, "delegated")
-    x = np.random.default_rng(1).normal(scale=4, size=(2, *_IMAGE[1:])).astype(np.float32)
+    x = np.random.default_rng(1).normal(scale=4, size=(2, *graph["input"].shape[1:])).astype(np.float32)
     want, got = run(graph, x)[graph.outputs[0]], run(form, x)[form.outputs[0]]
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     assert not {"hardswish", "hardsigmoid"} & set(form.op_counts())

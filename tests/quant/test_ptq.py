@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from edgemobile.arch import get_arch, scaled
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph import Graph
+from edgemobile.graph import Graph, Tensor
 from edgemobile.graph.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
 from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
-from edgemobile.quant.qparams import activation_qparams, weight_qparams
+from edgemobile.quant.qparams import activation_qparams, clamp_qparams, stepped_qparams, weight_qparams
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
@@ -80,6 +80,51 @@ def test_the_specification_holds_in_every_tensor(graph: Graph, images: np.ndarra
             assert result[node.output].qparams.zero_point == -128
         if node.op == "reshape":
             assert result[node.inputs[0]].qparams is result[node.output].qparams
+
+
+def test_a_gate_only_clamps_where_its_input_reaches_down_to_minus_three(images: np.ndarray) -> None:
+    net = _net("v3-small")
+    for module in list(net.modules())[::2]:
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.bias.data.normal_(0, 3)
+    graph = lower(export_program(net, (1, 3, _PX, _PX)))
+    result = ptq(graph, [images], Recipe(split_gates="none")).graph
+    clamps = others = 0
+    for node in result.nodes:
+        if node.output.endswith(".gate"):
+            x, gate = result[node.inputs[0]].qparams, result[node.output].qparams
+            low = float(x.scale[0]) * (-128 - int(x.zero_point[0]))
+            if gate.scale[0] == x.scale[0]:
+                clamps += 1
+                assert int(x.zero_point[0] - gate.zero_point[0]) * float(x.scale[0]) == pytest.approx(3, rel=1e-6)
+                integers = np.arange(-128, 128, dtype=np.int8)
+                alone = Graph("gate", (node.inputs[0],), (node.output,), (node,), result.tensors)
+                shape = (256, *(1 for _ in result[node.inputs[0]].shape[1:]))
+                tensors = [
+                    Tensor(name, shape, "int8", qparams=qparams)
+                    for name, qparams in ((node.inputs[0], x), (node.output, gate))
+                ]
+                clamped = run(alone.replaced(tensors=tensors), integers.reshape(shape))[node.output].ravel()
+                np.testing.assert_array_equal(clamped, np.clip(integers, clamped.min(), clamped.max()))
+            else:
+                others += 1
+                assert low > -3.01 or float(x.scale[0]) > 3 / 8
+                assert gate.scale[0] == np.float32(6 / 255)
+    assert clamps >= 3
+    assert others >= 3
+
+
+@given(st.floats(-100, 0), st.floats(0, 1000))
+def test_a_unit_is_a_whole_number_of_steps_and_the_range_is_covered(low: float, high: float) -> None:
+    qparams, usual = stepped_qparams(low, high, 3.0), activation_qparams(low, high)
+    step, moved = float(qparams.scale[0]), clamp_qparams(qparams, 3.0)
+    assert step <= float(usual.scale[0]) * 1.13
+    assert step * (127 - qparams.zero_point[0]) >= high - step * 0.51
+    assert step * (-128 - qparams.zero_point[0]) <= low + step * 0.51
+    if low <= -3 and high - low < 3 * 255 / 8:
+        assert moved is not None
+        assert abs(3 / step - round(3 / step)) < 1e-4
+        assert qparams.zero_point[0] - moved.zero_point[0] == round(3 / step)
 
 
 def test_bias_correction_removes_the_mean_error(images: np.ndarray) -> None:
