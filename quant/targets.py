@@ -37,7 +37,7 @@ class Target:
     name: str
     hswish: Hswish
     why: str
-    onnx: Mapping[str, Any] = field(default_factory=dict)
+    onnx: Mapping[str, Any] = field(default_factory=lambda: {"weights": "uint8"})
 
 
 _WHOLE = (

@@ -89,7 +89,7 @@ def test_the_target_decides_how_onnx_stores_weights(
     stored = {entry.name: numpy_helper.to_array(entry) for entry in onnx.load(path).graph.initializer}
     (weight,) = (array for name, array in stored.items() if re.fullmatch(r"classifier\.3\.weight.*:q", name))
     assert weight.dtype == dtype
-    assert json.loads((folder / "manifest.json").read_text())["target"]["onnx_weights"] == dtype
+    assert json.loads((folder / "manifest.json").read_text())["target"]["onnx"]["weights"] == dtype
     sides = (
         FORMATS[side.suffix[1:]].load().read_tensors(side.read_bytes()) for side in (path, path.with_suffix(".tflite"))
     )
