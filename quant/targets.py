@@ -6,11 +6,11 @@ Measured on v3-large, int8, 224 px, one thread, instructions an inference on emu
     edgemobile bench FILE... --on emulated:cortex-a76
 
                                         Cortex-A72   Cortex-A76   pieces
-    TFLite, delegated                       86.1 M       42.4 M        1
-    TFLite, delegated, split_gates "none"   84.8 M       41.1 M        1
+    TFLite, delegated                       85.7 M       42.0 M        1
+    TFLite, delegated, split_gates "none"   84.4 M       40.7 M        1
     TFLite, fused                           86.6 M       42.9 M       22
-    ONNX, int8 weights                     104.5 M       64.9 M
-    ONNX, weights as uint8                 139.1 M       82.3 M
+    ONNX, int8 weights                     101.4 M       61.8 M
+    ONNX, weights as uint8                 136.1 M       79.2 M
 
 Add a target here: a row in TARGETS.
 """
