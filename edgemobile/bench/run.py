@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -177,5 +178,18 @@ def _reasons(slow: Case, run: Run) -> Iterator[str]:
         yield f"the delegate cuts it into {slow.pieces} pieces, and {outside} run outside of them{cure}"
     if slow.runtime == "tflite_runtime":
         yield "tflite_runtime's int8 kernels use no dot product; ai-edge-litert's do"
+    if slow.runtime == "onnxruntime" and run.facts.has_int8_dot and _has_uint8_weights(slow):
+        target = "arm" if run.facts.machine.startswith(("aarch64", "arm")) else "x86-vnni"
+        yield f"its weights are uint8, for which onnxruntime has slower kernels (export with --target {target})"
     if not run.facts.has_int8_dot:
         yield f"this CPU has no instructions for int8 dot products ({run.facts.int8_isa})"
+
+
+def _has_uint8_weights(case: Case) -> bool:
+    """Whether the file of a case, where it still lies here, stores its weights as uint8."""
+    try:
+        data = Path(case.file).read_bytes()
+        weights = facts_of(Path(case.file), data, ask_runtimes=False).weights
+    except (EdgemobileError, OSError):
+        return False
+    return sha256(data).hexdigest() == case.sha256 and any(weight.dtype == "uint8" for weight in weights)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+pytest.importorskip("onnxruntime")
 
 from edgemobile.bench import BenchRequest, advice, bench, cores_of
 from edgemobile.bench import run as module
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.exporters import onnx
+from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.records import Case, Core, Facts, Run, Settings
-
-pytest.importorskip("onnxruntime")
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +119,31 @@ def test_int8_slower_than_float_says_why() -> None:
     assert words.endswith("this CPU has no instructions for int8 dot products (neon, no dotprod)")
     (words,) = advice(_run(float32, replace(fused, pieces=1, outside={})))
     assert words.endswith("no reason is known; --profile shows the ops")
+
+
+@pytest.mark.parametrize(("machine", "target"), [("aarch64", "arm"), ("x86_64", "x86-vnni")])
+def test_uint8_weights_are_a_reason_where_int8_ones_are_exact(tmp_path: Path, machine: str, target: str) -> None:
+    qparams = QParams(np.float32(0.1), 0)
+    tensors = [
+        Tensor("input", (1, 4), "int8", qparams=qparams),
+        Tensor.constant("w", np.ones((2, 4), np.int8), QParams(np.full(2, 0.1), np.zeros(2), axis=0)),
+        Tensor.constant("b", np.ones(2, np.int32), QParams(np.full(2, 0.01), np.zeros(2), axis=0)),
+        Tensor("y", (1, 2), "int8", qparams=qparams),
+    ]
+    node = Node("linear", ("input", "w", "b"), "y", {"activation": ""})
+    graph = Graph("one", ("input",), ("y",), (node,), {tensor.name: tensor for tensor in tensors})
+    found = {}
+    for weights in ("uint8", "int8"):
+        path = tmp_path / f"{weights}.onnx"
+        path.write_bytes(onnx.to_bytes(graph, metadata={}, weights=weights))
+        told = {"runtime": "onnxruntime", "sha256": sha256(path.read_bytes()).hexdigest()}
+        run = _run(_case("float.onnx", "float32", 5, **told), _case(str(path), "int8", 8, **told))
+        features = ("dotprod",) if machine == "aarch64" else ("avx512_vnni",)
+        (found[weights],) = advice(replace(run, facts=replace(run.facts, machine=machine, features=features)))
+    assert found["uint8"].endswith(
+        f"its weights are uint8, for which onnxruntime has slower kernels (export with --target {target})"
+    )
+    assert found["int8"].endswith("no reason is known; --profile shows the ops")
 
 
 def test_int8_that_is_not_slower_is_not_blamed() -> None:
