@@ -142,6 +142,10 @@ class Mse(_Search):
         return float(self.counts @ np.where(inside, step**2 / 12, (centres - clipped) ** 2))
 
 
+# What a level that holds nothing but clipped values is given of the probability: zero would cost infinitely much.
+_RARE = 1e-9
+
+
 class Entropy(_Search):
     """The range whose 256-level histogram has the least Kullback-Leibler divergence from the real one."""
 
@@ -156,12 +160,11 @@ class Entropy(_Search):
             return np.inf
         reference[ends[0]] += self.counts[: ends[0]].sum()
         reference[ends[-1]] += self.counts[ends[-1] + 1 :].sum()
-        present = inside & (self.counts > 0)
-        mass = np.bincount(level[present], self.counts[present], _LEVELS)
+        present = reference > 0
+        mass = np.bincount(level[present], np.where(inside, self.counts, 0.0)[present], _LEVELS)
         width = np.bincount(level[present], minlength=_LEVELS)
-        candidate = np.where(present, mass[level] / np.maximum(width[level], 1), 0.0)
-        both = (reference > 0) & (candidate > 0)
-        p, q = reference[both] / reference.sum(), candidate[both] / candidate.sum()
+        candidate = mass[level[present]] / width[level[present]]
+        p, q = reference[present] / reference.sum(), np.maximum(candidate / max(candidate.sum(), 1), _RARE)
         return float(np.sum(p * np.log(p / q)))
 
 

@@ -90,3 +90,11 @@ def test_memory_does_not_grow() -> None:
         observer.update(np.linspace(-3, 3, 1000))
     after = sys.getsizeof(observer.counts) + sum(map(sys.getsizeof, vars(observer).values()))
     assert after == before
+
+
+def test_a_cut_between_rare_values_costs_their_probability() -> None:
+    """150 of 20,150 values lie sparsely above the bell: a cut just above it, where no value is, would lose them all."""
+    rng = np.random.default_rng(0)
+    observer = OBSERVERS["entropy"]()
+    observer.update(np.concatenate([rng.normal(size=20_000), rng.uniform(3, 10, 150)]).astype(np.float32))
+    assert observer.range()[1] > 9
