@@ -13,7 +13,7 @@ import numpy as np
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
 
-__all__ = ["check_images", "dead_channels", "wide_additions"]
+__all__ = ["check_images", "dead_channels"]
 
 # Preprocessing brings pixels to a few deviations around zero; 0..255 left as they are do not fit.
 _LARGEST_MEAN_SQUARE = 100.0
@@ -21,8 +21,6 @@ _LARGEST_MEAN_SQUARE = 100.0
 _LEAST_CORRELATION = 0.02
 _LEAST_SIDE_PX = 16
 _LOOKED_AT = 64
-# LiteRT's int8 addition was seen to be wrong where an input's scale is more than 2^8 times the output's.
-_WIDEST_RATIO = 2.0**8
 
 
 def check_images(batches: Sequence[np.ndarray], *, strict: bool = True) -> list[str]:
@@ -75,23 +73,5 @@ def dead_channels(graph: Graph) -> list[str]:
             if dead:
                 notes.append(
                     f"{node.output}: {dead} of {len(weight)} channels are constant, their weights are all zero"
-                )
-    return notes
-
-
-def wide_additions(graph: Graph) -> list[str]:
-    """One note for each int8 addition whose input's scale is so large beside its output's that runtimes disagree.
-
-    A trained net is far from it; it takes activations in the thousands in front of a hard-swish.
-    """
-    notes = []
-    for node in graph.nodes:
-        tensors = [graph[name] for name in (*node.inputs, node.output)]
-        if node.op == "add" and all(tensor.qparams is not None for tensor in tensors):
-            *inputs, output = (float(tensor.qparams.scale[0]) for tensor in tensors if tensor.qparams is not None)
-            if max(inputs) >= _WIDEST_RATIO * output:
-                notes.append(
-                    f"{node.output}: its input's scale is {max(inputs) / output:.0f} times its own, and from 256 on "
-                    "runtimes compute an addition differently. Keep it in float, or look why its input is so large"
                 )
     return notes

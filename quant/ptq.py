@@ -20,11 +20,12 @@ from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
-from edgemobile.quant.guards import check_images, dead_channels, wide_additions
+from edgemobile.quant.guards import check_images, dead_channels
 from edgemobile.quant.hswish import integer_form, is_gate
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.qparams import (
     activation_qparams,
+    at_least,
     bias_tensor,
     clamp_qparams,
     stepped_qparams,
@@ -40,6 +41,9 @@ __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 
 # Ranges of channels settle within some hundred images.
 _WIDTH_IMAGES = 128
+# A kernel multiplies its sum by less than 2^8 to get integers of the output, and LiteRT aborts on a file that asks for
+# more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
+_MOST_STEPS = 2.0**6
 # Ops that move integers about: input and output must share one scale.
 _SHARES_QPARAMS = ("reshape", "max_pool2d")
 
@@ -87,9 +91,10 @@ def ptq(
     notes = check_images(batches, strict=strict)
     prepared = prepare(graph, batches, recipe)
     form = prepared.graph
-    build = _Build(form, _activation_qparams(form, _observe(prepared, batches, recipe, progress)), recipe)
+    ranges = _observe(prepared, batches, recipe, progress)
+    build = _Build(form, _activation_qparams(form, ranges), recipe)
     result = build.graph()
-    notes += [*build.notes, *dead_channels(form), *wide_additions(result)]
+    notes += [*build.notes, *dead_channels(form), *_silent(form, ranges)]
     if mends := _mends(recipe):
         result = mend_layers(form, result, batches, mends)
     names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
@@ -201,19 +206,43 @@ def _above(values: np.ndarray, floor: np.ndarray | None) -> np.ndarray:
     return values if floor is None else np.maximum(values, floor.astype(np.float32))
 
 
+def _silent(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+    """One note for each layer that gave nothing but zero."""
+    return [
+        f"{node.output}: zero on every calibration image, so its scale is a guess"
+        for node in graph.nodes
+        if node.op in ("conv2d", "linear") and ranges[node.output] == (0.0, 0.0)
+    ]
+
+
 def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:
     qparams: dict[str, QParams] = {name: activation_qparams(*ranges[name]) for name in graph.inputs}
     for node in graph.nodes:
         low, high = _useful_range(graph, node, *ranges[node.output])
         if node.op in _SHARES_QPARAMS:
             qparams[node.output] = qparams[node.inputs[0]]
-        elif is_gate(graph, node):
-            qparams[node.output] = clamp_qparams(qparams[node.inputs[0]], 3) or activation_qparams(low, high)
-        elif any(is_gate(graph, reader) for reader in graph.consumers(node.output)):
-            qparams[node.output] = stepped_qparams(low, high, 3)
+        elif is_gate(graph, node) and (clamped := clamp_qparams(qparams[node.inputs[0]], 3)):
+            qparams[node.output] = clamped
         else:
-            qparams[node.output] = activation_qparams(low, high)
+            gated = any(is_gate(graph, reader) for reader in graph.consumers(node.output))
+            own = stepped_qparams(low, high, 3) if gated else activation_qparams(low, high)
+            qparams[node.output] = at_least(own, _unit(graph, node, qparams) / _MOST_STEPS)
     return qparams
+
+
+def _unit(graph: Graph, node: Node, qparams: Mapping[str, QParams]) -> float:
+    """What a change of its input by one integer makes of a node's output at most."""
+    steps = [float(qparams[name].scale[0]) for name in node.inputs if name in qparams]
+    match node.op:
+        case "conv2d" | "linear":
+            weight, bias = (graph[name].data for name in node.inputs[1:])
+            assert weight is not None
+            assert bias is not None
+            return steps[0] * float(weight_qparams(weight, bias, steps[0]).scale.max())
+        case "mul" if len(steps) == 2:
+            return steps[0] * steps[1]
+        case _:
+            return max(steps)
 
 
 def _useful_range(graph: Graph, node: Node, low: float, high: float) -> tuple[float, float]:

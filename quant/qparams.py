@@ -7,7 +7,15 @@ import numpy as np
 from edgemobile.graph import QParams, Tensor
 from edgemobile.graph.interpreter import quantize
 
-__all__ = ["activation_qparams", "bias_tensor", "clamp_qparams", "stepped_qparams", "weight_qparams", "weight_tensor"]
+__all__ = [
+    "activation_qparams",
+    "at_least",
+    "bias_tensor",
+    "clamp_qparams",
+    "stepped_qparams",
+    "weight_qparams",
+    "weight_tensor",
+]
 
 # An int32 bias must stay below 2^31 with room for the products added to it.
 _BIAS_LIMIT = 2**30
@@ -19,12 +27,20 @@ _FEWEST_STEPS = 8
 
 
 def activation_qparams(low: float, high: float) -> QParams:
-    """Asymmetric int8 for a range, widened to hold zero: scale = (high - low) / 255, and 0 is exact."""
+    """Asymmetric int8 for a range, widened to hold zero: scale = (high - low) / 255, and 0 is exact.
+
+    Of a tensor that was never anything but zero no scale is known, and it gets the usual one of a span of 1.
+    """
     low, high = min(low, 0.0), max(high, 0.0)
-    span = max(high - low, _MIN_RANGE)
+    span = high - low if high - low > _MIN_RANGE else 1.0
     scale = np.float32(span / 255)
     zero_point = int(np.clip(np.rint(-128 - low / float(scale)), -128, 127))
     return QParams(np.array([scale]), np.array([zero_point]))
+
+
+def at_least(qparams: QParams, step: float) -> QParams:
+    """`qparams` of one scale, made `step` where it is less; zero keeps its integer."""
+    return qparams if qparams.scale[0] >= step else QParams(np.array([step]), qparams.zero_point)
 
 
 def stepped_qparams(low: float, high: float, unit: float) -> QParams:

@@ -5,8 +5,11 @@ Ops are judged one by one, each on the reference's own inputs; from end to end a
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +19,17 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
+import torch
+
 from edgemobile.devices.runtimes import open_session
 from edgemobile.exporters import onnx, tflite
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.graph.interpreter import dequantize, quantize, run, run_real
 from edgemobile.inspection.tensor_diff import diff_tensors
-from edgemobile.lower import lower
+from edgemobile.lower import export_program, lower
 from edgemobile.model import load_model
 from edgemobile.quant.ptq import ptq
+from edgemobile.quant.recipe import Recipe
 
 PX = 64
 CALIBRATION, CHECKED = 4, 8
@@ -193,3 +199,34 @@ def test_end_to_end_drift_is_that_of_a_rounding_not_of_another_arithmetic(made: 
     assert reference.std(axis=0).mean() > 1, "a net that ignores its input proves nothing"
     assert (found.argmax(axis=1) == reference.argmax(axis=1)).mean() >= 0.99
     assert np.abs(found - reference).mean() <= 1
+
+
+@pytest.mark.parametrize("peeking", [-0.5, 1e-5])
+def test_a_layer_that_never_or_hardly_moves_has_a_scale_that_the_kernels_take(tmp_path: Path, peeking: float) -> None:
+    """LiteRT aborts, and takes the process along, where a product is to be multiplied by 2^8 or more."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Conv2d(8, 4, 1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 8, 1),
+        torch.nn.Hardsigmoid(),
+    )
+    images = np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32)
+    with torch.no_grad():
+        before_relu = net[:4](torch.from_numpy(images.transpose(0, 3, 1, 2)))
+        # All but the topmost share of the values is cut.
+        net[3].bias -= before_relu.amax((0, 2, 3)) - peeking * before_relu.std()
+    result = ptq(lower(export_program(net.eval(), (1, 3, 32, 32))), [images], Recipe(refit=0, bias_correction=False))
+    assert any("zero on every calibration image" in note for note in result.notes) == (peeking < 0)
+    path = tmp_path / "net.tflite"
+    path.write_bytes(tflite.to_bytes(result.graph, metadata={}))
+    script = (
+        "import sys, numpy as np; from edgemobile.devices.runtimes import open_session; from pathlib import Path; "
+        "np.save(sys.argv[3], open_session(Path(sys.argv[1])).run(np.load(sys.argv[2])))"
+    )
+    np.save(tmp_path / "images.npy", images)
+    subprocess.run([sys.executable, "-c", script, path, tmp_path / "images.npy", tmp_path / "out.npy"], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), run_real(result.graph, images), atol=0.03)

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.quant.guards import check_images, dead_channels, wide_additions
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.quant.guards import check_images, dead_channels
 
 _RNG = np.random.default_rng(0)
 
@@ -54,19 +54,3 @@ def test_dead_channels_are_counted() -> None:
     node = Node("linear", ("input", "w", "b"), "fc", {"activation": ""})
     graph = Graph("g", ("input",), ("fc",), (node,), {tensor.name: tensor for tensor in tensors})
     assert dead_channels(graph) == ["fc: 1 of 3 channels are constant, their weights are all zero"]
-
-
-@pytest.mark.parametrize(("scale", "notes"), [(1.0, 0), (14.0, 1)])
-def test_an_addition_too_wide_for_the_runtimes_is_noted(scale: float, notes: int) -> None:
-    three = Tensor.constant("three", np.array([127], np.int8), QParams([3 / 255], [-128]))
-    tensors = {
-        "input": Tensor("input", (1, 2, 2, 3), "int8", qparams=QParams([scale], [0])),
-        "three": three,
-        "gate": Tensor("gate", (1, 2, 2, 3), "int8", qparams=QParams([6 / 255], [-128])),
-    }
-    graph = Graph(
-        "g", ("input",), ("gate",), (Node("add", ("input", "three"), "gate", {"activation": "relu6"}),), tensors
-    )
-    found = wide_additions(graph)
-    assert len(found) == notes
-    assert all("gate" in note and "595 times" in note for note in found)
