@@ -20,7 +20,7 @@ from PIL import Image
 from edgemobile.errors import EdgemobileError
 from edgemobile.strict_json import versioned
 
-__all__ = ["CIFAR10_64", "IMAGENET", "Preprocess", "at_resolution"]
+__all__ = ["CIFAR10", "IMAGENET", "Preprocess", "at_resolution"]
 
 Resize = Literal["exact", "shorter"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -204,4 +204,4 @@ def _channels(what: str, values: object) -> tuple[float, float, float]:
 
 # The public ImageNet checkpoints, and the CIFAR-10 ones of examples/train_cifar10.py.
 IMAGENET = Preprocess(input_px=224, resize="shorter", shorter_px=256)
-CIFAR10_64 = Preprocess(input_px=64, resize="exact", antialias=False)
+CIFAR10 = Preprocess(input_px=96, resize="exact", antialias=False)

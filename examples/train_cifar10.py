@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import hashlib
 import json
 import shlex
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -38,6 +40,7 @@ def main() -> None:
     args = parse()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
+    torch.backends.cudnn.benchmark = True
     if args.threads:
         torch.set_num_threads(args.threads)
     train, test, labels = decode(args.data, args.out.with_suffix(".cache.npz"))
@@ -46,6 +49,7 @@ def main() -> None:
     if args.init:
         start_from(net, load_weights(args.init, get_arch(args.arch)), train[0][:: len(train[0]) // 512], args.res)
     net = net.to(device, memory_format=torch.channels_last)
+    train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
     teacher = read_teacher(args.teacher, device) if args.teacher else None
     average = copy.deepcopy(net).eval()
     steps = args.epochs * (len(train[0]) // args.batch)
@@ -63,14 +67,15 @@ def main() -> None:
     first = 0
     if args.resume and progress.exists():
         first = restore(progress, net, average, optimizer, schedule)
+    step = make_step(net, teacher, train, args, optimizer)
     for epoch in range(first, args.epochs):
         started = time.monotonic()
-        loss = train_epoch(net, average, teacher, train, args, optimizer, schedule, device, seed=args.seed + epoch)
+        loss = train_epoch(net, average, step, len(train[0]), args, optimizer, schedule, seed=args.seed + epoch)
         save_progress(progress, epoch + 1, net, average, optimizer, schedule)
         speed = len(train[0]) / (time.monotonic() - started)
         line = f"epoch {epoch + 1}/{args.epochs}  loss {loss:.3f}  {speed:.0f} images/s"
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
-            top1 = evaluate(average, test, args.res, device)
+            top1 = evaluate(average, test, args.res)
             write(args, arch, average, labels, top1, epoch + 1)
             line += f"  top-1 {top1:.2%}"
         print(line, flush=True)
@@ -96,6 +101,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=0.2, help="share of the steps before the peak")
     parser.add_argument("--weight-decay", type=float, default=3e-4, help="0.05 for adamw")
     parser.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
+    parser.add_argument("--cutmix", type=float, default=0.0, help="share of images with a box of another; 0.5 for 50")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the averaged weights, a step")
     parser.add_argument("--seed", type=int, default=0)
@@ -142,19 +148,42 @@ def to_input(pixels: torch.Tensor, res: int) -> torch.Tensor:
     x = pixels.permute(0, 3, 1, 2).float().div(255)
     if x.shape[-1] != res:
         x = F.interpolate(x, size=(res, res), mode="bilinear", align_corners=False)
-    mean, std = (torch.tensor(values, device=x.device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = statistics(x.device)
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@functools.cache
+def statistics(device: torch.device) -> list[torch.Tensor]:
+    """Mean and standard deviation of each colour, f32[1,3,1,1]; sent to the device once, for a copy waits for it."""
+    return [torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD)]
 
 
 def augment(pixels: torch.Tensor) -> torch.Tensor:
     """A random crop of the image padded by 4 (reflected), and a flip half the time. u8[N,H,W,3]."""
     count, height, width, _ = pixels.shape
     padded = F.pad(pixels.permute(0, 3, 1, 2).float(), (4, 4, 4, 4), mode="reflect").permute(0, 2, 3, 1)
-    rows = torch.randint(0, 9, (count, 1, 1)) + torch.arange(height).view(1, -1, 1)
-    columns = torch.randint(0, 9, (count, 1, 1)) + torch.arange(width).view(1, 1, -1)
-    flip = torch.rand(count, 1, 1) < 0.5
-    columns = torch.where(flip, columns.flip(-1), columns)
-    return padded[torch.arange(count).view(-1, 1, 1), rows, columns]
+    with pixels.device:
+        rows = torch.randint(0, 9, (count, 1, 1)) + torch.arange(height).view(1, -1, 1)
+        columns = torch.randint(0, 9, (count, 1, 1)) + torch.arange(width).view(1, 1, -1)
+        flip = torch.rand(count, 1, 1) < 0.5
+        columns = torch.where(flip, columns.flip(-1), columns)
+        return padded[torch.arange(count).view(-1, 1, 1), rows, columns]
+
+
+def cutmix(pixels: torch.Tensor, classes: torch.Tensor, probability: float) -> tuple[torch.Tensor, ...]:
+    """Paste a box of another image of the batch into some of [N,H,W,3] (Yun et al., arXiv:1905.04899).
+
+    Returns (the images, the class of what was pasted, the share of the area it has).
+    """
+    count, height, width, _ = pixels.shape
+    with pixels.device:
+        side = (torch.rand(count, 1, 1) * (torch.rand(count, 1, 1) < probability)).sqrt()
+        row, column = torch.rand(2, count, 1, 1)
+        inside_rows = ((torch.arange(height).view(1, -1, 1) + 0.5) / height - row).abs() < side / 2
+        inside_columns = ((torch.arange(width).view(1, 1, -1) + 0.5) / width - column).abs() < side / 2
+    inside = inside_rows & inside_columns
+    mixed = torch.where(inside.unsqueeze(-1), pixels.flip(0), pixels)
+    return mixed, classes.flip(0), inside.float().mean((1, 2))
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -171,70 +200,104 @@ def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.opti
     """SGD from scratch. AdamW for weights that come from elsewhere: their scales differ too much for one rate."""
     groups = weight_groups(net, args.weight_decay)
     if args.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=args.lr)
-    return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(groups, lr=args.lr, fused=True)
+    return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, fused=True)
 
 
-def train_epoch(net, average, teacher, train, args, optimizer, schedule, device, seed: int) -> float:
-    """One pass; returns the mean loss."""
+def make_step(net, teacher, train, args, optimizer) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function of a batch's places in `train`, int64[batch], that sets the gradients and returns the loss."""
     images, classes = train
-    torch.manual_seed(seed)
-    order = torch.randperm(len(images))
-    net.train()
-    total, count = 0.0, 0
-    for start in range(0, len(order) - args.batch + 1, args.batch):
-        index = order[start : start + args.batch].numpy()
-        x = to_input(augment(torch.from_numpy(images[index])).to(device), args.res)
-        y = torch.from_numpy(classes[index]).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = net(x)
-            loss = F.cross_entropy(logits, y, label_smoothing=args.smoothing)
-            if teacher is not None:
-                loss = (1 - args.teacher_share) * loss + args.teacher_share * distillation(logits, teacher, x)
+    device = images.device
+
+    def step(index: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
+        y = classes[index]
+        pixels, pasted, share = cutmix(augment(images[index]), y, args.cutmix)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
+            logits = net(to_input(pixels, args.res))
+            own, other = (
+                F.cross_entropy(logits, target, label_smoothing=args.smoothing, reduction="none")
+                for target in (y, pasted)
+            )
+            loss = torch.lerp(own, other, share).mean()
+            if teacher is not None:
+                loss = (1 - args.teacher_share) * loss + args.teacher_share * distillation(logits, teacher, pixels)
         loss.backward()
+        return loss.detach()
+
+    net.train()
+    return recorded(step, torch.arange(args.batch, device=device)) if device.type == "cuda" else step
+
+
+def recorded(step: Callable[[torch.Tensor], torch.Tensor], index: torch.Tensor) -> Callable:
+    """`step` as one CUDA graph: launched one by one, the thousand small kernels of a MobileNet leave the GPU idle."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(index)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step(index)
+
+    def replay(new: torch.Tensor) -> torch.Tensor:
+        index.copy_(new)
+        graph.replay()
+        return loss
+
+    return replay
+
+
+def train_epoch(net, average, step, images: int, args, optimizer, schedule, seed: int) -> float:
+    """One pass; returns the mean loss."""
+    torch.manual_seed(seed)
+    pairs = floats(average, net)
+    order = torch.randperm(images).to(pairs[0][0].device)
+    total, count = 0.0, 0
+    for index in order.split(args.batch)[: images // args.batch]:
+        total = total + step(index)
         optimizer.step()
         schedule.step()
-        update_average(average, net, args.ema)
-        total, count = total + loss.item(), count + 1
+        torch._foreach_lerp_(*pairs, 1 - args.ema)
+        count += 1
         if count % 100 == 0:
-            print(f"  step {count}  loss {total / count:.3f}", flush=True)
-    return total / count
+            print(f"  step {count}  loss {float(total) / count:.3f}", flush=True)
+    return float(total) / count
 
 
-def distillation(logits: torch.Tensor, teacher: torch.nn.Module, x: torch.Tensor, heat: float = 2.0) -> torch.Tensor:
+def distillation(logits: torch.Tensor, teacher: tuple, pixels: torch.Tensor, heat: float = 2.0) -> torch.Tensor:
     """Cross entropy to the teacher's probabilities, both softened by `heat` (Hinton et al., arXiv:1503.02531)."""
+    net, res = teacher
     with torch.no_grad():
-        target = F.softmax(teacher(x) / heat, dim=1)
+        target = F.softmax(net(to_input(pixels, res)) / heat, dim=1)
     return heat**2 * F.cross_entropy(logits / heat, target)
 
 
-@torch.no_grad()
-def update_average(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
-    new = [value for value in net.state_dict().values() if value.dtype.is_floating_point]
-    old = [value for value in average.state_dict().values() if value.dtype.is_floating_point]
-    torch._foreach_lerp_(old, new, 1 - decay)
+def floats(*nets: torch.nn.Module) -> list[list[torch.Tensor]]:
+    """Of each net the tensors an average is taken of: its weights and batch norm's statistics."""
+    return [[value for value in net.state_dict().values() if value.dtype.is_floating_point] for net in nets]
 
 
 @torch.no_grad()
-def evaluate(net: torch.nn.Module, test: tuple[np.ndarray, np.ndarray], res: int, device: torch.device) -> float:
+def evaluate(net: torch.nn.Module, test: tuple[torch.Tensor, torch.Tensor], res: int) -> float:
     """Top-1 on the test images."""
-    images, classes = test
-    right = 0
-    for start in range(0, len(images), 500):
-        x = to_input(torch.from_numpy(images[start : start + 500]).to(device), res)
-        right += int((net(x).argmax(1).cpu().numpy() == classes[start : start + 500]).sum())
-    return right / len(images)
+    right = sum(
+        int((net(to_input(images, res)).argmax(1) == classes).sum())
+        for images, classes in zip(*(array.split(500) for array in test), strict=True)
+    )
+    return right / len(test[0])
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def read_teacher(path: Path, device: torch.device) -> torch.nn.Module:
+def read_teacher(path: Path, device: torch.device) -> tuple[torch.nn.Module, int]:
+    """(The net, the resolution it looks at the images in)."""
     facts = json.loads(path.with_suffix(".json").read_text())
     arch = get_arch(facts["arch"])
     _, teacher = build(arch, load_weights(path, arch))
-    return teacher.to(device, memory_format=torch.channels_last)
+    return teacher.to(device, memory_format=torch.channels_last), facts["input_px"]
 
 
 @torch.no_grad()

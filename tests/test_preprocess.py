@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.preprocess import CIFAR10_64, IMAGENET, Preprocess, at_resolution
+from edgemobile.preprocess import CIFAR10, IMAGENET, Preprocess, at_resolution
 
 
 def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -71,33 +71,33 @@ def test_without_antialias_it_is_interpolate(height: int, width: int, input_px: 
 
 def test_cifar_is_exact_bilinear_to_1e_6() -> None:
     image = pixels(32, 32)
-    expected = (by_torch(image, (64, 64), "bilinear") - np.float32(IMAGENET.mean)) / np.float32(IMAGENET.std)
-    np.testing.assert_allclose(CIFAR10_64(image), expected, atol=1e-6, rtol=0)
+    expected = (by_torch(image, (96, 96), "bilinear") - np.float32(IMAGENET.mean)) / np.float32(IMAGENET.std)
+    np.testing.assert_allclose(CIFAR10(image), expected, atol=1e-6, rtol=0)
 
 
 def test_an_image_of_the_right_size_is_only_scaled() -> None:
-    image = pixels(64, 64)
+    image = pixels(96, 96)
     for antialias in (True, False):
-        same = plain(replace(CIFAR10_64, antialias=antialias))(image)
+        same = plain(replace(CIFAR10, antialias=antialias))(image)
         np.testing.assert_array_equal(same, image.astype(np.float32) / np.float32(255))
 
 
 def test_antialias_changes_what_shrinks() -> None:
     image = pixels(128, 128)
-    smooth, sharp = (plain(replace(CIFAR10_64, input_px=32, antialias=antialias))(image) for antialias in (True, False))
+    smooth, sharp = (plain(replace(CIFAR10, input_px=32, antialias=antialias))(image) for antialias in (True, False))
     assert smooth.std() < 0.7 * sharp.std()
 
 
 def test_a_pil_image_and_its_array_are_one() -> None:
     image = pixels(50, 40)
-    for preprocess in (at_resolution(IMAGENET, 32), CIFAR10_64):
+    for preprocess in (at_resolution(IMAGENET, 32), CIFAR10):
         np.testing.assert_array_equal(preprocess(Image.fromarray(image)), preprocess(image))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
 def test_any_mode_becomes_rgb(mode: str) -> None:
-    array = CIFAR10_64(Image.fromarray(pixels(20, 20)).convert("L" if mode == "LA" else "RGB").convert(mode))
-    assert array.shape == (64, 64, 3)
+    array = CIFAR10(Image.fromarray(pixels(20, 20)).convert("L" if mode == "LA" else "RGB").convert(mode))
+    assert array.shape == (96, 96, 3)
     assert array.dtype == np.float32
     assert np.isfinite(array).all()
 
@@ -106,11 +106,11 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
 def test_at_resolution_keeps_the_crop_s_share(input_px: int, shorter_px: int) -> None:
     there = at_resolution(IMAGENET, input_px)
     assert (there.input_px, there.shorter_px) == (input_px, shorter_px)
-    assert at_resolution(CIFAR10_64, 96) == replace(CIFAR10_64, input_px=96)
+    assert at_resolution(CIFAR10, 64) == replace(CIFAR10, input_px=64)
 
 
 def test_round_trips_through_json() -> None:
-    for preprocess in (IMAGENET, CIFAR10_64, replace(IMAGENET, interpolation="bicubic")):
+    for preprocess in (IMAGENET, CIFAR10, replace(IMAGENET, interpolation="bicubic")):
         assert Preprocess.from_json(preprocess.to_json()) == preprocess
         assert Preprocess.from_json(json.dumps(preprocess.to_json())) == preprocess
         assert hash(Preprocess.from_json(json.loads(json.dumps(preprocess.to_json())))) == hash(preprocess)
@@ -128,7 +128,7 @@ def test_round_trips_through_json() -> None:
         ({"input_px": "64"}, "input_px"),
         ({"input_px": True}, "input_px"),
         ({"resize": "stretch"}, "exact, shorter"),
-        ({"resize": "shorter", "shorter_px": 8}, "at least 64"),
+        ({"resize": "shorter", "shorter_px": 8}, "at least 96"),
         ({"resize": "shorter", "shorter_px": None}, "shorter_px"),
         ({"shorter_px": 80}, "shorter_px"),
         ({"interpolation": "lanczos"}, "nearest, bilinear, bicubic"),
@@ -141,7 +141,7 @@ def test_round_trips_through_json() -> None:
 )
 def test_a_bad_record_is_refused_in_one_line(change: dict, says: str) -> None:
     with pytest.raises(EdgemobileError, match=says) as caught:
-        Preprocess.from_json({**CIFAR10_64.to_json(), **change})
+        Preprocess.from_json({**CIFAR10.to_json(), **change})
     assert "\n" not in str(caught.value)
 
 
@@ -163,4 +163,4 @@ def test_what_is_no_record_is_refused(text: str) -> None:
 )
 def test_what_is_no_image_is_refused(image: object) -> None:
     with pytest.raises(EdgemobileError, match=r"u8\[H,W,3\]"):
-        CIFAR10_64(image)  # type: ignore[arg-type]
+        CIFAR10(image)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from edgemobile.accuracy.presets import chosen_preprocess, default_preprocess, d
 from edgemobile.devices.runtimes import Port
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph.interpreter import quantize
-from edgemobile.preprocess import CIFAR10_64
+from edgemobile.preprocess import CIFAR10
 
 FLOAT_NCHW = Port("x", (1, 3, 224, 224), "float32", "NCHW")
 ALL_PIXELS = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
@@ -58,12 +58,12 @@ def test_json_may_leave_out_what_the_model_knows(tmp_path: Path) -> None:
     short, source = chosen_preprocess('{"mean": [0, 0, 0], "std": [1, 1, 1]}', FLOAT_NCHW, 48, 224)
     assert (short.input_px, short.mean, source) == (48, (0.0, 0.0, 0.0), "--preprocess JSON")
     sidecar = tmp_path / "weights.json"
-    sidecar.write_text(json.dumps({"labels": ["a"], "preprocess": CIFAR10_64.to_json()}))
-    assert chosen_preprocess(str(sidecar), FLOAT_NCHW, 64, 224)[0] == CIFAR10_64
+    sidecar.write_text(json.dumps({"labels": ["a"], "preprocess": CIFAR10.to_json()}))
+    assert chosen_preprocess(str(sidecar), FLOAT_NCHW, 96, 224)[0] == CIFAR10
     # Its own resolution gives way to the model's.
     assert chosen_preprocess(str(sidecar), FLOAT_NCHW, 32, 224)[0].input_px == 32
     # Unless the model takes any.
-    assert chosen_preprocess(str(sidecar), FLOAT_NCHW, None, 224)[0].input_px == 64
+    assert chosen_preprocess(str(sidecar), FLOAT_NCHW, None, 224)[0].input_px == 96
     assert chosen_preprocess("imagenet", FLOAT_NCHW, None, 160)[0].shorter_px == 183
 
 
@@ -83,5 +83,5 @@ def test_a_wrong_wish_is_refused_with_what_is_allowed(text: str, said: str) -> N
 
 
 def test_described_names_what_matters() -> None:
-    assert described(CIFAR10_64).startswith("resized to 64 px (bilinear), mean 0.485, 0.456, 0.406")
+    assert described(CIFAR10).startswith("resized to 96 px (bilinear), mean 0.485, 0.456, 0.406")
     assert "the centre 224" in described(default_preprocess(FLOAT_NCHW, 224)[0])

@@ -18,7 +18,7 @@ def test_the_list_says_what_the_packages_weights_reach(edgemobile) -> None:
     for name, facts in trained.items():
         assert abs(facts["top1_float_percent"] - facts["top1_int8_percent"]) < 0.5, name
         line = next(line for line in shown.splitlines() if line.startswith(f"{name} "))
-        assert f"CIFAR-10 at 64 px: {facts['top1_float_percent']:.2f} %" in line
+        assert f"CIFAR-10 at {facts['input_px']} px: {facts['top1_float_percent']:.2f} %" in line
 
 
 def test_one_model_layer_by_layer(edgemobile) -> None:

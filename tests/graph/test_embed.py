@@ -18,7 +18,7 @@ from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import EMBEDDED, embed, normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run, run_real
 from edgemobile.inspection.tensor_diff import diff_tensors
-from edgemobile.preprocess import CIFAR10_64, IMAGENET, at_resolution
+from edgemobile.preprocess import CIFAR10, IMAGENET, at_resolution
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 
@@ -128,7 +128,7 @@ def test_onnx_of_signed_activations_takes_pixels_too() -> None:
 
 def test_pixels_come_back_and_what_is_outside_leaves_them_alone() -> None:
     np.testing.assert_array_equal(to_pixels(normalised(PIXELS, PREPROCESS), PREPROCESS), PIXELS)
-    raw = outside(at_resolution(CIFAR10_64, PX))(PIXELS[0])
+    raw = outside(at_resolution(CIFAR10, PX))(PIXELS[0])
     np.testing.assert_allclose(raw, PIXELS[0], atol=1e-4)
     left = outside(IMAGENET)
     assert (left.input_px, left.shorter_px, left.antialias) == (224, 256, True)

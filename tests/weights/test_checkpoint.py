@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from edgemobile.arch import ARCHS, get_arch, scaled
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.nets import build_net
-from edgemobile.preprocess import CIFAR10_64, IMAGENET
+from edgemobile.preprocess import CIFAR10, IMAGENET, at_resolution
 from edgemobile.weights import Checkpoint, build, bundled, load_into, load_weights
 
 SMALL = scaled(get_arch("v3-small"), width=0.25, classes=5, input_px=32)
@@ -73,10 +73,11 @@ def test_a_bundled_checkpoint_is_what_its_json_says(name: str, repo_root: Path) 
     assert checkpoint.sha256 == facts["sha256"]
     assert (checkpoint.arch, checkpoint.width, checkpoint.classes) == (name, facts["width"], facts["classes"])
     assert checkpoint.labels == tuple(facts["labels"])
-    assert checkpoint.preprocess == CIFAR10_64
+    px = facts["input_px"]
+    assert checkpoint.preprocess == at_resolution(CIFAR10, px)
     arch, net = build(get_arch(name), checkpoint)
-    assert (arch.classes, arch.input_px) == (10, 64)
-    assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+    assert (arch.classes, arch.input_px) == (10, px)
+    assert net(torch.zeros(1, 3, px, px)).shape == (1, 10)
 
 
 @pytest.mark.parametrize("name", bundled())
@@ -225,10 +226,10 @@ def test_what_lies_beside_a_file_is_read(state: dict[str, torch.Tensor], save: C
 
 
 def test_safetensors_metadata_is_read(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
-    metadata = {"labels": json.dumps(list("abcde")), "preprocess": json.dumps(CIFAR10_64.to_json()), "format": "pt"}
+    metadata = {"labels": json.dumps(list("abcde")), "preprocess": json.dumps(CIFAR10.to_json()), "format": "pt"}
     checkpoint = load_weights(save(state, "w.safetensors", metadata=metadata), get_arch("v3-small"))
     assert checkpoint.labels == tuple("abcde")
-    assert checkpoint.preprocess == CIFAR10_64
+    assert checkpoint.preprocess == CIFAR10
 
 
 @pytest.mark.parametrize(
