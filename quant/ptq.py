@@ -172,7 +172,10 @@ def _observe(
     """The range of every activation over the batches."""
     graph = prepared.graph
     names = [*graph.inputs, *(node.output for node in graph.nodes)]
-    observers: dict[str, Observer] = {name: OBSERVERS[recipe.settings(name).observer]() for name in names}
+    usual = {name: recipe.output_observer if name in graph.outputs else "moving_average" for name in names}
+    observers: dict[str, Observer] = {
+        name: OBSERVERS[recipe.settings(name).observer or usual[name]]() for name in names
+    }
 
     def watch(name: str, value: Any) -> Any:
         observers[name].update(_above(to_nhwc(value), prepared.floors.get(name)))

@@ -46,7 +46,7 @@ class Rule:
 class Settings:
     """What all the rules together say about one node."""
 
-    observer: str = "moving_average"
+    observer: str | None = None
     weights: Granularity = "per_channel"
     precision: Precision = "int8"
 
@@ -62,7 +62,8 @@ class Recipe:
     stem, or all. `equalize` is how strongly channels are made alike,
     from 0, not at all, to 1 (quant/equalize.py). `refit` is how strongly refitted weights are held to the trained ones,
     0 for no refit (quant/refit.py); `adaround` learns which weights to round up (quant/adaround.py, minutes);
-    `bias_correction` is quant/bias_correction.py. `output_headroom` is what the range of the model's outputs is widened
+    `bias_correction` is quant/bias_correction.py. `output_observer` ranges the model's outputs where no rule does:
+    a range averaged over batches cuts the surest answers. `output_headroom` is what the range of the outputs is widened
     by: an answer surer than all the calibration images' would be cut to the same integer as the next.
     """
 
@@ -74,11 +75,13 @@ class Recipe:
     equalize: float = 1.0
     refit: float = 3.0
     adaround: bool = False
+    output_observer: str = "mse"
     output_headroom: float = 1.0
 
     def __post_init__(self) -> None:
         _check("hswish", self.hswish, get_args(Hswish))
         _check("split_gates", self.split_gates, get_args(SplitGates))
+        _check("output_observer", self.output_observer, tuple(OBSERVERS))
         if not isinstance(self.equalize, int | float) or not 0 <= self.equalize <= 1:
             raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
 

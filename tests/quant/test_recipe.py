@@ -49,6 +49,7 @@ def test_patterns_that_match_nothing_are_named() -> None:
         ('{"version": 1, "colour": "red"}', "colour"),
         ('{"version": 1, "hswish": "melted"}', "melted"),
         ('{"version": 1, "rules": [{"observer": "psychic"}]}', "psychic"),
+        ('{"version": 1, "output_observer": "psychic"}', "output_observer 'psychic'"),
         ('{"version": 1, "rules": [{"weights": 3}]}', "weights"),
         ('{"version": 1, "split_gates": "some"}', "split_gates"),
         ('{"version": 1, "equalize": 2}', "from 0"),
