@@ -43,7 +43,6 @@ def test_every_option_reaches_the_recipe(edgemobile: Callable[..., Any]) -> None
         equalize=0.25,
         refit=0,
         adaround=True,
-        output_observer="minmax",
         output_headroom=1.5,
     )
 
