@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "bench", "evaluate", "export", "parity", "quantize"]
 
 # onnxruntime 1.29 and later send the name, hashes and timings of every model to its maker, from Linux too, and read
-# this when they are first loaded. Nobody's model leaves their machine through us; and the sending was in our measurements.
+# this when they are first loaded. Nobody's model leaves their machine through us; and it was in our measurements.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Who uses edgemobile as a library decides what becomes of its log; commands print it.
