@@ -31,9 +31,10 @@ from torch.nn import functional as F
 
 from edgemobile.arch import get_arch, scaled
 from edgemobile.nets import build_net
+from edgemobile.preprocess import CIFAR10, at_resolution
 from edgemobile.weights import Checkpoint, build, load_weights
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = CIFAR10.mean, CIFAR10.std
 
 
 def main() -> None:
@@ -101,7 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warmup", type=float, default=0.2, help="share of the steps before the peak")
     parser.add_argument("--weight-decay", type=float, default=3e-4, help="0.05 for adamw")
     parser.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
-    parser.add_argument("--cutmix", type=float, default=0.0, help="share of images with a box of another; 0.5 for 50")
+    parser.add_argument("--cutmix", type=float, default=0.0, help="share of images given a box of another")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the averaged weights, a step")
     parser.add_argument("--seed", type=int, default=0)
@@ -253,7 +254,7 @@ def train_epoch(net, average, step, images: int, args, optimizer, schedule, seed
     """One pass; returns the mean loss."""
     torch.manual_seed(seed)
     pairs = floats(average, net)
-    order = torch.randperm(images).to(pairs[0][0].device)
+    order = torch.randperm(images).to(next(net.parameters()).device)
     total, count = 0.0, 0
     for index in order.split(args.batch)[: images // args.batch]:
         total = total + step(index)
@@ -295,9 +296,9 @@ def evaluate(net: torch.nn.Module, test: tuple[torch.Tensor, torch.Tensor], res:
 def read_teacher(path: Path, device: torch.device) -> tuple[torch.nn.Module, int]:
     """(The net, the resolution it looks at the images in)."""
     facts = json.loads(path.with_suffix(".json").read_text())
-    arch = get_arch(facts["arch"])
-    _, teacher = build(arch, load_weights(path, arch))
-    return teacher.to(device, memory_format=torch.channels_last), facts["input_px"]
+    reference = get_arch(facts["arch"])
+    arch, teacher = build(reference, load_weights(path, reference))
+    return teacher.to(device, memory_format=torch.channels_last), arch.input_px
 
 
 @torch.no_grad()
@@ -383,15 +384,7 @@ def write(args: argparse.Namespace, arch, net: torch.nn.Module, labels: list[str
         "classes": arch.classes,
         "labels": [str(label) for label in labels],
         "input_px": arch.input_px,
-        "preprocess": {
-            "version": 1,
-            "input_px": arch.input_px,
-            "resize": "exact",
-            "interpolation": "bilinear",
-            "antialias": False,
-            "mean": list(MEAN),
-            "std": list(STD),
-        },
+        "preprocess": at_resolution(CIFAR10, arch.input_px).to_json(),
         "dataset": "CIFAR-10",
         "top1_float_percent": round(100 * top1, 2),
         "top1_on": "10,000 test images",

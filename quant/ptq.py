@@ -172,9 +172,8 @@ def _observe(
     """The range of every activation over the batches."""
     graph = prepared.graph
     names = [*graph.inputs, *(node.output for node in graph.nodes)]
-    usual = {name: recipe.output_observer if name in graph.outputs else "moving_average" for name in names}
     observers: dict[str, Observer] = {
-        name: OBSERVERS[recipe.settings(name).observer or usual[name]]() for name in names
+        name: OBSERVERS[recipe.settings(name, is_output=name in graph.outputs).observer]() for name in names
     }
 
     def watch(name: str, value: Any) -> Any:

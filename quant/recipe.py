@@ -46,7 +46,7 @@ class Rule:
 class Settings:
     """What all the rules together say about one node."""
 
-    observer: str | None = None
+    observer: str = "moving_average"
     weights: Granularity = "per_channel"
     precision: Precision = "int8"
 
@@ -93,9 +93,9 @@ class Recipe:
         if not isinstance(self.output_headroom, int | float) or not 1 <= self.output_headroom <= 16:
             raise EdgemobileError(f"output_headroom {self.output_headroom!r} is not a number from 1 to 16")
 
-    def settings(self, node_name: str) -> Settings:
-        """The settings of the node called `node_name`."""
-        settings = Settings()
+    def settings(self, node_name: str, *, is_output: bool = False) -> Settings:
+        """The settings of the node called `node_name`; `is_output`: it is one of the model's outputs."""
+        settings = Settings(observer=self.output_observer) if is_output else Settings()
         for rule in self.rules:
             if _matches(node_name, rule.pattern):
                 said = {key: value for key, value in asdict(rule).items() if key != "pattern" and value is not None}
