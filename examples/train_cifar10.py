@@ -5,7 +5,8 @@
 Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels,
 preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with
 train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes or of a narrower net;
---teacher trains on what a better net says of each image as well as on its label.
+--teacher trains on what a better net says of each image as well as on its label: on the same few views of the images
+again and again, so that the teacher is asked about each only once.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from edgemobile.preprocess import CIFAR10, at_resolution
 from edgemobile.weights import Checkpoint, build, load_weights
 
 MEAN, STD = CIFAR10.mean, CIFAR10.std
+HEAT = 2.0
 
 
 def main() -> None:
@@ -51,7 +53,7 @@ def main() -> None:
         start_from(net, load_weights(args.init, get_arch(args.arch)), train[0][:: len(train[0]) // 512], args.res)
     net = net.to(device, memory_format=torch.channels_last)
     train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
-    teacher = read_teacher(args.teacher, device) if args.teacher else None
+    teacher = Teacher(args.teacher, device) if args.teacher else None
     average = copy.deepcopy(net).eval()
     steps = args.epochs * (len(train[0]) // args.batch)
     optimizer = make_optimizer(net, args)
@@ -68,10 +70,13 @@ def main() -> None:
     first = 0
     if args.resume and progress.exists():
         first = restore(progress, net, average, optimizer, schedule)
-    step = make_step(net, teacher, train, args, optimizer)
+    step = make_step(net, args, optimizer)
     for epoch in range(first, args.epochs):
         started = time.monotonic()
-        loss = train_epoch(net, average, step, len(train[0]), args, optimizer, schedule, seed=args.seed + epoch)
+        view = make_view(train, len(labels), args, number=epoch % args.views if teacher else epoch)
+        if teacher:
+            view = (*view, teacher.opinion(epoch % args.views, view[0]))
+        loss = train_epoch(net, average, step, view, args, optimizer, schedule, seed=args.seed + epoch)
         save_progress(progress, epoch + 1, net, average, optimizer, schedule)
         speed = len(train[0]) / (time.monotonic() - started)
         line = f"epoch {epoch + 1}/{args.epochs}  loss {loss:.3f}  {speed:.0f} images/s"
@@ -91,6 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="start from this checkpoint, of any number of classes or narrower")
     parser.add_argument("--teacher", type=Path, help="FILE.safetensors of a better net, trained by this script")
     parser.add_argument("--teacher-share", type=float, default=0.7, help="weight of the teacher's word in the loss")
+    parser.add_argument("--views", type=int, default=20, help="different epochs of augmented images with a teacher")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--res", type=int, default=64)
@@ -159,32 +165,42 @@ def statistics(device: torch.device) -> list[torch.Tensor]:
     return [torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD)]
 
 
+def make_view(train, classes: int, args: argparse.Namespace, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training images augmented in the `number`th way, u8[N,H,W,3], and what they show, f32[N,classes]."""
+    torch.manual_seed(args.seed + number)
+    images, labels = train
+    wanted = (1 - args.smoothing) * F.one_hot(labels, classes).float() + args.smoothing / classes
+    return cutmix(augment(images), wanted, args.cutmix)
+
+
 def augment(pixels: torch.Tensor) -> torch.Tensor:
     """A random crop of the image padded by 4 (reflected), and a flip half the time. u8[N,H,W,3]."""
     count, height, width, _ = pixels.shape
-    padded = F.pad(pixels.permute(0, 3, 1, 2).float(), (4, 4, 4, 4), mode="reflect").permute(0, 2, 3, 1)
     with pixels.device:
-        rows = torch.randint(0, 9, (count, 1, 1)) + torch.arange(height).view(1, -1, 1)
-        columns = torch.randint(0, 9, (count, 1, 1)) + torch.arange(width).view(1, 1, -1)
+        rows = torch.randint(-4, 5, (count, 1, 1)) + torch.arange(height).view(1, -1, 1)
+        columns = torch.randint(-4, 5, (count, 1, 1)) + torch.arange(width).view(1, 1, -1)
         flip = torch.rand(count, 1, 1) < 0.5
         columns = torch.where(flip, columns.flip(-1), columns)
-        return padded[torch.arange(count).view(-1, 1, 1), rows, columns]
+        return pixels[torch.arange(count).view(-1, 1, 1), reflect(rows, height), reflect(columns, width)]
 
 
-def cutmix(pixels: torch.Tensor, classes: torch.Tensor, probability: float) -> tuple[torch.Tensor, ...]:
-    """Paste a box of another image of the batch into some of [N,H,W,3] (Yun et al., arXiv:1905.04899).
+def reflect(places: torch.Tensor, size: int) -> torch.Tensor:
+    """Places beyond 0 … size - 1, mirrored at the edge."""
+    return (size - 1) - ((size - 1) - places.abs()).abs()
 
-    Returns (the images, the class of what was pasted, the share of the area it has).
-    """
+
+def cutmix(pixels: torch.Tensor, wanted: torch.Tensor, probability: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Paste a box of another image into some [N,H,W,3] and mix [N,classes] by area (Yun et al., arXiv:1905.04899)."""
     count, height, width, _ = pixels.shape
     with pixels.device:
+        other = torch.randperm(count)
         side = (torch.rand(count, 1, 1) * (torch.rand(count, 1, 1) < probability)).sqrt()
         row, column = torch.rand(2, count, 1, 1)
         inside_rows = ((torch.arange(height).view(1, -1, 1) + 0.5) / height - row).abs() < side / 2
         inside_columns = ((torch.arange(width).view(1, 1, -1) + 0.5) / width - column).abs() < side / 2
     inside = inside_rows & inside_columns
-    mixed = torch.where(inside.unsqueeze(-1), pixels.flip(0), pixels)
-    return mixed, classes.flip(0), inside.float().mean((1, 2))
+    share = inside.float().mean((1, 2)).unsqueeze(-1)
+    return torch.where(inside.unsqueeze(-1), pixels[other], pixels), torch.lerp(wanted, wanted[other], share)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -205,59 +221,58 @@ def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.opti
     return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, fused=True)
 
 
-def make_step(net, teacher, train, args, optimizer) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function of a batch's places in `train`, int64[batch], that sets the gradients and returns the loss."""
-    images, classes = train
-    device = images.device
+def make_step(net, args, optimizer) -> Callable[..., torch.Tensor]:
+    """A function of a batch of a view that sets the gradients and returns the loss."""
+    device = next(net.parameters()).device
 
-    def step(index: torch.Tensor) -> torch.Tensor:
+    def step(pixels: torch.Tensor, wanted: torch.Tensor, taught: torch.Tensor | None = None) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        y = classes[index]
-        pixels, pasted, share = cutmix(augment(images[index]), y, args.cutmix)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
             logits = net(to_input(pixels, args.res))
-            own, other = (
-                F.cross_entropy(logits, target, label_smoothing=args.smoothing, reduction="none")
-                for target in (y, pasted)
-            )
-            loss = torch.lerp(own, other, share).mean()
-            if teacher is not None:
-                loss = (1 - args.teacher_share) * loss + args.teacher_share * distillation(logits, teacher, pixels)
+        loss = F.cross_entropy(logits.float(), wanted)
+        if taught is not None:
+            distilled = HEAT**2 * F.cross_entropy(logits.float() / HEAT, taught)
+            loss = torch.lerp(loss, distilled, args.teacher_share)
         loss.backward()
         return loss.detach()
 
     net.train()
-    return recorded(step, torch.arange(args.batch, device=device)) if device.type == "cuda" else step
+    return recorded(step) if device.type == "cuda" else step
 
 
-def recorded(step: Callable[[torch.Tensor], torch.Tensor], index: torch.Tensor) -> Callable:
+def recorded(step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """`step` as one CUDA graph: launched one by one, the thousand small kernels of a MobileNet leave the GPU idle."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step(index)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step(index)
+    graph, inputs, loss = torch.cuda.CUDAGraph(), (), None
 
-    def replay(new: torch.Tensor) -> torch.Tensor:
-        index.copy_(new)
+    def replay(*batch: torch.Tensor) -> torch.Tensor:
+        nonlocal inputs, loss
+        if not inputs:
+            inputs = tuple(value.clone() for value in batch)
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    step(*inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(graph):
+                loss = step(*inputs)
+        for held, new in zip(inputs, batch, strict=True):
+            held.copy_(new)
         graph.replay()
         return loss
 
     return replay
 
 
-def train_epoch(net, average, step, images: int, args, optimizer, schedule, seed: int) -> float:
-    """One pass; returns the mean loss."""
+def train_epoch(net, average, step, view: tuple[torch.Tensor, ...], args, optimizer, schedule, seed: int) -> float:
+    """One pass over a view; returns the mean loss."""
     torch.manual_seed(seed)
     pairs = floats(average, net)
-    order = torch.randperm(images).to(next(net.parameters()).device)
+    images = len(view[0])
+    order = torch.randperm(images).to(view[0].device)
     total, count = 0.0, 0
     for index in order.split(args.batch)[: images // args.batch]:
-        total = total + step(index)
+        total = total + step(*(value[index] for value in view))
         optimizer.step()
         schedule.step()
         torch._foreach_lerp_(*pairs, 1 - args.ema)
@@ -267,12 +282,24 @@ def train_epoch(net, average, step, images: int, args, optimizer, schedule, seed
     return float(total) / count
 
 
-def distillation(logits: torch.Tensor, teacher: tuple, pixels: torch.Tensor, heat: float = 2.0) -> torch.Tensor:
-    """Cross entropy to the teacher's probabilities, both softened by `heat` (Hinton et al., arXiv:1503.02531)."""
-    net, res = teacher
-    with torch.no_grad():
-        target = F.softmax(net(to_input(pixels, res)) / heat, dim=1)
-    return heat**2 * F.cross_entropy(logits / heat, target)
+class Teacher:
+    """A better net: its probabilities, softened by HEAT, for the images of a view (Hinton et al., arXiv:1503.02531)."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        reference = get_arch(json.loads(path.with_suffix(".json").read_text())["arch"])
+        arch, net = build(reference, load_weights(path, reference))
+        self.net = net.to(device, memory_format=torch.channels_last).eval()
+        self.res = arch.input_px
+        self.opinions: dict[int, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def opinion(self, number: int, pixels: torch.Tensor) -> torch.Tensor:
+        """f32[N,classes] of view `number`, whose images are u8[N,H,W,3]."""
+        if number not in self.opinions:
+            with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
+                logits = torch.cat([self.net(to_input(batch, self.res)) for batch in pixels.split(500)])
+            self.opinions[number] = F.softmax(logits.float() / HEAT, dim=1)
+        return self.opinions[number]
 
 
 def floats(*nets: torch.nn.Module) -> list[list[torch.Tensor]]:
@@ -291,14 +318,6 @@ def evaluate(net: torch.nn.Module, test: tuple[torch.Tensor, torch.Tensor], res:
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
-
-
-def read_teacher(path: Path, device: torch.device) -> tuple[torch.nn.Module, int]:
-    """(The net, the resolution it looks at the images in)."""
-    facts = json.loads(path.with_suffix(".json").read_text())
-    reference = get_arch(facts["arch"])
-    arch, teacher = build(reference, load_weights(path, reference))
-    return teacher.to(device, memory_format=torch.channels_last), arch.input_px
 
 
 @torch.no_grad()
