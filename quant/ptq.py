@@ -20,7 +20,7 @@ from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
-from edgemobile.quant.guards import check_images, dead_channels
+from edgemobile.quant.guards import check_images, dead_channels, note_on_channels, raised_scales
 from edgemobile.quant.hswish import integer_form, is_gate
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.qparams import (
@@ -46,6 +46,7 @@ _WIDTH_IMAGES = 128
 _MOST_STEPS = 2.0**6
 # Ops that move integers about: input and output must share one scale.
 _SHARES_QPARAMS = ("reshape", "max_pool2d")
+_RAISED = "weights so small that the bias would overflow int32, so that their scale was raised"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def ptq(
     ranges = _observe(prepared, batches, recipe, progress)
     build = _Build(form, _activation_qparams(form, ranges), recipe)
     result = build.graph()
-    notes += [*build.notes, *dead_channels(form), *_silent(form, ranges)]
+    notes += [*note_on_channels(_RAISED, build.raised), *dead_channels(form), *_silent(form, ranges)]
     if mends := _mends(recipe):
         result = mend_layers(form, result, batches, mends)
     names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
@@ -298,7 +299,7 @@ class _Build:
     recipe: Recipe
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    raised: list[tuple[str, int, int]] = field(default_factory=list)
 
     def graph(self) -> Graph:
         for name in self.form.inputs:
@@ -369,18 +370,7 @@ class _Build:
         input_scale = float(input_qparams.scale[0])
         per_channel = self.recipe.settings(node.output).weights == "per_channel"
         qparams = weight_qparams(weight, bias, input_scale, per_channel=per_channel)
-        self._note_guards(node, weight, qparams)
+        self.raised.append((node.output, raised_scales(weight, qparams), len(weight)))
         self.tensors[weight_name] = weight_tensor(weight_name, weight, qparams)
         self.tensors[bias_name] = bias_tensor(bias_name, bias, input_scale, qparams)
         return weight_name, bias_name
-
-    def _note_guards(self, node: Node, weight: np.ndarray, qparams: QParams) -> None:
-        peaks = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-        raised = np.count_nonzero(
-            qparams.scale > np.maximum(peaks, peaks.max() if qparams.axis is None else 0) / 127 * 1.001
-        )
-        if raised:
-            self.notes.append(
-                f"{node.output}: {raised} of {len(peaks)} channels have weights so small that the bias would overflow "
-                "int32; their scale was raised"
-            )

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.quant.guards import check_images, dead_channels
+from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.quant.guards import check_images, dead_channels, note_on_channels, raised_scales
 
 _RNG = np.random.default_rng(0)
 
@@ -53,4 +53,20 @@ def test_dead_channels_are_counted() -> None:
     tensors.append(Tensor.constant("b", np.zeros(3, np.float32)))
     node = Node("linear", ("input", "w", "b"), "fc", {"activation": ""})
     graph = Graph("g", ("input",), ("fc",), (node,), {tensor.name: tensor for tensor in tensors})
-    assert dead_channels(graph) == ["fc: 1 of 3 channels are constant, their weights are all zero"]
+    assert dead_channels(graph) == ["all weights zero, which makes a channel constant: 1 of 3 channels of fc"]
+
+
+def test_one_note_names_the_layers_most_concerned() -> None:
+    layers = [("a", 1, 8), ("b", 0, 8), ("c", 8, 8), ("d", 2, 8), ("e", 3, 16), ("f", 1, 16)]
+    assert note_on_channels("odd", layers) == [
+        "odd: 8 of 8 channels of c, 2 of 8 channels of d, 3 of 16 channels of e, and fewer of 2 more layers"
+    ]
+    assert note_on_channels("odd", [("b", 0, 8)]) == []
+
+
+@pytest.mark.parametrize(("axis", "raised"), [(0, 2), (None, 3)])
+def test_raised_scales_are_counted(axis: int | None, raised: int) -> None:
+    weight = np.array([[1.27], [0.127], [-2.54]], np.float32)
+    needed = np.array([0.01, 0.001, 0.02])
+    qparams = QParams(needed * [1, 2, 2] if axis == 0 else np.array([0.05]), np.zeros(3 if axis == 0 else 1), axis)
+    assert raised_scales(weight, qparams) == raised
