@@ -271,7 +271,8 @@ def _unpack(device: Device, transport: Transport, runtime: str, words: list[str]
 
 def _try(device: Device, transport: Transport, runtime: str) -> None:
     module = {"onnxruntime": "onnxruntime"}.get(runtime, f"{_MODULES[runtime][0]}.interpreter")
-    env = {"PYTHONPATH": f"{transport.root}/runtimes/{runtime}"}
+    # As edgemobile/__init__.py has it: there is no edgemobile on the board yet.
+    env = {"PYTHONPATH": f"{transport.root}/runtimes/{runtime}", "ORT_DISABLE_TELEMETRY": "1"}
     done = transport.run([_python(device), "-S", "-c", f"import {module}"], env=env, timeout_s=300)
     if done.returncode:
         raise EdgemobileError(f"{runtime} does not start on {device.name}: {exit_reason(done)}")

@@ -115,6 +115,13 @@ def test_a_board_that_was_not_set_up_says_how(board: Device, tmp_path: Path) -> 
             ready(board, transport, "litert")
 
 
+def test_a_runtime_is_tried_without_telemetry(board: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, str] = {}
+    monkeypatch.setattr(_Told, "run", lambda self, argv, *, env, **_: given.update(env) or Completed(0, b"", b""))
+    module._try(board, _Told(tmp_path, {}), "onnxruntime")
+    assert given["ORT_DISABLE_TELEMETRY"] == "1"
+
+
 def test_the_payload_is_small_always_the_same_and_replaced_where_a_board_changed_it(
     board: Device, tmp_path: Path
 ) -> None:

@@ -163,7 +163,25 @@ def test_a_raised_scale_is_noted(images: np.ndarray) -> None:
         net.features[0][1].running_var[1] = 1.0
         net.features[0][1].bias[1] = 3.0
     result = ptq(lower(export_program(net, (1, 3, _PX, _PX))), [images])
-    assert any("1 of 32 channels of features.0.2" in note for note in result.notes)
+    assert any("1 of 16 channels of features.0.2" in note for note in result.notes)
+
+
+def test_outputs_are_ranged_by_their_own_observer() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)).eval()
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+            layer.bias.zero_()
+    calm = np.random.default_rng(0).uniform(-1, 1, (4, 4, 4, 3)).astype(np.float32)
+    scales = {}
+    for observer in ("minmax", "moving_average"):
+        recipe = Recipe(rules=(), output_observer=observer, equalize=0, refit=0, bias_correction=False)
+        result = ptq(lower(export_program(net, (1, 3, 4, 4))), [calm, 10 * calm, calm], recipe).graph
+        scales[observer] = [result[node.output].qparams.scale[0] for node in result.nodes]
+    (inner, output), (inner_averaged, output_averaged) = scales["minmax"], scales["moving_average"]
+    assert inner == inner_averaged == output_averaged
+    assert output == pytest.approx(10 * np.ptp(calm) / 255, rel=0.01)
+    assert output > 2 * output_averaged
 
 
 def test_a_rule_keeps_layers_in_float_with_one_crossing_each_way(graph: Graph, images: np.ndarray) -> None:
