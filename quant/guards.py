@@ -6,14 +6,14 @@ merely unlike the model's own is not, since only accuracy can tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph import Graph, QParams
+from edgemobile.graph import Graph
 
-__all__ = ["check_images", "dead_channels", "note_on_channels", "raised_scales"]
+__all__ = ["check_images", "dead_channels"]
 
 # Preprocessing brings pixels to a few deviations around zero; 0..255 left as they are do not fit.
 _LARGEST_MEAN_SQUARE = 100.0
@@ -21,7 +21,7 @@ _LARGEST_MEAN_SQUARE = 100.0
 _LEAST_CORRELATION = 0.02
 _LEAST_SIDE_PX = 16
 _LOOKED_AT = 64
-# Layers that a note names; a trained net can have weak channels in twenty.
+# Layers that a note names; a trained net can have dead channels in twenty.
 _NAMED = 3
 
 
@@ -65,29 +65,17 @@ def _correlation(images: np.ndarray) -> float:
 
 
 def dead_channels(graph: Graph) -> list[str]:
-    """A note on layers with output channels whose weights are all zero: they are constant."""
-    found = []
+    """One note on output channels whose weights are all zero, by name where they are most of a layer; or none."""
+    found: list[tuple[float, str]] = []
     for node in graph.nodes:
         if node.op in ("conv2d", "linear"):
             weight = graph[node.inputs[1]].data
             assert weight is not None
             dead = int(np.count_nonzero(~weight.reshape(len(weight), -1).any(axis=1)))
-            found.append((node.output, dead, len(weight)))
-    return note_on_channels("all weights zero, which makes a channel constant", found)
-
-
-def raised_scales(weight: np.ndarray, qparams: QParams) -> int:
-    """How many channels of f32[C,...] have a larger scale than their weights need: int32 holds the bias only so."""
-    peaks = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
-    own = np.maximum(peaks, peaks.max() if qparams.axis is None else 0) / 127
-    return int(np.count_nonzero(qparams.scale > own * 1.001))
-
-
-def note_on_channels(what: str, layers: Iterable[tuple[str, int, int]]) -> list[str]:
-    """One note on (layer, channels concerned, channels), the largest shares by name; none where none is concerned."""
-    concerned = sorted((layer for layer in layers if layer[1]), key=lambda layer: -layer[1] / layer[2])
-    if not concerned:
+            if dead:
+                found.append((dead / len(weight), f"{dead} of {len(weight)} channels of {node.output}"))
+    if not found:
         return []
-    named = ", ".join(f"{count} of {channels} channels of {name}" for name, count, channels in concerned[:_NAMED])
-    rest = len(concerned) - _NAMED
-    return [f"{what}: {named}" + (f", and fewer of {rest} more layer{'s' * (rest > 1)}" if rest > 0 else "")]
+    named = ", ".join(text for _, text in sorted(found, key=lambda layer: -layer[0])[:_NAMED])
+    rest = f", and fewer of {len(found) - _NAMED} more layers" if len(found) > _NAMED else ""
+    return [f"all weights zero, which makes a channel constant: {named}{rest}"]

@@ -20,7 +20,7 @@ from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
-from edgemobile.quant.guards import check_images, dead_channels, note_on_channels, raised_scales
+from edgemobile.quant.guards import check_images, dead_channels
 from edgemobile.quant.hswish import integer_form, is_gate
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.qparams import (
@@ -46,7 +46,6 @@ _WIDTH_IMAGES = 128
 _MOST_STEPS = 2.0**6
 # Ops that move integers about: input and output must share one scale.
 _SHARES_QPARAMS = ("reshape", "max_pool2d")
-_RAISED = "weights so small that the bias would overflow int32, so that their scale was raised"
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def ptq(
     ranges = _observe(prepared, batches, recipe, progress)
     build = _Build(form, _activation_qparams(form, ranges), recipe)
     result = build.graph()
-    notes += [*note_on_channels(_RAISED, build.raised), *dead_channels(form), *_silent(form, ranges)]
+    notes += [*build.notes, *dead_channels(form), *_silent(form, ranges)]
     if mends := _mends(recipe):
         result = mend_layers(form, result, batches, mends)
     names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
@@ -299,7 +298,7 @@ class _Build:
     recipe: Recipe
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    raised: list[tuple[str, int, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def graph(self) -> Graph:
         for name in self.form.inputs:
@@ -370,7 +369,8 @@ class _Build:
         input_scale = float(input_qparams.scale[0])
         per_channel = self.recipe.settings(node.output).weights == "per_channel"
         qparams = weight_qparams(weight, bias, input_scale, per_channel=per_channel)
-        self.raised.append((node.output, raised_scales(weight, qparams), len(weight)))
+        if not per_channel and qparams.scale[0] > np.abs(weight).max() / 127 * 1.001:
+            self.notes.append(f"{node.output}: the weights' one scale was raised, or a bias would overflow int32")
         self.tensors[weight_name] = weight_tensor(weight_name, weight, qparams)
         self.tensors[bias_name] = bias_tensor(bias_name, bias, input_scale, qparams)
         return weight_name, bias_name

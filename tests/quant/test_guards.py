@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.quant.guards import check_images, dead_channels, note_on_channels, raised_scales
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.quant.guards import check_images, dead_channels
 
 _RNG = np.random.default_rng(0)
 
@@ -46,27 +46,31 @@ def test_what_has_no_range_is_always_refused(batches: list[np.ndarray], reason: 
         check_images(batches, strict=False)
 
 
-def test_dead_channels_are_counted() -> None:
-    weight = np.ones((3, 2), np.float32)
-    weight[1] = 0
-    tensors = [Tensor("input", (1, 2)), Tensor("fc", (1, 3)), Tensor.constant("w", weight)]
-    tensors.append(Tensor.constant("b", np.zeros(3, np.float32)))
-    node = Node("linear", ("input", "w", "b"), "fc", {"activation": ""})
-    graph = Graph("g", ("input",), ("fc",), (node,), {tensor.name: tensor for tensor in tensors})
-    assert dead_channels(graph) == ["all weights zero, which makes a channel constant: 1 of 3 channels of fc"]
+def _layers(dead: dict[str, int]) -> Graph:
+    """Linear layers of 8 channels, one behind another, of which so many have no weights."""
+    tensors, nodes, x = [Tensor("input", (1, 8))], [], "input"
+    for name, count in dead.items():
+        weight = np.ones((8, 8), np.float32)
+        weight[:count] = 0
+        tensors += [Tensor(name, (1, 8)), Tensor.constant(f"{name}.w", weight)]
+        tensors.append(Tensor.constant(f"{name}.b", np.zeros(8, np.float32)))
+        nodes.append(Node("linear", (x, f"{name}.w", f"{name}.b"), name, {"activation": ""}))
+        x = name
+    return Graph("g", ("input",), (x,), tuple(nodes), {tensor.name: tensor for tensor in tensors})
 
 
-def test_one_note_names_the_layers_most_concerned() -> None:
-    layers = [("a", 1, 8), ("b", 0, 8), ("c", 8, 8), ("d", 2, 8), ("e", 3, 16), ("f", 1, 16)]
-    assert note_on_channels("odd", layers) == [
-        "odd: 8 of 8 channels of c, 2 of 8 channels of d, 3 of 16 channels of e, and fewer of 2 more layers"
+@pytest.mark.parametrize(
+    ("dead", "notes"),
+    [
+        ({"a": 0, "b": 0}, []),
+        ({"a": 0, "b": 2}, ["2 of 8 channels of b"]),
+        (
+            {"a": 1, "b": 0, "c": 8, "d": 2, "e": 3, "f": 1},
+            ["8 of 8 channels of c, 3 of 8 channels of e, 2 of 8 channels of d, and fewer of 2 more layers"],
+        ),
+    ],
+)
+def test_dead_channels_are_counted_in_one_note(dead: dict[str, int], notes: list[str]) -> None:
+    assert dead_channels(_layers(dead)) == [
+        f"all weights zero, which makes a channel constant: {note}" for note in notes
     ]
-    assert note_on_channels("odd", [("b", 0, 8)]) == []
-
-
-@pytest.mark.parametrize(("axis", "raised"), [(0, 2), (None, 3)])
-def test_raised_scales_are_counted(axis: int | None, raised: int) -> None:
-    weight = np.array([[1.27], [0.127], [-2.54]], np.float32)
-    needed = np.array([0.01, 0.001, 0.02])
-    qparams = QParams(needed * [1, 2, 2] if axis == 0 else np.array([0.05]), np.zeros(3 if axis == 0 else 1), axis)
-    assert raised_scales(weight, qparams) == raised

@@ -156,14 +156,16 @@ def test_the_bias_never_overflows_and_dead_channels_get_a_scale() -> None:
     assert (qparams.scale > 0).all()
 
 
-def test_a_raised_scale_is_noted(images: np.ndarray) -> None:
+def test_a_scale_raised_for_all_channels_is_noted(images: np.ndarray) -> None:
     net = _net("v2")
     with torch.no_grad():
-        net.features[0][0].weight[1] *= 1e-14
+        net.features[0][0].weight *= 1e-14
         net.features[0][1].running_var[1] = 1.0
         net.features[0][1].bias[1] = 3.0
-    result = ptq(lower(export_program(net, (1, 3, _PX, _PX))), [images])
-    assert any("1 of 16 channels of features.0.2" in note for note in result.notes)
+    graph = lower(export_program(net, (1, 3, _PX, _PX)))
+    note = "features.0.2: the weights' one scale was raised, or a bias would overflow int32"
+    assert note in ptq(graph, [images], Recipe(rules=(Rule(weights="per_tensor"),))).notes
+    assert note not in ptq(graph, [images]).notes
 
 
 def test_outputs_are_ranged_by_their_own_observer() -> None:
