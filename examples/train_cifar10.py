@@ -50,7 +50,8 @@ def main() -> None:
     arch = scaled(get_arch(args.arch), classes=len(labels), input_px=args.res)
     net = build_net(arch, dropout=args.dropout)
     if args.init:
-        start_from(net, load_weights(args.init, get_arch(args.arch)), train[0][:: len(train[0]) // 512], args.res)
+        some = train[0][:: max(1, len(train[0]) // 512)]
+        start_from(net, load_weights(args.init, get_arch(args.arch)), some, args.res)
     net = net.to(device, memory_format=torch.channels_last)
     train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
     teacher = Teacher(args.teacher, device) if args.teacher else None

@@ -128,6 +128,6 @@ def test_a_reference_model_is_its_bundled_weights(tmp_path: Path, monkeypatch: p
     assert (classifier.outputs, classifier.session.runtime) == (10, "torch")
     assert classifier.labels is not None
     assert classifier.labels[6] == "frog"
-    images = np.random.default_rng(0).normal(size=(9, 64, 64, 3)).astype(np.float32)
+    images = np.random.default_rng(0).normal(size=(9, 96, 96, 3)).astype(np.float32)
     # The last batch is padded; that must not show.
     assert classifier.scores(images)[8] == pytest.approx(classifier.scores(images[8:])[0], abs=1e-5)

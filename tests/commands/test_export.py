@@ -41,7 +41,7 @@ def test_the_main_job(edgemobile, tmp_path: Path) -> None:
         assert facts["missed"] == []
         assert not {"TRANSPOSE", "Transpose"} & set(facts["ops"])
         metadata = format_of(Path(name).suffix).load().read_metadata(data)
-        assert Preprocess.from_json(metadata["edgemobile.preprocess"]).input_px == 64
+        assert Preprocess.from_json(metadata["edgemobile.preprocess"]).input_px == 96
         assert json.loads(metadata["edgemobile.labels"])[0] == "airplane"
     for name in names[:2]:
         assert files[name]["metrics"]["sqnr_db"] >= 90

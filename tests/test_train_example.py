@@ -1,0 +1,91 @@
+"""The script that trains the reference checkpoints: what it does to images, and that what it writes can be exported."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from edgemobile.arch import get_arch
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture(scope="module")
+def script(repo_root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_cifar10", repo_root / "examples" / "train_cifar10.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_places_beyond_the_edge_are_mirrored(script: ModuleType) -> None:
+    assert script.reflect(torch.arange(-4, 10), 6).tolist() == [4, 3, 2, 1, 0, 1, 2, 3, 4, 5, 4, 3, 2, 1]
+
+
+def test_an_augmented_image_is_a_window_of_the_padded_one(script: ModuleType) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (200, 8, 8, 3), dtype=torch.uint8)
+    padded = torch.nn.functional.pad(images.permute(0, 3, 1, 2).float(), (4, 4, 4, 4), mode="reflect")
+    windows = padded.unfold(2, 8, 1).unfold(3, 8, 1).permute(0, 2, 3, 4, 5, 1).flatten(1, 2)
+    seen = set()
+    for found, choices in zip(script.augment(images).float(), windows, strict=True):
+        places = [(found == side).flatten(1).all(1).nonzero().flatten().tolist() for side in (choices, choices.flip(2))]
+        assert any(places)
+        seen |= {(side, place) for side in (0, 1) for place in places[side]}
+    assert {side for side, _ in seen} == {0, 1}
+    assert len({place for _, place in seen}) > 50
+
+
+def test_cutmix_mixes_classes_by_area(script: ModuleType) -> None:
+    torch.manual_seed(0)
+    wanted = torch.eye(64)
+    images = torch.arange(64, dtype=torch.uint8).view(64, 1, 1, 1).expand(64, 16, 16, 3).contiguous()
+    mixed, shares = script.cutmix(images, wanted, 0.5)
+    for row, (picture, share) in enumerate(zip(mixed, shares, strict=True)):
+        counts = torch.bincount(picture[..., 0].flatten().long(), minlength=64) / 256
+        assert counts == pytest.approx(share, abs=1e-6), row
+    pasted = (shares.max(1).values < 1).float().mean()
+    assert 0.2 < pasted < 0.7
+
+
+def test_a_view_is_the_same_each_time(script: ModuleType) -> None:
+    train = torch.randint(0, 256, (16, 8, 8, 3), dtype=torch.uint8), torch.arange(16) % 4
+    args = Namespace(seed=3, smoothing=0.1, cutmix=0.5)
+    first, second, other = (script.make_view(train, 4, args, number) for number in (0, 0, 1))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+    assert first[1].sum(1) == pytest.approx(torch.ones(16))
+
+
+def test_a_taught_net_is_a_checkpoint(repo_root: Path, colour_photos: Path, tmp_path: Path) -> None:
+    from edgemobile.weights import load_weights
+
+    def train(arch: str, *words: str) -> str:
+        line = [sys.executable, repo_root / "examples" / "train_cifar10.py", arch, "--data", tmp_path / "data"]
+        line += ["--out", tmp_path / f"{arch}.safetensors", "--res", "32", "--batch", "4", *words]
+        done = subprocess.run([str(word) for word in line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for split in ("train", "test"):
+        shutil.copytree(colour_photos, tmp_path / "data" / split)
+    train("v3-small", "--epochs", "1")
+    teacher = ["--teacher", str(tmp_path / "v3-small.safetensors"), "--views", "2"]
+    said = train("v1", "--epochs", "3", "--cutmix", "0.5", *teacher)
+    assert "epoch 3/3" in said
+    facts = json.loads((tmp_path / "v1.json").read_text())
+    checkpoint = load_weights(tmp_path / "v1.safetensors", get_arch("v1"))
+    assert list(checkpoint.labels) == facts["labels"]
+    assert checkpoint.preprocess.input_px == 32
