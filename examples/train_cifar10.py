@@ -74,9 +74,10 @@ def main() -> None:
     step = make_step(net, args, optimizer)
     for epoch in range(first, args.epochs):
         started = time.monotonic()
-        view = make_view(train, len(labels), args, number=epoch % args.views if teacher else epoch)
+        number = epoch % args.views if teacher else epoch
+        view = make_view(train, len(labels), args, number)
         if teacher:
-            view = (*view, teacher.opinion(epoch % args.views, view[0]))
+            view = (*view, teacher.opinion(number, view[0]))
         loss = train_epoch(net, average, step, view, args, optimizer, schedule, seed=args.seed + epoch)
         save_progress(progress, epoch + 1, net, average, optimizer, schedule)
         speed = len(train[0]) / (time.monotonic() - started)

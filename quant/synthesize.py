@@ -88,7 +88,8 @@ def _noise(images: int, px: int, generator: torch.Generator) -> torch.Tensor:
     """Smooth random images f32[images, 3, px, px] of deviation about 1."""
     import torch
 
-    small = torch.randn(images, 3, *2 * [-(-px // _SMOOTH_PX)], generator=generator)
+    small_px = -(-px // _SMOOTH_PX)
+    small = torch.randn(images, 3, small_px, small_px, generator=generator)
     smooth = torch.nn.functional.interpolate(small, size=(px, px), mode="bilinear")
     return _SMOOTH * smooth + _WHITE * torch.randn(smooth.shape, generator=generator)
 

@@ -5,9 +5,12 @@ EDGEMOBILE_DATA names a folder with data sets and weights; tests that need it sk
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,6 +26,22 @@ _ROOT = Path(__file__).parent.parent
 def repo_root() -> Path:
     """The checkout."""
     return _ROOT
+
+
+@pytest.fixture(scope="session")
+def load_script(repo_root: Path) -> Callable[[str], ModuleType]:
+    """Imports a script of the checkout that is in no package, by its path from the root."""
+
+    def load(path: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(Path(path).stem, repo_root / path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,16 +19,11 @@ def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
 
 
 @pytest.fixture(scope="module")
-def int8_latency(repo_root: Path, monkeypatch_module: pytest.MonkeyPatch) -> ModuleType:
+def int8_latency(
+    repo_root: Path, load_script: Callable[[str], ModuleType], monkeypatch_module: pytest.MonkeyPatch
+) -> ModuleType:
     monkeypatch_module.syspath_prepend(repo_root / "benchmarks")  # as where a script lies
-    path = repo_root / "benchmarks" / "int8_latency.py"
-    spec = importlib.util.spec_from_file_location("int8_latency", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/int8_latency.py")
 
 
 def test_every_row_has_a_file_of_its_own_and_the_baseline_is_a_row(int8_latency: ModuleType) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,13 +20,8 @@ pytest.importorskip("safetensors")
 
 
 @pytest.fixture(scope="module")
-def script(repo_root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_cifar10", repo_root / "examples" / "train_cifar10.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("examples/train_cifar10.py")
 
 
 def test_places_beyond_the_edge_are_mirrored(script: ModuleType) -> None:
