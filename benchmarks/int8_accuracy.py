@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,7 @@ from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.torch_graph import TorchGraph
 
 _BATCH = 32
-_NAIVE = Recipe(
-    "naive per tensor", (Rule(observer="minmax", weights="per_tensor"),), split_gates="none", equalize=0, refit=0
-)
+_NAIVE = replace(RECIPES["minmax"], name="naive per tensor", rules=(Rule(observer="minmax", weights="per_tensor"),))
 _RECIPES = {
     **RECIPES,
     "no refit": Recipe(refit=0),

@@ -18,6 +18,7 @@ from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import quantize as quantize_array
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
+from edgemobile.quant.clip import clip
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
 from edgemobile.quant.guards import check_images, dead_channels
@@ -130,6 +131,8 @@ def _mends(recipe: Recipe) -> list[Mend]:
     mends: list[Mend] = []
     if recipe.refit:
         mends.append(partial(refit, strength=recipe.refit))
+    if recipe.clip_weights and any(rule.weights == "per_tensor" for rule in recipe.rules):
+        mends.append(clip)
     if recipe.adaround:
         mends.append(adaround)
     if recipe.bias_correction:

@@ -61,7 +61,8 @@ class Recipe:
     `split_gates` says which delegated hard-swishes may have their input equalized (quant/gates.py): none, that of the
     stem, or all. `equalize` is how strongly channels are made alike,
     from 0, not at all, to 1 (quant/equalize.py). `refit` is how strongly refitted weights are held to the trained ones,
-    0 for no refit (quant/refit.py); `adaround` learns which weights to round up (quant/adaround.py, minutes);
+    0 for no refit (quant/refit.py); `clip_weights` lets weights that share one scale saturate where that serves the
+    output (quant/clip.py); `adaround` learns which weights to round up (quant/adaround.py, minutes);
     `bias_correction` is quant/bias_correction.py. `output_observer` ranges the model's outputs where no rule does:
     a range averaged over batches cuts the surest answers. `output_headroom` is what the range of the outputs is widened
     by: an answer surer than all the calibration images' would be cut to the same integer as the next.
@@ -74,6 +75,7 @@ class Recipe:
     split_gates: SplitGates = "stem"
     equalize: float = 1.0
     refit: float = 3.0
+    clip_weights: bool = True
     adaround: bool = False
     output_observer: str = "mse"
     output_headroom: float = 1.0
@@ -85,7 +87,7 @@ class Recipe:
         if not isinstance(self.equalize, int | float) or not 0 <= self.equalize <= 1:
             raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
 
-        for name in ("bias_correction", "adaround"):
+        for name in ("bias_correction", "clip_weights", "adaround"):
             if type(getattr(self, name)) is not bool:
                 raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
         if not isinstance(self.refit, int | float) or self.refit < 0:

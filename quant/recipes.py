@@ -6,6 +6,7 @@ Add a recipe here: a row in RECIPES. One's own is a JSON file, as `edgemobile qu
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.quant.recipe import Recipe, Rule
@@ -14,6 +15,14 @@ __all__ = ["RECIPES", "read_recipe", "recipe_for"]
 
 # From here on channels may be made wholly alike: with 32 images that costs 0.4 dB, with 128 it gains 1.5.
 _ENOUGH_IMAGES = 100
+
+_NO_METHODS: dict[str, Any] = {
+    "split_gates": "none",
+    "equalize": 0,
+    "refit": 0,
+    "clip_weights": False,
+    "bias_correction": False,
+}
 
 RECIPES = {
     recipe.name: recipe
@@ -25,10 +34,8 @@ RECIPES = {
         Recipe("adaround", adaround=True),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
         # The usual quantizers' way.
-        Recipe(
-            "minmax", rules=(Rule(observer="minmax"),), split_gates="none", equalize=0, refit=0, bias_correction=False
-        ),
-        Recipe("plain", rules=(Rule(observer="mse"),), split_gates="none", equalize=0, refit=0, bias_correction=False),
+        Recipe("minmax", rules=(Rule(observer="minmax"),), **_NO_METHODS),
+        Recipe("plain", rules=(Rule(observer="mse"),), **_NO_METHODS),
     )
 }
 

@@ -111,6 +111,7 @@ def quantize(
     equalize: float | None = None,
     split_gates: Literal["none", "stem", "all"] | None = None,
     refit: float | None = None,
+    clip_weights: bool | None = None,
     adaround: bool | None = None,
     bias_correction: bool | None = None,
     max_drop: float | None = None,
@@ -129,6 +130,7 @@ def quantize(
         "equalize": equalize,
         "split_gates": split_gates,
         "refit": refit,
+        "clip_weights": clip_weights,
         "adaround": adaround,
         "bias_correction": bias_correction,
     }

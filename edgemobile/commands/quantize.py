@@ -48,6 +48,11 @@ __all__ = ["quantize"]
 @click.option(
     "--refit", type=float, help="How strongly refitted weights are held to the trained, 0 for no refit. [default: 3]"
 )
+@click.option(
+    "--clip-weights/--no-clip-weights",
+    default=None,
+    help="Let weights that share one scale saturate where it serves the output. [default: the recipe's]",
+)
 @click.option("--adaround/--no-adaround", default=None, help="Learn which weights to round up; takes minutes.")
 @click.option("--bias-correction/--no-bias-correction", default=None, help="Move biases to the float means.")
 @click.option("--rank", is_flag=True, help="Only say which tensors cost the most; nothing is written.")
@@ -65,6 +70,7 @@ def quantize(
     equalize: float | None,
     split_gates: Any,
     refit: float | None,
+    clip_weights: bool | None,
     adaround: bool | None,
     bias_correction: bool | None,
     rank: bool,
@@ -100,6 +106,7 @@ def quantize(
         equalize=equalize,
         split_gates=split_gates,
         refit=refit,
+        clip_weights=clip_weights,
         adaround=adaround,
         bias_correction=bias_correction,
     )

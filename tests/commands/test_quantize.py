@@ -26,8 +26,8 @@ _MODEL = ("v3-large", "--calib-images", "16", "--check-images", "16", "-q")
 def test_every_option_reaches_the_recipe(edgemobile: Callable[..., Any]) -> None:
     ran = edgemobile(
         "quantize", "v3-large", "--recipe", "few-images", "--hswish", "fused", "--observer", "minmax",
-        "--granularity", "per_tensor", "--equalize", "0.25", "--split-gates", "none", "--refit", "0", "--adaround",
-        "--no-bias-correction", "--keep-float", "features.0.*", "--print-recipe",
+        "--granularity", "per_tensor", "--equalize", "0.25", "--split-gates", "none", "--refit", "0",
+        "--no-clip-weights", "--adaround", "--no-bias-correction", "--keep-float", "features.0.*", "--print-recipe",
     )  # fmt: skip
     assert ran.code == 0
     assert Recipe.from_json(ran.out) == Recipe(
@@ -42,6 +42,7 @@ def test_every_option_reaches_the_recipe(edgemobile: Callable[..., Any]) -> None
         split_gates="none",
         equalize=0.25,
         refit=0,
+        clip_weights=False,
         adaround=True,
         output_headroom=1.5,
     )

@@ -127,7 +127,7 @@ def test_rescaled_channels_are_survived(rules: tuple[Rule, ...]) -> None:
     form = integer_form(graph)
     tortured = rescale_randomly(form, np.random.default_rng(3))
     assert sqnr_db(run(form, images)[form.outputs[0]], run(tortured, images)[form.outputs[0]]) > 90
-    naive = replace(_OFF, rules=(Rule(weights="per_tensor", observer="minmax"),), bias_correction=False)
+    naive = replace(_OFF, rules=(Rule(weights="per_tensor", observer="minmax"),), clip_weights=False)
     recipe = Recipe(rules=rules, equalize=1)
     assert _sqnr(tortured, recipe, images) > _sqnr(form, recipe, images) - 3
     assert _sqnr(tortured, recipe, images) > _sqnr(tortured, naive, images) + 6

@@ -1,4 +1,4 @@
-"""Refit, AdaRound and bias correction on one layer, where what they should do can be computed."""
+"""Refit, clipping, AdaRound and bias correction on one layer, where what they should do can be computed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import dequantize
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
+from edgemobile.quant.clip import clip
 from edgemobile.quant.qparams import bias_tensor, weight_qparams, weight_tensor
 from edgemobile.quant.refit import refit
 from edgemobile.quant.side_by_side import Layer
@@ -17,7 +18,14 @@ from edgemobile.quant.side_by_side import Layer
 _SCALE = 1 / 64
 
 
-def _layer(weight: np.ndarray, x: np.ndarray, target: np.ndarray | None = None, *, activation: str = "") -> Layer:
+def _layer(
+    weight: np.ndarray,
+    x: np.ndarray,
+    target: np.ndarray | None = None,
+    *,
+    activation: str = "",
+    per_channel: bool = True,
+) -> Layer:
     """A linear layer, or a convolution for a weight [O,KH,KW,I], with its nearest integers."""
     outputs = len(weight)
     bias = np.zeros(outputs, np.float32)
@@ -30,7 +38,7 @@ def _layer(weight: np.ndarray, x: np.ndarray, target: np.ndarray | None = None, 
     tensors = {"x": Tensor("x", x.shape), "y": Tensor("y", (len(x), outputs))}
     tensors |= {"w": Tensor.constant("w", weight), "b": Tensor.constant("b", bias)}
     graph = Graph("one layer", ("x",), ("y",), (node,), tensors)
-    qparams = weight_qparams(weight, bias, _SCALE)
+    qparams = weight_qparams(weight, bias, _SCALE, per_channel=per_channel)
     images = torch.from_numpy(x)
     kernel = torch.from_numpy(weight)
     exact = (
@@ -84,6 +92,42 @@ def test_refit_leaves_kernels_alone(rng: np.random.Generator) -> None:
         rng.normal(size=(4, 3, 3, 1)).astype(np.float32), rng.normal(size=(2, 4, 8, 8)).astype(np.float32)
     )
     assert refit(depthwise, 3.0) is depthwise
+
+
+def _kernels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Depthwise kernels f32[O,3,3,1] and their input, where ReLU kept quiet the channel whose kernel is huge."""
+    weight = rng.normal(size=(8, 3, 3, 1)).astype(np.float32)
+    x = rng.uniform(0, 2, size=(16, 8, 8, 8)).astype(np.float32)
+    weight[5] *= 200
+    x[:, 5] = 0
+    return weight, x
+
+
+@pytest.mark.parametrize("activation", ["", "relu6"])
+def test_clipping_gives_up_weights_that_multiply_zeros(activation: str, rng: np.random.Generator) -> None:
+    weight, x = _kernels(rng)
+    shared = _layer(weight, x, activation=activation, per_channel=False)
+    clipped = clip(shared)
+    assert _error(clipped) < _error(shared) / 1000
+    without = weight * (np.arange(8) != 5).reshape(-1, 1, 1, 1).astype(np.float32)
+    assert _error(clipped) < 2.1 * _error(_layer(without, x, activation=activation, per_channel=False))
+    assert np.abs(clipped.weight.data[5]).max() == 127
+    # The bias is the same number under the new scale.
+    before, after = (dequantize(layer.bias.data, layer.bias.qparams) for layer in (shared, clipped))
+    np.testing.assert_allclose(after, before, atol=clipped.bias.qparams.scale[0])
+
+
+def test_clipping_keeps_a_large_kernel_that_counts(rng: np.random.Generator) -> None:
+    """What the widest channel loses when it saturates is more than the others gain."""
+    weight, x = _kernels(rng)
+    x[:, 5] = x[:, 4]
+    shared = _layer(weight, x, per_channel=False)
+    assert clip(shared).weight.qparams.scale[0] == shared.weight.qparams.scale[0]
+
+
+def test_clipping_leaves_channels_with_scales_of_their_own(rng: np.random.Generator) -> None:
+    layer = _layer(*_kernels(rng))
+    assert clip(layer) is layer
 
 
 @pytest.mark.parametrize("activation", ["", "relu"])
