@@ -31,7 +31,7 @@ from edgemobile.quant.equalize import rescale_randomly
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.recipes import RECIPES
-from edgemobile.quant.synthesize import synthesize
+from edgemobile.quant.synthesize import enough_images, synthesize
 from edgemobile.quant.torch_graph import TorchGraph
 
 _BATCH = 32
@@ -135,15 +135,7 @@ def _ours(graph: Graph, calibration: np.ndarray, recipe: Recipe) -> bytes:
 
 def _synthesised(model: Model) -> np.ndarray:
     """As many images as `edgemobile export` makes without --calib."""
-    preprocess = model.preprocess
-    return synthesize(
-        model.net,
-        images=max(8, 32 * 64**2 // preprocess.input_px**2),
-        input_px=preprocess.input_px,
-        mean=preprocess.mean,
-        std=preprocess.std,
-        steps=16,
-    )
+    return synthesize(model.net, model.preprocess, images=enough_images(model.preprocess.input_px))
 
 
 def _onnxruntime(model: Model, calibration: np.ndarray) -> bytes:

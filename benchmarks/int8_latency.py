@@ -61,14 +61,7 @@ class Source:
 
     @cached_property
     def images(self) -> np.ndarray:
-        preprocess = self.model.preprocess
-        return synthesize(
-            self.model.net,
-            images=CALIBRATION + CHECKED,
-            input_px=PX,
-            mean=preprocess.mean,
-            std=preprocess.std,
-        )
+        return synthesize(self.model.net, self.model.preprocess, images=CALIBRATION + CHECKED)
 
     @cached_property
     def graph(self) -> Graph:

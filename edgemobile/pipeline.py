@@ -30,7 +30,7 @@ from edgemobile.progress import Progress, Silent
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.recipes import RECIPES, recipe_for
 from edgemobile.quant.sensitivity import Cost, rank
-from edgemobile.quant.synthesize import synthesize
+from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
 from edgemobile.quant.targets import target_for
 from edgemobile.routes import Emitted, Job, route_for
 
@@ -40,9 +40,7 @@ _LATENCY_ROUNDS = 30
 _RANKED_BATCH = 32
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
-# Synthesis costs seconds; this many images to calibrate on and to check on, at this size, are where more stop helping.
-_MADE, _MADE_PX, _MADE_LEAST = 32, 64, 8
-_SYNTHESIS_STEPS = 16
+_BLOTS = 32
 
 
 @dataclass(frozen=True)
@@ -226,22 +224,13 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 outputs=model.classes,
             )
     if "int8" not in request.precisions or request.weights == "random":
-        check = min(request.check_images, _MADE)
-        return from_blots(model.preprocess, calibration=min(calibration, _MADE), check=check, seed=request.seed)
-    # Statistics are over pixels too: a larger image stands for several small ones, and costs as much.
-    most = max(_MADE_LEAST, _MADE * _MADE_PX**2 // model.preprocess.input_px**2)
+        check = min(request.check_images, _BLOTS)
+        return from_blots(model.preprocess, calibration=min(calibration, _BLOTS), check=check, seed=request.seed)
+    most = enough_images(model.preprocess.input_px)
     calibration, check = min(calibration, most), min(request.check_images, most)
-    with progress.step("synthesise images", _SYNTHESIS_STEPS) as report:
-        images = synthesize(
-            model.net,
-            images=calibration + check,
-            input_px=model.preprocess.input_px,
-            mean=model.preprocess.mean,
-            std=model.preprocess.std,
-            seed=request.seed,
-            steps=_SYNTHESIS_STEPS,
-            progress=report,
-        )
+    with progress.step("synthesise images", STEPS) as report:
+        made = calibration + check
+        images = synthesize(model.net, model.preprocess, images=made, seed=request.seed, progress=report)
     return from_synthesis(images, calibration=calibration, seed=request.seed)
 
 

@@ -6,14 +6,14 @@ merely unlike the model's own is not, since only accuracy can tell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
 
-__all__ = ["check_images", "dead_channels"]
+__all__ = ["check_images", "dead_channels", "silent_layers"]
 
 # Preprocessing brings pixels to a few deviations around zero; 0..255 left as they are do not fit.
 _LARGEST_MEAN_SQUARE = 100.0
@@ -76,6 +76,17 @@ def dead_channels(graph: Graph) -> list[str]:
                 found.append((dead / len(weight), f"{dead} of {len(weight)} channels of {node.output}"))
     if not found:
         return []
-    named = ", ".join(text for _, text in sorted(found, key=lambda layer: -layer[0])[:_NAMED])
-    rest = f", and fewer of {len(found) - _NAMED} more layers" if len(found) > _NAMED else ""
-    return [f"all weights zero, which makes a channel constant: {named}{rest}"]
+    named = [text for _, text in sorted(found, key=lambda layer: -layer[0])]
+    return [f"all weights zero, which makes a channel constant: {_first_few(named)}"]
+
+
+def silent_layers(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+    """One note on layers whose `ranges` say that they gave nothing but zero; or none."""
+    layers = [node.output for node in graph.nodes if node.op in ("conv2d", "linear")]
+    found = [name for name in layers if ranges[name] == (0.0, 0.0)]
+    return [f"zero on every calibration image, so that a scale is a guess: {_first_few(found)}"] if found else []
+
+
+def _first_few(names: Sequence[str]) -> str:
+    rest = f", and {len(names) - _NAMED} more layers" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + rest

@@ -21,7 +21,7 @@ from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.clip import clip
 from edgemobile.quant.equalize import equalize
 from edgemobile.quant.gates import GATES, split_gates
-from edgemobile.quant.guards import check_images, dead_channels
+from edgemobile.quant.guards import check_images, dead_channels, silent_layers
 from edgemobile.quant.hswish import integer_form, is_gate
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.qparams import (
@@ -95,7 +95,7 @@ def ptq(
     ranges = _observe(prepared, batches, recipe, progress)
     build = _Build(form, _activation_qparams(form, ranges), recipe)
     result = build.graph()
-    notes += [*build.notes, *dead_channels(form), *_silent(form, ranges)]
+    notes += [*build.notes, *dead_channels(form), *silent_layers(form, ranges)]
     if mends := _mends(recipe):
         result = mend_layers(form, result, batches, mends)
     names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
@@ -209,15 +209,6 @@ def _watch(
 
 def _above(values: np.ndarray, floor: np.ndarray | None) -> np.ndarray:
     return values if floor is None else np.maximum(values, floor.astype(np.float32))
-
-
-def _silent(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
-    """One note for each layer that gave nothing but zero."""
-    return [
-        f"{node.output}: zero on every calibration image, so its scale is a guess"
-        for node in graph.nodes
-        if node.op in ("conv2d", "linear") and ranges[node.output] == (0.0, 0.0)
-    ]
 
 
 def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:

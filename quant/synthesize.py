@@ -10,17 +10,22 @@ steps leave of white noise what a net never saw.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["synthesize"]
+__all__ = ["STEPS", "enough_images", "synthesize"]
+
+# Synthesis costs seconds; so many steps, and images at this size, are where more stop helping.
+STEPS = 16
+_ENOUGH, _ENOUGH_PX, _LEAST = 32, 64, 8
 
 _LEARNING_RATE = 0.1
 # Of the cross entropy to the drawn classes, beside the sum over all batch norms.
@@ -30,21 +35,24 @@ _SMOOTH_PX = 8
 _SMOOTH, _WHITE = 1.3, 0.1
 
 
+def enough_images(input_px: int) -> int:
+    """How many images to calibrate on are worth their while: as batch norm sees pixels, fewer where they are large."""
+    return max(_LEAST, _ENOUGH * _ENOUGH_PX**2 // input_px**2)
+
+
 def synthesize(
     net: torch.nn.Module,
+    preprocess: Preprocess,
     *,
     images: int,
-    input_px: int,
-    mean: Sequence[float],
-    std: Sequence[float],
     seed: int = 0,
-    steps: int = 40,
+    steps: int = STEPS,
     progress: Callable[[int], None] = lambda step: None,
 ) -> np.ndarray:
-    """Images f32[images, input_px, input_px, 3], normalised, whose batch-norm statistics match those of `net`.
+    """Preprocessed images f32[images, input_px, input_px, 3] whose batch-norm statistics match those of `net`.
 
-    Each is of a class drawn at random. `mean` and `std` are the preprocessing's, on pixels from 0 to 1: pixels stay
-    inside that range. `progress` is told each step. Raises EdgemobileError for a net without batch norm.
+    Each is of a class drawn at random, and made of pixels that there are. `progress` is told each step. Raises
+    EdgemobileError for a net without batch norm.
     """
     import torch
 
@@ -60,10 +68,10 @@ def synthesize(
     losses: list[torch.Tensor] = []
     for norm in norms:
         norm.register_forward_pre_hook(lambda norm, inputs: losses.append(_mismatch(norm, inputs[0])))
-    shift, spread = (torch.tensor(tuple(values)).view(1, 3, 1, 1) for values in (mean, std))
+    shift, spread = (torch.tensor(tuple(values)).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     low, high = (0 - shift) / spread, (1 - shift) / spread
     generator = torch.Generator().manual_seed(seed)
-    x = _noise(images, input_px, generator).clamp(low, high)
+    x = _noise(images, preprocess.input_px, generator).clamp(low, high)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
     optimizer = torch.optim.Adam([x], lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -35,14 +35,13 @@ from edgemobile.parity.report import FileParity, ParityReport
 from edgemobile.parity.tolerances import TABLE, Tolerance, judge, tolerance
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.progress import Progress, Silent
-from edgemobile.quant.synthesize import synthesize
+from edgemobile.quant.synthesize import STEPS, synthesize
 from edgemobile.weights.files import SUFFIXES
 
 __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
 
 # Layers are run again one by one in numpy; a few images show a layer that differs.
 _LAYER_IMAGES, _LAYER_PX = 4, 128
-_SYNTHESIS_STEPS = 16
 # Saturation that leaves less than this costs accuracy.
 _CUT_DB = 25.0
 
@@ -221,17 +220,8 @@ def _images(
     model = reference.model
     random = model is not None and model.source.startswith("random")
     if model is not None and not random and any(file.precision in ("int8", "dynamic") for file in files):
-        with progress.step("synthesise images", _SYNTHESIS_STEPS) as report:
-            made = synthesize(
-                model.net,
-                images=count,
-                input_px=preprocess.input_px,
-                mean=preprocess.mean,
-                std=preprocess.std,
-                seed=request.seed,
-                steps=_SYNTHESIS_STEPS,
-                progress=report,
-            )
+        with progress.step("synthesise images", STEPS) as report:
+            made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
         return made, f"{count} images synthesised from the model's batch-norm statistics", ()
     blots = from_blots(preprocess, calibration=1, check=count, seed=request.seed)
     return blots.check, blots.described, ()

@@ -8,7 +8,7 @@ from PIL import Image
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.quant.guards import check_images, dead_channels
+from edgemobile.quant.guards import check_images, dead_channels, silent_layers
 
 _RNG = np.random.default_rng(0)
 
@@ -66,7 +66,7 @@ def _layers(dead: dict[str, int]) -> Graph:
         ({"a": 0, "b": 2}, ["2 of 8 channels of b"]),
         (
             {"a": 1, "b": 0, "c": 8, "d": 2, "e": 3, "f": 1},
-            ["8 of 8 channels of c, 3 of 8 channels of e, 2 of 8 channels of d, and fewer of 2 more layers"],
+            ["8 of 8 channels of c, 3 of 8 channels of e, 2 of 8 channels of d, and 2 more layers"],
         ),
     ],
 )
@@ -74,3 +74,12 @@ def test_dead_channels_are_counted_in_one_note(dead: dict[str, int], notes: list
     assert dead_channels(_layers(dead)) == [
         f"all weights zero, which makes a channel constant: {note}" for note in notes
     ]
+
+
+def test_silent_layers_are_one_note() -> None:
+    graph = _layers(dict.fromkeys("abcde", 0))
+    quiet = {"input": (0.0, 1.0), **dict.fromkeys("abcde", (0.0, 0.0))}
+    told = "zero on every calibration image, so that a scale is a guess: "
+    assert silent_layers(graph, quiet) == [f"{told}a, b, c, and 2 more layers"]
+    assert silent_layers(graph, {**dict.fromkeys(quiet, (-1.0, 2.0)), "b": (0.0, 0.0)}) == [f"{told}b"]
+    assert silent_layers(graph, dict.fromkeys(quiet, (-1.0, 2.0))) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from edgemobile.graph.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
+from edgemobile.preprocess import CIFAR10, at_resolution
 from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.qparams import activation_qparams, clamp_qparams, stepped_qparams, weight_qparams
@@ -232,14 +235,14 @@ def test_weights_only_keeps_float_arithmetic_and_shrinks(
 def test_synthesised_images_have_the_statistics_the_model_remembers() -> None:
     net = _net("v2")
     _remember(net, torch.nn.functional.interpolate(torch.randn(16, 3, 4, 4), size=(_PX, _PX), mode="bilinear"))
-    options = {"images": 16, "input_px": _PX, "mean": (0.5,) * 3, "std": (0.2,) * 3, "steps": 30}
-    made = synthesize(net, seed=1, **options)
+    preprocess = replace(at_resolution(CIFAR10, _PX), mean=(0.5,) * 3, std=(0.2,) * 3)
+    made, again, other = (synthesize(net, preprocess, images=16, steps=30, seed=seed) for seed in (1, 1, 2))
     assert made.shape == (16, _PX, _PX, 3)
     assert (np.abs(made) <= 0.5 / 0.2 + 1e-5).all()
     noise = np.clip(np.random.default_rng(1).normal(size=made.shape).astype(np.float32), -2.5, 2.5)
     assert _forgotten(net, made) < 0.6 * _forgotten(net, noise)
-    np.testing.assert_array_equal(made, synthesize(net, seed=1, **options))
-    assert np.abs(made - synthesize(net, seed=2, **options)).max() > 0.1
+    np.testing.assert_array_equal(made, again)
+    assert np.abs(made - other).max() > 0.1
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
@@ -275,4 +278,4 @@ def _norms(net: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
 def test_synthesis_needs_batch_norm() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
     with pytest.raises(EdgemobileError, match="--calib"):
-        synthesize(net, images=1, input_px=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+        synthesize(net, CIFAR10, images=1)
