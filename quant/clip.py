@@ -10,8 +10,6 @@ weights').
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from edgemobile.quant.qparams import bias_tensor, weight_qparams, weight_tensor
@@ -20,7 +18,9 @@ from edgemobile.quant.side_by_side import Layer, reals
 __all__ = ["clip"]
 
 # Each scale is 2^(-1/2) of the one before; the last is 2^-9 of what holds every weight.
-_SCALES = 19
+_SCALES = 18
+# A finer scale that takes less than a tenth off the error has only fitted itself to these images.
+_WORTH = 0.9
 # Once so many times the least error, it only grows.
 _HOPELESS = 4
 _IMAGES = slice(0, 64)
@@ -31,10 +31,14 @@ def clip(layer: Layer) -> Layer:
     if layer.per_channel:
         return layer
     wanted = layer.activated(layer.target[_IMAGES])
-    best, least = layer, math.inf
-    for step in range(_SCALES):
+
+    def error_of(candidate: Layer) -> float:
+        return float((layer.activated(candidate.output(rows=_IMAGES)) - wanted).square().mean())
+
+    best, least = layer, _WORTH * error_of(layer)
+    for step in range(1, _SCALES + 1):
         clipped = _at_scale(layer, 2.0 ** (-step / 2))
-        error = float((layer.activated(clipped.output(rows=_IMAGES)) - wanted).square().mean())
+        error = error_of(clipped)
         if error < least:
             best, least = clipped, error
         elif error > _HOPELESS * least:
