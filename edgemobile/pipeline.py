@@ -40,7 +40,7 @@ _LATENCY_ROUNDS = 30
 _RANKED_BATCH = 32
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
-_BLOTS = 32
+_BLOT_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -224,8 +224,8 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 outputs=model.classes,
             )
     if "int8" not in request.precisions or request.weights == "random":
-        check = min(request.check_images, _BLOTS)
-        return from_blots(model.preprocess, calibration=min(calibration, _BLOTS), check=check, seed=request.seed)
+        check = min(request.check_images, _BLOT_IMAGES)
+        return from_blots(model.preprocess, calibration=min(calibration, _BLOT_IMAGES), check=check, seed=request.seed)
     most = enough_images(model.preprocess.input_px)
     calibration, check = min(calibration, most), min(request.check_images, most)
     with progress.step("synthesise images", STEPS) as report:

@@ -49,8 +49,8 @@ def adaround(layer: Layer, steps: int = _STEPS, seed: int = 0) -> Layer:
         for step in range(steps):
             rows = torch.randint(0, len(layer.x), (_BATCH,), generator=generator)
             up = _up(v)
-            error = _error(on_device, (floor + up).clamp(-127, 127) * scale, rows)
-            loss = error / _error(on_device, nearest, rows).detach().clamp_min(1e-30)
+            error = on_device.error((floor + up).clamp(-127, 127) * scale, rows)
+            loss = error / on_device.error(nearest, rows).detach().clamp_min(1e-30)
             if step >= _WARMUP * steps:
                 loss = loss + _LAMBDA * (1 - (2 * up - 1).abs() ** _beta(step / steps)).mean()
             optimizer.zero_grad()
@@ -65,11 +65,6 @@ def adaround(layer: Layer, steps: int = _STEPS, seed: int = 0) -> Layer:
 def _up(v: torch.Tensor) -> torch.Tensor:
     """h(v), in [0, 1]."""
     return (v.sigmoid() * (_HIGH - _LOW) + _LOW).clamp(0, 1)
-
-
-def _error(layer: Layer, weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """The mean squared error of the layer's output, behind its activation, on some of its images."""
-    return (layer.activated(layer.output(weight, rows)) - layer.activated(layer.target[rows])).square().mean()
 
 
 def _beta(done: float) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgemobile.quant.qparams import bias_tensor, weight_qparams, weight_tensor
+from edgemobile.quant.qparams import weight_qparams
 from edgemobile.quant.side_by_side import Layer, reals
 
 __all__ = ["clip"]
@@ -30,15 +30,10 @@ def clip(layer: Layer) -> Layer:
     """`layer` with the best of these scales where its weights share one; itself where every channel has its own."""
     if layer.per_channel:
         return layer
-    wanted = layer.activated(layer.target[_IMAGES])
-
-    def error_of(candidate: Layer) -> float:
-        return float((layer.activated(candidate.output(rows=_IMAGES)) - wanted).square().mean())
-
-    best, least = layer, _WORTH * error_of(layer)
+    best, least = layer, _WORTH * float(layer.error(rows=_IMAGES))
     for step in range(1, _SCALES + 1):
         clipped = _at_scale(layer, 2.0 ** (-step / 2))
-        error = error_of(clipped)
+        error = float(clipped.error(rows=_IMAGES))
         if error < least:
             best, least = clipped, error
         elif error > _HOPELESS * least:
@@ -51,7 +46,4 @@ def _at_scale(layer: Layer, share: float) -> Layer:
     bias = reals(layer.bias).numpy()
     reach = share * np.abs(layer.float_weight).max()
     qparams = weight_qparams(np.clip(layer.float_weight, -reach, reach), bias, layer.input_scale, per_channel=False)
-    return layer.replaced(
-        weight=weight_tensor(layer.weight.name, layer.float_weight, qparams),
-        bias=bias_tensor(layer.bias.name, bias, layer.input_scale, qparams),
-    )
+    return layer.rounded(layer.float_weight, bias, qparams)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgemobile.quant.qparams import bias_tensor, weight_qparams, weight_tensor
+from edgemobile.quant.qparams import weight_qparams
 from edgemobile.quant.side_by_side import Layer
 
 if TYPE_CHECKING:
@@ -52,11 +52,7 @@ def refit(layer: Layer, strength: float) -> Layer:
     bias = (y_mean.double() - fitted @ x_mean.double()).numpy()
     values = fitted.numpy().reshape(weight.shape).astype(np.float32)
     qparams = weight_qparams(values, bias, layer.input_scale, per_channel=layer.per_channel)
-    return layer.replaced(
-        weight=weight_tensor(layer.weight.name, values, qparams),
-        bias=bias_tensor(layer.bias.name, bias, layer.input_scale, qparams),
-        float_weight=values,
-    )
+    return layer.rounded(values, bias, qparams)
 
 
 def _rows(values: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from edgemobile.errors import require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import dequantize
+from edgemobile.quant.qparams import bias_tensor, weight_tensor
 from edgemobile.quant.torch_graph import evaluate, to_nchw
 
 if TYPE_CHECKING:
@@ -74,6 +75,19 @@ class Layer:
                 return output.clamp(0, 6)
             case _:
                 return output
+
+    def error(self, weight: torch.Tensor | None = None, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """The mean squared error of `output` behind the layer's activation, a scalar."""
+        wanted = self.activated(self.target[rows])
+        return (self.activated(self.output(weight, rows)) - wanted).square().mean()
+
+    def rounded(self, weight: np.ndarray, bias: np.ndarray, qparams: QParams) -> Layer:
+        """This layer with the integers nearest to a real weight and bias."""
+        return self.replaced(
+            weight=weight_tensor(self.weight.name, weight, qparams),
+            bias=bias_tensor(self.bias.name, bias, self.input_scale, qparams),
+            float_weight=weight,
+        )
 
     def replaced(self, **changes: Tensor | np.ndarray) -> Layer:
         return replace(self, **changes)  # type: ignore[arg-type]

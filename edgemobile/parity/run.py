@@ -22,7 +22,7 @@ from edgemobile.devices.runtimes import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.graph import Graph
 from edgemobile.graph.interpreter import quantize, run
-from edgemobile.images.samples import from_blots, from_dataset
+from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
 from edgemobile.metrics import measure
 from edgemobile.model import Model, load_model
 from edgemobile.parity.as_here import as_here
@@ -222,9 +222,10 @@ def _images(
     if model is not None and not random and any(file.precision in ("int8", "dynamic") for file in files):
         with progress.step("synthesise images", STEPS) as report:
             made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
-        return made, f"{count} images synthesised from the model's batch-norm statistics", ()
-    blots = from_blots(preprocess, calibration=1, check=count, seed=request.seed)
-    return blots.check, blots.described, ()
+        samples = from_synthesis(made, calibration=0, seed=request.seed)
+    else:
+        samples = from_blots(preprocess, calibration=1, check=count, seed=request.seed)
+    return samples.check, samples.described, ()
 
 
 # ---- one file -------------------------------------------------------------------------------------------------------
