@@ -6,7 +6,7 @@ Writes float16 weights and a json beside them with what `edgemobile export --wei
 preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with
 train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes or of a narrower net;
 --teacher trains on what a better net says of each image as well as on its label: on the same few views of the images
-again and again, so that the teacher is asked about each only once.
+again and again, so that each teacher is asked about each only once. --activation-bits readies a net for int8.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def main() -> None:
     train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
     teacher = Teacher(args.teacher, device) if args.teacher else None
     average = copy.deepcopy(net).eval()
+    if args.activation_bits:
+        coarsen(net, args.activation_bits)
     steps = args.epochs * (len(train[0]) // args.batch)
     optimizer = make_optimizer(net, args)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -96,8 +98,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder, directory or zip, with train/ and test/")
     parser.add_argument("--out", type=Path, required=True, help="FILE.safetensors; FILE.json is written beside it")
     parser.add_argument("--init", type=Path, help="start from this checkpoint, of any number of classes or narrower")
-    parser.add_argument("--teacher", type=Path, help="FILE.safetensors of a better net, trained by this script")
-    parser.add_argument("--teacher-share", type=float, default=0.7, help="weight of the teacher's word in the loss")
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        help="FILE.safetensors of better nets, trained by this script, heard together",
+    )
+    parser.add_argument("--teacher-share", type=float, default=0.7, help="weight of the teachers' word in the loss")
     parser.add_argument("--views", type=int, default=20, help="different epochs of augmented images with a teacher")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--epochs", type=int, default=30)
@@ -112,6 +119,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
     parser.add_argument("--cutmix", type=float, default=0.0, help="share of images given a box of another")
     parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument(
+        "--activation-bits",
+        type=int,
+        default=0,
+        help="train with every channel rounded to 2^bits steps; 7 readies it for int8",
+    )
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the averaged weights, a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
@@ -215,6 +228,26 @@ def weight_groups(net: torch.nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
+def coarsen(net: torch.nn.Module, bits: int) -> None:
+    """Round every channel behind a batch norm or an activation to 2^bits steps of its range in the batch, in training.
+
+    A net learns to live with it: without, channels that hardly vary around a large mean cost it nothing, and int8 much.
+    """
+
+    def round_channels(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        if not module.training or output.dim() != 4:
+            return output
+        with torch.no_grad():
+            low, high = torch.aminmax(output.movedim(1, -1).flatten(0, -2), dim=0)
+            step = ((high.clamp_min(0) - low.clamp_max(0)).clamp_min(1e-6) / 2**bits).view(1, -1, 1, 1)
+            error = (output / step).round_().mul_(step).sub_(output)
+        return output + error
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.Hardswish | torch.nn.ReLU | torch.nn.ReLU6):
+            module.register_forward_hook(round_channels)
+
+
 def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
     """SGD from scratch. AdamW for weights that come from elsewhere: their scales differ too much for one rate."""
     groups = weight_groups(net, args.weight_decay)
@@ -285,23 +318,28 @@ def train_epoch(net, average, step, view: tuple[torch.Tensor, ...], args, optimi
 
 
 class Teacher:
-    """A better net: its probabilities, softened by HEAT, for the images of a view (Hinton et al., arXiv:1503.02531)."""
+    """Better nets: the mean of their probabilities, softened by HEAT, for a view (Hinton et al., arXiv:1503.02531)."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        reference = get_arch(json.loads(path.with_suffix(".json").read_text())["arch"])
-        arch, net = build(reference, load_weights(path, reference))
-        self.net = net.to(device, memory_format=torch.channels_last).eval()
-        self.res = arch.input_px
+    def __init__(self, paths: list[Path], device: torch.device) -> None:
+        self.nets: list[tuple[torch.nn.Module, int]] = []
+        for path in paths:
+            reference = get_arch(json.loads(path.with_suffix(".json").read_text())["arch"])
+            arch, net = build(reference, load_weights(path, reference))
+            self.nets.append((net.to(device, memory_format=torch.channels_last).eval(), arch.input_px))
         self.opinions: dict[int, torch.Tensor] = {}
 
     @torch.no_grad()
     def opinion(self, number: int, pixels: torch.Tensor) -> torch.Tensor:
         """f32[N,classes] of view `number`, whose images are u8[N,H,W,3]."""
         if number not in self.opinions:
-            with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
-                logits = torch.cat([self.net(to_input(batch, self.res)) for batch in pixels.split(500)])
-            self.opinions[number] = F.softmax(logits.float() / HEAT, dim=1)
+            said = [self._answers(net, res, pixels) for net, res in self.nets]
+            self.opinions[number] = torch.stack(said).mean(0)
         return self.opinions[number]
+
+    def _answers(self, net: torch.nn.Module, res: int, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
+            logits = torch.cat([net(to_input(batch, res)) for batch in pixels.split(500)])
+        return F.softmax(logits.float() / HEAT, dim=1)
 
 
 def floats(*nets: torch.nn.Module) -> list[list[torch.Tensor]]:

@@ -16,8 +16,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.quant.least_noise import least_noise
+from edgemobile.quant.noise import Channels
 
-__all__ = ["equalizable", "equalize", "rescale_randomly"]
+__all__ = ["equalizable", "equalize", "rescale_randomly", "rescaled"]
 
 _LAYERS = ("conv2d", "linear")
 # Linear in their one input, channel by channel.
@@ -28,32 +30,39 @@ _NARROWEST = 1 / 8
 
 
 def equalize(
-    graph: Graph, widths: Mapping[str, np.ndarray], strength: float = 1.0
-) -> tuple[Graph, dict[str, np.ndarray]]:
-    """(`graph` with channels rescaled, tensor name -> f64[C] what each of its channels was multiplied by).
+    graph: Graph, channels: Mapping[str, Channels], strength: float = 1.0, *, by_noise: bool = True
+) -> dict[str, np.ndarray]:
+    """tensor name -> f64[C], what `rescaled` should multiply each of its channels by.
 
-    `widths` f64[C] are those of the channels' ranges, zero included, for every activation: it is a range that a scale
-    serves. A channel's width p, as a share of the widest, becomes p^(1 - strength); in a group that shares its
-    factors the largest p counts. At 1 channels come out the same whatever they were multiplied by before; below, the
-    narrowest keep their place.
+    A channel's width p, as a share of the widest, becomes p^(1 - strength); in a group that shares its factors the
+    largest p counts. At 1 channels come out the same whatever they were multiplied by before; below, the narrowest
+    keep their place. `by_noise`: from there the factors go on to those that put the least noise into the logits.
     """
+    groups = equalizable(graph)
     factors: dict[str, np.ndarray] = {}
-    for group in equalizable(graph):
-        share = _share(group, widths, strength)
-        least = _quiet(graph, group, widths, share) if strength == 1 else _NARROWEST
-        width = np.maximum(share, least)
-        factors |= dict.fromkeys(group, np.where(width > 0, np.maximum(width, 1e-30) ** -strength, 1.0))
+    if strength == 1:
+        channels = _with_reach(graph, groups, channels)
+    for group in groups:
+        share = _share(group, channels, strength)
+        width = np.maximum(share, 0.0 if strength == 1 else _NARROWEST)
+        factor = np.where(width > 0, np.maximum(width, 1e-30) ** -strength, 1.0)
+        factors |= dict.fromkeys(group, least_noise([channels[name] for name in group], factor) if by_noise else factor)
+    return factors
+
+
+def rescaled(graph: Graph, factors: Mapping[str, np.ndarray]) -> Graph:
+    """`graph` with channels multiplied by `factors`, and divided again where they are read: the same function."""
     constants = [tensor for node in graph.nodes if node.op in _LAYERS for tensor in _rescaled(graph, node, factors)]
-    return graph.replaced(tensors=constants), factors
+    return graph.replaced(tensors=constants)
 
 
-def _share(group: list[str], widths: Mapping[str, np.ndarray], strength: float) -> np.ndarray:
+def _share(group: list[str], channels: Mapping[str, Channels], strength: float) -> np.ndarray:
     """One width f64[C] for the channels of all tensors of a group, each as a share of its tensor's.
 
     The largest serves every tensor; but which channel is the widest depends on factors a channel already has, and at
     strength 1 they must not matter: the geometric mean does not care.
     """
-    shares = np.stack([_relative(widths[name]) for name in group])
+    shares = np.stack([_relative(channels[name].width) for name in group])
     if strength < 1:
         return shares.max(axis=0)
     alive = shares.max(axis=0) > 0
@@ -64,23 +73,27 @@ def _relative(width: np.ndarray) -> np.ndarray:
     return width / max(width.max(initial=0.0), 1e-30)
 
 
-def _quiet(graph: Graph, group: list[str], widths: Mapping[str, np.ndarray], share: np.ndarray) -> np.ndarray:
-    """A least width f64[C] for channels that ReLU keeps quiet on these images and may not on others.
+def _with_reach(graph: Graph, groups: list[list[str]], channels: Mapping[str, Channels]) -> dict[str, Channels]:
+    """`channels` of the groups' tensors at least as wide as a channel could be that ReLU keeps quiet on these images.
 
-    It is a quarter of what a channel usually makes of its largest single product, weight * input or the bias.
+    That is a quarter of what a channel usually makes of its largest single product, weight * input or the bias.
     """
-    reach = np.zeros_like(share)
-    for node in graph.nodes:
-        if node.op in _LAYERS and node.output in group:
-            weight, bias = graph[node.inputs[1]].data, graph[node.inputs[2]].data
-            assert weight is not None
-            assert bias is not None
-            inputs = widths[node.inputs[0]][_columns(node, weight)]
-            products = np.abs(weight).reshape(len(weight), -1, weight.shape[-1]).max(axis=1) * inputs
-            widest = max(widths[node.output].max(), 1e-30)
-            reach = np.maximum(reach, np.maximum(products.max(axis=1), np.abs(bias)) / widest)
-    usual = np.median(share[reach > 0] / reach[reach > 0]) if (reach > 0).any() else 0.0
-    return reach * usual / 4
+    wider = dict(channels)
+    for group in groups:
+        share, reach = _share(group, channels, 1), np.zeros(len(channels[group[0]].high))
+        for node in graph.nodes:
+            if node.op in _LAYERS and node.output in group:
+                weight, bias = graph[node.inputs[1]].data, graph[node.inputs[2]].data
+                assert weight is not None
+                assert bias is not None
+                inputs = channels[node.inputs[0]].width[_columns(node, weight)]
+                products = np.abs(weight).reshape(len(weight), -1, weight.shape[-1]).max(axis=1) * inputs
+                widest = max(channels[node.output].width.max(), 1e-30)
+                reach = np.maximum(reach, np.maximum(products.max(axis=1), np.abs(bias)) / widest)
+        usual = np.median(share[reach > 0] / reach[reach > 0]) if (reach > 0).any() else 0.0
+        for name in group:
+            wider[name] = channels[name].at_least(reach * usual / 4)
+    return wider
 
 
 def equalizable(graph: Graph) -> list[list[str]]:
@@ -198,5 +211,4 @@ def rescale_randomly(graph: Graph, rng: np.random.Generator, exponents: tuple[in
     factors: dict[str, np.ndarray] = {}
     for group in equalizable(graph):
         factors |= dict.fromkeys(group, 2.0 ** rng.integers(low, high + 1, graph[group[0]].shape[-1]))
-    constants = [tensor for node in graph.nodes if node.op in _LAYERS for tensor in _rescaled(graph, node, factors)]
-    return graph.replaced(tensors=constants)
+    return rescaled(graph, factors)

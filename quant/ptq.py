@@ -19,10 +19,11 @@ from edgemobile.graph.interpreter import quantize as quantize_array
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.clip import clip
-from edgemobile.quant.equalize import equalize
-from edgemobile.quant.gates import GATES, split_gates
+from edgemobile.quant.equalize import equalizable, equalize, rescaled
+from edgemobile.quant.gates import GATES, costly, split_gates
 from edgemobile.quant.guards import check_images, dead_channels, silent_layers
 from edgemobile.quant.hswish import integer_form, is_gate
+from edgemobile.quant.noise import above, observe_channels
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.qparams import (
     activation_qparams,
@@ -40,8 +41,6 @@ from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 
 __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 
-# Ranges of channels settle within some hundred images.
-_WIDTH_IMAGES = 128
 # A kernel multiplies its sum by less than 2^8 to get integers of the output, and LiteRT aborts on a file that asks for
 # more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
 _MOST_STEPS = 2.0**6
@@ -105,16 +104,26 @@ def ptq(
 
 def prepare(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) -> Prepared:
     """The integer form of `graph` with its gates split and its channels equalized, as the recipe says."""
-    form = integer_form(graph, recipe.hswish)
-    _refuse_unmatched(recipe, form)
-    form, split = split_gates(form, lambda node: GATES[recipe.split_gates](form, node))
-    # hardswish(x) is 0 below -3, exactly; what equalization multiplies, it multiplies too.
-    floors = {name: np.full(form[name].shape[-1], -3.0) for name in split}
-    factors: dict[str, np.ndarray] = {}
-    if recipe.equalize:
-        form, factors = equalize(form, _widths(form, floors, batches), recipe.equalize)
-        floors = {name: floor * factors.get(name, 1.0) for name, floor in floors.items()}
-    return Prepared(form, factors, floors)
+    whole = integer_form(graph, recipe.hswish)
+    _refuse_unmatched(recipe, whole)
+    finding = recipe.split_gates == "costly" and recipe.equalize > 0
+    wanted = GATES["all" if finding else recipe.split_gates]
+    form, split = split_gates(whole, lambda node: wanted(whole, node))
+    if not recipe.equalize:
+        return Prepared(form, {}, _floors(form, split))
+    channels, signal = observe_channels(form, np.concatenate(batches), _floors(form, split))
+    factors = equalize(form, channels, recipe.equalize, by_noise=recipe.least_noise)
+    if finding:
+        worth = costly(form, split, equalizable(form), channels, factors, signal)
+        form, split = split_gates(whole, lambda node: node.output in worth)
+        factors = {name: factors[name] for group in equalizable(form) for name in group}
+    floors = {name: floor * factors.get(name, 1.0) for name, floor in _floors(form, split).items()}
+    return Prepared(rescaled(form, factors), factors, floors)
+
+
+def _floors(graph: Graph, split: Sequence[str]) -> dict[str, np.ndarray]:
+    """hardswish(x) is 0 below -3, exactly."""
+    return {name: np.full(graph[name].shape[-1], -3.0) for name in split}
 
 
 def calibrated(
@@ -153,22 +162,6 @@ def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
 # ---- calibration ----------------------------------------------------------------------------------------------------
 
 
-def _widths(graph: Graph, floors: Mapping[str, np.ndarray], batches: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The width f64[C] of the range of every channel of every activation, zero included."""
-    lows: dict[str, np.ndarray] = {}
-    highs: dict[str, np.ndarray] = {}
-
-    def watch(name: str, value: Any) -> Any:
-        rows = _above(to_nhwc(value), floors.get(name))
-        rows = rows.reshape(-1, rows.shape[-1])
-        lows[name] = np.minimum(lows.get(name, 0.0), rows.min(axis=0)).astype(np.float64)
-        highs[name] = np.maximum(highs.get(name, 0.0), rows.max(axis=0)).astype(np.float64)
-        return value
-
-    _watch(graph, [np.concatenate(batches)[:_WIDTH_IMAGES]], watch)
-    return {name: high - lows[name] for name, high in highs.items()}
-
-
 def _observe(
     prepared: Prepared, batches: Sequence[np.ndarray], recipe: Recipe, progress: Callable[[int], None]
 ) -> dict[str, tuple[float, float]]:
@@ -180,24 +173,9 @@ def _observe(
     }
 
     def watch(name: str, value: Any) -> Any:
-        observers[name].update(_above(to_nhwc(value), prepared.floors.get(name)))
+        observers[name].update(above(to_nhwc(value), prepared.floors.get(name)))
         return value
 
-    _watch(graph, batches, watch, progress)
-    ranges = {name: observer.range() for name, observer in observers.items()}
-    for name in graph.outputs:
-        low, high = ranges[name]
-        ranges[name] = low * recipe.output_headroom, high * recipe.output_headroom
-    return ranges
-
-
-def _watch(
-    graph: Graph,
-    batches: Sequence[np.ndarray],
-    watch: Callable[[str, Any], Any],
-    progress: Callable[[int], None] = lambda images: None,
-) -> None:
-    """Show every activation of every batch to `watch`."""
     torch = require("torch", "export")
     network, images = TorchGraph(graph), 0
     with torch.no_grad():
@@ -205,10 +183,11 @@ def _watch(
             network(batch, watch)
             images += len(batch)
             progress(images)
-
-
-def _above(values: np.ndarray, floor: np.ndarray | None) -> np.ndarray:
-    return values if floor is None else np.maximum(values, floor.astype(np.float32))
+    ranges = {name: observer.range() for name, observer in observers.items()}
+    for name in graph.outputs:
+        low, high = ranges[name]
+        ranges[name] = low * recipe.output_headroom, high * recipe.output_headroom
+    return ranges
 
 
 def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:

@@ -19,7 +19,7 @@ __all__ = ["DEFAULT", "Hswish", "Recipe", "Rule"]
 Hswish = Literal["delegated", "fused", "relu"]
 Precision = Literal["int8", "float"]
 Granularity = Literal["per_channel", "per_tensor"]
-SplitGates = Literal["none", "stem", "all"]
+SplitGates = Literal["none", "stem", "costly", "all"]
 _VERSION = 1
 
 
@@ -59,8 +59,9 @@ class Recipe:
     next layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that have it;
     "relu" computes another function, ReLU, for hardware that has neither.
     `split_gates` says which delegated hard-swishes may have their input equalized (quant/gates.py): none, that of the
-    stem, or all. `equalize` is how strongly channels are made alike,
-    from 0, not at all, to 1 (quant/equalize.py). `refit` is how strongly refitted weights are held to the trained ones,
+    stem, those that cost the most beside it ("costly"), or all. `equalize` is how strongly channels are made alike,
+    from 0, not at all, to 1 (quant/equalize.py); `least_noise` goes on from there to the factors that put the least
+    noise into the logits (quant/least_noise.py). `refit` is how strongly refitted weights are held to the trained ones,
     0 for no refit (quant/refit.py); `clip_weights` lets weights that share one scale saturate where that serves the
     output (quant/clip.py); `adaround` learns which weights to round up (quant/adaround.py, minutes);
     `bias_correction` is quant/bias_correction.py. `output_observer` ranges the model's outputs where no rule does:
@@ -72,8 +73,9 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     hswish: Hswish = "delegated"
     bias_correction: bool = True
-    split_gates: SplitGates = "stem"
+    split_gates: SplitGates = "costly"
     equalize: float = 1.0
+    least_noise: bool = True
     refit: float = 3.0
     clip_weights: bool = True
     adaround: bool = False
@@ -87,7 +89,7 @@ class Recipe:
         if not isinstance(self.equalize, int | float) or not 0 <= self.equalize <= 1:
             raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
 
-        for name in ("bias_correction", "clip_weights", "adaround"):
+        for name in ("least_noise", "bias_correction", "clip_weights", "adaround"):
             if type(getattr(self, name)) is not bool:
                 raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
         if not isinstance(self.refit, int | float) or self.refit < 0:

@@ -30,7 +30,7 @@ RECIPES = {
         # With a hundred real images or more.
         Recipe("default"),
         # With few images, or made ones: what they show of a channel is not to be trusted so far.
-        Recipe("few-images", rules=(Rule(observer="mse"),), equalize=0.5, output_headroom=1.5),
+        Recipe("few-images", rules=(Rule(observer="mse"),), output_headroom=1.5),
         Recipe("adaround", adaround=True),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
         # The usual quantizers' way.

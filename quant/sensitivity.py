@@ -1,8 +1,6 @@
 """Which tensors cost the most: what quantizing each alone would do to the logits, and what keeping some in float buys.
 
-To first order a tensor's error e moves the logits by J e, with J the Jacobian. A backward pass from random signs over
-the logits gives every tensor's gradient g at once, and the mean of (g . e)^2 is the noise that tensor alone puts there:
-a few passes rank a whole net, where quantizing each tensor in turn would take one for each.
+The noise a tensor puts there is measured by a few backward passes (quant/noise.py), with the errors it really has.
 """
 
 from __future__ import annotations
@@ -10,18 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, require
+from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
 from edgemobile.graph.interpreter import run_real
 from edgemobile.metrics import sqnr_db, top1_agree
+from edgemobile.quant.noise import Backward
 from edgemobile.quant.ptq import Quantized, calibrated, ptq
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
 from edgemobile.quant.side_by_side import fake_quantized
-from edgemobile.quant.torch_graph import TorchGraph
 
 __all__ = ["Cost", "Found", "rank", "search"]
 
@@ -62,27 +59,13 @@ def rank(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) 
 
     `batches` are calibration images f32[N,H,W,C]; the first 16 are what the noise is measured on.
     """
-    torch = require("torch", "export")
     form, qparams = calibrated(graph, batches, recipe)
-    images = np.concatenate(list(batches))[:_IMAGES]
-    values: dict[str, Any] = {}
-
-    def keep(name: str, value: Any) -> Any:
-        values[name] = value if value.requires_grad else value.detach().requires_grad_()
-        return values[name]
-
-    logits = TorchGraph(form)(images, keep)
-    noise = dict.fromkeys(values, 0.0)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(_PROBES):
-        signs = 2.0 * torch.randint(0, 2, logits.shape, generator=generator) - 1
-        gradients = torch.autograd.grad((logits * signs).sum(), list(values.values()), retain_graph=True)
-        for name, gradient in zip(values, gradients, strict=True):
-            moved = (gradient * (fake_quantized(values[name].detach(), qparams[name]) - values[name].detach())).flatten(
-                1
-            )
-            noise[name] += float((moved.sum(1).double() ** 2).sum()) / _PROBES
-    signal, total = float((logits.detach().double() ** 2).sum()), sum(noise.values())
+    backward = Backward(form, np.concatenate(list(batches))[:_IMAGES])
+    noise = dict.fromkeys(backward.values, 0.0)
+    for name, value, gradient in backward.gradients(_PROBES):
+        moved = (gradient * (fake_quantized(value, qparams[name]) - value)).flatten(1)
+        noise[name] += float((moved.sum(1).double() ** 2).sum()) / _PROBES
+    signal, total = float((backward.logits.detach().double() ** 2).sum()), sum(noise.values())
     return [
         Cost(name, 10 * math.log10(signal / power) if power and signal else math.inf, power / total if total else 0.0)
         for name, power in sorted(noise.items(), key=lambda item: -item[1])

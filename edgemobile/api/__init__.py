@@ -109,7 +109,8 @@ def quantize(
     observer: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] | None = None,
     granularity: Literal["per_channel", "per_tensor"] | None = None,
     equalize: float | None = None,
-    split_gates: Literal["none", "stem", "all"] | None = None,
+    least_noise: bool | None = None,
+    split_gates: Literal["none", "stem", "costly", "all"] | None = None,
     refit: float | None = None,
     clip_weights: bool | None = None,
     adaround: bool | None = None,
@@ -128,6 +129,7 @@ def quantize(
     knobs = {
         "rules": whole,
         "equalize": equalize,
+        "least_noise": least_noise,
         "split_gates": split_gates,
         "refit": refit,
         "clip_weights": clip_weights,

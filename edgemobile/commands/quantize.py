@@ -41,8 +41,13 @@ __all__ = ["quantize"]
     help="How alike channels are made, 0 for not at all. [default: the recipe's]",
 )
 @click.option(
+    "--least-noise/--no-least-noise",
+    default=None,
+    help="Make channels as wide as serves the logits, not alike. [default: the recipe's]",
+)
+@click.option(
     "--split-gates",
-    type=click.Choice(["none", "stem", "all"]),
+    type=click.Choice(["none", "stem", "costly", "all"]),
     help="Hard-swishes whose input may be equalized. [default: the recipe's]",
 )
 @click.option(
@@ -68,6 +73,7 @@ def quantize(
     observer: str | None,
     granularity: Any,
     equalize: float | None,
+    least_noise: bool | None,
     split_gates: Any,
     refit: float | None,
     clip_weights: bool | None,
@@ -104,6 +110,7 @@ def quantize(
         options,
         rules=whole,
         equalize=equalize,
+        least_noise=least_noise,
         split_gates=split_gates,
         refit=refit,
         clip_weights=clip_weights,

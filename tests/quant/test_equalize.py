@@ -14,9 +14,10 @@ from edgemobile.graph.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
-from edgemobile.quant.equalize import equalizable, equalize, rescale_randomly
-from edgemobile.quant.gates import GATES, split_gates
+from edgemobile.quant.equalize import equalizable, equalize, rescale_randomly, rescaled
+from edgemobile.quant.gates import GATES, costly, split_gates
 from edgemobile.quant.hswish import integer_form, split_factor
+from edgemobile.quant.noise import Channels, observe_channels
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe, Rule
 
@@ -63,7 +64,9 @@ def _sqnr(graph: Graph, recipe: Recipe, images: np.ndarray) -> float:
 @pytest.mark.parametrize("name", ["v1", "v2", "v3-small"])
 def test_the_function_stays_and_channels_come_out_more_alike(name: str, images: np.ndarray) -> None:
     form = integer_form(_graph(name))
-    equal, factors = equalize(form, _peaks(form, images))
+    channels, _ = observe_channels(form, images, {})
+    factors = equalize(form, channels, by_noise=False)
+    equal = rescaled(form, factors)
     want, got = run(form, images, keep_all=True), run(equal, images, keep_all=True)
     for tensor, value in got.items():
         assert sqnr_db(want[tensor] * factors.get(tensor, np.ones(1)), value) > 90, tensor
@@ -97,6 +100,24 @@ def test_a_gate_of_its_own_frees_the_stem(graph: Graph, images: np.ndarray) -> N
     assert names[0] not in {name for group in equalizable(form) for name in group}
 
 
+def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(
+    graph: Graph,
+) -> None:
+    form, split = split_gates(integer_form(graph), lambda node: True)
+    groups = equalizable(form)
+    even = Channels(np.array([-1.0, -1.0]), np.array([1.0, 1.0]), np.array([0.01, 0.01]))
+    # Its second channel is a hundredth as wide, and all that the logits hear of it.
+    uneven = Channels(np.array([-1.0, -0.01]), np.array([1.0, 0.01]), np.array([0.0, 1.0]))
+    stem, dear, *_ = split
+    channels = {name: uneven if {dear, split[-1]} & set(group) else even for group in groups for name in group}
+    factors = {name: np.array([1.0, 100.0 if channels[name] is uneven else 1.0]) for name in channels}
+    noise = sum(of.noise() for of in channels.values())
+    assert costly(form, split, groups, channels, factors, signal=noise) == {stem, dear, split[-1]}
+    assert costly(form, split, groups, channels, factors, signal=1001 * noise) == {stem}
+    # Nothing saved is worth no multiplication.
+    assert costly(form, split, groups, channels, dict.fromkeys(factors, np.ones(2)), signal=noise) == {stem}
+
+
 def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> None:
     quantized = ptq(graph, [images])
     named = {name for name in quantized.graph.tensors if name.endswith(".eq")}
@@ -113,7 +134,7 @@ def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> No
             real = dequantize(got[name], qparams) / quantized.channel_factors[name] / factor
             reference = want[path]
             # Below -3 a hard-swish's input is cut; nothing reads it.
-            if path == graph.nodes[0].output:
+            if any(node.op == "hardswish" and path in node.inputs for node in graph.nodes):
                 reference, real = np.maximum(reference, -3), np.maximum(real, -3)
             assert sqnr_db(reference, real) > 12, name
 

@@ -1,0 +1,129 @@
+"""What rounding an activation would do to the logits, before anything is rounded.
+
+To first order a tensor's error e moves the logits by J e, with J the Jacobian. A backward pass from random signs over
+the logits gives every tensor's gradient g at once, and the mean of (g . e)^2 is the noise that tensor alone puts there:
+a few passes weigh a whole net, where quantizing each tensor in turn would take one for each. Rounding to steps of s
+makes errors of variance s^2 / 12 that know nothing of each other, so the noise is s^2 / 12 times the sum of g^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemobile.errors import require
+from edgemobile.graph import Graph
+from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Backward", "Channels", "above", "observe_channels"]
+
+# Ranges of channels settle within some hundred images, gradients within some dozen.
+_RANGE_IMAGES = 128
+_GRADIENT_IMAGES = 64
+# A backward pass holds every activation: about so many pixels of input at a time, and in all.
+_PIXELS_AT_ONCE = 2**17
+_PIXELS = 2**19
+_PROBES = 2
+
+
+@dataclass(frozen=True)
+class Channels:
+    """An activation, channel by channel, each f64[C].
+
+    `low` and `high` are the ends of a channel's range, which holds zero; `gain` is what an error of variance 1 in all
+    of its values adds to the sum of an image's squared logits.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    gain: np.ndarray
+
+    @property
+    def width(self) -> np.ndarray:
+        return self.high - self.low
+
+    def at_least(self, share: np.ndarray) -> Channels:
+        """These with channels at least so wide, as a share of the widest."""
+        missing = np.maximum(share * self.width.max(initial=0.0) - self.width, 0.0)
+        return replace(self, high=self.high + missing)
+
+    def noise(self, factors: np.ndarray | float = 1.0) -> float:
+        """What int8 steps for channels multiplied by `factors` add to the sum of an image's squared logits."""
+        step = ((self.high * factors).max() - (self.low * factors).min()) / 255
+        return float(step**2 / 12 * (self.gain / np.square(factors)).sum())
+
+
+class Backward:
+    """A graph run on images f32[N,H,W,C], ready for backward passes: `logits` f32[N,classes], and `values` by name."""
+
+    def __init__(self, graph: Graph, images: np.ndarray, seed: int = 0) -> None:
+        require("torch", "export")
+        import torch
+
+        self.values: dict[str, torch.Tensor] = {}
+        self.logits = TorchGraph(graph)(images, self._keep)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def _keep(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        self.values[name] = value if value.requires_grad else value.detach().requires_grad_()
+        return self.values[name]
+
+    def gradients(self, probes: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """(name, value, gradient) of every activation, once for each of so many random signs over the logits."""
+        import torch
+
+        for _ in range(probes):
+            signs = 2.0 * torch.randint(0, 2, self.logits.shape, generator=self._generator) - 1
+            gradients = torch.autograd.grad((self.logits * signs).sum(), list(self.values.values()), retain_graph=True)
+            for (name, value), gradient in zip(self.values.items(), gradients, strict=True):
+                yield name, value.detach(), gradient
+
+
+def observe_channels(
+    graph: Graph, images: np.ndarray, floors: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Channels], float]:
+    """(the channels of every activation, the sum of an image's squared logits), over images f32[N,H,W,C].
+
+    `floors` f64[C]: below them nothing that reads a tensor can tell values apart.
+    """
+    ranges = _ranges(graph, images[:_RANGE_IMAGES], floors)
+    pixels = images.shape[1] * images.shape[2]
+    count = min(len(images), _GRADIENT_IMAGES, max(1, _PIXELS // pixels))
+    gains: dict[str, Any] = {}
+    signal = 0.0
+    for part in np.array_split(images[:count], -(-count * pixels // _PIXELS_AT_ONCE)):
+        backward = Backward(graph, part)
+        signal += float(backward.logits.detach().double().square().sum()) / count
+        for name, _, gradient in backward.gradients(_PROBES):
+            rows = gradient.double().square().sum([0, *range(2, gradient.ndim)])
+            gains[name] = gains.get(name, 0.0) + rows.numpy() / (_PROBES * count)
+    return {name: Channels(*ranges[name], gain) for name, gain in gains.items()}, signal
+
+
+def _ranges(
+    graph: Graph, images: np.ndarray, floors: Mapping[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    import torch
+
+    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def watch(name: str, value: torch.Tensor) -> torch.Tensor:
+        rows = above(to_nhwc(value), floors.get(name))
+        rows = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
+        ranges[name] = rows.min(axis=0, initial=0.0), rows.max(axis=0, initial=0.0)
+        return value
+
+    with torch.no_grad():
+        TorchGraph(graph)(images, watch)
+    return ranges
+
+
+def above(values: np.ndarray, floor: np.ndarray | None) -> np.ndarray:
+    """`values` where they exceed the floor of their channel, and the floor elsewhere."""
+    return values if floor is None else np.maximum(values, floor.astype(np.float32))

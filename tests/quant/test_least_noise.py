@@ -1,0 +1,105 @@
+"""Noise foretold, and the factors that make the least of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgemobile.arch import get_arch, scaled
+from edgemobile.graph import Graph
+from edgemobile.lower import export_program, lower
+from edgemobile.nets import build_net
+from edgemobile.quant.hswish import integer_form
+from edgemobile.quant.least_noise import least_noise
+from edgemobile.quant.noise import Channels, above, observe_channels
+from edgemobile.quant.qparams import activation_qparams
+from edgemobile.quant.side_by_side import fake_quantized
+from edgemobile.quant.torch_graph import TorchGraph
+
+_PX = 32
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    torch.manual_seed(1)
+    net = build_net(scaled(get_arch("v3-small"), width=0.35, input_px=_PX, classes=10))
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.bias.data.normal_(0, 0.3)
+    return integer_form(lower(export_program(net.eval(), (1, 3, _PX, _PX)), "net"))
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(8, _PX, _PX, 3)).astype(np.float32)
+
+
+def test_what_one_tensor_costs_is_foretold(graph: Graph, images: np.ndarray) -> None:
+    channels, signal = observe_channels(graph, images, {})
+    with torch.no_grad():
+        exact = TorchGraph(graph)(images)
+        assert signal == pytest.approx(float(exact.double().square().sum()) / len(images))
+        for name in (graph.nodes[0].output, graph.nodes[len(graph.nodes) // 2].output, graph.nodes[-1].output):
+            of = channels[name]
+            qparams = activation_qparams(float(of.low.min()), float(of.high.max()))
+            moved = TorchGraph(graph)(
+                images, lambda at, x, name=name, q=qparams: fake_quantized(x, q) if at == name else x
+            )
+            measured = float((moved - exact).double().square().sum()) / len(images)
+            assert of.noise() == pytest.approx(measured, rel=1.0), name
+
+
+def test_the_ranges_hold_zero_and_every_value_above_the_floor(graph: Graph, images: np.ndarray) -> None:
+    name = graph.nodes[0].output
+    floor = np.full(graph[name].shape[-1], -0.5)
+    of = observe_channels(graph, images, {name: floor})[0][name]
+    values = {}
+    with torch.no_grad():
+        TorchGraph(graph)(images, lambda at, value: values.setdefault(at, value))
+    rows = values[name].movedim(1, -1).reshape(-1, len(floor)).numpy()
+    np.testing.assert_allclose(of.high, np.maximum(rows.max(axis=0), 0), rtol=1e-5)
+    np.testing.assert_allclose(of.low, np.clip(rows.min(axis=0), -0.5, 0), rtol=1e-5)
+    assert above(rows, floor).min() == -0.5
+
+
+def _random(seed: int, channels: int = 6) -> Channels:
+    rng = np.random.default_rng(seed)
+    low, high, gain = np.exp(rng.normal(0, 1.5, (3, channels)))
+    return Channels(-low * rng.integers(0, 2, channels), high, gain)
+
+
+@pytest.mark.parametrize("tensors", [1, 2, 4])
+def test_nothing_near_the_factors_makes_less_noise(tensors: int) -> None:
+    group = [_random(seed) for seed in range(tensors)]
+    start = np.ones(6)
+    factors = least_noise(group, start)
+    least = sum(of.noise(factors) for of in group)
+    assert least < 0.9 * sum(of.noise(start) for of in group)
+    rng = np.random.default_rng(9)
+    for spread in (0.01, 0.1, 1.0):
+        for _ in range(500):
+            other = factors * np.exp(rng.normal(0, spread, 6))
+            assert sum(of.noise(other) for of in group) > 0.995 * least
+
+
+def test_factors_a_channel_already_has_do_not_matter() -> None:
+    of, had = _random(3), 2.0 ** np.array([-4, 4, 0, 2, -2, 1])
+    other = Channels(of.low * had, of.high * had, of.gain / had**2)
+    # Both start from where the channels are alike.
+    noise = of.noise(least_noise([of], 1 / of.width)), other.noise(least_noise([other], 1 / other.width))
+    assert noise[0] == pytest.approx(noise[1], rel=0.01)
+
+
+def test_a_channel_unheard_of_gives_its_steps_away_but_not_all_of_them() -> None:
+    # The second hardly moves the logits on these images: its range may shrink, by as much as is sure.
+    of = Channels(np.zeros(2) - [0.0, 1.0], np.ones(2), np.array([1.0, 1e-9]))
+    factors = least_noise([of], np.ones(2))
+    assert 0.02 < factors[1] / factors[0] < 0.5
+
+
+def test_a_channel_that_is_always_zero_keeps_its_factor() -> None:
+    of = Channels(np.zeros(3), np.array([1.0, 0.0, 2.0]), np.ones(3))
+    factors = least_noise([of], np.array([1.0, 7.0, 1.0]))
+    assert factors[1] == pytest.approx(7.0)
+    assert factors[0] / factors[2] == pytest.approx(2.0, rel=0.02)
