@@ -5,8 +5,8 @@
 Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels,
 preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with
 train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes or of a narrower net;
---teacher trains on what a better net says of each image as well as on its label: on the same few views of the images
-again and again, so that each teacher is asked about each only once. --activation-bits readies a net for int8.
+--teacher trains on what better nets say of each image as well as on its label: on the same few views of the images
+again and again, so that each teacher is asked about each only once.
 """
 
 from __future__ import annotations
@@ -56,8 +56,6 @@ def main() -> None:
     train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
     teacher = Teacher(args.teacher, device) if args.teacher else None
     average = copy.deepcopy(net).eval()
-    if args.activation_bits:
-        coarsen(net, args.activation_bits)
     steps = args.epochs * (len(train[0]) // args.batch)
     optimizer = make_optimizer(net, args)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -119,12 +117,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--smoothing", type=float, default=0.05, help="label smoothing")
     parser.add_argument("--cutmix", type=float, default=0.0, help="share of images given a box of another")
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument(
-        "--activation-bits",
-        type=int,
-        default=0,
-        help="train with every channel rounded to 2^bits steps; 7 readies it for int8",
-    )
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the averaged weights, a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
@@ -226,26 +218,6 @@ def weight_groups(net: torch.nn.Module, weight_decay: float) -> list[dict]:
     matrices = [p for p in net.parameters() if p.dim() > 1]
     vectors = [p for p in net.parameters() if p.dim() <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def coarsen(net: torch.nn.Module, bits: int) -> None:
-    """Round every channel behind a batch norm or an activation to 2^bits steps of its range in the batch, in training.
-
-    A net learns to live with it: without, channels that hardly vary around a large mean cost it nothing, and int8 much.
-    """
-
-    def round_channels(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        if not module.training or output.dim() != 4:
-            return output
-        with torch.no_grad():
-            low, high = torch.aminmax(output.movedim(1, -1).flatten(0, -2), dim=0)
-            step = ((high.clamp_min(0) - low.clamp_max(0)).clamp_min(1e-6) / 2**bits).view(1, -1, 1, 1)
-            error = (output / step).round_().mul_(step).sub_(output)
-        return output + error
-
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.Hardswish | torch.nn.ReLU | torch.nn.ReLU6):
-            module.register_forward_hook(round_channels)
 
 
 def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
