@@ -18,15 +18,17 @@ from edgemobile.quant.equalize import equalizable, equalize, rescale_randomly, r
 from edgemobile.quant.gates import GATES, costly, split_gates
 from edgemobile.quant.hswish import integer_form, split_factor
 from edgemobile.quant.noise import Channels, observe_channels
-from edgemobile.quant.ptq import ptq
+from edgemobile.quant.ptq import calibrated, ptq
 from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.quant.side_by_side import fake_quantized
+from edgemobile.quant.torch_graph import TorchGraph
 
 _PX = 32
 _PER_TENSOR = (Rule(weights="per_tensor"),)
 _OFF = Recipe(split_gates="none", equalize=0)
 
 
-def _graph(name: str) -> Graph:
+def _net(name: str) -> torch.nn.Module:
     """An untrained net whose batch norms make its channels uneven, as training does."""
     torch.manual_seed(1)
     net = build_net(scaled(get_arch(name), width=0.35, input_px=_PX, classes=10))
@@ -34,7 +36,15 @@ def _graph(name: str) -> Graph:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data = torch.exp(torch.randn(module.num_features))
             module.bias.data.normal_(0, 0.3)
-    return lower(export_program(net.eval(), (1, 3, _PX, _PX)), name)
+    return net.eval()
+
+
+def _graph(name: str) -> Graph:
+    return _lowered(_net(name))
+
+
+def _lowered(net: torch.nn.Module) -> Graph:
+    return lower(export_program(net, (1, 3, _PX, _PX)), "net")
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +147,31 @@ def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> No
             if any(node.op == "hardswish" and path in node.inputs for node in graph.nodes):
                 reference, real = np.maximum(reference, -3), np.maximum(real, -3)
             assert sqnr_db(reference, real) > 12, name
+
+
+def test_channels_that_hardly_vary_get_the_steps_they_need() -> None:
+    """As in nets that come from ImageNet: stem channels far from zero, and edge detectors behind them."""
+    net = _net("v3-small")
+    norm = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    depthwise = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
+    with torch.no_grad():
+        norm.weight[:4] = 0.1
+        norm.bias[:4] = 2
+        depthwise.weight[:4] -= depthwise.weight[:4].mean((2, 3), keepdim=True)
+        depthwise.weight[:4] *= 10
+    graph = _lowered(net)
+    images = np.random.default_rng(0).normal(size=(16, _PX, _PX, 3)).astype(np.float32)
+    alike, least = (_activations_alone(graph, Recipe(least_noise=least), images) for least in (False, True))
+    assert least > alike + 2
+
+
+def _activations_alone(graph: Graph, recipe: Recipe, images: np.ndarray) -> float:
+    """The SQNR of the logits with exact weights."""
+    form, qparams = calibrated(graph, [images], recipe)
+    network = TorchGraph(form)
+    with torch.no_grad():
+        exact, rounded = network(images), network(images, lambda name, value: fake_quantized(value, qparams[name]))
+    return sqnr_db(exact.numpy(), rounded.numpy())
 
 
 @pytest.mark.parametrize("rules", [(), _PER_TENSOR])
