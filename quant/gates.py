@@ -22,9 +22,10 @@ from edgemobile.quant.noise import Channels
 __all__ = ["GATES", "costly", "split_gates"]
 
 # `costly` splits no gate that takes less than this share off all the noise of activations, and none once the logits
-# are predicted to be this good: of their answers about one in a hundred changes then.
+# are predicted to be this good: weights and what is not to first order take 3 dB off, and of the answers about one in a
+# hundred changes then.
 _WORTH = 0.02
-_ENOUGH_DB = 30.0
+_ENOUGH_DB = 32.0
 
 
 def split_gates(graph: Graph, wanted: Callable[[Node], bool]) -> tuple[Graph, list[str]]:

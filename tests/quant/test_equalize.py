@@ -123,7 +123,7 @@ def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(
     factors = {name: np.array([1.0, 100.0 if channels[name] is uneven else 1.0]) for name in channels}
     noise = sum(of.noise() for of in channels.values())
     assert costly(form, split, groups, channels, factors, signal=noise) == {stem, dear, split[-1]}
-    assert costly(form, split, groups, channels, factors, signal=1001 * noise) == {stem}
+    assert costly(form, split, groups, channels, factors, signal=10_000 * noise) == {stem}
     # Nothing saved is worth no multiplication.
     assert costly(form, split, groups, channels, dict.fromkeys(factors, np.ones(2)), signal=noise) == {stem}
 
