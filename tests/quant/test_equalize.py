@@ -110,9 +110,7 @@ def test_a_gate_of_its_own_frees_the_stem(graph: Graph, images: np.ndarray) -> N
     assert names[0] not in {name for group in equalizable(form) for name in group}
 
 
-def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(
-    graph: Graph,
-) -> None:
+def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(graph: Graph) -> None:
     form, split = split_gates(integer_form(graph), lambda node: True)
     groups = equalizable(form)
     even = Channels(np.array([-1.0, -1.0]), np.array([1.0, 1.0]), np.array([0.01, 0.01]))

@@ -93,7 +93,7 @@ def test_factors_a_channel_already_has_do_not_matter() -> None:
 
 def test_a_channel_unheard_of_gives_its_steps_away_but_not_all_of_them() -> None:
     # The second hardly moves the logits on these images: its range may shrink, by as much as is sure.
-    of = Channels(np.zeros(2) - [0.0, 1.0], np.ones(2), np.array([1.0, 1e-9]))
+    of = Channels(np.array([0.0, -1.0]), np.ones(2), np.array([1.0, 1e-9]))
     factors = least_noise([of], np.ones(2))
     assert 0.02 < factors[1] / factors[0] < 0.5
 
