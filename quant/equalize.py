@@ -17,7 +17,7 @@ import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.quant.least_noise import least_noise
-from edgemobile.quant.noise import Channels
+from edgemobile.quant.noise import Channels, readers
 
 __all__ = ["equalizable", "equalize", "rescale_randomly", "rescaled"]
 
@@ -46,7 +46,9 @@ def equalize(
         share = _share(group, channels, strength)
         width = np.maximum(share, 0.0 if strength == 1 else _NARROWEST)
         factor = np.where(width > 0, np.maximum(width, 1e-30) ** -strength, 1.0)
-        factors |= dict.fromkeys(group, least_noise([channels[name] for name in group], factor) if by_noise else factor)
+        if by_noise:
+            factor = least_noise([channels[name] for name in group], factor, readers(graph, group, channels))
+        factors |= dict.fromkeys(group, factor)
     return factors
 
 

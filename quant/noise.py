@@ -8,7 +8,7 @@ makes errors of variance s^2 / 12 that know nothing of each other, so the noise 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Backward", "Channels", "above", "observe_channels"]
+__all__ = ["Backward", "Channels", "Readers", "above", "observe_channels", "readers"]
 
 # Ranges of channels settle within some hundred images, gradients within some dozen.
 _RANGE_IMAGES = 128
@@ -36,12 +36,13 @@ _PROBES = 2
 class Channels:
     """An activation, channel by channel, each f64[C].
 
-    `low` and `high` are the ends of a channel's range, which holds zero; `gain` is what an error of variance 1 in all
-    of its values adds to the sum of an image's squared logits.
+    `low` and `high` are the ends of a channel's range, which holds zero; `power` is the mean of its squared values;
+    `gain` is what an error of variance 1 in all of its values adds to the sum of an image's squared logits.
     """
 
     low: np.ndarray
     high: np.ndarray
+    power: np.ndarray
     gain: np.ndarray
 
     @property
@@ -57,6 +58,20 @@ class Channels:
         """What int8 steps for channels multiplied by `factors` add to the sum of an image's squared logits."""
         step = ((self.high * factors).max() - (self.low * factors).min()) / 255
         return float(step**2 / 12 * (self.gain / np.square(factors)).sum())
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The weights of a layer, for the channels of the activation it reads.
+
+    `peaks` f32[O,I]: the largest |weight| between a channel it writes and one it reads; a factor of the latter divides
+    it. `gain` f64[O] is that of the channels it writes, and `power` f64[I] what errors of variance 1 in the weights
+    that read a channel are multiplied by on their way into a channel written.
+    """
+
+    peaks: np.ndarray
+    gain: np.ndarray
+    power: np.ndarray
 
 
 class Backward:
@@ -95,15 +110,34 @@ def observe_channels(
     ranges = _ranges(graph, images[:_RANGE_IMAGES], floors)
     pixels = images.shape[1] * images.shape[2]
     count = min(len(images), _GRADIENT_IMAGES, max(1, _PIXELS // pixels))
+    powers: dict[str, Any] = {}
     gains: dict[str, Any] = {}
     signal = 0.0
     for part in np.array_split(images[:count], -(-count * pixels // _PIXELS_AT_ONCE)):
         backward = Backward(graph, part)
         signal += float(backward.logits.detach().double().square().sum()) / count
-        for name, _, gradient in backward.gradients(_PROBES):
-            rows = gradient.double().square().sum([0, *range(2, gradient.ndim)])
-            gains[name] = gains.get(name, 0.0) + rows.numpy() / (_PROBES * count)
-    return {name: Channels(*ranges[name], gain) for name, gain in gains.items()}, signal
+        for name, value, gradient in backward.gradients(_PROBES):
+            rest = [0, *range(2, value.ndim)]
+            powers[name] = powers.get(name, 0.0) + value.double().square().mean(rest).numpy() * len(part)
+            gains[name] = gains.get(name, 0.0) + gradient.double().square().sum(rest).numpy()
+    images_seen = _PROBES * count
+    channels = {
+        name: Channels(*ranges[name], powers[name] / images_seen, gain / images_seen) for name, gain in gains.items()
+    }
+    return channels, signal
+
+
+def readers(graph: Graph, names: Collection[str], channels: Mapping[str, Channels]) -> list[Readers]:
+    """The layers that read an activation of `names`, but for depthwise ones: a scale a channel takes any factor."""
+    found = []
+    for node in graph.nodes:
+        if node.op in ("conv2d", "linear") and node.inputs[0] in names and node.attrs.get("groups", 1) == 1:
+            weight = graph[node.inputs[1]].data
+            assert weight is not None
+            taps = np.abs(weight).reshape(len(weight), -1, weight.shape[-1])
+            power = channels[node.inputs[0]].power * taps.shape[1]
+            found.append(Readers(taps.max(axis=1), channels[node.output].gain, power))
+    return found
 
 
 def _ranges(

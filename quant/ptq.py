@@ -96,7 +96,7 @@ def ptq(
     result = build.graph()
     notes += [*build.notes, *dead_channels(form), *silent_layers(form, ranges)]
     if mends := _mends(recipe):
-        result = mend_layers(form, result, batches, mends)
+        result = mend_layers(form, result, batches, mends, prepared.floors)
     names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
     factors = {names[name]: factor for name, factor in prepared.factors.items() if name in names}
     return Quantized(_renamed(result, names), tuple(notes), factors)

@@ -99,22 +99,37 @@ class Layer:
 Mend = Callable[[Layer], Layer]
 
 
-def mend_layers(reference: Graph, quantized: Graph, batches: Sequence[np.ndarray], mends: Sequence[Mend]) -> Graph:
+def mend_layers(
+    reference: Graph,
+    quantized: Graph,
+    batches: Sequence[np.ndarray],
+    mends: Sequence[Mend],
+    floors: Mapping[str, np.ndarray],
+) -> Graph:
     """`quantized` with the weights and biases that `mends`, one after the other, give each of its layers.
 
     `reference` is the float graph it was made from, with the same node names; `batches` are f32[N,H,W,C], of which as
-    many images are used as settle a mean and fit in memory.
+    many images are used as settle a mean and fit in memory. `floors`: tensor name -> f64[C], below which nothing that
+    reads the tensor can tell values apart.
     """
     torch = require("torch", "export")
     images = np.concatenate(list(batches))
     count = min(_MAX_IMAGES, max(_MIN_IMAGES, _PIXELS // (images.shape[1] * images.shape[2])))
     with torch.no_grad():
-        return _Walk(reference, quantized, to_nchw(images[:count]), mends).result()
+        return _Walk(reference, quantized, to_nchw(images[:count]), mends, floors).result()
 
 
 class _Walk:
-    def __init__(self, reference: Graph, quantized: Graph, images: torch.Tensor, mends: Sequence[Mend]) -> None:
+    def __init__(
+        self,
+        reference: Graph,
+        quantized: Graph,
+        images: torch.Tensor,
+        mends: Sequence[Mend],
+        floors: Mapping[str, np.ndarray],
+    ) -> None:
         self.reference, self.quantized, self.mends = reference, quantized, mends
+        self.floors = {name: to_nchw(floor[None, None, None].astype(np.float32)) for name, floor in floors.items()}
         self.tensors = dict(quantized.tensors)
         first = quantized.inputs[0]
         self.floats = {name: reals(tensor) for name, tensor in reference.constants.items()} | {first: images}
@@ -128,11 +143,12 @@ class _Walk:
             float_index, original = originals.get(node.output, (-1, None))
             if original is not None and self._is_layer(node):
                 self._mend(node, original)
-            self.reals[node.output] = self._int8_output(node)
+            self.reals[node.output] = self._above_floor(node.output, self._int8_output(node))
             _forget(self.reals, node, last_use, index)
             if original is not None:
                 operands = [self.floats[name] for name in original.inputs]
-                self.floats[node.output] = evaluate(self.reference, original, operands)
+                exact = evaluate(self.reference, original, operands)
+                self.floats[node.output] = self._above_floor(node.output, exact)
                 _forget(self.floats, original, last_float_use, float_index)
         return self.quantized.replaced(tensors=self.tensors.values())
 
@@ -157,6 +173,10 @@ class _Walk:
             layer = mend(layer)
         for tensor in (layer.weight, layer.bias):
             self.tensors[tensor.name], self.reals[tensor.name] = tensor, reals(tensor)
+
+    def _above_floor(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """A value as far as it matters: a layer must not be mended for what nobody can tell apart."""
+        return value.maximum(self.floors[name]) if name in self.floors else value
 
     def _int8_output(self, node: Node) -> torch.Tensor:
         """What a node of the int8 graph gives, as the reals its integers stand for."""

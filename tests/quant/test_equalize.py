@@ -113,9 +113,9 @@ def test_a_gate_of_its_own_frees_the_stem(graph: Graph, images: np.ndarray) -> N
 def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(graph: Graph) -> None:
     form, split = split_gates(integer_form(graph), lambda node: True)
     groups = equalizable(form)
-    even = Channels(np.array([-1.0, -1.0]), np.array([1.0, 1.0]), np.array([0.01, 0.01]))
+    even = Channels(np.array([-1.0, -1.0]), np.array([1.0, 1.0]), np.ones(2), np.array([0.01, 0.01]))
     # Its second channel is a hundredth as wide, and all that the logits hear of it.
-    uneven = Channels(np.array([-1.0, -0.01]), np.array([1.0, 0.01]), np.array([0.0, 1.0]))
+    uneven = Channels(np.array([-1.0, -0.01]), np.array([1.0, 0.01]), np.ones(2), np.array([0.0, 1.0]))
     stem, dear, *_ = split
     channels = {name: uneven if {dear, split[-1]} & set(group) else even for group in groups for name in group}
     factors = {name: np.array([1.0, 100.0 if channels[name] is uneven else 1.0]) for name in channels}
@@ -147,6 +147,21 @@ def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> No
             assert sqnr_db(reference, real) > 12, name
 
 
+def test_a_gate_is_not_moved_by_what_lies_below_its_floor() -> None:
+    """hardswish(x) is 0 below -3, and int8 cuts x off there: float's mean is lower, and no fault of the gate's."""
+    net = _net("v3-small")
+    norm = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    with torch.no_grad():
+        norm.bias[:4] = -6
+    images = np.random.default_rng(0).normal(size=(16, _PX, _PX, 3)).astype(np.float32)
+    quantized = ptq(_lowered(net), [images], Recipe(split_gates="stem")).graph
+    gates = [node for node in quantized.nodes if node.output.startswith("features.0") and node.output.endswith("gate")]
+    (bias,) = (quantized[gate.inputs[2]] for gate in gates)
+    assert bias.data is not None
+    assert bias.qparams is not None
+    np.testing.assert_allclose(dequantize(bias.data, bias.qparams), 3, atol=0.05)
+
+
 def test_channels_that_hardly_vary_get_the_steps_they_need() -> None:
     """As in nets that come from ImageNet: stem channels far from zero, and edge detectors behind them."""
     net = _net("v3-small")
@@ -160,7 +175,8 @@ def test_channels_that_hardly_vary_get_the_steps_they_need() -> None:
     graph = _lowered(net)
     images = np.random.default_rng(0).normal(size=(16, _PX, _PX, 3)).astype(np.float32)
     alike, least = (_activations_alone(graph, Recipe(least_noise=least), images) for least in (False, True))
-    assert least > alike + 2
+    # Some of the steps go to weights; without them it would be 2 dB.
+    assert least > alike + 1
 
 
 def _activations_alone(graph: Graph, recipe: Recipe, images: np.ndarray) -> float:

@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from edgemobile.arch import get_arch, scaled
-from edgemobile.graph import Graph
+from edgemobile.graph import Graph, Tensor
+from edgemobile.graph.interpreter import dequantize
 from edgemobile.lower import export_program, lower
 from edgemobile.nets import build_net
 from edgemobile.quant.hswish import integer_form
 from edgemobile.quant.least_noise import least_noise
-from edgemobile.quant.noise import Channels, above, observe_channels
-from edgemobile.quant.qparams import activation_qparams
+from edgemobile.quant.noise import Channels, Readers, above, observe_channels, readers
+from edgemobile.quant.qparams import activation_qparams, weight_qparams, weight_tensor
 from edgemobile.quant.side_by_side import fake_quantized
 from edgemobile.quant.torch_graph import TorchGraph
 
@@ -50,6 +51,23 @@ def test_what_one_tensor_costs_is_foretold(graph: Graph, images: np.ndarray) -> 
             assert of.noise() == pytest.approx(measured, rel=1.0), name
 
 
+def test_what_a_layers_weights_cost_is_foretold(graph: Graph, images: np.ndarray) -> None:
+    channels, _ = observe_channels(graph, images, {})
+    for node in [node for node in graph.nodes if node.op == "linear"]:
+        (layer,) = readers(graph, [node.inputs[0]], channels)
+        weight, bias = (graph[name].data for name in node.inputs[1:])
+        assert weight is not None
+        assert bias is not None
+        qparams = weight_qparams(weight, bias, 1.0)
+        integers = weight_tensor(node.inputs[1], weight, qparams).data
+        assert integers is not None
+        rounded = graph.replaced(tensors=[Tensor.constant(node.inputs[1], dequantize(integers, qparams))])
+        with torch.no_grad():
+            moved = TorchGraph(rounded)(images) - TorchGraph(graph)(images)
+        measured = float(moved.double().square().sum()) / len(images)
+        assert 0.5 < _noise([], [layer], np.ones(len(layer.power))) / measured < 2, node.output
+
+
 def test_the_ranges_hold_zero_and_every_value_above_the_floor(graph: Graph, images: np.ndarray) -> None:
     name = graph.nodes[0].output
     floor = np.full(graph[name].shape[-1], -0.5)
@@ -65,27 +83,43 @@ def test_the_ranges_hold_zero_and_every_value_above_the_floor(graph: Graph, imag
 
 def _random(seed: int, channels: int = 6) -> Channels:
     rng = np.random.default_rng(seed)
-    low, high, gain = np.exp(rng.normal(0, 1.5, (3, channels)))
-    return Channels(-low * rng.integers(0, 2, channels), high, gain)
+    low, high, power, gain = np.exp(rng.normal(0, 1.5, (4, channels)))
+    return Channels(-low * rng.integers(0, 2, channels), high, power, gain)
 
 
-@pytest.mark.parametrize("tensors", [1, 2, 4])
-def test_nothing_near_the_factors_makes_less_noise(tensors: int) -> None:
+def _random_readers(seed: int, written: int = 9, channels: int = 6) -> Readers:
+    rng = np.random.default_rng(seed)
+    peaks = np.exp(rng.normal(0, 1, (written, channels))).astype(np.float32)
+    return Readers(peaks, *(np.exp(rng.normal(0, 1, size)) for size in (written, channels)))
+
+
+def _noise(group: list[Channels], readers: list[Readers], factors: np.ndarray) -> float:
+    """What steps of 1/255 of a span and of 1/127 of a row's peak put into the logits, by the definition."""
+    noise = sum(of.noise(factors) for of in group)
+    for layer in readers:
+        steps = (layer.peaks / factors).max(axis=1) / 127
+        noise += float((layer.gain * steps**2 / 12).sum() * (layer.power * factors**2).sum())
+    return noise
+
+
+@pytest.mark.parametrize(("tensors", "layers"), [(1, 0), (2, 0), (4, 0), (1, 1), (2, 3)])
+def test_nothing_near_the_factors_makes_less_noise(tensors: int, layers: int) -> None:
     group = [_random(seed) for seed in range(tensors)]
+    readers = [_random_readers(seed) for seed in range(20, 20 + layers)]
     start = np.ones(6)
-    factors = least_noise(group, start)
-    least = sum(of.noise(factors) for of in group)
-    assert least < 0.9 * sum(of.noise(start) for of in group)
+    factors = least_noise(group, start, readers)
+    least = _noise(group, readers, factors)
+    assert least < 0.9 * _noise(group, readers, start)
     rng = np.random.default_rng(9)
     for spread in (0.01, 0.1, 1.0):
         for _ in range(500):
             other = factors * np.exp(rng.normal(0, spread, 6))
-            assert sum(of.noise(other) for of in group) > 0.995 * least
+            assert _noise(group, readers, other) > 0.995 * least
 
 
 def test_factors_a_channel_already_has_do_not_matter() -> None:
     of, had = _random(3), 2.0 ** np.array([-4, 4, 0, 2, -2, 1])
-    other = Channels(of.low * had, of.high * had, of.gain / had**2)
+    other = Channels(of.low * had, of.high * had, of.power * had**2, of.gain / had**2)
     # Both start from where the channels are alike.
     noise = of.noise(least_noise([of], 1 / of.width)), other.noise(least_noise([other], 1 / other.width))
     assert noise[0] == pytest.approx(noise[1], rel=0.01)
@@ -93,13 +127,17 @@ def test_factors_a_channel_already_has_do_not_matter() -> None:
 
 def test_a_channel_unheard_of_gives_its_steps_away_but_not_all_of_them() -> None:
     # The second hardly moves the logits on these images: its range may shrink, by as much as is sure.
-    of = Channels(np.array([0.0, -1.0]), np.ones(2), np.array([1.0, 1e-9]))
+    of = Channels(np.array([0.0, -1.0]), np.ones(2), np.ones(2), np.array([1.0, 1e-9]))
     factors = least_noise([of], np.ones(2))
     assert 0.02 < factors[1] / factors[0] < 0.5
 
 
 def test_a_channel_that_is_always_zero_keeps_its_factor() -> None:
-    of = Channels(np.zeros(3), np.array([1.0, 0.0, 2.0]), np.ones(3))
-    factors = least_noise([of], np.array([1.0, 7.0, 1.0]))
+    of = Channels(np.zeros(3), np.array([1.0, 0.0, 2.0]), np.array([1.0, 0.0, 4.0]), np.ones(3))
+    start = np.array([1.0, 7.0, 1.0])
+    factors = least_noise([of], start)
     assert factors[1] == pytest.approx(7.0)
     assert factors[0] / factors[2] == pytest.approx(2.0, rel=0.02)
+    # Nor because a large weight reads it.
+    reader = Readers(np.array([[1.0, 100.0, 1.0]], np.float32), np.ones(1), of.power)
+    assert least_noise([of], start, [reader])[1] == pytest.approx(7.0)
