@@ -12,8 +12,9 @@ multiplied by there, a layer that reads a t puts
 
     sum over o of  g_o * max(w_o / f)^2  *  sum over channels of p f^2
 
-there, times (255 / 127)^2 beside the first. Both are sums and maxima of powers of f, convex in log f (a geometric
-program), so going downhill leads to the least from anywhere.
+there, times (255 / 127)^2 beside the first, and twice that: the error of a weight is the same at every pixel, and adds
+up. Both are sums and maxima of powers of f, convex in log f (a geometric program), so going downhill leads to the least
+from anywhere.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ __all__ = ["least_noise"]
 
 # A channel that adds less than this share of what channels usually add has only not been seen on these images.
 _LEAST_GAIN = 1e-2
-# A weight has 127 steps to its row's peak where a value has 255 to its tensor's span; squared.
-_WEIGHT_STEPS = (255 / 127) ** 2
+# A weight has 127 steps to its row's peak where a value has 255 to its tensor's span; squared, and twice: see above.
+_WEIGHT_STEPS = 2 * (255 / 127) ** 2
 # Adam (arXiv:1412.6980) copes with the corners of a maximum, and with channels that differ by orders of magnitude.
 _STEPS = 200
 _RATE = 0.05
