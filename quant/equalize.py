@@ -17,7 +17,7 @@ import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.quant.least_noise import least_noise
-from edgemobile.quant.noise import Channels, readers
+from edgemobile.quant.noise import Channels, readers, weight_peaks
 
 __all__ = ["equalizable", "equalize", "rescale_randomly", "rescaled"]
 
@@ -89,7 +89,7 @@ def _with_reach(graph: Graph, groups: list[list[str]], channels: Mapping[str, Ch
                 assert weight is not None
                 assert bias is not None
                 inputs = channels[node.inputs[0]].width[_columns(node, weight)]
-                products = np.abs(weight).reshape(len(weight), -1, weight.shape[-1]).max(axis=1) * inputs
+                products = weight_peaks(weight) * inputs
                 widest = max(channels[node.output].width.max(), 1e-30)
                 reach = np.maximum(reach, np.maximum(products.max(axis=1), np.abs(bias)) / widest)
         usual = np.median(share[reach > 0] / reach[reach > 0]) if (reach > 0).any() else 0.0

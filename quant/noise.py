@@ -21,7 +21,7 @@ from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Backward", "Channels", "Readers", "above", "observe_channels", "readers"]
+__all__ = ["Backward", "Channels", "Readers", "above", "observe_channels", "readers", "weight_peaks"]
 
 # Ranges of channels settle within some hundred images, gradients within some dozen.
 _RANGE_IMAGES = 128
@@ -134,10 +134,15 @@ def readers(graph: Graph, names: Collection[str], channels: Mapping[str, Channel
         if node.op in ("conv2d", "linear") and node.inputs[0] in names and node.attrs.get("groups", 1) == 1:
             weight = graph[node.inputs[1]].data
             assert weight is not None
-            taps = np.abs(weight).reshape(len(weight), -1, weight.shape[-1])
-            power = channels[node.inputs[0]].power * taps.shape[1]
-            found.append(Readers(taps.max(axis=1), channels[node.output].gain, power))
+            taps = weight[0, ..., 0].size
+            power = channels[node.inputs[0]].power * taps
+            found.append(Readers(weight_peaks(weight), channels[node.output].gain, power))
     return found
+
+
+def weight_peaks(weight: np.ndarray) -> np.ndarray:
+    """The largest |weight| [O,I] between a channel written and one read, of [O,KH,KW,I] or [O,I]."""
+    return np.abs(weight).reshape(len(weight), -1, weight.shape[-1]).max(axis=1)
 
 
 def _ranges(
