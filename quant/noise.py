@@ -1,4 +1,4 @@
-"""What rounding an activation would do to the logits, before anything is rounded.
+"""What rounding an activation, or the weights that read it, would do to the logits, before anything is rounded.
 
 To first order a tensor's error e moves the logits by J e, with J the Jacobian. A backward pass from random signs over
 the logits gives every tensor's gradient g at once, and the mean of (g . e)^2 is the noise that tensor alone puts there:
