@@ -44,7 +44,7 @@ def test_every_option_reaches_the_recipe(edgemobile: Callable[..., Any]) -> None
         refit=0,
         clip_weights=False,
         adaround=True,
-        output_headroom=1.5,
+        output_headroom=2.0,
     )
 
 

@@ -171,22 +171,25 @@ def test_a_scale_raised_for_all_channels_is_noted(images: np.ndarray) -> None:
     assert note not in ptq(graph, [images]).notes
 
 
-def test_outputs_are_ranged_by_their_own_observer() -> None:
+def test_outputs_have_an_observer_and_a_headroom_of_their_own() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)).eval()
     with torch.no_grad():
         for layer in net:
             layer.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
             layer.bias.zero_()
     calm = np.random.default_rng(0).uniform(-1, 1, (4, 4, 4, 3)).astype(np.float32)
-    scales = {}
-    for observer in ("minmax", "moving_average"):
-        recipe = Recipe(rules=(), output_observer=observer, equalize=0, refit=0, bias_correction=False)
+
+    def scales(observer: str, headroom: float) -> list[float]:
+        recipe = Recipe(output_observer=observer, output_headroom=headroom, equalize=0, refit=0, bias_correction=False)
         result = ptq(lower(export_program(net, (1, 3, 4, 4))), [calm, 10 * calm, calm], recipe).graph
-        scales[observer] = [result[node.output].qparams.scale[0] for node in result.nodes]
-    (inner, output), (inner_averaged, output_averaged) = scales["minmax"], scales["moving_average"]
+        return [result[node.output].qparams.scale[0] for node in result.nodes]
+
+    inner, output = scales("minmax", 1)
+    inner_averaged, output_averaged = scales("moving_average", 1)
     assert inner == inner_averaged == output_averaged
     assert output == pytest.approx(10 * np.ptp(calm) / 255, rel=0.01)
     assert output > 2 * output_averaged
+    assert scales("minmax", 2) == pytest.approx([inner, 2 * output])
 
 
 def test_a_rule_keeps_layers_in_float_with_one_crossing_each_way(graph: Graph, images: np.ndarray) -> None:
