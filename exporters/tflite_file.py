@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import Unsupported, require
-from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words, labels_of, packed_labels
+from edgemobile.exporters.tflite_metadata import (
+    METADATA_NAME,
+    Channels,
+    image_metadata,
+    in_words,
+    labels_of,
+    normalisation,
+    packed_labels,
+)
 from edgemobile.graph import GraphError, QParams, Tensor
 from edgemobile.quiet import quiet_stderr
 
@@ -38,6 +46,7 @@ __all__ = [
     "op_versions",
     "pack",
     "read_metadata",
+    "read_normalisation",
     "read_tensors",
     "reading",
     "reordered",
@@ -186,11 +195,23 @@ def read_metadata(data: bytes) -> dict[str, str]:
 
 def official_metadata(model: Any) -> dict[str, str]:
     """TFLITE_METADATA and what it says, in words; nothing where a ModelT has none."""
+    official = _official(model)
+    return {} if official is None else {METADATA_NAME: in_words(official)}
+
+
+def read_normalisation(data: bytes) -> tuple[Channels, Channels] | None:
+    """(mean, std) of R, G, B on pixels from 0 to 255 in a file's official metadata; None where it gives none."""
+    with reading(data):
+        official = _official(unpack(data))
+    return None if official is None else normalisation(official)
+
+
+def _official(model: Any) -> bytes | None:
     for entry in model.metadata or ():
-        data = model.buffers[entry.buffer].data
-        if text(entry.name) == METADATA_NAME and data is not None:
-            return {METADATA_NAME: in_words(bytes(data))}
-    return {}
+        octets = model.buffers[entry.buffer].data
+        if text(entry.name) == METADATA_NAME and octets is not None:
+            return bytes(octets)
+    return None
 
 
 def min_runtime_version(data: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "labels_of", "packed_labels"]
+__all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "labels_of", "normalisation", "packed_labels"]
 
 METADATA_NAME = "TFLITE_METADATA"
 LABEL_FILE = "labels.txt"
@@ -38,6 +39,9 @@ _TABLES: dict[str, tuple[int, dict[str, int]]] = {
     "NormalizationOptions": (2, {"mean": 0, "std": 1}),
     "AssociatedFile": (5, {"name": 0, "description": 1, "type": 2}),
 }
+Channels = tuple[float, float, float]
+# What reading a damaged flatbuffer runs into.
+_DAMAGED = (struct.error, IndexError, ValueError, TypeError, OverflowError)
 _FEATURES, _IMAGE, _RGB, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 1, 2
 
 
@@ -80,15 +84,25 @@ def in_words(official: bytes) -> str:
     try:
         root = _Read.root(official)
         said = [root.text("name") or "no name"]
+        for name, values in zip(("mean", "std"), root.normalisation(), strict=False):
+            said.append(f"{name} {', '.join(f'{value:.6g}' for value in values)}")
         for subgraph in root.tables("subgraph_metadata", "SubGraphMetadata")[:1]:
-            for tensor in subgraph.tables("input_tensor_metadata", "TensorMetadata")[:1]:
-                for unit in tensor.tables("process_units", "ProcessUnit"):
-                    said += unit.normalisation()
             for tensor in subgraph.tables("output_tensor_metadata", "TensorMetadata")[:1]:
                 said += [f"labels {file.text('name')}" for file in tensor.tables("associated_files", "AssociatedFile")]
-    except (struct.error, IndexError, ValueError, TypeError, OverflowError):
+    except _DAMAGED:
         return f"{len(official)} bytes that cannot be read"
     return "; ".join(said)
+
+
+def normalisation(official: bytes) -> tuple[Channels, Channels] | None:
+    """(mean, std) of R, G, B that anyone's metadata gives its first input, on pixels from 0 to 255; None for none."""
+    try:
+        mean, std = (values * 3 if len(values) == 1 else values for values in _Read.root(official).normalisation())
+        (red, green, blue), (red_std, green_std, blue_std) = mean, std
+    except _DAMAGED:
+        return None
+    usable = all(map(math.isfinite, (*mean, *std))) and min(std) > 0
+    return ((red, green, blue), (red_std, green_std, blue_std)) if usable else None
 
 
 def packed_labels(data: bytes, labels: Sequence[str]) -> bytes:
@@ -221,10 +235,13 @@ class _Read:
         size = 0 if place is None else self._number("<I", self.octets, place)
         return [] if place is None else list(struct.unpack_from(f"<{size}f", self.octets, place + 4))
 
-    def normalisation(self) -> list[str]:
-        """["mean ...", "std ..."] of a ProcessUnit that is one, in units of the input."""
-        kind, place = self.field("options_type"), self.target("options")
-        if kind is None or place is None or self.octets[kind] != _NORMALIZATION:
-            return []
-        options = _Read("NormalizationOptions", self.octets, place)
-        return [f"{name} {', '.join(f'{value:.6g}' for value in options.floats(name))}" for name in ("mean", "std")]
+    def normalisation(self) -> list[list[float]]:
+        """[mean, std] of the first input, in units of the pixels; [] where a ModelMetadata says nothing of it."""
+        for subgraph in self.tables("subgraph_metadata", "SubGraphMetadata")[:1]:
+            for tensor in subgraph.tables("input_tensor_metadata", "TensorMetadata")[:1]:
+                for unit in tensor.tables("process_units", "ProcessUnit"):
+                    kind, place = unit.field("options_type"), unit.target("options")
+                    if kind is not None and place is not None and self.octets[kind] == _NORMALIZATION:
+                        options = _Read("NormalizationOptions", self.octets, place)
+                        return [options.floats("mean"), options.floats("std")]
+        return []

@@ -20,7 +20,6 @@ from edgemobile.devices.runtimes import RUNTIMES, Port, Session, open_session, s
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.images.class_labels import Labels, find_labels, has_background
-from edgemobile.images.dataset import BrokenImage
 from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.quiet import quiet_stderr
 from edgemobile.weights import Checkpoint, build, load_weights
@@ -29,12 +28,13 @@ from edgemobile.weights.files import SUFFIXES
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier", "prepared"]
+    from edgemobile.exporters.tflite_metadata import Channels
+
+__all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
 
 _METADATA_KEY = "edgemobile.preprocess"
 _FREE_PX = 224
 _TORCH_BATCH = 8
-_MAX_ASPECT = 100
 # The TFLite specification fixes these for the output of SOFTMAX.
 _SOFTMAX_SCALE, _SOFTMAX_ZERO_POINTS = 1 / 256, (0, -128)
 
@@ -91,7 +91,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
     elif stated is not None:
         preprocess = at_resolution(stated, input_px or usual_px)
     else:
-        preprocess, source = default_preprocess(session.input, input_px or usual_px)
+        preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(path, session))
     session.input = settled(session.input, preprocess.input_px)
     with quiet_stderr():
         first = _first_output(file, session)
@@ -115,20 +115,9 @@ def is_probability(scores: np.ndarray) -> bool:
     return bool(len(scores) and (scores >= 0).all() and (np.abs(scores.sum(axis=-1) - 1) < 0.02).all())
 
 
-def prepared(image: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """`preprocess` of an image, f32[px,px,3]; raises BrokenImage for a strip, which no model can be shown.
-
-    Brought to 256 px on its shorter side, an image of 5000 x 1 pixels would take 4 GiB.
-    """
-    if max(image.size) > _MAX_ASPECT * min(image.size):
-        width, height = image.size
-        raise BrokenImage(f"it is {width} x {height} px; at most {_MAX_ASPECT} times as long as wide can be shown")
-    return preprocess(image)
-
-
 def classify(classifier: Classifier, image: Image.Image, top: int) -> list[Prediction]:
     """The `top` most likely classes of an image of any size and mode, best first. Raises BrokenImage."""
-    scores = classifier.scores(prepared(image, classifier.preprocess)[None])
+    scores = classifier.scores(classifier.preprocess(image)[None])
     (shares,) = scores if classifier.probabilities else _softmax(scores)
     best = np.argsort(-shares, kind="stable")[:top]
     return [Prediction(int(output), classifier.label(output), float(shares[output])) for output in best]
@@ -223,6 +212,15 @@ def _metadata(path: Path, session: Session) -> Mapping[str, str]:
         return session.metadata
     form, _ = RUNTIMES[session.runtime]
     return FORMATS[form].load().read_metadata(path.read_bytes())
+
+
+def _normalisation(path: Path, session: Session) -> tuple[Channels, Channels] | None:
+    """What TFLite's official metadata, which most files not of ours have, says of the input."""
+    if session.runtime not in RUNTIMES or RUNTIMES[session.runtime][0] != "tflite":
+        return None
+    from edgemobile.exporters.tflite_file import read_normalisation
+
+    return read_normalisation(path.read_bytes())
 
 
 def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple[Preprocess | None, str]:

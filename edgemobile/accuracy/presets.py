@@ -17,6 +17,7 @@ __all__ = ["PRESETS", "chosen_preprocess", "default_preprocess", "described"]
 
 _Channels = tuple[float, float, float]
 
+_IDENTITY = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 # Models of smaller images than this were trained on whole images: there is nothing to crop.
 _CROPPED_FROM_PX = 96
 
@@ -47,9 +48,19 @@ _WORDS = {
 }
 
 
-def default_preprocess(port: Port, input_px: int) -> tuple[Preprocess, str]:
-    """(what files with such an input usually want, that in words)."""
-    if port.dtype in ("uint8", "int8"):
+def default_preprocess(
+    port: Port, input_px: int, stated: tuple[_Channels, _Channels] | None = None
+) -> tuple[Preprocess, str]:
+    """(what files with such an input usually want, that in words).
+
+    `stated` is the (mean, std) on pixels from 0 to 255 of TFLite's official metadata. Integer inputs whose metadata has
+    0 and 1 there are not normalised at all: they take the pixels.
+    """
+    integer = port.dtype in ("uint8", "int8")
+    if stated and not (integer and stated == _IDENTITY):
+        mean, std = ((red / 255, green / 255, blue / 255) for red, green, blue in stated)
+        return _of_size(input_px, mean, std), "mean and std in its TFLite metadata"
+    if integer:
         name, because = "raw", f"the input is {port.dtype}"
     elif port.layout == "NCHW":
         name, because = "imagenet", "the input is float NCHW, as PyTorch's are"
@@ -87,7 +98,10 @@ def described(preprocess: Preprocess) -> str:
 
 
 def _preset(name: str, port: Port, input_px: int) -> Preprocess:
-    mean, std = PRESETS[name](port)
+    return _of_size(input_px, *PRESETS[name](port))
+
+
+def _of_size(input_px: int, mean: _Channels, std: _Channels) -> Preprocess:
     if input_px < _CROPPED_FROM_PX:
         return Preprocess(input_px, mean=mean, std=std)
     # The ImageNet convention in every library: the central 0.875 of the image.

@@ -5,13 +5,13 @@
     build(arch, checkpoint)  -> (arch, net)     the reference model those weights belong to
     load_into(net, checkpoint)                  the same for a model of one's own (edgemobile.own_model)
 
-Next to FILE, FILE.json may say the labels and the preprocessing; safetensors may say so in their metadata.
+The labels and the preprocessing come from where edgemobile.weights.facts finds them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,9 +20,11 @@ from edgemobile.arch import ARCHS, Arch, scaled
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.layers import layers
 from edgemobile.preprocess import Preprocess, at_resolution
-from edgemobile.weights.files import SUFFIXES, described, existing, first_few, read, sidecar
-from edgemobile.weights.key_layouts import Layout, check_complete, recognised, translated
+from edgemobile.weights import facts
+from edgemobile.weights.files import SUFFIXES, described, existing, first_few, read
+from edgemobile.weights.key_layouts import Layout, check_complete, known_keys, recognised, translated
 from edgemobile.weights.public import SPECS, Progress, PublicWeights, fetch, public_weights
+from edgemobile.weights.wrappers import unwrapped
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +68,7 @@ def load_weights(
     spec: str | Path,
     arch: Arch | None = None,
     *,
+    wanted: Collection[str] = (),
     width: float | None = None,
     classes: int | None = None,
     seed: int = 0,
@@ -73,6 +76,7 @@ def load_weights(
 ) -> Checkpoint:
     """The weights `spec` names, for the reference model `arch`, or for any model (None: a file only).
 
+    `wanted` are the state_dict keys of a model of one's own: they tell a wrapper's part of a key from the model's.
     `width` and `classes` are demands; None takes the file's, or the model's for random weights. `on_progress` hears of
     a download (edgemobile.weights.public). Raises EdgemobileError where the file cannot be read or does not hold what
     is asked for.
@@ -91,9 +95,9 @@ def load_weights(
         return _of_tflite(path, arch, width, classes)
     source = f"bundled {path.name}" if spec == "bundled" else str(path)
     content = read(path)
-    facts = {**content.metadata, **sidecar(path, content.sha256)}
     checkpoint = Checkpoint(content.state, source + content.entry, content.sha256, notes=content.notes)
-    checkpoint = _with_facts(checkpoint, facts)
+    checkpoint = _bare(checkpoint, known_keys(arch) if arch else wanted)
+    checkpoint = _with_facts(checkpoint, {**facts.inside(content.whole), **facts.beside(path, content.sha256)})
     return checkpoint if arch is None else _fitted(checkpoint, arch, width, classes)
 
 
@@ -136,9 +140,21 @@ def build(arch: Arch, checkpoint: Checkpoint, *, input_px: int | None = None) ->
 # ---- what is known of them ------------------------------------------------------------------------------------------
 
 
-def _with_facts(checkpoint: Checkpoint, facts: dict[str, Any]) -> Checkpoint:
-    """`checkpoint` with the labels and preprocessing of `facts`, checked."""
-    labels, preprocess, notes = facts.get("labels"), facts.get("preprocess"), checkpoint.notes
+def _bare(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
+    """`checkpoint` without what a wrapper put before its keys, and without what else was in the wrapper."""
+    state, where = unwrapped(checkpoint.state_dict, wanted)
+    notes = checkpoint.notes
+    if where.left_out:
+        notes += (
+            f"took what {checkpoint.source} has under {where.prefix!r}; "
+            f"left out {len(where.left_out)} others: {first_few(where.left_out)}",
+        )
+    return replace(checkpoint, state_dict=state, notes=notes)
+
+
+def _with_facts(checkpoint: Checkpoint, known: dict[str, Any]) -> Checkpoint:
+    """`checkpoint` with the labels and preprocessing of edgemobile.weights.facts, checked."""
+    labels, preprocess, notes = known.get("labels"), known.get("preprocess"), checkpoint.notes
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise EdgemobileError(f"the labels of {checkpoint.source} must be a list of names; found {described(labels)}")
     if isinstance(preprocess, dict) and "version" not in preprocess:
@@ -236,8 +252,9 @@ def _classifier(arch: Arch) -> str:
 def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
     """The reference model these weights belong to, in words."""
     for arch in ARCHS.values():
-        layout = recognised(state, arch)
-        width = _width(_shapes(translated(state, arch, layout) if layout else state), arch)
+        bare, _ = unwrapped(state, known_keys(arch))
+        layout = recognised(bare, arch)
+        width = _width(_shapes(translated(bare, arch, layout) if layout else bare), arch)
         if width is not None:
             return f"{arch.name} (width {width:g})"
     return None

@@ -1,7 +1,7 @@
 """Reading weight files from anybody: data here, never code. Pickles are read with weights_only=True, always.
 
-A training checkpoint holds more than weights; the state_dict in it is found, averaged weights first, and its keys are
-brought to those of the bare model.
+A training checkpoint holds more than weights; the state_dict in it is found, averaged weights first. What else is
+in it may be plain data of the usual kinds: a run's arguments, its best accuracy, its paths.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SUFFIXES", "Content", "described", "error_line", "existing", "first_few", "read", "sidecar", "why_unread"]
+__all__ = ["SUFFIXES", "Content", "described", "error_line", "existing", "first_few", "read", "why_unread"]
 
 _PICKLES = (".pt", ".pth", ".tar", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *_PICKLES)
 # Averaged weights are what a training run is evaluated with, so they come first.
-_AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "average")
-_ENTRIES = (*_AVERAGED, "state_dict", "model_state_dict", "model_state", "model", "net", "module")
-_PREFIXES = ("module.", "_orig_mod.")
+_AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "params_ema", "average", "shadow")
+_TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "params", "weights")
 
 
 class Content(NamedTuple):
-    """What a file holds. `entry` says in words which part of a training checkpoint was taken ("" for the whole)."""
+    """What a file holds. `entry` says in words which part of a training checkpoint was taken ("" for the whole).
+
+    `whole` is all of it, or a safetensors file's metadata.
+    """
 
     state: dict[str, torch.Tensor]
     sha256: str
-    metadata: dict[str, Any]
+    whole: Any
     entry: str
     notes: tuple[str, ...]
 
@@ -43,20 +47,27 @@ class Content(NamedTuple):
 def read(path: Path) -> Content:
     """The weights in `path`, f32. Raises EdgemobileError with the reason where there are none to be had."""
     path = existing(path, "weights", SUFFIXES)
-    metadata: dict[str, Any] = {}
+    whole: Any
     if path.suffix.lower() == ".safetensors":
-        content, metadata = _read_safetensors(path)
+        content, whole = _read_safetensors(path)
     else:
-        content = _read_pickle(path)
-    state, entries = _unwrap(content)
+        content = whole = _read_pickle(path)
+    state, entries = _state_dict(content, (*_AVERAGED, *_TRAINED))
     if not state:
         raise EdgemobileError(f"{path} holds no state_dict, only {described(content)}. Save model.state_dict()")
-    averaged = [entry for entry in entries if entry in _AVERAGED]
-    notes = (f"took the averaged weights ({averaged[0]!r}) of {path.name}",) if averaged else ()
+    notes: tuple[str, ...] = ()
+    if averaged := [entry for entry in entries if entry in _AVERAGED]:
+        notes = (f"took the averaged weights ({averaged[0]!r}) of {path.name}",)
+        trained, _ = _state_dict(content, _TRAINED)
+        if state.keys() < trained.keys():
+            state = {**trained, **state}
+            notes += (
+                f"they have no batch-norm statistics or other buffers: those of {path.name}'s own weights go with them",
+            )
     entry = f" ({'.'.join(entries)})" if entries else ""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Content(_to_f32(_without_prefix(state), path), sha256, metadata, entry, notes)
+    return Content(_to_f32(state, path), sha256, whole, entry, notes)
 
 
 def existing(path: Path, what: str, suffixes: tuple[str, ...]) -> Path:
@@ -96,11 +107,25 @@ def _read_pickle(path: Path) -> Any:
     import torch
 
     try:
-        # Training scripts, torchvision's too, keep their arguments in the checkpoint; a Namespace holds data only.
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_plain_data()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise EdgemobileError(f"cannot read weights {path}: {why_unread(str(error))}") from error
+
+
+def _plain_data() -> list[Any]:
+    """What training scripts keep beside the weights and what, unpickled, is data only.
+
+    Arguments as torchvision's scripts save them, a best accuracy that NumPy computed, paths, histories.
+    """
+    # NumPy 1 pickles its numbers under another name.
+    scalars = [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    dtypes = [np.dtype, *(getattr(np.dtypes, name) for name in np.dtypes.__all__ if name.endswith("DType"))]
+    paths = [(PurePosixPath, "pathlib.PosixPath"), (PureWindowsPath, "pathlib.WindowsPath")]
+    paths += [(to, name.replace("pathlib", "pathlib._local")) for to, name in paths]
+    # PyTorch's reader fills dicts, and no defaultdict.
+    histories = [(lambda default=None: {}, "collections.defaultdict"), list, dict, int, float]
+    return [argparse.Namespace, *scalars, *dtypes, *paths, *histories]
 
 
 def why_unread(text: str) -> str:
@@ -112,29 +137,23 @@ def why_unread(text: str) -> str:
     return "it is damaged, truncated or no PyTorch checkpoint"
 
 
-def _unwrap(content: Any) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """(the state_dict inside a training checkpoint, the entries that lead to it); ({}, ()) where there is none."""
+def _state_dict(content: Any, entries: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """(the state_dict in a training checkpoint, the `entries` that lead to it); ({}, ()) where there is none."""
     import torch
 
     if not isinstance(content, Mapping):
         return {}, ()
-    tensors = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    if tensors and all(isinstance(key, str) for key in content) and len(tensors) == len(content):
+    tensors = {
+        key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)
+    }
+    if tensors and len(tensors) == len(content):
         return tensors, ()
-    for entry in _ENTRIES:
-        state, below = _unwrap(content.get(entry))
+    for entry in entries:
+        state, below = _state_dict(content.get(entry), entries)
         if state:
             return state, (entry, *below)
-    return {}, ()
-
-
-def _without_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keys as the bare model has them: without the prefixes of DataParallel, torch.compile and weight averaging."""
-    state = {key: value for key, value in state.items() if key != "n_averaged"}
-    for prefix in _PREFIXES * 2:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    # A state_dict to which a script has added its epoch.
+    return (tensors, ()) if 2 * len(tensors) > len(content) else ({}, ())
 
 
 def _to_f32(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
@@ -150,25 +169,6 @@ def _to_f32(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tenso
         if value.is_floating_point() and not plain[key].isfinite().all():
             raise EdgemobileError(f"{path}: {key} holds values that are not finite; the training may have diverged")
     return plain
-
-
-def sidecar(path: Path, sha256: str) -> dict[str, Any]:
-    """The facts in FILE.json, or {}. Raises EdgemobileError where they are of another file."""
-    beside = [path.with_suffix(".json"), path.with_name(f"{path.name}.json")]
-    found = next((candidate for candidate in beside if candidate.is_file()), None)
-    if found is None:
-        return {}
-    try:
-        facts = json.loads(found.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EdgemobileError(f"cannot read {found}, which describes {path.name}: {error_line(error)}") from error
-    if not isinstance(facts, dict):
-        raise EdgemobileError(f"{found}, which describes {path.name}, must be an object, found {described(facts)}")
-    if facts.get("sha256", sha256) != sha256:
-        raise EdgemobileError(
-            f"{found} describes another file than {path.name}: their sha256 differ. Mend or remove it"
-        )
-    return facts
 
 
 def described(content: Any) -> str:

@@ -20,7 +20,7 @@ from edgemobile.weights.files import first_few
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LAYOUTS", "Layout", "check_complete", "key_pairs", "recognised", "translated"]
+__all__ = ["LAYOUTS", "Layout", "check_complete", "key_pairs", "known_keys", "recognised", "translated"]
 
 _IMAGENET_BICUBIC = Preprocess(input_px=224, resize="shorter", shorter_px=256, interpolation="bicubic")
 _HALVES_BICUBIC = Preprocess(
@@ -84,10 +84,20 @@ def _share(keys: Collection[str], arch: Arch, layout: Layout) -> float:
     return sum(key in known for key in keys) / max(1, len(keys))
 
 
+def known_keys(arch: Arch) -> set[str]:
+    """Every state_dict key of `arch`, in our layout and in all others."""
+    rows = {arch.keys, *(layout.keys for layout in LAYOUTS if arch.name in layout.models)}
+    return {key for row in rows for key in _pairs(arch, row)}
+
+
 def key_pairs(arch: Arch, layout: Layout) -> dict[str, str]:
     """The layout's key of every tensor -> our net's, in our net's order."""
+    return _pairs(arch, layout.keys)
+
+
+def _pairs(arch: Arch, keys: str) -> dict[str, str]:
     pairs = {}
-    for ours, theirs in zip(layers(arch), layers(arch, layout.keys), strict=True):
+    for ours, theirs in zip(layers(arch), layers(arch, keys), strict=True):
         if ours.op != "mean":
             pairs[f"{theirs.name}.weight"] = f"{ours.name}.weight"
         if ours.bias:

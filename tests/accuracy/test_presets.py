@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,23 @@ def test_the_default_follows_the_input(dtype: str, layout: str, black: float, wh
         assert preprocess(np.full((200, 150, 3), level, np.uint8))[..., 0] == pytest.approx(wanted, abs=1e-4)
     assert "the file does not say" in words
     assert (preprocess.resize, preprocess.shorter_px) == ("shorter", 146)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stated", "black", "white"),
+    [
+        ("float32", ((127.5,) * 3, (127.5,) * 3), -1, 1),
+        ("float32", ((0.0,) * 3, (1.0,) * 3), 0, 255),
+        ("uint8", ((127.5,) * 3, (127.5,) * 3), -1, 1),
+        # Not normalised: the pixels themselves.
+        ("uint8", ((0.0,) * 3, (1.0,) * 3), 0, 255),
+        ("int8", ((0.0,) * 3, (1.0,) * 3), -128, 127),
+    ],
+)
+def test_what_tflite_metadata_states_is_taken(dtype: str, stated: Any, black: float, white: float) -> None:
+    preprocess, _ = default_preprocess(Port("x", (1, 128, 128, 3), dtype, "NHWC"), 128, stated)
+    for level, wanted in ((0, black), (255, white)):
+        assert preprocess(np.full((200, 150, 3), level, np.uint8)) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_small_inputs_are_not_cropped() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 
+from edgemobile.accuracy.classifier import ClassifierOptions, open_classifier
 from edgemobile.devices.runtimes import open_session
 from edgemobile.exporters import tflite, tflite_contents
-from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words
+from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words, normalisation
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.images.class_labels import find_labels
 from edgemobile.preprocess import IMAGENET
@@ -37,6 +38,20 @@ def test_it_says_what_edgemobile_s_own_entries_say() -> None:
     said = tflite_contents.read(data).metadata[METADATA_NAME]
     assert said == "small; mean 123.675, 116.28, 103.53; std 58.395, 57.12, 57.375; labels labels.txt"
     assert tflite.read_metadata(data) == METADATA
+
+
+def test_a_stranger_s_file_is_taken_at_its_word(tmp_path: Path) -> None:
+    tensors = {"x": Tensor("x", (1, 2, 2, 3)), "y": Tensor("y", (1, 1, 1, 3))}
+    colours = Graph("small", ("x",), ("y",), (Node("mean", ("x",), "y"),), tensors)
+    data = tflite.to_bytes(colours, metadata=METADATA)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(data.replace(b"edgemobile.preprocess", b"somebody's.preprocess"))
+    classifier = open_classifier(str(path), ClassifierOptions())
+    assert classifier.preprocess.mean == pytest.approx(IMAGENET.mean)
+    assert classifier.preprocess.std == pytest.approx(IMAGENET.std)
+    assert "in its TFLite metadata" in classifier.found["preprocess"]
+    path.write_bytes(tflite.to_bytes(colours, metadata={}))
+    assert "assumed" in open_classifier(str(path), ClassifierOptions()).found["preprocess"]
 
 
 def test_labels_are_packed_as_the_official_tools_do(tmp_path: Path) -> None:
@@ -78,6 +93,7 @@ def test_damaged_metadata_is_said_so() -> None:
     assert "cannot be read" in in_words(b"")
     for size in range(0, len(official), 3):
         assert isinstance(in_words(official[:size]), str)
+        assert normalisation(official[:size]) in (None, normalisation(official))
     rng = np.random.default_rng(0)
     for _ in range(300):
         damaged = bytearray(official)

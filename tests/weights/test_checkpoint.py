@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import pickle
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,7 +20,7 @@ from safetensors.torch import save_file
 from edgemobile.arch import ARCHS, get_arch, scaled
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.nets import build_net
-from edgemobile.preprocess import CIFAR10, IMAGENET, at_resolution
+from edgemobile.preprocess import CIFAR10, IMAGENET, Preprocess, at_resolution
 from edgemobile.weights import Checkpoint, build, bundled, load_into, load_weights
 
 SMALL = scaled(get_arch("v3-small"), width=0.25, classes=5, input_px=32)
@@ -190,7 +192,7 @@ def test_float16_becomes_float32(state: dict[str, torch.Tensor], save: Callable[
 
 
 @pytest.mark.parametrize("entry", ["model", "state_dict", "model_state", "net", "ema", "model_ema"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.net._orig_mod."])
 def test_training_checkpoints_are_unwrapped(
     entry: str, prefix: str, state: dict[str, torch.Tensor], save: Callable[..., Path]
 ) -> None:
@@ -198,6 +200,55 @@ def test_training_checkpoints_are_unwrapped(
     checkpoint = load_weights(save(content), get_arch("v3-small"))
     assert same(checkpoint, state)
     assert entry in checkpoint.source
+
+
+def test_what_is_beside_the_model_in_a_wrapper_is_left_out_and_named(
+    state: dict[str, torch.Tensor], save: Callable[..., Path]
+) -> None:
+    lightning = {f"model.{key}": value for key, value in state.items()} | {"criterion.weight": torch.ones(5)}
+    checkpoint = load_weights(save({"state_dict": lightning, "hparams_name": "kwargs"}), get_arch("v3-small"))
+    assert same(checkpoint, state)
+    assert any("under 'model.'; left out 1 others: criterion.weight" in note for note in checkpoint.notes)
+
+
+def test_of_two_models_in_a_wrapper_the_averaged_one_is_taken(
+    state: dict[str, torch.Tensor], save: Callable[..., Path]
+) -> None:
+    both = {f"net.{key}": value for key, value in state.items()}
+    both |= {f"ema_net.{key}": value + 1 for key, value in state.items()}
+    checkpoint = load_weights(save({"state_dict": both}), get_arch("v3-small"))
+    assert same(checkpoint, {key: value + 1 for key, value in state.items()})
+
+
+def test_only_the_backbone_may_be_compiled(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
+    compiled = {key.replace("features.", "features._orig_mod."): value for key, value in state.items()}
+    assert same(load_weights(save(compiled), get_arch("v3-small")), state)
+
+
+def test_a_model_may_have_a_module_itself(save: Callable[..., Path]) -> None:
+    net = torch.nn.Sequential()
+    net.add_module("module", torch.nn.Linear(2, 3))
+    wrapped = {f"model.{key}": value for key, value in net.state_dict().items()}
+    for content in (net.state_dict(), wrapped):
+        checkpoint = load_weights(save(content), wanted=net.state_dict())
+        assert same(checkpoint, net.state_dict())
+
+
+def test_an_average_of_the_parameters_alone_gets_the_buffers(
+    state: dict[str, torch.Tensor], save: Callable[..., Path]
+) -> None:
+    names = [name for name, _ in build_net(SMALL).named_parameters()]
+    content = {"model": state, "ema": {name: state[name] + 1 for name in names}}
+    checkpoint = load_weights(save(content), get_arch("v3-small"))
+    assert same(checkpoint, {key: value + 1 if key in names else value for key, value in state.items()})
+    assert "buffers" in checkpoint.notes[1]
+
+
+def test_plain_data_beside_the_weights_is_read(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
+    history = defaultdict(list, loss=[1.0, 0.5])
+    plain = {"best": np.float64(93.2), "step": np.int64(7), "args": argparse.Namespace(data=Path("x")), "h": history}
+    assert same(load_weights(save({"state_dict": state, **plain}), get_arch("v3-small")), state)
+    assert same(load_weights(save({**state, "epoch": 3}), get_arch("v3-small")), state)
 
 
 def test_averaged_weights_come_first_and_it_is_said(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
@@ -222,6 +273,47 @@ def test_what_lies_beside_a_file_is_read(state: dict[str, torch.Tensor], save: C
         assert checkpoint.labels == tuple("abcde")
         assert checkpoint.preprocess == IMAGENET
         sidecar.unlink()
+    assert load_weights(path, get_arch("v3-small")).labels is None
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("labels", list("abcde")),
+        ("classes", tuple("abcde")),
+        ("class_to_idx", {"e": 4, "a": 0, "b": 1, "d": 3, "c": 2}),
+    ],
+)
+def test_labels_and_preprocessing_in_a_training_checkpoint_are_read(
+    key: str, names: Any, state: dict[str, torch.Tensor], save: Callable[..., Path]
+) -> None:
+    path = save({"model": state, key: names, "preprocess": CIFAR10.to_json()})
+    checkpoint = load_weights(path, get_arch("v3-small"))
+    assert checkpoint.labels == tuple("abcde")
+    assert checkpoint.preprocess == CIFAR10
+    path.with_suffix(".json").write_text(json.dumps({"labels": list("vwxyz")}))
+    assert load_weights(path, get_arch("v3-small")).labels == tuple("vwxyz")
+
+
+def test_a_number_of_classes_is_no_list_of_them(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
+    assert load_weights(save({"model": state, "classes": 5}), get_arch("v3-small")).labels is None
+
+
+def test_timm_s_config_beside_the_file_is_read(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
+    path = save(state, "model.safetensors")
+    trained = {"input_size": [3, 256, 256], "crop_pct": 0.95, "interpolation": "bilinear", "crop_mode": "center"}
+    trained |= {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "first_conv": "conv_stem"}
+    config = path.with_name("config.json")
+    config.write_text(json.dumps({"label_names": list("abcde"), "pretrained_cfg": trained}))
+    checkpoint = load_weights(path, get_arch("v3-small"))
+    assert checkpoint.labels == tuple("abcde")
+    assert checkpoint.preprocess == Preprocess(256, "shorter", 269, mean=(0.5,) * 3, std=(0.25,) * 3)
+    config.write_text(json.dumps({"pretrained_cfg": trained | {"crop_mode": "squash"}}))
+    squashed = load_weights(path, get_arch("v3-small")).preprocess
+    assert squashed == Preprocess(256, "exact", mean=(0.5,) * 3, std=(0.25,) * 3)
+    config.write_text(json.dumps({"pretrained_cfg": trained | {"interpolation": "lanczos"}}))
+    refused(path, "config.json has a pretrained_cfg that cannot be used: .*lanczos")
+    config.write_text(json.dumps({"model_type": "something else"}))
     assert load_weights(path, get_arch("v3-small")).labels is None
 
 
