@@ -1,12 +1,12 @@
 """Any model as a classifier: what its input wants and what its outputs mean, with where each of these facts is from.
 
-An .onnx or .tflite file, ours or anyone's; a checkpoint of a reference model; or a reference model's name, which is its
-bundled weights.
+An .onnx or .tflite file, ours or anyone's; a checkpoint of a reference model; a reference model's name, which is its
+bundled weights; or a model of one's own, as package.module:factory or a saved program (.pt2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,25 +15,25 @@ import numpy as np
 from PIL import Image
 
 from edgemobile.accuracy.presets import chosen_preprocess, default_preprocess, described
-from edgemobile.arch import ARCHS, get_arch
+from edgemobile.arch import Arch, get_arch
 from edgemobile.devices.runtimes import RUNTIMES, Port, Session, open_session, settled
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.images.class_labels import Labels, find_labels, has_background
 from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.quiet import quiet_stderr
-from edgemobile.weights import Checkpoint, build, load_weights
+from edgemobile.weights import Checkpoint, build, identify, load_weights
 from edgemobile.weights.files import SUFFIXES
 
 if TYPE_CHECKING:
-    import torch
-
     from edgemobile.exporters.tflite_metadata import Channels
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
 
 _METADATA_KEY = "edgemobile.preprocess"
 _FREE_PX = 224
+# A Port counts a free dimension as 1.
+_FREE_SIDE = 1
 _TORCH_BATCH = 8
 # The TFLite specification fixes these for the output of SOFTMAX.
 _SOFTMAX_SCALE, _SOFTMAX_ZERO_POINTS = 1 / 256, (0, -128)
@@ -133,43 +133,66 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class _TorchSession(Session):
-    """A reference model in PyTorch, behind the same interface as the files. It takes images of any resolution."""
+    """A model in PyTorch behind the same interface as the files: `run` is images f32[N,3,H,W] -> f32[N,classes].
+
+    It takes images of `px` pixels a side, or of any.
+    """
 
     runtime = "torch"
 
-    def __init__(self, net: torch.nn.Module, classes: int, threads: int) -> None:
+    def __init__(
+        self, run: Callable[[np.ndarray], np.ndarray], classes: int, threads: int, px: int = _FREE_SIDE
+    ) -> None:
         import torch
 
         torch.set_num_threads(threads)
         self.version = torch.__version__
-        self.input = Port("image", (_TORCH_BATCH, 3, 1, 1), "float32", "NCHW")
+        self.input = Port("image", (_TORCH_BATCH, 3, px, px), "float32", "NCHW")
         self.output = Port("logits", (_TORCH_BATCH, classes), "float32")
-        self._net = net
+        self._run = run
 
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
-        import torch
-
-        with torch.inference_mode():
-            return self._net(torch.from_numpy(prepared)).numpy()
+        return self._run(prepared)
 
 
 def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint | None, int]:
     """(the session, its checkpoint where it has one, the resolution to take where neither says one)."""
     path = Path(file)
-    if file in ARCHS and not path.is_file():
-        return _torch_session("bundled", file, options.threads)
+    if path.suffix == ".pt2" or (":" in file and not path.is_file()):
+        return _own_session(file, options.threads)
+    if not path.suffix and not path.is_file():
+        return _reference_session("bundled", get_arch(file), options.threads)
     if path.suffix.lower() in SUFFIXES:
-        if options.arch is None:
-            raise EdgemobileError(f"{file} is a checkpoint: say which model it is of with --arch ({', '.join(ARCHS)})")
-        return _torch_session(file, options.arch, options.threads)
+        arch = get_arch(options.arch) if options.arch else identify(path)
+        return _reference_session(file, arch, options.threads)
     return open_session(path, threads=options.threads), None, _FREE_PX
 
 
-def _torch_session(weights: str, arch_name: str, threads: int) -> tuple[Session, Checkpoint, int]:
+def _reference_session(weights: str, arch: Arch, threads: int) -> tuple[Session, Checkpoint, int]:
     """(the session, where its weights are from, the resolution the model is usually used at)."""
-    checkpoint = load_weights(weights, get_arch(arch_name))
-    arch, net = build(get_arch(arch_name), checkpoint)
-    return _TorchSession(net, arch.classes, threads), checkpoint, arch.input_px
+    import torch
+
+    checkpoint = load_weights(weights, arch)
+    arch, net = build(arch, checkpoint)
+
+    @torch.inference_mode()
+    def run(images: np.ndarray) -> np.ndarray:
+        return net(torch.from_numpy(images)).numpy()
+
+    return _TorchSession(run, arch.classes, threads), checkpoint, arch.input_px
+
+
+def _own_session(spec: str, threads: int) -> tuple[Session, Checkpoint, int]:
+    """(the session of a model of one's own, what is known of it, its resolution)."""
+    from edgemobile.model import load_model
+
+    model = load_model(spec)
+    px = model.preprocess.input_px
+    known = Checkpoint(
+        {}, model.source, model.sha256, labels=model.labels, preprocess=model.preprocess, notes=model.notes
+    )
+    session = _TorchSession(lambda images: model.logits(images.transpose(0, 2, 3, 1)), model.classes, threads, px)
+    return session, known, px
 
 
 def _image_px(file: str, port: Port) -> int | None:
@@ -180,8 +203,7 @@ def _image_px(file: str, port: Port) -> int | None:
             f"{file} takes {port.dtype} {port.layout}{list(port.shape)}. "
             "Supported: square RGB images, [N,3,H,H] or [N,H,H,3]"
         )
-    # A Port counts a free dimension as 1.
-    return shape[1] if shape[1] > 1 else None
+    return shape[1] if shape[1] != _FREE_SIDE else None
 
 
 def _first_output(file: str, session: Session) -> np.ndarray:

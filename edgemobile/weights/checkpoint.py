@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgemobile.arch import ARCHS, Arch, scaled
+from edgemobile.arch import ARCHS, Arch, get_arch, scaled
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.layers import layers
 from edgemobile.preprocess import Preprocess, at_resolution
@@ -29,7 +29,7 @@ from edgemobile.weights.wrappers import unwrapped
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Checkpoint", "build", "bundled", "load_into", "load_weights"]
+__all__ = ["Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
 
 _BUNDLED = Path(__file__).parent.parent / "bundled"
 # The papers' multipliers first, then every step of 0.05: two widths may round to the same channels.
@@ -175,7 +175,8 @@ def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: in
     shapes = _shapes(state)
     found_width = _width(shapes, arch, first=width)
     if found_width is None and (other := _identify(checkpoint.state_dict)):
-        raise EdgemobileError(f"{checkpoint.source} holds weights of {other}, not of {arch.name}")
+        its_name, its_width = other
+        raise EdgemobileError(f"{checkpoint.source} holds weights of {its_name} (width {its_width:g}), not of {arch.name}")
     if layout:
         checkpoint = _as_laid_out(checkpoint, state, arch, layout)
     if width is not None and found_width not in (None, width):
@@ -249,14 +250,22 @@ def _classifier(arch: Arch) -> str:
     return f"{list(layers(arch))[-1].name}.weight"
 
 
-def _identify(state: Mapping[str, torch.Tensor]) -> str | None:
-    """The reference model these weights belong to, in words."""
+def identify(path: Path) -> Arch:
+    """The reference model whose weights a file holds. Raises EdgemobileError where it is none of them."""
+    found = _identify(read(path).state)
+    if found is None:
+        raise EdgemobileError(f"{path} holds weights of no reference model. Known: {', '.join(ARCHS)}")
+    return get_arch(found[0])
+
+
+def _identify(state: Mapping[str, torch.Tensor]) -> tuple[str, float] | None:
+    """(the reference model these weights belong to, its width)."""
     for arch in ARCHS.values():
         bare, _ = unwrapped(state, known_keys(arch))
         layout = recognised(bare, arch)
         width = _width(_shapes(translated(bare, arch, layout) if layout else bare), arch)
         if width is not None:
-            return f"{arch.name} (width {width:g})"
+            return arch.name, width
     return None
 
 

@@ -143,9 +143,7 @@ def _state_dict(content: Any, entries: tuple[str, ...]) -> tuple[dict[str, torch
 
     if not isinstance(content, Mapping):
         return {}, ()
-    tensors = {
-        key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)
-    }
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     if tensors and len(tensors) == len(content):
         return tensors, ()
     for entry in entries:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ import pytest
 from PIL import Image
 
 from edgemobile.accuracy.classifier import Classifier, ClassifierOptions, classify, is_probability, open_classifier
+from edgemobile.arch import get_arch, scaled
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.nets import build_net
 from edgemobile.preprocess import Preprocess
 
 pytest.importorskip("onnxruntime")
@@ -115,8 +119,46 @@ def test_what_is_no_classifier_is_refused(opened: Callable[..., Classifier], opt
 def test_files_that_are_not_there_or_need_a_name(tmp_path: Path) -> None:
     with pytest.raises(EdgemobileError, match=r"cannot read none.tflite"):
         open_classifier("none.tflite", ClassifierOptions())
-    with pytest.raises(EdgemobileError, match=r"w.pth is a checkpoint: say which model it is of with --arch"):
+    with pytest.raises(EdgemobileError, match=r"w.pth: it does not exist"):
         open_classifier("w.pth", ClassifierOptions())
+    with pytest.raises(Unsupported, match=r"unknown model 'v3-larg'. Did you mean v3-large"):
+        open_classifier("v3-larg", ClassifierOptions())
+
+
+def test_a_checkpoint_says_by_its_shapes_which_model_it_is_of(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    small = scaled(get_arch("v3-small"), width=0.25, classes=5)
+    state = {f"net.{key}": value for key, value in build_net(small).state_dict().items()}
+    torch.save({"state_dict": state, "classes": list("abcde")}, tmp_path / "w.pth")
+    classifier = open_classifier(str(tmp_path / "w.pth"), ClassifierOptions())
+    assert (classifier.outputs, classifier.labels) == (5, tuple("abcde"))
+    with pytest.raises(EdgemobileError, match=r"holds weights of v3-small \(width 0.25\), not of v2"):
+        open_classifier(str(tmp_path / "w.pth"), ClassifierOptions(arch="v2"))
+    torch.save({"weight": torch.ones(3)}, tmp_path / "x.pth")
+    with pytest.raises(EdgemobileError, match=r"holds weights of no reference model. Known: v1"):
+        open_classifier(str(tmp_path / "x.pth"), ClassifierOptions())
+
+
+def test_a_model_of_one_s_own_is_run_in_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    source = """
+        import torch
+        def make():
+            torch.manual_seed(0)
+            return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        """
+    (tmp_path / "colour_nets.py").write_text(dedent(source))
+    monkeypatch.chdir(tmp_path)
+    own = open_classifier("colour_nets:make", ClassifierOptions())
+    images = np.random.default_rng(0).normal(size=(9, 224, 224, 3)).astype(np.float32)
+    net = importlib.import_module("colour_nets").make()
+    program = torch.export.export(net, (torch.zeros(1, 3, 224, 224),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    for classifier in (own, open_classifier(str(tmp_path / "net.pt2"), ClassifierOptions())):
+        assert (classifier.outputs, classifier.preprocess.input_px) == (4, 224)
+        assert classifier.scores(images) == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_reference_model_is_its_bundled_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
