@@ -18,7 +18,7 @@ from edgemobile.errors import EdgemobileError
 
 __all__ = ["Artifact", "check_free", "fresh_folder", "sha256_hex", "to_json_text"]
 
-_MANIFEST = "manifest.json"
+_MANIFEST, _LABELS = "manifest.json", "labels.txt"
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def _finite(value: Any) -> Any:
 def fresh_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A scratch folder that becomes `out` when the block ends well, and vanishes when it does not.
 
-    Raises EdgemobileError where `out` exists and `overwrite` is off, or where it was not written by edgemobile: a slip
-    of the keyboard must not delete somebody's folder.
+    Raises EdgemobileError where `out` exists and `overwrite` is off, or where edgemobile did not write it and all that
+    is in it: a slip of the keyboard must not delete somebody's folder.
     """
     check_free(out, overwrite=overwrite)
     try:
@@ -86,10 +86,26 @@ def check_free(out: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise EdgemobileError(f"{out} exists already. Use --overwrite to replace it, or --out for another folder")
-    if not out.is_dir() or (any(out.iterdir()) and not (out / _MANIFEST).is_file()):
+    held = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    written = _written(out / _MANIFEST)
+    if held and not written:
         raise EdgemobileError(
-            f"{out} is not a folder edgemobile wrote (no {_MANIFEST} in it); choose another with --out"
+            f"{out} is not a folder edgemobile wrote (no {_MANIFEST} of an export in it); choose another with --out"
         )
+    if foreign := sorted(held - written):
+        raise EdgemobileError(
+            f"{out} holds {', '.join(foreign[:3])}, which its {_MANIFEST} does not name and --overwrite would delete; "
+            "move that elsewhere, or choose another folder with --out"
+        )
+
+
+def _written(manifest: Path) -> set[str]:
+    """The names of all files of the export that `manifest` describes; none where it describes none."""
+    try:
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
+        return {_MANIFEST, _LABELS, *(file["file"] for file in facts["files"])} if facts["edgemobile"] else set()
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
 
 
 def _swap(scratch: Path, out: Path) -> None:

@@ -49,7 +49,7 @@ def top1_agree(reference: np.ndarray, other: np.ndarray) -> float:
     """The share of rows whose largest value is in the same place, [N, classes]; nan for no rows or a nan."""
     if not len(reference) or np.isnan(reference).any() or np.isnan(other).any():
         return math.nan
-    return float(np.mean(reference.argmax(axis=-1) == other.argmax(axis=-1)))
+    return float(np.mean(_classes(reference).argmax(axis=-1) == _classes(other).argmax(axis=-1)))
 
 
 def kl_nats(reference: np.ndarray, other: np.ndarray) -> float:
@@ -60,8 +60,13 @@ def kl_nats(reference: np.ndarray, other: np.ndarray) -> float:
     """
     if not len(reference) or not (np.isfinite(reference).all() and np.isfinite(other).all()):
         return math.nan
-    log_p, log_q = _log_softmax(reference), _log_softmax(other)
+    log_p, log_q = _log_softmax(_classes(reference)), _log_softmax(_classes(other))
     return max(0.0, float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1))))
+
+
+def _classes(logits: np.ndarray) -> np.ndarray:
+    """[N, classes]; a single logit, [N, 1], is of yes, and beside it stands the 0 of no: [N, 2]."""
+    return np.concatenate([np.zeros_like(logits), logits], axis=-1) if logits.shape[-1] == 1 else logits
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -15,17 +15,18 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import BrokenImage, EdgemobileError
 from edgemobile.strict_json import versioned
 
-__all__ = ["CIFAR10", "IMAGENET", "Preprocess", "at_resolution"]
+__all__ = ["CIFAR10", "IMAGENET", "Preprocess", "at_resolution", "upright_rgb"]
 
 Resize = Literal["exact", "shorter"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 _VERSION = 1
+_MAX_ASPECT = 100
 _PILLOW = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -70,9 +71,9 @@ class Preprocess:
             raise EdgemobileError(f"preprocess: std must be above 0, found {list(self.std)}")
 
     def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        """f32[input_px, input_px, 3], normalised, of a PIL image of any mode or u8[H,W,3] in RGB order.
+        """f32[input_px, input_px, 3], normalised, of a PIL image, made `upright_rgb`, or u8[H,W,3] in RGB order.
 
-        Raises EdgemobileError for an array of another shape or dtype.
+        Raises EdgemobileError for an array of another shape or dtype, BrokenImage as `upright_rgb` does.
         """
         pixels = _rgb(image)
         size = self._resized_size(*pixels.shape[:2])
@@ -125,10 +126,34 @@ def at_resolution(preprocess: Preprocess, input_px: int) -> Preprocess:
     return replace(preprocess, input_px=input_px, shorter_px=shorter_px)
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image as people see it: in RGB, 8 bits a channel, and turned as its camera says.
+
+    Of 16 bits the high byte stays, which is what Pillow's decoders leave of 16-bit colour. Raises BrokenImage for
+    pixels whose white is not known, and for a strip: with its shorter side at 256 px, 5000 x 1 pixels are 4 GiB.
+    """
+    width, height = image.size
+    if max(image.size) > _MAX_ASPECT * min(image.size):
+        raise BrokenImage(f"it is {width} x {height} px; at most {_MAX_ASPECT} times as long as wide can be shown")
+    upright = ImageOps.exif_transpose(image)
+    return (_high_byte(upright) if upright.mode[0] in "IF" else upright).convert("RGB")
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """Mode L of 16 bits of grey: mode I;16, in any byte order, or I, which some versions of Pillow make of it."""
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min(initial=0) < 0 or pixels.max(initial=0) > 0xFFFF:
+        raise BrokenImage(
+            f"its pixels are {pixels.dtype}, from {pixels.min():g} to {pixels.max():g} (Pillow's mode {image.mode}), "
+            "and which of them is white is not known. Supported: 8 and 16 bits a channel; save it so"
+        )
+    return Image.fromarray((pixels >> 8).astype(np.uint8))
+
+
 def _rgb(image: Image.Image | np.ndarray) -> np.ndarray:
     """u8[H,W,3] of an image."""
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(upright_rgb(image))
     if not isinstance(image, np.ndarray):
         raise EdgemobileError(f"an image must be a PIL image or u8[H,W,3], found {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:

@@ -19,18 +19,17 @@ import json
 import shlex
 import sys
 import time
-import zipfile
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from edgemobile.arch import get_arch, scaled
+from edgemobile.errors import EdgemobileError
+from edgemobile.images.dataset import Dataset, open_dataset
 from edgemobile.nets import build_net
 from edgemobile.preprocess import CIFAR10, at_resolution
 from edgemobile.weights import Checkpoint, build, load_weights
@@ -106,7 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--views", type=int, default=20, help="different epochs of augmented images with a teacher")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--res", type=int, default=64)
+    parser.add_argument("--res", type=int, default=CIFAR10.input_px)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument(
         "--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for a net that --init gives"
@@ -128,33 +127,45 @@ def parse() -> argparse.Namespace:
 
 
 def decode(data: Path, cache: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], list[str]]:
-    """((train images u8[N,32,32,3], classes), (test images, classes), labels); decoded once, then read from `cache`."""
+    """((train images u8[N,H,W,3], classes i64[N]), (test images, classes), labels); decoded once for all runs.
+
+    `cache` holds them for as long as the files of `data` stay what they are.
+    """
+    source = fingerprint(data)
     if cache.exists():
         held = np.load(cache)
-        return (held["train_x"], held["train_y"]), (held["test_x"], held["test_y"]), list(held["labels"])
-    files = read_files(data)
-    labels = sorted({name.split("/")[-2] for name in files})
-    splits = {}
-    for split in ("train", "test"):
-        names = sorted(name for name in files if f"{split}/" in f"/{name}".replace("//", "/"))
-        images = np.stack([np.asarray(Image.open(BytesIO(files[name]())).convert("RGB")) for name in names])
-        splits[split] = images, np.array([labels.index(name.split("/")[-2]) for name in names])
+        if str(held.get("source")) == source:
+            return (held["train_x"], held["train_y"]), (held["test_x"], held["test_y"]), list(held["labels"])
+    train, test = (open_dataset(data, split) for split in ("train", "test"))
+    (train_x, train_y), (test_x, test_y) = pixels_of(train), pixels_of(test)
+    labels = list(train.classes)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    (train_x, train_y), (test_x, test_y) = splits["train"], splits["test"]
-    np.savez(cache, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y, labels=labels)
-    return splits["train"], splits["test"], labels
+    np.savez(cache, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y, labels=labels, source=source)
+    return (train_x, train_y), (test_x, test_y), labels
 
 
-def read_files(data: Path) -> dict:
-    """name -> a function that reads the bytes, for a directory or a zip."""
-    suffixes = (".png", ".jpg", ".jpeg")
-    if data.is_dir():
-        paths = [path for path in data.rglob("*") if path.suffix.lower() in suffixes]
-        return {str(path.relative_to(data)): path.read_bytes for path in paths}
-    archive = zipfile.ZipFile(data)
-    return {
-        name: (lambda name=name: archive.read(name)) for name in archive.namelist() if name.lower().endswith(suffixes)
-    }
+def fingerprint(data: Path) -> str:
+    """Where the files of `data` are, their sizes and when they changed, as a sha256."""
+    files = sorted(path for path in data.rglob("*") if path.is_file()) if data.is_dir() else [data]
+    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def pixels_of(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """(images u8[N,H,W,3], classes i64[N])."""
+    if dataset.labels is None:
+        raise EdgemobileError(
+            f"{dataset.split}/ of {dataset.path} has no class folders. It needs one a class: train/cat"
+        )
+    images = [dataset.load(index) for index in range(len(dataset))]
+    for name, image in zip(dataset.names, images, strict=True):
+        if image.size != images[0].size:
+            first, other = (" x ".join(map(str, one.size)) for one in (images[0], image))
+            raise EdgemobileError(
+                f"the images of {dataset.path} must have one size: {dataset.names[0]} is {first} px, {name} {other}. "
+                "Resize them first"
+            )
+    return np.stack([np.asarray(image) for image in images]), dataset.labels
 
 
 def to_input(pixels: torch.Tensor, res: int) -> torch.Tensor:
@@ -427,4 +438,7 @@ def write(args: argparse.Namespace, arch, net: torch.nn.Module, labels: list[str
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgemobileError as error:
+        sys.exit(f"error: {error}")

@@ -76,6 +76,15 @@ def colour_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sideways() -> Image.Image:
+    """A photo whose camera was turned: 20 x 10 as stored, its left half white; upright it is 10 x 20, white on top."""
+    image = Image.new("RGB", (20, 10), "black")
+    image.paste("white", (0, 0, 10, 10))
+    image.getexif()[0x0112] = 6
+    return image
+
+
+@pytest.fixture(scope="session")
 def colour_model() -> Callable[..., bytes]:
     """Builds an ONNX classifier of colours: three logits, `gain` times the mean of each channel as the model sees it.
 

@@ -14,8 +14,15 @@ from edgemobile.errors import EdgemobileError
 
 
 def _export(out: Path, text: str, **options: bool) -> None:
+    facts = {"version": 1, "edgemobile": "1.0", "files": [{"file": f"{text}.onnx"}]}
     with fresh_folder(out, **options) as folder:
-        (folder / "manifest.json").write_text(text)
+        (folder / "manifest.json").write_text(json.dumps(facts))
+        (folder / "labels.txt").write_text("cat\n")
+        (folder / f"{text}.onnx").write_bytes(b"")
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_folder_appears_whole(tmp_path: Path) -> None:
@@ -45,7 +52,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_export(tmp_path: Path) -> Non
     with pytest.raises(EdgemobileError, match="No space left") as refusal, fresh_folder(out, overwrite=True):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "\n" not in str(refusal.value)
-    assert (out / "manifest.json").read_text() == "old"
+    assert _names(out) == ["labels.txt", "manifest.json", "old.onnx"]
     assert list(tmp_path.iterdir()) == [out]
 
 
@@ -55,8 +62,43 @@ def test_overwrite_must_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(EdgemobileError, match="--overwrite"):
         _export(out, "new")
     _export(out, "new", overwrite=True)
-    assert (out / "manifest.json").read_text() == "new"
+    assert _names(out) == ["labels.txt", "manifest.json", "new.onnx"]
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_empty_folder_is_free(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    _export(tmp_path / "model", "new", overwrite=True)
+    assert "new.onnx" in _names(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"manifest_version": 3, "name": "A browser's extension", "version": "1.0"},
+        {"version": 1, "files": [{"file": "chapter1.tex"}]},
+        {"edgemobile": "1.0", "files": "chapter1.tex"},
+        ["edgemobile"],
+        None,
+    ],
+)
+def test_a_manifest_of_somebody_else_is_none(tmp_path: Path, manifest: object) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.tex").write_text("years of work")
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(EdgemobileError, match=r"not a folder edgemobile wrote \(no manifest.json of an export"):
+        _export(out, "new", overwrite=True)
+    assert (out / "chapter1.tex").read_text() == "years of work"
+
+
+def test_what_lies_beside_an_export_is_named_and_stays(tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    _export(out, "old")
+    (out / "notes").mkdir()
+    with pytest.raises(EdgemobileError, match=r"holds notes, which its manifest.json does not name"):
+        _export(out, "new", overwrite=True)
+    assert _names(out) == ["labels.txt", "manifest.json", "notes", "old.onnx"]
 
 
 def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgemobile.errors import EdgemobileError
-from edgemobile.preprocess import CIFAR10, IMAGENET, Preprocess, at_resolution
+from edgemobile.errors import BrokenImage, EdgemobileError
+from edgemobile.preprocess import CIFAR10, IMAGENET, Preprocess, at_resolution, upright_rgb
 
 
 def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -100,6 +101,39 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
     assert array.shape == (96, 96, 3)
     assert array.dtype == np.float32
     assert np.isfinite(array).all()
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I"])
+def test_16_bits_of_grey_keep_their_high_byte(mode: str) -> None:
+    grey = np.array([[0, 255, 256], [0x1234, 0x8000, 0xFFFF]], ">u2" if mode == "I;16B" else "<u2")
+    data = grey.astype(np.int32) if mode == "I" else grey
+    image = upright_rgb(Image.frombytes(mode, (3, 2), data.tobytes()))
+    np.testing.assert_array_equal(np.asarray(image), np.stack([(grey >> 8).astype(np.uint8)] * 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (Image.fromarray(np.array([[0, 70_000]], np.int32)), r"int32, from 0 to 70000 \(Pillow's mode I\)"),
+        (Image.fromarray(np.array([[-1, 7]], np.int32)), r"int32, from -1 to 7"),
+        (Image.fromarray(np.array([[0, 1.5]], np.float32)), r"float32, from 0 to 1.5 .*Supported: 8 and 16 bits"),
+        (Image.new("RGB", (20_000, 1)), r"20000 x 1 px; at most 100 times"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(image: Image.Image, says: str) -> None:
+    with pytest.raises(BrokenImage, match=says):
+        IMAGENET(image)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+def test_a_photo_is_turned_upright_once(sideways: Image.Image, form: str) -> None:
+    file = BytesIO()
+    sideways.save(file, form, exif=sideways.getexif())
+    upright = upright_rgb(Image.open(file))
+    assert upright.size == (10, 20)
+    top, bottom = upright.getpixel((5, 2)), upright.getpixel((5, 17))
+    assert (top, bottom) == ((255, 255, 255), (0, 0, 0))
+    np.testing.assert_array_equal(CIFAR10(Image.open(file)), CIFAR10(upright))
 
 
 @pytest.mark.parametrize(("input_px", "shorter_px"), [(224, 256), (192, 219), (128, 146), (96, 110)])

@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgemobile.arch import get_arch
+from edgemobile.errors import EdgemobileError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
@@ -22,6 +25,64 @@ pytest.importorskip("safetensors")
 @pytest.fixture(scope="module")
 def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
     return load_script("examples/train_cifar10.py")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """train/ and test/ of a cat and a dog each, 4 x 4, below a folder that ends in "test"."""
+    for index, name in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
+        save(tmp_path / "latest" / name / "1.png", index)
+    return tmp_path / "latest"
+
+
+def save(path: Path, grey: int, px: int = 4) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (px, px), (grey, grey, grey)).save(path)
+
+
+def test_each_split_has_its_own_images(script: ModuleType, photos: Path, tmp_path: Path) -> None:
+    for data in (photos, photos.parent):
+        (train, train_y), (test, test_y), labels = script.decode(data, tmp_path / f"{data.name}.cache.npz")
+        assert labels == ["cat", "dog"]
+        assert (train[:, 0, 0, 0].tolist(), train_y.tolist()) == ([0, 1], [0, 1])
+        assert (test[:, 0, 0, 0].tolist(), test_y.tolist()) == ([2, 3], [0, 1])
+
+
+def test_the_cache_is_of_the_data_as_it_is(
+    script: ModuleType, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "v1.cache.npz"
+    first, *_ = script.decode(photos, cache)
+    with monkeypatch.context() as patched:
+        patched.setattr(script, "open_dataset", None)
+        again, _, labels = script.decode(photos, cache)
+    assert (first[0] == again[0]).all()
+    assert labels == ["cat", "dog"]
+    save(photos / "train" / "emu" / "1.png", 9)
+    assert script.decode(photos, cache)[2] == ["cat", "dog", "emu"]
+    other = photos.rename(tmp_path / "other")
+    save(other / "train" / "cat" / "1.png", 7)
+    assert script.decode(other, cache)[0][0][0, 0, 0, 0] == 7
+    held = dict(np.load(cache))
+    del held["source"]
+    np.savez(cache, **{**held, "labels": ["as", "before", "it"]})
+    assert script.decode(other, cache)[2] == ["cat", "dog", "emu"]
+
+
+def test_images_of_two_sizes_are_one_line(script: ModuleType, photos: Path, tmp_path: Path) -> None:
+    save(photos / "train" / "dog" / "2.png", 5, px=6)
+    with pytest.raises(EdgemobileError, match=r"train/cat/1.png is 4 x 4 px, train/dog/2.png 6 x 6. Resize"):
+        script.decode(photos, tmp_path / "v1.cache.npz")
+    for split in ("train", "test"):
+        shutil.rmtree(photos / split)
+        save(photos / split / "1.png", 5)
+    with pytest.raises(EdgemobileError, match=r"train/ of .* has no class folders"):
+        script.decode(photos, tmp_path / "v1.cache.npz")
+
+
+def test_the_resolution_is_the_package_s(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "v1", "--data", "photos", "--out", "v1.safetensors"])
+    assert script.parse().res == 96
 
 
 def test_places_beyond_the_edge_are_mirrored(script: ModuleType) -> None:

@@ -22,18 +22,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgemobile.accuracy.classifier import open_classifier, prepared
+from edgemobile.accuracy.classifier import open_classifier
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation, FileResult
 from edgemobile.accuracy.statistics import mcnemar, ranks
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.class_labels import match_folders
-from edgemobile.images.dataset import BrokenImage, Dataset, open_dataset
+from edgemobile.images.dataset import CHECK_SPLITS, BrokenImage, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 from edgemobile.progress import Progress, Silent
 
 __all__ = ["evaluate"]
 
-_SPLITS = ("test", "val", "validation", "train")
 _PART = 32
 # A process takes seconds to start; below this many images each it does not earn them.
 _IMAGES_PER_WORKER = 1000
@@ -70,7 +69,7 @@ def evaluate(request: EvalRequest, progress: Progress | None = None) -> Evaluati
 def _open(path: Path, split: str | None) -> Dataset:
     dataset = open_dataset(path, split)
     if split is None and dataset.splits:
-        dataset = open_dataset(path, next(name for name in _SPLITS if name in dataset.splits))
+        dataset = open_dataset(path, next(name for name in (*CHECK_SPLITS, "train") if name in dataset.splits))
     if dataset.labels is None:
         raise EdgemobileError(
             f"{path} has no class folders (photos/cat/1.jpg), and accuracy needs them. "
@@ -136,7 +135,7 @@ class _Scorer:
                 # Pillow warns of odd metadata on standard error, in the middle of a progress bar.
                 with warnings.catch_warnings(action="ignore"):
                     image = self.dataset.load(index)
-                arrays = [prepared(image, preprocess) for preprocess in rows]
+                arrays = [preprocess(image) for preprocess in rows]
             except BrokenImage as error:
                 name = self.dataset.name(index)
                 skipped.append((name, str(error).removeprefix(f"cannot read {name} of {self.dataset.path}: ")))

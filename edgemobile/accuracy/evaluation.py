@@ -16,7 +16,7 @@ from edgemobile.artifact import sha256_hex
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset
 
-__all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult"]
+__all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult", "checked_max_drop"]
 
 EVALUATION_VERSION = 1
 
@@ -25,9 +25,9 @@ EVALUATION_VERSION = 1
 class EvalRequest:
     """What to evaluate, and on what.
 
-    None for `split` takes the first of test, val, validation and train there is, for `limit` all images, for `workers`
-    what pays off on this machine. `on` is a device that runs the files; None runs them here, in this process or in
-    `workers`.
+    None for `split` takes the first of test, val, validation, valid, eval and train there is, for `limit` all images,
+    for `workers` what pays off on this machine. `on` is a device that runs the files; None runs them here, in this
+    process or in `workers`.
     """
 
     files: tuple[str, ...]
@@ -113,7 +113,11 @@ class Evaluation:
     notes: tuple[str, ...]
 
     def exceeding(self, max_drop: float) -> tuple[FileResult, ...]:
-        """The files that fall more than `max_drop` percentage points of top-1 below the baseline."""
+        """The files that fall more than `max_drop` percentage points of top-1 below the baseline.
+
+        Raises EdgemobileError as `checked_max_drop` does.
+        """
+        max_drop = checked_max_drop(max_drop)
         # The counts are whole; the bound may be a float a little below the step it names.
         return tuple(file for file in self.files if file.paired and file.paired.drop_points > max_drop + 1e-9)
 
@@ -137,6 +141,13 @@ class Evaluation:
             "notes": list(self.notes),
             "images": list(self.images),
         }
+
+
+def checked_max_drop(points: float) -> float:
+    """`points` of top-1, from 0 to 100. Raises EdgemobileError for others, and for nan, which any loss would pass."""
+    if not 0 <= points <= 100:
+        raise EdgemobileError(f"max-drop is in points of top-1, 0 to 100; found {points:g}")
+    return points
 
 
 def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:

@@ -31,12 +31,15 @@ _SHOWN_SKIPPED = 5
     metavar="DIR|ZIP",
     help="Images in a folder a class, as a directory or a zip.",
 )
-@click.option("--split", help="Split of the data set. [default: the first of test, val, validation, train there is]")
+@click.option(
+    "--split",
+    help="Split of the data set. [default: the first of test, val, validation, valid, eval, train there is]",
+)
 @click.option("--limit", type=int, metavar="N", help="Only N images, drawn at random by --seed.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --limit.")
 @click.option("--baseline", metavar="FILE", help="Compare every file with this one, image by image.")
 @click.option(
-    "--max-drop", type=float, metavar="POINTS", help="Exit 1 when top-1 falls this far below the baseline, or further."
+    "--max-drop", type=float, metavar="POINTS", help="Exit 1 when top-1 falls more than this far below the baseline."
 )
 @click.option(
     "--arch",
@@ -93,8 +96,10 @@ def evaluate(
         raise EdgemobileError("--max-drop says how far below a baseline top-1 may fall: give one with --baseline FILE")
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.evaluate import evaluate as run_evaluation
-    from edgemobile.accuracy.evaluation import EvalRequest
+    from edgemobile.accuracy.evaluation import EvalRequest, checked_max_drop
 
+    if max_drop is not None:
+        checked_max_drop(max_drop)
     chosen = ClassifierOptions(arch=arch, preprocess=preprocess, labels=labels, threads=threads)
     with progress(quiet=quiet or as_json) as bars:
         result = run_evaluation(EvalRequest(files=files, options=chosen, **options), bars)

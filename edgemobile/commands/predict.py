@@ -76,11 +76,15 @@ def predict(
 
 
 def _upright(path: Path) -> Image.Image:
-    from PIL import Image, ImageOps
+    from PIL import Image
+
+    from edgemobile.preprocess import upright_rgb
 
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return upright_rgb(image)
+    except BrokenImage:
+        raise
     # Decoders raise whatever they like on broken bytes.
     except Exception as error:
         reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"

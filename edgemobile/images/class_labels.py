@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.images.dataset import ClassMatch, match_classes
+from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
 
 __all__ = ["Labels", "find_labels", "has_background", "match_folders"]
 
@@ -23,6 +23,8 @@ _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
 _METADATA_KEY = "edgemobile.labels"
 _MAX_BYTES = 16 * 2**20
+# Names in an error.
+_SHOWN = 3
 
 
 class Labels(NamedTuple):
@@ -66,22 +68,47 @@ def match_folders(folders: Sequence[str], names: Sequence[str] | None, outputs: 
     # A data set may have a folder of backgrounds; then it is a class like any other.
     known = {folder.casefold() for folder in folders}
     skip = 1 if has_background(names, outputs) and known.isdisjoint(_BACKGROUND) else 0
-    match = match_classes(folders, outputs - skip if names is None else list(names[skip:]))
+    labels = outputs - skip if names is None else list(names[skip:])
+    match = match_classes(folders, labels)
     if match is None and names is None and len(folders) == outputs - skip:
         match = match_classes([str(index) for index in range(len(folders))], len(folders))
         assert match is not None
         match = match._replace(rule="labels unknown: the folders in order are taken for the classes in order")
     if match is None:
-        # ImageNet's labels list synonyms; the first will do here.
-        first = [] if names is None else [name.partition(",")[0] for name in names[skip : skip + 3]]
-        known_as = f"names like {', '.join(first)}" if first else "no names"
-        raise EdgemobileError(
-            f"the data set's {len(folders)} folders ({', '.join(folders[:3])}, ...) match none of the model's classes: "
-            f"its {outputs} outputs have {known_as}. Give the folders' names with --labels, or begin the folders with "
-            "the class index (0007_cat)"
-        )
+        raise EdgemobileError(_mismatch(folders, labels))
     rule = f"{match.rule}; output 0 is background" if skip else match.rule
     return ClassMatch(match.indices + skip, rule)
+
+
+def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
+    """Which of the folders are no class of the model, and what to do."""
+    strays = unmatched(folders, labels)
+    splits = [folder for folder in strays if folder.casefold() in SPLITS]
+    others = [folder for folder in folders if folder not in splits]
+    if splits and others:
+        return (
+            f"the data set has splits ({_some(splits)}) beside other folders ({_some(others)}). Give all top folders "
+            f"names of splits ({', '.join(SPLITS)}) with a folder a class in each, or keep the others elsewhere"
+        )
+    if len(strays) < len(folders):
+        said = "; ".join(f"{folder!r} {why_unmatched(folder, labels)}" for folder in strays[:_SHOWN])
+        more = f"; and {len(strays) - _SHOWN} more" if len(strays) > _SHOWN else ""
+        return (
+            f"{len(folders) - len(strays)} of the data set's {len(folders)} folders match the model's classes: "
+            f"{said}{more}. Give all folders the names of classes, or the classes the folders' names with --labels"
+        )
+    # ImageNet's labels list synonyms; the first will do here.
+    first = [] if isinstance(labels, int) else [label.partition(",")[0] for label in labels[:_SHOWN]]
+    known_as = f"names like {', '.join(first)}" if first else "no names"
+    return (
+        f"the data set's {len(folders)} folders ({_some(folders)}) match none of the model's classes: its "
+        f"{labels if isinstance(labels, int) else len(labels)} have {known_as}. Give the folders' names with --labels, "
+        "or begin the folders with the class index (0007_cat)"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join((*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])))
 
 
 def _places(path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:

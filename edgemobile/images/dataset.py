@@ -1,7 +1,7 @@
 """A folder of images a class, as a directory or a zip, read lazily: for calibration and for accuracy.
 
     photos/cat/1.jpg           classes are folders
-    photos/train/cat/1.jpg     splits are the folders above them (train, val, validation, test)
+    photos/train/cat/1.jpg     splits are the folders above them (train, val, test, ...: SPLITS)
     photos/1.jpg               no classes: fine for calibration, accuracy is then not known
 
 Most sets are stored class by class, so 'the first n images' is one class: take `Dataset.sample`. A zip is read in place
@@ -10,6 +10,7 @@ and never extracted, so no name in it can reach outside.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import zipfile
@@ -23,11 +24,24 @@ import numpy as np
 from PIL import Image
 
 from edgemobile.errors import BrokenImage, EdgemobileError, first_line
-from edgemobile.preprocess import Preprocess
+from edgemobile.preprocess import Preprocess, upright_rgb
 
-__all__ = ["BrokenImage", "ClassMatch", "Dataset", "class_indices", "match_classes", "open_dataset"]
+__all__ = [
+    "CHECK_SPLITS",
+    "SPLITS",
+    "BrokenImage",
+    "ClassMatch",
+    "Dataset",
+    "class_indices",
+    "match_classes",
+    "open_dataset",
+    "unmatched",
+    "why_unmatched",
+]
 
-SPLITS = ("train", "val", "validation", "test")
+# The first of these there is shows how good a model is.
+CHECK_SPLITS = ("test", "val", "validation", "valid", "eval")
+SPLITS = ("train", "val", "validation", "valid", "eval", "test")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 # A photo is a few MiB; what a zip declares beyond this is a mistake or a bomb.
 _MAX_BYTES = 512 * 2**20
@@ -64,10 +78,10 @@ class Dataset:
         return np.random.default_rng(seed).permutation(len(self))[:n]
 
     def load(self, index: int) -> Image.Image:
-        """The image in RGB. Raises BrokenImage with the reason where it cannot be decoded."""
+        """The image, `upright_rgb`. Raises BrokenImage with the reason where it cannot be decoded or shown."""
         name = self.names[index]
         try:
-            return Image.open(BytesIO(self.read(name))).convert("RGB")
+            return upright_rgb(Image.open(BytesIO(self.read(name))))
         # Decoders raise whatever they like on broken bytes: OSError, SyntaxError, struct.error, zlib.error, ...
         except Exception as error:
             raise BrokenImage(f"cannot read {name} of {self.path}: {_reason(error)}") from error
@@ -230,21 +244,51 @@ def match_classes(dataset_classes: Sequence[str], model_labels: Sequence[str] | 
     `model_labels` are names in the order of the model's outputs, or their number where the names are not known. No
     folder is left out: accuracy over half of the classes would look like accuracy.
     """
-    labels = [str(i) for i in range(model_labels)] if isinstance(model_labels, int) else list(model_labels)
-    for rule, find in _RULES.items():
-        indices = find(list(dataset_classes), labels)
-        if indices and all(index is not None and 0 <= index < len(labels) for index in indices):
+    for rule, indices in _by_rule(dataset_classes, model_labels):
+        if indices and None not in indices:
             return ClassMatch(np.array(indices, np.int64), rule)
     return None
 
 
+def unmatched(dataset_classes: Sequence[str], model_labels: Sequence[str] | int) -> list[str]:
+    """The folders for which the rule that fits most of them finds no class."""
+    found = [indices for _, indices in _by_rule(dataset_classes, model_labels)]
+    best = min(found, key=lambda indices: indices.count(None))
+    return [folder for folder, index in zip(dataset_classes, best, strict=True) if index is None]
+
+
+def why_unmatched(folder: str, model_labels: Sequence[str] | int) -> str:
+    """What an `unmatched` folder is, in words, with the label that is nearest."""
+    labels = () if isinstance(model_labels, int) else model_labels
+    sharing = sum(_plain(folder) in _names(label) for label in labels)
+    if sharing > 1:
+        return f"is {sharing} classes of the model"
+    written = {_plain(name): name.strip() for label in labels for name in label.split(",")}
+    near = difflib.get_close_matches(_plain(folder), written, n=1)
+    return "is no class of the model" + (f", nearest: {written[near[0]]}" if near else "")
+
+
+def _by_rule(folders: Sequence[str], model_labels: Sequence[str] | int) -> Iterator[tuple[str, list[int | None]]]:
+    """(rule, the class it finds for each folder, or None)."""
+    labels = [str(i) for i in range(model_labels)] if isinstance(model_labels, int) else list(model_labels)
+    for rule, find in _RULES.items():
+        yield rule, [index if index in range(len(labels)) else None for index in find(list(folders), labels)]
+
+
 def _by_name(folders: list[str], labels: list[str]) -> list[int | None]:
-    """Labels may list synonyms ("tench, Tinca tinca"); a name that two classes share stands for neither."""
-    known: dict[str, int | None] = {}
-    for index, label in enumerate(labels):
-        for name in {_plain(label), *(_plain(synonym) for synonym in label.split(","))}:
-            known[name] = None if name in known else index
-    return [known.get(_plain(folder)) for folder in folders]
+    """Labels may list synonyms ("tench, Tinca tinca"). A folder is the class whose whole label it is, else whose first
+    name, else any: "missile" is not "projectile, missile". A name that two classes share so stands for neither."""
+    tiers = [_unshared(_names(label)[part] for label in labels) for part in (slice(1), slice(1, 2), slice(1, None))]
+    return [next((tier[name] for tier in tiers if name in tier), None) for name in map(_plain, folders)]
+
+
+def _unshared(names: Iterable[Sequence[str]]) -> dict[str, int | None]:
+    """name -> the only class it is of, or None; `names` are those of each class in order."""
+    classes: dict[str, int | None] = {}
+    for index, own in enumerate(names):
+        for name in set(own):
+            classes[name] = None if name in classes else index
+    return classes
 
 
 def _by_leading_integer(folders: list[str], labels: list[str]) -> list[int | None]:
@@ -258,7 +302,7 @@ def _by_integer(folders: list[str], labels: list[str]) -> list[int | None]:
 def _by_wnid(folders: list[str], labels: list[str]) -> list[int | None]:
     """ImageNet's classes are its WordNet ids in order, so all of them together need no table."""
     if len(folders) != len(labels) or not all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
-        return []
+        return [None] * len(folders)
     order = sorted(folders)
     return [order.index(folder) for folder in folders]
 
@@ -269,6 +313,11 @@ _RULES: Mapping[str, Callable[[list[str], list[str]], list[int | None]]] = {
     "folders are class indices": _by_integer,
     "folders are all WordNet ids, in order": _by_wnid,
 }
+
+
+def _names(label: str) -> list[str]:
+    """The whole of a label, then its synonyms, plain."""
+    return [_plain(name) for name in (label, *label.split(","))]
 
 
 def _plain(name: str) -> str:

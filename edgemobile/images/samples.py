@@ -12,7 +12,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.class_labels import match_folders
-from edgemobile.images.dataset import Dataset, open_dataset
+from edgemobile.images.dataset import CHECK_SPLITS, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["Samples", "from_blots", "from_dataset", "from_synthesis"]
@@ -20,7 +20,6 @@ __all__ = ["Samples", "from_blots", "from_dataset", "from_synthesis"]
 _NO_LABELS = "no --calib: accuracy is not known; give an ImageFolder to measure it"
 # Blots a side.
 _BLOTS = 8
-_CHECK_SPLITS = ("test", "val", "validation")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def from_dataset(
     skipped is in `notes`.
     """
     whole = open_dataset(path)
-    check_split = next((split for split in _CHECK_SPLITS if split in whole.splits), None)
+    check_split = next((split for split in CHECK_SPLITS if split in whole.splits), None)
     if check_split and "train" in whole.splits:
         calibration_set, check_set = open_dataset(path, "train"), open_dataset(path, check_split)
         calibration_indices = calibration_set.sample(calibration, seed)

@@ -51,6 +51,8 @@ def test_files_are_counted_and_compared_image_by_image(models: Callable[..., str
     assert paired.p_exact == pytest.approx(2 / 2**12)
     assert [file.classifier.file for file in result.exceeding(66.6)] == [swapped]
     assert result.exceeding(100 * 12 / 18) == ()
+    with pytest.raises(EdgemobileError, match="0 to 100; found nan"):
+        result.exceeding(float("nan"))
     assert result.files[0].top5_correct is None
 
 
@@ -180,6 +182,8 @@ def test_test_is_the_split_unless_another_is_asked_for(
     file = models("bgr")
     assert evaluate(EvalRequest((file,), tmp_path / "set")).files[0].count == 6
     assert evaluate(EvalRequest((file,), tmp_path / "set", split="train")).files[0].count == 18
+    (tmp_path / "set" / "test").rename(tmp_path / "set" / "eval")
+    assert evaluate(EvalRequest((file,), tmp_path / "set")).dataset.split == "eval"
 
 
 def test_what_cannot_be_evaluated_says_why(models: Callable[..., str], colour_photos: Path) -> None:

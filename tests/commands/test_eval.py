@@ -48,7 +48,7 @@ def test_the_table_and_what_it_stands_on(
         assert part in shown
 
 
-@pytest.mark.parametrize(("max_drop", "code"), [("66.6", 1), ("66.7", 0), ("0", 1)])
+@pytest.mark.parametrize(("max_drop", "code"), [("66.6", 1), ("66.7", 0), ("0", 1), ("100", 0)])
 def test_max_drop_decides_the_exit_code(
     run: Run,
     files: tuple[Path, Path],
@@ -64,10 +64,18 @@ def test_max_drop_decides_the_exit_code(
     assert json.loads(capsys.readouterr().out)["passed"] is (code == 0)
 
 
+def test_help_says_where_the_bound_is(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("eval", "--help") == 0
+    assert "more than this far below the baseline" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--max-drop", "1"), "give one with --baseline FILE"),
+        (("--max-drop", "nan", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found nan"),
+        (("--max-drop", "-1", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found -1"),
+        (("--max-drop", "inf", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found inf"),
         (("--preprocess", "caffe"), "imagenet, inception, unit, raw"),
         (("--split", "test"), "has no split 'test'"),
         (("--labels", "none.txt"), "cannot read the labels none.txt"),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -59,12 +60,17 @@ def test_an_unreadable_image_does_not_stop_the_others(model: Path, colour_photos
     assert "none.png: No such file or directory" in errors
 
 
-def test_photos_are_turned_upright(tmp_path: Path) -> None:
-    image = Image.new("RGB", (20, 10), "black")
-    image.paste("white", (0, 0, 10, 10))
-    exif = image.getexif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
-    image.save(tmp_path / "turned.png", exif=exif)
+def test_what_cannot_be_shown_says_why(model: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 40), 0.5, np.float32)).save(tmp_path / "depth.tif")
+    Image.new("RGB", (30_000, 1)).save(tmp_path / "strip.png")
+    code, _, errors = run(model, tmp_path / "depth.tif", tmp_path / "strip.png")
+    assert code == 2
+    assert "depth.tif: its pixels are float32, from 0.5 to 0.5" in " ".join(errors.split())
+    assert "strip.png: it is 30000 x 1 px" in " ".join(errors.split())
+
+
+def test_photos_are_turned_upright(tmp_path: Path, sideways: Image.Image) -> None:
+    sideways.save(tmp_path / "turned.png", exif=sideways.getexif())
     upright = _upright(tmp_path / "turned.png")
     assert upright.size == (10, 20)
     assert upright.getpixel((5, 2)) == (255, 255, 255)

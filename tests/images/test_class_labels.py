@@ -89,7 +89,32 @@ def test_folders_in_order_only_where_nothing_is_known() -> None:
     match = match_folders(["ant", "bee", "cow"], None, 3)
     assert (match.indices.tolist(), "labels unknown" in match.rule) == ([0, 1, 2], True)
     for names, outputs in ((NAMES, 3), (None, 5)):
-        with pytest.raises(
-            EdgemobileError, match=r"3 folders \(ant, bee, cow, ...\) match none of the model's classes"
-        ):
+        with pytest.raises(EdgemobileError, match=r"3 folders \(ant, bee, cow\) match none of the model's classes"):
             match_folders(["ant", "bee", "cow"], names, outputs)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "says"),
+    [
+        (
+            ["airplane", "bird", "cat", "dogs"],
+            ["airplane", "bird", "cat", "dog"],
+            "3 of the data set's 4 folders match the model's classes: 'dogs' is no class of the model, nearest: dog. G",
+        ),
+        (
+            ["0_cat", "1_dog", "7_bee"],
+            NAMES,
+            "2 of the data set's 3 folders .*: '7_bee' is no class of the model. Give",
+        ),
+        (["crane", "dog"], ["crane", "crane", "dog"], "1 of .* 2 folders .*: 'crane' is 2 classes of the model. Give"),
+        (
+            ["ox", "cats", "dogs", "owls", "owl"],
+            NAMES,
+            "1 of .*'ox' is no class of the model; 'cats' .*; and 1 more. G",
+        ),
+        (["dev", "train"], NAMES, r"the data set has splits \(train\) beside other folders \(dev\). Give all top"),
+    ],
+)
+def test_folders_that_are_no_class_are_named(folders: list[str], names: list[str], says: str) -> None:
+    with pytest.raises(EdgemobileError, match=says):
+        match_folders(folders, names, len(names))

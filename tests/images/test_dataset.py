@@ -6,6 +6,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import BrokenImage, class_indices, match_classes, open_dataset
-from edgemobile.preprocess import Preprocess
+from edgemobile.preprocess import IMAGENET, Preprocess
 
 PREPROCESS = Preprocess(input_px=4, antialias=False, mean=(0, 0, 0), std=(1, 1, 1))
 TREE = {
@@ -80,6 +81,13 @@ def test_a_wrapping_folder_is_no_class(tmp_path: Path, kind: str, wrapper: str) 
 def test_only_one_split(tmp_path: Path, kind: str) -> None:
     only = open_dataset(store(tmp_path, {"val/cat/1.png": 1, "val/dog/1.png": 2}, kind))
     assert (only.splits, only.classes) == (("val",), ("cat", "dog"))
+
+
+@pytest.mark.parametrize("check", ["valid", "eval", "Validation"])
+def test_a_split_has_one_of_several_names(tmp_path: Path, kind: str, check: str) -> None:
+    held = open_dataset(store(tmp_path, {"train/cat/1.png": 1, f"{check}/dog/1.png": 2}, kind), check.lower())
+    assert (held.splits, held.classes) == (("train", check.lower()), ("cat", "dog"))
+    assert held.names == (f"{check}/dog/1.png",)
 
 
 def test_classes_named_like_a_split_are_classes(tmp_path: Path, kind: str) -> None:
@@ -185,6 +193,40 @@ def test_a_broken_image_is_named_and_the_batch_goes_on(tmp_path: Path, kind: str
     assert skipped[0][1]
 
 
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_what_cannot_be_shown_is_named_and_the_batch_goes_on(tmp_path: Path, kind: str) -> None:
+    files: dict[str, int | bytes] = {
+        "a/depth.tif": encoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"),
+        "a/good.png": 255,
+        "a/strip.png": encoded(Image.new("L", (20_000, 1)), "PNG"),
+    }
+    images, skipped = open_dataset(store(tmp_path, files, kind)).load_batch(range(3), IMAGENET)
+    assert images.shape == (1, 224, 224, 3)
+    assert [name for name, _ in skipped] == ["a/depth.tif", "a/strip.png"]
+    assert "8 and 16 bits a channel" in skipped[0][1]
+    assert skipped[1][1].startswith("it is 20000 x 1 px")
+
+
+def test_16_bits_of_grey_keep_their_grey(tmp_path: Path, kind: str) -> None:
+    ramp = Image.fromarray(np.arange(16, dtype=np.uint16).reshape(4, 4) * 0x1111)
+    files: dict[str, int | bytes] = {"a/1.png": encoded(ramp, "PNG"), "a/2.tif": encoded(ramp, "TIFF")}
+    held = open_dataset(store(tmp_path, files, kind))
+    for index in range(2):
+        assert np.asarray(held.load(index))[..., 0].ravel().tolist() == [0x11 * i for i in range(16)]
+
+
+def test_photos_are_turned_upright(tmp_path: Path, kind: str, sideways: Image.Image) -> None:
+    data = encoded(sideways, "JPEG", exif=sideways.getexif(), quality=95)
+    upright = open_dataset(store(tmp_path, {"a/1.jpg": data}, kind)).load(0)
+    assert upright.size == (10, 20)
+    assert value(upright) > 250 > 5 > np.asarray(upright)[-1, -1, 0]
+
+
 def test_damaged_bytes_in_a_zip_are_a_broken_image(tmp_path: Path) -> None:
     path = store(tmp_path, {"cat/1.png": 1, "dog/1.png": 2}, "zip")
     data = path.read_bytes()
@@ -235,6 +277,9 @@ def test_threads_share_a_zip(tmp_path: Path) -> None:
         (["cat", "dog"], ["dog", "emu", "cat"], [2, 0], "labels"),
         (["Tabby_Cat", "great-dane"], ["great dane", "tabby cat"], [1, 0], "labels"),
         (["tench", "Carassius auratus"], ["tench, Tinca tinca", "goldfish, Carassius auratus"], [0, 1], "labels"),
+        (["goldfish", "missile"], ["projectile, missile", "goldfish, Carassius auratus", "missile"], [1, 2], "labels"),
+        (["harp", "mouth harp"], ["harmonica, harp, mouth harp", "harp"], [1, 0], "labels"),
+        (["polecat", "skunk"], ["polecat, fitch", "skunk, polecat"], [0, 1], "labels"),
         (["0001_n014", "0000_n013"], ["a", "b"], [1, 0], "begin with the class index"),
         (["0000_n014", "0002_n013"], 3, [0, 2], "begin with the class index"),
         (["0", "2", "10"], [f"c{i}" for i in range(11)], [0, 2, 10], "class indices"),
