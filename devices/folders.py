@@ -7,14 +7,19 @@ from pathlib import Path
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["cache_folder", "config_folder", "inside"]
+__all__ = ["cache_folder", "cache_path", "config_folder", "inside"]
 
 
 def cache_folder(part: str) -> Path:
-    """Our folder `part` of the user's cache (XDG_CACHE_HOME, else ~/.cache), made where absent, for this user only."""
-    folder = _base("XDG_CACHE_HOME", ".cache") / "edgemobile" / part
+    """`cache_path`, made where absent, for this user only."""
+    folder = cache_path(part)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
+
+
+def cache_path(part: str) -> Path:
+    """Our folder `part` of the user's cache (XDG_CACHE_HOME, else ~/.cache). Not made."""
+    return _base("XDG_CACHE_HOME", ".cache") / "edgemobile" / part
 
 
 def config_folder() -> Path:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgemobile.devices.adb import AdbTransport
 from edgemobile.devices.emulated import EmulatedTransport
-from edgemobile.devices.folders import config_folder
+from edgemobile.devices.folders import cache_path, config_folder
 from edgemobile.devices.local import LocalTransport
 from edgemobile.devices.ssh import SshTransport
 from edgemobile.devices.transport import Transport
@@ -169,10 +169,13 @@ def add_device(device: Device) -> None:
 
 
 def remove_device(name: str) -> Device:
-    """Take a row out, with the lines below its header, up to the next one. Returns what was there."""
-    if name == _LOCAL.name:
-        raise EdgemobileError("local is this machine; it has no row to remove")
-    device = find_device(name)
+    """Take a row out, with the lines below its header, up to the next one. Returns what was there.
+
+    Raises EdgemobileError for what is no row: `local`, an emulated core, an address.
+    """
+    rows = _parse(_text(), devices_file())
+    if name not in rows:
+        raise EdgemobileError(_no_row(name, rows))
     kept: list[str] = []
     dropping = False
     for line in _text().splitlines(keepends=True):
@@ -181,7 +184,16 @@ def remove_device(name: str) -> Device:
         if not dropping:
             kept.append(line)
     _write("".join(kept).rstrip("\n") + "\n" if kept else "")
-    return device
+    return rows[name]
+
+
+def _no_row(name: str, rows: Iterable[str]) -> str:
+    if name == _LOCAL.name:
+        return "local is this machine; it has no row to remove"
+    if name.startswith("emulated:"):
+        folder = cache_path("emulated")
+        return f"{name} has no row to remove. To remove what all emulated cores share here, delete the folder {folder}"
+    return f"{name} has no row in {devices_file()}. Rows that can be removed: {', '.join(rows) or 'none'}"
 
 
 def _parse(text: str, file: Path) -> dict[str, Device]:

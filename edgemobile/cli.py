@@ -19,7 +19,7 @@ from edgemobile.commands.bench import bench
 from edgemobile.commands.ci import ci
 from edgemobile.commands.compare import compare
 from edgemobile.commands.completion import completion
-from edgemobile.commands.defaults import config_option
+from edgemobile.commands.defaults import config_option, name_variables
 from edgemobile.commands.devices import devices
 from edgemobile.commands.doctor import doctor
 from edgemobile.commands.eval import evaluate
@@ -31,6 +31,7 @@ from edgemobile.commands.predict import predict
 from edgemobile.commands.quantize import quantize
 from edgemobile.commands.report import report
 from edgemobile.errors import EdgemobileError
+from edgemobile.terminal import print_error
 
 __all__ = ["cli", "main"]
 
@@ -45,10 +46,12 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except EdgemobileError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
+        print_error(str(error))
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; nothing was written", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click raises Abort from the interruption. What it carries are files that were written before it.
+        written = ", ".join(map(str, (error.__cause__ or error).args))
+        click.echo(f"interrupted; {f'written before: {written}' if written else 'no file is half written'}", err=True)
         code = 130
     except BrokenPipeError:
         # The reader of our output went away (`| head`); let the interpreter close what is left without a word.
@@ -66,11 +69,7 @@ class _InOrder(click.Group):
 
 @click.group(
     cls=_InOrder,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 110,
-        "auto_envvar_prefix": "EDGEMOBILE",
-    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="edgemobile")
 @config_option
@@ -102,3 +101,4 @@ _COMMANDS = (
 for _command, _words in _COMMANDS:
     _command.short_help = _words
     cli.add_command(_command)
+name_variables(cli, "EDGEMOBILE")

@@ -18,6 +18,8 @@ from edgemobile.errors import EdgemobileError
 __all__ = ["CONFIG_NAME", "ConfigFile", "read_config"]
 
 CONFIG_NAME = "edgemobile.toml"
+# [defaults] is for the options of every command (edgemobile.commands.defaults), the others for `ci` (edgemobile.gate).
+_TABLES = ("gate", "tolerances", "devices", "models", "defaults")
 _MAX_BYTES = 2**20
 
 
@@ -33,6 +35,12 @@ class ConfigFile:
         """The error to raise about the key at `keys`: FILE:LINE: table.key: words."""
         dotted = ".".join(key if re.fullmatch(r"[\w-]+", key) else f'"{key}"' for key in keys)
         return EdgemobileError(f"{self.path}:{self.line(keys)}: {dotted}: {words}")
+
+    def check_tables(self) -> None:
+        """Raises EdgemobileError, with FILE:LINE, for a top-level table there is not."""
+        for table in self.tables:
+            if table not in _TABLES:
+                raise self.wrong((table,), f"unknown table. Allowed: {', '.join(f'[{name}]' for name in _TABLES)}")
 
     def line(self, keys: tuple[str, ...]) -> int:
         """Where the key stands, or the nearest table around it; from 1."""

@@ -275,12 +275,14 @@ def evaluate(
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.evaluate import evaluate as count
-    from edgemobile.accuracy.evaluation import EvalRequest
+    from edgemobile.accuracy.evaluation import EvalRequest, checked_max_drop
 
     if max_drop is not None and baseline is None:
         raise EdgemobileError(
             "max_drop says how far below a baseline top-1 may fall: give one, baseline='float.tflite'"
         )
+    if max_drop is not None:
+        checked_max_drop(max_drop)
     request = EvalRequest(
         files=tuple(map(str, _paths(files))),
         data=Path(data),

@@ -16,9 +16,10 @@ from edgemobile.artifact import to_json_text
 from edgemobile.commands.bench_tables import label, print_run
 from edgemobile.commands.compare import comparison_json, gate, percentage, print_comparison
 from edgemobile.commands.completion import complete_devices
+from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
 from edgemobile.strict_json import encode
-from edgemobile.terminal import console, progress
+from edgemobile.terminal import console, print_error, progress
 
 if TYPE_CHECKING:
     from edgemobile.bench.compare import Comparison
@@ -64,7 +65,7 @@ def _threads(context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_threads, help="One case each.")
 @click.option("--cores", metavar="LIST", help="Keep to these cores, as in 2-3.")
-@click.option("--runtime", metavar="NAME", help="onnxruntime, litert, tflite_runtime. [default: by format]")
+@click.option("--runtime", metavar="NAME", help="onnxruntime, litert, tflite_runtime, tensorflow. [default: by format]")
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Inferences a case. [default: 100; emulated: 5]")
 @click.option("--seconds", callback=_duration, metavar="S", help="Instead: so long a case, as in 10 or 1m.")
 @click.option("--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead: so long in all, as in 10m.")
@@ -89,7 +90,8 @@ def bench(
     """Measure the latency of FILEs on this machine or on a board.
 
     Files take turns in rounds, after a warm-up; every value and the conditions around it are kept. A measurement that
-    cannot be trusted says why and exits 5. On an emulated device instructions are counted, which repeat, instead of
+    cannot be trusted says why and exits 5. Of several devices those that answer are measured; one that does not is
+    told, and the exit code is 4. On an emulated device instructions are counted, which repeat, instead of
     time, which would mean nothing.
 
     \b
@@ -102,7 +104,7 @@ def bench(
     from edgemobile.bench import BenchRequest
     from edgemobile.bench import bench as measure
     from edgemobile.devices.runtimes import RUNTIMES
-    from edgemobile.records import Settings, load_run
+    from edgemobile.records import Settings, load_run, save_run
 
     devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
     _check_options(devices, settings["runtime"], tuple(RUNTIMES), baseline, max_regress, out)
@@ -111,18 +113,31 @@ def bench(
     except ValueError as error:
         raise EdgemobileError(str(error)) from error
     reference = None if baseline is None else load_run(baseline)
-    codes, shown = [], []
+    codes, failed, shown = [], [], []
+    saved: list[Path] = []
     for device in devices:
-        with _shown(device, quiet=quiet or as_json) as on_progress:
-            run = measure(BenchRequest(files, device, asked), on_progress)
+        try:
+            with _shown(device, quiet=quiet or as_json) as on_progress:
+                run = measure(BenchRequest(files, device, asked), on_progress)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(*saved) from error
+        except EdgemobileError as error:
+            # The others may well answer; alone, it is the error of the command.
+            if len(devices) == 1:
+                raise
+            print_error(f"{device}: {str(error).removeprefix(f'{device}: ')}")
+            failed.append(error.exit_code)
+            shown.append({"device": device, "error": str(error)})
+            continue
         compared = None if reference is None else _compared(reference, run)
-        if out is not None:
-            _save(run, out, device)
         codes.append(print_bench(run, compared, max_regress, quiet=as_json))
         shown.append(_json(run, compared, max_regress) if as_json else {})
+        if out is not None:
+            saved.append(_out_of(out, device))
+            save_run(run, saved[-1])
     if as_json:
         print(to_json_text({"version": 1, "runs": shown}), end="")
-    return UNSTABLE if UNSTABLE in codes else max(codes)
+    return min(failed) if failed else UNSTABLE if UNSTABLE in codes else max(codes)
 
 
 def _check_options(
@@ -134,6 +149,8 @@ def _check_options(
     out: Path | None,
 ) -> None:
     """All that can be refused before a long measurement."""
+    from edgemobile.devices.profiles import find_device
+
     if not devices:
         raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
     if runtime is not None and runtime not in runtimes:
@@ -144,15 +161,14 @@ def _check_options(
         raise EdgemobileError("a baseline is a run on one device: give one with --on")
     if len(devices) > 1 and out is not None and _DEVICE not in out.name:
         raise EdgemobileError(f"--out {out}: each device writes its own run; put {_DEVICE} into the name")
-    if out is not None and not out.parent.is_dir():
-        raise EdgemobileError(f"--out {out}: there is no folder {out.parent}")
+    for device in devices:
+        find_device(device)
+        check_writable("--out", None if out is None else _out_of(out, device))
 
 
-def _save(run: Run, out: Path, device: str) -> None:
-    from edgemobile.records import save_run
-
+def _out_of(out: Path, device: str) -> Path:
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", device)
-    save_run(run, out.with_name(out.name.replace(_DEVICE, safe)))
+    return out.with_name(out.name.replace(_DEVICE, safe)) if out.name else out
 
 
 def _compared(reference: Run, run: Run) -> Comparison:
@@ -186,7 +202,8 @@ def print_bench(run: Run, compared: Comparison | None, max_regress: float | None
         print_run(run, {key: found.stable for key, found in verdicts.items()})
         for case in run.cases:
             if not verdicts[id(case)].stable:
-                console().print(f"[yellow]unstable:[/yellow] {label(case)}: {'; '.join(verdicts[id(case)].reasons)}")
+                reasons = "; ".join(verdicts[id(case)].reasons)
+                console().print(f"[yellow]unstable:[/yellow] {label(case)}: {escape(reasons)}")
         for words in advice(run):
             console().print(f"[yellow]warning:[/yellow] {escape(words)}")
         for note in run.notes:

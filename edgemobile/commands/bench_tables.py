@@ -117,12 +117,11 @@ def _print_profile(case: Case) -> None:
         cut = (
             "it tells no delegate" if case.pieces is None else f"delegate pieces: {case.pieces}, with {outside} outside"
         )
-        console().print(f"{label(case)}: {escape(case.runtime)} gives Python no time by op; {cut}")
+        console().print(f"{label(case)}: {escape(case.runtime)} gives Python no time by op; {escape(cut)}")
         return
     whole = sum(op.ns for op in case.profile) or 1
-    table = format_table(
-        f"{Path(case.file).name}, by op, as onnxruntime's profiler has it", ["op", "kind", "time", "share"], left=2
-    )
+    title = escape(f"{Path(case.file).name}, by op, as onnxruntime's profiler has it")
+    table = format_table(title, ["op", "kind", "time", "share"], left=2)
     slowest = sorted(case.profile, key=lambda op: -op.ns)
     for op in slowest[:_SHOWN_OPS]:
         table.add_row(escape(op.name), escape(op.op), f"{op.ns / 1000:.0f} us", f"{op.ns / whole:.1%}")

@@ -13,6 +13,7 @@ from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_gate_models
 from edgemobile.commands.for_ci import tell_ci
 from edgemobile.commands.options import FOR_CI
+from edgemobile.commands.writable import check_writable
 from edgemobile.config_file import CONFIG_NAME, read_config
 from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
@@ -69,7 +70,7 @@ def ci(
     from edgemobile.gate.output import gate_junit, gate_markdown
     from edgemobile.gate.run import run_gate
 
-    _check_writable(junit)
+    check_writable("--junit", junit)
     chosen = config or context.find_root().params.get("config") or Path(CONFIG_NAME)
     if not chosen.is_file():
         raise EdgemobileError(f"there is no {chosen}. Write one (docs/ci.md), or name it with --config")
@@ -83,18 +84,12 @@ def ci(
     return report.exit_code
 
 
-def _check_writable(junit: Path | None) -> None:
-    """Before minutes of work."""
-    if junit is not None and not junit.parent.is_dir():
-        raise EdgemobileError(f"--junit {junit}: there is no folder {junit.parent}")
-
-
 def print_gate(report: GateReport) -> None:
     """A row a file, a column a kind of check; below it in words what did not pass."""
     from edgemobile.gate.output import totals
 
     kinds = list(dict.fromkeys(_kind(check) for check in report.checks if check.file))
-    table = format_table(report.config, ["", "model", "file", *kinds, ""], left=3)
+    table = format_table(escape(report.config), ["", "model", "file", *kinds, ""], left=3)
     for (model, file), checks in _by_file(report).items():
         cells = {_kind(check): _cell(check) for check in checks}
         worst = next((check for check in checks if check.outcome.exit_code), checks[0])

@@ -41,7 +41,7 @@ def compare(reference: Path, other: Path, max_regress: float | None, allow_unlik
     """How much slower or faster run B is than run A, each saved by `edgemobile bench --out`.
 
     Runs on different devices, runtimes, threads or conditions are refused. Exits 1 where B is slower than --max-regress
-    allows, beyond doubt or because B's median is; 5 where the interval leaves it open, or either run is unstable.
+    allows with all of the interval; 5 where the median is and the interval is not, or either run is unstable.
 
     \b
     Examples:

@@ -12,6 +12,7 @@ from edgemobile.arch import ARCHS
 from edgemobile.errors import EdgemobileError
 
 __all__ = [
+    "complete_device_rows",
     "complete_devices",
     "complete_gate_models",
     "complete_models",
@@ -66,6 +67,12 @@ def _devices() -> list[str]:
     return [*load_devices(), *(f"emulated:{cpu}" for cpu in CORES)]
 
 
+def _device_rows() -> list[str]:
+    from edgemobile.devices.profiles import load_devices
+
+    return [name for name in load_devices() if name != "local"]
+
+
 def _recipes() -> list[str]:
     from edgemobile.quant.recipes import RECIPES
 
@@ -83,5 +90,6 @@ def _gate_models() -> list[str]:
 complete_models = _completer(lambda: ARCHS)
 complete_refs = _completer(lambda: ARCHS, files=True)
 complete_devices = _completer(_devices, several=True)
+complete_device_rows = _completer(_device_rows)
 complete_recipes = _completer(_recipes, files=True)
 complete_gate_models = _completer(_gate_models)

@@ -1,4 +1,5 @@
-"""[defaults.COMMAND] tables of edgemobile.toml: values for options that the command line and the environment leave out.
+"""Values for options that the command line leaves out: EDGEMOBILE_COMMAND_OPTION of the environment, then
+[defaults.COMMAND] of edgemobile.toml.
 
 [defaults.export]
 int8 = true
@@ -17,7 +18,7 @@ import click
 
 from edgemobile.config_file import CONFIG_NAME, ConfigFile, read_config
 
-__all__ = ["config_option", "defaults_of"]
+__all__ = ["config_option", "defaults_of", "name_variables"]
 
 
 def _loaded(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
@@ -41,8 +42,9 @@ config_option = click.option(
 def defaults_of(group: click.Group, file: ConfigFile) -> dict[str, Any]:
     """click's default_map: command -> option -> value.
 
-    Raises EdgemobileError, with FILE:LINE, for a command, an option or a value there is not.
+    Raises EdgemobileError, with FILE:LINE, for a table, a command, an option or a value there is not.
     """
+    file.check_tables()
     return _group(group, file.tables.get("defaults", {}), file, ("defaults",))
 
 
@@ -67,6 +69,23 @@ def _options(command: click.Command, table: Any, file: ConfigFile, at: tuple[str
             raise file.wrong((*at, name), f"{command.name} has no such option. Allowed: {allowed}")
         found[parameter.name] = _value(command, parameter, value, file, (*at, name))
     return found
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Give every option of `command`, and of the commands below it, the environment variable PREFIX_OPTION.
+
+    click would build it from the name of the Python parameter, which need not be the option's.
+    """
+    for parameter in command.params:
+        if parameter.expose_value and (names := _names(parameter)):
+            parameter.envvar = _variable(prefix, names[0])
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            name_variables(below, _variable(prefix, name))
+
+
+def _variable(prefix: str, name: str) -> str:
+    return f"{prefix}_{name}".upper().replace("-", "_")
 
 
 def _names(parameter: click.Parameter) -> list[str]:

@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
-from edgemobile.commands.completion import complete_devices
+from edgemobile.commands.completion import complete_device_rows, complete_devices
 from edgemobile.terminal import console, format_table, progress
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def list_devices(as_json: bool) -> None:
         listed = [{"name": row.name, "address": row.address, **row.options} for row in rows.values()]
         print(to_json_text(listed), end="")
         return
-    table = format_table(str(devices_file()), ["name", "address", "options"], left=3)
+    table = format_table(escape(str(devices_file())), ["name", "address", "options"], left=3)
     for row in rows.values():
         options = ", ".join(f"{option} = {value}" for option, value in row.options.items())
         table.add_row(escape(row.name), escape(row.address), escape(options))
@@ -74,7 +74,7 @@ def add(name: str, address: str, **options: str | None) -> None:
 
 
 @devices.command()
-@click.argument("name", shell_complete=complete_devices)
+@click.argument("name", shell_complete=complete_device_rows)
 def remove(name: str) -> None:
     """Forget the board called NAME. What is on it stays there."""
     from edgemobile.devices.profiles import remove_device

@@ -45,7 +45,7 @@ _SHOWN_SKIPPED = 5
     "--arch",
     metavar="NAME",
     shell_complete=complete_models,
-    help="The reference model of a checkpoint (see `edgemobile models`).",
+    help="The reference model of a checkpoint (see `edgemobile models`). [default: what its shapes say]",
 )
 @click.option(
     "--preprocess",
@@ -82,8 +82,8 @@ def evaluate(
 ) -> int:
     """Measure the accuracy of FILEs on the images of --data: top-1, top-5, the 95 % interval, against a baseline.
 
-    FILE is any .onnx or .tflite image classifier, a checkpoint of a reference model (with --arch), or the name of one
-    with bundled weights. Preprocessing, layout and classes are taken from the file where it says, and shown.
+    FILE is any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of one with bundled
+    weights, package.module:factory, or a saved program (.pt2). Preprocessing, layout and classes are taken from the file where it says, and shown.
 
     \b
     Examples:

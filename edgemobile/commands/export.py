@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 
 from edgemobile.arch import ARCHS, get_arch
 from edgemobile.commands.completion import complete_refs
@@ -100,7 +101,7 @@ def print_export(result: ExportResult, *, as_json: bool = False, verbose: bool =
         return
     screen = console()
     accuracy = f", PyTorch top-1 {result.float_accuracy:.1%}" if result.float_accuracy is not None else ""
-    title = f"{result.model} at {result.input_px} px, {result.source}\nchecked on {result.images}{accuracy}"
+    title = escape(f"{result.model} at {result.input_px} px, {result.source}\nchecked on {result.images}{accuracy}")
     columns = [
         "file",
         "precision",
@@ -120,20 +121,20 @@ def print_export(result: ExportResult, *, as_json: bool = False, verbose: bool =
         table.add_row(*_file_row(file))
     screen.print(table)
     for note in result.notes:
-        screen.print(f"[dim]note:[/dim] {note}")
+        screen.print(f"[dim]note:[/dim] {escape(note)}")
     for file in result.files:
         for missed in file.verdict.missed:
-            screen.print(f"[red]missed:[/red] {file.artifact.file}: {missed}")
+            screen.print(f"[red]missed:[/red] {escape(f'{file.artifact.file}: {missed}')}")
         if verbose:
             ops = ", ".join(f"{op} {count}" for op, count in sorted(file.artifact.ops.items()))
-            screen.print(f"[dim]{file.artifact.file}:[/dim] {ops}")
-    screen.print(f"wrote [bold]{result.out}{'/' if not str(result.out).endswith('/') else ''}[/bold]")
+            screen.print(f"[dim]{escape(file.artifact.file)}:[/dim] {escape(ops)}")
+    screen.print(f"wrote [bold]{escape(f'{result.out}/')}[/bold]")
 
 
 def _file_row(file: Checked) -> list[str]:
     artifact, metrics = file.artifact, file.verdict.metrics
     return [
-        artifact.file,
+        escape(artifact.file),
         artifact.precision,
         format_bytes(artifact.bytes),
         str(artifact.op_count),
@@ -143,6 +144,6 @@ def _file_row(file: Checked) -> list[str]:
         f"{metrics['top1_agree']:.1%}",
         "-" if file.accuracy is None else f"{file.accuracy:.2%}",
         f"{file.latency.median_ns / 1e6:.2f} ms",
-        file.runtime,
+        escape(file.runtime),
         "ok" if file.verdict.passed else "[red]MISSED[/red]",
     ]

@@ -88,10 +88,7 @@ def _as_json(
 
 def _print(left: Inspection, right: Inspection | None, *, tensors: bool) -> None:
     files = [left] if right is None else [left, right]
-    table = format_table("", ["", *(file.file for file in files)], left=1 + len(files))
-    for column in table.columns[1:]:
-        column.no_wrap = False
-        column.overflow = "fold"
+    table = format_table("", ["", *(escape(file.file) for file in files)], left=1 + len(files))
     rows = [_facts(file) for file in files]
     for fact in dict.fromkeys(name for row in rows for name in row):
         table.add_row(f"[dim]{fact}[/dim]", *(escape(row.get(fact, "-")) for row in rows))
@@ -195,7 +192,7 @@ def _dead_channels(weights: Sequence[WeightFacts]) -> str:
 
 def _weight_table(file: Inspection) -> object:
     columns = ["weight", "op", "shape", "dtype", "scales", "smallest", "largest", "dead", "bias of int32"]
-    table = format_table(f"\nWeights of {file.file}", columns, left=4)
+    table = format_table(f"\nWeights of {escape(file.file)}", columns, left=4)
     for weight in file.weights:
         table.add_row(
             escape(weight.name),
@@ -222,7 +219,7 @@ def _print_diff(diff: TensorDiff | None, reason: str) -> None:
     else:
         out.print(f"[dim]tensors:[/dim] [red]{len(diff.differing)} differ[/red] of {_compared(diff)}")
         for name, detail in list(diff.differing.items())[:_SHOWN]:
-            out.print(f"  {escape(name)}: {detail}")
+            out.print(f"  {escape(name)}: {escape(detail)}")
         if len(diff.differing) > _SHOWN:
             out.print(f"  ... and {len(diff.differing) - _SHOWN} more; --json lists all")
     if diff is not None and diff.compared and (diff.only_left or diff.only_right):

@@ -22,7 +22,7 @@ __all__ = ["models"]
 @click.command()
 @click.argument("name", required=False, shell_complete=complete_models)
 @click.option("--width", type=float, help="Width multiplier; channels are rounded to 8 and never below 90 %.")
-@click.option("--res", type=int, help="Input resolution in pixels.")
+@click.option("--res", type=click.IntRange(min=1), help="Input resolution in pixels.")
 @click.option("--classes", type=int, help="Number of classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(name: str | None, width: float | None, res: int | None, classes: int | None, as_json: bool) -> None:

@@ -46,7 +46,7 @@ MODEL = _group(
         "[default: bundled, or what your own model brings along]",
     ),
     click.option("--width", type=float, help="Width multiplier. [default: the checkpoint's]"),
-    click.option("--res", type=int, help="Input resolution in pixels. [default: the checkpoint's]"),
+    click.option("--res", type=click.IntRange(min=1), help="Input resolution in pixels. [default: the checkpoint's]"),
     click.option("--classes", type=int, help="Number of classes. [default: the checkpoint's]"),
     click.option("--batch", type=int, default=1, show_default=True, help="Batch size of the files."),
 )

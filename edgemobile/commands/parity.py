@@ -13,6 +13,7 @@ from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_devices, complete_models, complete_refs
 from edgemobile.commands.for_ci import tell_ci
 from edgemobile.commands.options import FOR_CI
+from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
 
@@ -94,6 +95,7 @@ def parity(
     from edgemobile.parity import parity as compare
     from edgemobile.parity.output import junit_xml, markdown
 
+    check_writable("--junit", junit)
     if on is not None and not _names(on):
         raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
     request = ParityRequest(
@@ -135,7 +137,7 @@ def print_parity(report: ParityReport) -> None:
     # What a device is, and whether its integers are those of this machine.
     remote = ["machine", "steps"] if any(file.machine for file in report.files) else []
     columns = ["", "file", "on", *METRICS, "layers", *remote]
-    table = format_table(f"parity with {report.reference}, on {report.images}", columns, left=3)
+    table = format_table(escape(f"parity with {report.reference}, on {report.images}"), columns, left=3)
     for file in report.files:
         mark = "[green]pass[/green]" if file.passed else "[red]FAIL[/red]"
         metrics = [shown(name, file.metrics[name]) for name in METRICS]
@@ -180,7 +182,8 @@ def _print_layers(file: FileParity) -> None:
     from edgemobile.parity.output import worst_layers
 
     columns = ["layer", "op", "drift dB", "own dB", "ref. weights dB", "steps"]
-    table = format_table(f"around the first layer that parts, {Path(file.file).name} on {file.place}", columns, left=2)
+    title = f"around the first layer that parts, {Path(file.file).name} on {file.place}"
+    table = format_table(escape(title), columns, left=2)
     for layer in worst_layers(file):
         numbers = (layer.sqnr_db, layer.own_db, layer.constants_db)
         cells = ["-" if number is None else f"{number:.1f}" for number in numbers]

@@ -33,7 +33,11 @@ _BAR = 24
     help="Class names, one a line, in the order of the outputs. [default: in the file, or labels.txt beside it]",
 )
 @click.option("--preprocess", metavar="NAME|JSON", help="As for `edgemobile eval`. [default: what the file says]")
-@click.option("--arch", metavar="NAME", help="The reference model of a checkpoint (see `edgemobile models`).")
+@click.option(
+    "--arch",
+    metavar="NAME",
+    help="The reference model of a checkpoint (see `edgemobile models`). [default: what its shapes say]",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of an inference.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def predict(
@@ -46,8 +50,8 @@ def predict(
     threads: int,
     as_json: bool,
 ) -> int:
-    """Classify IMAGEs with FILE: any .onnx or .tflite image classifier, a checkpoint (with --arch), or the name of a
-    reference model with bundled weights.
+    """Classify IMAGEs with FILE: any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of one
+    with bundled weights, package.module:factory, or a saved program (.pt2).
 
     Photos are turned upright first, as their camera says. The exit code is 2 when an image cannot be read.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 
+from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.export import check_model, print_export
 from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
@@ -118,8 +121,6 @@ def quantize(
         bias_correction=bias_correction,
     )
     if print_recipe:
-        from edgemobile.artifact import to_json_text
-
         click.echo(to_json_text(chosen.to_json()), nl=False)
         return 0
     from edgemobile.pipeline import ExportRequest, export, ranking
@@ -136,15 +137,22 @@ def quantize(
     )
     with progress(quiet=quiet or as_json) as bars:
         if rank:
-            _print_ranking(request, ranking(request, bars))
-            return 0
-        result = export(request, bars)
+            costs = ranking(request, bars)
+        else:
+            result = export(request, bars)
+    if rank:
+        _print_ranking(request, costs, as_json=as_json)
+        return 0
     print_export(result, as_json=as_json, verbose=verbose)
     return 0 if result.passed else 1
 
 
-def _print_ranking(request: ExportRequest, costs: list[Cost]) -> None:
-    table = format_table(f"{request.model}: what each tensor alone costs in int8", ["tensor", "SQNR", "share"])
+def _print_ranking(request: ExportRequest, costs: list[Cost], *, as_json: bool) -> None:
+    if as_json:
+        print(to_json_text([asdict(cost) for cost in costs]), end="")
+        return
+    title = f"{escape(request.model)}: what each tensor alone costs in int8"
+    table = format_table(title, ["tensor", "SQNR", "share"])
     for cost in costs:
-        table.add_row(cost.tensor, f"{cost.sqnr_db:.1f} dB", f"{cost.share:.1%}")
+        table.add_row(escape(cost.tensor), f"{cost.sqnr_db:.1f} dB", f"{cost.share:.1%}")
     console().print(table)

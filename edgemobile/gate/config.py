@@ -128,9 +128,7 @@ def selects(selector: str, format: str, precision: str) -> bool:
 
 def load_gate(file: ConfigFile) -> GateConfig:
     """Raises EdgemobileError with FILE:LINE for a key, a type or a value that is not allowed."""
-    for table in file.tables:
-        if table not in _TABLES:
-            raise file.wrong((table,), f"unknown table. Allowed: {', '.join(f'[{name}]' for name in _TABLES)}")
+    file.check_tables()
     read = Reader(file)
     settings = GateSettings(**read.table(("gate",), _GATE))
     tolerances = read.tables(("tolerances",), _BOUNDS, PRECISIONS)
@@ -264,8 +262,6 @@ _MODEL: Mapping[str, Read] = {
     "tolerances": _by_precision,
     "accuracy": _accuracy,
 }
-# [defaults] is for the other commands (edgemobile.commands.defaults).
-_TABLES = ("gate", "tolerances", "devices", "models", "defaults")
 
 
 # ---- what one key has to do with another ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
+from edgemobile.graph.embed import outside
 from edgemobile.report.findings import Artifact, Findings
 from edgemobile.report.text import markdown_text
 from edgemobile.report.words import device_words, megabytes, percent, value_words
@@ -58,7 +59,11 @@ def _what(one: Artifact) -> Iterator[str]:
         yield f"- labels, in the order of the outputs: {markdown_text(shown)}"
     pixels = export.preprocess
     how = f"to {pixels.input_px} x {pixels.input_px} px ({pixels.resize}, {pixels.interpolation})"
-    yield f"- preprocessing: {how}, pixels from 0 to 1, mean {list(pixels.mean)}, std {list(pixels.std)}"
+    channels = f"mean {list(pixels.mean)}, std {list(pixels.std)}"
+    if export.preprocess_embedded:
+        yield f"- preprocessing: {how}, raw pixels uint8 NHWC; mean and std are inside the file ({channels})"
+    else:
+        yield f"- preprocessing: {how}, pixels from 0 to 1, {channels}"
 
 
 def _quantized(facts: object) -> Iterator[str]:
@@ -116,8 +121,8 @@ def snippet(one: Artifact) -> str | None:
     """A program that classifies photo.jpg; None where the preprocessing is not known."""
     if one.export is None or one.format not in _RUN:
         return None
-    preprocess, labels = one.export.preprocess.to_json(), one.export.labels
-    literal = json.dumps(json.dumps(preprocess))
+    preprocess, labels, embedded = one.export.preprocess, one.export.labels, one.export.preprocess_embedded
+    literal = json.dumps(json.dumps((outside(preprocess) if embedded else preprocess).to_json()))
     end = "labels[best]" if labels else "best"
     lines = [
         "import numpy as np",
@@ -127,6 +132,7 @@ def snippet(one: Artifact) -> str | None:
         "",
         f"preprocess = Preprocess.from_json({literal})",
         'image = preprocess(Image.open("photo.jpg"))[None]',
+        *([_PIXELS] if embedded else ["image = image.transpose(0, 3, 1, 2)"] if one.format == "onnx" else []),
         _RUN[one.format].format(file=json.dumps(one.exported.file if one.exported else one.name)),
         *([f"labels = {json.dumps(labels)}"] if labels else []),
         "best = int(np.argmax(scores))",
@@ -139,10 +145,10 @@ _IMPORT = {
     "onnx": "import onnxruntime",
     "tflite": "from ai_edge_litert.interpreter import Interpreter",
 }
+_PIXELS = "image = np.clip(np.rint(image), 0, 255).astype(np.uint8)"
 _RUN = {
     "onnx": """session = onnxruntime.InferenceSession({file})
-given = session.get_inputs()[0]
-scores = session.run(None, {{given.name: image.transpose(0, 3, 1, 2)}})[0][0]""",
+scores = session.run(None, {{session.get_inputs()[0].name: image}})[0][0]""",
     "tflite": """model = Interpreter({file})
 model.allocate_tensors()
 given, result = model.get_input_details()[0], model.get_output_details()[0]

@@ -87,11 +87,15 @@ class _Manifest:
     weights_sha256: str
     checked_on: str
     files: tuple[ExportedFile, ...]
+    preprocess_embedded: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Export(_Manifest):
-    """A manifest. `facts` is the rest of it, as JSON, to be shown and not computed with."""
+    """A manifest. `facts` is the rest of it, as JSON, to be shown and not computed with.
+
+    `preprocess` is the model's; where it is embedded, mean and std are inside the files.
+    """
 
     preprocess: Preprocess
     facts: Mapping[str, Any]

@@ -15,7 +15,9 @@ import pytest
 
 from edgemobile.cli import main
 from edgemobile.commands.bench_tables import grouped_instructions
-from edgemobile.records import INSTRUCTION_CLASSES, load_run
+from edgemobile.devices.runtimes import RUNTIMES
+from edgemobile.errors import EdgemobileError
+from edgemobile.records import INSTRUCTION_CLASSES, Run, load_run
 
 pytest.importorskip("onnxruntime")
 
@@ -94,6 +96,80 @@ def test_an_interrupt_leaves_nothing_half_written(model: Path, tmp_path: Path) -
     assert {file.name for file in tmp_path.iterdir()} == {"model[1].onnx", "cache"}
 
 
+@pytest.fixture
+def boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`off` answers nobody, `here` is this machine under another name."""
+    file = tmp_path / "devices.toml"
+    file.write_text('[off]\naddress = "ssh://127.0.0.1:1"\n[here]\naddress = "local"\n')
+    monkeypatch.setenv("EDGEMOBILE_DEVICES", str(file))
+
+
+@pytest.mark.usefixtures("boards")
+def test_boards_that_answer_are_measured(
+    call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("bench", model, "--runs", "20", "--on", "local,off,here", "--out", tmp_path / "run-{device}.json")
+    assert call(*words) == 4
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: off: ")
+    assert shown.out.count("95 % interval") == 2
+    assert {path.name for path in tmp_path.glob("run-*")} == {"run-local.json", "run-here.json"}
+    assert call(*words, "--json") == 4
+    first, error, last = json.loads(capsys.readouterr().out)["runs"]
+    assert (first["device"], error["device"], last["device"]) == ("local", "off", "here")
+    assert "Connection refused" in error["error"]
+    assert call("bench", model, "--on", "off") == 4
+
+
+@pytest.mark.usefixtures("boards")
+def test_an_interruption_names_the_runs_before_it(
+    call: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgemobile import bench
+
+    def measure(request: bench.BenchRequest, *rest: object) -> Run:
+        if request.device == "here":
+            raise KeyboardInterrupt
+        return real(request)
+
+    real = bench.bench
+    monkeypatch.setattr(bench, "bench", measure)
+    out = tmp_path / "run-{device}.json"
+    assert call("bench", model, "--runs", "20", "--on", "local,here", "--out", out) == 130
+    assert f"interrupted; written before: {tmp_path / 'run-local.json'}" in capsys.readouterr().err
+    assert call("bench", model, "--runs", "20", "--on", "here") == 130
+    assert "interrupted; no file is half written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "said"), [("folder", "this is a folder"), ("x" * 300, "no file can be made there")])
+def test_where_no_run_can_be_saved_none_is_measured(
+    call: Command,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr("edgemobile.bench.bench", lambda *args: pytest.fail("measured"))
+    (tmp_path / "folder").mkdir()
+    assert call("bench", model, "--out", tmp_path / name) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_saved_is_shown(
+    call: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(run: Run, path: Path) -> None:
+        raise EdgemobileError(f"cannot write {path}: No space left on device")
+
+    monkeypatch.setattr("edgemobile.records.save_run", fail)
+    assert call("bench", model, "--runs", "20", "--out", tmp_path / "run.json") == 2
+    shown = capsys.readouterr()
+    assert "95 % interval" in shown.out
+    assert "No space left" in shown.err
+
+
 def test_few_values_are_unstable(call: Command, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("bench", model, "--runs", "3") == 5
     assert "unstable: model[1].onnx (1 thread): 3 values in 3 rounds; at least 20 in 5" in capsys.readouterr().out
@@ -107,7 +183,7 @@ def saved(call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
     def save(name: str, ms: float, **changes: object) -> Path:
         run = json.loads((tmp_path / "real.json").read_text())
-        run["cases"][0].update(rounds_ns=[[int(ms * 1e6)] * 4] * 5, **changes)
+        run["cases"][0].update({"rounds_ns": [[int(ms * 1e6)] * 4] * 5, **changes})
         (tmp_path / name).write_text(json.dumps(run))
         return tmp_path / name
 
@@ -125,6 +201,22 @@ def test_the_gate(
     assert call("compare", saved("a.json", 1), saved("b.json", ms), "--max-regress", "5", "--json") == code
     (pair,) = json.loads(capsys.readouterr().out)["pairs"]
     assert pair["judgement"] == ("regressed" if code else "passed")
+
+
+def test_a_median_beyond_the_limit_alone_leaves_it_open(
+    call: Command, saved: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    slower = [[1_080_000] * 4, [1_000_000] * 4, [1_080_000] * 4, [1_000_000] * 4, [1_080_000] * 4] * 2
+    assert call("compare", saved("a.json", 1), saved("b.json", 1, rounds_ns=slower), "--max-regress", "5%") == 5
+    assert "measure more runs" in capsys.readouterr().out
+    assert call("compare", "--help") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Exits 1 where B is slower than --max-regress allows with all of the interval; 5 where the median is" in said
+
+
+def test_the_help_names_every_runtime(call: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("bench", "--help") == 0
+    assert ", ".join(RUNTIMES) in " ".join(capsys.readouterr().out.split())
 
 
 def test_unlike_runs(call: Command, saved: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -276,6 +276,8 @@ def test_usage(gate, edgemobile, tmp_path: Path) -> None:
     assert (ran.code, "Models: colours" in ran.err) == (2, True)
     ran = gate("", "--junit", "none/gate.xml")
     assert (ran.code, "there is no folder none" in ran.err) == (2, True)
+    ran = gate("", "--junit", ".")
+    assert (ran.code, "--junit .: this is a folder" in ran.err) == (2, True)
     (tmp_path / "edgemobile.toml").rename(tmp_path / "other.toml")
     assert edgemobile("--config", "other.toml", "ci").code == 0
     assert edgemobile("ci", "--config", "other.toml").code == 0

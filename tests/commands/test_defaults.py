@@ -6,8 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 
@@ -60,6 +62,7 @@ def test_lists_and_groups(edgemobile) -> None:
         ("defaults = 3", 1, "must be a table"),
         ("[defaults.devices.add]\nname = 'pi'", 2, "add has no such option"),
         ("[defaults", 1, "not TOML"),
+        ("[defaults.export]\nint8 = true\n[default.export]\nint8 = true", 3, "unknown table. Allowed: [gate],"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(edgemobile, text: str, line: int, said: str) -> None:
@@ -70,22 +73,56 @@ def test_what_is_wrong_is_told_with_its_line(edgemobile, text: str, line: int, s
     assert said in ran.err
 
 
-def test_every_option_can_come_from_the_environment() -> None:
-    """No option opts out, and no two of them have one name."""
-    import click
+def _commands(command: click.Command, variable: str = "EDGEMOBILE") -> Iterator[tuple[str, click.Command]]:
+    """Every command, with what its variables begin with."""
+    yield variable, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _commands(below, f"{variable}_{name}".upper())
 
+
+def test_every_option_has_the_variable_of_its_long_name() -> None:
     from edgemobile.cli import cli
 
-    def names(command: click.Command, prefix: str) -> list[str]:
-        if isinstance(command, click.Group):
-            return [n for key, one in command.commands.items() for n in names(one, f"{prefix}_{key}".upper())]
-        options = [one for one in command.params if isinstance(one, click.Option)]
-        assert all(one.allow_from_autoenv for one in options)
-        return [f"{prefix}_{one.name}".upper() for one in options]
+    found = [
+        (one.envvar, f"{variable}_{long[2:]}".upper().replace("-", "_"))
+        for variable, command in _commands(cli)
+        for one in command.params
+        if isinstance(one, click.Option) and one.expose_value
+        for long in one.opts
+        if long.startswith("--")
+    ]
+    assert all(given == wanted for given, wanted in found)
+    assert len({given for given, _ in found}) == len(found) > 100
 
-    found = names(cli, "EDGEMOBILE")
-    assert "EDGEMOBILE_DEVICES_SETUP_QUIET" in found
-    assert len(set(found)) == len(found)
+
+@pytest.mark.parametrize(
+    ("words", "variable", "value", "wanted"),
+    [
+        ("export v2", "EXPORT_TO", "tflite", {"formats": ("tflite",)}),
+        ("export v2", "EXPORT_KEEP_FLOAT", "a b", {"keep_float": ("a", "b")}),
+        ("quantize v2", "QUANTIZE_ADAROUND", "0", {"adaround": False}),
+        ("inspect a.onnx", "INSPECT_DIFF", "b.onnx", {"other": Path("b.onnx")}),
+        ("parity v2 a.onnx", "PARITY_MIN", "sqnr_db=40", {"minimums": "sqnr_db=40"}),
+        ("bench a.onnx", "BENCH_JSON", "1", {"as_json": True}),
+        ("bench a.onnx", "BENCH_SUSTAINED", "10m", {"sustained_s": 600}),
+        ("bench a.onnx", "BENCH_COOLDOWN", "60C", {"cooldown_c": 60}),
+        ("devices add pi ssh://pi", "DEVICES_ADD_SSH_CONFIG", "here", {"config": "here"}),
+        ("devices setup pi", "DEVICES_SETUP_RUNTIME", "litert", {"runtimes": ("litert",)}),
+        ("doctor", "DOCTOR_ON", "pi", {"name": "pi"}),
+    ],
+)
+def test_a_variable_is_heard(
+    words: str, variable: str, value: str, wanted: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgemobile.cli import cli
+
+    monkeypatch.setenv(f"EDGEMOBILE_{variable}", value)
+    command: click.Command = cli
+    rest = words.split()
+    while isinstance(command, click.Group):
+        command = command.commands[rest.pop(0)]
+    context = command.make_context(command.name, rest)
+    assert wanted.items() <= context.params.items()
 
 
 # ---- completion -----------------------------------------------------------------------------------------------------
@@ -106,6 +143,8 @@ def test_every_option_can_come_from_the_environment() -> None:
             ["local,emulated:cortex-a72", "local,emulated:cortex-a76"],
         ),
         ("edgemobile devices probe emulated:cortex-a5", ["emulated:cortex-a53"]),
+        ("edgemobile devices remove emulated:cortex-a5", []),
+        ("edgemobile devices remove p", ["pi5"]),
         ("edgemobile ci --only s", ["small", "smaller"]),
     ],
 )
@@ -116,11 +155,13 @@ def test_the_tab_key(line: str, offered: list[str], tmp_path: Path, monkeypatch:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEMOBILE_DEVICES", str(tmp_path / "devices.toml"))
+    (tmp_path / "devices.toml").write_text('[pi5]\naddress = "ssh://pi5"\n')
     Path("edgemobile.toml").write_text("[models.small]\n[models.smaller]\n[models.large]\n")
     *args, incomplete = line.split()[1:]
     found = BashComplete(cli, {}, "edgemobile", "_EDGEMOBILE_COMPLETE").get_completions(args, incomplete)
     values = [item.value for item in found]
     assert set(offered) <= set(values)
+    assert bool(offered) is bool(values)
     assert all(value.startswith(incomplete) for value in values)
 
 

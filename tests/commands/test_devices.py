@@ -34,6 +34,24 @@ def test_add_list_remove(file: Path) -> None:
     assert file.read_text().strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("local", "local is this machine; it has no row to remove"),
+        ("emulated:cortex-a72", "delete the folder {cache}/edgemobile/emulated"),
+        ("ssh://pi@nowhere", "ssh://pi@nowhere has no row in {file}. Rows that can be removed: pi5"),
+        ("pi4", "pi4 has no row in {file}. Rows that can be removed: pi5"),
+    ],
+)
+def test_only_rows_are_removed(file: Path, tmp_path: Path, name: str, said: str) -> None:
+    file.write_text('[pi5]\naddress = "ssh://pi5"\n')
+    result = _run("devices", "remove", name)
+    assert isinstance(result.exception, EdgemobileError)
+    assert said.format(cache=tmp_path / "cache", file=file) in str(result.exception)
+    assert file.read_text() == '[pi5]\naddress = "ssh://pi5"\n'
+    assert not (tmp_path / "cache").exists()
+
+
 def test_probe_of_this_machine() -> None:
     told = json.loads(_run("devices", "probe", "local", "--json").output)
     assert told["facts"]["cores"]

@@ -177,6 +177,31 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["export v2", "quantize v2", "models v2"])
+def test_no_pixels_are_not_the_default(edgemobile, command: str) -> None:
+    ran = edgemobile(*command.split(), "--res", "0")
+    assert (ran.code, "'--res': 0 is not in the range x>=1" in ran.err) == (2, True)
+
+
+def test_brackets_are_shown_as_they_are(edgemobile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgemobile.pipeline.TOLERANCES", {**TOLERANCES, "float32": {"sqnr_db": 1000.0}})
+    ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK, "--out", "runs[v2]/[red]")
+    assert ran.code == 1
+    assert "wrote runs[v2]/[red]/\n" in ran.out
+
+
+@pytest.mark.parametrize(("variable", "coloured"), [("", True), ("1", False)])
+def test_errors_have_the_colours_a_user_wants(
+    edgemobile, monkeypatch: pytest.MonkeyPatch, variable: str, coloured: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", variable)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    ran = edgemobile("export", "v9[red]")
+    assert (ran.code, "v9[red]" in ran.err) == (2, True)
+    assert ("\x1b[31m" in ran.err) is coloured
+
+
 def test_every_bundled_checkpoint_is_named_when_one_is_missing(edgemobile) -> None:
     ran = edgemobile("export", "v3-large-minimalistic")
     assert ran.code == 2

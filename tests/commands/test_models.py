@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from edgemobile.arch import ARCHS
 
 
@@ -27,6 +29,19 @@ def test_one_model_layer_by_layer(edgemobile) -> None:
     assert sum(layer["macs"] for layer in facts["layers"]) == facts["macs"]
     assert sum(layer["params"] for layer in facts["layers"]) == facts["params"]
     assert "total" in edgemobile("models", "v3-large").out
+
+
+@pytest.mark.parametrize(("words", "figure"), [("models", "216.6 M"), ("models v3-large", "216,589,760")])
+def test_a_terminal_of_80_columns_shows_every_figure(
+    edgemobile, monkeypatch: pytest.MonkeyPatch, words: str, figure: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    lines = edgemobile(*words.split()).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(figure in line for line in lines)
+    assert not any("…" in line for line in lines)
 
 
 def test_no_torch_is_needed() -> None:

@@ -112,6 +112,10 @@ def test_the_ranking_writes_nothing(edgemobile: Callable[..., Any], photos: Path
     ran = edgemobile("quantize", *_MODEL, "--calib", photos, "--rank")
     assert ran.code == 0
     assert "features.0.1" in ran.out
+    ran = edgemobile("quantize", *_MODEL, "--calib", photos, "--rank", "--json")
+    costs = json.loads(ran.out)
+    assert all(cost.keys() == {"tensor", "sqnr_db", "share"} for cost in costs)
+    assert "features.0.1" in {cost["tensor"] for cost in costs}
     assert not (tmp_path / "v3-large").exists()
 
 

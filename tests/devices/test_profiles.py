@@ -45,7 +45,7 @@ def test_rows_go_in_and_out_and_leave_the_rest_alone(file: Path) -> None:
     assert file.read_text() == '# mine\n[pi4]\naddress = "ssh://pi4" # old\n'
     remove_device("pi4")
     assert list(load_devices()) == ["local"]
-    with pytest.raises(EdgemobileError, match="no device 'pi4'"):
+    with pytest.raises(EdgemobileError, match="pi4 has no row"):
         remove_device("pi4")
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.report.cards import model_cards, snippet
+from edgemobile.report.cards import card, model_cards, snippet
 from edgemobile.report.sources import read_sources
 from edgemobile.report.text import COLUMNS, as_csv, as_markdown, markdown_text
 
@@ -192,6 +192,39 @@ def test_a_cards_program_runs(found, make, colour_model, tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("red ")
+
+
+def test_the_program_of_an_embedded_export_feeds_pixels(colour_photos: Path, tmp_path: Path) -> None:
+    """And gives the score of the classifier that reads the file's own metadata."""
+    pytest.importorskip("torch")
+    for module in ("onnxruntime", "ai_edge_litert"):
+        pytest.importorskip(module)
+    from edgemobile.accuracy.classifier import ClassifierOptions, open_classifier
+    from edgemobile.pipeline import ExportRequest, export
+    from edgemobile.quant.recipes import read_recipe
+    from edgemobile.report.findings import join
+
+    model = {"weights": "random", "width": 0.25, "res": 32, "classes": 5}
+    images = {"calib": colour_photos, "calib_images": 4, "check_images": 2, "unchecked_calib": True}
+    int8 = {"precisions": ("float32", "int8"), "recipe": read_recipe("plain")}
+    request = ExportRequest("v3-small", tmp_path / "out", embed_preprocess=True, **model, **images, **int8)
+    export(request)
+    photo = Image.open(colour_photos / "red" / "0.png")
+    photo.save(tmp_path / "out" / "photo.jpg", quality=100)
+    findings = join(read_sources([tmp_path / "out"]))
+    assert len(findings.artifacts) == 4
+    for artifact in findings.artifacts:
+        code = snippet(artifact)
+        assert code is not None
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path / "out", check=False
+        )
+        assert done.returncode == 0, done.stderr
+        classifier = open_classifier(str(tmp_path / "out" / artifact.name), ClassifierOptions())
+        with Image.open(tmp_path / "out" / "photo.jpg") as image:
+            (scores,) = classifier.scores(classifier.preprocess(image)[None])
+        assert float(done.stdout.split()[-1]) == pytest.approx(scores.max(), abs=1e-3)
+        assert "mean and std are inside the file" in card(artifact, findings)
 
 
 def test_infinite_and_nan_layers_are_drawn(found, make) -> None:
