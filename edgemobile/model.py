@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgemobile.arch import get_arch
-from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.own_model import load_factory, load_program
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.progress import Report
@@ -49,18 +50,31 @@ class Model:
     notes: tuple[str, ...] = ()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N."""
+        """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N.
+
+        Raises Unsupported where the net cannot be run on the batch it was traced for.
+        """
+        # A net takes any batch, and larger ones are several times faster; a saved program its own only, as does a net
+        # with x.view(1, -1) in it.
+        with suppress(Exception):
+            return self._logits(images, _REFERENCE_BATCH)
+        try:
+            return self._logits(images, self.batch)
+        except Exception as error:
+            raise Unsupported(f"{self.name} cannot be run on a batch of {self.batch}: {first_line(error)}") from error
+
+    def _logits(self, images: np.ndarray, batch: int) -> np.ndarray:
         import torch
 
-        # A saved program takes its own batch size only; a net any, and larger ones are several times faster.
-        batch = self.batch if isinstance(self.net, torch.fx.GraphModule) else _REFERENCE_BATCH
         rows = []
         with torch.no_grad():
             for start in range(0, len(images), batch):
                 part = images[start : start + batch]
                 padded = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
-                x = torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2)))
-                rows.append(self.net(x).numpy()[: len(part)])
+                logits = self.net(torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2))))
+                if logits.shape != (batch, self.classes):
+                    raise ValueError(f"it gives {list(logits.shape)}, not {[batch, self.classes]}")
+                rows.append(logits.numpy()[: len(part)])
         return np.concatenate(rows)
 
 
@@ -87,7 +101,7 @@ def load_model(
         return _saved(Path(spec))
     if ":" in spec:
         _refuse(spec, "decides that itself", {"--width": width, "--classes": classes})
-        return _from_factory(spec, weights, res or _FACTORY_PX, batch)
+        return _from_factory(spec, weights, res, batch)
     arch = get_arch(spec)
     checkpoint = load_weights(
         weights or "bundled", arch, width=width, classes=classes, seed=seed, on_progress=on_download
@@ -97,16 +111,22 @@ def load_model(
     return _traced(arch.name, net, checkpoint, arch.input_px, batch, facts)
 
 
-def _from_factory(spec: str, weights: str | None, input_px: int, batch: int) -> Model:
+def _from_factory(spec: str, weights: str | None, res: int | None, batch: int) -> Model:
     net = load_factory(spec)
     if weights is None:
+        _check_finite(spec, net.state_dict())
         digest = hashlib.sha256(
             b"".join(value.cpu().numpy().tobytes() for value in net.state_dict().values())
         ).hexdigest()
         checkpoint = Checkpoint(net.state_dict(), f"the weights {spec} made", digest)
     else:
-        checkpoint = load_weights(weights)
+        checkpoint = load_weights(weights, wanted=net.state_dict().keys())
         load_into(net, checkpoint)
+    input_px = res or (checkpoint.preprocess.input_px if checkpoint.preprocess else None)
+    if input_px is None:
+        input_px = _FACTORY_PX
+        note = f"{checkpoint.source} says nothing of a resolution: {input_px} px is assumed; --res takes another"
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
     return _traced(spec.partition(":")[2], net, checkpoint, input_px, batch, {"factory": spec})
 
 
@@ -127,7 +147,7 @@ def _traced(
         )
     return Model(
         name,
-        net,
+        _answering(net, program),
         program,
         batch,
         classes,
@@ -142,16 +162,16 @@ def _traced(
 
 def _saved(path: Path) -> Model:
     program = load_program(path)
+    _check_finite(path.name, program.state_dict)
     shape = _only_input(path.name, program)
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
         raise Unsupported(f"{path} takes an input of shape {list(shape)}. Supported: square RGB images [N, 3, H, H]")
     preprocess = at_resolution(IMAGENET, shape[2])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     notes = (f"{path.name} says nothing of preprocessing: ImageNet's mean and deviation are assumed",)
-    net = program.module()
     return Model(
         path.stem,
-        net,
+        _answering(program.module(), program),
         program,
         shape[0],
         _classes(path.name, program),
@@ -161,6 +181,31 @@ def _saved(path: Path) -> Model:
         facts={"program": str(path)},
         notes=notes,
     )
+
+
+def _check_finite(source: str, state: Mapping[str, torch.Tensor]) -> None:
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise EdgemobileError(f"{source}: {key} holds values that are not finite; the training may have diverged")
+
+
+def _answering(net: torch.nn.Module, program: torch.export.ExportedProgram) -> torch.nn.Module:
+    """`net`, giving its one tensor also where that comes in a tuple or a dict."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    if program.call_spec.out_spec.is_leaf():
+        return net
+
+    class Answering(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return next(leaf for leaf in pytree.tree_leaves(self.net(images)) if isinstance(leaf, torch.Tensor))
+
+    return Answering()
 
 
 def _refuse(spec: str, because: str, options: Mapping[str, object]) -> None:
@@ -180,9 +225,11 @@ def _only_input(name: str, program: torch.export.ExportedProgram) -> tuple[int, 
 
 
 def _classes(name: str, program: torch.export.ExportedProgram) -> int:
-    """The size of the one output [N, classes]."""
+    """The size of the one output [N, classes]; None beside it does not count."""
+    import torch
+
     (output,) = (node for node in program.graph.nodes if node.op == "output")
-    shapes = [tuple(value.meta["val"].shape) for value in output.args[0] if value is not None]
+    shapes = [tuple(value.meta["val"].shape) for value in output.args[0] if isinstance(value, torch.fx.Node)]
     if len(shapes) != 1 or len(shapes[0]) != 2:
         raise Unsupported(
             f"{name} gives outputs of shapes {[list(shape) for shape in shapes]}. Supported: one, [N, classes]"

@@ -28,7 +28,8 @@ _RUNNABLE = re.compile(r"(^|/)(data/aotinductor|custom_obj_|opaque_obj_)")
 def load_factory(spec: str) -> torch.nn.Module:
     """The net that `package.module:factory` makes (called without arguments) or is, in eval mode.
 
-    The module is looked for in the working directory first. Raises Unsupported where it does not give an nn.Module.
+    The module is looked for in the working directory first. Raises Unsupported where it does not give an nn.Module, or
+    wants to end the program.
     """
     torch = require("torch", "export")
     module_name, _, name = spec.partition(":")
@@ -37,6 +38,8 @@ def load_factory(spec: str) -> torch.nn.Module:
     with _working_directory_first():
         try:
             module = importlib.import_module(module_name)
+        except SystemExit as error:
+            raise _ended(f"importing {module_name}") from error
         except Exception as error:
             raise Unsupported(f"cannot import {module_name} for the model {spec}: {error_line(error)}") from error
         if not hasattr(module, name):
@@ -46,11 +49,18 @@ def load_factory(spec: str) -> torch.nn.Module:
         factory = getattr(module, name)
         try:
             net = factory if isinstance(factory, torch.nn.Module) else factory()
+        except SystemExit as error:
+            raise _ended(f"calling {spec}") from error
         except Exception as error:
             raise Unsupported(f"calling {spec} without arguments failed: {error_line(error)}") from error
     if not isinstance(net, torch.nn.Module):
         raise Unsupported(f"{spec} gave something of type {type(net).__name__}, not a torch.nn.Module")
     return net.eval()
+
+
+def _ended(step: str) -> Unsupported:
+    """A training script that parses its arguments wherever it is used leaves by SystemExit."""
+    return Unsupported(f"{step} ended the program; guard its script part with if __name__ == '__main__'")
 
 
 def load_program(path: str | Path) -> torch.export.ExportedProgram:

@@ -91,8 +91,7 @@ def _native(job: Job) -> Emitted:
     for precision in job.precisions:
         if precision == "int8":
             recipe, notes = _searched(graph, job)
-            with job.progress.step("quantize to int8", len(job.samples.calibration)) as report:
-                quantized = ptq(graph, job.calibration_batches(), recipe, progress=report, strict=job.strict_calib)
+            quantized = ptq(graph, job.calibration_batches(), recipe, strict=job.strict_calib, progress=job.progress)
             graphs[precision], notes = quantized.graph, (*notes, *quantized.notes)
             factors = factors_metadata(quantized.channel_factors)
         else:

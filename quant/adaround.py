@@ -11,6 +11,7 @@ activation, since what it cuts off need not be right.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["adaround"]
 
 _STEPS = 300
+# Images a step looks at: fewer where each has many pixels, which say much the same.
 _BATCH = 32
+_PIXELS = 2**15
 _RATE = 1e-2
 _LAMBDA = 0.5
 _WARMUP = 0.2  # the share of the steps before the push to whole numbers
@@ -42,15 +45,17 @@ def adaround(layer: Layer, steps: int = _STEPS, seed: int = 0) -> Layer:
     scale = torch.from_numpy(layer.weight_scale).float().reshape(-1, *(1,) * (layer.float_weight.ndim - 1)).to(device)
     exact = to_nchw(layer.float_weight).to(device) / scale
     nearest, floor = exact.round().clamp(-127, 127) * scale, exact.floor()
+    errors = torch.stack([on_device.error(nearest, slice(image, image + 1)) for image in range(len(layer.x))])
+    batch = min(_BATCH, max(1, _PIXELS // math.prod(layer.target.shape[2:])))
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         v = torch.logit(((exact - floor).clamp(0.01, 0.99) - _LOW) / (_HIGH - _LOW)).requires_grad_()
         optimizer = torch.optim.Adam([v], lr=_RATE)
         for step in range(steps):
-            rows = torch.randint(0, len(layer.x), (_BATCH,), generator=generator)
+            rows = torch.randint(0, len(layer.x), (batch,), generator=generator)
             up = _up(v)
             error = on_device.error((floor + up).clamp(-127, 127) * scale, rows)
-            loss = error / on_device.error(nearest, rows).detach().clamp_min(1e-30)
+            loss = error / errors[rows].mean().clamp_min(1e-30)
             if step >= _WARMUP * steps:
                 loss = loss + _LAMBDA * (1 - (2 * up - 1).abs() ** _beta(step / steps)).mean()
             optimizer.zero_grad()

@@ -6,6 +6,7 @@ all: activations int8 asymmetric, weights int8 symmetric in [-127, 127], bias in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +17,7 @@ import numpy as np
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import quantize as quantize_array
+from edgemobile.progress import Progress, Silent
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.clip import clip
@@ -44,8 +46,8 @@ __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 # A kernel multiplies its sum by less than 2^8 to get integers of the output, and LiteRT aborts on a file that asks for
 # more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
 _MOST_STEPS = 2.0**6
-# Ops that move integers about: input and output must share one scale.
-_SHARES_QPARAMS = ("reshape", "max_pool2d")
+# Ops that move integers about, or average a few: input and output must share one scale.
+_SHARES_QPARAMS = ("reshape", "max_pool2d", "avg_pool2d")
 
 
 @dataclass(frozen=True)
@@ -78,25 +80,29 @@ def ptq(
     batches: Iterable[np.ndarray],
     recipe: Recipe = DEFAULT,
     *,
-    progress: Callable[[int], None] = lambda images: None,
     strict: bool = False,
+    progress: Progress | None = None,
 ) -> Quantized:
     """Quantize `graph` to int8.
 
-    `batches` are preprocessed images f32[N,H,W,C] of any batch sizes; `progress` is told the number of images after
-    each. Raises EdgemobileError for an empty set, values that are not finite or a rule that matches nothing, and,
-    where `strict`, for images that cannot be what the model is used on; they are noted otherwise.
+    `batches` are preprocessed images f32[N,H,W,C] of any batch sizes. Raises EdgemobileError for an empty set, values
+    that are not finite or a rule that matches nothing, and, where `strict`, for images that cannot be what the model is
+    used on; they are noted otherwise.
     """
+    progress = progress or Silent()
     batches = list(batches)
     notes = check_images(batches, strict=strict)
-    prepared = prepare(graph, batches, recipe)
+    with progress.step("equalize channels"):
+        prepared = prepare(graph, batches, recipe)
     form = prepared.graph
-    ranges = _observe(prepared, batches, recipe, progress)
+    with progress.step("calibrate", sum(map(len, batches))) as report:
+        ranges = _observe(prepared, batches, recipe, report)
     build = _Build(form, _activation_qparams(form, ranges), recipe)
     result = build.graph()
     notes += [*build.notes, *dead_channels(form), *silent_layers(form, ranges)]
     if mends := _mends(recipe):
-        result = mend_layers(form, result, batches, mends, prepared.floors)
+        with progress.step("mend int8 layers") as report:
+            result = mend_layers(form, result, batches, mends, prepared.floors, report)
     names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
     factors = {names[name]: factor for name, factor in prepared.factors.items() if name in names}
     return Quantized(_renamed(result, names), tuple(notes), factors)
@@ -131,7 +137,7 @@ def calibrated(
 ) -> tuple[Graph, dict[str, QParams]]:
     """(the float graph that int8 would stand for, the QParams of its every activation)."""
     prepared = prepare(graph, batches, recipe)
-    ranges = _observe(prepared, batches, recipe, lambda images: None)
+    ranges = _observe(prepared, batches, recipe)
     return prepared.graph, _activation_qparams(prepared.graph, ranges)
 
 
@@ -163,7 +169,10 @@ def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
 
 
 def _observe(
-    prepared: Prepared, batches: Sequence[np.ndarray], recipe: Recipe, progress: Callable[[int], None]
+    prepared: Prepared,
+    batches: Sequence[np.ndarray],
+    recipe: Recipe,
+    report: Callable[[int], None] = lambda images: None,
 ) -> dict[str, tuple[float, float]]:
     """The range of every activation over the batches."""
     graph = prepared.graph
@@ -182,7 +191,7 @@ def _observe(
         for batch in batches:
             network(batch, watch)
             images += len(batch)
-            progress(images)
+            report(images)
     ranges = {name: observer.range() for name, observer in observers.items()}
     for name in graph.outputs:
         low, high = ranges[name]
@@ -206,18 +215,21 @@ def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) ->
 
 
 def _unit(graph: Graph, node: Node, qparams: Mapping[str, QParams]) -> float:
-    """What a change of its input by one integer makes of a node's output at most."""
-    steps = [float(qparams[name].scale[0]) for name in node.inputs if name in qparams]
-    match node.op:
-        case "conv2d" | "linear":
-            weight, bias = (graph[name].data for name in node.inputs[1:])
-            assert weight is not None
-            assert bias is not None
-            return steps[0] * float(weight_qparams(weight, bias, steps[0]).scale.max())
-        case "mul" if len(steps) == 2:
-            return steps[0] * steps[1]
-        case _:
-            return max(steps)
+    """What a change of its inputs by one integer makes of a node's output at most."""
+    if node.op in ("conv2d", "linear"):
+        step = float(qparams[node.inputs[0]].scale[0])
+        weight, bias = (graph[name].data for name in node.inputs[1:])
+        assert weight is not None
+        assert bias is not None
+        return step * float(weight_qparams(weight, bias, step).scale.max())
+    steps = [float((qparams.get(name) or _constant_qparams(graph[name])).scale[0]) for name in node.inputs]
+    return math.prod(steps) if node.op == "mul" else max(steps)
+
+
+def _constant_qparams(constant: Tensor) -> QParams:
+    """Those of a constant that stands beside activations."""
+    assert constant.data is not None
+    return activation_qparams(float(constant.data.min()), float(constant.data.max()))
 
 
 def _useful_range(graph: Graph, node: Node, low: float, high: float) -> tuple[float, float]:
@@ -306,7 +318,7 @@ class _Build:
     def _as_int8(self, name: str) -> str:
         data = self.form[name].data
         if data is not None:
-            qparams = activation_qparams(float(data.min()), float(data.max()))
+            qparams = _constant_qparams(self.form[name])
             return self._constant(name, Tensor.constant(name, quantize_array(data, qparams, "int8"), qparams))
         if self.tensors[name].qparams is None:
             return self._cross(name, "quantize")

@@ -14,6 +14,7 @@ import numpy as np
 from edgemobile.errors import require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import dequantize
+from edgemobile.progress import Report
 from edgemobile.quant.qparams import bias_tensor, weight_tensor
 from edgemobile.quant.torch_graph import evaluate, to_nchw
 
@@ -105,18 +106,19 @@ def mend_layers(
     batches: Sequence[np.ndarray],
     mends: Sequence[Mend],
     floors: Mapping[str, np.ndarray],
+    report: Report,
 ) -> Graph:
     """`quantized` with the weights and biases that `mends`, one after the other, give each of its layers.
 
     `reference` is the float graph it was made from, with the same node names; `batches` are f32[N,H,W,C], of which as
     many images are used as settle a mean and fit in memory. `floors`: tensor name -> f64[C], below which nothing that
-    reads the tensor can tell values apart.
+    reads the tensor can tell values apart. `report` is told how many layers are done.
     """
     torch = require("torch", "export")
     images = np.concatenate(list(batches))
     count = min(_MAX_IMAGES, max(_MIN_IMAGES, _PIXELS // (images.shape[1] * images.shape[2])))
     with torch.no_grad():
-        return _Walk(reference, quantized, to_nchw(images[:count]), mends, floors).result()
+        return _Walk(reference, quantized, to_nchw(images[:count]), mends, floors).result(report)
 
 
 class _Walk:
@@ -136,13 +138,15 @@ class _Walk:
         self.reals = {name: reals(tensor) for name, tensor in quantized.constants.items()}
         self.reals[first] = _rounded(images, self.tensors[first])
 
-    def result(self) -> Graph:
+    def result(self, report: Report) -> Graph:
         originals = {node.output: (index, node) for index, node in enumerate(self.reference.nodes)}
         last_use, last_float_use = _last_use(self.quantized), _last_use(self.reference)
+        layers = [node.output for node in self.quantized.nodes if self._is_layer(node)]
         for index, node in enumerate(self.quantized.nodes):
             float_index, original = originals.get(node.output, (-1, None))
             if original is not None and self._is_layer(node):
                 self._mend(node, original)
+                report(layers.index(node.output) + 1, len(layers))
             self.reals[node.output] = self._above_floor(node.output, self._int8_output(node))
             _forget(self.reals, node, last_use, index)
             if original is not None:

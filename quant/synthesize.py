@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import EdgemobileError, first_line
 from edgemobile.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -52,21 +52,20 @@ def synthesize(
     """Preprocessed images f32[images, input_px, input_px, 3] whose batch-norm statistics match those of `net`.
 
     Each is of a class drawn at random, and made of pixels that there are. `progress` is told each step. Raises
-    EdgemobileError for a net without batch norm.
+    EdgemobileError for a net without batch norm, or one that cannot be run on `images` at once.
     """
     import torch
 
-    # A copy: hooks, frozen weights and the layout must not stay with the caller's net. Channels last is 3 times faster.
-    net = copy.deepcopy(net).eval().requires_grad_(False)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None]
-    if not norms:
+    if not _norms(net):
         raise EdgemobileError(
             "the model has no batch norm, so no calibration images can be synthesised from it. "
             "Give real ones: --calib DIR|ZIP (an ImageFolder)"
         )
+    # A copy: hooks, frozen weights and the layout must not stay with the caller's net. Channels last is 3 times faster.
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     losses: list[torch.Tensor] = []
-    for norm in norms:
+    for norm in _norms(net):
         norm.register_forward_pre_hook(lambda norm, inputs: losses.append(_mismatch(norm, inputs[0])))
     shift, spread = (torch.tensor(tuple(values)).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     low, high = (0 - shift) / spread, (1 - shift) / spread
@@ -79,7 +78,7 @@ def synthesize(
     for step in range(steps):
         losses.clear()
         optimizer.zero_grad()
-        logits = net(x)
+        logits = _logits(net, x)
         if classes is None:
             classes = torch.randint(0, logits.shape[1], (images,), generator=generator)
         loss = torch.stack(losses).sum() + _CLASS_WEIGHT * torch.nn.functional.cross_entropy(logits, classes)
@@ -90,6 +89,27 @@ def synthesize(
             x.copy_(x.clamp(low, high))
         progress(step + 1)
     return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _norms(net: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
+    """Those that remember statistics; a saved program has none, whatever it was traced from."""
+    import torch
+
+    return [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None]
+
+
+def _logits(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What `net` gives, f32[N,classes] for f32[N,3,H,W]: the statistics to match are those of all images together."""
+    try:
+        logits = net(x)
+        if len(logits) != len(x):
+            raise ValueError(f"it gives {list(logits.shape)}")
+        return logits
+    except Exception as error:
+        raise EdgemobileError(
+            f"the model cannot be run on {len(x)} images at once, so no calibration images can be synthesised from it "
+            f"({first_line(error)}). Let it take any batch, or give real ones: --calib DIR|ZIP (an ImageFolder)"
+        ) from error
 
 
 def _noise(images: int, px: int, generator: torch.Generator) -> torch.Tensor:

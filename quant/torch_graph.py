@@ -120,7 +120,9 @@ def _reshape(graph: Graph, node: Node, x: Any) -> Any:
 
 
 def _beside(x: Any, other: Any) -> Any:
-    """A constant vector over channels, shaped to broadcast against an image NCHW."""
+    """A constant without a batch, [C] or [H,W,C], shaped to broadcast against an image NCHW."""
+    if x.ndim == 4 and other.ndim == 3:
+        return other.permute(2, 0, 1)
     return other.reshape(-1, 1, 1) if x.ndim == 4 and other.ndim == 1 and other.numel() > 1 else other
 
 

@@ -81,6 +81,25 @@ def test_a_module_that_fails_says_why(here: Path) -> None:
         load_factory("broken_models:f")
 
 
+@pytest.mark.parametrize(
+    ("source", "step"),
+    [
+        (
+            "import argparse\nargparse.ArgumentParser().parse_args(['--no-such-thing'])\ndef f(): ...\n",
+            "importing train",
+        ),
+        ("def f(): raise SystemExit(2)\n", "calling train:f"),
+    ],
+)
+def test_a_script_that_leaves_does_not_take_the_command_with_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, source: str, step: str
+) -> None:
+    monkeypatch.delitem(sys.modules, "train", raising=False)
+    (here / "train.py").write_text(source)
+    with pytest.raises(Unsupported, match=f"^{step} ended the program; guard its script part with if __name__"):
+        load_factory("train:f")
+
+
 @pytest.fixture(scope="module")
 def program_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("program") / "net.pt2"

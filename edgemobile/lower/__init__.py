@@ -1,8 +1,9 @@
 """torch.export program -> Graph: `lower(export_program(net, (1, 3, 224, 224)))`.
 
-ops     one aten op a function, a table of them
-walk    the program from its inputs to its outputs, op by op; every tensor named by its module path
-fusion  ReLU and ReLU6 into the op before them
+ops        one aten op a function, a table of them
+walk       the program from its inputs to its outputs, op by op; every tensor named by its module path
+dead_code  away with what no output depends on
+fusion     ReLU and ReLU6 into the op before them
 
 Add an op: a row in graph.OPS, a row in ops.LOWERINGS, a row in the interpreter and one in each emitter.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgemobile.errors import Unsupported, first_line
 from edgemobile.graph import Graph
+from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.fusion import fuse_activations
 from edgemobile.lower.ops import LOWERINGS
 from edgemobile.lower.walk import Lowering
@@ -44,9 +46,10 @@ def export_program(net: torch.nn.Module, input_shape: Sequence[int]) -> torch.ex
 def lower(program: torch.export.ExportedProgram, name: str = "model") -> Graph:
     """The Graph of `program`: batch norm folded in float64, activations fused, NHWC, tensors named by module path.
 
+    What depends on constants alone is computed; what no output depends on, and outputs that are None, are left out.
     Raises Unsupported for an aten op without a lowering, naming the op, its module path and what is supported.
     """
-    return fuse_activations(Lowering(program, name).graph())
+    return fuse_activations(without_dead_code(Lowering(program, name).graph()))
 
 
 def supported_ops() -> list[str]:

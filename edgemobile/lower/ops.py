@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from edgemobile.lower.walk import Lowering, Pads
 
-__all__ = ["LOWERINGS"]
+__all__ = ["LOWERINGS", "SHARING"]
 
 # pad is written for the last dimension first: left, right, top, bottom.
 _PAD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -161,7 +161,7 @@ def _flatten(walk: Lowering, fx: torch.fx.Node) -> str:
 
 def _feeds_only_linear(fx: torch.fx.Node) -> bool:
     return all(
-        _feeds_only_linear(user) if LOWERINGS.get(str(user.target)) is _identity else "aten.linear" in str(user.target)
+        _feeds_only_linear(user) if str(user.target) in _IDENTITIES else "aten.linear" in str(user.target)
         for user in fx.users
     )
 
@@ -244,8 +244,17 @@ def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
     return row
 
 
-def _identity(walk: Lowering, fx: torch.fx.Node) -> str:
-    return walk.operand(fx, fx.args[0], "input")
+def _identity(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    return walk.values[fx.args[0]]  # type: ignore[index]
+
+
+def _dropout(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    _, p, train = _args(fx, "input", "p", "train")
+    if train and p:
+        walk.refuse(
+            fx, f"it drops values at random (p={p}, train=True); pass training=self.training to it, and call net.eval()"
+        )
+    return _identity(walk, fx)
 
 
 def _args(fx: torch.fx.Node, *names: str, **defaults: Any) -> list[Any]:
@@ -266,7 +275,7 @@ def _both_sides(padding: Any) -> Pads:
     return (top, top), (left, left)
 
 
-LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str]] = {
+LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.conv2d.default": _conv2d,
     "aten.conv2d.padding": _conv2d,
     "aten.pad.default": _pad,
@@ -294,7 +303,10 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str]] = {
     "aten.flatten.using_ints": _flatten,
     "aten.view.default": _flatten,
     "aten.reshape.default": _flatten,
-    "aten.dropout.default": _identity,
-    "aten.dropout_.default": _identity,
+    "aten.dropout.default": _dropout,
+    "aten.dropout_.default": _dropout,
     "aten.contiguous.default": _identity,
 }
+_IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout))
+# What they return is the memory of their input, so that what overwrites one overwrites the other.
+SHARING = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, _flatten))

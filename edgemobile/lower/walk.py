@@ -14,7 +14,7 @@ import numpy as np
 
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.lower.ops import LOWERINGS
+from edgemobile.lower.ops import LOWERINGS, SHARING
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +35,15 @@ class Lowering:
     values: dict[torch.fx.Node, str | np.ndarray] = field(default_factory=dict)
     sources: dict[torch.fx.Node, str] = field(default_factory=dict)
     pads: dict[torch.fx.Node, Pads] = field(default_factory=dict)
+    owners: dict[torch.fx.Node, torch.fx.Node] = field(default_factory=dict)  # whose memory each shares
     paths: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.paths = {_module_path(fx)[0] for fx in self.program.graph.nodes}
 
     def graph(self) -> Graph:
+        import torch
+
         inputs, outputs = [], []
         constants = self._constants()
         for fx in self.program.graph.nodes:
@@ -52,7 +55,7 @@ class Lowering:
             elif fx.op == "call_function":
                 self._call(fx)
             elif fx.op == "output":
-                outputs = [self._tensor_name(arg, "output") for arg in fx.args[0]]
+                outputs = [self._tensor_name(arg, "output") for arg in fx.args[0] if isinstance(arg, torch.fx.Node)]
         return Graph(self.name, tuple(inputs), tuple(outputs), tuple(self.nodes), self.tensors)
 
     def _constants(self) -> dict[str, tuple[str, np.ndarray]]:
@@ -78,10 +81,57 @@ class Lowering:
 
     def _call(self, fx: torch.fx.Node) -> None:
         op = str(fx.target)
+        computed = self._computed(fx)
+        self.values[fx] = self._lowered(fx) if computed is None else computed
+        if op in SHARING:
+            self._share(fx)
+        elif op.split(".")[1].endswith("_"):
+            self._share(fx)
+            self._overwrite(fx)
+
+    def _lowered(self, fx: torch.fx.Node) -> str | np.ndarray:
+        op = str(fx.target)
         lowering = LOWERINGS.get(op)
         if lowering is None:
             self.refuse(fx, f"{op} has no lowering. Supported: {', '.join(sorted(LOWERINGS))}")
-        self.values[fx] = lowering(self, fx)
+        return lowering(self, fx)
+
+    def _computed(self, fx: torch.fx.Node) -> np.ndarray | None:
+        """What torch makes of constants alone; None where an activation, or chance, has a part in it."""
+        import torch
+
+        constants = {node: self.values.get(node) for node in fx.all_input_nodes}
+        if not all(isinstance(value, np.ndarray) for value in constants.values()):
+            return None
+        if not isinstance(fx.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in fx.target.tags:
+            return None
+        args, kwargs = torch.fx.node.map_arg((fx.args, fx.kwargs), lambda node: torch.tensor(constants[node]))
+        value = fx.target(*args, **kwargs)
+        return value.numpy() if isinstance(value, torch.Tensor) else None
+
+    def _share(self, fx: torch.fx.Node) -> None:
+        """Note that `fx` is the memory of its input; of a tensor that lay otherwise, contiguous() made a copy."""
+        source = fx.all_input_nodes[0]
+        before, after = source.meta["val"], fx.meta["val"]
+        if before.shape != after.shape or before.stride() == after.stride():
+            self.owners[fx] = self.owners.get(source, source)
+
+    def _overwrite(self, fx: torch.fx.Node) -> None:
+        """Let whatever is the memory that `fx` wrote to, and is read again, stand for its result.
+
+        Given:  z = dropout(y), which in eval mode is y itself; relu_(z); z + y
+        Result: relu(y) + relu(y)
+        """
+        for other in list(self.values):
+            shares = other is not fx and self.owners.get(other, other) is self.owners.get(fx, fx)
+            if not shares or all(user in self.values for user in other.users):
+                continue
+            shape = list(other.meta["val"].shape)
+            if shape != list(fx.meta["val"].shape):
+                self.refuse(
+                    fx, f"it overwrites a tensor that is read again as {shape}; use the op that is not in-place"
+                )
+            self.values[other] = self.values[fx]
 
     def refuse(self, fx: torch.fx.Node, reason: str) -> NoReturn:
         where = _module_path(fx)[0] or "the top level"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -93,16 +93,17 @@ class Observed:
 
     `values` are its activations in NHWC: f32, or int8 whatever the file stores. `tensors` has its constants and the
     QParams of its activations. `factors`: tensor name -> f64[C] that its channels were multiplied by. `renamed`:
-    reference tensor -> this file's, for files with names of their own.
+    reference tensor -> this file's, for files with names of their own. `known` are a float reference's tensors.
     """
 
     values: Mapping[str, np.ndarray]
     tensors: Mapping[str, Tensor]
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
+    known: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        paths = {split_factor(name)[0]: name for name in reversed(list(self.values))}
+        paths = {self._split(name)[0]: name for name in reversed(list(self.values))}
         object.__setattr__(self, "_paths", paths)
 
     def name_of(self, path: str) -> str | None:
@@ -111,6 +112,13 @@ class Observed:
             return self.renamed[path]
         paths: Mapping[str, str] = self._paths  # type: ignore[attr-defined]
         return paths.get(path)
+
+    def _split(self, name: str) -> tuple[str, int]:
+        """split_factor, but for modules of the reference that are themselves called like a multiple: block.x1."""
+        for path in (name, name.removesuffix(".eq")):
+            if path in self.known:
+                return path, 1
+        return split_factor(name)
 
     def problem(self, path: str) -> str:
         """Why a reference's tensor cannot be compared here; "" where it can."""
@@ -129,7 +137,7 @@ class Observed:
         name = self.name_of(path)
         if name is None:
             return np.ones(1)
-        return np.atleast_1d(self.factors.get(name, 1.0)) * float(split_factor(name)[1])
+        return np.atleast_1d(self.factors.get(name, 1.0)) * float(self._split(name)[1])
 
     def real(self, path: str) -> np.ndarray:
         """The values f32 of a reference's tensor, in the reference's units."""
@@ -281,6 +289,7 @@ def compare_layers(
 
     `reference` has every value of `graph` in NHWC for the same images the file was shown.
     """
+    observed = replace(observed, known=graph.tensors)
     layers = [_shown(graph.inputs[0], reference[graph.inputs[0]], observed)]
     sqnr, unmatched = {layers[0].name: layers[0].sqnr_db}, []
     for node in graph.nodes:

@@ -220,6 +220,60 @@ class _Fork(nn.Module):
         return x + self.relu(x)
 
 
+class _PreActivationBehindDropout(nn.Module):
+    """In eval mode a dropout returns its input itself: the in-place ReLU behind it overwrites what the sum reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return x + self.conv(F.relu_(F.dropout(F.dropout(x, 0.5, self.training), 0.2, self.training)))
+
+
+class _InPlaceBehindContiguous(nn.Module):
+    """contiguous() of what was transposed is a copy: what the ReLU overwrites is its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1).to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return x + F.relu_(x.contiguous()) * 2.0
+
+
+class _Constants(nn.Module):
+    """Operands that only parameters, buffers and numbers go into, and a convolution's weight too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 1, 1))
+        self.gain = nn.Parameter(torch.linspace(-1, 2, 4))
+        self.register_buffer("offset", torch.linspace(-1, 1, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight / self.weight.norm()
+        gain = torch.sigmoid(self.gain).view(1, 4, 1, 1) * torch.tensor(3.0)
+        return F.conv2d(x, weight) * gain + F.relu_(self.offset + 0.5)[:, None, None]
+
+
+class _Auxiliary(nn.Module):
+    """A head that is computed and not returned: what it reads feeds the ReLU alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        self.head(x)
+        return F.relu(x)
+
+
 class _Flat(nn.Module):
     """Works on [N, features] from the start."""
 
@@ -256,6 +310,10 @@ _STRANGERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
         {"conv2d": 1, "add": 2, "mul": 2, "hardswish": 1, "mean": 1, "reshape": 1, "linear": 1},
     ),
     "pre-activation": (_PreActivation, {"conv2d": 2, "add": 1}),
+    "pre-activation behind dropout": (_PreActivationBehindDropout, {"conv2d": 2, "add": 1}),
+    "in-place behind a copy": (_InPlaceBehindContiguous, {"conv2d": 1, "relu": 1, "mul": 1, "add": 1}),
+    "constants": (_Constants, {"conv2d": 1, "mul": 1, "add": 1}),
+    "auxiliary head": (_Auxiliary, {"conv2d": 1}),
     "fork": (_Fork, {"conv2d": 1, "relu": 1, "add": 1}),
     "root module": (lambda: nn.Conv2d(3, 4, 3), {"conv2d": 1}),
     "same": (lambda: nn.Conv2d(3, 4, (4, 3), padding="same", dilation=2), {"conv2d": 1}),
@@ -307,6 +365,17 @@ def test_other_peoples_models(name: str) -> None:
     assert all(graph.tensors), "a tensor without a name"
 
 
+def test_an_auxiliary_heads_weights_are_not_kept() -> None:
+    graph = lower(export_program(_Auxiliary(), (1, 3, 9, 9)))
+    assert not [name for name in graph.tensors if name.startswith("head")]
+
+
+@pytest.mark.parametrize("wrap", [lambda y: {"logits": y}, lambda y: (y,), lambda y: [None, y], lambda y: (y, 1.0)])
+def test_one_tensor_in_an_output_is_the_output(wrap: Callable[[torch.Tensor], object]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), _Call(wrap))
+    assert lower(export_program(net, (1, 3, 9, 9))).outputs == ("0",)
+
+
 def test_flat_models() -> None:
     torch.manual_seed(0)
     graph = _assert_equal(_Flat(), torch.randn(3, 6, generator=torch.Generator().manual_seed(2)))
@@ -354,6 +423,13 @@ class _Offset(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.offset
+
+
+def _overwritten_flat(x: torch.Tensor) -> torch.Tensor:
+    """The pooled image is read once more, behind an in-place ReLU of what it is flattened to."""
+    pooled = x.mean([2, 3], keepdim=True)
+    F.relu_(pooled.flatten(1))
+    return x * pooled
 
 
 def _before(module: nn.Module) -> nn.Module:
@@ -417,6 +493,9 @@ _UNSUPPORTED = [
     (lambda: _before(_Offset(9)), "aten.add.Tensor (at 1)", "shape [9] beside an image"),
     (lambda: _before(_Offset(9, 9)), "aten.add.Tensor (at 1)", "shape [9, 9] beside an image"),
     (_Mixed, "aten.add.Tensor (at the top level)", "broadcasting [4, 2] dimensions"),
+    (lambda: _before(_Call(lambda x: F.dropout(x, 0.5))), "aten.dropout.default (at 1)", "pass training=self.training"),
+    (lambda: _before(_Call(_overwritten_flat)), "aten.relu_.default (at 1)", "read again as [1, 4, 1, 1]"),
+    (lambda: _before(_Call(lambda x: x + torch.rand(1, 4, 1, 1))), "aten.rand.default (at 1)", "has no lowering"),
     (lambda: _before(nn.MaxPool2d(2, dilation=2)), "aten.max_pool2d.default (at 1)", "dilation or ceil_mode"),
     (lambda: _before(nn.MaxPool2d(2, ceil_mode=True)), "aten.max_pool2d.default (at 1)", "dilation or ceil_mode"),
     (lambda: _before(nn.AvgPool2d(3, padding=1)), "aten.avg_pool2d.default (at 1)", "padding, ceil_mode"),

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemobile.arch import get_arch, scaled
+from edgemobile.devices.runtimes import open_session
 from edgemobile.errors import EdgemobileError
+from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Tensor
 from edgemobile.graph.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
 from edgemobile.preprocess import CIFAR10, at_resolution
+from edgemobile.progress import Report
 from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.qparams import activation_qparams, clamp_qparams, stepped_qparams, weight_qparams
@@ -207,6 +213,69 @@ def test_all_in_float_is_float_but_for_the_ends(graph: Graph, images: np.ndarray
     assert _sqnr(graph, result, images) > 28
 
 
+class _Net(torch.nn.Module):
+    """A stem, `middle` of the image it makes, and what it is handed as modules and parameters; a linear head."""
+
+    def __init__(
+        self, middle: Callable[[_Net, torch.Tensor], torch.Tensor], channels: int = 8, **given: object
+    ) -> None:
+        super().__init__()
+        self.middle = middle
+        self.stem = torch.nn.Conv2d(3, channels, 3, 2, 1)
+        for name, value in given.items():
+            setattr(self, name, value)
+        self.head = torch.nn.Linear(channels, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.middle(self, torch.relu(self.stem(x))).mean([2, 3]))
+
+
+def _times(weight: float, of: torch.nn.Conv2d) -> torch.nn.Conv2d:
+    of.weight.data *= weight
+    return of
+
+
+def _gain(*shape: int) -> torch.nn.Parameter:
+    """A factor a channel, from 0.01 to 10: along the wrong axis it makes another net."""
+    return torch.nn.Parameter(10 ** torch.linspace(-2, 1, max(shape)).reshape(shape))
+
+
+_STRANGERS: dict[str, Callable[[], torch.nn.Module]] = {
+    "pools": lambda: _Net(
+        lambda net, y: net.conv(F.max_pool2d(F.avg_pool2d(y, 2), 3, 2, 1)) * F.adaptive_avg_pool2d(y, 1),
+        conv=torch.nn.Conv2d(8, 8, 1),
+    ),
+    "average pool as the image's last": lambda: _Net(lambda net, y: F.avg_pool2d(y, 4)),
+    "a constant of three dimensions, as wide as the image": lambda: _Net(
+        lambda net, y: net.conv(y * net.gain), channels=16, gain=_gain(16, 1, 1), conv=torch.nn.Conv2d(16, 16, 3)
+    ),
+    "a constant of three dimensions, of another width": lambda: _Net(
+        lambda net, y: net.conv(y * net.gain), channels=12, gain=_gain(12, 1, 1), conv=torch.nn.Conv2d(12, 12, 3)
+    ),
+    "a constant of two": lambda: _Net(
+        lambda net, y: y * (net.a * net.b), a=torch.nn.Parameter(torch.rand(1, 8, 1, 1)), b=_gain(1)
+    ),
+    "a tiny factor": lambda: _Net(
+        lambda net, y: torch.relu(net.conv(y * 1e-4)), conv=_times(1e4, torch.nn.Conv2d(8, 8, 3))
+    ),
+    "an auxiliary head": lambda: _Net(lambda net, y: (net.conv(y), y)[1], conv=torch.nn.Conv2d(8, 8, 3)),
+}
+
+
+@pytest.mark.parametrize("name", _STRANGERS)
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), Recipe(equalize=0, split_gates="none", adaround=True)], ids=["default", "adaround"]
+)
+def test_other_peoples_models_in_every_format(name: str, recipe: Recipe, images: np.ndarray) -> None:
+    torch.manual_seed(0)
+    net = _STRANGERS[name]().eval()
+    with torch.no_grad():
+        expected = net(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    int8 = ptq(lower(export_program(net, (1, 3, _PX, _PX))), [images], recipe).graph
+    for row in FORMATS.values():
+        assert sqnr_db(expected, open_session(row.load().to_bytes(int8, metadata={})).run(images)) > 38
+
+
 def test_mistakes_are_named(images: np.ndarray) -> None:
     graph = lower(export_program(_net("v1"), (1, 3, _PX, _PX)))
     with pytest.raises(EdgemobileError, match="calibration set is empty"):
@@ -217,11 +286,25 @@ def test_mistakes_are_named(images: np.ndarray) -> None:
         ptq(graph, [images], Recipe(rules=(Rule("featurs.*", precision="float"),)))
 
 
-def test_progress_counts_images(images: np.ndarray) -> None:
+def test_progress_counts_images_and_then_layers(images: np.ndarray) -> None:
     graph = lower(export_program(_net("v1"), (1, 3, _PX, _PX)))
-    seen: list[int] = []
-    ptq(graph, [images[:10], images[10:]], progress=seen.append)
-    assert seen == [10, 16]
+    heard = _Heard()
+    ptq(graph, [images[:10], images[10:]], progress=heard)
+    layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
+    assert heard.steps["calibrate"] == [(10, 16), (16, 16)]
+    assert heard.steps["mend int8 layers"] == [(done + 1, len(layers)) for done in range(len(layers))]
+
+
+class _Heard:
+    """What each step of a work said of itself: (done, total)."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[tuple[int, int | None]]] = {}
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Report]:
+        said = self.steps.setdefault(title, [])
+        yield lambda done, total=total: said.append((done, total))
 
 
 @pytest.mark.parametrize(("store", "dtype", "least_db"), [(to_float16, "float16", 55), (to_int8_weights, "int8", 25)])
@@ -276,6 +359,15 @@ def _forgotten(net: torch.nn.Module, images: np.ndarray) -> float:
 
 def _norms(net: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
     return [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+def test_synthesis_needs_a_net_that_takes_any_batch() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Unflatten(0, (1,))
+    )
+    with pytest.raises(EdgemobileError, match=r"cannot be run on 2 images at once, .*Let it take any batch") as caught:
+        synthesize(net, at_resolution(CIFAR10, 8), images=2)
+    assert "\n" not in str(caught.value)
 
 
 def test_synthesis_needs_batch_norm() -> None:

@@ -30,6 +30,19 @@ def test_every_activation_is_that_of_the_interpreter(name: str) -> None:
         assert min(sqnr_db(want[tensor], to_nhwc(value)) for tensor, value in seen.items()) > 80
 
 
+@pytest.mark.parametrize("shape", [(3,), (1,), (1, 1, 3), (5, 5, 3), (5, 5, 1), (1, 5, 1), (1, 5, 5, 1)])
+@pytest.mark.parametrize("op", ["add", "mul"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_constant_of_any_rank_beside_an_image(shape: tuple[int, ...], op: str, first: bool) -> None:
+    rng = np.random.default_rng(2)
+    constant = Tensor.constant("constant", rng.normal(size=shape).astype(np.float32))
+    inputs = ("constant", "input") if first else ("input", "constant")
+    tensors = {name: Tensor(name, (1, 5, 5, 3)) for name in ("input", "y")} | {"constant": constant}
+    graph = Graph("g", ("input",), ("y",), (Node(op, inputs, "y", {"activation": ""}),), tensors)
+    images = rng.normal(size=(2, 5, 5, 3)).astype(np.float32)
+    np.testing.assert_array_equal(to_nhwc(TorchGraph(graph)(images)), run(graph, images)["y"])
+
+
 def test_pools_uneven_padding_and_constants() -> None:
     shapes = {"input": (1, 7, 7, 3), "scaled": (1, 7, 7, 3), "conv": (1, 4, 4, 4), "max": (1, 2, 2, 4)}
     rng = np.random.default_rng(1)

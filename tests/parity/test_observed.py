@@ -1,0 +1,66 @@
+"""Which tensor of a file is which of the reference's, and how many times it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.interpreter import run
+from edgemobile.parity.layers import Observed, compare_layers
+from edgemobile.parity.tolerances import LayerTolerance
+
+ONES = np.ones((1, 2, 2, 4), np.float32)
+# Modules of the reference; some are called like a multiple.
+KNOWN = ("block.0", "block.x1", "block.x2", "block.x3", "block.x6")
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "multiple"),
+    [
+        ("block.0", "block.0", 1),
+        ("block.0", "block.0.x6", 6),
+        ("block.0", "block.0.x36.eq", 36),
+        ("block.x1", "block.x1", 1),
+        ("block.x2", "block.x2.eq", 1),
+        ("block.x2", "block.x2.x6", 6),
+        ("block.x6", "block.x6", 1),
+        ("block.x6", "block.x6.x6", 6),
+        ("block.x2", "block.x2.x6.eq", 6),
+    ],
+)
+def test_a_tensor_is_found_under_what_int8_calls_it(path: str, name: str, multiple: int) -> None:
+    observed = Observed({"block.x3": ONES, name: ONES}, {}, factors={name: np.ones(4)}, known=KNOWN)
+    assert observed.problem(path) == ""
+    assert observed.name_of(path) == name
+    np.testing.assert_array_equal(observed.real(path), ONES / np.float32(multiple))
+
+
+def test_modules_called_like_multiples_are_told_apart() -> None:
+    names = ("block.x1", "block.x2", "block.x6")
+    observed = Observed({name: n * ONES for n, name in enumerate(names)}, {}, known=KNOWN)
+    assert [float(observed.real(name).max()) for name in names] == [0, 1, 2]
+
+
+def test_every_layer_of_such_a_net_is_compared() -> None:
+    tensors = {name: Tensor(name, (1, 2, 2, 4)) for name in ("input", "block.x1", "block.x2", "block.x6")}
+    names = list(tensors)
+    nodes = tuple(Node("hardswish", (source,), name) for source, name in itertools.pairwise(names))
+    graph = Graph("g", ("input",), ("block.x6",), nodes, tensors)
+    values = run(graph, ONES, keep_all=True)
+    wrong = {**values, "block.x2": 2 * values["block.x2"]}
+    layers, unmatched = compare_layers(graph, values, Observed(wrong, {}), LayerTolerance(own_db=60, constants_db=60))
+    assert [layer.name for layer in layers] == names
+    assert unmatched == []
+    assert {layer.name for layer in layers if layer.parted} == {"block.x2", "block.x6"}
+
+
+def test_what_is_a_multiple_comes_before_what_it_is_divided_to() -> None:
+    observed = Observed({"act.x6": 6 * ONES, "act": ONES}, {})
+    assert observed.name_of("act") == "act.x6"
+
+
+def test_a_file_without_the_tensor_says_so() -> None:
+    assert "no tensor of this name" in Observed({"block.0": ONES}, {}).problem("block.1")
