@@ -61,9 +61,12 @@ class Cause:
 def likely_cause(
     graph: Graph, layer: LayerParity, observed: Observed, normalisation: Normalisation | None = None
 ) -> Cause | None:
-    """The known mistake that makes the reference layer give what the file gave; None where none does."""
+    """The known mistake that makes the reference layer give what the file gave; None where none does.
+
+    Mistakes are made in real numbers: a layer of an int8 reference is not looked into.
+    """
     node = graph.producer(layer.name)
-    if node is None or not layer.parted:
+    if node is None or not layer.parted or graph[layer.name].qparams is not None:
         return None
     source = fused_to(graph, node, observed)
     if any(map(observed.problem, (*sources(graph, source or node), node.output))):

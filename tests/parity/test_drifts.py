@@ -457,6 +457,17 @@ def test_the_op_that_differs_is_named(net: Net, make: Callable[[Graph], Graph], 
     assert file.first_parted.parted == parted
 
 
+def test_the_op_that_differs_is_named_where_no_name_has_a_factor(net: Net) -> None:
+    images = from_blots(PREPROCESS, calibration=8, check=1, seed=1).calibration
+    plain = replace(net, int8=ptq(net.graph, [images], QUICK).graph, factors={})
+    plain.write("plain.onnx", plain.int8)
+    path = plain.write("plain drift.tflite", _flipped(plain.int8, DEPTHWISE, 6))
+    (file,) = _checked(plain, path, ref="plain.onnx").files
+    assert not file.passed
+    assert file.first_parted is not None
+    assert (file.first_parted.name, file.cause) == (DEPTHWISE, None)
+
+
 def test_other_integers_are_refused_in_words(net: Net) -> None:
     (file,) = _checked(net, net.folder / "float32.onnx", ref="int8.onnx", minimums={"sqnr_db": 0}).files
     assert not file.passed
