@@ -96,6 +96,8 @@ def load_model(
     hears of public weights being fetched. Raises EdgemobileError.
     """
     require("torch", "export")
+    if res is not None and res < 1:
+        raise EdgemobileError(f"res must be at least 1 pixel, found {res}")
     if spec.endswith(".pt2"):
         _refuse(spec, "is traced already", {"--weights": weights, "--width": width, "--res": res, "--classes": classes})
         return _saved(Path(spec))
@@ -122,7 +124,7 @@ def _from_factory(spec: str, weights: str | None, res: int | None, batch: int) -
     else:
         checkpoint = load_weights(weights, wanted=net.state_dict().keys())
         load_into(net, checkpoint)
-    input_px = res or (checkpoint.preprocess.input_px if checkpoint.preprocess else None)
+    input_px = res if res is not None else (checkpoint.preprocess.input_px if checkpoint.preprocess else None)
     if input_px is None:
         input_px = _FACTORY_PX
         note = f"{checkpoint.source} says nothing of a resolution: {input_px} px is assumed; --res takes another"

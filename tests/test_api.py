@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("torch")
-pytest.importorskip("ai_edge_litert")
-
 import edgemobile
 from edgemobile.errors import EdgemobileError, MissingExtra
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("ai_edge_litert")
 
 _PLOTTED = ("exported", "compared", "benched", "evaluated", "quantized")
 
@@ -117,12 +119,85 @@ def test_wrong_use_is_one_line() -> None:
         lambda: edgemobile.parity("v3-large", ()),
         lambda: edgemobile.parity("v3-large", "a.onnx", minimums={"psnr": 1}),
         lambda: edgemobile.quantize("v3-large", recipe="best"),
+        lambda: edgemobile.bench([]),
+        lambda: edgemobile.bench("a.onnx", baseline="run.json", max_regress=-5),
+        lambda: edgemobile.evaluate([], "photos", baseline="a.onnx", max_drop=1),
+        lambda: edgemobile.export("v3-small", res=0),
+        lambda: edgemobile.export(Path("none.pt2")),
+        lambda: edgemobile.quantize("v3-small", recipe={"observers": []}),
     ):
         with pytest.raises(EdgemobileError) as raised:
             call()
         assert "\n" not in str(raised.value)
     with pytest.raises(AttributeError, match="no attribute 'exports'"):
         edgemobile.exports  # noqa: B018
+
+
+class _Net(torch.nn.Module):
+    """What people have in their hands."""
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: edgemobile.export(_Net()), r"model must be text or a path, found _Net\(\)\. .*package.module:factory"),
+        (lambda: edgemobile.parity(_Net(), "a.onnx"), "ref must be text or a path, found .*package.module:factory"),
+        (lambda: edgemobile.export("v3-small", res="32"), "res must be a whole number or None, found '32'"),
+        (lambda: edgemobile.export("v3-small", batch=True), "batch must be a whole number, found True"),
+        (lambda: edgemobile.export("v3-small", hswish="gelu"), "hswish must be 'auto', 'delegated', 'fused', 'relu'"),
+        (lambda: edgemobile.export("v3-small", to=3), "to must be text or a list, each text or None, found 3"),
+        (lambda: edgemobile.export("v3-small", seed=-1), "seed must be at least 0, found -1"),
+        (lambda: edgemobile.quantize("v3-small", seed=-1), "seed must be at least 0, found -1"),
+        (lambda: edgemobile.quantize("v3-small", calib=["photos"]), "calib must be text or a path or None, found"),
+        (lambda: edgemobile.parity("v3-small", "a.onnx", seed=-1), "seed must be at least 0, found -1"),
+        (lambda: edgemobile.parity("v3-small", "a.onnx", images="4"), "images must be a whole number, found '4'"),
+        (lambda: edgemobile.parity("v3-small", None), "others must be text or a path or Exported or a list, each"),
+        (lambda: edgemobile.parity("v3-small", "a.onnx", minimums={"sqnr": "a"}), "minimums must be a mapping, each"),
+        (lambda: edgemobile.bench("a.onnx", threads="1"), "threads must be a whole number or a list, each"),
+        (lambda: edgemobile.bench("a.onnx", max_regress="5%"), "max_regress must be a number or None, found '5%'"),
+        (lambda: edgemobile.evaluate([1], "photos"), r"files must be .*, found \[1\]"),
+        (lambda: edgemobile.evaluate("a.onnx", "photos", seed=-1), "seed must be at least 0, found -1"),
+        (lambda: edgemobile.evaluate("a.onnx", "photos", preprocess=3), "preprocess must be .*, found 3"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(EdgemobileError, match=said):
+        call()
+
+
+def test_one_text_is_one_item_and_records_stand_for_their_files(
+    documented: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the library is asked for, of every form in which it may be handed over."""
+    asked: list[Any] = []
+
+    def ask(request: Any, *args: object) -> None:
+        asked.append(request)
+        raise EdgemobileError("asked")
+
+    for name in ("edgemobile.parity.run.parity", "edgemobile.bench.run.bench", "edgemobile.accuracy.evaluate.evaluate"):
+        monkeypatch.setattr(name, ask)
+    monkeypatch.setattr("edgemobile.api._export", ask)
+    exported = documented["exported"]
+    files, normalised = tuple(map(str, exported.paths)), {"mean": [0, 0, 0], "std": [1, 1, 1]}
+    for call in (
+        lambda: edgemobile.export("v3-small", to="tflite", int8=True, keep_float="features.12.*", seed=np.int64(3)),
+        lambda: edgemobile.quantize("v3-small", recipe={"name": "mine", "refit": 0}),
+        lambda: edgemobile.parity("v3-large", exported, runtimes="tf.lite", on="pi5", minimums=None),
+        lambda: edgemobile.parity("v3-large", iter(files), minimums={"sqnr": 20}),
+        lambda: edgemobile.bench(exported, threads=(1, 2)),
+        lambda: edgemobile.evaluate(exported, "photos", preprocess=normalised),
+    ):
+        with pytest.raises(EdgemobileError, match="asked"):
+            call()
+    one, mine, compared, several, measured, evaluated = asked
+    assert (one.formats, one.recipe.rules[-1].pattern, one.seed) == (("tflite",), "features.12.*", 3)
+    assert (mine.recipe.name, mine.recipe.refit) == ("mine", 0)
+    assert (compared.runtimes, compared.on, compared.minimums) == (("tensorflow",), ("pi5",), {})
+    assert compared.others == several.others == evaluated.files == tuple(map(str, measured.files)) == files
+    assert several.minimums == {"sqnr_db": 20}
+    assert measured.settings.threads == (1, 2)
+    assert json.loads(evaluated.options.preprocess) == normalised
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,12 @@ def test_a_net_that_runs_on_no_batch_says_why(images: np.ndarray) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("spec", ["their_nets:plain", "v3-small"])
+def test_a_resolution_of_nothing_is_refused(spec: str) -> None:
+    with pytest.raises(EdgemobileError, match="res must be at least 1 pixel, found 0"):
+        load_model(spec, res=0)
+
+
 def test_weights_that_diverged_are_refused(here: Path) -> None:
     with pytest.raises(EdgemobileError, match=r"their_nets:diverged: norm\.running_var holds values that are not fin"):
         load_model("their_nets:diverged", res=16)

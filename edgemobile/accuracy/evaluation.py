@@ -41,6 +41,10 @@ class EvalRequest:
     on: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.files:
+            raise EdgemobileError("nothing to evaluate: name at least one file")
+        if self.seed < 0:
+            raise EdgemobileError(f"seed must be at least 0, found {self.seed}")
         if self.on is not None and self.workers is not None:
             raise EdgemobileError("workers are processes of this machine; on a device there is one")
         for name, value in (("limit", self.limit), ("workers", self.workers), ("threads", self.options.threads)):

@@ -1,39 +1,47 @@
 """edgemobile from Python: the commands as functions, their options as keywords, their tables as records.
 
 Every function returns a frozen record that prints as its command does, shows as a table in a notebook and has a
-`plot()`. A file that falls short is in the record (`.passed`), not raised. All raise EdgemobileError for bad input, and
-MissingExtra for a dependency that is not installed.
+`plot()`. A file that falls short is in the record (`.passed`), not raised. What `export` returned stands for its files.
+All raise EdgemobileError for bad input, and MissingExtra for a dependency that is not installed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping
+from math import inf
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
+from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
 from edgemobile.api.records import Benched, Compared, Evaluated, Exported
 from edgemobile.commands.options import default_out, recipe_of
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline import ExportRequest
 from edgemobile.pipeline import export as _export
+from edgemobile.preprocess import Preprocess
 from edgemobile.progress import Progress
 from edgemobile.quant.recipe import Recipe, Rule
 
 __all__ = ["Benched", "Compared", "Evaluated", "Exported", "bench", "evaluate", "export", "parity", "quantize"]
 
-PathText = str | PathLike[str]
-Files = PathText | Sequence[PathText]
+Files = PathText | Exported | Iterable[PathText]
+AnyRecipe = PathText | Recipe | Mapping[str, Any]
 Hswish = Literal["auto", "delegated", "fused", "relu"]
 
+_NETS = "A net in memory goes by the code that makes it, 'package.module:factory', or is saved first, as FILE.pt2"
+_RUNTIMES = {"tf.lite": "tensorflow", "tflite-runtime": "tflite_runtime"}
 
+
+@held_to_annotations(model=_NETS)
 def export(
-    model: str,
+    model: PathText,
     *,
     int8: bool = False,
     fp16: bool = False,
     dynamic: bool = False,
-    to: Sequence[str] | None = None,
+    to: Texts | None = None,
     via: str = "native",
     embed_preprocess: bool = False,
     weights: PathText | None = None,
@@ -45,10 +53,10 @@ def export(
     calib_images: int = 128,
     unchecked_calib: bool = False,
     check_images: int = 200,
-    recipe: str | Recipe | None = None,
+    recipe: AnyRecipe | None = None,
     hswish: Hswish = "auto",
     target: str = "cpu",
-    keep_float: Sequence[str] = (),
+    keep_float: Texts = (),
     max_drop: float | None = None,
     search: bool = False,
     out: PathText | None = None,
@@ -60,20 +68,21 @@ def export(
     """Export `model` to the folder `out`, run every file written and compare it with PyTorch: `edgemobile export`.
 
     `model` is a reference model's name, `package.module:factory` or a saved program, FILE.pt2. `out` None is ./MODEL.
+    `recipe` is a Recipe, its JSON's object, or a name or file as the command takes it.
     """
     chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}
-    images = {"calib": _path(calib), "calib_images": calib_images}
+    images = {"calib": optional_path(calib), "calib_images": calib_images}
     return _exported(
         model,
         out,
         progress,
         recipe=_recipe(recipe, hswish, target, keep_float, images),
         target=target,
-        formats=None if to is None else tuple(to),
+        formats=None if to is None else texts(to),
         precisions=tuple(name for name, wanted in chosen.items() if wanted),
         via=via,
         embed_preprocess=embed_preprocess,
-        weights=None if weights is None else fspath(weights),
+        weights=optional_text(weights),
         width=width,
         res=res,
         classes=classes,
@@ -89,10 +98,11 @@ def export(
     )
 
 
+@held_to_annotations(model=_NETS)
 def quantize(
-    model: str,
+    model: PathText,
     *,
-    to: Sequence[str] | None = None,
+    to: Texts | None = None,
     weights: PathText | None = None,
     width: float | None = None,
     res: int | None = None,
@@ -102,10 +112,10 @@ def quantize(
     calib_images: int = 128,
     unchecked_calib: bool = False,
     check_images: int = 200,
-    recipe: str | Recipe | None = None,
+    recipe: AnyRecipe | None = None,
     hswish: Hswish = "auto",
     target: str = "cpu",
-    keep_float: Sequence[str] = (),
+    keep_float: Texts = (),
     observer: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] | None = None,
     granularity: Literal["per_channel", "per_tensor"] | None = None,
     equalize: float | None = None,
@@ -125,7 +135,7 @@ def quantize(
 ) -> Exported:
     """int8 files of `model` alone, with every knob of the recipe: `edgemobile quantize`. None is the recipe's value."""
     whole = (Rule(observer=observer, weights=granularity),) if observer or granularity else None
-    images = {"calib": _path(calib), "calib_images": calib_images}
+    images = {"calib": optional_path(calib), "calib_images": calib_images}
     knobs = {
         "rules": whole,
         "equalize": equalize,
@@ -142,9 +152,9 @@ def quantize(
         progress,
         recipe=_recipe(recipe, hswish, target, keep_float, images, **knobs),
         target=target,
-        formats=None if to is None else tuple(to),
+        formats=None if to is None else texts(to),
         precisions=("int8",),
-        weights=None if weights is None else fspath(weights),
+        weights=optional_text(weights),
         width=width,
         res=res,
         classes=classes,
@@ -160,6 +170,7 @@ def quantize(
     )
 
 
+@held_to_annotations(ref=_NETS)
 def parity(
     ref: PathText,
     others: Files,
@@ -172,9 +183,9 @@ def parity(
     data: PathText | None = None,
     images: int = 32,
     seed: int = 0,
-    runtimes: Sequence[str] = (),
-    on: Sequence[str] = (),
-    minimums: Mapping[str, float] | str = "",
+    runtimes: Texts = (),
+    on: Texts = (),
+    minimums: Mapping[str, float] | str | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Compared:
@@ -185,31 +196,33 @@ def parity(
     from edgemobile.parity import ParityRequest, parse_bounds
     from edgemobile.parity import parity as compare
 
-    bounds = minimums if isinstance(minimums, str) else ",".join(f"{name}={least}" for name, least in minimums.items())
+    if minimums is not None and not isinstance(minimums, str):
+        minimums = ",".join(f"{name}={least}" for name, least in minimums.items())
     request = ParityRequest(
         fspath(ref),
         tuple(map(str, _paths(others))),
-        weights=None if weights is None else fspath(weights),
+        weights=optional_text(weights),
         arch=arch,
         width=width,
         classes=classes,
-        data=_path(data),
+        data=optional_path(data),
         images=images,
         seed=seed,
         layers=layers,
-        minimums=parse_bounds(bounds),
-        on=tuple(on),
-        runtimes=tuple(runtimes),
+        minimums=parse_bounds(minimums or ""),
+        on=texts(on),
+        runtimes=tuple(_RUNTIMES.get(name, name) for name in texts(runtimes)),
         threads=threads,
     )
     return Compared.of(compare(request, progress))
 
 
+@held_to_annotations()
 def bench(
     files: Files,
     *,
     on: str = "local",
-    threads: int | Sequence[int] = 1,
+    threads: int | Iterable[int] = 1,
     cores: str | None = None,
     runtime: str | None = None,
     runs: int | None = None,
@@ -232,9 +245,11 @@ def bench(
 
     if max_regress is not None and baseline is None:
         raise EdgemobileError("max_regress says how much slower than a baseline: give one, baseline='run.json'")
+    if max_regress is not None and not 0 <= max_regress < inf:
+        raise EdgemobileError(f"max_regress is a share of the baseline, 0.05 for 5 %; found {max_regress:g}")
     try:
         settings = Settings(
-            threads=(threads,) if isinstance(threads, int) else tuple(threads),
+            threads=tuple(threads) if isinstance(threads, Iterable) else (threads,),
             cores=cores,
             runtime=runtime,
             runs=runs,
@@ -251,6 +266,7 @@ def bench(
     return Benched(run, None if reference is None else compare(reference, run), max_regress)
 
 
+@held_to_annotations()
 def evaluate(
     files: Files,
     data: PathText,
@@ -261,7 +277,7 @@ def evaluate(
     baseline: PathText | None = None,
     max_drop: float | None = None,
     arch: str | None = None,
-    preprocess: str | None = None,
+    preprocess: PathText | Preprocess | Mapping[str, Any] | None = None,
     labels: PathText | None = None,
     on: str | None = None,
     workers: int | None = None,
@@ -270,7 +286,8 @@ def evaluate(
 ) -> Evaluated:
     """The accuracy of files on a folder or zip of images in a folder a class: `edgemobile eval`.
 
-    `max_drop` is how many points of top-1 a file may lose to the `baseline`. Processes (`workers` above 1) need a
+    `max_drop` is how many points of top-1 a file may lose to the `baseline`. `preprocess` is a Preprocess, its JSON's
+    object, or a name or file as the command takes it. Processes (`workers` above 1) need a
     `if __name__ == "__main__"` in scripts, as everywhere in Python.
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
@@ -289,42 +306,42 @@ def evaluate(
         split=split,
         limit=limit,
         seed=seed,
-        baseline=None if baseline is None else fspath(baseline),
-        options=ClassifierOptions(arch=arch, preprocess=preprocess, labels=_path(labels), threads=threads),
+        baseline=optional_text(baseline),
+        options=ClassifierOptions(
+            arch=arch, preprocess=_preprocess(preprocess), labels=optional_path(labels), threads=threads
+        ),
         workers=workers,
         on=on,
     )
     return Evaluated.of(count(request, progress), max_drop=max_drop)
 
 
-def _exported(
-    model: str,
-    out: PathText | None,
-    progress: Progress | None,
-    **options: Any,
-) -> Exported:
-    folder = default_out(model) if out is None else Path(out)
-    return Exported.of(_export(ExportRequest(model=model, out=folder, **options), progress))
+def _exported(model: PathText, out: PathText | None, progress: Progress | None, **options: Any) -> Exported:
+    name = fspath(model)
+    folder = default_out(name) if out is None else Path(out)
+    return Exported.of(_export(ExportRequest(model=name, out=folder, **options), progress))
 
 
 def _recipe(
-    recipe: str | Recipe | None,
-    hswish: str,
-    target: str,
-    keep_float: Sequence[str],
-    images: dict[str, Any],
-    **knobs: Any,
+    recipe: AnyRecipe | None, hswish: str, target: str, keep_float: Texts, images: dict[str, Any], **knobs: Any
 ) -> Recipe:
+    if isinstance(recipe, Mapping):
+        recipe = Recipe.from_json({"version": 1, **recipe})
     if isinstance(recipe, Recipe):
         if hswish != "auto" or keep_float or any(value is not None for value in knobs.values()):
             raise EdgemobileError("a Recipe says all of it: change it with dataclasses.replace, or name one by text")
         return recipe
-    return recipe_of(recipe, hswish, target, tuple(keep_float), images, **knobs)
+    return recipe_of(optional_text(recipe), hswish, target, texts(keep_float), images, **knobs)
 
 
-def _path(path: PathText | None) -> Path | None:
-    return None if path is None else Path(path)
+def _preprocess(given: PathText | Preprocess | Mapping[str, Any] | None) -> str | None:
+    """As `edgemobile eval --preprocess` takes it: a name, a file of JSON, or JSON."""
+    if isinstance(given, Preprocess):
+        return json.dumps(given.to_json())
+    return json.dumps(dict(given)) if isinstance(given, Mapping) else optional_text(given)
 
 
 def _paths(files: Files) -> tuple[Path, ...]:
+    if isinstance(files, Exported):
+        return files.paths
     return (Path(files),) if isinstance(files, str | PathLike) else tuple(map(Path, files))

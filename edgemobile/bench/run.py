@@ -32,6 +32,10 @@ class BenchRequest:
     device: str = "local"
     settings: Settings = field(default_factory=Settings)
 
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise EdgemobileError("nothing to measure: name at least one .onnx or .tflite file")
+
 
 def bench(request: BenchRequest, on_progress: Callable[[Mapping[str, Any]], None] | None = None) -> Run:
     """Measure every file with every number of threads on the device.

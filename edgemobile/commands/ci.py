@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_gate_models
-from edgemobile.commands.for_ci import tell_ci
+from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
 from edgemobile.commands.writable import check_writable
 from edgemobile.config_file import CONFIG_NAME, read_config
@@ -70,12 +70,13 @@ def ci(
     from edgemobile.gate.output import gate_junit, gate_markdown
     from edgemobile.gate.run import run_gate
 
-    check_writable("--junit", junit)
     chosen = config or context.find_root().params.get("config") or Path(CONFIG_NAME)
-    if not chosen.is_file():
-        raise EdgemobileError(f"there is no {chosen}. Write one (docs/ci.md), or name it with --config")
-    with progress(quiet=quiet or as_json) as bars:
-        report = run_gate(load_gate(read_config(chosen)), only=only, force=force, progress=bars)
+    with telling_errors("edgemobile ci", junit, as_json=as_json):
+        check_writable("--junit", junit)
+        if not chosen.is_file():
+            raise EdgemobileError(f"there is no {chosen}. Write one (docs/ci.md), or name it with --config")
+        with progress(quiet=quiet or as_json) as bars:
+            report = run_gate(load_gate(read_config(chosen)), only=only, force=force, progress=bars)
     tell_ci(junit, partial(gate_junit, report), github_summary, partial(gate_markdown, report), on_screen=not as_json)
     if as_json:
         print(to_json_text(report.to_json()), end="")

@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgemobile.errors import EdgemobileError
+from edgemobile.artifact import to_json_text
+from edgemobile.errors import EdgemobileError, in_a_line
 
-__all__ = ["tell_ci"]
+__all__ = ["tell_ci", "telling_errors"]
+
+
+@contextmanager
+def telling_errors(title: str, junit: Path | None, *, as_json: bool) -> Iterator[None]:
+    """What ends the block without a report stands in `junit`, where an earlier run may have left a green one.
+
+    `title` is the command's. With `as_json` an EdgemobileError is on standard output, too.
+    """
+    try:
+        yield
+    except BaseException as error:
+        known = isinstance(error, EdgemobileError)
+        if junit is not None:
+            # Where it cannot be written, the error that is on its way says more.
+            with suppress(OSError):
+                junit.write_text(_error_xml(title, str(error) if known else _named(error)), encoding="utf-8")
+        if as_json and isinstance(error, EdgemobileError):
+            print(to_json_text({"error": str(error), "exit_code": error.exit_code}), end="")
+        raise
+
+
+def _named(error: BaseException) -> str:
+    name = type(error).__name__
+    return name if in_a_line(error) == name else f"{name}: {in_a_line(error)}"
+
+
+def _error_xml(title: str, words: str) -> str:
+    from edgemobile.parity.output import TestCase, junit_document
+
+    return junit_document(title, {title: [TestCase("run", title, (), "", error=words)]})
 
 
 def tell_ci(

@@ -107,7 +107,11 @@ OUTPUT = _group(
     click.option("--overwrite", is_flag=True, help="Replace the folder of an earlier export."),
     click.option("--threads", type=int, default=1, show_default=True, help="Threads for the latency column."),
     click.option(
-        "--seed", type=int, default=0, show_default=True, help="Seed of random weights, samples and synthesis."
+        "--seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Seed of random weights, samples and synthesis.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON on standard output."),
     click.option("-q", "--quiet", is_flag=True, help="No progress, only the result."),

@@ -49,6 +49,21 @@ class Cache:
         self._made(self.folder / "files")
         return self.folder / "files" / f"{model}-{key[:16]}"
 
+    def clear(self, model: str, key: str) -> None:
+        """Remove the model's files of this key, whoever changed or added what is there.
+
+        Raises EdgemobileError where they would be outside the cache, or cannot be removed.
+        """
+        folder = self.files(model, key)
+        if folder.resolve().parent != (self.folder / "files").resolve():
+            raise EdgemobileError(f"{folder} leads out of the cache: {folder.resolve()}. Remove it, if it is a link")
+        try:
+            if folder.is_dir():
+                shutil.rmtree(folder)
+            folder.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     def tidy(self, model: str, key: str) -> None:
         """Remove a model's files of other keys: they are large, and quickly made again."""
         keep = self.files(model, key)
@@ -70,6 +85,8 @@ class Cache:
             if not ignore.exists():
                 ignore.write_text("*\n")
         except OSError as error:
-            raise EdgemobileError(
-                f"cannot write the cache {self.folder}: {error.strerror or error}. Choose another: [gate] cache"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> EdgemobileError:
+        why = error.strerror or error
+        return EdgemobileError(f"cannot write the cache {self.folder}: {why}. Choose another: [gate] cache")

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemobile.config_file import ConfigFile
-from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
+from edgemobile.gate.agreement import check_agreement
 from edgemobile.gate.reading import (
     Read,
     Reader,
@@ -34,13 +34,11 @@ from edgemobile.gate.reading import (
     real,
     whole,
 )
+from edgemobile.gate.selectors import PRECISIONS, SUFFIXES, checked
 from edgemobile.metrics import METRICS
 
-__all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry", "load_gate", "selects"]
+__all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry", "load_gate"]
 
-_FILES = tuple(row.suffix for row in FORMATS.values())
-# As routes.PRECISIONS, which would cost loading every route; a test holds them equal.
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
 TARGETS = ("cpu", "arm", "x86-vnni", "microcontroller", "edgetpu", "no-hswish")
 
 
@@ -70,6 +68,10 @@ class DeviceEntry:
     max_regress: float | None = None
     required: bool = True
 
+    def takes(self, format: str, precision: str) -> bool:
+        """Whether files of this format and precision run there."""
+        return format in (self.formats or (format,)) and precision in (self.precisions or (precision,))
+
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -84,7 +86,7 @@ class Accuracy:
 @dataclass(frozen=True)
 class ModelEntry:
     """[models.NAME]. `model` is what `edgemobile export` takes. `files` are files made already, in place of an export;
-    then `model` may be a file as well.
+    then `model` may be a file as well, and `calib` is what they are compared on.
 
     `size` is bytes, and `instructions` an inference by device, each by selector: a precision ("int8"), a format
     ("tflite") or both ("int8.tflite"). `tolerances` is precision -> metric -> bound. `devices` None is all there are.
@@ -109,6 +111,9 @@ class ModelEntry:
     tolerances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     accuracy: Accuracy | None = None
 
+    def runs_on(self, device: str) -> bool:
+        return self.devices is None or device in self.devices
+
 
 @dataclass(frozen=True)
 class GateConfig:
@@ -119,11 +124,6 @@ class GateConfig:
     tolerances: Mapping[str, Mapping[str, float]]
     devices: tuple[DeviceEntry, ...]
     models: tuple[ModelEntry, ...]
-
-
-def selects(selector: str, format: str, precision: str) -> bool:
-    """ "int8", "tflite", "int8.tflite": whether it means a file of this format and precision."""
-    return set(selector.split(".")) <= {format, precision}
 
 
 def load_gate(file: ConfigFile) -> GateConfig:
@@ -140,7 +140,7 @@ def load_gate(file: ConfigFile) -> GateConfig:
         given = {"model": name, **read.table(("models", name), _MODEL)}
         models.append(ModelEntry(name, **given))
     config = GateConfig(file.path, settings, tolerances, devices, tuple(models))
-    _check(file, config)
+    check_agreement(file, config)
     return config
 
 
@@ -154,7 +154,7 @@ def _weights(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
 
 def _model(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
     text = read_text(value, read, keys)
-    return str(read.file.path.parent / text) if text.endswith((".pt2", *_FILES)) else text
+    return str(read.file.path.parent / text) if text.endswith((".pt2", *SUFFIXES)) else text
 
 
 def _recipe(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
@@ -186,7 +186,7 @@ def _by_precision(value: Any, read: Reader, keys: tuple[str, ...]) -> dict[str, 
 def _by_selector(amount: Read) -> Read:
     def read_amounts(value: Any, read: Reader, keys: tuple[str, ...]) -> dict[str, int]:
         return {
-            named(read, (*keys, name), _selector): read.one(most, (*keys, name), amount) for name, most in items(value)
+            named(read, (*keys, name), checked): read.one(most, (*keys, name), amount) for name, most in items(value)
         }
 
     return read_amounts
@@ -208,20 +208,6 @@ def _accuracy(value: Any, read: Reader, keys: tuple[str, ...]) -> Accuracy:
 def _precision(name: str) -> str:
     if name not in PRECISIONS:
         raise ValueError(f"there is no such precision. Allowed: {', '.join(PRECISIONS)}")
-    return name
-
-
-def _selector(name: str) -> str:
-    kinds = [part in PRECISIONS for part in name.split(".")]
-    if not all(part in (*PRECISIONS, *FORMATS) for part in name.split(".")) or kinds not in (
-        [True],
-        [False],
-        [True, False],
-    ):
-        raise ValueError(
-            f"names no file. Allowed: a precision ({', '.join(PRECISIONS)}), a format ({', '.join(FORMATS)}), "
-            'or both in quotes, like "int8.tflite"'
-        )
     return name
 
 
@@ -262,49 +248,3 @@ _MODEL: Mapping[str, Read] = {
     "tolerances": _by_precision,
     "accuracy": _accuracy,
 }
-
-
-# ---- what one key has to do with another ----------------------------------------------------------------------------
-
-
-def _check(file: ConfigFile, config: GateConfig) -> None:
-    devices = [device.name for device in config.devices]
-    for device in config.devices:
-        if (device.baseline is None) != (device.max_regress is None):
-            raise file.wrong(("devices", device.name), "baseline and max_regress need each other: give both or neither")
-    for entry in config.models:
-        at = ("models", entry.name)
-        _check_model(file, entry)
-        for where, names in (("devices", entry.devices or ()), ("instructions", tuple(entry.instructions))):
-            for name in names:
-                if name not in devices:
-                    known = ", ".join(devices) or "none"
-                    raise file.wrong((*at, where), f"there is no [devices.{name!r}]. Devices there are: {known}")
-        if entry.accuracy is not None and not entry.files and "float32" not in entry.precisions:
-            raise file.wrong((*at, "accuracy"), "max_drop is against the float32 file: add float32 to precisions")
-        for key in () if entry.files else ("size", "instructions"):
-            budgets = [entry.size] if key == "size" else entry.instructions.values()
-            for selector in (selector for budget in budgets for selector in budget):
-                if not any(selects(selector, one, other) for one in entry.formats for other in entry.precisions):
-                    raise file.wrong((*at, key), f"{selector} is none of the files that formats and precisions give")
-
-
-def _check_model(file: ConfigFile, entry: ModelEntry) -> None:
-    from edgemobile.arch import ARCHS
-
-    at = ("models", entry.name)
-    where = (*at, "model") if "model" in file.tables["models"][entry.name] else at
-    suffixes = (".pt2", *_FILES) if entry.files else (".pt2",)
-    if not (entry.model in ARCHS or ":" in entry.model or entry.model.endswith(suffixes)):
-        raise file.wrong(
-            where,
-            f'{entry.model!r} is no model. Allowed, as model = "...": {", ".join(ARCHS)}, package.module:factory, '
-            "FILE.pt2 and, where files are given, .onnx and .tflite",
-        )
-    if entry.recipe is not None:
-        from edgemobile.quant.recipes import read_recipe
-
-        try:
-            read_recipe(entry.recipe)
-        except EdgemobileError as error:
-            raise file.wrong((*at, "recipe"), str(error)) from error

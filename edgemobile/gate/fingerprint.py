@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from functools import cache, lru_cache
 from importlib import metadata
@@ -16,7 +16,7 @@ from typing import Any
 import edgemobile
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["content_sha256", "fingerprint", "software"]
+__all__ = ["content_sha256", "contents", "fingerprint", "software"]
 
 _TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "numpy", "Pillow", "safetensors", "flatbuffers")
 
@@ -50,6 +50,11 @@ def content_sha256(path: Path) -> str:
         return digest.hexdigest()
     except OSError as error:
         raise EdgemobileError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+
+
+def contents(paths: Iterable[Path]) -> list[tuple[str, str | None]]:
+    """(name, sha256) of each; None where there is no file, so that a new one is noticed. Raises EdgemobileError."""
+    return [(path.name, content_sha256(path) if path.is_file() else None) for path in paths]
 
 
 def _file_sha256(path: Path) -> str:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgemobile.gate.checks import Check, Outcome
-from edgemobile.gate.config import Accuracy, DeviceEntry, selects
+from edgemobile.gate.config import Accuracy, DeviceEntry
 from edgemobile.gate.measured import Measured, Scored, Written
+from edgemobile.gate.selectors import selects
 from edgemobile.metrics import METRICS
 from edgemobile.parity import FileParity, ParityReport
 from edgemobile.records import Case, Run
 
-__all__ = ["accuracies", "on_device", "parities", "sizes"]
+__all__ = ["accuracies", "on_device", "on_no_file", "parities", "sizes"]
 
 
 def sizes(model: Measured) -> list[Check]:
@@ -104,6 +105,14 @@ def on_device(device: DeviceEntry, model: Measured, files: Sequence[Written], ru
     return [*checks, *_against_baseline(model, device, run, kept)]
 
 
+def on_no_file(device: DeviceEntry, model: Measured) -> list[Check]:
+    """Where none of the model's files is of the device's formats and precisions: a budget is not skipped."""
+    if budgets := model.entry.instructions.get(device.name, {}):
+        return list(_of_nothing(model, "instructions", device.name, budgets, ()))
+    words = ("none of its files is of the device's formats and precisions",)
+    return [Check(model.entry.name, "", "device", device.name, Outcome.SKIPPED, words=words)]
+
+
 def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, most: int | None, kept: bool) -> Check:
     from edgemobile.devices.statistics import verdict
 
@@ -173,7 +182,8 @@ def _of_nothing(
 ) -> Iterator[Check]:
     for name in budgets:
         if not any(selects(name, file.format, file.precision) for file in files):
-            words = (f"the budget of {name} means none of the files: {', '.join(Path(f.name).name for f in files)}",)
+            names = ", ".join(Path(file.name).name for file in files) or f"none runs on {place}"
+            words = (f"the budget of {name} means none of the files: {names}",)
             yield Check(model.entry.name, "", what, place, Outcome.WRONG, words=words)
 
 

@@ -15,11 +15,13 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import format_of
 from edgemobile.gate.cache import Cache
 from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
-from edgemobile.gate.fingerprint import content_sha256, fingerprint, software
+from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, software
+from edgemobile.images import class_labels
 from edgemobile.parity import TABLE, LayerTolerance, ParityReport, Tolerance
 from edgemobile.progress import Progress
 from edgemobile.records import Run
 from edgemobile.strict_json import decode, encode
+from edgemobile.weights import facts
 
 __all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
@@ -85,21 +87,30 @@ def written_files(entry: ModelEntry, config: GateConfig, cache: Cache, progress:
         return _named_files(entry, config, cache)
     key = _export_key(entry, config)
     folder = cache.files(entry.name, key)
-    files = cache.get("export", key, _read_files)
-    kept = files is not None and ":" not in entry.model and _whole(folder, files)
-    if files is None or not kept:
-        files = _export(entry, config, folder, progress)
-        cache.put("export", key, encode(files))
-        cache.tidy(entry.name, key)
-    return Measured(entry, config, cache, folder, files, key, kept)
+    found = cache.get("export", key, lambda value: decode(_Kept, value, "export"))
+    if found is not None and ":" not in entry.model and _is_whole(folder, found.sha256):
+        return Measured(entry, config, cache, folder, found.files, key, kept=True)
+    cache.clear(entry.name, key)
+    files = _export(entry, config, folder, progress)
+    cache.put("export", key, encode(_Kept(content_sha256(folder), files)))
+    cache.tidy(entry.name, key)
+    return Measured(entry, config, cache, folder, files, key, kept=False)
 
 
-def _read_files(value: Any) -> tuple[Written, ...]:
-    return tuple(decode(Written, item, "file") for item in value)
+@dataclass(frozen=True)
+class _Kept:
+    """`sha256` is of the folder: every name in it, and every file's content."""
+
+    sha256: str
+    files: tuple[Written, ...]
 
 
-def _whole(folder: Path, files: Sequence[Written]) -> bool:
-    return all((folder / one.name).is_file() and content_sha256(folder / one.name) == one.sha256 for one in files)
+def _is_whole(folder: Path, sha256: str) -> bool:
+    """Whether it is as it was written: nothing changed, lost or added."""
+    try:
+        return folder.is_dir() and content_sha256(folder) == sha256
+    except EdgemobileError:
+        return False
 
 
 def _named_files(entry: ModelEntry, config: GateConfig, cache: Cache) -> Measured:
@@ -125,20 +136,24 @@ def _named_files(entry: ModelEntry, config: GateConfig, cache: Cache) -> Measure
 def _export_key(entry: ModelEntry, config: GateConfig) -> str:
     made = (entry.formats, entry.precisions, entry.recipe, entry.target, entry.calib_images)
     recipe = content_sha256(Path(entry.recipe)) if entry.recipe and entry.recipe.endswith(".json") else None
-    return fingerprint("export", software(), _source(entry), made, recipe, config.settings.images, config.settings.seed)
+    asked = (config.settings.images, config.settings.seed)
+    # Each model has a folder of its own, whose manifest is like no other.
+    return fingerprint("export", entry.name, software(), _source(entry), made, recipe, asked)
 
 
 def _source(entry: ModelEntry) -> list[Any]:
-    """The net, its weights and its images, by content."""
-    contents = [
+    """The net, its weights with what is said of them beside them, and its images, by content."""
+    weights = None if entry.weights in (None, "bundled", "imagenet", "random") else Path(str(entry.weights))
+    read = [
         content_sha256(Path(text)) if is_file else None
         for text, is_file in (
             (entry.model, entry.model.endswith((".pt2", ".onnx", ".tflite"))),
-            (str(entry.weights), entry.weights not in (None, "bundled", "imagenet", "random")),
+            (str(weights), weights is not None),
             (str(entry.calib), entry.calib is not None),
         )
     ]
-    return [entry.model, entry.weights, entry.width, entry.res, entry.classes, contents]
+    said = [] if weights is None else contents(facts.places_beside(weights))
+    return [entry.model, entry.weights, entry.width, entry.res, entry.classes, read, said]
 
 
 def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progress) -> tuple[Written, ...]:
@@ -162,7 +177,6 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
         recipe=replace(recipe, hswish=target_for(entry.target).hswish),
         target=entry.target,
         seed=config.settings.seed,
-        overwrite=True,
     )
     artifacts = [file.artifact for file in export(request, progress).files]
     return tuple(Written(one.file, one.format, one.precision, one.bytes, one.sha256) for one in artifacts)
@@ -226,8 +240,9 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
             f"{model.entry.name}: max_drop is against a float32 file, and there is none among its files"
         )
     digests = [(file.name, file.sha256) for file in model.files]
+    labels = [contents(class_labels.places_beside(model.path(file))) for file in model.files]
     chosen = (content_sha256(asked.data), asked.split, asked.limit, model.config.settings.seed)
-    key = fingerprint("accuracy", software(), digests, chosen)
+    key = fingerprint("accuracy", software(), digests, labels, chosen)
 
     def run() -> tuple[tuple[Scored, ...], Any]:
         from edgemobile.accuracy.evaluate import evaluate

@@ -1,12 +1,14 @@
-"""Every model of edgemobile.toml through the gate. A problem is a row of the report, and does not stop the others."""
+"""Every model of edgemobile.toml through the gate. A problem of any kind is a row of the report, and stops no other."""
 
 from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import EdgemobileError, in_a_line
 from edgemobile.gate import judge
 from edgemobile.gate.cache import Cache
 from edgemobile.gate.checks import Check, GateReport, Outcome
@@ -22,7 +24,7 @@ def run_gate(
 ) -> GateReport:
     """Check all models, or `only` those named; with `force` also what has not changed.
 
-    Raises EdgemobileError for a name that is no model, and where the cache cannot be written.
+    Raises EdgemobileError for a name that is no model.
     """
     entries = {entry.name: entry for entry in config.models}
     for name in only:
@@ -43,10 +45,10 @@ def _cpu_s() -> float:
 def _check_model(entry: ModelEntry, config: GateConfig, cache: Cache, progress: Progress) -> Iterator[Check]:
     try:
         model = written_files(entry, config, cache, progress)
-    except EdgemobileError as error:
+    except Exception as error:
         yield _problem(entry, "files" if entry.files else "export", "here", error)
         return
-    yield from judge.sizes(model)
+    yield from _tried(model, "size", "here", lambda: judge.sizes(model))
     yield from _tried(model, "parity", "here", lambda: judge.parities(model, *measure_parity(model, progress)))
     asked = entry.accuracy
     if asked is not None:
@@ -54,20 +56,14 @@ def _check_model(entry: ModelEntry, config: GateConfig, cache: Cache, progress: 
             model, "accuracy", "here", lambda: judge.accuracies(asked, model, *measure_accuracy(model, asked, progress))
         )
     for device in config.devices:
-        if entry.devices is None or device.name in entry.devices:
+        if entry.runs_on(device.name):
             yield from _on_device(model, device)
 
 
 def _on_device(model: Measured, device: DeviceEntry) -> Iterator[Check]:
-    files = [
-        file
-        for file in model.files
-        if (not device.formats or file.format in device.formats)
-        and (not device.precisions or file.precision in device.precisions)
-    ]
+    files = [file for file in model.files if device.takes(file.format, file.precision)]
     if not files:
-        words = ("none of its files is of the device's formats and precisions",)
-        yield Check(model.entry.name, "", "device", device.name, Outcome.SKIPPED, words=words)
+        yield from judge.on_no_file(device, model)
         return
     found = _tried(
         model,
@@ -87,9 +83,14 @@ def _on_device(model: Measured, device: DeviceEntry) -> Iterator[Check]:
 def _tried(model: Measured, what: str, place: str, run: Callable[[], Sequence[Check]]) -> Sequence[Check]:
     try:
         return run()
-    except EdgemobileError as error:
+    except Exception as error:
         return [_problem(model.entry, what, place, error)]
 
 
-def _problem(entry: ModelEntry, what: str, place: str, error: EdgemobileError) -> Check:
-    return Check(entry.name, "", what, place, Outcome.of_code(error.exit_code), words=(str(error),))
+def _problem(entry: ModelEntry, what: str, place: str, error: Exception) -> Check:
+    """An error a user can mend by its exit code; any other has failed the check, and is told with where it arose."""
+    if isinstance(error, EdgemobileError):
+        return Check(entry.name, "", what, place, Outcome.of_code(error.exit_code), words=(str(error),))
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    words = f"{type(error).__name__}: {in_a_line(error)} (at {Path(frame.filename).name}:{frame.lineno})"
+    return Check(entry.name, "", what, place, Outcome.FAILED, words=(words,))

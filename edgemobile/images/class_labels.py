@@ -17,7 +17,7 @@ from typing import NamedTuple
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
 
-__all__ = ["Labels", "find_labels", "has_background", "match_folders"]
+__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside"]
 
 _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
@@ -53,6 +53,12 @@ def find_labels(path: Path, outputs: int, metadata: Mapping[str, str], explicit:
             return Labels(names, source, tuple(notes))
         notes.append(f"{path.name}: not used, {len(found)} labels {source}: the model has {outputs} outputs")
     return Labels(None, "none found", tuple(notes))
+
+
+def places_beside(path: Path) -> tuple[Path, ...]:
+    """Where `find_labels` looks beside the model at `path`: labels.txt, there or not, and every other *labels*.txt."""
+    others = sorted(beside for beside in path.parent.glob("*labels*.txt") if beside.name != "labels.txt")
+    return path.with_name("labels.txt"), *others
 
 
 def has_background(names: Sequence[str] | None, outputs: int) -> bool:
@@ -117,8 +123,8 @@ def _places(path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[list[str]
         yield names, "in its metadata"
     if packed := _packed(path):
         yield packed, "packed into the file"
-    others = sorted(beside for beside in path.parent.glob("*labels*.txt") if beside.name != "labels.txt")
-    for beside in (path.with_name("labels.txt"), *(others if len(others) == 1 else ())):
+    usual, *others = places_beside(path)
+    for beside in (usual, *(others if len(others) == 1 else ())):
         if beside.is_file():
             yield _lines(_text(beside)), f"beside it in {beside.name}"
 

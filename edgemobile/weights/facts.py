@@ -19,7 +19,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import Preprocess
 from edgemobile.weights.files import described, error_line
 
-__all__ = ["beside", "inside"]
+__all__ = ["beside", "inside", "places_beside"]
 
 _TIMM_CONFIG = "config.json"
 
@@ -37,20 +37,24 @@ def inside(checkpoint: Any) -> dict[str, Any]:
     }
 
 
+def places_beside(path: Path) -> tuple[Path, ...]:
+    """Where `beside` looks for facts of the checkpoint at `path`, best first, whether or not there is a file."""
+    return path.with_suffix(".json"), path.with_name(f"{path.name}.json"), path.with_name(_TIMM_CONFIG)
+
+
 def beside(path: Path, sha256: str) -> dict[str, Any]:
     """The facts in FILE.json, or in timm's config.json; {} where there is neither.
 
     Raises EdgemobileError where a file is damaged, or FILE.json of another file.
     """
-    places = [path.with_suffix(".json"), path.with_name(f"{path.name}.json")]
-    if found := next((place for place in places if place.is_file()), None):
+    *own, config = places_beside(path)
+    if found := next((place for place in own if place.is_file()), None):
         facts = _object(found, path)
         if facts.get("sha256", sha256) != sha256:
             raise EdgemobileError(
                 f"{found} describes another file than {path.name}: their sha256 differ. Mend or remove it"
             )
         return facts
-    config = path.with_name(_TIMM_CONFIG)
     return _of_timm(_object(config, path), config) if config.is_file() else {}
 
 

@@ -190,6 +190,10 @@ def test_what_cannot_be_evaluated_says_why(models: Callable[..., str], colour_ph
     file = models("bgr")
     with pytest.raises(EdgemobileError, match=r"has no class folders .* edgemobile predict"):
         evaluate(EvalRequest((file,), colour_photos / "red"))
+    with pytest.raises(EdgemobileError, match="nothing to evaluate: name at least one file"):
+        EvalRequest((), colour_photos, baseline=file)
+    with pytest.raises(EdgemobileError, match="seed must be at least 0, found -1"):
+        EvalRequest((file,), colour_photos, seed=-1)
     with pytest.raises(EdgemobileError, match="limit must be at least 1, found 0"):
         EvalRequest((file,), colour_photos, limit=0)
     with pytest.raises(EdgemobileError, match="threads must be at least 1, found 0"):

@@ -58,6 +58,11 @@ def test_what_are_no_cores(text: str) -> None:
         cores_of(text)
 
 
+def test_no_file_is_nothing_to_measure() -> None:
+    with pytest.raises(EdgemobileError, match="nothing to measure: name at least one"):
+        BenchRequest(())
+
+
 def test_under_emulation_time_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Transport:
         emulated = True

@@ -84,8 +84,6 @@ def test_an_export_runs_once(edgemobile, tmp_path: Path, monkeypatch: pytest.Mon
         ran = edgemobile("ci", "--json")
         assert ran.code == 1
         assert ("v3-small-int8.onnx", "size", "failed") in _checks(ran)
-        with pytest.raises(AssertionError, match="it ran"):
-            edgemobile("ci", "--force")
 
     (entry,) = tmp_path.glob(".edgemobile/results/parity-*.json")
     whole = entry.read_bytes()
@@ -100,6 +98,71 @@ def test_an_export_runs_once(edgemobile, tmp_path: Path, monkeypatch: pytest.Mon
     kept = {what: check["kept"] for (_, what, _), check in _checks(edgemobile("ci", "--json")).items()}
     assert kept == {"size": False, "outputs": True, "layers": True}
     assert file.read_bytes() == exported
+
+    monkeypatch.setattr("edgemobile.pipeline.export", refuse)
+    ran = edgemobile("ci", "--force")
+    assert (ran.code, "AssertionError: nothing has changed, and it ran" in ran.out) == (1, True)
+
+
+def test_a_folder_that_lost_or_gained_a_file_is_made_again(edgemobile, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    models = (f'[models.{name}]\n{_NARROW}precisions = ["float32"]\n' for name in ("narrow", "twin"))
+    (tmp_path / "edgemobile.toml").write_text("[gate]\nimages = 2\nlayers = false\n" + "".join(models))
+    assert edgemobile("ci").code == 0
+    (folder,) = tmp_path.glob(".edgemobile/files/narrow-*")
+    whole = sorted(path.name for path in folder.iterdir())
+    for options in ((), ("--force",)):
+        (folder / "notes.txt").write_text("mine")
+        assert edgemobile("ci", *options).code == 0
+        assert sorted(path.name for path in folder.iterdir()) == whole
+        (folder / "manifest.json").unlink()
+        assert edgemobile("ci", *options).code == 0
+        assert sorted(path.name for path in folder.iterdir()) == whole
+    assert "4 checks of 2 models: 4 pass; 4 of them not changed" in edgemobile("ci").out
+
+
+def test_what_is_said_beside_a_checkpoint_counts(edgemobile, tmp_path: Path) -> None:
+    """A file beside the weights that comes, or goes, is no longer the same model."""
+    pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from edgemobile.arch import get_arch
+    from edgemobile.weights import load_weights
+
+    state = load_weights("random", get_arch("v3-small"), width=0.35, classes=10).state_dict
+    save_file(dict(state), tmp_path / "mine.safetensors")
+    (tmp_path / "edgemobile.toml").write_text(
+        "[gate]\nimages = 2\nlayers = false\n"
+        + f"[models.narrow]\n{_NARROW}".replace('"random"', '"mine.safetensors"')
+        + 'precisions = ["float32"]\n'
+    )
+    assert edgemobile("ci").code == 0
+    for name, facts, said in (
+        ("mine.json", {"sha256": "00"}, "describes another file"),
+        ("mine.safetensors.json", {"labels": ["a", "b"]}, "the labels beside it are 2"),
+        ("config.json", {"pretrained_cfg": {}}, "a pretrained_cfg that cannot be used"),
+    ):
+        (tmp_path / name).write_text(json.dumps(facts))
+        ran = edgemobile("ci")
+        assert (ran.code, said in ran.out) == (2, True), ran.out
+        (tmp_path / name).unlink()
+        assert "not changed" in edgemobile("ci").out
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "my-labels.txt"])
+def test_labels_beside_a_file_count(gate, name: str, tmp_path: Path) -> None:
+    def top1(text: str | None) -> tuple[str, bool]:
+        (tmp_path / name).unlink(missing_ok=True)
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        ran = gate('accuracy = { data = "photos", max_drop = 0 }', "--json")
+        check = next(check for (_, what, _), check in _checks(ran).items() if what == "top-1")
+        return check["found"], check["kept"]
+
+    assert top1(None) == ("100.00%", False)
+    assert top1("red\ngreen\nblue\n") == ("33.33%", False)
+    assert top1("blue\ngreen\nred\n") == ("100.00%", False)
+    assert top1(None) == ("100.00%", True)
 
 
 # ---- red ------------------------------------------------------------------------------------------------------------
@@ -188,6 +251,23 @@ def test_a_dependency_that_is_missing(gate, monkeypatch: pytest.MonkeyPatch) -> 
     assert error.get("message") == "onnxruntime is not installed"
 
 
+def test_a_crash_is_a_failed_check_and_stops_no_other(gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgemobile.parity.run import parity
+
+    def loose(request: Any, progress: Any) -> Any:
+        if request.others == ("right.onnx",):
+            raise ValueError("a loose\nend")
+        return parity(request, progress)
+
+    monkeypatch.setattr("edgemobile.parity.run.parity", loose)
+    ran = gate('[models.other]\nmodel = "right.onnx"\nfiles = ["swapped.onnx"]', "--junit", "gate.xml")
+    assert ran.code == 1
+    assert "FAIL colours parity on here: ValueError: a loose end (at test_ci.py:" in ran.out
+    assert "FAIL other swapped.onnx outputs on onnxruntime" in ran.out
+    suites = ElementTree.parse("gate.xml").getroot()
+    assert [suite.get("failures") for suite in suites] == ["1", "1"]
+
+
 # ---- devices --------------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +342,13 @@ def test_on_a_device(
     assert len(calls) == (2 if "unstable" in said else 1)
 
 
+def test_a_budget_nobody_looks_at_is_an_error(gate) -> None:
+    """Which precision a file is of shows once it is read."""
+    ran = gate('instructions.local.int8 = 1\n[devices.local]\nprecisions = ["int8"]')
+    assert ran.code == 2
+    assert "the budget of int8 means none of the files: none runs on local" in ran.out
+
+
 # ---- usage ----------------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +368,39 @@ def test_usage(gate, edgemobile, tmp_path: Path) -> None:
     (tmp_path / "edgemobile.toml").rename(tmp_path / "other.toml")
     assert edgemobile("--config", "other.toml", "ci").code == 0
     assert edgemobile("ci", "--config", "other.toml").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("size = 3", (), "models.colours.size: must be a table"),
+        ("", ("--only", "shapes"), "has no [models.shapes]"),
+        ("", ("--config", "none.toml"), "there is no none.toml"),
+    ],
+)
+def test_an_error_leaves_nothing_green(gate, text: str, options: tuple[str, ...], said: str) -> None:
+    assert gate("", "--junit", "gate.xml").code == 0
+    ran = gate(text, "--junit", "gate.xml", "--json", *options)
+    assert ran.code == 2
+    told = json.loads(ran.out)
+    assert told["exit_code"] == 2
+    assert said in told["error"]
+    suites = ElementTree.parse("gate.xml").getroot()
+    assert (suites.get("tests"), suites.get("errors")) == ("1", "1")
+    (error,) = suites.iter("error")
+    assert said in str(error.get("message"))
+
+
+def test_an_interruption_leaves_nothing_green(gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gate("", "--junit", "gate.xml").code == 0
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgemobile.parity.run.parity", interrupted)
+    assert gate("", "--force", "--junit", "gate.xml").code == 130
+    (error,) = ElementTree.parse("gate.xml").getroot().iter("error")
+    assert error.get("message") == "KeyboardInterrupt"
 
 
 def test_the_summary_of_a_pull_request(gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -270,6 +270,12 @@ def test_an_interruption_leaves_nothing_and_says_so(edgemobile, monkeypatch, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["export", "quantize"])
+def test_a_seed_below_0_is_refused(edgemobile, command: str) -> None:
+    ran = edgemobile(command, "v3-small", "--seed", "-1")
+    assert (ran.code, "-1 is not in the range x>=0" in ran.err) == (2, True)
+
+
 def test_an_op_without_a_lowering_is_refused_by_name(edgemobile, tmp_path: Path) -> None:
     (tmp_path / "gelunet.py").write_text(
         "import torch\nmake = lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4),"

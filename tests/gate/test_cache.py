@@ -8,7 +8,7 @@ import pytest
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.gate.cache import Cache
-from edgemobile.gate.fingerprint import content_sha256, fingerprint, software
+from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, software
 
 KEY = fingerprint("a")
 
@@ -68,6 +68,23 @@ def test_only_a_models_own_old_files_go(tmp_path: Path) -> None:
     assert left == {cache.files("v3", new).name, cache.files("v3-small", old).name}
 
 
+def test_files_are_cleared_inside_the_cache_alone(tmp_path: Path) -> None:
+    cache, outside = Cache(tmp_path / "kept"), tmp_path / "outside"
+    cache.files("v3", KEY).mkdir(parents=True)
+    (cache.files("v3", KEY) / "mine.txt").write_text("mine")
+    cache.clear("v3", KEY)
+    cache.clear("v3", KEY)
+    assert not cache.files("v3", KEY).exists()
+    outside.mkdir()
+    cache.files("v3", KEY).symlink_to(outside)
+    cache.files("../../v3", KEY).mkdir()
+    for model in ("v3", "../../v3"):
+        with pytest.raises(EdgemobileError, match="leads out of the cache"):
+            cache.clear(model, KEY)
+    assert outside.is_dir()
+    assert cache.files("../../v3", KEY).is_dir()
+
+
 def test_contents(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -78,6 +95,9 @@ def test_contents(tmp_path: Path) -> None:
     assert content_sha256(tmp_path / "a") != content_sha256(tmp_path / "b")
     with pytest.raises(EdgemobileError, match="cannot read"):
         content_sha256(tmp_path / "none")
+    (name, digest), absent = contents([tmp_path / "b" / "y", tmp_path / "none"])
+    assert (name, digest) == ("y", content_sha256(tmp_path / "b" / "y"))
+    assert absent == ("none", None)
 
 
 def test_the_sources_and_the_tools_count() -> None:

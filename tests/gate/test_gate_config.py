@@ -9,7 +9,8 @@ import pytest
 from edgemobile.config_file import read_config
 from edgemobile.errors import EdgemobileError
 from edgemobile.gate import config as module
-from edgemobile.gate.config import GateConfig, load_gate, selects
+from edgemobile.gate.config import GateConfig, load_gate
+from edgemobile.gate.selectors import PRECISIONS, selects
 
 
 def _load(folder: Path, text: str) -> GateConfig:
@@ -73,10 +74,10 @@ def test_the_projects_own(repo_root: Path) -> None:
 
 
 def test_names_are_those_of_the_library() -> None:
+    from edgemobile import routes
     from edgemobile.quant.targets import TARGETS
-    from edgemobile.routes import PRECISIONS
 
-    assert module.PRECISIONS == PRECISIONS
+    assert routes.PRECISIONS == PRECISIONS
     assert tuple(TARGETS) == module.TARGETS
 
 
@@ -113,6 +114,34 @@ def test_names_are_those_of_the_library() -> None:
         ("[models.v2]\ntarget = 'gpu'", 2, "must be one of cpu, arm, x86-vnni, microcontroller"),
         ("[models.v2]\nweights = ''", 2, "must be text in quotes"),
         ("[models.v2]\nformats = 'onnx'", 2, "must be a list"),
+        ("[models.'../../v2']\nmodel = 'v2'", 1, "this names a folder: leave out / "),
+        ("[models.'a/b']\nmodel = 'v2'", 1, "this names a folder"),
+        ("[models.'a\\b']\nmodel = 'v2'", 1, "this names a folder"),
+        ("[models.'.v2']\nmodel = 'v2'", 1, "this names a folder"),
+        ("[models.'v*']\nmodel = 'v2'", 1, "this names a folder"),
+        ("[models.'']\nmodel = 'v2'", 1, "this names a folder"),
+        ("[models.v2]\nfiles = ['a.onnx']\nres = 96", 3, "models.v2.res: means nothing beside files"),
+        ("[models.v2]\nformats = ['onnx']\nfiles = ['a.onnx']", 2, "models.v2.formats: means nothing beside files"),
+        ("[models.v2]\nfiles = ['a.onnx']\nprecisions = ['int8']", 3, "models.v2.precisions: means nothing"),
+        ("[models.v2]\nfiles = ['a.onnx']\nrecipe = 'minmax'", 3, "models.v2.recipe: means nothing"),
+        ("[models.v2]\nfiles = ['a.onnx']\ntarget = 'arm'", 3, "models.v2.target: means nothing"),
+        ("[models.v2]\nfiles = ['a.onnx']\ncalib_images = 9", 3, "models.v2.calib_images: means nothing"),
+        ("[models.a]\nmodel = 'a.onnx'\nfiles = ['a.onnx']\nwidth = 1", 4, "beside a model that is a file"),
+        (
+            "[devices.pi5]\n[models.v2]\ndevices = []\ninstructions.pi5.int8 = 1",
+            4,
+            "the model's devices leave it out .there are none., and nobody would look",
+        ),
+        (
+            "[devices.pi5]\nformats = ['onnx']\n[models.v2]\ninstructions.pi5 = { int8 = 1, tflite = 1 }",
+            4,
+            "models.v2.instructions.pi5.tflite: no file of tflite runs on pi5, .*'pi5'. takes onnx alone",
+        ),
+        (
+            "[devices.pi5]\nprecisions = ['float32']\n[models.v2]\nfiles = ['a.onnx']\ninstructions.pi5.int8 = 1",
+            5,
+            "no file of int8 runs on pi5, .* takes float32 alone",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, line: int, said: str) -> None:

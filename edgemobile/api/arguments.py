@@ -1,0 +1,110 @@
+"""Arguments held to their annotations, and what callers may hand over brought into one form.
+
+What is wrong is one EdgemobileError that names the argument, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import wraps
+from inspect import signature
+from numbers import Integral, Real
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["PathText", "Texts", "held_to_annotations", "optional_path", "optional_text", "texts"]
+
+PathText = str | PathLike[str]
+Texts = str | Iterable[str]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_LONGEST = 60
+# Integral and Real are numpy's numbers as well.
+_PLAIN: Mapping[Any, tuple[type, str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+    type(None): (type(None), "None"),
+}
+_WORDS = {PathLike: "a path", Mapping: "a mapping", Iterable: "a list"}
+
+
+def held_to_annotations(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """A function that refuses arguments of other types, and a `seed` below 0. `hints` say more: argument -> words."""
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        shape = signature(function)
+
+        @wraps(function)
+        def checked(*args: _P.args, **options: _P.kwargs) -> _R:
+            kinds = get_type_hints(function)
+            for name, value in shape.bind(*args, **options).arguments.items():
+                if not _fits(value, kinds[name]):
+                    told = f". {hints[name]}" if name in hints else ""
+                    raise EdgemobileError(f"{name} must be {_described(kinds[name])}, found {_shown(value)}{told}")
+                if name == "seed" and value < 0:
+                    raise EdgemobileError(f"seed must be at least 0, found {value}")
+            return function(*args, **options)
+
+        return checked
+
+    return decorate
+
+
+def texts(given: Texts) -> tuple[str, ...]:
+    """One text is a list of one, not of its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def optional_path(given: PathText | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def optional_text(given: PathText | None) -> str | None:
+    return None if given is None else fspath(given)
+
+
+# ---- annotations ----------------------------------------------------------------------------------------------------
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if kind in _PLAIN:
+        return isinstance(value, _PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
+    if origin is None or origin is PathLike:
+        # A protocol is whatever has its methods.
+        return kind is Any or getattr(kind, "_is_protocol", False) or isinstance(value, origin or kind)
+    if not isinstance(value, origin) or isinstance(value, str | bytes):
+        return False
+    if issubclass(origin, Mapping):
+        return all(_fits(key, inner[0]) and _fits(item, inner[1]) for key, item in value.items())
+    # A generator's items can be looked at once, by whoever takes them.
+    return not isinstance(value, Collection) or all(_fits(item, inner[0]) for item in value)
+
+
+def _described(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_described, inner)))
+    if origin is Literal:
+        return ", ".join(map(repr, inner))
+    if kind in _PLAIN:
+        return _PLAIN[kind][1]
+    word = next((word for abstract, word in _WORDS.items() if origin is abstract), None)
+    has_items = word is not None and origin is not PathLike and inner[-1] is not Any
+    return f"{word or kind.__name__}{f', each {_described(inner[-1])}' if has_items else ''}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST and "\n" not in text else f"a {type(value).__name__}"

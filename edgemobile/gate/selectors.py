@@ -1,0 +1,28 @@
+"""Which files a budget means: a precision ("int8"), a format ("tflite") or both ("int8.tflite")."""
+
+from __future__ import annotations
+
+from edgemobile.exporters import FORMATS
+
+__all__ = ["PRECISIONS", "SUFFIXES", "checked", "selects"]
+
+# As routes.PRECISIONS, which would cost loading every route; a test holds them equal.
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+SUFFIXES = tuple(row.suffix for row in FORMATS.values())
+
+
+def selects(selector: str, format: str, precision: str) -> bool:
+    """Whether it means a file of this format and precision."""
+    return set(selector.split(".")) <= {format, precision}
+
+
+def checked(selector: str) -> str:
+    """Raises ValueError, with what is allowed, for what means no file there can be."""
+    parts = selector.split(".")
+    kinds = [part in PRECISIONS for part in parts]
+    if not all(part in (*PRECISIONS, *FORMATS) for part in parts) or kinds not in ([True], [False], [True, False]):
+        raise ValueError(
+            f"names no file. Allowed: a precision ({', '.join(PRECISIONS)}), a format ({', '.join(FORMATS)}), "
+            'or both in quotes, like "int8.tflite"'
+        )
+    return selector
