@@ -83,7 +83,8 @@ def evaluate(
     """Measure the accuracy of FILEs on the images of --data: top-1, top-5, the 95 % interval, against a baseline.
 
     FILE is any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of one with bundled
-    weights, package.module:factory, or a saved program (.pt2). Preprocessing, layout and classes are taken from the file where it says, and shown.
+    weights, package.module:factory, or a saved program (.pt2). Preprocessing, layout and classes are taken from the
+    file where it says, and shown.
 
     \b
     Examples:

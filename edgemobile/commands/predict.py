@@ -50,8 +50,8 @@ def predict(
     threads: int,
     as_json: bool,
 ) -> int:
-    """Classify IMAGEs with FILE: any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of one
-    with bundled weights, package.module:factory, or a saved program (.pt2).
+    """Classify IMAGEs with FILE: any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of
+    one with bundled weights, package.module:factory, or a saved program (.pt2).
 
     Photos are turned upright first, as their camera says. The exit code is 2 when an image cannot be read.
 

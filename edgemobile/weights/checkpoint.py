@@ -176,7 +176,9 @@ def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: in
     found_width = _width(shapes, arch, first=width)
     if found_width is None and (other := _identify(checkpoint.state_dict)):
         its_name, its_width = other
-        raise EdgemobileError(f"{checkpoint.source} holds weights of {its_name} (width {its_width:g}), not of {arch.name}")
+        raise EdgemobileError(
+            f"{checkpoint.source} holds weights of {its_name} (width {its_width:g}), not of {arch.name}"
+        )
     if layout:
         checkpoint = _as_laid_out(checkpoint, state, arch, layout)
     if width is not None and found_width not in (None, width):
