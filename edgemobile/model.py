@@ -35,6 +35,7 @@ class Model:
     """A model ready to lower. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes].
 
     `batch` is the program's. `labels` are class names where known; `facts` describe the model in the manifest.
+    `assumes_preprocess`: nobody says `preprocess`, it is the usual one of such models.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Model:
     labels: tuple[str, ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    assumes_preprocess: bool = False
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N.
@@ -141,7 +143,8 @@ def _traced(
     program = export_program(net, (batch, 3, input_px, input_px))
     classes = _classes(name, program)
     notes = checkpoint.notes
-    if checkpoint.preprocess is None and not checkpoint.source.startswith("random"):
+    assumed = checkpoint.preprocess is None
+    if assumed and not checkpoint.source.startswith("random"):
         notes += (f"{checkpoint.source} says nothing of preprocessing: ImageNet's mean and deviation are assumed",)
     if checkpoint.labels is not None and len(checkpoint.labels) != classes:
         raise EdgemobileError(
@@ -159,6 +162,7 @@ def _traced(
         checkpoint.labels,
         facts,
         notes,
+        assumed or checkpoint.assumes_preprocess,
     )
 
 
@@ -182,6 +186,7 @@ def _saved(path: Path) -> Model:
         digest,
         facts={"program": str(path)},
         notes=notes,
+        assumes_preprocess=True,
     )
 
 

@@ -33,7 +33,7 @@ _SHOWN_UNMATCHED = 5
     "--arch",
     metavar="NAME",
     shell_complete=complete_models,
-    help="The reference model of the checkpoint REF (see `edgemobile models`).",
+    help="The reference model of the checkpoint REF (see `edgemobile models`). [default: what its shapes say]",
 )
 @click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that parts and why.")
 @click.option(
@@ -80,7 +80,7 @@ def parity(
 ) -> int:
     """Compare OTHER files with REF on the same images; exit 1 where one falls short.
 
-    REF is a reference model's name, a checkpoint (with --arch), a .pt2, package.module:factory, or any .onnx or .tflite
+    REF is a reference model's name, a checkpoint, a .pt2, package.module:factory, or any .onnx or .tflite
     file; OTHERs are such files, float or int8. Bounds come from one table by format, precision and ISA.
 
     \b

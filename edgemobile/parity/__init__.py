@@ -5,7 +5,7 @@ Names are loaded when they are asked for, so `edgemobile.parity.tolerances` cost
     tolerances   what a healthy file keeps, one table     layers      what each layer adds by itself
     names        a stranger's tensors                     integers    int8 against the same int8, op by op
     observing    files, and the places they run           causes      every known mistake, made on purpose:
-                                                          wrong_wiring, wrong_numbers, on a suspect
+    claims       what a file says of itself                           wrong_wiring, wrong_numbers, on a suspect
     report       the records                              output      JUnit, markdown
     run          all of it
 """

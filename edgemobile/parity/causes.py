@@ -77,16 +77,17 @@ def likely_cause(
     constants: tuple[Mapping[str, np.ndarray], ...] = ({},)
     if layer.parted == "arithmetic" and (own := observed.constants(graph, source or node)):
         constants = (own, {})
-    cases = [Case(graph, source or node, inputs, found, observed, constants, normalisation, node if source else None)]
+    parted, fused = layer.parted, node if source else None
+    cases = [Case(graph, source or node, inputs, found, observed, constants, normalisation, fused, parted)]
     if source is not None:
         fed = {source.output: rerun(graph, source, inputs, constants[0])}
-        cases.append(Case(graph, node, fed, found, observed, ({},), normalisation))
+        cases.append(Case(graph, node, fed, found, observed, ({},), normalisation, parted=parted))
     right = layer.own_db if layer.parted == "arithmetic" else layer.constants_db
     right_db = -math.inf if right is None or math.isnan(right) else right
     if layer.is_damaged:
-        # One weight stands out: there is nothing else to suspect, however little it changes.
+        # One weight stands out: there is nothing else to suspect, unless the layer without it is further off.
         flipped = next(_scored(cases[0], "flipped bit", wrong_numbers.flipped_bit, right_db), None)
-        if flipped is not None:
+        if flipped is not None and flipped.explained_db >= right_db:
             return flipped
     return _best(cases, right_db)
 

@@ -51,8 +51,9 @@ _FUSED = ("hardsigmoid", "hardswish")
 _HSWISH_FLOOR = -3.0
 # A drift that falls by more than this across one layer is that layer's doing.
 _DROP_DB = 12.0
-# Rounding, and what a recipe moves on purpose, leave no weight so many times as far from the reference's as the rest.
-_UNUSUAL = 16.0
+# Rounding and a recipe's refit move weights in company: the furthest is up to 2.5 times as far as the eighth. A flip of
+# bit 5 is 32 steps away, of which rounding is half of one.
+_UNUSUAL, _COMPANY = 6.0, 8
 # A tensor is only written differently where as many layers behind it are so much nearer to the reference.
 _SETTLED, _HEALED_DB = 3, 20.0
 
@@ -83,7 +84,7 @@ class LayerParity:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether one weight stands out from all others."""
+        """Whether one weight stands out from all others, as none does in a healthy file."""
         return self.unusual is not None and self.unusual > _UNUSUAL
 
 
@@ -94,6 +95,7 @@ class Observed:
     `values` are its activations in NHWC: f32, or int8 whatever the file stores. `tensors` has its constants and the
     QParams of its activations. `factors`: tensor name -> f64[C] that its channels were multiplied by. `renamed`:
     reference tensor -> this file's, for files with names of their own. `known` are a float reference's tensors.
+    `unsigned` are the constants stored as uint8.
     """
 
     values: Mapping[str, np.ndarray]
@@ -101,6 +103,7 @@ class Observed:
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     known: Collection[str] = ()
+    unsigned: Collection[str] = ()
 
     def __post_init__(self) -> None:
         paths = {self._split(name)[0]: name for name in reversed(list(self.values))}
@@ -178,8 +181,9 @@ class Observed:
         return found
 
     def unusual(self, graph: Graph, node: Node) -> float | None:
-        """How much further the furthest weight is from the reference's than the others are, rounding counted as one
-        step: a number that was damaged stands out. inf where all others are the same; None without weights.
+        """How much further the furthest weight is from the reference's than the eighth furthest, rounding counted as
+        one step: a number that was damaged stands alone, what a recipe moves has company. inf where all others are
+        the same; None without weights.
         """
         weight = node.inputs[1] if node.op in _LAYERS else ""
         stored = self._constant(weight, graph[weight].shape) if weight else None
@@ -192,11 +196,10 @@ class Observed:
         apart = np.abs(stored.data.astype(np.float64) - right / units).ravel()
         if not np.isfinite(apart).all():
             return math.inf
-        furthest = int(np.argmax(apart))
-        others = math.sqrt(np.mean(np.delete(apart, furthest) ** 2))
+        furthest, second, *others = np.sort(apart)[: -_COMPANY - 1 : -1].tolist()
         if stored.qparams is not None:
-            return float(apart[furthest]) / max(others, 1.0)
-        return math.inf if apart[furthest] and not others else 0.0
+            return furthest / max((second, *others)[-1], 1.0)
+        return math.inf if furthest and not second else 0.0
 
     def _units(self, node: Node, stored: Tensor, *, is_bias: bool) -> np.ndarray:
         """What a constant of a layer is multiplied by for the reference's units: the file has weight * written / read

@@ -1,10 +1,11 @@
-"""Run a file and see: its output, and every tensor inside it by the Graph's names.
+"""Open a file, run it and see: its output, and every tensor inside it by the Graph's names.
 
 Where it runs is a Place: a runtime on this machine, or on a device (parity.remote).
 """
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 from edgemobile.devices.runtimes import RUNTIMES, Session, open_layers, open_session, settled
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
-from edgemobile.exporters.contents import Contents
+from edgemobile.exporters.contents import Contents, layout_of
 from edgemobile.exporters.exposed import exposed, exposed_names
 from edgemobile.graph import Graph, GraphError, Tensor
 from edgemobile.graph.affine import dequantize, quantize
@@ -28,15 +29,21 @@ from edgemobile.parity.layers import Observed, integers
 from edgemobile.parity.names import matched_by_order
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["File", "Place", "local_places", "observe", "open_file", "output_step", "read_graph"]
+__all__ = ["File", "Place", "local_places", "observe", "open_file", "output_step", "read_graph", "takes_pixels"]
 
 Infer = Callable[[Path, np.ndarray], np.ndarray]
 Layers = Callable[[bytes, np.ndarray], list[np.ndarray]]
 
+_BYTES = ("int8", "uint8")
+
 
 @dataclass(frozen=True)
 class File:
-    """A model file, its bytes and what it says of itself. `precision` is of its arithmetic and weights."""
+    """A model file, its bytes and what it says of itself.
+
+    `precision` is of its arithmetic and weights, as the constants show; `stated_precision`, `preprocess` and `labels`
+    are what its metadata says, None where it says nothing.
+    """
 
     path: Path
     data: bytes
@@ -45,6 +52,18 @@ class File:
     precision: str
     preprocess: Preprocess | None
     factors: Mapping[str, np.ndarray]
+    labels: tuple[str, ...] | None = None
+    stated_precision: str | None = None
+
+    @property
+    def sides_px(self) -> tuple[int, int] | None:
+        """(height, width) of the image it takes, -1 for a free one; None where its input is no image."""
+        shape = self.contents.values[self.contents.inputs[0]].shape
+        layout = layout_of(shape, "NCHW" if self.format == "onnx" else "NHWC")
+        if not layout:
+            return None
+        height, width = shape[2:] if layout == "NCHW" else shape[1:3]
+        return tuple(side if side > 1 else -1 for side in (height, width))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -98,7 +117,11 @@ def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> l
 
 
 def _settle(session: Session, images: np.ndarray) -> None:
-    session.input = settled(session.input, images.shape[1])
+    """What the input leaves free becomes the images' size; what it fixes stays."""
+    given, port = session.input.shape, settled(session.input, images.shape[1])
+    if len(given) == len(port.shape):
+        sides = (side if side > 1 else free for side, free in zip(given, port.shape, strict=True))
+        session.input = replace(port, shape=tuple(sides))
 
 
 def open_file(path: Path) -> File:
@@ -112,24 +135,39 @@ def open_file(path: Path) -> File:
         data,
         contents,
         contents.format,
-        _precision(contents, metadata.get("edgemobile.precision", "float32")),
+        _precision(contents),
         None if stated is None else Preprocess.from_json(stated),
         read_factors(metadata, str(path)),
+        _labels(metadata.get("edgemobile.labels", "")),
+        metadata.get("edgemobile.precision"),
     )
 
 
-def _precision(contents: Contents, stated: str) -> str:
-    """int8 where activations are; else by what the constants are stored as; what the file states where nothing shows.
+def _labels(text: str) -> tuple[str, ...] | None:
+    try:
+        names = json.loads(text)
+    except ValueError:
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
-    A file stating one precision may have been quantized since.
-    """
-    kinds = {(value.constant, value.dtype) for value in contents.values.values() if value.scale is not None}
-    if any((False, dtype) in kinds for dtype in ("int8", "uint8")):
+
+def _precision(contents: Contents) -> str:
+    """int8 where activations are; else by what the weights are stored as, whatever the file states."""
+    pixels = contents.inputs[0] if takes_pixels(contents) else ""
+    values = [value for name, value in contents.values.items() if name != pixels]
+    if any(value.scale is not None and value.dtype in _BYTES and not value.constant for value in values):
         return "int8"
-    if any((True, dtype) in kinds for dtype in ("int8", "uint8")):
+    # Of fewer dimensions are the zero points of ONNX.
+    if any(value.constant and value.dtype in _BYTES and len(value.shape) > 1 for value in values):
         return "dynamic"
-    halves = any(value.constant and value.dtype == "float16" for value in contents.values.values())
-    return "float16" if halves else stated
+    return "float16" if any(value.constant and value.dtype == "float16" for value in values) else "float32"
+
+
+def takes_pixels(contents: Contents) -> bool:
+    """Whether a file's input is pixels from 0 to 255, not reals in integers' clothes."""
+    source = contents.values[contents.inputs[0]]
+    plain = source.scale is None or (np.all(source.scale == 1) and not np.any(source.zero_point))
+    return source.dtype == "uint8" and bool(plain)
 
 
 def read_graph(file: File) -> Graph:
@@ -169,7 +207,10 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
         # The file normalises by itself: the reference's input is inside it.
         tensors |= {name: replace(tensors[EMBEDDED], name=name) for name in seen if EMBEDDED in tensors}
         seen = dict.fromkeys(seen, values[EMBEDDED])
-    return Observed({**seen, **values}, tensors, file.factors, _renamed(file, reference)), end
+    constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
+    unsigned = frozenset(_graph_name(file, name) for name in constants)
+    renamed = _renamed(file, reference)
+    return Observed({**seen, **values}, tensors, file.factors, renamed, unsigned=unsigned), end
 
 
 def output_step(file: File) -> float | None:

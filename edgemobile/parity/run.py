@@ -8,6 +8,7 @@ every layer is compared by name (parity.layers), and the first that parts is tri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,25 +18,29 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.accuracy.presets import described
+from edgemobile.arch import get_arch
 from edgemobile.artifact import sha256_hex
 from edgemobile.devices.runtimes import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.graph import Graph
+from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import quantize, run
 from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
-from edgemobile.metrics import measure
+from edgemobile.metrics import METRICS, measure
 from edgemobile.model import Model, load_model
 from edgemobile.parity.as_here import as_here
 from edgemobile.parity.causes import Cause, Normalisation, likely_cause
+from edgemobile.parity.claims import Claims, check_claims, in_px
 from edgemobile.parity.integers import compare_integers, same_integers
 from edgemobile.parity.layers import LayerParity, Observed, compare_layers, first_parted
-from edgemobile.parity.observing import File, Place, local_places, observe, open_file, read_graph
+from edgemobile.parity.observing import File, Place, local_places, observe, open_file, read_graph, takes_pixels
 from edgemobile.parity.remote import opened_places
 from edgemobile.parity.report import FileParity, ParityReport
 from edgemobile.parity.tolerances import TABLE, Tolerance, judge, tolerance
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.progress import Progress, Silent
 from edgemobile.quant.synthesize import STEPS, synthesize
+from edgemobile.weights import bundled, identify, load_weights
 from edgemobile.weights.files import SUFFIXES
 
 __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
@@ -84,13 +89,15 @@ class ParityRequest:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the others are held to. `model` is a net in PyTorch, `file` a file; one of them is there."""
+    """What the others are held to. `model` is a net in PyTorch, `file` a file; one of them is there. `preprocess` is
+    what makes its images, `claims` what it says of itself."""
 
     name: str
     preprocess: Preprocess
     model: Model | None = None
     file: File | None = None
     place: Place | None = None
+    claims: Claims = field(default_factory=Claims)
     _seen: list[tuple[np.ndarray, Mapping[str, np.ndarray]]] = field(default_factory=list, repr=False, compare=False)
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
@@ -168,20 +175,34 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
         file = open_file(path)
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
         stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
-        return Reference(str(path), at_resolution(stated, input_px), file=file, place=_reader_here(file, request))
+        claims = Claims(file.preprocess, file.labels)
+        preprocess, place = at_resolution(stated, input_px), _reader_here(file, request)
+        return Reference(str(path), preprocess, file=file, place=place, claims=claims)
     spec, weights = request.ref, request.weights
     if path.suffix.lower() in SUFFIXES and path.is_file():
-        if request.arch is None:
-            raise EdgemobileError(f"{path} is a checkpoint: say which model it is of with --arch")
-        spec, weights = request.arch, str(path)
+        spec, weights = request.arch or identify(path).name, str(path)
     res = None if spec.endswith(".pt2") else next(filter(None, map(_input_px, files)), None)
     model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
-    return Reference(f"{model.name}, {model.source}", model.preprocess, model)
+    said = None if model.assumes_preprocess else model.preprocess
+    claims = Claims(said, model.labels, _own_px(spec, weights))
+    return Reference(f"{model.name}, {model.source}", model.preprocess, model, claims=claims)
+
+
+def _is_random(model: Model) -> bool:
+    return model.source.startswith("random")
+
+
+def _own_px(spec: str, weights: str | None) -> int | None:
+    """The resolution of a model in the package; None for others, which take any."""
+    if spec not in bundled() or weights not in (None, "bundled"):
+        return None
+    preprocess = load_weights("bundled", get_arch(spec)).preprocess
+    return None if preprocess is None else preprocess.input_px
 
 
 def _input_px(file: File) -> int | None:
-    shape = file.contents.values[file.contents.inputs[0]].shape
-    return shape[2] if len(shape) == 4 and shape[2] > 1 else None
+    sides = file.sides_px
+    return sides[1] if sides is not None and sides[1] > 0 else None
 
 
 def _reader_here(file: File, request: ParityRequest) -> Place:
@@ -210,7 +231,20 @@ def _readers(file: File, places: Sequence[Place]) -> list[Place]:
 def _images(
     request: ParityRequest, reference: Reference, files: Sequence[File], progress: Progress
 ) -> tuple[np.ndarray, str, tuple[str, ...]]:
-    """(preprocessed images, what they are in words, notes)."""
+    """(preprocessed images, what they are in words, notes).
+
+    Where a file takes pixels, they are whole pixels: nobody can be shown others.
+    """
+    images, words, notes = _any_images(request, reference, files, progress)
+    if not any(takes_pixels(file.contents) for file in (*files, *([reference.file] if reference.file else ()))):
+        return images, words, notes
+    whole = normalised(to_pixels(images, reference.preprocess), reference.preprocess)
+    return whole, f"{words}, in whole pixels", notes
+
+
+def _any_images(
+    request: ParityRequest, reference: Reference, files: Sequence[File], progress: Progress
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
     preprocess, count = reference.preprocess, request.images
     if request.data is not None:
         with progress.step(f"read images of {request.data.name}"):
@@ -218,8 +252,7 @@ def _images(
         notes = tuple(note for note in samples.notes if note.startswith("skipped"))
         return samples.check, samples.described, notes
     model = reference.model
-    random = model is not None and model.source.startswith("random")
-    if model is not None and not random and any(file.precision in ("int8", "dynamic") for file in files):
+    if model is not None and not _is_random(model) and any(file.precision in ("int8", "dynamic") for file in files):
         with progress.step("synthesise images", STEPS) as report:
             made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
         samples = from_synthesis(made, calibration=0, seed=request.seed)
@@ -243,26 +276,19 @@ def _compared(
     row = tolerance(file.format, file.precision, place.isa, request.table)
     bounds = {**row.bounds, **request.minimums}
     notes: list[str] = []
+    result = _unmeasured(file, place, bounds)
+    if misfit := _misfit(file, images):
+        return replace(result, missed=(misfit,))
     shown, words = _as_stated(file, reference.preprocess, images)
     found = place.infer(file.path, shown)
     if found.shape != expected.shape:
-        raise Unsupported(
-            f"{file.path} gives {found.shape[1]} outputs and {reference.name} {expected.shape[1]}: they are of "
-            "different models"
-        )
+        misfit = f"gives {found.shape[1]} outputs, the reference {expected.shape[1]}: they are of different models"
+        return replace(result, missed=(misfit,))
     left, right = _as_logits(expected, found, notes)
     verdict = judge(left, right, bounds)
-    result = FileParity(
-        str(file.path),
-        file.format,
-        file.precision,
-        place.name,
-        place.isa,
-        verdict.metrics,
-        bounds,
-        verdict.missed,
-        machine=place.machine,
-    )
+    wrong, remarks = check_claims(file, reference.claims, found.shape[1], images.shape[1])
+    result = replace(result, metrics=verdict.metrics, missed=verdict.missed)
+    notes += remarks
     if words:
         as_reference = judge(*_as_logits(expected, place.infer(file.path, images), []), bounds)
         notes.append(words)
@@ -274,7 +300,33 @@ def _compared(
         result = _with_layers(reference, inner, shown, found, file, place, row, result, notes)
     if place.here is not None:
         result = as_here(file, place, place.here, shown, found, row.lsb, result, notes)
-    return replace(result, notes=tuple(notes), sha256=sha256_hex(file.data))
+    return replace(result, missed=(*wrong, *result.missed), notes=tuple(notes))
+
+
+def _unmeasured(file: File, place: Place, bounds: Mapping[str, float]) -> FileParity:
+    return FileParity(
+        str(file.path),
+        file.format,
+        file.precision,
+        place.name,
+        place.isa,
+        dict.fromkeys(METRICS, math.nan),
+        bounds,
+        machine=place.machine,
+        sha256=sha256_hex(file.data),
+    )
+
+
+def _misfit(file: File, images: np.ndarray) -> str:
+    """Why a file cannot be shown the reference's images f32[N,px,px,3]; "" where it can."""
+    ends = {"inputs": file.contents.inputs, "outputs": file.contents.outputs}
+    for what, names in ends.items():
+        if len(names) != 1:
+            return f"has {len(names)} {what} ({', '.join(names)}). Supported: one; cut the others off"
+    sides, wanted = file.sides_px, (images.shape[1], images.shape[2])
+    if sides is None or all(side in (-1, right) for side, right in zip(sides, wanted, strict=True)):
+        return ""
+    return f"takes {in_px(sides)}, the reference {in_px(wanted)}: export both at one resolution"
 
 
 def _as_stated(file: File, usual: Preprocess, images: np.ndarray) -> tuple[np.ndarray, str]:
@@ -288,8 +340,9 @@ def _as_stated(file: File, usual: Preprocess, images: np.ndarray) -> tuple[np.nd
     mean, std, new_mean, new_std = (
         np.array(values, np.float32) for values in (usual.mean, usual.std, stated.mean, stated.std)
     )
+    pixels = takes_pixels(file.contents) and stated == outside(stated)
     words = f"it states another preprocessing ({described(stated)}) than the reference ({described(usual)})"
-    return ((images * std + mean) - new_mean) / new_std, words
+    return ((images * std + mean) - new_mean) / new_std, "" if pixels else words
 
 
 def _as_logits(expected: np.ndarray, found: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:

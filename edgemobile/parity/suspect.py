@@ -27,7 +27,8 @@ class Normalisation:
 class Case:
     """The layer that parted, what the file fed it (reference tensor -> f32) and made of it.
 
-    `fused` is the hard-sigmoid the file computes in one op with it: `found` is its output then.
+    `fused` is the hard-sigmoid the file computes in one op with it: `found` is its output then. `parted` says by what
+    (LayerParity.parted).
     """
 
     graph: Graph
@@ -38,6 +39,7 @@ class Case:
     constants: tuple[Mapping[str, np.ndarray], ...]
     normalisation: Normalisation | None
     fused: Node | None = None
+    parted: str = ""
 
     def seen(self, output: np.ndarray) -> np.ndarray:
         """What the file would hold if the layer gave `output`."""

@@ -83,7 +83,7 @@ def _particular(row: Tolerance) -> int:
 def parse_bounds(text: str) -> dict[str, float]:
     """Metric -> bound, of "sqnr_db=40,top1_agree=0.99"; a metric's name may leave out its unit ("sqnr").
 
-    Raises EdgemobileError for an unknown metric or a value that is no number.
+    Raises EdgemobileError for an unknown metric, one named twice, or a value that is no number.
     """
     bounds = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -91,6 +91,8 @@ def parse_bounds(text: str) -> dict[str, float]:
         metric = next((row for row in METRICS if name.strip() in (row, row.rpartition("_")[0])), None)
         if metric is None:
             raise EdgemobileError(f"there is no metric {name!r} in {text!r}. Known: {', '.join(METRICS)}")
+        if metric in bounds:
+            raise EdgemobileError(f"{text!r} has two bounds for {metric}; give one")
         try:
             bounds[metric] = float(value)
         except ValueError as error:

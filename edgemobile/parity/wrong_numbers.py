@@ -107,9 +107,12 @@ def _bit(stored: Tensor, index: tuple[np.integer, ...], right: float, own: float
 
 def pair_saturation(case: Case) -> Iterator[Output]:
     """x86 without VNNI multiplies uint8 by int8 with vpmaddubsw, which adds products in pairs and saturates each sum to
-    int16: acc = sum over pairs of clip(x0 w0 + x1 w1, -2^15, 2^15 - 1), pairs in the order height, width, channel."""
-    held = _int8_layer(case)
-    if held is None:
+    int16: acc = sum over pairs of clip(x0 w0 + x1 w1, -2^15, 2^15 - 1), pairs in the order height, width, channel.
+
+    Only of arithmetic: the file's own constants are what it computes with, so other constants it would explain too.
+    """
+    held = _int8_layer(case) if case.parted == "arithmetic" else None
+    if held is None or case.observed.constant_name(case.node.inputs[1]) in case.observed.unsigned:
         return
     x, weight, bias = held
     taps = _taps(case, x, weight)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from edgemobile.gate.config import load_gate
 from edgemobile.gate.run import run_gate
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.channel_factors import factors_metadata
+from edgemobile.graph.embed import embed, outside
 from edgemobile.images.samples import from_blots
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import METRICS
@@ -45,7 +47,10 @@ from edgemobile.parity import (
     parse_bounds,
     tolerance,
 )
-from edgemobile.parity.layers import channel_db
+from edgemobile.parity.causes import CAUSES
+from edgemobile.parity.layers import channel_db, sources
+from edgemobile.parity.observing import observe, open_file
+from edgemobile.parity.suspect import Case
 from edgemobile.preprocess import IMAGENET
 from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
@@ -139,6 +144,44 @@ def test_the_same_file_twice_is_identical(net: Net) -> None:
     assert file.metrics["sqnr_db"] == math.inf
     assert file.metrics["kl_nats"] == file.metrics["max_abs"] == 0
     assert file.passed
+
+
+def test_what_quantization_moves_on_purpose_is_no_damage(tmp_path: Path) -> None:
+    """Calibrated at 32 px, most inputs of the last gate are silent: refit moves their weights by dozens of steps."""
+    from edgemobile.model import load_model
+
+    model = load_model("v3-small", res=PX)
+    graph = lower(model.program, model.name)
+    images = from_blots(model.preprocess, calibration=16, check=1, seed=1).calibration
+    quantized = ptq(graph, [images])
+    made = Net(graph, quantized.graph, dict(quantized.channel_factors), tmp_path)
+    paths = [tmp_path / name for name in ("right.tflite", "wrong.tflite")]
+    for path, int8 in zip(paths, (made.int8, _flipped(made.int8, DEPTHWISE, 6)), strict=True):
+        path.write_bytes(FORMATS["tflite"].load().to_bytes(int8, metadata=factors_metadata(made.factors)))
+    made.write("float32.onnx", graph)
+    right, wrong = _checked(made, *paths, minimums={"sqnr_db": 0, "top1_agree": 0}).files
+    assert right.passed, right.missed
+    assert max(layer.unusual for layer in right.layers if layer.unusual is not None) < 4
+    _assert_named(wrong, DEPTHWISE, "flipped bit")
+
+
+def test_a_file_that_takes_pixels_is_green(net: Net) -> None:
+    """The made images are real numbers; both sides see whole pixels."""
+    paths = []
+    for name, graph in (("pixels.tflite", net.graph), ("pixels.onnx", net.graph), ("int8 pixels.tflite", net.int8)):
+        paths.append(net.folder / name)
+        metadata = {"edgemobile.preprocess": json.dumps(outside(PREPROCESS).to_json())}
+        metadata |= factors_metadata(net.factors if graph is net.int8 else {})
+        form = FORMATS[paths[-1].suffix[1:]].load()
+        paths[-1].write_bytes(form.to_bytes(embed(graph, PREPROCESS), metadata=metadata))
+    report = _checked(net, *paths, minimums={"top1_agree": 0})
+    assert "in whole pixels" in report.images
+    for file in report.files[:2]:
+        assert file.passed, file.missed
+        assert file.notes == ()
+        assert file.precision == "float32"
+    assert report.files[2].first_parted is None
+    assert report.files[2].precision == "int8"
 
 
 # ---- the drifts -----------------------------------------------------------------------------------------------------
@@ -403,6 +446,41 @@ def test_signed_weights_are_exact_or_named(net: Net) -> None:
         assert file.cause.kind == "int16 saturation"
 
 
+@pytest.mark.parametrize(("weights", "tried"), [("int8", True), ("uint8", False)])
+def test_only_signed_weights_can_saturate_in_pairs(net: Net, weights: Literal["int8", "uint8"], tried: bool) -> None:
+    from edgemobile.exporters import onnx
+
+    path = net.folder / f"{weights} weights.onnx"
+    path.write_bytes(onnx.to_bytes(net.int8, metadata=factors_metadata(net.factors), weights=weights))
+    images = from_blots(PREPROCESS, calibration=1, check=1, seed=1).check
+    observed, _ = observe(open_file(path), local_places(("onnxruntime",))[0], images, net.graph)
+    stem = _node(net.graph, STEM)
+    inputs = {name: observed.real(name) for name in sources(net.graph, stem)}
+    case = Case(net.graph, stem, inputs, observed.real(STEM), observed, ({},), None, parted="arithmetic")
+    assert bool(list(CAUSES["int16 saturation"](case))) is tried
+    assert not list(CAUSES["int16 saturation"](replace(case, parted="constants")))
+
+
+def test_constants_are_never_explained_by_the_arithmetic(net: Net) -> None:
+    """Saturation is computed with the file's own constants, so beside wrong ones it would explain everything."""
+    layer = "features.8.block.3.1"
+    weight = _node(net.int8, layer).inputs[1]
+    path = net.write("zero.onnx", _with_data(net.int8, weight, np.zeros_like(_data(net.int8, weight))))
+    (file,) = _checked(net, path).files
+    _assert_named(file, layer, "weights")
+
+
+def test_a_flipped_bit_has_to_explain_what_stands_out(net: Net) -> None:
+    """Beside it the whole bias is another: putting one weight back is not enough."""
+    *_, bias = _node(net.graph, DEPTHWISE).inputs
+    graph = _flipped(net.graph, DEPTHWISE, 20)
+    path = net.write("bias.onnx", _with_data(graph, bias, _data(graph, bias) + 1))
+    (file,) = _checked(net, path).files
+    assert not file.passed
+    assert file.cause is not None
+    assert file.cause.explained_db > file.cause.right_db
+
+
 def test_another_preprocessing_is_the_cause_where_it_is(net: Net) -> None:
     path = net.folder / "inception.onnx"
     stated = replace(PREPROCESS, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -587,7 +665,12 @@ def test_the_most_particular_row_of_the_table_wins() -> None:
 def test_bounds_are_read_or_refused_by_name() -> None:
     assert parse_bounds("sqnr=40, top1_agree=0.99,kl=0.1") == {"sqnr_db": 40, "top1_agree": 0.99, "kl_nats": 0.1}
     assert parse_bounds("") == {}
-    for text, words in (("snr=4", "no metric 'snr'"), ("sqnr=high", "metric=number"), ("sqnr=nan", "as good as nan")):
+    for text, words in (
+        ("snr=4", "no metric 'snr'"),
+        ("sqnr=high", "metric=number"),
+        ("sqnr=nan", "as good as nan"),
+        ("sqnr_db=20,sqnr=1", "two bounds for sqnr_db"),
+    ):
         with pytest.raises(EdgemobileError, match=words):
             parse_bounds(text)
 

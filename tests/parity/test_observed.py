@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import run
-from edgemobile.parity.layers import Observed, compare_layers
+from edgemobile.parity.layers import LayerParity, Observed, compare_layers
 from edgemobile.parity.tolerances import LayerTolerance
 
 ONES = np.ones((1, 2, 2, 4), np.float32)
@@ -64,3 +64,30 @@ def test_what_is_a_multiple_comes_before_what_it_is_divided_to() -> None:
 
 def test_a_file_without_the_tensor_says_so() -> None:
     assert "no tensor of this name" in Observed({"block.0": ONES}, {}).problem("block.1")
+
+
+@pytest.mark.parametrize(
+    ("steps", "stands_out"),
+    [
+        ({}, False),
+        # A recipe moved a column.
+        (dict.fromkeys(range(0, 64 * 16, 64), 40), False),
+        ({100: 32}, True),
+        (dict.fromkeys((100, 200, 300), 32), True),
+    ],
+)
+def test_damage_stands_alone(steps: dict[int, int], stands_out: bool) -> None:
+    right = np.random.default_rng(0).integers(-80, 80, (64, 64)).astype(np.int8)
+    stored = right.copy()
+    for index, step in steps.items():
+        stored.reshape(-1)[index] += step
+    scale = QParams(np.full(64, 0.5), np.zeros(64, np.int32), 0)
+    tensors = {
+        "x": Tensor("x", (1, 64)),
+        "y": Tensor("y", (1, 64)),
+        "w": Tensor.constant("w", right.astype(np.float32) / 2),
+        "b": Tensor.constant("b", np.zeros(64, np.float32)),
+    }
+    graph = Graph("g", ("x",), ("y",), (Node("linear", ("x", "w", "b"), "y", {"activation": ""}),), tensors)
+    unusual = Observed({}, {"w": Tensor.constant("w", stored, scale)}).unusual(graph, graph.nodes[0])
+    assert LayerParity("y", "linear", 0.0, 0.0, 0.0, unusual=unusual).is_damaged is stands_out
