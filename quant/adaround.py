@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["adaround"]
 
 _STEPS = 300
-# Images a step looks at: fewer where each has many pixels, which say much the same.
+# Images a step looks at: fewer where a layer gives many values for each, which say much the same.
 _BATCH = 32
-_PIXELS = 2**15
+_VALUES = 2**20
 _RATE = 1e-2
 _LAMBDA = 0.5
 _WARMUP = 0.2  # the share of the steps before the push to whole numbers
@@ -46,7 +46,7 @@ def adaround(layer: Layer, steps: int = _STEPS, seed: int = 0) -> Layer:
     exact = to_nchw(layer.float_weight).to(device) / scale
     nearest, floor = exact.round().clamp(-127, 127) * scale, exact.floor()
     errors = torch.stack([on_device.error(nearest, slice(image, image + 1)) for image in range(len(layer.x))])
-    batch = min(_BATCH, max(1, _PIXELS // math.prod(layer.target.shape[2:])))
+    batch = min(_BATCH, max(1, _VALUES // math.prod(layer.target.shape[1:])))
     generator = torch.Generator().manual_seed(seed)
     with torch.enable_grad():
         v = torch.logit(((exact - floor).clamp(0.01, 0.99) - _LOW) / (_HIGH - _LOW)).requires_grad_()
