@@ -159,7 +159,7 @@ def _opened(job: Job, row: dict[str, Any], threads: int, *, timed: bool) -> _Cas
     file_format(data, row["file"])
     import_runtime(runtime)
     start = time.perf_counter_ns()
-    session = open_session(data, runtime=runtime, threads=threads)
+    session = open_session(data, runtime=runtime, threads=threads, name=row["file"])
     load_ns = time.perf_counter_ns() - start
     port = session.input
     if port.layout:

@@ -239,14 +239,16 @@ def import_runtime(runtime: str) -> None:
             require(f"{row.package}.{row.module}", row.extra)
 
 
-def open_session(source: str | Path | bytes, *, runtime: str | None = None, threads: int = 1) -> Session:
+def open_session(
+    source: str | Path | bytes, *, runtime: str | None = None, threads: int = 1, name: str = "the model"
+) -> Session:
     """A Session on a model file or its bytes, with `threads` threads for one inference.
 
-    The content decides the format, not the name. `runtime` is a name of RUNTIMES.
+    The content decides the format, not the name. `runtime` is a name of RUNTIMES; `name` is what errors call bytes.
     Raises EdgemobileError for a file that is missing, truncated or no model, Unsupported for a runtime that does not
     read the format, MissingExtra where the runtime is not installed.
     """
-    data, name = (source, "the model") if isinstance(source, bytes) else (read_model(Path(source)), str(source))
+    data, name = (source, name) if isinstance(source, bytes) else (read_model(Path(source)), str(source))
     return _open(data, name, runtime, threads)
 
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_devices, complete_models, complete_refs
-from edgemobile.commands.for_ci import tell_ci
+from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
 from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
@@ -95,25 +95,26 @@ def parity(
     from edgemobile.parity import parity as compare
     from edgemobile.parity.output import junit_xml, markdown
 
-    check_writable("--junit", junit)
-    if on is not None and not _names(on):
-        raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
-    request = ParityRequest(
-        ref,
-        others,
-        weights=weights,
-        arch=arch,
-        data=data,
-        images=images,
-        seed=seed,
-        layers=layers,
-        minimums=parse_bounds(minimums or ""),
-        on=_names(on),
-        runtimes=_aliased(_names(runtime)),
-        threads=threads,
-    )
-    with progress(quiet=quiet or as_json) as bars:
-        report = compare(request, bars)
+    with telling_errors("edgemobile parity", junit, as_json=as_json):
+        check_writable("--junit", junit)
+        if on is not None and not _names(on):
+            raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
+        request = ParityRequest(
+            ref,
+            others,
+            weights=weights,
+            arch=arch,
+            data=data,
+            images=images,
+            seed=seed,
+            layers=layers,
+            minimums=parse_bounds(minimums or ""),
+            on=_names(on),
+            runtimes=_aliased(_names(runtime)),
+            threads=threads,
+        )
+        with progress(quiet=quiet or as_json) as bars:
+            report = compare(request, bars)
     tell_ci(junit, partial(junit_xml, report), github_summary, partial(markdown, report), on_screen=not as_json)
     if as_json:
         print(to_json_text(report.to_json()), end="")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
+from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents, layout_of
 from edgemobile.graph import GraphError, Tensor
@@ -69,14 +69,17 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
 
 
 def contents_of(path: Path, data: bytes) -> Contents:
-    """What the file holds; the bytes decide the format, not the suffix."""
+    """What the file holds; the bytes decide the format, not the suffix. Raises EdgemobileError where it is damaged."""
     if file_format(data, str(path)) == "tflite":
-        from edgemobile.exporters.tflite_contents import read as read_tflite
-
-        return read_tflite(data)
-    from edgemobile.exporters.onnx_contents import read as read_onnx
-
-    return read_onnx(data)
+        from edgemobile.exporters.tflite_contents import read
+    else:
+        from edgemobile.exporters.onnx_contents import read
+    try:
+        return read(data)
+    except MissingExtra:
+        raise
+    except EdgemobileError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def read_stored_tensors(path: Path) -> dict[str, Tensor]:

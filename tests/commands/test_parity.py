@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -115,6 +116,16 @@ def test_junit_and_summary_for_a_pipeline(files: Path, monkeypatch, tmp_path: Pa
     capsys.readouterr()
     _run(monkeypatch, *arguments, "--github-summary")
     assert "### Parity with" in capsys.readouterr().out
+
+
+def test_an_error_leaves_no_green_junit(files: Path, monkeypatch, tmp_path: Path, capsys) -> None:
+    junit = tmp_path / "out.xml"
+    assert _run(monkeypatch, files / "right.onnx", files / "right.tflite", "--images", 2, "--junit", junit) == 0
+    capsys.readouterr()
+    assert _run(monkeypatch, files / "right.onnx", files / "broken.onnx", "--junit", junit, "--json") == 2
+    assert "broken.onnx" in json.loads(capsys.readouterr().out)["error"]
+    (error,) = ElementTree.parse(junit).getroot().iter("error")
+    assert "broken.onnx" in str(error.get("message"))
 
 
 def test_json_is_json_and_nothing_else(files: Path, monkeypatch, capsys) -> None:
