@@ -19,7 +19,7 @@ from edgemobile.commands.bench import bench
 from edgemobile.commands.ci import ci
 from edgemobile.commands.compare import compare
 from edgemobile.commands.completion import completion
-from edgemobile.commands.defaults import config_option, name_variables
+from edgemobile.commands.defaults import config_option, name_variables, refuse_bad_config
 from edgemobile.commands.devices import devices
 from edgemobile.commands.doctor import doctor
 from edgemobile.commands.eval import evaluate
@@ -73,12 +73,15 @@ class _InOrder(click.Group):
 )
 @click.version_option(__version__, prog_name="edgemobile")
 @config_option
-def cli(config: Path | None) -> None:
+@click.pass_context
+def cli(context: click.Context, config: Path | None) -> None:
     """MobileNets from PyTorch to ONNX and TFLite: small, fast, int8, and proven equal.
 
     Every option has an environment variable, EDGEMOBILE_COMMAND_OPTION (EDGEMOBILE_BENCH_THREADS=1,4), and a place in
     edgemobile.toml, [defaults.COMMAND]. The command line comes first, then the environment, then the file.
     """
+    if context.invoked_subcommand != ci.name:
+        refuse_bad_config(context)
 
 
 # In the order a newcomer meets them; the words are what `edgemobile --help` shows.

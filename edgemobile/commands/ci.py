@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_gate_models
+from edgemobile.commands.defaults import refuse_bad_config
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
 from edgemobile.commands.writable import check_writable
@@ -72,6 +73,7 @@ def ci(
 
     chosen = config or context.find_root().params.get("config") or Path(CONFIG_NAME)
     with telling_errors("edgemobile ci", junit, as_json=as_json):
+        refuse_bad_config(context)
         check_writable("--junit", junit)
         if not chosen.is_file():
             raise EdgemobileError(f"there is no {chosen}. Write one (docs/ci.md), or name it with --config")

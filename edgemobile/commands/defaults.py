@@ -17,17 +17,27 @@ from typing import Any
 import click
 
 from edgemobile.config_file import CONFIG_NAME, ConfigFile, read_config
+from edgemobile.errors import EdgemobileError
 
-__all__ = ["config_option", "defaults_of", "name_variables"]
+__all__ = ["config_option", "defaults_of", "name_variables", "refuse_bad_config"]
 
 
 def _loaded(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    """Give the defaults to every command below."""
+    """Give the defaults to every command below, or keep the error for `refuse_bad_config`."""
     path = value or Path(CONFIG_NAME)
     if not context.resilient_parsing and (value is not None or path.is_file()):
         assert isinstance(context.command, click.Group)
-        context.default_map = defaults_of(context.command, read_config(path))
+        try:
+            context.default_map = defaults_of(context.command, read_config(path))
+        except EdgemobileError as error:
+            context.obj = error
     return value
+
+
+def refuse_bad_config(context: click.Context) -> None:
+    """Raises the EdgemobileError that reading edgemobile.toml ended in. `ci` calls it once it can tell its JUnit."""
+    if isinstance(context.find_root().obj, EdgemobileError):
+        raise context.find_root().obj
 
 
 config_option = click.option(

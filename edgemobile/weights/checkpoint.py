@@ -149,7 +149,7 @@ def _bare(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
     if where.left_out:
         notes += (
             f"took what {checkpoint.source} has under {where.prefix!r}; "
-            f"left out {len(where.left_out)} others: {first_few(where.left_out)}",
+            f"left out what stands beside it ({len(where.left_out)}): {first_few(where.left_out)}",
         )
     return replace(checkpoint, state_dict=state, notes=notes)
 

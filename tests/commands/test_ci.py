@@ -374,6 +374,8 @@ def test_usage(gate, edgemobile, tmp_path: Path) -> None:
     ("text", "options", "said"),
     [
         ("size = 3", (), "models.colours.size: must be a table"),
+        ("]", (), "edgemobile.toml"),
+        ("[default.export]", (), "default: unknown table"),
         ("", ("--only", "shapes"), "has no [models.shapes]"),
         ("", ("--config", "none.toml"), "there is no none.toml"),
     ],

@@ -208,7 +208,9 @@ def test_what_is_beside_the_model_in_a_wrapper_is_left_out_and_named(
     lightning = {f"model.{key}": value for key, value in state.items()} | {"criterion.weight": torch.ones(5)}
     checkpoint = load_weights(save({"state_dict": lightning, "hparams_name": "kwargs"}), get_arch("v3-small"))
     assert same(checkpoint, state)
-    assert any("under 'model.'; left out 1 others: criterion.weight" in note for note in checkpoint.notes)
+    assert any(
+        "under 'model.'; left out what stands beside it (1): criterion.weight" in note for note in checkpoint.notes
+    )
 
 
 def test_of_two_models_in_a_wrapper_the_averaged_one_is_taken(
