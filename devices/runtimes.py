@@ -29,6 +29,7 @@ __all__ = [
     "open_layers",
     "open_profiled",
     "open_session",
+    "runtime_called",
     "settled",
 ]
 
@@ -227,6 +228,12 @@ RUNTIMES: dict[str, tuple[str, Callable[..., Session]]] = {
     "tflite_runtime": ("tflite", _TfliteRuntime),
     "tensorflow": ("tflite", _Tensorflow),
 }
+_ALIASES = {"tf.lite": "tensorflow", "tflite-runtime": "tflite_runtime"}
+
+
+def runtime_called(name: str) -> str:
+    """The name in RUNTIMES of what others call `name`; itself where there is none."""
+    return _ALIASES.get(name, name)
 
 
 def import_runtime(runtime: str) -> None:

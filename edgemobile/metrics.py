@@ -13,7 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["METRICS", "Metric", "cosine", "kl_nats", "max_abs", "measure", "sqnr_db", "top1_agree"]
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["METRICS", "Metric", "checked_max_drop", "cosine", "kl_nats", "max_abs", "measure", "sqnr_db", "top1_agree"]
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
@@ -105,3 +107,10 @@ def measure(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
     if reference.shape != other.shape:
         raise ValueError(f"cannot compare shapes {list(reference.shape)} and {list(other.shape)}")
     return {name: metric.function(reference, other) for name, metric in METRICS.items()}
+
+
+def checked_max_drop(points: float) -> float:
+    """`points` of top-1, from 0 to 100. Raises EdgemobileError for others, and for nan, which any loss would pass."""
+    if not 0 <= points <= 100:
+        raise EdgemobileError(f"--max-drop is in points of top-1, 0 to 100; found {points:g}")
+    return points

@@ -24,6 +24,7 @@ from edgemobile.graph.interpreter import run_real
 from edgemobile.images.samples import Samples, from_blots, from_dataset, from_synthesis
 from edgemobile.lower import lower
 from edgemobile.manifest import file_metadata, manifest
+from edgemobile.metrics import checked_max_drop
 from edgemobile.model import Model, load_model
 from edgemobile.parity.tolerances import TOLERANCES, Verdict, judge
 from edgemobile.progress import Progress, Silent
@@ -96,8 +97,8 @@ class ExportRequest:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise EdgemobileError(f"--{option} must be at least 1, found {getattr(self, name)}")
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise EdgemobileError(f"--max-drop is in points of top-1, 0 to 100; found {self.max_drop:g}")
+        if self.max_drop is not None:
+            checked_max_drop(self.max_drop)
         if self.search and (self.max_drop is None or "int8" not in self.precisions or self.via != "native"):
             raise EdgemobileError("--search looks for int8 within a bound: give --int8 and --max-drop, and no --via")
         if self.embed_preprocess and self.via != "native":

@@ -20,8 +20,9 @@ from PIL import Image, ImageOps
 from edgemobile.errors import BrokenImage, EdgemobileError
 from edgemobile.strict_json import versioned
 
-__all__ = ["CIFAR10", "IMAGENET", "Preprocess", "at_resolution", "upright_rgb"]
+__all__ = ["CIFAR10", "IMAGENET", "Channels", "Preprocess", "at_resolution", "upright_rgb"]
 
+Channels = tuple[float, float, float]  # of R, G, B
 Resize = Literal["exact", "shorter"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -47,8 +48,8 @@ class Preprocess:
     shorter_px: int | None = None
     interpolation: Interpolation = "bilinear"
     antialias: bool = True
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Channels = (0.485, 0.456, 0.406)
+    std: Channels = (0.229, 0.224, 0.225)
     version: int = _VERSION
 
     def __post_init__(self) -> None:
@@ -216,7 +217,7 @@ def _pixels(what: str, value: object, *, at_least: int) -> None:
         raise EdgemobileError(f"preprocess: {what} must be a whole number of at least {at_least}, found {value!r}")
 
 
-def _channels(what: str, values: object) -> tuple[float, float, float]:
+def _channels(what: str, values: object) -> Channels:
     """Three finite numbers as a tuple: JSON brings a list."""
     try:
         red, green, blue = (float(value) for value in values)  # type: ignore[attr-defined]

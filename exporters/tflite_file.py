@@ -18,7 +18,6 @@ import numpy as np
 from edgemobile.errors import Unsupported, require
 from edgemobile.exporters.tflite_metadata import (
     METADATA_NAME,
-    Channels,
     image_metadata,
     in_words,
     labels_of,
@@ -26,6 +25,7 @@ from edgemobile.exporters.tflite_metadata import (
     packed_labels,
 )
 from edgemobile.graph import GraphError, QParams, Tensor
+from edgemobile.preprocess import Channels
 from edgemobile.quiet import quiet_stderr
 
 schema: Any = require("ai_edge_litert.schema_py_generated", "litert")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgemobile.errors import EdgemobileError, require
-from edgemobile.preprocess import Preprocess
+from edgemobile.preprocess import Channels, Preprocess
 
 __all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "labels_of", "normalisation", "packed_labels"]
 
@@ -39,7 +39,6 @@ _TABLES: dict[str, tuple[int, dict[str, int]]] = {
     "NormalizationOptions": (2, {"mean": 0, "std": 1}),
     "AssociatedFile": (5, {"name": 0, "description": 1, "type": 2}),
 }
-Channels = tuple[float, float, float]
 # What reading a damaged flatbuffer runs into.
 _DAMAGED = (struct.error, IndexError, ValueError, TypeError, OverflowError)
 _FEATURES, _IMAGE, _RGB, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 1, 2

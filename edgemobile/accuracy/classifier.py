@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,13 +20,10 @@ from edgemobile.devices.runtimes import RUNTIMES, Port, Session, open_session, s
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.images.class_labels import Labels, find_labels, has_background
-from edgemobile.preprocess import Preprocess, at_resolution
+from edgemobile.preprocess import Channels, Preprocess, at_resolution
 from edgemobile.quiet import quiet_stderr
 from edgemobile.weights import Checkpoint, build, identify, load_weights
 from edgemobile.weights.files import SUFFIXES
-
-if TYPE_CHECKING:
-    from edgemobile.exporters.tflite_metadata import Channels
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
 

@@ -15,8 +15,9 @@ from edgemobile.accuracy.statistics import Paired, confusion, wilson
 from edgemobile.artifact import sha256_hex
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset
+from edgemobile.metrics import checked_max_drop
 
-__all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult", "checked_max_drop"]
+__all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult"]
 
 EVALUATION_VERSION = 1
 
@@ -145,13 +146,6 @@ class Evaluation:
             "notes": list(self.notes),
             "images": list(self.images),
         }
-
-
-def checked_max_drop(points: float) -> float:
-    """`points` of top-1, from 0 to 100. Raises EdgemobileError for others, and for nan, which any loss would pass."""
-    if not 0 <= points <= 100:
-        raise EdgemobileError(f"max-drop is in points of top-1, 0 to 100; found {points:g}")
-    return points
 
 
 def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:

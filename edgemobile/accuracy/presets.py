@@ -11,18 +11,16 @@ from pathlib import Path
 
 from edgemobile.devices.runtimes import Port
 from edgemobile.errors import EdgemobileError
-from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
+from edgemobile.preprocess import IMAGENET, Channels, Preprocess, at_resolution
 
 __all__ = ["PRESETS", "chosen_preprocess", "default_preprocess", "described"]
-
-_Channels = tuple[float, float, float]
 
 _IDENTITY = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 # Models of smaller images than this were trained on whole images: there is nothing to crop.
 _CROPPED_FROM_PX = 96
 
 
-def _raw(port: Port) -> tuple[_Channels, _Channels]:
+def _raw(port: Port) -> tuple[Channels, Channels]:
     """The mean and deviation after which quantizing gives back the pixel itself, or the pixel - 128 for int8.
 
     real = scale * (q - zero_point) with q = px - offset; and Preprocess computes (px / 255 - mean) / std.
@@ -34,7 +32,7 @@ def _raw(port: Port) -> tuple[_Channels, _Channels]:
 
 
 # name -> (mean, std) for an input, on pixels from 0 to 1
-PRESETS: dict[str, Callable[[Port], tuple[_Channels, _Channels]]] = {
+PRESETS: dict[str, Callable[[Port], tuple[Channels, Channels]]] = {
     "imagenet": lambda port: (IMAGENET.mean, IMAGENET.std),
     "inception": lambda port: ((0.5,) * 3, (0.5,) * 3),
     "unit": lambda port: ((0.0,) * 3, (1.0,) * 3),
@@ -49,7 +47,7 @@ _WORDS = {
 
 
 def default_preprocess(
-    port: Port, input_px: int, stated: tuple[_Channels, _Channels] | None = None
+    port: Port, input_px: int, stated: tuple[Channels, Channels] | None = None
 ) -> tuple[Preprocess, str]:
     """(what files with such an input usually want, that in words).
 
@@ -101,7 +99,7 @@ def _preset(name: str, port: Port, input_px: int) -> Preprocess:
     return _of_size(input_px, *PRESETS[name](port))
 
 
-def _of_size(input_px: int, mean: _Channels, std: _Channels) -> Preprocess:
+def _of_size(input_px: int, mean: Channels, std: Channels) -> Preprocess:
     if input_px < _CROPPED_FROM_PX:
         return Preprocess(input_px, mean=mean, std=std)
     # The ImageNet convention in every library: the central 0.875 of the image.

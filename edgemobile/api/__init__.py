@@ -31,7 +31,6 @@ AnyRecipe = PathText | Recipe | Mapping[str, Any]
 Hswish = Literal["auto", "delegated", "fused", "relu"]
 
 _NETS = "A net in memory goes by the code that makes it, 'package.module:factory', or is saved first, as FILE.pt2"
-_RUNTIMES = {"tf.lite": "tensorflow", "tflite-runtime": "tflite_runtime"}
 
 
 @held_to_annotations(model=_NETS)
@@ -193,6 +192,7 @@ def parity(
 
     `minimums` is metric -> bound, or text like "sqnr_db=20,top1_agree=0.95".
     """
+    from edgemobile.devices.runtimes import runtime_called
     from edgemobile.parity import ParityRequest, parse_bounds
     from edgemobile.parity import parity as compare
 
@@ -211,7 +211,7 @@ def parity(
         layers=layers,
         minimums=parse_bounds(minimums or ""),
         on=texts(on),
-        runtimes=tuple(_RUNTIMES.get(name, name) for name in texts(runtimes)),
+        runtimes=tuple(map(runtime_called, texts(runtimes))),
         threads=threads,
     )
     return Compared.of(compare(request, progress))
@@ -292,7 +292,8 @@ def evaluate(
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.evaluate import evaluate as count
-    from edgemobile.accuracy.evaluation import EvalRequest, checked_max_drop
+    from edgemobile.accuracy.evaluation import EvalRequest
+    from edgemobile.metrics import checked_max_drop
 
     if max_drop is not None and baseline is None:
         raise EdgemobileError(

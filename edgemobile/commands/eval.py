@@ -97,7 +97,8 @@ def evaluate(
         raise EdgemobileError("--max-drop says how far below a baseline top-1 may fall: give one with --baseline FILE")
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.evaluate import evaluate as run_evaluation
-    from edgemobile.accuracy.evaluation import EvalRequest, checked_max_drop
+    from edgemobile.accuracy.evaluation import EvalRequest
+    from edgemobile.metrics import checked_max_drop
 
     if max_drop is not None:
         checked_max_drop(max_drop)

@@ -91,6 +91,7 @@ def parity(
       edgemobile parity v3-large int8.tflite --on pi4,emulated:cortex-a76 --layers
       edgemobile parity model.pt2 theirs.onnx --junit parity.xml --github-summary
     """
+    from edgemobile.devices.runtimes import runtime_called
     from edgemobile.parity import ParityRequest, parse_bounds
     from edgemobile.parity import parity as compare
     from edgemobile.parity.output import junit_xml, markdown
@@ -110,7 +111,7 @@ def parity(
             layers=layers,
             minimums=parse_bounds(minimums or ""),
             on=_names(on),
-            runtimes=_aliased(_names(runtime)),
+            runtimes=tuple(map(runtime_called, _names(runtime))),
             threads=threads,
         )
         with progress(quiet=quiet or as_json) as bars:
@@ -125,10 +126,6 @@ def parity(
 
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, (name.strip() for name in (text or "").split(",")))))
-
-
-def _aliased(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple({"tf.lite": "tensorflow", "tflite-runtime": "tflite_runtime"}.get(name, name) for name in names)
 
 
 def print_parity(report: ParityReport) -> None:
