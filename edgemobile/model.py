@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgemobile.arch import get_arch
+from edgemobile.devices.runtimes import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
+from edgemobile.images.class_labels import find_labels
 from edgemobile.own_model import load_factory, load_program
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
+from edgemobile.presets import PRESETS, chosen_preprocess
 from edgemobile.progress import Report
 from edgemobile.weights import Checkpoint, build, load_into, load_weights
 
@@ -35,7 +38,8 @@ class Model:
     """A model ready to lower. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes].
 
     `batch` is the program's. `labels` are class names where known; `facts` describe the model in the manifest.
-    `assumes_preprocess`: nobody says `preprocess`, it is the usual one of such models.
+    `notes` is what a reader should be told; `assumption` is the note that nobody says `preprocess`, and that it is the
+    usual one of such models.
     """
 
     name: str
@@ -49,7 +53,7 @@ class Model:
     labels: tuple[str, ...] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    assumes_preprocess: bool = False
+    assumption: str | None = None
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N.
@@ -89,33 +93,41 @@ def load_model(
     classes: int | None = None,
     batch: int = 1,
     seed: int = 0,
+    labels: Path | None = None,
+    preprocess: str | None = None,
     on_download: Report | None = None,
 ) -> Model:
     """The model `spec` names, with its weights, traced for `batch` images of `res` pixels.
 
     `weights` is "bundled", "imagenet", "random" or a file; None is "bundled" for a reference model, and what a model of
-    one's own brings along for the others. None elsewhere takes the checkpoint's or the model's own value. `on_download`
-    hears of public weights being fetched. Raises EdgemobileError.
+    one's own brings along for the others. `labels` is a list of class names, one a line, and `preprocess` what
+    edgemobile.presets takes. None elsewhere takes the checkpoint's or the model's own value. `on_download` hears of
+    public weights being fetched. Raises EdgemobileError.
     """
     require("torch", "export")
     if res is not None and res < 1:
         raise EdgemobileError(f"res must be at least 1 pixel, found {res}")
     if spec.endswith(".pt2"):
         _refuse(spec, "is traced already", {"--weights": weights, "--width": width, "--res": res, "--classes": classes})
-        return _saved(Path(spec))
-    if ":" in spec:
+        model = _saved(Path(spec), preprocess)
+    elif ":" in spec:
         _refuse(spec, "decides that itself", {"--width": width, "--classes": classes})
-        return _from_factory(spec, weights, res, batch)
-    arch = get_arch(spec)
-    checkpoint = load_weights(
-        weights or "bundled", arch, width=width, classes=classes, seed=seed, on_progress=on_download
-    )
-    arch, net = build(arch, checkpoint, input_px=res)
-    facts = {"paper": arch.paper, "width": arch.width}
-    return _traced(arch.name, net, checkpoint, arch.input_px, batch, facts)
+        model = _from_factory(spec, weights, res, batch, preprocess)
+    else:
+        arch = get_arch(spec)
+        checkpoint = load_weights(
+            weights or "bundled", arch, width=width, classes=classes, seed=seed, on_progress=on_download
+        )
+        checkpoint = _preprocessed(checkpoint, preprocess, res or _px(checkpoint) or arch.input_px)
+        arch, net = build(arch, checkpoint, input_px=res)
+        facts = {"paper": arch.paper, "width": arch.width}
+        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts)
+    if labels is None:
+        return model
+    return replace(model, labels=find_labels(Path(spec), model.classes, {}, labels).names)
 
 
-def _from_factory(spec: str, weights: str | None, res: int | None, batch: int) -> Model:
+def _from_factory(spec: str, weights: str | None, res: int | None, batch: int, preprocess: str | None) -> Model:
     net = load_factory(spec)
     if weights is None:
         _check_finite(spec, net.state_dict())
@@ -126,11 +138,12 @@ def _from_factory(spec: str, weights: str | None, res: int | None, batch: int) -
     else:
         checkpoint = load_weights(weights, wanted=net.state_dict().keys())
         load_into(net, checkpoint)
-    input_px = res if res is not None else (checkpoint.preprocess.input_px if checkpoint.preprocess else None)
-    if input_px is None:
-        input_px = _FACTORY_PX
-        note = f"{checkpoint.source} says nothing of a resolution: {input_px} px is assumed; --res takes another"
+    input_px = res or _px(checkpoint)
+    if input_px is None and preprocess in (None, *PRESETS):
+        note = f"{checkpoint.source} says nothing of a resolution: {_FACTORY_PX} px is assumed; --res takes another"
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
+    checkpoint = _preprocessed(checkpoint, preprocess, input_px or _FACTORY_PX)
+    input_px = res or _px(checkpoint) or _FACTORY_PX
     return _traced(spec.partition(":")[2], net, checkpoint, input_px, batch, {"factory": spec})
 
 
@@ -142,10 +155,6 @@ def _traced(
     preprocess = at_resolution(checkpoint.preprocess or IMAGENET, input_px)
     program = export_program(net, (batch, 3, input_px, input_px))
     classes = _classes(name, program)
-    notes = checkpoint.notes
-    assumed = checkpoint.preprocess is None
-    if assumed and not checkpoint.source.startswith("random"):
-        notes += (f"{checkpoint.source} says nothing of preprocessing: ImageNet's mean and deviation are assumed",)
     if checkpoint.labels is not None and len(checkpoint.labels) != classes:
         raise EdgemobileError(
             f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {classes} outputs"
@@ -161,33 +170,52 @@ def _traced(
         checkpoint.sha256,
         checkpoint.labels,
         facts,
-        notes,
-        assumed or checkpoint.assumes_preprocess,
+        checkpoint.notes,
+        _assumption(checkpoint.source) if checkpoint.preprocess is None else checkpoint.assumption,
     )
 
 
-def _saved(path: Path) -> Model:
+def _saved(path: Path, preprocess: str | None) -> Model:
     program = load_program(path)
     _check_finite(path.name, program.state_dict)
     shape = _only_input(path.name, program)
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
         raise Unsupported(f"{path} takes an input of shape {list(shape)}. Supported: square RGB images [N, 3, H, H]")
-    preprocess = at_resolution(IMAGENET, shape[2])
+    chosen = IMAGENET if preprocess is None else _chosen(preprocess, shape[2])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    notes = (f"{path.name} says nothing of preprocessing: ImageNet's mean and deviation are assumed",)
     return Model(
         path.stem,
         _answering(program.module(), program),
         program,
         shape[0],
         _classes(path.name, program),
-        preprocess,
+        at_resolution(chosen, shape[2]),
         f"{path.name} as saved",
         digest,
         facts={"program": str(path)},
-        notes=notes,
-        assumes_preprocess=True,
+        assumption=_assumption(path.name) if preprocess is None else None,
     )
+
+
+def _px(checkpoint: Checkpoint) -> int | None:
+    """The resolution a checkpoint was trained at, where it says so."""
+    return checkpoint.preprocess.input_px if checkpoint.preprocess else None
+
+
+def _preprocessed(checkpoint: Checkpoint, preprocess: str | None, usual_px: int) -> Checkpoint:
+    """`checkpoint` with the preprocessing asked for; at `usual_px` where that says no resolution."""
+    if preprocess is None:
+        return checkpoint
+    return replace(checkpoint, preprocess=_chosen(preprocess, usual_px), assumption=None)
+
+
+def _chosen(preprocess: str, usual_px: int) -> Preprocess:
+    port = Port("image", (1, 3, usual_px, usual_px), "float32", "NCHW")
+    return chosen_preprocess(preprocess, port, None, usual_px)[0]
+
+
+def _assumption(source: str) -> str:
+    return f"{source} says nothing of preprocessing: ImageNet's mean and deviation are assumed"
 
 
 def _check_finite(source: str, state: Mapping[str, torch.Tensor]) -> None:

@@ -49,6 +49,7 @@ class ExportRequest:
     """What to export. None takes the checkpoint's own value, or the model's where it has none.
 
     `model` is a reference model's name, `package.module:factory`, or a saved torch.export program, FILE.pt2.
+    `labels` is a list of class names, one a line; `preprocess` is a name of edgemobile.presets, JSON, or a file of it.
     `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
     on another, or on other images where it has no splits. Images that look wrong (noise, not normalised) are refused
     unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on
@@ -72,6 +73,8 @@ class ExportRequest:
     width: float | None = None
     res: int | None = None
     classes: int | None = None
+    labels: Path | None = None
+    preprocess: str | None = None
     batch: int = 1
     calib: Path | None = None
     calib_images: int = 128
@@ -182,7 +185,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             float_accuracy=_accuracy(reference, samples.labels),
             recipe=emitted.recipe,
             files=_check(request, samples, reference, emitted.int8, artifacts, folder, progress),
-            notes=(*model.notes, *_random_note(request), *samples.notes, *emitted.notes),
+            notes=(*_model_notes(request, model), *samples.notes, *emitted.notes),
         )
         (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)))
     return result
@@ -205,6 +208,8 @@ def _model(request: ExportRequest, progress: Progress) -> Model:
             width=request.width,
             res=request.res,
             classes=request.classes,
+            labels=request.labels,
+            preprocess=request.preprocess,
             batch=request.batch,
             seed=request.seed,
             on_download=report,
@@ -243,10 +248,11 @@ def _reference(request: ExportRequest, model: Model, samples: Samples) -> tuple[
     return model.logits(normalised(pixels, model.preprocess)), replace(samples, check=pixels)
 
 
-def _random_note(request: ExportRequest) -> tuple[str, ...]:
+def _model_notes(request: ExportRequest, model: Model) -> tuple[str, ...]:
     if request.weights != "random":
-        return ()
+        return (*model.notes, *filter(None, (model.assumption,)))
     return (
+        *model.notes,
         "random weights: good for size and latency; int8 is not held to a tolerance, nor is its distance a finding",
     )
 

@@ -124,3 +124,40 @@ def test_a_resolution_that_is_assumed_is_said() -> None:
     assert model.preprocess.input_px == 224
     assert any("224 px is assumed; --res takes another" in note for note in model.notes)
     assert not any("assumed; --res" in note for note in load_model("their_nets:plain", res=16).notes)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "res", "px", "mean"),
+    [
+        ("inception", None, 24, 0.5),
+        ("inception", 16, 16, 0.5),
+        ('{"input_px": 40, "mean": [0.1, 0.1, 0.1]}', None, 40, 0.1),
+        ('{"input_px": 40, "mean": [0.1, 0.1, 0.1]}', 16, 16, 0.1),
+    ],
+)
+def test_the_preprocessing_asked_for_stands_above_the_checkpoints(
+    here: Path, preprocess: str, res: int | None, px: int, mean: float
+) -> None:
+    torch.save(load_model("their_nets:plain", res=16).net.state_dict(), here / "w.pt")
+    (here / "w.json").write_text(json.dumps({"preprocess": at_resolution(IMAGENET, 24).to_json()}))
+    model = load_model("their_nets:plain", "w.pt", res=res, preprocess=preprocess)
+    assert (model.preprocess.input_px, model.preprocess.mean[0]) == (px, mean)
+    assert model.assumption is None
+
+
+def test_a_saved_program_is_told_its_labels_and_preprocessing(here: Path) -> None:
+    torch.export.save(load_model("their_nets:plain", res=16).program, here / "net.pt2")
+    (here / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    assert load_model("net.pt2").assumption is not None
+    model = load_model("net.pt2", labels=Path("names.txt"), preprocess="unit")
+    assert (model.labels, model.assumption) == (tuple("abcde"), None)
+    assert (model.preprocess.input_px, model.preprocess.mean, model.preprocess.std) == (16, (0,) * 3, (1,) * 3)
+    (here / "names.txt").write_text("a\nb\n")
+    with pytest.raises(EdgemobileError, match=r"names\.txt has 2 labels, and net\.pt2 has 5 outputs"):
+        load_model("net.pt2", labels=Path("names.txt"))
+
+
+def test_a_resolution_is_assumed_beside_a_preprocessing_that_has_none() -> None:
+    model = load_model("their_nets:plain", preprocess="unit")
+    assert (model.preprocess.input_px, model.preprocess.shorter_px) == (224, 256)
+    assert [note for note in model.notes if "224 px is assumed" in note]

@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from edgemobile.accuracy.presets import chosen_preprocess, default_preprocess, described
 from edgemobile.arch import Arch, get_arch
 from edgemobile.devices.runtimes import RUNTIMES, Port, Session, open_session, settled
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.images.class_labels import Labels, find_labels, has_background
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
+from edgemobile.presets import chosen_preprocess, default_preprocess, described
 from edgemobile.quiet import quiet_stderr
-from edgemobile.weights import Checkpoint, build, identify, load_weights
+from edgemobile.weights import Checkpoint, build, bundled, identify, load_weights
 from edgemobile.weights.files import SUFFIXES
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
@@ -83,10 +83,12 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
     input_px = _image_px(file, session.input)
     stated, source = _stated(metadata, checkpoint)
     usual_px = stated.input_px if stated else usual_px
+    notes = [*checkpoint.notes] if checkpoint else []
     if options.preprocess is not None:
         preprocess, source = chosen_preprocess(options.preprocess, session.input, input_px, usual_px)
     elif stated is not None:
         preprocess = at_resolution(stated, input_px or usual_px)
+        notes += [checkpoint.assumption] if checkpoint and checkpoint.assumption else []
     else:
         preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(path, session))
     session.input = settled(session.input, preprocess.input_px)
@@ -103,8 +105,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         "outputs": _output_words(labels.names, outputs, probabilities),
         "labels": labels.source,
     }
-    notes = (*(checkpoint.notes if checkpoint else ()), *labels.notes)
-    return Classifier(file, session, preprocess, outputs, labels.names, probabilities, found, notes)
+    return Classifier(file, session, preprocess, outputs, labels.names, probabilities, found, (*notes, *labels.notes))
 
 
 def is_probability(scores: np.ndarray) -> bool:
@@ -158,11 +159,21 @@ def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint 
     if path.suffix == ".pt2" or (":" in file and not path.is_file()):
         return _own_session(file, options.threads)
     if not path.suffix and not path.is_file():
-        return _reference_session("bundled", get_arch(file), options.threads)
+        return _reference_session("bundled", _in_the_package(file), options.threads)
     if path.suffix.lower() in SUFFIXES:
         arch = get_arch(options.arch) if options.arch else identify(path)
         return _reference_session(file, arch, options.threads)
     return open_session(path, threads=options.threads), None, _FREE_PX
+
+
+def _in_the_package(name: str) -> Arch:
+    arch = get_arch(name)
+    if name not in bundled():
+        raise EdgemobileError(
+            f"no weights of {name} are bundled; bundled are: {', '.join(bundled())}. Give a file: a checkpoint of "
+            f"{name}, or what `edgemobile export {name} --weights FILE` writes"
+        )
+    return arch
 
 
 def _reference_session(weights: str, arch: Arch, threads: int) -> tuple[Session, Checkpoint, int]:
@@ -186,7 +197,13 @@ def _own_session(spec: str, threads: int) -> tuple[Session, Checkpoint, int]:
     model = load_model(spec)
     px = model.preprocess.input_px
     known = Checkpoint(
-        {}, model.source, model.sha256, labels=model.labels, preprocess=model.preprocess, notes=model.notes
+        {},
+        model.source,
+        model.sha256,
+        labels=model.labels,
+        preprocess=model.preprocess,
+        notes=model.notes,
+        assumption=model.assumption,
     )
     session = _TorchSession(lambda images: model.logits(images.transpose(0, 2, 3, 1)), model.classes, threads, px)
     return session, known, px
@@ -245,7 +262,10 @@ def _normalisation(path: Path, session: Session) -> tuple[Channels, Channels] | 
 def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple[Preprocess | None, str]:
     """(the preprocessing the model itself states, where)."""
     if checkpoint is not None:
-        return checkpoint.preprocess, "as its checkpoint has it"
+        return (
+            checkpoint.preprocess,
+            "assumed: nothing says it" if checkpoint.assumption else "as its checkpoint has it",
+        )
     if _METADATA_KEY in metadata:
         return Preprocess.from_json(metadata[_METADATA_KEY]), "in its metadata"
     return None, ""

@@ -10,7 +10,8 @@ import click
 from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
-from edgemobile.commands.completion import complete_devices, complete_models
+from edgemobile.commands.completion import complete_devices
+from edgemobile.commands.options import CLASSIFIER
 from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
 
@@ -41,24 +42,7 @@ _SHOWN_SKIPPED = 5
 @click.option(
     "--max-drop", type=float, metavar="POINTS", help="Exit 1 when top-1 falls more than this far below the baseline."
 )
-@click.option(
-    "--arch",
-    metavar="NAME",
-    shell_complete=complete_models,
-    help="The reference model of a checkpoint (see `edgemobile models`). [default: what its shapes say]",
-)
-@click.option(
-    "--preprocess",
-    metavar="NAME|JSON",
-    help="imagenet, inception (-1 to 1), unit (0 to 1), raw (pixels as they are), JSON, or a file of JSON. "
-    "[default: what the file says, else what such an input usually wants]",
-)
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Class names, one a line, in the order of the outputs. [default: in the file, or labels.txt beside it]",
-)
+@CLASSIFIER
 @click.option(
     "--on",
     metavar="DEVICE",

@@ -1,4 +1,4 @@
-"""Options that several commands take, in groups: `@MODEL`, `@IMAGES`, `@INT8`, `@OUTPUT`, `@FOR_CI` above a command."""
+"""Options that several commands take, in groups: `@MODEL`, `@IMAGES` and so on above a command."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgemobile.commands.completion import complete_recipes
+from edgemobile.commands.completion import complete_models, complete_recipes
 
 if TYPE_CHECKING:
     from edgemobile.quant.recipe import Recipe
 
-__all__ = ["FOR_CI", "IMAGES", "INT8", "MODEL", "OUTPUT", "List", "default_out", "recipe_of"]
+__all__ = ["CLASSIFIER", "FOR_CI", "IMAGES", "INT8", "MODEL", "OUTPUT", "List", "default_out", "recipe_of"]
 
 
 class List(click.ParamType):
@@ -37,6 +37,18 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+def _labels(default: str) -> Callable[[Any], Any]:
+    what = "Class names, one a line, in the order of the outputs."
+    return click.option(
+        "--labels", type=click.Path(path_type=Path), metavar="FILE", help=f"{what} [default: {default}]"
+    )
+
+
+def _preprocess(default: str) -> Callable[[Any], Any]:
+    names = "imagenet, inception (-1 to 1), unit (0 to 1), raw (pixels as they are), JSON, or a file of JSON."
+    return click.option("--preprocess", metavar="NAME|JSON", help=f"{names} [default: {default}]")
+
+
 MODEL = _group(
     click.option(
         "--weights",
@@ -48,6 +60,8 @@ MODEL = _group(
     click.option("--width", type=float, help="Width multiplier. [default: the checkpoint's]"),
     click.option("--res", type=click.IntRange(min=1), help="Input resolution in pixels. [default: the checkpoint's]"),
     click.option("--classes", type=int, help="Number of classes. [default: the checkpoint's]"),
+    _labels("the checkpoint's"),
+    _preprocess("the checkpoint's, else ImageNet's"),
     click.option("--batch", type=int, default=1, show_default=True, help="Batch size of the files."),
 )
 
@@ -64,6 +78,17 @@ IMAGES = _group(
         "--unchecked-calib", is_flag=True, help="Calibrate even on images that look wrong: noise, not normalised."
     ),
     click.option("--check-images", type=int, default=200, show_default=True, help="Images to check the files on."),
+)
+
+CLASSIFIER = _group(
+    click.option(
+        "--arch",
+        metavar="NAME",
+        shell_complete=complete_models,
+        help="The reference model of a checkpoint (see `edgemobile models`). [default: what its shapes say]",
+    ),
+    _preprocess("what the file says, else what such an input usually wants"),
+    _labels("in the file, or labels.txt beside it"),
 )
 
 INT8 = _group(

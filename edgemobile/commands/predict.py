@@ -9,6 +9,7 @@ import click
 from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
+from edgemobile.commands.options import CLASSIFIER
 from edgemobile.errors import BrokenImage, EdgemobileError
 from edgemobile.terminal import console
 
@@ -26,18 +27,7 @@ _BAR = 24
 @click.argument("file")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Class names, one a line, in the order of the outputs. [default: in the file, or labels.txt beside it]",
-)
-@click.option("--preprocess", metavar="NAME|JSON", help="As for `edgemobile eval`. [default: what the file says]")
-@click.option(
-    "--arch",
-    metavar="NAME",
-    help="The reference model of a checkpoint (see `edgemobile models`). [default: what its shapes say]",
-)
+@CLASSIFIER
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of an inference.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def predict(

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemobile.accuracy.presets import described
 from edgemobile.arch import get_arch
 from edgemobile.artifact import sha256_hex
 from edgemobile.devices.runtimes import import_runtime
@@ -38,6 +37,7 @@ from edgemobile.parity.remote import opened_places
 from edgemobile.parity.report import FileParity, ParityReport
 from edgemobile.parity.tolerances import TABLE, Tolerance, judge, tolerance
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
+from edgemobile.presets import described
 from edgemobile.progress import Progress, Silent
 from edgemobile.quant.synthesize import STEPS, synthesize
 from edgemobile.weights import bundled, identify, load_weights
@@ -183,7 +183,7 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
         spec, weights = request.arch or identify(path).name, str(path)
     res = None if spec.endswith(".pt2") else next(filter(None, map(_input_px, files)), None)
     model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
-    said = None if model.assumes_preprocess else model.preprocess
+    said = None if model.assumption else model.preprocess
     claims = Claims(said, model.labels, _own_px(spec, weights))
     return Reference(f"{model.name}, {model.source}", model.preprocess, model, claims=claims)
 

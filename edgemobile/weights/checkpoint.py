@@ -43,8 +43,8 @@ class Checkpoint:
     `state_dict` holds f32 tensors (integers stay), under the keys of edgemobile.nets for a reference model. `arch`,
     `width` and `classes` are read off the shapes; `labels` and `preprocess` come from beside the file. None: not known.
     `sha256` is of the file, or of the tensors where there is none. `bn_eps` and `padding` are those of where the
-    weights come from, where they are not ours. `notes` is what a reader should be told. `assumes_preprocess`: nobody
-    says `preprocess`, it is the usual one of such files.
+    weights come from, where they are not ours. `notes` is what a reader should be told; `assumption` is the note that
+    nobody says `preprocess`, and that it is the usual one of such files.
     """
 
     state_dict: Mapping[str, torch.Tensor]
@@ -58,7 +58,7 @@ class Checkpoint:
     bn_eps: float | None = None
     padding: Literal["both", "same"] | None = None
     notes: tuple[str, ...] = ()
-    assumes_preprocess: bool = False
+    assumption: str | None = None
 
 
 def bundled() -> tuple[str, ...]:
@@ -212,18 +212,17 @@ def _as_laid_out(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], arch
         eps = f", with batch norm's eps {layout.bn_eps:g}" if layout.bn_eps else ""
         notes.append(f"{checkpoint.source} has {layout.source} keys: read as such{eps}")
         notes += [layout.caution] if layout.caution else []
-    if checkpoint.preprocess is None:
-        notes.append(
-            f"{checkpoint.source} says nothing of preprocessing: that of {layout.source} checkpoints is assumed "
-            f"({layout.preprocess.interpolation}, mean {layout.preprocess.mean}, std {layout.preprocess.std})"
-        )
+    assumption = (
+        f"{checkpoint.source} says nothing of preprocessing: that of {layout.source} checkpoints is assumed "
+        f"({layout.preprocess.interpolation}, mean {layout.preprocess.mean}, std {layout.preprocess.std})"
+    )
     return replace(
         checkpoint,
         state_dict=state,
         bn_eps=layout.bn_eps,
         preprocess=checkpoint.preprocess or at_resolution(layout.preprocess, arch.input_px),
-        assumes_preprocess=checkpoint.preprocess is None,
         notes=(*checkpoint.notes, *notes),
+        assumption=assumption if checkpoint.preprocess is None else None,
     )
 
 

@@ -123,6 +123,10 @@ def test_files_that_are_not_there_or_need_a_name(tmp_path: Path) -> None:
         open_classifier("w.pth", ClassifierOptions())
     with pytest.raises(Unsupported, match=r"unknown model 'v3-larg'. Did you mean v3-large"):
         open_classifier("v3-larg", ClassifierOptions())
+    with pytest.raises(
+        EdgemobileError, match=r"no weights of v4-conv-small .* Give a file: a checkpoint of v4-conv-small"
+    ):
+        open_classifier("v4-conv-small", ClassifierOptions())
 
 
 def test_a_checkpoint_says_by_its_shapes_which_model_it_is_of(tmp_path: Path) -> None:
@@ -158,6 +162,7 @@ def test_a_model_of_one_s_own_is_run_in_pytorch(tmp_path: Path, monkeypatch: pyt
         wanted = net(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     for classifier in (own, open_classifier(str(tmp_path / "net.pt2"), ClassifierOptions())):
         assert (classifier.outputs, classifier.preprocess.input_px) == (4, 224)
+        assert classifier.found["preprocess"].endswith("; assumed: nothing says it")
         assert classifier.scores(images) == pytest.approx(wanted, abs=1e-5)
 
 
@@ -170,6 +175,7 @@ def test_a_reference_model_is_its_bundled_weights(tmp_path: Path, monkeypatch: p
     assert (classifier.outputs, classifier.session.runtime) == (10, "torch")
     assert classifier.labels is not None
     assert classifier.labels[6] == "frog"
+    assert classifier.found["preprocess"].endswith("; as its checkpoint has it")
     images = np.random.default_rng(0).normal(size=(9, 96, 96, 3)).astype(np.float32)
     # The last batch is padded; that must not show.
     assert classifier.scores(images)[8] == pytest.approx(classifier.scores(images[8:])[0], abs=1e-5)

@@ -137,6 +137,18 @@ def test_embedded_preprocessing_takes_pixels_and_says_what_is_left(edgemobile, p
     assert "--via torch" in ran.err
 
 
+def test_labels_and_preprocessing_asked_for_are_in_every_file(edgemobile, tmp_path: Path) -> None:
+    names = [f"kind {index}" for index in range(10)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    ran = edgemobile("export", *_SMALL, "--labels", "names.txt", "--preprocess", "inception", *_QUICK)
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "v3-small" / "labels.txt").read_text().splitlines() == names
+    for path in (tmp_path / "v3-small").glob("v3-small-*"):
+        metadata = format_of(path.suffix).load().read_metadata(path.read_bytes())
+        assert json.loads(metadata["edgemobile.labels"]) == names
+        assert Preprocess.from_json(metadata["edgemobile.preprocess"]).mean == (0.5, 0.5, 0.5)
+
+
 def test_json_is_the_manifest_and_nothing_else(edgemobile) -> None:
     ran = edgemobile("export", *_SMALL, "--to", "tflite", "--json", *_QUICK)
     assert json.loads(ran.out)["model"]["name"] == "v3-small"

@@ -351,7 +351,7 @@ def test_a_preprocess_of_somebody_else_is_noted(state: dict[str, torch.Tensor], 
     checkpoint = load_weights(path, get_arch("v3-small"))
     assert checkpoint.preprocess == IMAGENET
     assert "not used" in checkpoint.notes[0]
-    assert "torchvision's mobilenet_v3 checkpoints is assumed" in checkpoint.notes[1]
+    assert "torchvision's mobilenet_v3 checkpoints is assumed" in str(checkpoint.assumption)
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgemobile.accuracy.presets import chosen_preprocess, default_preprocess, described
 from edgemobile.devices.runtimes import Port
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph.interpreter import quantize
 from edgemobile.preprocess import CIFAR10
+from edgemobile.presets import chosen_preprocess, default_preprocess, described
 
 FLOAT_NCHW = Port("x", (1, 3, 224, 224), "float32", "NCHW")
 ALL_PIXELS = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)

@@ -1,0 +1,6 @@
+"""`python -m edgemobile`: the command line where its script is not on the PATH."""
+
+from edgemobile.cli import main
+
+if __name__ == "__main__":
+    main()
