@@ -221,7 +221,7 @@ def _print(
 
 def _machine() -> str:
     """CPU, the flags its int8 kernels depend on, and how busy the machine is."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     fields = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     present = fields.get("flags", fields.get("Features", "")).split()

@@ -10,6 +10,7 @@ from importlib import metadata
 
 from edgemobile.devices.emulation import CORES, find_emulation
 from edgemobile.devices.profiles import Device, load_devices
+from edgemobile.devices.runtime_table import DEFAULTS, RUNTIMES
 from edgemobile.devices.setup import find_target, runtimes_there
 from edgemobile.devices.transport import DeviceUnreachable, Transport
 from edgemobile.devices.wheels import PINS, pin_for
@@ -18,7 +19,6 @@ from edgemobile.errors import EdgemobileError, MissingExtra
 __all__ = ["Finding", "diagnose_board", "diagnose_host", "diagnose_state"]
 
 MISSING, UNREACHABLE = MissingExtra.exit_code, DeviceUnreachable.exit_code
-_PACKAGES = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 _PERFORMANCE = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
 # Above this share of its cores a board is busy with something else.
 _BUSY = 0.5
@@ -37,7 +37,7 @@ class Finding:
 
 def diagnose_host() -> Iterator[Finding]:
     """This machine: runtimes, the programs that reach the boards of devices.toml, emulation, room in the cache."""
-    versions = {name: _version(package) for name, package in _PACKAGES.items()}
+    versions = {name: _version(RUNTIMES[name].distribution) for name in DEFAULTS}
     there = [f"{name} {version}" for name, version in versions.items() if version]
     for name, version in versions.items():
         if version:

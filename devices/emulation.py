@@ -350,6 +350,6 @@ def _compile(plugin: Path) -> None:
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Two setups at once take turns."""
-    with lock.open("w") as file:
+    with lock.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -28,7 +28,8 @@ import numpy as np
 from edgemobile.devices.latency import warm_up_ns
 from edgemobile.devices.probe import conditions, facts, power_w
 from edgemobile.devices.profiling import op_times
-from edgemobile.devices.runtimes import RUNTIMES, Session, import_runtime, open_session, settled
+from edgemobile.devices.runtime_table import default_runtime
+from edgemobile.devices.runtimes import Session, import_runtime, open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.model_file import file_format
 
@@ -150,8 +151,7 @@ def memory(job: Job, index: int, threads: int) -> dict[str, float]:
 
 
 def _runtime(job: Job, row: dict[str, Any]) -> str:
-    wanted = job.spec["settings"]["runtime"]
-    return wanted or next(name for name, (reads, _) in RUNTIMES.items() if reads == row["format"])
+    return job.spec["settings"]["runtime"] or default_runtime(row["format"])
 
 
 def _opened(job: Job, row: dict[str, Any], threads: int, *, timed: bool) -> _Case:
@@ -161,11 +161,7 @@ def _opened(job: Job, row: dict[str, Any], threads: int, *, timed: bool) -> _Cas
     start = time.perf_counter_ns()
     session = open_session(data, runtime=runtime, threads=threads, name=row["file"])
     load_ns = time.perf_counter_ns() - start
-    port = session.input
-    if port.layout:
-        channels, side = port.shape[1:3] if port.layout == "NCHW" else (port.shape[3], port.shape[1])
-        if channels == 3:
-            session.input = settled(port, side if side > 1 else _FREE_PX)
+    session.settle(_FREE_PX)
     case = _Case(row, threads, session, _example(session))
     if timed:
         case.load_ns, case.first_ns = load_ns, case.timed()
@@ -338,7 +334,7 @@ def _memory_of(job: Job, row: dict[str, Any], threads: int) -> dict[str, Any]:
 
 
 def _peak_mib() -> float:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 

@@ -16,15 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "conditions", "facts", "power_w"]
+from edgemobile.devices.runtime_table import RUNTIMES
 
-# runtime -> the distribution that brings it. RUNTIMES of devices/runtimes.py needs numpy to be read; this does not.
-PACKAGES = {
-    "onnxruntime": "onnxruntime",
-    "litert": "ai-edge-litert",
-    "tflite_runtime": "tflite-runtime",
-    "numpy": "numpy",
-}
+__all__ = ["conditions", "facts", "power_w"]
 
 # MIDR_EL1 part numbers of implementer 0x41 (Arm), as /proc/cpuinfo prints them.
 _ARM_PARTS = {
@@ -223,7 +217,8 @@ def _os_name(root: Path) -> str:
 
 
 def _installed() -> Iterator[tuple[str, str]]:
-    for runtime, package in PACKAGES.items():
+    distributions = {name: row.distribution for name, row in RUNTIMES.items()}
+    for runtime, package in {**distributions, "numpy": "numpy"}.items():
         try:
             yield runtime, metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from edgemobile.config_file import ConfigFile, read_config
 from edgemobile.devices.adb import AdbTransport
 from edgemobile.devices.emulated import EmulatedTransport
 from edgemobile.devices.folders import cache_path, config_folder
@@ -23,12 +24,12 @@ from edgemobile.devices.local import LocalTransport
 from edgemobile.devices.ssh import SshTransport
 from edgemobile.devices.transport import Transport
 from edgemobile.errors import EdgemobileError
+from edgemobile.writing import write_whole
 
 __all__ = ["SCHEMES", "Device", "Scheme", "add_device", "devices_file", "find_device", "load_devices"]
 __all__ += ["open_device", "remove_device"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
-_MAX_FILE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -152,20 +153,20 @@ def load_devices() -> dict[str, Device]:
 
     Raises EdgemobileError with the file and the line for anything a row does not allow.
     """
-    return {_LOCAL.name: _LOCAL, **_parse(_text(), devices_file())}
+    return {_LOCAL.name: _LOCAL, **_rows(_read())}
 
 
 def add_device(device: Device) -> None:
     """Append a row; comments and the other rows stay as they are. Raises EdgemobileError where the name is taken."""
-    if device.name in load_devices():
+    config = _read()
+    if device.name in {_LOCAL.name, *_rows(config)}:
         raise EdgemobileError(
             f"there is a device {device.name} already. Remove it: edgemobile devices remove {device.name}"
         )
-    text = _text()
     lines = [f"[{device.name}]", f"address = {_quoted(device.address)}"]
     lines += [f"{option} = {_quoted(value)}" for option, value in device.options.items()]
-    gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
-    _write(text + gap + "\n".join(lines) + "\n")
+    gap = "" if not config.text else "\n" if config.text.endswith("\n") else "\n\n"
+    _write(config.text + gap + "\n".join(lines) + "\n")
 
 
 def remove_device(name: str) -> Device:
@@ -173,17 +174,12 @@ def remove_device(name: str) -> Device:
 
     Raises EdgemobileError for what is no row: `local`, an emulated core, an address.
     """
-    rows = _parse(_text(), devices_file())
+    config = _read()
+    rows = _rows(config)
     if name not in rows:
         raise EdgemobileError(_no_row(name, rows))
-    kept: list[str] = []
-    dropping = False
-    for line in _text().splitlines(keepends=True):
-        if line.lstrip().startswith("["):
-            dropping = _header(line) == name
-        if not dropping:
-            kept.append(line)
-    _write("".join(kept).rstrip("\n") + "\n" if kept else "")
+    kept = config.without(name).rstrip("\n")
+    _write(f"{kept}\n" if kept else "")
     return rows[name]
 
 
@@ -196,77 +192,50 @@ def _no_row(name: str, rows: Iterable[str]) -> str:
     return f"{name} has no row in {devices_file()}. Rows that can be removed: {', '.join(rows) or 'none'}"
 
 
-def _parse(text: str, file: Path) -> dict[str, Device]:
+def _read() -> ConfigFile:
+    file = devices_file()
+    return read_config(file) if file.exists() else ConfigFile(file, "", {})
+
+
+def _write(text: str) -> None:
+    file = devices_file()
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise EdgemobileError(f"{file}: {error}") from error
-    devices = {}
-    for name, row in tables.items():
-        if not isinstance(row, dict):
-            raise EdgemobileError(f"{_at(text, file, name)}: {name} must be a row, [NAME], not a value")
-        for key, value in row.items():
-            if not isinstance(value, str):
-                raise EdgemobileError(f"{_at(text, file, name, key)}: {key} of {name} must be text in quotes")
-        if "address" not in row:
-            raise EdgemobileError(f"{_at(text, file, name)}: [{name}] has no address")
-        options = {key: value for key, value in row.items() if key != "address"}
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgemobileError(f"cannot write {file}: {error.strerror or error}") from error
+    write_whole(file, text)
+
+
+def _rows(config: ConfigFile) -> dict[str, Device]:
+    return {name: _row(config, name, row) for name, row in config.tables.items()}
+
+
+def _row(config: ConfigFile, name: str, row: Any) -> Device:
+    if name == _LOCAL.name:
+        raise config.wrong((name,), "local is this machine; choose another name")
+    if not isinstance(row, dict):
+        raise config.wrong((name,), "must be a row, [NAME], not a value")
+    for key, value in row.items():
+        if not isinstance(value, str):
+            raise config.wrong((name, key), f"must be text in quotes, found {value!r}")
+    if "address" not in row:
+        raise config.wrong((name,), "has no address")
+    address = row["address"]
+    options = {key: value for key, value in row.items() if key != "address"}
+    # One after another, so that it is known which is wrong: the name, the address or an option.
+    parts: list[tuple[tuple[str, ...], str, dict[str, str]]] = [
+        ((name,), _LOCAL.address, {}),
+        ((name, "address"), address, {}),
+    ]
+    parts += [((name, key), address, {key: value}) for key, value in options.items()]
+    for keys, to, having in parts:
         try:
-            if name == _LOCAL.name:
-                raise EdgemobileError("local is this machine; choose another name")
-            devices[name] = Device(name, row["address"], options)
+            Device(name, to, having)
         except EdgemobileError as error:
-            said = str(error)
-            wrong = next((key for key in row if f"option {key!r}" in said or f"option {key} " in said), None)
-            wrong = wrong or ("address" if said.startswith("address") else None)
-            raise EdgemobileError(f"{_at(text, file, name, wrong)}: {error}") from error
-    return devices
-
-
-def _at(text: str, file: Path, name: str, key: str | None = None) -> str:
-    """FILE:LINE of a row's header, or of a key in it."""
-    header = 0
-    for number, line in enumerate(text.splitlines(), 1):
-        word = line.partition("=")[0].strip().strip("\"'")
-        if line.lstrip().startswith("["):
-            header = number if _header(line) == name else 0
-            if header and key is None:
-                return f"{file}:{number}"
-        elif (word == key and header) or (word == name and not header):
-            return f"{file}:{number}"
-    return str(file)
-
-
-def _header(line: str) -> str:
-    return line.partition("#")[0].strip().strip("[]").strip().strip("\"'")
+            raise config.wrong(keys, str(error)) from error
+    return Device(name, address, options)
 
 
 def _quoted(value: str) -> str:
     # Device allows no control characters, so these two are all a TOML basic string has to escape.
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _text() -> str:
-    file = devices_file()
-    try:
-        if file.stat().st_size > _MAX_FILE_BYTES:
-            raise EdgemobileError(f"{file} is larger than {_MAX_FILE_BYTES} bytes; it is no list of devices")
-        return file.read_text("utf-8")
-    except FileNotFoundError:
-        return ""
-    except UnicodeDecodeError as error:
-        raise EdgemobileError(f"{file} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise EdgemobileError(f"cannot read {file}: {error.strerror or error}") from error
-
-
-def _write(text: str) -> None:
-    file = devices_file()
-    _parse(text, file)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, "utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        raise EdgemobileError(f"cannot write {file}: {error.strerror or error}") from error

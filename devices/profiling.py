@@ -29,7 +29,7 @@ def op_times(data: bytes, threads: int, prepared: np.ndarray, folder: Path) -> l
     for _ in range(_WARMUP + _RUNS):
         session.invoke(prepared)
     path = Path(session.end_profiling())
-    events = json.loads(path.read_text())
+    events = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
     taken: dict[tuple[str, str], list[int]] = {}
     for event in events:

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgemobile.devices.chunks import infer
 from edgemobile.devices.desk import JOB_VERSION, PATIENCE_S, Desk, ModelFile, Named, OnProgress, Prepared
-from edgemobile.devices.runtimes import RUNTIMES
+from edgemobile.devices.runtime_table import readers
 from edgemobile.devices.transport import Transport
 from edgemobile.errors import EdgemobileError
 from edgemobile.records import INSTRUCTION_CLASSES, Case, Facts, Sample, Settings, check_figures
@@ -107,11 +107,10 @@ def _check(measured: Measured, job: Mapping[str, Any], elapsed_s: float, named: 
     for case, (row, threads) in zip(measured.cases, asked, strict=False):
         told = {name: getattr(case, name) for name in ("file", "sha256", "bytes", "format", "precision")}
         runtime = settings["runtime"] or case.runtime
-        readers = [name for name, (reads, _) in RUNTIMES.items() if reads == row["format"]]
         if told != {name: row[name] for name in told} or case.threads != threads or case.runtime != runtime:
             raise EdgemobileError(f"{named} answered for {case.file} on {case.threads} threads, which nobody asked for")
-        if case.runtime not in readers:
-            raise EdgemobileError(f"{named} says {case.runtime} ran {case.file}. Allowed: {', '.join(readers)}")
+        if case.runtime not in (allowed := readers(row["format"])):
+            raise EdgemobileError(f"{named} says {case.runtime} ran {case.file}. Allowed: {', '.join(allowed)}")
     if len(measured.cases) != len(asked):
         raise EdgemobileError(f"{named} answered {len(measured.cases)} cases of {len(asked)}")
     claimed_s = sum(sum(case.values_ns) for case in measured.cases) / 1e9

@@ -1,6 +1,6 @@
 """Open a model file with the runtime of its format, all behind one Session. Runs on the board: numpy and one runtime.
 
-Add a runtime here: a subclass of Session and a row in RUNTIMES.
+Add a runtime here: a subclass of Session, a row in _SESSIONS, and one in edgemobile.devices.runtime_table.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from edgemobile.devices.runtime_table import RUNTIMES, default_runtime, readers
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line, require
 from edgemobile.graph import QParams
 from edgemobile.graph.affine import dequantize, quantize
@@ -21,7 +22,6 @@ from edgemobile.model_file import file_format, read_model
 from edgemobile.quiet import quiet_stderr
 
 __all__ = [
-    "RUNTIMES",
     "Delegation",
     "Port",
     "Session",
@@ -29,8 +29,6 @@ __all__ = [
     "open_layers",
     "open_profiled",
     "open_session",
-    "runtime_called",
-    "settled",
 ]
 
 
@@ -53,15 +51,6 @@ class Port:
         if self.scale is None:
             return None
         return QParams(np.array(self.scale), np.array(self.zero_point or 0))
-
-
-def settled(port: Port, input_px: int) -> Port:
-    """An image input with nothing left open: a free resolution is `input_px`, integers without a scale are reals."""
-    sides = (input_px, input_px)
-    shape = (port.shape[0], 3, *sides) if port.layout == "NCHW" else (port.shape[0], *sides, 3)
-    if port.scale is None and port.dtype in ("uint8", "int8"):
-        return replace(port, shape=shape, scale=1.0, zero_point=0)
-    return replace(port, shape=shape)
 
 
 @dataclass(frozen=True)
@@ -95,6 +84,22 @@ class Session(ABC):
     def delegation(self) -> Delegation | None:
         """How the delegate cuts the file; None where the runtime has none, or does not tell."""
         return None
+
+    def settle(self, input_px: int) -> None:
+        """Leave nothing open of an image input: a free resolution is `input_px`, integers without a scale are reals.
+
+        What the file fixes stays.
+        """
+        port = self.input
+        if not port.layout:
+            return
+        channel = 1 if port.layout == "NCHW" else 3
+        shape = [input_px if size == 1 and axis not in (0, channel) else size for axis, size in enumerate(port.shape)]
+        if port.shape[channel] == 1 and tuple(shape) != port.shape:
+            shape[channel] = 3
+        self.input = replace(port, shape=tuple(shape))
+        if port.scale is None and port.dtype in ("uint8", "int8"):
+            self.input = replace(self.input, scale=1.0, zero_point=0)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,H,W,C], as many as the file's batch, in the file's own layout and dtype."""
@@ -172,14 +177,11 @@ class _Onnxruntime(Session):
 class _Tflite(Session):
     """What LiteRT, tflite_runtime and TensorFlow share: one Interpreter class under three names."""
 
-    package: str
-    extra: str
-    module = "interpreter"
-
     def __init__(self, data: bytes, threads: int, *, layers: bool = False) -> None:
+        row = RUNTIMES[self.runtime]
         with quiet_stderr():
-            self.version = getattr(require(self.package, self.extra), "__version__", "unknown")
-            module: Any = require(f"{self.package}.{self.module}", self.extra)
+            self.version = getattr(require(row.package, row.extra), "__version__", "unknown")
+            module: Any = require(row.module, row.extra)
         with quiet_stderr():
             self._interpreter = module.Interpreter(model_content=data, num_threads=threads)
             self._interpreter.allocate_tensors()
@@ -207,43 +209,27 @@ class _Tflite(Session):
 
 
 class _LiteRT(_Tflite):
-    runtime, package, extra = "litert", "ai_edge_litert", "litert"
+    runtime = "litert"
 
 
 class _TfliteRuntime(_Tflite):
-    runtime, package, extra = "tflite_runtime", "tflite_runtime", "tflite-runtime"
+    runtime = "tflite_runtime"
 
 
 class _Tensorflow(_Tflite):
-    """tf.lite of the tensorflow package: the interpreter that converters are tested with."""
-
-    runtime, package, extra = "tensorflow", "tensorflow", "tensorflow"
-    module = "lite.python.interpreter"
+    runtime = "tensorflow"
 
 
-# runtime -> (format it reads, its session). The first of a format is the default.
-RUNTIMES: dict[str, tuple[str, Callable[..., Session]]] = {
-    "onnxruntime": ("onnx", _Onnxruntime),
-    "litert": ("tflite", _LiteRT),
-    "tflite_runtime": ("tflite", _TfliteRuntime),
-    "tensorflow": ("tflite", _Tensorflow),
+_SESSIONS: dict[str, Callable[..., Session]] = {
+    row.runtime: row for row in (_Onnxruntime, _LiteRT, _TfliteRuntime, _Tensorflow)
 }
-_ALIASES = {"tf.lite": "tensorflow", "tflite-runtime": "tflite_runtime"}
-
-
-def runtime_called(name: str) -> str:
-    """The name in RUNTIMES of what others call `name`; itself where there is none."""
-    return _ALIASES.get(name, name)
 
 
 def import_runtime(runtime: str) -> None:
     """Import what `runtime` needs, so that opening a file afterwards costs the file alone. Raises MissingExtra."""
+    row = RUNTIMES[runtime]
     with quiet_stderr():
-        if runtime == "onnxruntime":
-            require("onnxruntime", "onnxruntime")
-        else:
-            row = {"litert": _LiteRT, "tensorflow": _Tensorflow}.get(runtime, _TfliteRuntime)
-            require(f"{row.package}.{row.module}", row.extra)
+        require(row.module, row.extra)
 
 
 def open_session(
@@ -251,9 +237,9 @@ def open_session(
 ) -> Session:
     """A Session on a model file or its bytes, with `threads` threads for one inference.
 
-    The content decides the format, not the name. `runtime` is a name of RUNTIMES; `name` is what errors call bytes.
-    Raises EdgemobileError for a file that is missing, truncated or no model, Unsupported for a runtime that does not
-    read the format, MissingExtra where the runtime is not installed.
+    The content decides the format, not the name. `runtime` is a name of RUNTIMES (edgemobile.devices.runtime_table);
+    `name` is what errors call bytes. Raises EdgemobileError for a file that is missing, truncated or no model,
+    Unsupported for a runtime that does not read the format, MissingExtra where the runtime is not installed.
     """
     data, name = (source, name) if isinstance(source, bytes) else (read_model(Path(source)), str(source))
     return _open(data, name, runtime, threads)
@@ -266,14 +252,14 @@ def open_layers(data: bytes, *, runtime: str | None = None, threads: int = 1) ->
 
 def _open(data: bytes, name: str, runtime: str | None, threads: int, **options: bool) -> Session:
     kind = file_format(data, name)
-    runtime = runtime or next(row for row, (reads, _) in RUNTIMES.items() if reads == kind)
-    if runtime not in RUNTIMES or RUNTIMES[runtime][0] != kind:
-        allowed = ", ".join(row for row, (reads, _) in RUNTIMES.items() if reads == kind)
+    runtime = runtime or default_runtime(kind)
+    if runtime not in readers(kind):
+        allowed = ", ".join(readers(kind))
         raise Unsupported(f"runtime {runtime!r} does not read {name}, which is {kind}. Allowed: {allowed}")
     if threads < 1:
         raise EdgemobileError(f"threads must be at least 1, got {threads}")
     try:
-        return RUNTIMES[runtime][1](data, threads, **options)
+        return _SESSIONS[runtime](data, threads, **options)
     except EdgemobileError:
         raise
     except Exception as error:

@@ -19,6 +19,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from edgemobile.devices.processes import NOT_FOUND, exit_reason
+from edgemobile.devices.runtime_table import CARRIED, RUNTIMES, Runtime
 from edgemobile.devices.transport import Transport
 from edgemobile.devices.wheels import PINS, Target, fetch_wheels, pin_for
 from edgemobile.errors import EdgemobileError, Unsupported, missing
@@ -54,15 +55,10 @@ PAYLOAD = (
     "devices/measuring",
     "devices/probe",
     "devices/profiling",
+    "devices/runtime_table",
     "devices/runtimes",
     "devices/worker",
 )
-# runtime -> the module that shows it is there, the extra that brings it here.
-_MODULES = {
-    "litert": ("ai_edge_litert", "litert"),
-    "onnxruntime": ("onnxruntime", "onnxruntime"),
-    "tflite_runtime": ("tflite_runtime", "tflite-runtime"),
-}
 _OLDEST_PYTHON = (3, 9)
 _MAX_MARKER_BYTES = 2**14
 _UNPACK_S = 900
@@ -107,10 +103,12 @@ def ready(device: Device, transport: Transport, runtime: str) -> Prepared:
 
     Raises NotSetUp with the command where it was not prepared, MissingExtra where `runtime` is not installed here.
     """
-    if runtime not in _MODULES:
-        raise Unsupported(f"runtime {runtime!r}. Known: {', '.join(_MODULES)}")
+    if runtime not in RUNTIMES:
+        raise Unsupported(f"runtime {runtime!r}. Known: {', '.join(RUNTIMES)}")
     if device.scheme == "local":
-        return _here(runtime)
+        return _here(RUNTIMES[runtime])
+    if runtime not in CARRIED:
+        raise Unsupported(f"{runtime} runs on this machine only. On {device.name}: {', '.join(CARRIED)}")
     if _marked(transport, runtime) is None:
         raise NotSetUp(
             f"{device.name} has no {runtime} yet. Run: edgemobile devices setup {device.name} --runtime {runtime}"
@@ -135,7 +133,7 @@ def prepare_probe(device: Device, transport: Transport) -> Prepared:
     """How to start Python with our modules and every runtime that is there, which may be none."""
     if device.scheme == "local":
         return Prepared((sys.executable,), {})
-    folders = [f"{transport.root}/runtimes/{runtime}" for runtime in _MODULES if _marked(transport, runtime)]
+    folders = [f"{transport.root}/runtimes/{runtime}" for runtime in CARRIED if _marked(transport, runtime)]
     return Prepared((_python(device), "-S"), {"PYTHONPATH": ":".join([_payload(transport), *folders])})
 
 
@@ -149,7 +147,7 @@ def setup(
     """
     shown = progress or Silent()
     if device.scheme == "local":
-        return {runtime: f"{_here(runtime).python[0]} has it" for runtime in runtimes}
+        return {runtime: f"{_here(RUNTIMES[runtime]).python[0]} has it" for runtime in runtimes}
     target = find_target(device, transport)
     # All of them before any work, so that a board is not left half done for want of a wheel.
     pins = {runtime: pin_for(runtime, target) for runtime in runtimes}
@@ -179,8 +177,8 @@ def setup(
 def runtimes_there(device: Device, transport: Transport) -> dict[str, list[str]]:
     """Runtime -> the packages `setup` put on the board; for this machine, what is installed in this Python."""
     if device.scheme == "local":
-        return {name: [module] for name, (module, _) in _MODULES.items() if importlib.util.find_spec(module)}
-    marked = {runtime: _marked(transport, runtime) for runtime in _MODULES}
+        return {name: [row.package] for name, row in RUNTIMES.items() if importlib.util.find_spec(row.package)}
+    marked = {runtime: _marked(transport, runtime) for runtime in CARRIED}
     return {runtime: packages for runtime, packages in marked.items() if packages}
 
 
@@ -240,10 +238,9 @@ def _no_python(device: Device) -> str:
     )
 
 
-def _here(runtime: str) -> Prepared:
-    module, extra = _MODULES[runtime]
-    if importlib.util.find_spec(module) is None:
-        raise missing(module, extra)
+def _here(runtime: Runtime) -> Prepared:
+    if importlib.util.find_spec(runtime.package) is None:
+        raise missing(runtime.package, runtime.extra)
     return Prepared((sys.executable,), {})
 
 
@@ -270,9 +267,8 @@ def _unpack(device: Device, transport: Transport, runtime: str, words: list[str]
 
 
 def _try(device: Device, transport: Transport, runtime: str) -> None:
-    module = {"onnxruntime": "onnxruntime"}.get(runtime, f"{_MODULES[runtime][0]}.interpreter")
     # As edgemobile/__init__.py has it: there is no edgemobile on the board yet.
     env = {"PYTHONPATH": f"{transport.root}/runtimes/{runtime}", "ORT_DISABLE_TELEMETRY": "1"}
-    done = transport.run([_python(device), "-S", "-c", f"import {module}"], env=env, timeout_s=300)
+    done = transport.run([_python(device), "-S", "-c", f"import {RUNTIMES[runtime].module}"], env=env, timeout_s=300)
     if done.returncode:
         raise EdgemobileError(f"{runtime} does not start on {device.name}: {exit_reason(done)}")

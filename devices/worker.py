@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.devices.measuring import bench, memory, read_file
-from edgemobile.devices.runtimes import Session, open_layers, open_session, settled
+from edgemobile.devices.runtimes import Session, open_layers, open_session
 from edgemobile.errors import EdgemobileError
 
 __all__ = ["JOB_VERSION", "main"]
@@ -206,7 +206,7 @@ def _infer(job: _Job) -> dict[str, Any]:
 
 def _answer(job: _Job, session: Session, path: Path) -> None:
     images = np.load(path, allow_pickle=False)
-    session.input = settled(session.input, images.shape[1])
+    session.settle(images.shape[1])
     layers = bool(job.spec.get("layers"))
     if not layers:
         # A file need not tell the shape of its output, where its batch or its resolution is free.

@@ -115,8 +115,13 @@ def _swap(scratch: Path, out: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
     out.rename(old / "old")
-    scratch.rename(out)
-    shutil.rmtree(old)
+    try:
+        scratch.rename(out)
+    except BaseException:
+        (old / "old").rename(out)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -1,4 +1,4 @@
-"""edgemobile.toml as read: its tables, and on which line each key stands, for errors that point there.
+"""edgemobile.toml and devices.toml as read: tables, and on which line each key stands, for errors that point there.
 
 tomllib keeps no lines. They are found only when something is wrong, by parsing the text statement by statement.
 """
@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,22 @@ class ConfigFile:
             if table not in _TABLES:
                 raise self.wrong((table,), f"unknown table. Allowed: {', '.join(f'[{name}]' for name in _TABLES)}")
 
+    def without(self, name: str) -> str:
+        """The text without the top-level table `name`: its headers with all below them, and its keys elsewhere."""
+        lines = self.text.splitlines(keepends=True)
+        dropped: set[int] = set()
+        inside, below_header = False, False
+        statements = [*_statements(self.text), (len(lines) + 1, len(lines) + 1, "", {})]
+        for (start, end, statement, tables), (following, *_) in pairwise(statements):
+            ours = next(iter(tables)) == name
+            if statement.lstrip().startswith("["):
+                inside, below_header = ours, True
+            if inside:
+                dropped |= {*range(start, following)}
+            elif ours and not below_header:
+                dropped |= {*range(start, end)}
+        return "".join(line for number, line in enumerate(lines, 1) if number not in dropped)
+
     def line(self, keys: tuple[str, ...]) -> int:
         """Where the key stands, or the nearest table around it; from 1."""
         for length in range(len(keys), 0, -1):
@@ -53,7 +70,7 @@ class ConfigFile:
     def _lines(self) -> dict[tuple[str, ...], int]:
         found: dict[tuple[str, ...], int] = {}
         table: tuple[str, ...] = ()
-        for number, statement, tables in _statements(self.text):
+        for number, _, statement, tables in _statements(self.text):
             header = statement.lstrip().startswith("[")
             paths = list(_paths(tables))
             if header:
@@ -84,8 +101,8 @@ def read_config(path: Path) -> ConfigFile:
         raise EdgemobileError(f"{path}:{line}: not TOML: {error}") from error
 
 
-def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """(the line it begins on, its text, what it says by itself) of every header and every key = value."""
+def _statements(text: str) -> Iterator[tuple[int, int, str, dict[str, Any]]]:
+    """(the line it begins on, that after it, how it begins, what it says) of every header and every key = value."""
     lines = text.split("\n")
     start = 0
     while start < len(lines):
@@ -95,7 +112,7 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
             end += 1
             parsed = _parsed("\n".join(lines[start:end]))
         if parsed:
-            yield start + 1, lines[start], parsed
+            yield start + 1, end + 1, lines[start], parsed
         start = end
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgemobile.artifact import Artifact, check_free, fresh_folder, sha256_hex, to_json_text
 from edgemobile.devices.latency import Latency, latency_ns
-from edgemobile.devices.runtimes import Session, open_session, settled
+from edgemobile.devices.runtimes import Session, open_session
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
@@ -100,6 +100,7 @@ class ExportRequest:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise EdgemobileError(f"--{option} must be at least 1, found {getattr(self, name)}")
+        target_for(self.target)
         if self.max_drop is not None:
             checked_max_drop(self.max_drop)
         if self.search and (self.max_drop is None or "int8" not in self.precisions or self.via != "native"):
@@ -187,7 +188,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             files=_check(request, samples, reference, emitted.int8, artifacts, folder, progress),
             notes=(*_model_notes(request, model), *samples.notes, *emitted.notes),
         )
-        (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)))
+        (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
     return result
 
 
@@ -269,7 +270,7 @@ def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:
         hswish = _hswish_form(ops, emitted.hardswish_count, "ReLU" if replaced else "delegated")
         artifacts.append(Artifact(file, name, precision, len(data), sha256_hex(data), ops, hswish))
     if model.labels is not None:
-        (folder / "labels.txt").write_text("\n".join(model.labels) + "\n")
+        (folder / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
     return artifacts
 
 
@@ -292,7 +293,7 @@ def _check(
     """Run every file on the check images, judge it against `reference`, and time all of them in turns."""
     sessions = {artifact.file: open_session(folder / artifact.file, threads=request.threads) for artifact in artifacts}
     for session in sessions.values():
-        session.input = settled(session.input, samples.check.shape[1])
+        session.settle(samples.check.shape[1])
     outputs = {}
     with progress.step("run the files", len(artifacts)) as report:
         for file, session in sessions.items():

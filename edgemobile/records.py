@@ -5,9 +5,7 @@ A Run is one measurement on one board. Its JSON carries a version; a file of ano
 
 from __future__ import annotations
 
-import os
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -15,6 +13,7 @@ from pathlib import Path
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.strict_json import decode, encode, parse, to_text
+from edgemobile.writing import write_whole
 
 __all__ = [
     "INSTRUCTION_CLASSES",
@@ -32,7 +31,6 @@ __all__ = [
     "load_run",
     "probed",
     "save_run",
-    "write_whole",
 ]
 
 RUN_VERSION = 1
@@ -273,23 +271,6 @@ def load_run(path: Path) -> Run:
 def save_run(run: Run, path: Path) -> None:
     """Raises EdgemobileError where it cannot be written."""
     write_whole(path, run.to_text())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = None
-    try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-        partial = None
-    except OSError as error:
-        raise EdgemobileError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

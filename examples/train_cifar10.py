@@ -86,6 +86,9 @@ def main() -> None:
             write(args, arch, average, labels, top1, epoch + 1)
             line += f"  top-1 {top1:.2%}"
         print(line, flush=True)
+    if first == args.epochs:
+        # Interrupted after the last epoch, before its weights were written.
+        write(args, arch, average, labels, evaluate(average, test, args.res), first)
     progress.unlink()
 
 

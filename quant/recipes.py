@@ -48,9 +48,11 @@ def read_recipe(source: str) -> Recipe:
     if path.suffix != ".json":
         raise Unsupported(f"recipe {source!r} is not known. Allowed: {', '.join(RECIPES)}, or a .json file")
     try:
-        return Recipe.from_json(path.read_text())
+        return Recipe.from_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise EdgemobileError(f"cannot read recipe {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise EdgemobileError(f"recipe {path} is not UTF-8 text: {error}") from error
 
 
 def recipe_for(images: int, *, real: bool) -> str:

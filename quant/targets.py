@@ -18,13 +18,13 @@ Add a target here: a row in TARGETS.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgemobile.errors import Unsupported
-from edgemobile.quant.recipe import Hswish
+from edgemobile.quant.recipe import Hswish, Recipe
 
-__all__ = ["TARGETS", "Target", "target_for"]
+__all__ = ["TARGETS", "Target", "suited", "target_for"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ TARGETS = {
         Target("no-hswish", "relu", "hardware without hard-swish; the function is another one: fine-tune with ReLU"),
     )
 }
+
+
+def suited(recipe: Recipe, target: str) -> Recipe:
+    """`recipe` with the form of hard-swish that `target` is for; "cpu" runs any form and leaves the recipe its own."""
+    form = target_for(target).hswish
+    return recipe if target == "cpu" else replace(recipe, hswish=form)
 
 
 def target_for(name: str) -> Target:

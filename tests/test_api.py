@@ -182,21 +182,28 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
     files, normalised = tuple(map(str, exported.paths)), {"mean": [0, 0, 0], "std": [1, 1, 1]}
     for call in (
         lambda: edgemobile.export("v3-small", to="tflite", int8=True, keep_float="features.12.*", seed=np.int64(3)),
-        lambda: edgemobile.quantize("v3-small", recipe={"name": "mine", "refit": 0}),
+        lambda: edgemobile.quantize(
+            "v3-small",
+            recipe={"name": "mine", "refit": 0},
+            target="microcontroller",
+            labels="a.txt",
+            preprocess=normalised,
+        ),
         lambda: edgemobile.parity("v3-large", exported, runtimes="tf.lite", on="pi5", minimums=None),
         lambda: edgemobile.parity("v3-large", iter(files), minimums={"sqnr": 20}),
-        lambda: edgemobile.bench(exported, threads=(1, 2)),
+        lambda: edgemobile.bench(exported, threads=(1, 2), runtime="tf.lite"),
         lambda: edgemobile.evaluate(exported, "photos", preprocess=normalised),
     ):
         with pytest.raises(EdgemobileError, match="asked"):
             call()
     one, mine, compared, several, measured, evaluated = asked
     assert (one.formats, one.recipe.rules[-1].pattern, one.seed) == (("tflite",), "features.12.*", 3)
-    assert (mine.recipe.name, mine.recipe.refit) == ("mine", 0)
+    assert (mine.recipe.name, mine.recipe.refit, mine.recipe.hswish) == ("mine", 0, "fused")
+    assert (mine.labels, json.loads(mine.preprocess)) == (Path("a.txt"), normalised)
     assert (compared.runtimes, compared.on, compared.minimums) == (("tensorflow",), ("pi5",), {})
     assert compared.others == several.others == evaluated.files == tuple(map(str, measured.files)) == files
     assert several.minimums == {"sqnr_db": 20}
-    assert measured.settings.threads == (1, 2)
+    assert (measured.settings.threads, measured.settings.runtime) == ((1, 2), "tensorflow")
     assert json.loads(evaluated.options.preprocess) == normalised
 
 

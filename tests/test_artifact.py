@@ -56,6 +56,25 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_export(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_an_export_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model"
+    _export(out, "old")
+    rename = Path.rename
+
+    def second_fails(path: Path, target: Path) -> Path:
+        if target == out and path.name != "old":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(EdgemobileError, match="busy"), fresh_folder(out, overwrite=True) as folder:
+        (folder / "new.onnx").write_bytes(b"")
+    assert _names(out) == ["labels.txt", "manifest.json", "old.onnx"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_overwrite_must_be_asked_for(tmp_path: Path) -> None:
     out = tmp_path / "model"
     _export(out, "old")

@@ -24,7 +24,6 @@ from edgemobile.records import (
     Settings,
     load_run,
     save_run,
-    write_whole,
 )
 from edgemobile.strict_json import decode, encode, parse, to_text
 
@@ -192,15 +191,6 @@ def test_a_file_that_is_absent_or_something_else(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(EdgemobileError, match="is no run of edgemobile"):
         load_run(tmp_path / "list.json")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_whole(path, "\udcff")
-    assert path.read_text() == "old"
-    assert len(list(tmp_path.iterdir())) == 1
 
 
 @given(st.lists(st.lists(st.integers(0, 10**12), min_size=1, max_size=5), max_size=5))

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from edgemobile.arch import Arch, get_arch
-from edgemobile.devices.runtimes import RUNTIMES, Port, Session, open_session, settled
+from edgemobile.devices.runtime_table import RUNTIMES
+from edgemobile.devices.runtimes import Port, Session, open_session
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.images.class_labels import Labels, find_labels, has_background
@@ -91,7 +92,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         notes += [checkpoint.assumption] if checkpoint and checkpoint.assumption else []
     else:
         preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(path, session))
-    session.input = settled(session.input, preprocess.input_px)
+    session.settle(preprocess.input_px)
     with quiet_stderr():
         first = _first_output(file, session)
     session.output = replace(session.output, shape=first.shape)
@@ -143,14 +144,21 @@ class _TorchSession(Session):
     ) -> None:
         import torch
 
-        torch.set_num_threads(threads)
         self.version = torch.__version__
         self.input = Port("image", (_TORCH_BATCH, 3, px, px), "float32", "NCHW")
         self.output = Port("logits", (_TORCH_BATCH, classes), "float32")
-        self._run = run
+        self._run, self._threads = run, threads
 
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
-        return self._run(prepared)
+        import torch
+
+        # It is one number for all of the process, which may have other uses of torch.
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            return self._run(prepared)
+        finally:
+            torch.set_num_threads(before)
 
 
 def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint | None, int]:
@@ -246,13 +254,12 @@ def _zeros(session: Session) -> np.ndarray:
 def _metadata(path: Path, session: Session) -> Mapping[str, str]:
     if session.metadata:
         return session.metadata
-    form, _ = RUNTIMES[session.runtime]
-    return FORMATS[form].load().read_metadata(path.read_bytes())
+    return FORMATS[RUNTIMES[session.runtime].format].load().read_metadata(path.read_bytes())
 
 
 def _normalisation(path: Path, session: Session) -> tuple[Channels, Channels] | None:
     """What TFLite's official metadata, which most files not of ours have, says of the input."""
-    if session.runtime not in RUNTIMES or RUNTIMES[session.runtime][0] != "tflite":
+    if session.runtime not in RUNTIMES or RUNTIMES[session.runtime].format != "tflite":
         return None
     from edgemobile.exporters.tflite_file import read_normalisation
 

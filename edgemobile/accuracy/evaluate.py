@@ -250,7 +250,9 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _worthwhile_workers(images: int) -> int:
-    return max(1, min(len(os.sched_getaffinity(0)), images // _IMAGES_PER_WORKER))
+    # macOS does not say which cores a process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, images // _IMAGES_PER_WORKER))
 
 
 # ---- the count ------------------------------------------------------------------------------------------------------

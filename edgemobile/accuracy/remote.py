@@ -11,7 +11,7 @@ import numpy as np
 from edgemobile.accuracy.classifier import Classifier
 from edgemobile.devices.answers import Told, answers
 from edgemobile.devices.profiles import Device
-from edgemobile.devices.runtimes import RUNTIMES
+from edgemobile.devices.runtime_table import RUNTIMES
 from edgemobile.devices.transport import Transport
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.preprocess import Preprocess

@@ -23,11 +23,13 @@ from edgemobile.pipeline import export as _export
 from edgemobile.preprocess import Preprocess
 from edgemobile.progress import Progress
 from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.quant.targets import suited
 
 __all__ = ["Benched", "Compared", "Evaluated", "Exported", "bench", "evaluate", "export", "parity", "quantize"]
 
 Files = PathText | Exported | Iterable[PathText]
 AnyRecipe = PathText | Recipe | Mapping[str, Any]
+AnyPreprocess = PathText | Preprocess | Mapping[str, Any]
 Hswish = Literal["auto", "delegated", "fused", "relu"]
 
 _NETS = "A net in memory goes by the code that makes it, 'package.module:factory', or is saved first, as FILE.pt2"
@@ -47,6 +49,8 @@ def export(
     width: float | None = None,
     res: int | None = None,
     classes: int | None = None,
+    labels: PathText | None = None,
+    preprocess: AnyPreprocess | None = None,
     batch: int = 1,
     calib: PathText | None = None,
     calib_images: int = 128,
@@ -67,7 +71,7 @@ def export(
     """Export `model` to the folder `out`, run every file written and compare it with PyTorch: `edgemobile export`.
 
     `model` is a reference model's name, `package.module:factory` or a saved program, FILE.pt2. `out` None is ./MODEL.
-    `recipe` is a Recipe, its JSON's object, or a name or file as the command takes it.
+    `recipe` is a Recipe, its JSON's object, or a name or file as the command takes it; so is `preprocess` a Preprocess.
     """
     chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}
     images = {"calib": optional_path(calib), "calib_images": calib_images}
@@ -85,6 +89,8 @@ def export(
         width=width,
         res=res,
         classes=classes,
+        labels=optional_path(labels),
+        preprocess=_preprocess(preprocess),
         batch=batch,
         **images,
         unchecked_calib=unchecked_calib,
@@ -106,6 +112,8 @@ def quantize(
     width: float | None = None,
     res: int | None = None,
     classes: int | None = None,
+    labels: PathText | None = None,
+    preprocess: AnyPreprocess | None = None,
     batch: int = 1,
     calib: PathText | None = None,
     calib_images: int = 128,
@@ -157,6 +165,8 @@ def quantize(
         width=width,
         res=res,
         classes=classes,
+        labels=optional_path(labels),
+        preprocess=_preprocess(preprocess),
         batch=batch,
         **images,
         unchecked_calib=unchecked_calib,
@@ -192,7 +202,7 @@ def parity(
 
     `minimums` is metric -> bound, or text like "sqnr_db=20,top1_agree=0.95".
     """
-    from edgemobile.devices.runtimes import runtime_called
+    from edgemobile.devices.runtime_table import runtime_called
     from edgemobile.parity import ParityRequest, parse_bounds
     from edgemobile.parity import parity as compare
 
@@ -241,6 +251,7 @@ def bench(
     from edgemobile.bench import BenchRequest
     from edgemobile.bench import bench as measure
     from edgemobile.bench.compare import compare
+    from edgemobile.devices.runtime_table import runtime_called
     from edgemobile.records import Settings, load_run
 
     if max_regress is not None and baseline is None:
@@ -251,7 +262,7 @@ def bench(
         settings = Settings(
             threads=tuple(threads) if isinstance(threads, Iterable) else (threads,),
             cores=cores,
-            runtime=runtime,
+            runtime=None if runtime is None else runtime_called(runtime),
             runs=runs,
             seconds=seconds,
             sustained_s=sustained_s,
@@ -277,7 +288,7 @@ def evaluate(
     baseline: PathText | None = None,
     max_drop: float | None = None,
     arch: str | None = None,
-    preprocess: PathText | Preprocess | Mapping[str, Any] | None = None,
+    preprocess: AnyPreprocess | None = None,
     labels: PathText | None = None,
     on: str | None = None,
     workers: int | None = None,
@@ -331,11 +342,11 @@ def _recipe(
     if isinstance(recipe, Recipe):
         if hswish != "auto" or keep_float or any(value is not None for value in knobs.values()):
             raise EdgemobileError("a Recipe says all of it: change it with dataclasses.replace, or name one by text")
-        return recipe
+        return suited(recipe, target)
     return recipe_of(optional_text(recipe), hswish, target, texts(keep_float), images, **knobs)
 
 
-def _preprocess(given: PathText | Preprocess | Mapping[str, Any] | None) -> str | None:
+def _preprocess(given: AnyPreprocess | None) -> str | None:
     """As `edgemobile eval --preprocess` takes it: a name, a file of JSON, or JSON."""
     if isinstance(given, Preprocess):
         return json.dumps(given.to_json())

@@ -12,7 +12,7 @@ from typing import Any
 from edgemobile import __version__
 from edgemobile.devices.profiles import open_device
 from edgemobile.devices.runner import Measured, ModelFile, Prepared, bench_job, run_job
-from edgemobile.devices.runtimes import RUNTIMES
+from edgemobile.devices.runtime_table import default_runtime
 from edgemobile.devices.setup import ready
 from edgemobile.devices.statistics import summarize
 from edgemobile.errors import EdgemobileError, Unsupported
@@ -88,7 +88,7 @@ def _groups(
     """Files by the Python that runs them: here all runtimes may share one, on a board each has its own."""
     groups: list[tuple[Prepared, list[ModelFile]]] = []
     for file in files:
-        prepared = prepare(runtime or next(name for name, (reads, _) in RUNTIMES.items() if reads == file.format))
+        prepared = prepare(runtime or default_runtime(file.format))
         same = [
             group for other, group in groups if (other.python, dict(other.env)) == (prepared.python, dict(prepared.env))
         ]

@@ -17,6 +17,7 @@ from edgemobile.commands.bench_tables import label, print_run
 from edgemobile.commands.compare import comparison_json, gate, percentage, print_comparison
 from edgemobile.commands.completion import complete_devices
 from edgemobile.commands.writable import check_writable
+from edgemobile.devices.runtime_table import RUNTIMES, runtime_called
 from edgemobile.errors import EdgemobileError
 from edgemobile.strict_json import encode
 from edgemobile.terminal import console, print_error, progress
@@ -65,7 +66,7 @@ def _threads(context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_threads, help="One case each.")
 @click.option("--cores", metavar="LIST", help="Keep to these cores, as in 2-3.")
-@click.option("--runtime", metavar="NAME", help="onnxruntime, litert, tflite_runtime, tensorflow. [default: by format]")
+@click.option("--runtime", metavar="NAME", help=f"{', '.join(RUNTIMES)}. [default: by format]")
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Inferences a case. [default: 100; emulated: 5]")
 @click.option("--seconds", callback=_duration, metavar="S", help="Instead: so long a case, as in 10 or 1m.")
 @click.option("--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead: so long in all, as in 10m.")
@@ -103,11 +104,12 @@ def bench(
     """
     from edgemobile.bench import BenchRequest
     from edgemobile.bench import bench as measure
-    from edgemobile.devices.runtimes import RUNTIMES
     from edgemobile.records import Settings, load_run, save_run
 
     devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
-    _check_options(devices, settings["runtime"], tuple(RUNTIMES), baseline, max_regress, out)
+    if settings["runtime"] is not None:
+        settings["runtime"] = runtime_called(settings["runtime"])
+    _check_options(devices, settings["runtime"], baseline, max_regress, out)
     try:
         asked = Settings(**settings)
     except ValueError as error:
@@ -143,7 +145,6 @@ def bench(
 def _check_options(
     devices: Sequence[str],
     runtime: str | None,
-    runtimes: Sequence[str],
     baseline: Path | None,
     max_regress: float | None,
     out: Path | None,
@@ -153,8 +154,8 @@ def _check_options(
 
     if not devices:
         raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
-    if runtime is not None and runtime not in runtimes:
-        raise EdgemobileError(f"--runtime {runtime!r}: there is none. Allowed: {', '.join(runtimes)}")
+    if runtime is not None and runtime not in RUNTIMES:
+        raise EdgemobileError(f"--runtime {runtime!r}: there is none. Allowed: {', '.join(RUNTIMES)}")
     if max_regress is not None and baseline is None:
         raise EdgemobileError("--max-regress says how much slower than a baseline: give one with --baseline RUN.json")
     if len(devices) > 1 and baseline is not None:

@@ -89,15 +89,15 @@ def ci(
 
 def print_gate(report: GateReport) -> None:
     """A row a file, a column a kind of check; below it in words what did not pass."""
+    from edgemobile.gate.checks import worst
     from edgemobile.gate.output import totals
 
     kinds = list(dict.fromkeys(_kind(check) for check in report.checks if check.file))
     table = format_table(escape(report.config), ["", "model", "file", *kinds, ""], left=3)
     for (model, file), checks in _by_file(report).items():
         cells = {_kind(check): _cell(check) for check in checks}
-        worst = next((check for check in checks if check.outcome.exit_code), checks[0])
         kept = "[dim]not changed[/dim]" if all(check.kept for check in checks) else ""
-        row = (_coloured(worst.outcome.value), escape(model), escape(file))
+        row = (_coloured(worst(checks).value), escape(model), escape(file))
         table.add_row(*row, *(cells.get(kind, "-") for kind in kinds), kept)
     screen = console()
     if table.row_count:

@@ -10,14 +10,13 @@ from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_device_rows, complete_devices
+from edgemobile.devices.runtime_table import CARRIED, DEFAULTS
 from edgemobile.terminal import console, format_table, progress
 
 if TYPE_CHECKING:
     from edgemobile.records import Conditions, Facts
 
 __all__ = ["devices"]
-
-_RUNTIMES = ("litert", "onnxruntime", "tflite_runtime")
 
 
 @click.group()
@@ -88,9 +87,9 @@ def remove(name: str) -> None:
 @click.option(
     "--runtime",
     "runtimes",
-    type=click.Choice(_RUNTIMES),
+    type=click.Choice(CARRIED),
     multiple=True,
-    help="Runtime to put there; may be repeated. [default: litert and onnxruntime]",
+    help=f"Runtime to put there; may be repeated. [default: {' and '.join(DEFAULTS)}]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
 def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
@@ -108,7 +107,7 @@ def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
         if device.scheme == "emulated":
             install_emulation(device.address.partition(":")[2], bars)
         with closing(device.row.open(device)) as transport:
-            done = put_runtimes(device, transport, runtimes or _RUNTIMES[:2], bars)
+            done = put_runtimes(device, transport, runtimes or DEFAULTS, bars)
             root = transport.root
     screen = console()
     for runtime, what in done.items():

@@ -97,7 +97,7 @@ def check_model(model: str) -> None:
 
 def print_export(result: ExportResult, *, as_json: bool = False, verbose: bool = False) -> None:
     if as_json:
-        print((result.out / "manifest.json").read_text(), end="")
+        print((result.out / "manifest.json").read_text(encoding="utf-8"), end="")
         return
     screen = console()
     accuracy = f", PyTorch top-1 {result.float_accuracy:.1%}" if result.float_accuracy is not None else ""

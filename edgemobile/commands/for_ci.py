@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgemobile.artifact import to_json_text
 from edgemobile.errors import EdgemobileError, in_a_line
+from edgemobile.writing import write_whole
 
 __all__ = ["tell_ci", "telling_errors"]
 
@@ -25,8 +26,8 @@ def telling_errors(title: str, junit: Path | None, *, as_json: bool) -> Iterator
         known = isinstance(error, EdgemobileError)
         if junit is not None:
             # Where it cannot be written, the error that is on its way says more.
-            with suppress(OSError):
-                junit.write_text(_error_xml(title, str(error) if known else _named(error)), encoding="utf-8")
+            with suppress(EdgemobileError):
+                write_whole(junit, _error_xml(title, str(error) if known else _named(error)))
         if as_json and isinstance(error, EdgemobileError):
             print(to_json_text({"error": str(error), "exit_code": error.exit_code}), end="")
         raise
@@ -38,9 +39,9 @@ def _named(error: BaseException) -> str:
 
 
 def _error_xml(title: str, words: str) -> str:
-    from edgemobile.parity.output import TestCase, junit_document
+    from edgemobile.junit import TestCase, junit_document
 
-    return junit_document(title, {title: [TestCase("run", title, (), "", error=words)]})
+    return junit_document(title, {title: [TestCase("run", title, "", (), "", error=words)]})
 
 
 def tell_ci(
@@ -52,14 +53,14 @@ def tell_ci(
     on_screen: bool,
 ) -> None:
     """Write `junit`, and with `github_summary` append to $GITHUB_STEP_SUMMARY, or print where there is none."""
-    try:
-        if junit is not None:
-            junit.write_text(junit_xml(), encoding="utf-8")
-        summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        if github_summary and summary:
+    if junit is not None:
+        write_whole(junit, junit_xml())
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if github_summary and summary:
+        try:
             with Path(summary).open("a", encoding="utf-8") as file:
                 file.write(markdown())
-        elif github_summary and on_screen:
-            print(markdown())
-    except OSError as error:
-        raise EdgemobileError(f"cannot write {error.filename}: {error.strerror}") from error
+        except OSError as error:
+            raise EdgemobileError(f"cannot write {summary}: {error.strerror or error}") from error
+    elif github_summary and on_screen:
+        print(markdown())

@@ -63,7 +63,7 @@ def _bundled(arch: Arch) -> dict[str, Any] | None:
     path = files("edgemobile") / "bundled" / f"{arch.name}.json"
     if not path.is_file():
         return None
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text(encoding="utf-8"))
     return {name: facts[name] for name in ("dataset", "input_px", "top1_float_percent", "top1_int8_percent")}
 
 

@@ -159,13 +159,14 @@ def recipe_of(
     """
     from edgemobile.quant.recipe import Rule
     from edgemobile.quant.recipes import read_recipe, recipe_for
-    from edgemobile.quant.targets import target_for
+    from edgemobile.quant.targets import suited
 
     chosen = read_recipe(recipe or recipe_for(images["calib_images"], real=images["calib"] is not None))
     changes = {name: value for name, value in fields.items() if value is not None}
     rules = (*chosen.rules, *changes.pop("rules", ()), *(Rule(name, precision="float") for name in keep_float))
-    form: Any = target_for(target).hswish if hswish == "auto" else hswish
-    return replace(chosen, rules=rules, hswish=form, **changes)
+    chosen = replace(chosen, rules=rules, **changes)
+    form: Any = hswish
+    return suited(chosen, target) if form == "auto" else replace(chosen, hswish=form)
 
 
 def default_out(model: str) -> Path:

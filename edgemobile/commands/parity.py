@@ -91,7 +91,7 @@ def parity(
       edgemobile parity v3-large int8.tflite --on pi4,emulated:cortex-a76 --layers
       edgemobile parity model.pt2 theirs.onnx --junit parity.xml --github-summary
     """
-    from edgemobile.devices.runtimes import runtime_called
+    from edgemobile.devices.runtime_table import runtime_called
     from edgemobile.parity import ParityRequest, parse_bounds
     from edgemobile.parity import parity as compare
     from edgemobile.parity.output import junit_xml, markdown

@@ -37,12 +37,12 @@ def report(
     """
     if not any((html, md, csv, cards)):
         raise EdgemobileError("nothing to write: give at least one of --html, --md, --csv and --cards")
-    from edgemobile.records import write_whole
     from edgemobile.report.cards import model_cards
     from edgemobile.report.findings import join
     from edgemobile.report.page import page
     from edgemobile.report.sources import read_sources
     from edgemobile.report.text import as_csv, as_markdown
+    from edgemobile.writing import write_whole
 
     found = join(read_sources(sources))
     makers = ((html, lambda: page(found, title)), (md, lambda: as_markdown(found, title)), (csv, lambda: as_csv(found)))

@@ -28,4 +28,4 @@ def _try(option: str, path: Path) -> None:
         path.unlink()
     # A pipe would wait for its reader.
     elif path.is_file():
-        path.open("a").close()
+        path.open("a", encoding="utf-8").close()

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import MAX_RUN_BYTES, write_whole
+from edgemobile.records import MAX_RUN_BYTES
 from edgemobile.strict_json import parse, to_text
+from edgemobile.writing import write_whole
 
 __all__ = ["CACHE_VERSION", "Cache"]
 

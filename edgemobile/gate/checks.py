@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-__all__ = ["Check", "GateReport", "Outcome"]
+__all__ = ["Check", "GateReport", "Outcome", "worst"]
 
 
 class Outcome(Enum):
@@ -63,6 +64,12 @@ class Check:
     kept: bool = False
 
 
+def worst(checks: Iterable[Check]) -> Outcome:
+    """The most serious outcome of `checks`."""
+    order = list(_CODES)
+    return max((check.outcome for check in checks), key=order.index, default=Outcome.PASSED)
+
+
 @dataclass(frozen=True)
 class GateReport:
     """All checks in the order of edgemobile.toml. `wall_s` and `cpu_s` are of this process and what it started."""
@@ -75,8 +82,7 @@ class GateReport:
     @property
     def exit_code(self) -> int:
         """Of the most serious outcome: 2, else 1, else 3, else 4, else 5, else 0."""
-        order = list(_CODES)
-        return max((check.outcome for check in self.checks), key=order.index, default=Outcome.PASSED).exit_code
+        return worst(self.checks).exit_code
 
     @property
     def passed(self) -> bool:

@@ -46,8 +46,7 @@ def parities(model: Measured, report: ParityReport, kept: bool) -> list[Check]:
 
 
 def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
-    inner = tuple(missed for missed in file.missed if missed.startswith(("layer", "no layer")))
-    outer = tuple(missed for missed in file.missed if missed not in inner)
+    inner, outer = file.missed_layers, file.missed_outputs
     # What the end alone shows has its cause among the words of the end.
     if file.cause is not None and file.first_parted is None:
         outer += (f"likely cause: {file.cause.kind} ({file.cause.words})",) if outer else ()

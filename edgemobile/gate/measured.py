@@ -159,7 +159,7 @@ def _source(entry: ModelEntry) -> list[Any]:
 def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progress) -> tuple[Written, ...]:
     from edgemobile.pipeline import ExportRequest, export
     from edgemobile.quant.recipes import read_recipe, recipe_for
-    from edgemobile.quant.targets import target_for
+    from edgemobile.quant.targets import suited
 
     recipe = read_recipe(entry.recipe or recipe_for(entry.calib_images, real=entry.calib is not None))
     request = ExportRequest(
@@ -174,7 +174,7 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
         calib=entry.calib,
         calib_images=entry.calib_images,
         check_images=config.settings.images,
-        recipe=replace(recipe, hswish=target_for(entry.target).hswish),
+        recipe=suited(recipe, entry.target),
         target=entry.target,
         seed=config.settings.seed,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgemobile.gate.checks import Check, GateReport, Outcome
-from edgemobile.parity.output import TestCase, junit_document, markdown_cell
+from edgemobile.junit import TestCase, junit_document
+from edgemobile.markdown import markdown_text
 
 __all__ = ["gate_junit", "gate_markdown", "totals"]
 
@@ -28,6 +29,7 @@ def _case(check: Check) -> TestCase:
     return TestCase(
         f"{check.what} on {check.place}",
         check.file or check.model,
+        check.what,
         words if failed else (),
         found + ("; not changed, kept from an earlier run" if check.kept else ""),
         "; ".join(words) if error else "",
@@ -39,8 +41,8 @@ def gate_markdown(report: GateReport) -> str:
     """What did not pass, in full, and a table of everything below it."""
     lines = [f"### edgemobile ci: {'passed' if report.passed else 'FAILED'}", "", totals(report) + ".", ""]
     lines += [
-        f"- {_mark(check)} **{markdown_cell(check.model)}** {markdown_cell(check.file)} {check.what} on "
-        f"{markdown_cell(check.place)}: {markdown_cell('; '.join(check.words) or check.found)}"
+        f"- {_mark(check)} **{markdown_text(check.model)}** {markdown_text(check.file)} {check.what} on "
+        f"{markdown_text(check.place)}: {markdown_text('; '.join(check.words) or check.found)}"
         for check in report.checks
         if check.outcome is not Outcome.PASSED
     ]
@@ -48,7 +50,7 @@ def gate_markdown(report: GateReport) -> str:
     lines += ["| | model | file | check | on | found | allowed |", "|---|---|---|---|---|---:|---:|"]
     for check in report.checks:
         cells = (check.model, check.file, check.what, check.place, check.found, check.allowed)
-        lines.append(f"| {_mark(check)} | " + " | ".join(map(markdown_cell, cells)) + " |")
+        lines.append(f"| {_mark(check)} | " + " | ".join(map(markdown_text, cells)) + " |")
     return "\n".join([*lines, "", "</details>"]) + "\n"
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemobile.devices.runtimes import RUNTIMES, Session, open_layers, open_session, settled
+from edgemobile.devices.runtime_table import RUNTIMES, default_runtime
+from edgemobile.devices.runtimes import open_layers, open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents, layout_of
@@ -90,12 +91,11 @@ def local_places(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Plac
     for name in runtimes:
         if name not in RUNTIMES:
             raise Unsupported(f"there is no runtime {name!r}. Known: {', '.join(RUNTIMES)}")
-    defaults = {form: name for name, (form, _) in reversed(RUNTIMES.items())}
-    names = tuple(dict.fromkeys(runtimes or defaults.values()))
+    names = tuple(dict.fromkeys(runtimes or map(default_runtime, FORMATS)))
     return tuple(
         Place(
             name,
-            (RUNTIMES[name][0],),
+            (RUNTIMES[name].format,),
             platform.machine(),
             partial(_infer, runtime=name, threads=threads),
             partial(_layers, runtime=name, threads=threads),
@@ -106,22 +106,14 @@ def local_places(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Plac
 
 def _infer(path: Path, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
     session = open_session(path, runtime=runtime, threads=threads)
-    _settle(session, images)
+    session.settle(images.shape[1])
     return session.run(images).reshape(len(images), -1)
 
 
 def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> list[np.ndarray]:
     session = open_layers(data, runtime=runtime, threads=threads)
-    _settle(session, images)
+    session.settle(images.shape[1])
     return session.run_all(images)
-
-
-def _settle(session: Session, images: np.ndarray) -> None:
-    """What the input leaves free becomes the images' size; what it fixes stays."""
-    given, port = session.input.shape, settled(session.input, images.shape[1])
-    if len(given) == len(port.shape):
-        sides = (side if side > 1 else free for side, free in zip(given, port.shape, strict=True))
-        session.input = replace(port, shape=tuple(sides))
 
 
 def open_file(path: Path) -> File:

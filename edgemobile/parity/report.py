@@ -21,10 +21,10 @@ REPORT_VERSION = 1
 class FileParity:
     """One file in one place against the reference.
 
-    `metrics` are of its output, `bounds` what they are held to, `missed` what fell short, in words. `layers` are in the
-    reference's order, () where they were not asked for; `unmatched` is (tensor of the reference, why it could not be
-    compared). `first_parted` is the layer where the two part, `cause` the likely reason. `sha256` is
-    of the file's bytes.
+    `metrics` are of its output, `bounds` what they are held to, `missed` what fell short, in words, and `missed_layers`
+    what of it is about layers. `layers` are in the reference's order, () where they were not asked for; `unmatched` is
+    (tensor of the reference, why it could not be compared). `first_parted` is the layer where the two part, `cause` the
+    likely reason. `sha256` is of the file's bytes.
 
     On a device, `machine` says what it is, and `lsb` how many steps its int8 outputs are at most from the same
     runtime's on this machine; None where nothing was compared.
@@ -38,6 +38,7 @@ class FileParity:
     metrics: Mapping[str, float]
     bounds: Mapping[str, float]
     missed: tuple[str, ...] = ()
+    missed_layers: tuple[str, ...] = ()
     layers: tuple[LayerParity, ...] = ()
     unmatched: tuple[tuple[str, str], ...] = ()
     cause: Cause | None = None
@@ -49,6 +50,10 @@ class FileParity:
     @property
     def passed(self) -> bool:
         return not self.missed
+
+    @property
+    def missed_outputs(self) -> tuple[str, ...]:
+        return tuple(words for words in self.missed if words not in self.missed_layers)
 
     @property
     def first_parted(self) -> LayerParity | None:
@@ -122,6 +127,7 @@ def _file(data: Mapping[str, Any]) -> FileParity:
             "metrics": _numbers(data["metrics"]),
             "bounds": _numbers(data["bounds"]),
             "missed": tuple(data["missed"]),
+            "missed_layers": tuple(data["missed_layers"]),
             "layers": tuple(LayerParity(**_numbers(layer)) for layer in data["layers"]),
             "unmatched": tuple((name, reason) for name, reason in data["unmatched"]),
             "cause": None if data["cause"] is None else Cause(**_numbers(data["cause"])),

@@ -385,20 +385,24 @@ def _with_layers(
         observed, end = observe(file, place, shown[: len(images)], graph)
         layers, unmatched = _walked(graph, values, observed, row)
     except Unsupported as error:
-        return replace(result, missed=(*result.missed, f"layers cannot be compared: {error}"))
+        return _missing_layers(result, f"layers cannot be compared: {error}")
     _note_exposure(file, found[: len(images)], end, notes)
     first = first_parted(layers)
     cause = result.cause
     if first is not None:
         cause = cause or likely_cause(graph, first, observed, _normalisation(reference.preprocess))
-        result = replace(result, missed=(*result.missed, _parting(first, cause)))
+        result = _missing_layers(result, _parting(first, cause))
     elif result.missed and cause is None:
         cause = _narrowest(layers)
     if not any(layer.op != "input" for layer in layers):
-        result = replace(result, missed=(*result.missed, "no layer of the file could be matched to the reference's"))
+        result = _missing_layers(result, "no layer of the file could be matched to the reference's")
     if observed.renamed:
         notes.append("names differ: layers were matched by their order")
     return replace(result, layers=tuple(layers), unmatched=tuple(unmatched), cause=cause)
+
+
+def _missing_layers(result: FileParity, words: str) -> FileParity:
+    return replace(result, missed=(*result.missed, words), missed_layers=(*result.missed_layers, words))
 
 
 def _walked(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 
+from edgemobile.markdown import markdown_text
 from edgemobile.report.findings import Artifact, Findings, Timing
 from edgemobile.report.tables import Table, artifact_table, case_table, conditions_table, layer_table, parity_table
 
-__all__ = ["COLUMNS", "as_csv", "as_markdown", "markdown_text"]
+__all__ = ["COLUMNS", "as_csv", "as_markdown"]
 
 _METRICS = ("sqnr_db", "max_abs", "cosine", "top1_agree", "kl_nats")
 COLUMNS = (
@@ -139,9 +139,3 @@ def _markdown_table(table: Table) -> Iterator[str]:
     yield f"|{'|'.join('---:' if table.is_number(index) else '---' for index in range(len(table.columns)))}|"
     for row in table.rows:
         yield f"| {' | '.join(markdown_text(cell.shown) for cell in row)} |"
-
-
-def markdown_text(text: str) -> str:
-    """On one line, and without a meaning in markdown or HTML."""
-    flat = re.sub(r"\s+", " ", "".join(char if char.isprintable() else " " for char in text))
-    return re.sub(r"([\\`*\[\]|<>#&~]|(?<!\w)_|_(?!\w))", r"\\\1", flat)

@@ -15,7 +15,7 @@ import pytest
 
 from edgemobile.cli import main
 from edgemobile.commands.bench_tables import grouped_instructions
-from edgemobile.devices.runtimes import RUNTIMES
+from edgemobile.devices.runtime_table import RUNTIMES
 from edgemobile.errors import EdgemobileError
 from edgemobile.records import INSTRUCTION_CLASSES, Run, load_run
 
@@ -261,6 +261,7 @@ def test_bench_against_a_baseline(
         (("--runs", "9", "--seconds", "9"), "give one of runs, seconds and sustained"),
         (("--runtime", "tensorrt"), "Allowed: onnxruntime, litert, tflite_runtime"),
         (("--runtime", "litert"), "does not read"),
+        (("--runtime", "tf.lite"), "runtime 'tensorflow' does not read"),
         (("--on", "nowhere"), "nowhere"),
         (("--on", "local,pi5", "--out", "run.json"), "put {device} into the name"),
         (("--out", "no/such/folder/run.json"), "there is no folder"),

@@ -50,20 +50,39 @@ def test_rows_go_in_and_out_and_leave_the_rest_alone(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("row", "kept"),
+    [
+        ('pi5.address = "ssh://pi5"\npi5.root = """\n[x]"""\n', ""),
+        ('# of pi5\npi5 = { address = "ssh://pi5" }\n', "# of pi5\n"),
+        ('"pi5".address = "ssh://pi5"\n[pi4]\naddress = "ssh://pi4"\n', '[pi4]\naddress = "ssh://pi4"\n'),
+        ('[ "pi5" ] # mine\naddress = "ssh://pi5"\n\n[pi4]\naddress = "ssh://pi5"\n', '[pi4]\naddress = "ssh://pi5"\n'),
+    ],
+)
+def test_a_row_goes_however_it_is_written(file: Path, row: str, kept: str) -> None:
+    file.write_text(row)
+    remove_device("pi5")
+    assert file.read_text() == kept
+    assert "pi5" not in load_devices()
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[a]\naddress = \n", "line 2"),
-        ('[a]\naddress = "local"\n\n[b]\nadress = "x"\n', ":4: [b] has no address"),
+        ("[a]\naddress = \n", ":2: not TOML"),
+        ('[a]\naddress = "local"\n\n[b]\nadress = "x"\n', ":4: b: has no address"),
         (
             '[a]\naddress = "local"\n[b]\naddress = "ftp://x"\n',
-            ":4: address 'ftp://x' of device b. Allowed: local, ssh://",
+            ":4: b.address: address 'ftp://x' of device b. Allowed: local, ssh://",
         ),
-        ('[a]\naddress = "local"\nport = 3\n', ":3: port of a must be text"),
-        ('[a]\naddress = "local"\ncolour = "red"\n', ":3: option 'colour' of device a. Options of local: root"),
-        ('a = "local"\n', ":1: a must be a row"),
-        ('["a b"]\naddress = "local"\n', ":1: device name 'a b'"),
-        ('[local]\naddress = "ssh://x"\n', ":1: local is this machine"),
-        ('[a]\naddress = "ssh://x"\nroot = "a\\nb"\n', ":3: option root of device a"),
+        ('[a]\naddress = "local"\nport = 3\n', ":3: a.port: must be text in quotes, found 3"),
+        (
+            '[a]\naddress = "local"\ncolour = "red"\n',
+            ":3: a.colour: option 'colour' of device a. Options of local: root",
+        ),
+        ('a = "local"\n', ":1: a: must be a row"),
+        ('["a b"]\naddress = "local"\n', ":1: \"a b\": device name 'a b'"),
+        ('[local]\naddress = "ssh://x"\n', ":1: local: local is this machine"),
+        ('[a]\naddress = "ssh://x"\nroot = "a\\nb"\n', ":3: a.root: option root of device a"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(file: Path, text: str, said: str) -> None:

@@ -158,3 +158,30 @@ def test_latency_summary() -> None:
     assert Latency((), (100, 110, 120, 130, 140)).median_ns == 120
     assert Latency((), (100, 110, 120, 130, 140)).spread == pytest.approx(20 / 120)
     assert Latency((), (100,)).spread == 0
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "settled"),
+    [
+        ("NCHW", (2, 3, 1, 1), (2, 3, 96, 96)),
+        ("NHWC", (1, 1, 1, 3), (1, 96, 96, 3)),
+        ("NHWC", (1, 1, 1, 1), (1, 96, 96, 3)),
+        # What the file fixes stays, also a grey image's one channel.
+        ("NCHW", (1, 3, 224, 224), (1, 3, 224, 224)),
+        ("NHWC", (1, 28, 28, 1), (1, 28, 28, 1)),
+        ("", (1, 1), (1, 1)),
+    ],
+)
+def test_only_what_is_free_is_settled(layout: str, shape: tuple[int, ...], settled: tuple[int, ...]) -> None:
+    port = Port("x", shape, "float32", layout)
+    session = _Fixed(port, port)
+    session.settle(96)
+    assert session.input == Port("x", settled, "float32", layout)
+
+
+def test_pixels_without_a_scale_become_reals() -> None:
+    port = Port("x", (1, 2, 2, 3), "uint8", "NHWC")
+    session = _Fixed(port, port)
+    session.settle(2)
+    assert (session.input.scale, session.input.zero_point) == (1.0, 0)
+    assert session.prepare(np.full((1, 2, 2, 3), 7, np.float32)).tolist() == np.full((1, 2, 2, 3), 7).tolist()

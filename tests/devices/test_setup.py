@@ -115,6 +115,11 @@ def test_a_board_that_was_not_set_up_says_how(board: Device, tmp_path: Path) -> 
             ready(board, transport, "litert")
 
 
+def test_a_runtime_that_no_board_gets_is_refused(board: Device, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match=r"tensorflow runs on this machine only\. On pi5: onnxruntime, litert"):
+        ready(board, LocalTransport(tmp_path), "tensorflow")
+
+
 def test_a_runtime_is_tried_without_telemetry(board: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, str] = {}
     monkeypatch.setattr(_Told, "run", lambda self, argv, *, env, **_: given.update(env) or Completed(0, b"", b""))

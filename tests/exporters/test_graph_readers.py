@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
 from edgemobile.arch import get_arch, scaled
-from edgemobile.devices.runtimes import RUNTIMES, open_layers, open_session
+from edgemobile.devices.runtimes import open_layers, open_session
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS, onnx_graph, tflite_graph
 from edgemobile.exporters.exposed import exposed, exposed_names
@@ -98,9 +98,3 @@ def test_same_padding_is_read_in_pixels() -> None:
 def test_an_op_without_a_graph_is_named(colour_model) -> None:
     with pytest.raises(Unsupported, match=r"ReduceMean .at means.|MatMul .at picked."):
         onnx_graph.read_graph(colour_model())
-
-
-def test_tensorflows_own_interpreter_is_a_runtime() -> None:
-    form, session = RUNTIMES["tensorflow"]
-    assert form == "tflite"
-    assert (session.package, session.module) == ("tensorflow", "lite.python.interpreter")  # type: ignore[attr-defined]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
+from edgemobile.quant.recipes import read_recipe
 
 
 def test_round_trip_through_json_text() -> None:
@@ -37,6 +39,12 @@ def test_a_pattern_is_a_module_path_whatever_the_tensor_holds() -> None:
 def test_patterns_that_match_nothing_are_named() -> None:
     recipe = Recipe(rules=(Rule(observer="minmax"), Rule("featurs.*", precision="float")))
     assert recipe.unmatched(["features.0.2", "classifier.3"]) == ["featurs.*"]
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(EdgemobileError, match=r"recipe .*mine\.json is not UTF-8 text"):
+        read_recipe(str(tmp_path / "mine.json"))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from edgemobile.errors import Unsupported
-from edgemobile.quant.recipe import Hswish
-from edgemobile.quant.targets import TARGETS, target_for
+from edgemobile.quant.recipe import Hswish, Recipe
+from edgemobile.quant.targets import TARGETS, suited, target_for
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -21,6 +21,14 @@ def test_a_row_is_whole(name: str) -> None:
 
 def test_every_form_has_a_target() -> None:
     assert {target.hswish for target in TARGETS.values()} == set(get_args(Hswish))
+
+
+@pytest.mark.parametrize(
+    ("form", "target", "suited_form"),
+    [("delegated", "microcontroller", "fused"), ("fused", "cpu", "fused"), ("fused", "no-hswish", "relu")],
+)
+def test_a_target_decides_the_form_and_cpu_takes_any(form: Hswish, target: str, suited_form: Hswish) -> None:
+    assert suited(Recipe(hswish=form), target).hswish == suited_form
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones() -> None:

@@ -141,7 +141,7 @@ def make_manifest(labels: tuple[str, ...] = ("cat", "dog")) -> dict[str, Any]:
 def make_parity(*layers: LayerParity, sha256: str = INT8, file: str = "out/int8.onnx") -> ParityReport:
     metrics = {"sqnr_db": 30.0, "max_abs": 0.2, "cosine": 0.99, "top1_agree": 1.0, "kl_nats": 0.001}
     missed = tuple("layer parts" for layer in layers if layer.parted)
-    one = FileParity(file, "onnx", "int8", "onnxruntime", "x86_64", metrics, {}, missed, layers, sha256=sha256)
+    one = FileParity(file, "onnx", "int8", "onnxruntime", "x86_64", metrics, {}, missed, layers=layers, sha256=sha256)
     return ParityReport("v3-large", "32 images", (one,))
 
 

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.markdown import markdown_text
 from edgemobile.report.cards import card, model_cards, snippet
 from edgemobile.report.sources import read_sources
-from edgemobile.report.text import COLUMNS, as_csv, as_markdown, markdown_text
+from edgemobile.report.text import COLUMNS, as_csv, as_markdown
 
 FLOAT, INT8 = "a" * 64, "b" * 64
 
