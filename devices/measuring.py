@@ -3,6 +3,9 @@
 A round runs every case (a file with a number of threads) in a block of inferences, and every round begins with the next
 case, so that a warm or busy moment of the board hits all alike. The first inference of a block finds its weights driven
 out of the caches by the case before: it is kept apart, with the warm-up.
+
+The rounds are spread over several processes, one after the other. Where the memory of a file comes to lie is luck, it
+lasts as long as its process, and it makes 1 or 2 %: within one process, two equal files would differ beyond doubt.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgemobile import errors
 from edgemobile.devices.latency import warm_up_ns
 from edgemobile.devices.probe import conditions, facts, power_w
 from edgemobile.devices.profiling import op_times
@@ -33,13 +37,13 @@ from edgemobile.devices.runtimes import Session, import_runtime, open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.model_file import file_format
 
-__all__ = ["MARK", "Job", "bench", "memory", "read_file"]
+__all__ = ["MARK", "Job", "bench", "memory", "read_file", "start"]
 
 MARK = 0x7E57
 
-_ROUNDS, _RUNS, _COUNTED_RUNS, _COUNTED_WARMUPS = 10, 100, 5, 2
-_FEWEST_ROUNDS = 5
-_BLOCK_NS, _SMALLEST_BLOCK, _LARGEST_BLOCK = 100_000_000, 3, 50
+_STARTS, _ROUNDS, _FEWEST_ROUNDS, _RUNS = 5, 10, 5, 100
+_COUNTED_RUNS, _COUNTED_WARMUPS = 5, 2
+_BLOCK_NS, _SMALLEST_BLOCK, _LARGEST_BLOCK = 50_000_000, 3, 100
 _FREE_PX = 224
 _LOOK_EVERY_S = 0.5
 _LONGEST_COOLING_S = 1800
@@ -99,6 +103,7 @@ class _Case:
             "first_ns": self.first_ns,
             "warmup_ns": self.warmup_ns,
             "rounds_ns": self.rounds_ns,
+            "starts": [len(self.rounds_ns)] if self.rounds_ns else [],
             "peak_mib": None,
             "runtime_mib": None,
             "pieces": None if cut is None else cut.pieces,
@@ -118,7 +123,7 @@ def bench(job: Job) -> dict[str, Any]:
     """
     settings, emulated = job.spec["settings"], job.spec["emulated"]
     _pin(settings["cores"])
-    watch = _Watch()
+    watch = _Watch(time.monotonic())
     watch.look("before")
     with _no_collection():
         cases = _counted_cases(job) if emulated else _timed_cases(job, watch)
@@ -145,6 +150,47 @@ def memory(job: Job, index: int, threads: int) -> dict[str, float]:
     for _ in range(_MEMORY_INFERENCES):
         case.invoke()
     return {"peak_mib": _peak_mib(), "runtime_mib": before}
+
+
+def start(job: Job, number: int, since: float) -> dict[str, Any]:
+    """The part of this process, the `number`th from 0, in a timed bench: its cases, and the conditions meanwhile.
+
+    `since` is when the measurement began, by the monotonic clock of the board. Energy and profile are in the last part.
+    """
+    settings = job.spec["settings"]
+    _pin(settings["cores"])
+    watch = _Watch(since)
+    with _no_collection():
+        # All cases open at once, since they take turns.
+        cases: list[_Case] = []
+        asked = _asked(job)
+        for row, threads in asked:
+            job.check()
+            if number == 0:
+                job.tell("opening", done=len(cases), total=len(asked))
+            cases.append(_opened(job, row, threads, timed=True))
+        _time(job, cases, watch, number)
+        if number + 1 == _starts(settings):
+            _measure_energy(job, cases)
+            if settings["profile"]:
+                _profile(job, cases)
+    return {"samples": watch.samples, "cases": [case.to_json() for case in cases]}
+
+
+def _in_a_process(job: Job, *words: str) -> dict[str, Any]:
+    """What the worker answers when it is started anew for a part of the job. Raises what it raised."""
+    site = ["-S"] if sys.flags.no_site else []
+    argv = [sys.executable, *site, "-m", "edgemobile.devices.worker", *words]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    job.check()
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        raise EdgemobileError(f"a process of the measurement died: {last[:300]}") from None
+    if done.returncode:
+        raise getattr(errors, answer["kind"], EdgemobileError)(answer["reason"])
+    return answer
 
 
 # ---- opening --------------------------------------------------------------------------------------------------------
@@ -195,12 +241,12 @@ def _pin(cores: list[int] | None) -> None:
 class _Watch:
     """Looks at the board's conditions, with the time since the measurement began."""
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
         self.samples: list[dict[str, Any]] = []
-        self._started = time.monotonic()
+        self.since = since
 
     def look(self, when: str) -> None:
-        at_s = time.monotonic() - self._started
+        at_s = time.monotonic() - self.since
         last = self.samples[-1] if self.samples else None
         if when == "during" and last and last["when"] == "during" and at_s - last["at_s"] < _LOOK_EVERY_S:
             return
@@ -219,29 +265,52 @@ def _no_collection() -> Iterator[None]:
 
 
 def _timed_cases(job: Job, watch: _Watch) -> list[dict[str, Any]]:
-    """All cases open at once, since they take turns."""
     settings = job.spec["settings"]
-    cases: list[_Case] = []
-    asked = list(itertools.product(job.spec["files"], settings["threads"]))
-    for row, threads in asked:
+    memories = [_memory_of(job, row, threads) if settings["memory"] else {} for row, threads in _asked(job)]
+    cases: list[dict[str, Any]] = []
+    for number in range(_starts(settings)):
         job.check()
-        job.tell("opening", done=len(cases), total=len(asked))
-        extra = _memory_of(job, row, threads) if settings["memory"] else {}
-        cases.append(_opened(job, row, threads, timed=True))
-        cases[-1].extra.update(extra)
-    _time(job, cases, watch)
-    _measure_energy(job, cases)
-    if settings["profile"]:
-        _profile(job, cases)
-    return [case.to_json() for case in cases]
+        part = _in_a_process(job, "--start", str(job.folder), str(number), repr(watch.since))
+        watch.samples += part["samples"]
+        cases = _joined(cases, part["cases"]) if cases else part["cases"]
+    return [{**case, **memories[index]} for index, case in enumerate(cases)]
 
 
-def _time(job: Job, cases: list[_Case], watch: _Watch) -> None:
+def _asked(job: Job) -> list[tuple[dict[str, Any], int]]:
+    """(file, threads) of every case."""
+    return list(itertools.product(job.spec["files"], job.spec["settings"]["threads"]))
+
+
+def _joined(cases: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cases with the rounds of another process after theirs, and the energy and profile that it took."""
+    added, last = ("warmup_ns", "rounds_ns", "starts"), ("profile", "energy_mj", "idle_w")
+    return [
+        {**case, **{name: case[name] + other[name] for name in added}, **{name: other[name] for name in last}}
+        for case, other in zip(cases, more)  # noqa: B905  # strict= came with Python 3.10
+    ]
+
+
+def _starts(settings: dict[str, Any]) -> int:
+    """How many processes: never more than there are rounds, and one where heat is what is looked at."""
+    if settings["sustained_s"]:
+        return 1
+    starts = settings["starts"] or _STARTS
+    return starts if settings["seconds"] else min(starts, _rounds(settings)[1])
+
+
+def _rounds(settings: dict[str, Any]) -> tuple[int, int]:
+    """(inferences in a block, rounds in all) where inferences are counted out, about ten rounds."""
+    runs = settings["runs"] or _RUNS
+    block = -(-runs // _ROUNDS)
+    return block, -(-runs // block)
+
+
+def _time(job: Job, cases: list[_Case], watch: _Watch, number: int) -> None:
     settings = job.spec["settings"]
     for case in cases:
         job.check()
         case.warmup_ns += warm_up_ns(case.invoke)
-    blocks, rounds, seconds = _plan(settings, cases)
+    blocks, rounds, seconds = _plan(settings, cases, number)
     started = time.monotonic()
     for index in itertools.count():
         elapsed = time.monotonic() - started
@@ -250,24 +319,27 @@ def _time(job: Job, cases: list[_Case], watch: _Watch) -> None:
         job.check()
         if settings["cooldown_c"] is not None:
             _cool(job, settings["cooldown_c"])
-        first = index % len(cases)
+        first = (number + index) % len(cases)
         for case in cases[first:] + cases[:first]:
             case.round(blocks[id(case)])
         watch.look("during")
         done = elapsed / seconds if seconds else (index + 1) / rounds
-        job.tell("round", done=min(round(100 * done), 100), total=100)
+        job.tell("round", done=round(100 * (number + min(done, 1)) / _starts(settings)), total=100)
 
 
-def _plan(settings: dict[str, Any], cases: list[_Case]) -> tuple[dict[int, int], int, float]:
-    """(case -> inferences in a block, at least so many rounds, at least so many seconds)."""
-    seconds = settings["sustained_s"] or (settings["seconds"] or 0) * len(cases)
-    if not seconds:
-        runs = settings["runs"] or _RUNS
-        block = -(-runs // _ROUNDS)
-        return {id(case): block for case in cases}, -(-runs // block), 0.0
+def _plan(settings: dict[str, Any], cases: list[_Case], number: int) -> tuple[dict[int, int], int, float]:
+    """(case -> inferences in a block, at least so many rounds, at least so many seconds) of a process."""
+    starts = _starts(settings)
+    seconds = settings["sustained_s"] or (settings["seconds"] or 0) * len(cases) / starts
+    block, rounds = _rounds(settings)
+    share = rounds // starts + (number < rounds % starts)
+    if settings["runs"]:
+        return {id(case): block for case in cases}, share, 0.0
+    # A block of a fast file is over before anything can disturb it: a time says more than a number of inferences.
+    least = _SMALLEST_BLOCK if seconds else block
     fits = {id(case): _BLOCK_NS / max(statistics.median(case.warmup_ns), 1) for case in cases}
-    blocks = {key: max(_SMALLEST_BLOCK, min(_LARGEST_BLOCK, int(fit))) for key, fit in fits.items()}
-    return blocks, _FEWEST_ROUNDS, float(seconds)
+    blocks = {key: max(least, min(_LARGEST_BLOCK, int(fit))) for key, fit in fits.items()}
+    return blocks, -(-_FEWEST_ROUNDS // starts) if seconds else share, float(seconds)
 
 
 def _cool(job: Job, limit_c: float) -> None:
@@ -322,15 +394,9 @@ def _mark(value: int) -> None:
 
 
 def _memory_of(job: Job, row: dict[str, Any], threads: int) -> dict[str, Any]:
-    """Peak memory, taken in a process of its own: in this one, other files are open."""
+    """Peak memory, taken in a process of its own: in others, more files are open."""
     job.tell("memory", file=row["file"])
-    index = job.spec["files"].index(row)
-    argv = [sys.executable, "-m", "edgemobile.devices.worker", "--memory", str(job.folder), str(index), str(threads)]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        raise EdgemobileError(f"cannot measure the memory of {row['file']}: {last[:300]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return _in_a_process(job, "--memory", str(job.folder), str(job.spec["files"].index(row)), str(threads))
 
 
 def _peak_mib() -> float:

@@ -7,6 +7,7 @@ delegate cuts it (Session.delegation), not how long each piece takes.
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _WARMUP, _RUNS = 3, 20
 
 
 def op_times(data: bytes, threads: int, prepared: np.ndarray, folder: Path) -> list[dict[str, Any]]:
-    """Mean ns of every op of an ONNX file over 20 inferences after 3, in the order run: {"name", "op", "ns"}.
+    """Median ns of every op of an ONNX file over 20 inferences after 3, in the order run: {"name", "op", "ns"}.
 
     The profiler counts whole microseconds and takes some itself: compare ops with each other, not their sum with the
     latency.
@@ -37,6 +38,6 @@ def op_times(data: bytes, threads: int, prepared: np.ndarray, folder: Path) -> l
             key = event["name"][: -len("_kernel_time")], event["args"]["op_name"]
             taken.setdefault(key, []).append(event["dur"])
     return [
-        {"name": name, "op": op, "ns": 1000 * sum(us[_WARMUP:]) / max(len(us) - _WARMUP, 1)}
+        {"name": name, "op": op, "ns": 1000 * statistics.median(us[_WARMUP:] or [0])}
         for (name, op), us in taken.items()
     ]

@@ -6,6 +6,7 @@ second sees the first at work, or its result, and leaves. So the host may lose t
 back.
 
     --state JOB                    prints running, finished or dead
+    --start JOB NUMBER SINCE       one of the processes that the inferences of a bench are spread over
     --memory JOB FILE THREADS      a process of its own for the peak memory of one file
 """
 
@@ -18,15 +19,15 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemobile.devices.measuring import bench, memory, read_file
+from edgemobile.devices.measuring import bench, memory, read_file, start
 from edgemobile.devices.runtimes import Session, open_layers, open_session
 from edgemobile.errors import EdgemobileError
 
@@ -92,11 +93,21 @@ class _Job:
 def main(argv: list[str]) -> int:
     if argv[0] == "--state":
         print(_state(Path(argv[1])))
-    elif argv[0] == "--memory":
-        print(json.dumps(memory(_Job(Path(argv[1])), int(argv[2]), int(argv[3]))))
+    elif argv[0] in _PARTS:
+        return _part(argv[0], Path(argv[1]), *argv[2:])
     else:
         _work(Path(argv[0]))
     return 0
+
+
+def _part(which: str, folder: Path, *words: str) -> int:
+    """Do a part of a job and print the answer as JSON in a line; an error that is known is one, too."""
+    try:
+        answer, code = _PARTS[which](_Job(folder), *words), 0
+    except (EdgemobileError, _Stopped) as error:
+        answer, code = {"kind": type(error).__name__, "reason": str(error)}, 1
+    print(json.dumps(answer))
+    return code
 
 
 def _work(folder: Path) -> None:
@@ -104,6 +115,7 @@ def _work(folder: Path) -> None:
         job = _Job(folder)
         if not ours or _is_done(folder, job.spec["token"]):
             return
+        _keep(job)
         _sweep(folder)
         try:
             result = {"ended": "done", **_KINDS[job.spec["kind"]](job)}
@@ -151,6 +163,13 @@ def _state(folder: Path) -> str:
         return "finished" if _is_done(folder, _Job(folder).spec["token"]) else "dead"
 
 
+def _keep(job: _Job) -> None:
+    """Mark the models of a job as used: many boards do not note when a file was read."""
+    for row in job.spec["files"]:
+        with suppress(FileNotFoundError):
+            os.utime(job.folder.parent.parent / row["path"])
+
+
 def _sweep(folder: Path) -> None:
     """Remove what nobody came back for: jobs of a week ago, and models not used for a month."""
     now = time.time()
@@ -158,7 +177,7 @@ def _sweep(folder: Path) -> None:
         if job != folder and now - job.stat().st_mtime > _OLD_JOB_S:
             shutil.rmtree(job, ignore_errors=True)
     for file in (folder.parent.parent / "files").iterdir():
-        if now - max(file.stat().st_atime, file.stat().st_mtime) > _OLD_FILE_S:
+        if now - file.stat().st_mtime > _OLD_FILE_S:
             file.unlink()
 
 
@@ -227,6 +246,10 @@ def _answer(job: _Job, session: Session, path: Path) -> None:
 
 
 _KINDS = {"bench": _bench, "infer": _infer}
+_PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "--start": lambda job, number, since: start(job, int(number), float(since)),
+    "--memory": lambda job, index, threads: memory(job, int(index), int(threads)),
+}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

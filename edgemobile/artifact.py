@@ -16,8 +16,9 @@ from typing import Any
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["Artifact", "check_free", "fresh_folder", "sha256_hex", "to_json_text"]
+__all__ = ["MANIFEST_VERSION", "Artifact", "check_free", "fresh_folder", "sha256_hex", "to_json_text"]
 
+MANIFEST_VERSION = 1
 _MANIFEST, _LABELS = "manifest.json", "labels.txt"
 
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from edgemobile import __version__
+from edgemobile.artifact import MANIFEST_VERSION
 from edgemobile.graph.embed import outside
 from edgemobile.images.samples import Samples
 from edgemobile.model import Model
@@ -18,9 +19,8 @@ from edgemobile.quant.targets import target_for
 if TYPE_CHECKING:
     from edgemobile.pipeline import Checked, ExportRequest, ExportResult
 
-__all__ = ["MANIFEST_VERSION", "file_metadata", "manifest"]
+__all__ = ["file_metadata", "manifest"]
 
-MANIFEST_VERSION = 1
 _TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "tensorflow-cpu", "tensorflow", "numpy")
 
 

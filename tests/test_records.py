@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edgemobile.errors import EdgemobileError
 from edgemobile.records import (
     INSTRUCTION_CLASSES,
+    RUN_VERSION,
     Case,
     Conditions,
     Core,
@@ -59,6 +60,7 @@ def make_case(**changes: Any) -> Case:
         "first_ns": 6,
         "warmup_ns": (1, 2),
         "rounds_ns": ((10, 20), (30,)),
+        "starts": (1, 1),
         "peak_mib": 1.5,
         "runtime_mib": 1.0,
         "pieces": 22,
@@ -73,7 +75,7 @@ def make_case(**changes: Any) -> Case:
 
 def make_run(*cases: Case, **changes: Any) -> Run:
     known: dict[str, Any] = {
-        "version": 1,
+        "version": RUN_VERSION,
         "edgemobile": "0.1.0",
         "created": "2026-01-01T00:00:00+00:00",
         "device": "pi5",
@@ -103,7 +105,7 @@ def test_figures_of_a_case() -> None:
     assert case.images_per_s == 2e9 / 20
 
 
-EMULATED = {"load_ns": None, "first_ns": None, "warmup_ns": (), "rounds_ns": ()}
+EMULATED = {"load_ns": None, "first_ns": None, "warmup_ns": (), "rounds_ns": (), "starts": ()}
 COUNTS = dict.fromkeys(INSTRUCTION_CLASSES, 7)
 
 
@@ -139,12 +141,14 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_without, r"cases\[0\]: missing threads"),
         (_set("surprise", 1), "unknown 'surprise'"),
-        (_set("version", 2), "another version than 1"),
+        (_set("version", 1), "another version than 2"),
         (_set("emulated", 1), "emulated: expected bool, found 1"),
         (_set("cases", 0, "batch", True), "batch: expected int, found True"),
         (_set("cases", 0, "batch", 0), "batch and threads are at least 1"),
         (_set("cases", 0, "rounds_ns", [[-1]]), "must not be negative"),
         (_set("cases", 0, "rounds_ns", [[]]), "nor a round empty"),
+        (_set("cases", 0, "starts", [1, 2]), r"2 rounds are not those of starts of \[1, 2\]"),
+        (_set("cases", 0, "starts", [2, 0]), r"2 rounds are not those of starts of \[2, 0\]"),
         (_set("cases", 0, "rounds_ns", [[1.5]]), r"rounds_ns\[0\]\[0\]: expected int, found 1.5"),
         (_set("cases", 0, "sha256", "../../etc"), "64 hexadecimal digits"),
         (_set("cases", 0, "outside", {"A\u001b[2J": 1}), "printable"),
@@ -195,5 +199,5 @@ def test_a_file_that_is_absent_or_something_else(tmp_path: Path) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 10**12), min_size=1, max_size=5), max_size=5))
 def test_any_values_round_trip(rounds: list[list[int]]) -> None:
-    case = make_case(rounds_ns=tuple(map(tuple, rounds)))
+    case = make_case(rounds_ns=tuple(map(tuple, rounds)), starts=(1,) * len(rounds))
     assert decode(Case, parse(to_text(encode(case)).encode(), "case", 10**6), "case") == case

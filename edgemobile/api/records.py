@@ -118,7 +118,7 @@ class Benched(_Shown):
     @property
     def stable(self) -> bool:
         """Whether every figure can be trusted; counts of instructions always can."""
-        from edgemobile.devices.statistics import verdict
+        from edgemobile.bench.statistics import verdict
 
         return all(verdict(case, self.run).stable for case in self.run.cases)
 
@@ -127,8 +127,8 @@ class Benched(_Shown):
         """Stable, and within `max_regress` of the baseline beyond doubt."""
         if self.comparison is None or self.max_regress is None:
             return self.stable
-        judged = {pair.judge(self.max_regress) for pair in self.comparison.pairs}
-        return self.stable and judged == {Judgement.PASSED}
+        pairs = self.comparison.pairs
+        return self.stable and all(pair.stable and pair.judge(self.max_regress) is Judgement.PASSED for pair in pairs)
 
     def save(self, path: str | Path) -> None:
         """For `edgemobile compare`, and as a baseline."""

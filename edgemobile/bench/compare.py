@@ -8,11 +8,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from edgemobile.devices.statistics import ratio_interval
+from edgemobile.bench.statistics import Verdict, ratio_interval, verdict
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import Case, Run
+from edgemobile.records import Case, Run, Settings
 
-__all__ = ["Compared", "Comparison", "Judgement", "compare", "conditions"]
+__all__ = ["Compared", "Comparison", "Judgement", "check_alike", "compare", "conditions"]
 
 
 class Judgement(Enum):
@@ -28,7 +28,8 @@ class Judgement(Enum):
 class Compared:
     """A pair of cases: `ratio` is other over reference, of median times or of instructions; below 1 is faster.
 
-    `low` to `high` is its 95 % bootstrap interval, and for instructions the least and the most of all inferences.
+    `low` to `high` is its 95 % interval, and for instructions the least and the most of all inferences. The verdicts
+    say whether either side can be trusted.
     """
 
     reference: Case
@@ -37,6 +38,12 @@ class Compared:
     ratio: float
     low: float
     high: float
+    reference_verdict: Verdict
+    other_verdict: Verdict
+
+    @property
+    def stable(self) -> bool:
+        return self.reference_verdict.stable and self.other_verdict.stable
 
     def judge(self, max_regress: float) -> Judgement:
         """`max_regress` is a share: 0.05 lets the other be 5 % slower."""
@@ -74,7 +81,8 @@ def compare(reference: Run, other: Run, *, allow_unlike: bool = False) -> Compar
         raise EdgemobileError(
             f"the runs are not alike: {'; '.join(unlike)}. To compare them all the same: --allow-unlike"
         )
-    return Comparison(tuple(_compared(a, b) for a, b in pairs), unlike, unpaired)
+    compared = tuple(_compared(a, b, verdict(a, reference), verdict(b, other)) for a, b in pairs)
+    return Comparison(compared, unlike, unpaired)
 
 
 def _paired(reference: Run, other: Run) -> tuple[list[tuple[Case, Case]], tuple[str, ...]]:
@@ -94,6 +102,18 @@ def _by_key(run: Run) -> dict[tuple[str, int], Case]:
     """Cases by file name and threads; by the whole path where names repeat."""
     names = {(Path(case.file).name, case.threads): case for case in run.cases}
     return names if len(names) == len(run.cases) else {(case.file, case.threads): case for case in run.cases}
+
+
+def check_alike(reference: Run, device: str, settings: Settings) -> None:
+    """Refuse before measuring what `compare` would refuse after it. Raises EdgemobileError."""
+    asked = {"device": device, "pinned to": settings.cores, "sustained for": settings.sustained_s}
+    asked["cooled to"] = settings.cooldown_c
+    was = conditions(reference)
+    unlike = [
+        f"{what} {_word(was[what])} against {_word(value)}" for what, value in asked.items() if was[what] != value
+    ]
+    if unlike:
+        raise EdgemobileError(f"the baseline was not measured like this: {'; '.join(unlike)}")
 
 
 def _unlike_runs(reference: Run, other: Run) -> Iterator[str]:
@@ -152,9 +172,9 @@ def _word(value: Any) -> str:
     return "nothing" if value is None else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _compared(a: Case, b: Case) -> Compared:
+def _compared(a: Case, b: Case, *verdicts: Verdict) -> Compared:
     if a.instructions is not None and b.instructions is not None:
         ours, theirs = ([counts["total"] for counts in case.instructions or ()] for case in (a, b))
         ratio = b.instructions_median["total"] / a.instructions_median["total"]
-        return Compared(a, b, "instructions", ratio, min(theirs) / max(ours), max(theirs) / min(ours))
-    return Compared(a, b, "time", *ratio_interval(a.rounds_ns, b.rounds_ns))
+        return Compared(a, b, "instructions", ratio, min(theirs) / max(ours), max(theirs) / min(ours), *verdicts)
+    return Compared(a, b, "time", *ratio_interval(a, b), *verdicts)

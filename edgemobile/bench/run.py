@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from edgemobile import __version__
+from edgemobile.bench.statistics import summarize
 from edgemobile.devices.profiles import open_device
 from edgemobile.devices.runner import Measured, ModelFile, Prepared, bench_job, run_job
 from edgemobile.devices.runtime_table import default_runtime
 from edgemobile.devices.setup import ready
-from edgemobile.devices.statistics import summarize
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.inspection import CONSTANT, CONVERSION, facts_of
 from edgemobile.records import RUN_VERSION, Case, Facts, Run, Settings
@@ -104,6 +104,7 @@ def _check_emulated(settings: Settings, name: str) -> None:
         "--threads": settings.threads != (1,),
         "--cores": settings.cores is not None,
         "--seconds": settings.seconds is not None,
+        "--starts": settings.starts is not None,
         "--memory": settings.memory,
         "--cooldown": settings.cooldown_c is not None,
         "--sustained": settings.sustained_s is not None,
@@ -170,7 +171,7 @@ def _slower(slow: Case, other: Case) -> bool:
     """Beyond doubt: the intervals of the medians do not meet."""
     if slow.instructions is not None and other.instructions is not None:
         return slow.instructions_median["total"] > other.instructions_median["total"]
-    return summarize(slow.rounds_ns).low_ns > summarize(other.rounds_ns).high_ns
+    return summarize(slow.rounds_ns, slow.starts).low_ns > summarize(other.rounds_ns, other.starts).high_ns
 
 
 def _reasons(slow: Case, run: Run) -> Iterator[str]:

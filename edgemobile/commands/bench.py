@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from edgemobile.artifact import to_json_text
 from edgemobile.commands.bench_tables import label, print_run
-from edgemobile.commands.compare import comparison_json, gate, percentage, print_comparison
+from edgemobile.commands.compare import UNSTABLE, comparison_json, gate, percentage, print_comparison, print_unstable
 from edgemobile.commands.completion import complete_devices
 from edgemobile.commands.writable import check_writable
 from edgemobile.devices.runtime_table import RUNTIMES, runtime_called
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["bench", "print_bench"]
 
-UNSTABLE = 5
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 _DEVICE = "{device}"
 
@@ -69,6 +68,9 @@ def _threads(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--runtime", metavar="NAME", help=f"{', '.join(RUNTIMES)}. [default: by format]")
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Inferences a case. [default: 100; emulated: 5]")
 @click.option("--seconds", callback=_duration, metavar="S", help="Instead: so long a case, as in 10 or 1m.")
+@click.option(
+    "--starts", type=click.IntRange(1), metavar="N", help="Processes the inferences are spread over. [default: 5]"
+)
 @click.option("--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead: so long in all, as in 10m.")
 @click.option("--cooldown", "cooldown_c", callback=_temperature, metavar="C", help="Before each round, wait for 60C.")
 @click.option("--memory", is_flag=True, help="Peak memory too, of a process a case.")
@@ -104,6 +106,7 @@ def bench(
     """
     from edgemobile.bench import BenchRequest
     from edgemobile.bench import bench as measure
+    from edgemobile.bench.compare import check_alike
     from edgemobile.records import Settings, load_run, save_run
 
     devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
@@ -115,6 +118,8 @@ def bench(
     except ValueError as error:
         raise EdgemobileError(str(error)) from error
     reference = None if baseline is None else load_run(baseline)
+    if reference is not None:
+        check_alike(reference, devices[0], asked)
     codes, failed, shown = [], [], []
     saved: list[Path] = []
     for device in devices:
@@ -131,12 +136,19 @@ def bench(
             failed.append(error.exit_code)
             shown.append({"device": device, "error": str(error)})
             continue
+        # First of all: it took minutes, and what comes after may fail.
+        unsaved = None
+        if out is not None:
+            try:
+                save_run(run, _out_of(out, device))
+                saved.append(_out_of(out, device))
+            except EdgemobileError as error:
+                unsaved = error
         compared = None if reference is None else _compared(reference, run)
         codes.append(print_bench(run, compared, max_regress, quiet=as_json))
         shown.append(_json(run, compared, max_regress) if as_json else {})
-        if out is not None:
-            saved.append(_out_of(out, device))
-            save_run(run, saved[-1])
+        if unsaved is not None:
+            raise unsaved
     if as_json:
         print(to_json_text({"version": 1, "runs": shown}), end="")
     return min(failed) if failed else UNSTABLE if UNSTABLE in codes else max(codes)
@@ -162,6 +174,8 @@ def _check_options(
         raise EdgemobileError("a baseline is a run on one device: give one with --on")
     if len(devices) > 1 and out is not None and _DEVICE not in out.name:
         raise EdgemobileError(f"--out {out}: each device writes its own run; put {_DEVICE} into the name")
+    if out is not None and baseline is not None and _out_of(out, devices[0]).resolve() == baseline.resolve():
+        raise EdgemobileError(f"--out {out} would replace the baseline; give another file")
     for device in devices:
         find_device(device)
         check_writable("--out", None if out is None else _out_of(out, device))
@@ -196,7 +210,7 @@ def _shown(device: str, *, quiet: bool) -> Iterator[Callable[[Mapping[str, Any]]
 def print_bench(run: Run, compared: Comparison | None, max_regress: float | None, *, quiet: bool) -> int:
     """Print it, unless `quiet`; give the exit code."""
     from edgemobile.bench import advice
-    from edgemobile.devices.statistics import verdict
+    from edgemobile.bench.statistics import verdict
 
     verdicts = {id(case): verdict(case, run) for case in run.cases}
     if not quiet:
@@ -211,13 +225,15 @@ def print_bench(run: Run, compared: Comparison | None, max_regress: float | None
             console().print(f"[dim]note:[/dim] {escape(note)}")
         if compared is not None:
             print_comparison(compared)
+            print_unstable(compared, "the baseline", None)
     code = 0 if compared is None else gate(compared, max_regress, quiet=quiet)
-    return UNSTABLE if not all(found.stable for found in verdicts.values()) else code
+    trusted = all(found.stable for found in verdicts.values())
+    return code if trusted and (compared is None or all(pair.stable for pair in compared.pairs)) else UNSTABLE
 
 
 def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> dict[str, Any]:
     from edgemobile.bench import advice
-    from edgemobile.devices.statistics import summarize, verdict
+    from edgemobile.bench.statistics import summarize, verdict
 
     return {
         "device": run.device,
@@ -226,7 +242,7 @@ def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> d
                 "file": case.file,
                 "runtime": f"{case.runtime} {case.version}",
                 "threads": case.threads,
-                **(asdict(summarize(case.rounds_ns)) if case.rounds_ns else {}),
+                **(asdict(summarize(case.rounds_ns, case.starts)) if case.rounds_ns else {}),
                 "instructions": case.instructions_median or None,
                 "unstable": list(verdict(case, run).reasons),
             }

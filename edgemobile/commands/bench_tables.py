@@ -34,14 +34,14 @@ def print_run(run: Run, stable: Mapping[int, bool]) -> None:
 
 
 def _print_times(run: Run, stable: Mapping[int, bool]) -> None:
-    from edgemobile.devices.statistics import summarize
+    from edgemobile.bench.statistics import summarize
 
     columns = [*_WHO, "median", "95 % interval", "p90", "p99", "images/s", "load", "first"]
     memory, energy = (any(getattr(case, name) for case in run.cases) for name in ("peak_mib", "energy_mj"))
     columns += (["memory"] if memory else []) + (["energy"] if energy else []) + ["verdict"]
     table = format_table(_title(run), columns, left=4)
     for case in run.cases:
-        summary = summarize(case.rounds_ns)
+        summary = summarize(case.rounds_ns, case.starts)
         table.add_row(
             *_who(case, run),
             _ms(summary.median_ns),
@@ -93,7 +93,7 @@ def grouped_instructions(counts: Mapping[str, float]) -> dict[str, float]:
 
 def _print_sustained(run: Run) -> None:
     """How the first tenth of the time compares with the last, and the heat with it."""
-    from edgemobile.devices.statistics import summarize
+    from edgemobile.bench.statistics import summarize, throttle_words, throttled_now
 
     during = [sample.conditions for sample in run.conditions if sample.when == "during"]
     for case in run.cases:
@@ -109,6 +109,8 @@ def _print_sustained(run: Run) -> None:
         if values:
             first_value, last_value = (max(one) if isinstance(one, tuple) else one for one in (values[0], values[-1]))
             console().print(f"{first_value:.0f} {unit} at first, {last_value:.0f} {unit} at last")
+    if words := throttle_words(throttled_now(run.conditions)):
+        console().print(f"[yellow]meanwhile:[/yellow] {escape(words)}")
 
 
 def _print_profile(case: Case) -> None:
@@ -120,7 +122,7 @@ def _print_profile(case: Case) -> None:
         console().print(f"{label(case)}: {escape(case.runtime)} gives Python no time by op; {escape(cut)}")
         return
     whole = sum(op.ns for op in case.profile) or 1
-    title = escape(f"{Path(case.file).name}, by op, as onnxruntime's profiler has it")
+    title = f"{label(case)}: by op, as onnxruntime's profiler has it"
     table = format_table(title, ["op", "kind", "time", "share"], left=2)
     slowest = sorted(case.profile, key=lambda op: -op.ns)
     for op in slowest[:_SHOWN_OPS]:

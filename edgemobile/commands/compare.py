@@ -16,9 +16,9 @@ from edgemobile.terminal import console, format_table
 if TYPE_CHECKING:
     from edgemobile.bench.compare import Compared, Comparison
 
-__all__ = ["compare", "comparison_json", "gate", "percentage", "print_comparison"]
+__all__ = ["UNSTABLE", "compare", "comparison_json", "gate", "percentage", "print_comparison", "print_unstable"]
 
-_UNSTABLE = 5
+UNSTABLE = 5
 
 
 def percentage(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -49,26 +49,27 @@ def compare(reference: Path, other: Path, max_regress: float | None, allow_unlik
       edgemobile compare pi4.json pi5.json --allow-unlike
     """
     from edgemobile.bench.compare import compare as compare_runs
-    from edgemobile.devices.statistics import verdict
     from edgemobile.records import load_run
 
-    runs = load_run(reference), load_run(other)
-    compared = compare_runs(*runs, allow_unlike=allow_unlike)
+    compared = compare_runs(load_run(reference), load_run(other), allow_unlike=allow_unlike)
     if as_json:
         print(to_json_text(comparison_json(compared, max_regress)), end="")
     else:
         print_comparison(compared)
     code = gate(compared, max_regress, quiet=as_json)
-    stable, judged = True, {id(case) for pair in compared.pairs for case in (pair.reference, pair.other)}
-    for path, run in zip((reference, other), runs, strict=True):
-        for case in (one for one in run.cases if id(one) in judged):
-            found = verdict(case, run)
-            stable = stable and found.stable
-            if not found.stable and not as_json:
-                console().print(
-                    f"[yellow]{escape(str(path))}, {escape(Path(case.file).name)}:[/yellow] {escape(str(found))}"
-                )
-    return code if stable else _UNSTABLE
+    if not as_json:
+        print_unstable(compared, str(reference), str(other))
+    return code if all(pair.stable for pair in compared.pairs) else UNSTABLE
+
+
+def print_unstable(compared: Comparison, reference: str, other: str | None) -> None:
+    """Which figures cannot be trusted, and why, of the runs called `reference` and `other`; None is told elsewhere."""
+    for pair in compared.pairs:
+        sides = [(reference, pair.reference, pair.reference_verdict)]
+        sides += [(other, pair.other, pair.other_verdict)] if other is not None else []
+        for name, case, found in sides:
+            if not found.stable:
+                console().print(f"[yellow]{escape(f'{name}, {Path(case.file).name}')}:[/yellow] {escape(str(found))}")
 
 
 def print_comparison(compared: Comparison) -> None:
@@ -115,7 +116,7 @@ def gate(compared: Comparison, max_regress: float | None, *, quiet: bool = False
         if found is not Judgement.PASSED and not quiet:
             console().print(f"[red]{found.value}:[/red] {_missed(pair, max_regress)}")
     found_all = {found for _, found in judged}
-    return 1 if Judgement.REGRESSED in found_all else _UNSTABLE if Judgement.UNSURE in found_all else 0
+    return 1 if Judgement.REGRESSED in found_all else UNSTABLE if Judgement.UNSURE in found_all else 0
 
 
 def _missed(pair: Compared, max_regress: float) -> str:

@@ -113,7 +113,7 @@ def on_no_file(device: DeviceEntry, model: Measured) -> list[Check]:
 
 
 def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, most: int | None, kept: bool) -> Check:
-    from edgemobile.devices.statistics import verdict
+    from edgemobile.bench.statistics import verdict
 
     row = Check(model.entry.name, Path(case.file).name, "latency", device.name, Outcome.PASSED, kept=kept)
     if not run.emulated:
@@ -155,15 +155,19 @@ def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool
         judged = pair.judge(device.max_regress)
         interval = f"{pair.low - 1:+.2%} to {pair.high - 1:+.2%}"
         missed = f"{pair.ratio - 1:+.2%} of {pair.unit} ({interval}); {device.max_regress:+.2%} is allowed"
+        outcome, doubts = outcomes[judged], [] if judged is Judgement.PASSED else [missed]
+        if not pair.reference_verdict.stable:
+            outcome = Outcome.UNSTABLE
+            doubts.append(f"{device.baseline} is {pair.reference_verdict}")
         yield Check(
             model.entry.name,
             Path(pair.other.file).name,
             "baseline",
             device.name,
-            outcomes[judged],
+            outcome,
             f"{pair.ratio - 1:+.2%}",
             f"{device.max_regress:+.2%}",
-            () if judged is Judgement.PASSED else (missed,),
+            tuple(doubts),
             kept,
         )
 

@@ -287,7 +287,7 @@ def measure_device(model: Measured, device: DeviceEntry, files: Sequence[Written
 
     def run() -> tuple[Run, Any]:
         from edgemobile.bench import BenchRequest, bench
-        from edgemobile.devices.statistics import verdict
+        from edgemobile.bench.statistics import verdict
         from edgemobile.records import Settings
 
         settings = Settings(threads=(device.threads,), runs=device.runs)

@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from edgemobile.accuracy.statistics import wilson
 from edgemobile.bench.compare import conditions
-from edgemobile.devices.statistics import Summary, summarize, verdict
+from edgemobile.bench.statistics import Summary, summarize, verdict
 from edgemobile.parity import FileParity, ParityReport
 from edgemobile.records import Case, Run
 from edgemobile.report.sources import Evaluated, Export, ExportedFile, Scores, Sources
@@ -198,7 +198,7 @@ def _format(file: str) -> str:
 
 
 def _timing(run: Run, case: Case) -> Timing:
-    summary = summarize(case.rounds_ns) if case.rounds_ns else None
+    summary = summarize(case.rounds_ns, case.starts) if case.rounds_ns else None
     return Timing(run, case, summary, verdict(case, run).reasons)
 
 

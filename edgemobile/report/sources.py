@@ -11,16 +11,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgemobile.accuracy.evaluation import EVALUATION_VERSION
+from edgemobile.artifact import MANIFEST_VERSION
 from edgemobile.errors import EdgemobileError
 from edgemobile.parity import ParityReport
 from edgemobile.preprocess import Preprocess
-from edgemobile.records import MAX_RUN_BYTES, Run
+from edgemobile.records import MAX_RUN_BYTES, RUN_VERSION, Run
 from edgemobile.strict_json import decode, parse
 
 __all__ = ["Evaluated", "Export", "ExportedFile", "Scores", "Sources", "read_sources"]
 
 _MANIFEST = "manifest.json"
-_VERSION = 1
 _T = TypeVar("_T")
 
 
@@ -135,7 +136,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _run(value: Mapping[str, Any], path: Path) -> list[Run]:
-    _check_version(value, path)
+    _check_version(value, path, RUN_VERSION)
     return [decode(Run, value, path.name)]
 
 
@@ -149,7 +150,7 @@ def _bench(value: Mapping[str, Any], path: Path) -> list[Run]:
 
 
 def _scores(value: Mapping[str, Any], path: Path) -> list[Scores]:
-    _check_version(value, path)
+    _check_version(value, path, EVALUATION_VERSION)
     return [_picked(Scores, {**value, "files": _picks(Evaluated, value["files"], path)}, path.name)]
 
 
@@ -169,7 +170,7 @@ def _parity(value: Mapping[str, Any], path: Path) -> list[ParityReport]:
 
 
 def _export(value: Mapping[str, Any], path: Path) -> list[Export]:
-    _check_version(value, path)
+    _check_version(value, path, MANIFEST_VERSION)
     model, weights, checked = (_mapping(value, key, path) for key in ("model", "weights", "checked_on"))
     kept = ("edgemobile", "command", "via", "target", "calibration", "recipe", "tools", "notes")
     facts = {
@@ -217,11 +218,9 @@ def _mapping(value: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_version(value: Mapping[str, Any], path: Path) -> None:
-    if value.get("version") != _VERSION:
-        raise EdgemobileError(
-            f"{path} is of version {str(value.get('version'))[:20]}; this edgemobile reads {_VERSION}"
-        )
+def _check_version(value: Mapping[str, Any], path: Path, version: int) -> None:
+    if value.get("version") != version:
+        raise EdgemobileError(f"{path} is of version {str(value.get('version'))[:20]}; this edgemobile reads {version}")
 
 
 _KINDS: tuple[tuple[str, frozenset[str], Callable[[Mapping[str, Any], Path], list[Any]]], ...] = (

@@ -11,7 +11,7 @@ import pytest
 
 from edgemobile.bench.compare import Judgement, compare
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import INSTRUCTION_CLASSES, Case, Conditions, Core, Facts, Run, Sample, Settings
+from edgemobile.records import INSTRUCTION_CLASSES, RUN_VERSION, Case, Conditions, Core, Facts, Run, Sample, Settings
 
 FACTS = Facts("Pi 5", None, "aarch64", (Core(0, "Cortex-A76", None),), ("dotprod",), 1.0, "D", "6", "3.11", 64, {})
 
@@ -35,6 +35,7 @@ def _case(file: str = "a.tflite", ms: float = 1.0, threads: int = 1, **changes: 
         "first_ns": 1,
         "warmup_ns": (1,),
         "rounds_ns": tuple(map(tuple, values)),
+        "starts": (1,) * len(values),
         **dict.fromkeys(unknown),
     }
     return Case(**{**known, **changes})
@@ -42,13 +43,13 @@ def _case(file: str = "a.tflite", ms: float = 1.0, threads: int = 1, **changes: 
 
 def _counted(total: Sequence[int]) -> Case:
     counts = tuple({**dict.fromkeys(INSTRUCTION_CLASSES, 0), "total": one, "other": one} for one in total)
-    return _case(load_ns=None, first_ns=None, warmup_ns=(), rounds_ns=(), instructions=counts)
+    return _case(load_ns=None, first_ns=None, warmup_ns=(), rounds_ns=(), starts=(), instructions=counts)
 
 
 def _run(*cases: Case, **changes: Any) -> Run:
     calm = Sample("before", 0.0, Conditions("performance", None, None, None, None, None))
     known: dict[str, Any] = {
-        "version": 1,
+        "version": RUN_VERSION,
         "edgemobile": "0",
         "created": "2026",
         "device": "pi5",

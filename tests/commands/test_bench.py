@@ -184,6 +184,7 @@ def saved(call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     def save(name: str, ms: float, **changes: object) -> Path:
         run = json.loads((tmp_path / "real.json").read_text())
         run["cases"][0].update({"rounds_ns": [[int(ms * 1e6)] * 4] * 5, **changes})
+        run["cases"][0]["starts"] = [len(run["cases"][0]["rounds_ns"]) // 5] * 5
         (tmp_path / name).write_text(json.dumps(run))
         return tmp_path / name
 
@@ -206,7 +207,7 @@ def test_the_gate(
 def test_a_median_beyond_the_limit_alone_leaves_it_open(
     call: Command, saved: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slower = [[1_080_000] * 4, [1_000_000] * 4, [1_080_000] * 4, [1_000_000] * 4, [1_080_000] * 4] * 2
+    slower = [[ns] * 4 for ns in (1_080_000, 1_000_000, 1_080_000, 1_000_000, 1_080_000) for _ in range(2)]
     assert call("compare", saved("a.json", 1), saved("b.json", 1, rounds_ns=slower), "--max-regress", "5%") == 5
     assert "measure more runs" in capsys.readouterr().out
     assert call("compare", "--help") == 0
@@ -232,7 +233,7 @@ def test_an_unstable_run_cannot_pass(
 ) -> None:
     drifting = saved("b.json", 1)
     run = json.loads(drifting.read_text())
-    run["cases"][0]["rounds_ns"] = [[10**6 + 10**5 * index] * 4 for index in range(6)]
+    run["cases"][0].update(rounds_ns=[[10**6 + 10**5 * index] * 4 for index in range(6)], starts=[1] * 6)
     drifting.write_text(json.dumps(run))
     assert call("compare", saved("a.json", 2), drifting, "--max-regress", "5%") == 5
     assert "from the first rounds to the last" in capsys.readouterr().out

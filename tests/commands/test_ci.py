@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import INSTRUCTION_CLASSES, Case, Conditions, Core, Facts, Run, Sample, Settings, save_run
+from edgemobile.records import (
+    INSTRUCTION_CLASSES,
+    RUN_VERSION,
+    Case,
+    Conditions,
+    Core,
+    Facts,
+    Run,
+    Sample,
+    Settings,
+    save_run,
+)
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -289,13 +300,15 @@ def _run(name: str, ms: float | None = None, spread: float = 0.001, count: int |
         "threads": 1,
         "warmup_ns": (),
         "rounds_ns": () if count else tuple(map(tuple, values)),
+        "starts": () if count else (2,) * 5,
         "instructions": (counts,) if count else None,
         **dict.fromkeys(unknown),
     }
     facts = Facts("Pi 5", None, "aarch64", (Core(0, "Cortex-A76", None),), (), 1.0, "D", "6", "3.11", 64, {})
     calm = Sample("before", 0.0, Conditions("performance", None, None, None, None, None))
     known = {"device": "local", "emulated": bool(count), "facts": facts, "settings": Settings(), "conditions": (calm,)}
-    return Run(**{"version": 1, "edgemobile": "0", "created": "2026", "cases": (Case(**case),), **known, **changes})
+    known |= {"version": RUN_VERSION, "edgemobile": "0", "created": "2026", "cases": (Case(**case),)}
+    return Run(**{**known, **changes})
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class _Session(Session):
 
 class _Job:
     def __init__(self, **settings: Any) -> None:
-        unset = dict.fromkeys(("runs", "seconds", "sustained_s", "cooldown_c"))
+        unset = dict.fromkeys(("runs", "seconds", "starts", "sustained_s", "cooldown_c"))
         self.spec = {"settings": {**unset, **settings}}
         self.folder = Path()
         self.told: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ def test_cases_take_turns_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "warm_up_ns", lambda invoke: [1])
     calls: list[str] = []
     cases = _cases(calls)
-    measuring._time(_Job(runs=20), cases, measuring._Watch())
+    measuring._time(_Job(runs=20, starts=1), cases, measuring._Watch(0), 0)
     # A warm call and two that count; every round begins with the other.
     assert "".join(calls) == "aaabbbbbbaaa" * 5
     assert [[len(taken) for taken in case.rounds_ns] for case in cases] == [[2] * 10] * 2
@@ -64,28 +64,41 @@ def test_cases_take_turns_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "block", "rounds"), [(None, 10, 10), (1, 1, 1), (7, 1, 7), (25, 3, 9), (1000, 100, 10)]
+    ("runs", "block", "rounds"),
+    [(1, 1, [1]), (3, 1, [1, 1, 1]), (7, 1, [2, 2, 1, 1, 1]), (25, 3, [2, 2, 2, 2, 1]), (1000, 100, [2] * 5)],
 )
-def test_runs_are_cut_into_about_ten_rounds(runs: int | None, block: int, rounds: int) -> None:
-    cases = _cases([], "a")
-    blocks, least, seconds = measuring._plan(_Job(runs=runs).spec["settings"], cases)
-    assert (list(blocks.values()), least, seconds) == ([block], rounds, 0)
+def test_runs_are_cut_into_about_ten_rounds_of_five_processes(runs: int, block: int, rounds: list[int]) -> None:
+    settings, cases = _Job(runs=runs).spec["settings"], _cases([], "a")
+    assert measuring._starts(settings) == len(rounds)
+    plans = [measuring._plan(settings, cases, number) for number in range(len(rounds))]
+    assert [least for _, least, _ in plans] == rounds
+    assert all((list(blocks.values()), seconds) == ([block], 0) for blocks, _, seconds in plans)
 
 
-@pytest.mark.parametrize(("ms", "block"), [(0.1, 50), (10, 10), (200, 3)])
-def test_blocks_of_a_timed_run_take_a_tenth_of_a_second(ms: float, block: int) -> None:
+@pytest.mark.parametrize(("ms", "block", "timed_block"), [(0.1, 100, 100), (2, 25, 25), (10, 10, 5), (200, 10, 3)])
+def test_a_block_is_a_twentieth_of_a_second(ms: float, block: int, timed_block: int) -> None:
     cases = _cases([], "ab")
     for case in cases:
         case.warmup_ns = [int(ms * 1e6)] * 10
-    blocks, least, seconds = measuring._plan(_Job(seconds=3).spec["settings"], cases)
-    assert (set(blocks.values()), least, seconds) == ({block}, 5, 6)
-    assert measuring._plan(_Job(sustained_s=600).spec["settings"], cases)[2] == 600
+    blocks, least, seconds = measuring._plan(_Job().spec["settings"], cases, 0)
+    assert (set(blocks.values()), least, seconds) == ({block}, 2, 0)
+    blocks, least, seconds = measuring._plan(_Job(seconds=3).spec["settings"], cases, 0)
+    assert (set(blocks.values()), least, seconds) == ({timed_block}, 1, pytest.approx(6 / 5))
+    assert measuring._plan(_Job(sustained_s=600).spec["settings"], cases, 0)[2] == 600
+
+
+def test_processes_are_joined() -> None:
+    first = {"file": "a", "warmup_ns": [1], "rounds_ns": [[2], [3]], "starts": [2], "load_ns": 9}
+    first |= {"profile": None, "energy_mj": None, "idle_w": None}
+    second = {**first, "warmup_ns": [4], "rounds_ns": [[5]], "starts": [1], "load_ns": 8, "energy_mj": 7.0}
+    (joined,) = measuring._joined([first], [second])
+    assert joined == {**first, "warmup_ns": [1, 4], "rounds_ns": [[2], [3], [5]], "starts": [2, 1], "energy_mj": 7.0}
 
 
 def test_conditions_are_seen_during_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = itertools.count(0, 0.3)
     monkeypatch.setattr(measuring.time, "monotonic", lambda: next(moments))
-    watch = measuring._Watch()
+    watch = measuring._Watch(0)
     for when in ("before", *["during"] * 6, "after"):
         watch.look(when)
     # At most one look in half a second.

@@ -37,7 +37,7 @@ class _Board:
 
 
 BOARD, PYTHON = _Board(), _Python()
-SETTINGS = Settings(runs=20)
+SETTINGS = Settings(runs=20, starts=1)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,9 @@ def test_a_bench(tmp_path: Path, model: Path) -> None:
     assert [(case.file, case.threads) for case in measured.cases] == [(str(model), 1), (str(model), 2)]
     for case in measured.cases:
         assert [len(taken) for taken in case.rounds_ns] == [2] * 10
+        assert case.starts == (2,) * 5
         # Until it is steady, and once again at the start of each round.
-        assert len(case.warmup_ns) >= 10 + 10
+        assert len(case.warmup_ns) >= 5 * 10 + 10
         assert case.load_ns
         assert case.first_ns
         assert case.peak_mib is not None
@@ -301,9 +302,9 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
         (_case(threads=4), "which nobody asked for"),
         (_case(runtime="litert"), "says litert ran"),
         (_case(rounds_ns=[[float("nan")]]), "NaN is no number"),
-        (_case(rounds_ns=[[10**13]]), "claims 10000.0 s of inferences"),
+        (_case(rounds_ns=[[10**13]], starts=[1]), "claims 10000.0 s of inferences"),
         (_case(rounds_ns="many"), "expected list"),
-        (_case(rounds_ns=[]), "is timed, and counts no instructions"),
+        (_case(rounds_ns=[], starts=[]), "is timed, and counts no instructions"),
         (_case(instructions=[dict.fromkeys(INSTRUCTION_CLASSES, 1)]), "is timed, and counts no instructions"),
         (_case(version="1\x1b[31m"), "printable"),
         (_changed(lambda result: result.update(ended="error", kind="X", reason="a\x1b[2Jb")), r"pi: a\?\[2Jb"),

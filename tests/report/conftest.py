@@ -52,6 +52,7 @@ def make_case(file: str, sha256: str, ms: float | None, **given: Any) -> Case:
         "first_ns": None if ms is None else 10**6,
         "warmup_ns": (),
         "rounds_ns": rounds,
+        "starts": (2,) * (len(rounds) // 2),
         "peak_mib": None,
         "runtime_mib": None,
         "pieces": None,

@@ -112,7 +112,7 @@ def test_a_front_has_no_point_that_another_beats() -> None:
     [
         ("[1]", "nothing a report is made of"),
         ("{", "not the JSON"),
-        ('{"version": 1, "facts": {}, "cases": []}', "missing"),
+        ('{"version": 2, "facts": {}, "cases": []}', "missing"),
         ('{"version": 9, "facts": {}, "cases": []}', "version 9"),
         ('{"version": 1, "runs": [3]}', "list of runs"),
         ('{"reference": "x", "images": "y", "files": [3], "version": 1}', "not a parity report"),

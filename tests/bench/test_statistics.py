@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemobile.devices.statistics import Verdict, ratio_interval, summarize, throttle_words, verdict
-from edgemobile.records import Case, Conditions, Facts, Run, Sample, Settings
+from edgemobile.bench.statistics import Verdict, _student, ratio_interval, summarize, throttle_words, verdict
+from edgemobile.records import RUN_VERSION, Case, Conditions, Facts, Run, Sample, Settings
 
 CALM = Conditions("performance", (2400.0, 600.0), 50.0, 0, 0.1, 1000.0)
 
@@ -30,6 +30,7 @@ def _case(rounds: Sequence[Sequence[int]], **changes: Any) -> Case:
         "first_ns": 1,
         "warmup_ns": (1,),
         "rounds_ns": tuple(map(tuple, rounds)),
+        "starts": (1,) * len(rounds),
         **dict.fromkeys(
             ("peak_mib", "runtime_mib", "pieces", "outside", "instructions", "profile", "energy_mj", "idle_w")
         ),
@@ -42,7 +43,9 @@ def _run(case: Case, during: Sequence[Conditions] = (CALM, CALM), settings: Sett
     facts = Facts("Pi", None, "aarch64", (), ("dotprod",), 1.0, "Linux", "6", "3.11", 64, {})
     samples = [Sample("during", float(at), one) for at, one in enumerate(during)]
     conditions = (Sample("before", 0.0, CALM), *samples, Sample("after", 9.0, during[-1]))
-    return Run(1, "0", "2026-01-01T00:00:00+00:00", "pi", False, facts, settings or Settings(), conditions, (case,))
+    return Run(
+        RUN_VERSION, "0", "2026-01-01T00:00:00+00:00", "pi", False, facts, settings or Settings(), conditions, (case,)
+    )
 
 
 def _rounds(scale: Sequence[float] = (1.0,) * 10) -> list[list[int]]:
@@ -81,12 +84,45 @@ def test_rounds_are_drawn_whole() -> None:
     assert (found.low_ns, found.high_ns) == (1000, 1100)
 
 
-def test_ratios() -> None:
-    rounds = _rounds()
-    assert ratio_interval(rounds, rounds)[0] == 1
-    ratio, low, high = ratio_interval(rounds, [[2 * value for value in taken] for taken in rounds])
+@pytest.mark.parametrize("starts", [(10,), (2,) * 5])
+def test_ratios(starts: tuple[int, ...]) -> None:
+    once, twice = (
+        _case([[scale * value for value in taken] for taken in _rounds()], starts=starts) for scale in (1, 2)
+    )
+    assert ratio_interval(once, once)[0] == 1
+    ratio, low, high = ratio_interval(once, twice)
     assert ratio == pytest.approx(2)
     assert 1.98 < low <= 2 <= high < 2.02
+
+
+def _processes(rng: np.random.Generator, count: int = 5) -> Case:
+    """10 rounds of 1 ms in so many processes: 0.3 % apart within a process, and each process 2 % off by luck."""
+    luck = rng.normal(1, 0.02, count).repeat(10 // count)
+    rounds = [(one * rng.normal(1e6, 3e3, 10)).astype(int).tolist() for one in luck]
+    return _case(rounds, starts=(10 // count,) * count)
+
+
+def test_equal_files_differ_about_5_times_of_100() -> None:
+    """Though each process has its luck; within one process, nearly all pairs would differ."""
+    rng = np.random.default_rng(3)
+
+    def apart(count: int) -> int:
+        pairs = [(_processes(rng, count), _processes(rng, count)) for _ in range(200)]
+        return sum(low > 1 or high < 1 for _, low, high in (ratio_interval(*pair) for pair in pairs))
+
+    assert 2 <= apart(5) <= 20
+    assert apart(1) > 150
+
+
+def test_the_interval_covers_the_true_median_of_all_processes() -> None:
+    rng = np.random.default_rng(4)
+    found = [summarize(case.rounds_ns, case.starts) for case in (_processes(rng) for _ in range(200))]
+    assert 180 <= sum(one.low_ns <= 1e6 <= one.high_ns for one in found) <= 198
+
+
+@pytest.mark.parametrize(("freedom", "point"), [(2, 4.303), (4, 2.776), (8, 2.306), (30, 2.042)])
+def test_students_t_is_that_of_the_tables(freedom: float, point: float) -> None:
+    assert _student(freedom) == pytest.approx(point, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +169,12 @@ def test_a_sustained_run_may_drift_and_throttle() -> None:
     hot = Conditions("performance", (600.0,), 85.0, 0x40004, 4, 1)
     assert verdict(case, _run(case, (CALM, hot), Settings(sustained_s=600))).stable
     assert not verdict(case, _run(case, (CALM, hot))).stable
+
+
+def test_one_process_does_not_show_how_far_processes_differ() -> None:
+    case = _case(_rounds(), starts=(10,))
+    assert "of 1 processes; at least 3 show" in str(verdict(case, _run(case)))
+    assert verdict(case, _run(case, settings=Settings(sustained_s=600))).stable
 
 
 def test_throttle_words() -> None:

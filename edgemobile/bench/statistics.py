@@ -1,15 +1,33 @@
-"""What a run's raw values say, and whether they can be trusted: median, percentiles, bootstrap intervals, a verdict."""
+"""What a run's raw values say, and whether they can be trusted: median, percentiles, intervals, a verdict.
+
+A median repeats better within a process than from one process to the next: where a file's memory comes to lie is luck
+that lasts as long as the process. Intervals are therefore of the medians of the processes, Student's t of their
+logarithms. Where there was one process only, as under --sustained, whole rounds are drawn again (bootstrap), and the
+interval is of that process alone.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 
 from edgemobile.records import Case, Run, Sample
 
-__all__ = ["LIMITS", "Limits", "Summary", "Verdict", "ratio_interval", "summarize", "throttle_words", "verdict"]
+__all__ = [
+    "LIMITS",
+    "Limits",
+    "Summary",
+    "Verdict",
+    "ratio_interval",
+    "summarize",
+    "throttle_words",
+    "throttled_now",
+    "verdict",
+]
 
 Rounds = Sequence[Sequence[int]]
 
@@ -30,6 +48,7 @@ class Limits:
     frequency: float = 0.05
     values: int = 20
     rounds: int = 5
+    starts: int = 3
 
 
 LIMITS = Limits()
@@ -37,7 +56,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all values of a case, in ns. `low_ns` to `high_ns` is the 95 % bootstrap interval of the median.
+    """Of all values of a case, in ns. `low_ns` to `high_ns` is the 95 % interval of the median.
 
     `spread` is the interquartile range over the median, `drift` the median of the last third of the rounds over that
     of the first, less 1.
@@ -67,13 +86,17 @@ class Verdict:
         return "stable" if self.stable else f"unstable: {'; '.join(self.reasons)}"
 
 
-def summarize(rounds: Rounds) -> Summary:
-    """Raises ValueError where there is no value."""
+def summarize(rounds: Rounds, starts: Sequence[int] = ()) -> Summary:
+    """`starts` is how many of the rounds each process took. Raises ValueError where there is no value."""
     if not rounds:
         raise ValueError("no value to summarize")
     values = np.concatenate([np.asarray(taken, float) for taken in rounds])
     quarter, median, three_quarters, p90, p99 = np.percentile(values, (25, 50, 75, 90, 99))
-    low, high = np.percentile(_resampled_medians(rounds, np.random.default_rng(_SEED)), (2.5, 97.5))
+    if len(starts) > 1:
+        off = _half_width(_log_medians(rounds, starts))
+        low, high = median * math.exp(-off), median * math.exp(off)
+    else:
+        low, high = np.percentile(_resampled_medians(rounds, np.random.default_rng(_SEED)), (2.5, 97.5))
     return Summary(
         median_ns=float(median),
         low_ns=float(low),
@@ -86,12 +109,17 @@ def summarize(rounds: Rounds) -> Summary:
     )
 
 
-def ratio_interval(reference: Rounds, other: Rounds) -> tuple[float, float, float]:
-    """(ratio of the medians other / reference, and its 95 % bootstrap interval), rounds resampled on both sides."""
+def ratio_interval(reference: Case, other: Case) -> tuple[float, float, float]:
+    """(ratio of the medians other / reference, and its 95 % interval)."""
+    ratio = float(np.median(other.values_ns) / np.median(reference.values_ns))
+    if len(reference.starts) > 1 and len(other.starts) > 1:
+        off = _half_width(*(_log_medians(case.rounds_ns, case.starts) for case in (reference, other)))
+        return ratio, ratio * math.exp(-off), ratio * math.exp(off)
     rng = np.random.default_rng(_SEED)
-    ratios = _resampled_medians(other, rng) / _resampled_medians(reference, rng)
-    low, high = np.percentile(ratios, (2.5, 97.5))
-    return summarize(other).median_ns / summarize(reference).median_ns, float(low), float(high)
+    low, high = np.percentile(
+        _resampled_medians(other.rounds_ns, rng) / _resampled_medians(reference.rounds_ns, rng), (2.5, 97.5)
+    )
+    return ratio, float(low), float(high)
 
 
 def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
@@ -101,13 +129,15 @@ def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
     """
     if run.emulated:
         return Verdict()
-    summary = summarize(case.rounds_ns)
+    summary = summarize(case.rounds_ns, case.starts)
     reasons = []
     if summary.count < limits.values or len(case.rounds_ns) < limits.rounds:
         reasons.append(
             f"{summary.count} values in {len(case.rounds_ns)} rounds; at least {limits.values} in {limits.rounds}"
         )
     if run.settings.sustained_s is None:
+        if len(case.starts) < limits.starts:
+            reasons.append(f"of {len(case.starts)} processes; at least {limits.starts} show how far those differ")
         if summary.spread > limits.spread:
             reasons.append(f"half of all values spread over {summary.spread:.0%} of the median")
         if abs(summary.drift) > limits.drift:
@@ -119,6 +149,16 @@ def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
 def throttle_words(bits: int) -> str:
     """What is the matter now, of a Raspberry Pi's get_throttled: "under-voltage, throttled"; "" for nothing."""
     return ", ".join(word for bit, word in enumerate(_THROTTLE) if bits >> bit & 1)
+
+
+def throttled_now(samples: Sequence[Sample]) -> int:
+    """The bits of get_throttled that were up at any time of the measurement, as `throttle_words` takes them."""
+    throttled = [one.throttled for one in (sample.conditions for sample in samples) if one.throttled is not None]
+    now = 0
+    for bits in throttled:
+        now |= bits & _NOW
+    # A bit of "since boot" that came up while we measured tells of a moment between two looks.
+    return now | ((throttled[-1] & ~throttled[0] & _SINCE_BOOT) >> 16 if throttled else 0)
 
 
 def _resampled_medians(rounds: Rounds, rng: np.random.Generator) -> np.ndarray:
@@ -137,6 +177,33 @@ def _resampled_medians(rounds: Rounds, rng: np.random.Generator) -> np.ndarray:
     return np.array([np.median(np.concatenate([arrays[index] for index in row])) for row in drawn])
 
 
+def _log_medians(rounds: Rounds, starts: Sequence[int]) -> np.ndarray:
+    """f64[processes]: the logarithm of the median of each."""
+    bounds = pairwise((0, *accumulate(starts)))
+    return np.log([max(np.median(np.concatenate(rounds[first:last])), 1) for first, last in bounds])
+
+
+def _half_width(*groups: np.ndarray) -> float:
+    """Half of the 95 % interval of a mean of f64[N], or of the difference of two means (Welch), N > 1."""
+    parts = [float(group.var(ddof=1)) / len(group) for group in groups]
+    if not sum(parts):
+        return 0.0
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(group) - 1) for part, group in zip(parts, groups, strict=True))
+    return _student(freedom) * math.sqrt(sum(parts))
+
+
+def _student(freedom: float) -> float:
+    """The 97.5 % point of Student's t: Abramowitz and Stegun 26.7.5, right to 1 % from 2 degrees of freedom."""
+    z = 1.959964
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
+
+
 def _drift(rounds: Rounds) -> float:
     third = len(rounds) // 3
     if not third:
@@ -148,13 +215,7 @@ def _drift(rounds: Rounds) -> float:
 def _condition_reasons(samples: Sequence[Sample], limits: Limits) -> list[str]:
     reasons = []
     during = [sample.conditions for sample in samples if sample.when == "during"]
-    throttled = [one.throttled for one in (sample.conditions for sample in samples) if one.throttled is not None]
-    now = 0
-    for bits in throttled:
-        now |= bits & _NOW
-    # A bit of "since boot" that came up while we measured tells of a moment between two looks.
-    now |= (throttled[-1] & ~throttled[0] & _SINCE_BOOT) >> 16 if throttled else 0
-    if now:
+    if now := throttled_now(samples):
         reasons.append(f"{throttle_words(now)} during the measurement")
     fastest = [max(one.freq_mhz) for one in during if one.freq_mhz]
     if fastest and max(fastest) > (1 + limits.frequency) * min(fastest):
