@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgemobile import __version__
 from edgemobile.artifact import MANIFEST_VERSION
+from edgemobile.graph.embed import METADATA_KEY as EMBEDDED_KEY
 from edgemobile.graph.embed import outside
 from edgemobile.images.samples import Samples
 from edgemobile.model import Model
@@ -38,7 +39,7 @@ def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = Fals
         "edgemobile.preprocess": json.dumps(preprocess.to_json()),
     }
     if embed_preprocess:
-        entries["edgemobile.embedded"] = json.dumps({"mean": model.preprocess.mean, "std": model.preprocess.std})
+        entries[EMBEDDED_KEY] = json.dumps({"mean": model.preprocess.mean, "std": model.preprocess.std})
     if model.labels is not None:
         entries["edgemobile.labels"] = json.dumps(list(model.labels))
     return entries

@@ -112,7 +112,7 @@ def load_model(
         model = _saved(Path(spec), preprocess)
     elif ":" in spec:
         _refuse(spec, "decides that itself", {"--width": width, "--classes": classes})
-        model = _from_factory(spec, weights, res, batch, preprocess)
+        model = _from_factory(spec, weights, res, batch, seed, preprocess)
     else:
         arch = get_arch(spec)
         checkpoint = load_weights(
@@ -127,10 +127,19 @@ def load_model(
     return replace(model, labels=find_labels(Path(spec), model.classes, {}, labels).names)
 
 
-def _from_factory(spec: str, weights: str | None, res: int | None, batch: int, preprocess: str | None) -> Model:
-    net = load_factory(spec)
+def _from_factory(
+    spec: str, weights: str | None, res: int | None, batch: int, seed: int, preprocess: str | None
+) -> Model:
+    import torch
+
+    # A factory that draws its weights draws the same ones for every command.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = load_factory(spec)
+    others = sorted({str(value.dtype) for value in net.state_dict().values() if value.is_floating_point()})
+    net = net.float()
     if weights is None:
-        _check_finite(spec, net.state_dict())
+        _check_state(spec, net.state_dict())
         digest = hashlib.sha256(
             b"".join(value.cpu().numpy().tobytes() for value in net.state_dict().values())
         ).hexdigest()
@@ -141,6 +150,9 @@ def _from_factory(spec: str, weights: str | None, res: int | None, batch: int, p
     input_px = res or _px(checkpoint)
     if input_px is None and preprocess in (None, *PRESETS):
         note = f"{checkpoint.source} says nothing of a resolution: {_FACTORY_PX} px is assumed; --res takes another"
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
+    if others not in ([], ["torch.float32"]):
+        note = f"{spec} makes a net of {' and '.join(others)}: taken as float32, as `net.float()` has it"
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
     checkpoint = _preprocessed(checkpoint, preprocess, input_px or _FACTORY_PX)
     input_px = res or _px(checkpoint) or _FACTORY_PX
@@ -177,7 +189,7 @@ def _traced(
 
 def _saved(path: Path, preprocess: str | None) -> Model:
     program = load_program(path)
-    _check_finite(path.name, program.state_dict)
+    _check_state(path.name, program.state_dict)
     shape = _only_input(path.name, program)
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
         raise Unsupported(f"{path} takes an input of shape {list(shape)}. Supported: square RGB images [N, 3, H, H]")
@@ -218,8 +230,12 @@ def _assumption(source: str) -> str:
     return f"{source} says nothing of preprocessing: ImageNet's mean and deviation are assumed"
 
 
-def _check_finite(source: str, state: Mapping[str, torch.Tensor]) -> None:
+def _check_state(source: str, state: Mapping[str, torch.Tensor]) -> None:
+    import torch
+
     for key, value in state.items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            raise Unsupported(f"{source}: {key} is {value.dtype}. Supported: float32; save the program of net.float()")
         if not value.isfinite().all():
             raise EdgemobileError(f"{source}: {key} holds values that are not finite; the training may have diverged")
 

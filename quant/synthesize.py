@@ -58,8 +58,8 @@ def synthesize(
 
     if not _norms(net):
         raise EdgemobileError(
-            "the model has no batch norm, so no calibration images can be synthesised from it. "
-            "Give real ones: --calib DIR|ZIP (an ImageFolder)"
+            "the model has no batch-norm modules (a saved program keeps none; its package.module:factory does), so no "
+            "calibration images can be synthesised from it. Give real ones: --calib DIR|ZIP (an ImageFolder)"
         )
     # A copy: hooks, frozen weights and the layout must not stay with the caller's net. Channels last is 3 times faster.
     net = copy.deepcopy(net).eval().requires_grad_(False)

@@ -36,6 +36,8 @@ def a_tuple(): return Net(lambda y: (y,))
 def with_none(): return Net(lambda y: [None, y])
 def two(): return Net(lambda y: (y, y + 1))
 def one_image(): return Net(flat=lambda y: y.view(1, 4))
+def half(): return Net().half()
+def drawn(): return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
 def diverged():
     net = Net()
     net.norm.running_var[2] = float("nan")
@@ -71,7 +73,9 @@ def test_a_saved_program_gives_them_too(here: Path, images: np.ndarray) -> None:
     torch.export.save(model.program, here / "net.pt2")
     saved = load_model("net.pt2")
     np.testing.assert_allclose(saved.logits(images), model.logits(images), rtol=1e-4, atol=1e-5)
-    with pytest.raises(EdgemobileError, match="no batch norm, so no calibration images can be synthesised"):
+    with pytest.raises(
+        EdgemobileError, match=r"no batch-norm modules \(a saved program keeps none; its package\.module:factory does"
+    ):
         synthesize(saved.net, saved.preprocess, images=2)
 
 
@@ -161,3 +165,20 @@ def test_a_resolution_is_assumed_beside_a_preprocessing_that_has_none() -> None:
     model = load_model("their_nets:plain", preprocess="unit")
     assert (model.preprocess.input_px, model.preprocess.shorter_px) == (224, 256)
     assert [note for note in model.notes if "224 px is assumed" in note]
+
+
+def test_a_factory_that_draws_its_weights_draws_the_same_each_time() -> None:
+    state = torch.random.get_rng_state()
+    one, again, other = (load_model("their_nets:drawn", res=16, seed=seed) for seed in (0, 0, 1))
+    assert one.sha256 == again.sha256 != other.sha256
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's own draws go on as they were"
+
+
+def test_other_floats_become_float32_and_that_is_said(here: Path, images: np.ndarray) -> None:
+    model = load_model("their_nets:half", res=16)
+    assert "their_nets:half makes a net of torch.float16: taken as float32, as `net.float()` has it" in model.notes
+    assert model.logits(images).dtype == np.float32
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).half()
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 8, 8).half(),)), here / "half.pt2")
+    with pytest.raises(Unsupported, match=r"half\.pt2: 0\.weight is torch\.float16\. Supported: float32"):
+        load_model("half.pt2")

@@ -19,6 +19,7 @@ from edgemobile.devices.runtime_table import RUNTIMES
 from edgemobile.devices.runtimes import Port, Session, open_session
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
+from edgemobile.graph.embed import whole
 from edgemobile.images.class_labels import Labels, find_labels, has_background
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
 from edgemobile.presets import chosen_preprocess, default_preprocess, described
@@ -39,21 +40,31 @@ _SOFTMAX_SCALE, _SOFTMAX_ZERO_POINTS = 1 / 256, (0, -128)
 
 @dataclass(frozen=True)
 class ClassifierOptions:
-    """What the user knows better than the file; None takes the file's word, or a stated default."""
+    """What the user knows better than the file; None takes the file's word, or a stated default.
+
+    `res` is the resolution of a model that takes any. `beside` is what the files beside it want: of a model in PyTorch
+    that says nothing itself it is the better guess.
+    """
 
     arch: str | None = None
     preprocess: str | None = None
     labels: Path | None = None
     threads: int = 1
+    res: int | None = None
+    beside: Preprocess | None = None
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model ready to classify. `labels` name all `outputs`; `found` says in words what was found, and where."""
+    """A model ready to classify. `labels` name all `outputs`; `found` says in words what was found, and where.
+
+    `stated` is the preprocessing it states itself, with what the file does of it; None: assumed, or asked for.
+    """
 
     file: str
     session: Session
     preprocess: Preprocess
+    stated: Preprocess | None
     outputs: int
     labels: tuple[str, ...] | None
     probabilities: bool
@@ -81,17 +92,22 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
     session, checkpoint, usual_px = _opened(file, options)
     path = Path(file)
     metadata = {} if checkpoint else _metadata(path, session)
-    input_px = _image_px(file, session.input)
+    input_px = _image_px(file, session.input) or options.res
     stated, source = _stated(metadata, checkpoint)
     usual_px = stated.input_px if stated else usual_px
     notes = [*checkpoint.notes] if checkpoint else []
+    assumption = checkpoint.assumption if checkpoint else None
     if options.preprocess is not None:
         preprocess, source = chosen_preprocess(options.preprocess, session.input, input_px, usual_px)
+    elif assumption and options.beside:
+        preprocess = at_resolution(options.beside, input_px or options.beside.input_px)
+        source = "as the file beside it has it"
     elif stated is not None:
         preprocess = at_resolution(stated, input_px or usual_px)
-        notes += [checkpoint.assumption] if checkpoint and checkpoint.assumption else []
+        notes += [assumption] if assumption else []
     else:
         preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(path, session))
+    own = whole(stated, metadata) if stated and options.preprocess is None and not assumption else None
     session.settle(preprocess.input_px)
     with quiet_stderr():
         first = _first_output(file, session)
@@ -106,7 +122,8 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         "outputs": _output_words(labels.names, outputs, probabilities),
         "labels": labels.source,
     }
-    return Classifier(file, session, preprocess, outputs, labels.names, probabilities, found, (*notes, *labels.notes))
+    notes += labels.notes
+    return Classifier(file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes))
 
 
 def is_probability(scores: np.ndarray) -> bool:
@@ -165,7 +182,7 @@ def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint 
     """(the session, its checkpoint where it has one, the resolution to take where neither says one)."""
     path = Path(file)
     if path.suffix == ".pt2" or (":" in file and not path.is_file()):
-        return _own_session(file, options.threads)
+        return _own_session(file, options)
     if not path.suffix and not path.is_file():
         return _reference_session("bundled", _in_the_package(file), options.threads)
     if path.suffix.lower() in SUFFIXES:
@@ -198,11 +215,12 @@ def _reference_session(weights: str, arch: Arch, threads: int) -> tuple[Session,
     return _TorchSession(run, arch.classes, threads), checkpoint, arch.input_px
 
 
-def _own_session(spec: str, threads: int) -> tuple[Session, Checkpoint, int]:
+def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkpoint, int]:
     """(the session of a model of one's own, what is known of it, its resolution)."""
     from edgemobile.model import load_model
 
-    model = load_model(spec)
+    res = options.res or (options.beside.input_px if options.beside else None)
+    model = load_model(spec, res=None if spec.endswith(".pt2") else res)
     px = model.preprocess.input_px
     known = Checkpoint(
         {},
@@ -213,7 +231,9 @@ def _own_session(spec: str, threads: int) -> tuple[Session, Checkpoint, int]:
         notes=model.notes,
         assumption=model.assumption,
     )
-    session = _TorchSession(lambda images: model.logits(images.transpose(0, 2, 3, 1)), model.classes, threads, px)
+    session = _TorchSession(
+        lambda images: model.logits(images.transpose(0, 2, 3, 1)), model.classes, options.threads, px
+    )
     return session, known, px
 
 

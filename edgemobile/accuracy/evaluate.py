@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgemobile.accuracy.classifier import open_classifier
+from edgemobile.accuracy.classifier import Classifier, open_classifier
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation, FileResult
 from edgemobile.accuracy.statistics import mcnemar, ranks
 from edgemobile.errors import EdgemobileError
+from edgemobile.exporters import FORMATS
 from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, BrokenImage, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
@@ -91,13 +92,23 @@ class _Scored(NamedTuple):
     inference_s: np.ndarray
 
 
+def _opened(request: EvalRequest) -> list[Classifier]:
+    """All files, open; what one says of preprocessing goes for the models in PyTorch that say nothing themselves."""
+    suffixes = [row.suffix for row in FORMATS.values()]
+    files = [file for file in request.all_files if Path(file).suffix in suffixes]
+    opened = {file: open_classifier(file, request.options) for file in files}
+    beside = next((one.stated for one in opened.values() if one.stated), None)
+    options = replace(request.options, beside=beside)
+    return [opened.get(file) or open_classifier(file, options) for file in request.all_files]
+
+
 class _Scorer:
     """The data set and all files, open; every process has its own."""
 
     def __init__(self, dataset: Dataset, request: EvalRequest) -> None:
         assert dataset.labels is not None
         self.dataset, self.folders = dataset, dataset.labels
-        self.classifiers = [open_classifier(file, request.options) for file in request.all_files]
+        self.classifiers = _opened(request)
         self.matches = [match_folders(dataset.classes, one.labels, one.outputs) for one in self.classifiers]
 
     def __call__(self, indices: np.ndarray) -> _Scored:

@@ -290,6 +290,7 @@ def evaluate(
     baseline: PathText | None = None,
     max_drop: float | None = None,
     arch: str | None = None,
+    res: int | None = None,
     preprocess: AnyPreprocess | None = None,
     labels: PathText | None = None,
     on: str | None = None,
@@ -322,7 +323,11 @@ def evaluate(
         seed=seed,
         baseline=optional_text(baseline),
         options=ClassifierOptions(
-            arch=arch, preprocess=_preprocess(preprocess), labels=optional_path(labels), threads=threads
+            arch=arch,
+            preprocess=_preprocess(preprocess),
+            labels=optional_path(labels),
+            threads=threads,
+            res=res,
         ),
         workers=workers,
         on=on,

@@ -59,6 +59,7 @@ def evaluate(
     arch: str | None,
     preprocess: str | None,
     labels: Path | None,
+    res: int | None,
     threads: int,
     as_json: bool,
     quiet: bool,
@@ -86,7 +87,7 @@ def evaluate(
 
     if max_drop is not None:
         checked_max_drop(max_drop)
-    chosen = ClassifierOptions(arch=arch, preprocess=preprocess, labels=labels, threads=threads)
+    chosen = ClassifierOptions(arch=arch, preprocess=preprocess, labels=labels, threads=threads, res=res)
     with progress(quiet=quiet or as_json) as bars:
         result = run_evaluation(EvalRequest(files=files, options=chosen, **options), bars)
     missed = () if max_drop is None else result.exceeding(max_drop)

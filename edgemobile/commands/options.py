@@ -87,6 +87,9 @@ CLASSIFIER = _group(
         shell_complete=complete_models,
         help="The reference model of a checkpoint (see `edgemobile models`). [default: what its shapes say]",
     ),
+    click.option(
+        "--res", type=click.IntRange(min=1), help="Resolution of a model that takes any. [default: what it says]"
+    ),
     _preprocess("what the file says, else what such an input usually wants"),
     _labels("in the file, or labels.txt beside it"),
 )

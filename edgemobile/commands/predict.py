@@ -37,6 +37,7 @@ def predict(
     labels: Path | None,
     preprocess: str | None,
     arch: str | None,
+    res: int | None,
     threads: int,
     as_json: bool,
 ) -> int:
@@ -52,7 +53,7 @@ def predict(
     """
     from edgemobile.accuracy.classifier import ClassifierOptions, classify, open_classifier
 
-    classifier = open_classifier(file, ClassifierOptions(arch, preprocess, labels, threads))
+    classifier = open_classifier(file, ClassifierOptions(arch, preprocess, labels, threads, res))
     results: list[tuple[Path, list[Prediction] | BrokenImage]] = []
     if not as_json:
         _print_classifier(classifier)

@@ -87,7 +87,7 @@ def _string_padding(
 
 
 def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Fold batch norm into the convolution before it, in float64.
+    """Fold batch norm into the convolution before it, in float64; elsewhere it is a depthwise 1x1 convolution.
 
     Given:  y = BN(conv(x, w) + b)
     Result: y = conv(x, w') + b', w' = w * k, b' = (b - mean) * k + beta, k = gamma / sqrt(var + eps)
@@ -98,20 +98,36 @@ def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
     if training or mean is None:
         walk.refuse(fx, "batch norm is in training mode or keeps no running statistics; call net.eval() first")
     name = walk.operand(fx, x, "input")
-    conv = next((node for node in walk.nodes if node.output == name), None)
-    if conv is None or conv.op not in ("conv2d", "linear") or not walk.feeds_only(name, fx):
-        walk.refuse(fx, "batch norm is folded only right behind a convolution or linear layer that feeds nothing else")
     variance = walk.array(fx, var).astype(np.float64)
     k = 1 / np.sqrt(variance + eps)
     if gamma is not None:
         k = k * walk.array(fx, gamma)
     shift = 0.0 if beta is None else walk.array(fx, beta).astype(np.float64)
+    conv = next((node for node in walk.nodes if node.output == name), None)
+    if conv is None or conv.op not in ("conv2d", "linear") or not walk.feeds_only(name, fx):
+        if len(fx.meta["val"].shape) != 4:
+            walk.refuse(fx, "batch norm of features is folded only right behind a linear layer that feeds nothing else")
+        return _depthwise(walk, fx, name, k, shift - walk.array(fx, mean) * k)
     weight, bias = (walk.tensors[constant].data for constant in conv.inputs[1:])
     assert weight is not None
     assert bias is not None
     walk.put_constant(conv.inputs[1], weight.astype(np.float64) * k.reshape(-1, *[1] * (weight.ndim - 1)))
     walk.put_constant(conv.inputs[2], (bias.astype(np.float64) - walk.array(fx, mean)) * k + shift)
     return _renamed(walk, fx, conv)
+
+
+def _depthwise(walk: Lowering, fx: torch.fx.Node, image: str, scale: np.ndarray, shift: np.ndarray) -> str:
+    """y = x * scale + shift, both f[C], as a 1x1 convolution of C groups."""
+    path = walk.name_of(fx, "conv2d")
+    constants = walk.constant(f"{path}.weight", scale.reshape(-1, 1, 1, 1)), walk.constant(f"{path}.bias", shift)
+    attrs: dict[str, Any] = {
+        "stride": (1, 1),
+        "padding": _UNPADDED,
+        "dilation": (1, 1),
+        "groups": len(scale),
+        "activation": "",
+    }
+    return walk.emit(fx, "conv2d", (image, *constants), **attrs)
 
 
 def _renamed(walk: Lowering, fx: torch.fx.Node, node: Node) -> str:
@@ -151,6 +167,9 @@ def _flatten(walk: Lowering, fx: torch.fx.Node) -> str:
     before, after = tuple(source.meta["val"].shape), tuple(fx.meta["val"].shape)  # type: ignore[union-attr]
     if after == before:
         return walk.operand(fx, source, "input")
+    if before[:2] == after[:2] and set(before[2:] + after[2:]) <= {1}:
+        # [N, C] with or without a height and a width of 1 lies the same in every layout.
+        return walk.emit(fx, "reshape", (walk.operand(fx, source, "input"),))
     if len(after) != 2 or after[0] != before[0]:
         walk.refuse(fx, f"only flattening to [N, features] is supported, found {list(before)} -> {list(after)}")
     permuted = before[2:] != (1, 1)
@@ -183,25 +202,38 @@ def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    if tuple(fx.meta["val"].shape[2:]) != (1, 1):
-        walk.refuse(fx, f"only a pool to 1x1 is supported, found {list(fx.meta['val'].shape[2:])}")
-    return walk.emit(fx, "mean", (walk.image(fx, fx.args[0]),))
+    image = walk.image(fx, fx.args[0])
+    before, after = tuple(fx.args[0].meta["val"].shape[2:]), tuple(fx.meta["val"].shape[2:])  # type: ignore[union-attr]
+    if after == (1, 1):
+        return walk.emit(fx, "mean", (image,))
+    if after == before:
+        return image
+    if any(size % pooled for size, pooled in zip(before, after, strict=True)):
+        walk.refuse(fx, f"only a pool to a size that divides its input's is supported, found {before} to {after}")
+    kernel = tuple(size // pooled for size, pooled in zip(before, after, strict=True))
+    return walk.emit(fx, "avg_pool2d", (image,), kernel=kernel, stride=kernel)
 
 
 def _max_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
     x, kernel, stride, padding, dilation, ceil = _args(
         fx, "input", "kernel_size", stride=None, padding=0, dilation=1, ceil_mode=False
     )
-    if _pair(dilation) != (1, 1) or ceil:
-        walk.refuse(fx, "max pooling with dilation or ceil_mode is not supported")
-    return walk.emit(
-        fx,
-        "max_pool2d",
-        (walk.image(fx, x),),
-        kernel=_pair(kernel),
-        stride=_pair(stride or kernel),
-        padding=_both_sides(padding),
+    if _pair(dilation) != (1, 1):
+        walk.refuse(fx, "max pooling with dilation is not supported")
+    kernel, stride, pads = _pair(kernel), _pair(stride or kernel), _both_sides(padding)
+    if ceil:
+        pads = _ceiled(fx, x, kernel, stride, pads)
+    return walk.emit(fx, "max_pool2d", (walk.image(fx, x),), kernel=kernel, stride=stride, padding=pads)
+
+
+def _ceiled(fx: torch.fx.Node, x: torch.fx.Node, kernel: Any, stride: Any, pads: Pads) -> Pads:
+    """`pads` with as much more at the end as the last window of ceil_mode reaches beyond the image."""
+    before, after = x.meta["val"].shape[2:], fx.meta["val"].shape[2:]
+    rows, columns = (
+        (first, max(last, (pooled - 1) * step + span - size - first))
+        for (first, last), size, pooled, span, step in zip(pads, before, after, kernel, stride, strict=True)
     )
+    return rows, columns
 
 
 def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
@@ -215,16 +247,23 @@ def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
         count_include_pad=True,
         divisor_override=None,
     )
-    if _pair(padding) != (0, 0) or ceil or divisor:
-        walk.refuse(fx, "average pooling with padding, ceil_mode or divisor_override is not supported")
-    return walk.emit(fx, "avg_pool2d", (walk.image(fx, x),), kernel=_pair(kernel), stride=_pair(stride or kernel))
+    kernel, stride = _pair(kernel), _pair(stride or kernel)
+    beyond = _ceiled(fx, x, kernel, stride, _UNPADDED) != _UNPADDED
+    if _pair(padding) != (0, 0) or (ceil and beyond) or divisor:
+        walk.refuse(
+            fx, "average pooling beyond the image (padding, ceil_mode) or with divisor_override is not supported"
+        )
+    return walk.emit(fx, "avg_pool2d", (walk.image(fx, x),), kernel=kernel, stride=stride)
 
 
-def _hardtanh(walk: Lowering, fx: torch.fx.Node) -> str:
-    x, low, high = _args(fx, "input", min_val=-1.0, max_val=1.0)
-    if (low, high) != (0, 6):
-        walk.refuse(fx, f"only the range [0, 6] (ReLU6) is supported, found [{low}, {high}]")
-    return walk.emit(fx, "relu6", (walk.operand(fx, x, "input"),))
+def _clamp(walk: Lowering, fx: torch.fx.Node) -> str:
+    """hardtanh(x, low, high) and clamp(x, low, high) where that is ReLU6 or ReLU."""
+    hardtanh = "hardtanh" in str(fx.target)
+    x, low, high = _args(fx, "input", low=-1.0 if hardtanh else None, high=1.0 if hardtanh else None)
+    op = {(0, 6): "relu6", (0, None): "relu"}.get((low, high))
+    if op is None:
+        walk.refuse(fx, f"only the ranges [0, 6] (ReLU6) and from 0 (ReLU) are supported, found [{low}, {high}]")
+    return walk.emit(fx, op, (walk.operand(fx, x, "input"),))
 
 
 def _unary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
@@ -242,6 +281,26 @@ def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
         return walk.emit(fx, op, (walk.operand(fx, a, "a"), walk.operand(fx, b, "b")), activation="")
 
     return row
+
+
+def _div(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Division by a constant is a multiplication."""
+    x, by, rounding = _args(fx, "input", "other", rounding_mode=None)
+    divisor = walk.values.get(by) if by in walk.values else by
+    if isinstance(divisor, str) or rounding is not None:
+        walk.refuse(fx, "only division by a constant, without rounding, is supported")
+    reciprocal = walk.beside(fx, 1 / np.asarray(divisor, np.float64), f"{walk.name_of(fx, 'mul')}.reciprocal")
+    return walk.emit(fx, "mul", (walk.operand(fx, x, "a"), reciprocal), activation="")
+
+
+def _sub(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Subtraction of a constant is an addition."""
+    x, less, alpha = _args(fx, "input", "other", alpha=1)
+    value = walk.values.get(less) if less in walk.values else less
+    if isinstance(value, str) or alpha != 1:
+        walk.refuse(fx, "only subtraction of a constant is supported")
+    negative = walk.beside(fx, -np.asarray(value, np.float64), f"{walk.name_of(fx, 'add')}.negative")
+    return walk.emit(fx, "add", (walk.operand(fx, x, "a"), negative), activation="")
 
 
 def _identity(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
@@ -286,8 +345,10 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.relu_.default": _unary("relu"),
     "aten.relu6.default": _unary("relu6"),
     "aten.relu6_.default": _unary("relu6"),
-    "aten.hardtanh.default": _hardtanh,
-    "aten.hardtanh_.default": _hardtanh,
+    "aten.hardtanh.default": _clamp,
+    "aten.hardtanh_.default": _clamp,
+    "aten.clamp.default": _clamp,
+    "aten.clamp_.default": _clamp,
     "aten.hardswish.default": _unary("hardswish"),
     "aten.hardswish_.default": _unary("hardswish"),
     "aten.hardsigmoid.default": _unary("hardsigmoid"),
@@ -296,6 +357,10 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.add_.Tensor": _binary("add"),
     "aten.mul.Tensor": _binary("mul"),
     "aten.mul_.Tensor": _binary("mul"),
+    "aten.sub.Tensor": _sub,
+    "aten.sub_.Tensor": _sub,
+    "aten.div.Tensor": _div,
+    "aten.div_.Tensor": _div,
     "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
     "aten.mean.dim": _mean,
     "aten.max_pool2d.default": _max_pool2d,
@@ -303,9 +368,13 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.flatten.using_ints": _flatten,
     "aten.view.default": _flatten,
     "aten.reshape.default": _flatten,
+    "aten.squeeze.dim": _flatten,
+    "aten.squeeze.dims": _flatten,
+    "aten.unsqueeze.default": _flatten,
     "aten.dropout.default": _dropout,
     "aten.dropout_.default": _dropout,
     "aten.contiguous.default": _identity,
+    "aten.alias.default": _identity,
 }
 _IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout))
 # What they return is the memory of their input, so that what overwrites one overwrites the other.

@@ -23,6 +23,17 @@ __all__ = ["Lowering", "Pads"]
 
 Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
 
+_DECOMPOSED = "the program was decomposed, and hard-swish with it; save it before run_decompositions()"
+_PROBABILITIES = "leave it out of forward(): `eval` and `predict` make probabilities of logits themselves"
+# What to do about ops whose presence has one common reason.
+_ADVICE = {
+    "convolution": _DECOMPOSED,
+    "_native_batch_norm_legit_no_training": _DECOMPOSED,
+    "addmm": _DECOMPOSED,
+    "softmax": _PROBABILITIES,
+    "log_softmax": _PROBABILITIES,
+}
+
 
 @dataclass
 class Lowering:
@@ -93,6 +104,9 @@ class Lowering:
         op = str(fx.target)
         lowering = LOWERINGS.get(op)
         if lowering is None:
+            known = _ADVICE.get(op.split(".")[1])
+            if known is not None:
+                self.refuse(fx, known)
             self.refuse(fx, f"{op} has no lowering. Supported: {', '.join(sorted(LOWERINGS))}")
         return lowering(self, fx)
 
@@ -170,6 +184,10 @@ class Lowering:
         if isinstance(value, str):
             return value
         name = self.sources.get(arg) if isinstance(arg, torch.fx.Node) else None
+        return self.beside(fx, value, name or f"{self.name_of(fx, label)}.{label}")
+
+    def beside(self, fx: torch.fx.Node, value: np.ndarray, name: str) -> str:
+        """Add a constant that `fx` broadcasts against an activation, in that one's layout."""
         beside_image = len(fx.meta["val"].shape) == 4
         if beside_image and value.ndim >= 3:
             value = np.moveaxis(value, -3, -1)
@@ -177,7 +195,7 @@ class Lowering:
             self.refuse(
                 fx, f"a constant of shape {list(value.shape)} beside an image has no NHWC form; give it 4 dimensions"
             )
-        return self.constant(name or f"{self.name_of(fx, label)}.{label}", value)
+        return self.constant(name, value)
 
     def layer_path(self, weight: Any, fallback: str) -> str:
         """The path of the module that owns `weight`; `fallback` where it is the root or the weight has no name."""

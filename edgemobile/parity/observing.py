@@ -23,7 +23,7 @@ from edgemobile.exporters.exposed import exposed, exposed_names
 from edgemobile.graph import Graph, GraphError, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.channel_factors import read_factors
-from edgemobile.graph.embed import EMBEDDED
+from edgemobile.graph.embed import EMBEDDED, whole
 from edgemobile.inspection import contents_of
 from edgemobile.model_file import read_model
 from edgemobile.parity.layers import Observed, integers
@@ -43,7 +43,8 @@ class File:
     """A model file, its bytes and what it says of itself.
 
     `precision` is of its arithmetic and weights, as the constants show; `stated_precision`, `preprocess` and `labels`
-    are what its metadata says, None where it says nothing.
+    are what its metadata says, None where it says nothing. `whole_preprocess` is `preprocess` with what of it the file
+    does itself.
     """
 
     path: Path
@@ -55,6 +56,10 @@ class File:
     factors: Mapping[str, np.ndarray]
     labels: tuple[str, ...] | None = None
     stated_precision: str | None = None
+
+    @property
+    def whole_preprocess(self) -> Preprocess | None:
+        return None if self.preprocess is None else whole(self.preprocess, self.contents.metadata)
 
     @property
     def sides_px(self) -> tuple[int, int] | None:
@@ -186,9 +191,12 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
     arrays = place.layers(exposed(file.data, file.contents), images)
     tensors = _tensors(file)
     values = {}
+    flattened = _flattened(file.contents) if file.format == "onnx" else {}
     for name, array in zip(exposed_names(file.contents), arrays, strict=True):
         plain = _graph_name(file, name)
         ordered = array.transpose(0, 2, 3, 1) if file.format == "onnx" and array.ndim == 4 else array
+        if name in flattened and array.ndim == 2:
+            ordered = array.reshape(-1, *flattened[name]).transpose(0, 2, 3, 1).reshape(array.shape)
         values[plain] = integers(ordered, tensors.get(plain))
     output = _graph_name(file, file.contents.outputs[0])
     observed = Observed(values, tensors, file.factors)
@@ -203,6 +211,19 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
     unsigned = frozenset(_graph_name(file, name) for name in constants)
     renamed = _renamed(file, reference)
     return Observed({**seen, **values}, tensors, file.factors, renamed, unsigned=unsigned), end
+
+
+def _flattened(contents: Contents) -> dict[str, tuple[int, ...]]:
+    """(C, H, W) of the image that a tensor [N, features] is: ONNX flattens in that order, and graphs in H, W, C."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, node in contents.producers.items():
+        source = node.inputs[0] if node.inputs else ""
+        if node.kind in ("QuantizeLinear", "DequantizeLinear") and source in found:
+            found[name] = found[source]
+        shape = contents.values[source].shape if source in contents.values else ()
+        if node.kind in ("Reshape", "Flatten") and len(shape) == 4 and shape[2] * shape[3] > 1:
+            found[name] = tuple(shape[1:])
+    return found
 
 
 def output_step(file: File) -> float | None:

@@ -185,7 +185,10 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
     said = None if model.assumption else model.preprocess
     claims = Claims(said, model.labels, _own_px(spec, weights))
-    return Reference(f"{model.name}, {model.source}", model.preprocess, model, claims=claims)
+    # Of a model that says nothing, what its files say is the better guess.
+    stated = said or next(filter(None, (file.whole_preprocess for file in files)), model.preprocess)
+    preprocess = at_resolution(stated, model.preprocess.input_px)
+    return Reference(f"{model.name}, {model.source}", preprocess, model, claims=claims)
 
 
 def _is_random(model: Model) -> bool:

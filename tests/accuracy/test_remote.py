@@ -153,7 +153,7 @@ def test_what_a_device_cannot_run(request_: EvalRequest) -> None:
     class Torch:
         runtime = "torch"
 
-    classifier = Classifier("v2", Torch(), None, 3, None, False, {}, ())  # type: ignore[arg-type]
+    classifier = Classifier("v2", Torch(), None, None, 3, None, False, {}, ())  # type: ignore[arg-type]
     with pytest.raises(Unsupported, match="v2 is a checkpoint"):
         score_on(_Device(), LocalTransport, classifier, [], 1, lambda done, total=None: None)  # type: ignore[arg-type]
 

@@ -121,6 +121,57 @@ def test_a_model_of_ones_own_and_a_saved_program(edgemobile, tmp_path: Path) -> 
     assert "--calib" in ran.err
 
 
+_BY_HAND = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Gate(nn.Module):
+    def forward(self, x):
+        return F.relu6(x + 3) / 6
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.alone, self.gate = nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), Gate()
+        self.fc1, self.fc2 = nn.Linear(16, 16), nn.Linear(64, 3)
+        self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = F.relu(self.alone(x * self.gate(x)))
+        x = x * self.gate(self.fc1(x.mean([2, 3])))[:, :, None, None]
+        return self.fc2(F.adaptive_avg_pool2d(self.pool(x), 2).flatten(1))
+
+def make():
+    return Net()
+"""
+
+
+def test_a_net_written_by_hand_is_equal_in_every_layer_and_as_often_right(
+    edgemobile, colour_photos: Path, tmp_path: Path
+) -> None:
+    """Its weights are drawn anew by every command, and nothing says its resolution: both must not show."""
+    (tmp_path / "by_hand.py").write_text(_BY_HAND)
+    made = ("--res", "32", "--int8", "--calib", colour_photos, "--preprocess", "inception", *_QUICK)
+    ran = edgemobile("export", "by_hand:make", *made, "--out", "net")
+    files = sorted((tmp_path / "net").glob("make-*"))
+    assert len(files) == 4, ran.err
+    manifest = json.loads((tmp_path / "net" / "manifest.json").read_text())
+    assert all(file["hswish"].startswith("1 ") for file in manifest["files"])
+    assert min(file["metrics"]["sqnr_db"] for file in manifest["files"]) > 25
+    ran = edgemobile("parity", "by_hand:make", *files, "--layers", "--data", colour_photos, "--images", "4")
+    assert ran.code == 0, ran.out
+    ran = edgemobile("export", "by_hand:make", *made, "--embed-preprocess", "--to", "tflite", "--out", "raw")
+    assert (tmp_path / "raw").is_dir(), ran.err
+    float32 = [next((tmp_path / folder).glob("make-float32*")) for folder in ("net", "raw")]
+    ran = edgemobile("eval", *float32, "--baseline", "by_hand:make", "--data", colour_photos)
+    assert ran.out.count("+0.00 points") == 2, ran.out + ran.err
+    assert "as the file beside it has it" in ran.out
+    ran = edgemobile("eval", float32[1], "--baseline", "by_hand:make", "--data", colour_photos)
+    assert ran.out.count("+0.00 points") == 1, ran.out + ran.err
+
+
 def test_embedded_preprocessing_takes_pixels_and_says_what_is_left(edgemobile, photos: Path, tmp_path: Path) -> None:
     ran = edgemobile("export", *_SMALL, "--int8", "--embed-preprocess", "--calib", photos, *_QUICK)
     assert ran.code == 0, ran.err

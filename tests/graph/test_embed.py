@@ -10,7 +10,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
-from edgemobile.devices.runtimes import open_session, settled
+from edgemobile.devices.runtimes import open_session
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import onnx, tflite
 from edgemobile.graph import Graph, Node, Tensor
@@ -66,7 +66,7 @@ def test_a_file_on_pixels_is_the_file_on_normalised_images(name: str, precision:
         FORMATS[name].to_bytes(graph, metadata={}) for graph in (FORMS[precision], embed(FORMS[precision], PREPROCESS))
     )
     session = open_session(embedded)
-    session.input = settled(session.input, PX)
+    session.settle(PX)
     assert (session.input.dtype, session.input.shape) == ("uint8", (1, PX, PX, 3))
     expected = open_session(plain).run(normalised(PIXELS, PREPROCESS))
     found = session.run(PIXELS.astype(np.float32))
@@ -119,7 +119,7 @@ def test_xnnpack_still_takes_the_file_in_one_piece(precision: str) -> None:
 def test_onnx_of_signed_activations_takes_pixels_too() -> None:
     data = onnx.to_bytes(embed(FORMS["int8"], PREPROCESS), metadata={}, activations="int8")
     session = open_session(data)
-    session.input = settled(session.input, PX)
+    session.settle(PX)
     step = FORMS["int8"]["head"].qparams
     assert step is not None
     expected = run_real(FORMS["int8"], normalised(PIXELS, PREPROCESS))

@@ -299,6 +299,54 @@ class _PaddedTwice(nn.Module):
         return self.convs[0](padded) + self.convs[1](padded) + self.convs[2](x)
 
 
+class _BroadNorm(nn.Module):
+    """The convolution before the batch norm feeds something else too, once directly and once through a dropout."""
+
+    def __init__(self, dropout: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.between = nn.Dropout() if dropout else nn.Identity()
+        self.bn = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.bn(self.between(x)) + x
+
+
+class _HandMadeGates(nn.Module):
+    """MobileNetV3 as its first implementations have it: hard-swish of ReLU6 and numbers, gates through view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.relu6 = nn.ReLU6(inplace=True)
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        x = x * (self.relu6(x + 3) / 6)
+        x = x * F.relu6(3.0 + x) / 6.0
+        x = (F.hardtanh(x + 3.0, 0, 6) * (1 / 6)) * x
+        n, channels = x.shape[:2]
+        gate = self.relu6(self.fc(F.adaptive_avg_pool2d(x, 1).view(n, channels)) + 3) / 6
+        return x * gate.view(n, channels, 1, 1) + x * F.relu6(x + 2.0) / 6
+
+
+class _Normalises(nn.Module):
+    """Its own preprocessing, and a gate between a squeeze and an unsqueeze."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.5, 1.0, 2.0])[:, None, None])
+        self.conv, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv((x - self.mean) / self.std).clamp(min=0)
+        gate = self.fc(x.mean([2, 3], keepdim=True).squeeze(-1).squeeze(-1))
+        return (x * gate[:, :, None, None]).clamp_(0, 6)
+
+
 def _flattened(*between: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 3), nn.Flatten(), *between, nn.Linear(16, 5))
 
@@ -340,6 +388,43 @@ _STRANGERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "norm behind dropout": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(), nn.BatchNorm2d(4), nn.ReLU()),
         {"conv2d": 1},
+    ),
+    "norm alone": (
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU()),
+        {"conv2d": 3},
+    ),
+    "norm of what others read": (lambda: _BroadNorm(dropout=False), {"conv2d": 2, "add": 1}),
+    "norm of what others read, dropout": (lambda: _BroadNorm(dropout=True), {"conv2d": 2, "add": 1}),
+    "gates by hand": (
+        _HandMadeGates,
+        {
+            "conv2d": 1,
+            "hardswish": 3,
+            "mean": 1,
+            "reshape": 2,
+            "linear": 1,
+            "hardsigmoid": 1,
+            "mul": 3,
+            "add": 2,
+        },
+    ),
+    "its own preprocessing": (
+        _Normalises,
+        {"conv2d": 1, "add": 1, "mul": 2, "mean": 1, "reshape": 4, "linear": 1, "relu6": 1},
+    ),
+    "pools of ceil_mode": (
+        lambda: nn.Sequential(
+            nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Conv2d(3, 4, 1)
+        ),
+        {"max_pool2d": 2, "conv2d": 1},
+    ),
+    "ceil_mode that changes nothing": (
+        lambda: nn.Sequential(nn.AvgPool2d(3, 3, ceil_mode=True), nn.MaxPool2d(3, ceil_mode=True)),
+        {"avg_pool2d": 1, "max_pool2d": 1},
+    ),
+    "pools to a grid": (
+        lambda: nn.Sequential(nn.AdaptiveAvgPool2d((9, 9)), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(27, 5)),
+        {"avg_pool2d": 1, "reshape": 1, "linear": 1},
     ),
     "pools": (
         lambda: nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d((1, 1))),
@@ -436,20 +521,6 @@ def _before(module: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 1), module)
 
 
-class _BroadNorm(nn.Module):
-    """The convolution before the batch norm feeds something else too, once directly and once through a dropout."""
-
-    def __init__(self, dropout: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
-        self.between = nn.Dropout() if dropout else nn.Identity()
-        self.bn = nn.BatchNorm2d(4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv(x)
-        return self.bn(self.between(x)) + x
-
-
 class _Mixed(nn.Module):
     """[N, 4] beside [N, 4, 4, 4]: PyTorch aligns the last dimensions, which NHWC moves."""
 
@@ -467,21 +538,23 @@ _UNSUPPORTED = [
     (lambda: _before(nn.Sigmoid()), "aten.sigmoid.default (at 1)", "has no lowering. Supported"),
     (lambda: _before(nn.ConvTranspose2d(4, 4, 2)), "aten.conv_transpose2d.input (at 1)", "has no lowering. Supported"),
     (lambda: _before(nn.PReLU()), "aten.prelu.default (at 1)", "has no lowering. Supported"),
-    (lambda: _before(nn.AdaptiveAvgPool2d(3)), "aten.adaptive_avg_pool2d.default (at 1)", "only a pool to 1x1"),
-    (lambda: nn.Sequential(nn.BatchNorm2d(3)), "aten.batch_norm.default (at 0)", "folded only right behind"),
+    (lambda: _before(nn.AdaptiveAvgPool2d(4)), "aten.adaptive_avg_pool2d.default (at 1)", "found (9, 9) to (4, 4)"),
     (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)),
+        lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3)),
         "aten.batch_norm.default (at 2)",
-        "folded only right behind",
+        "folded only right behind a linear layer",
     ),
-    (lambda: _BroadNorm(dropout=False), "aten.batch_norm.default (at bn)", "feeds nothing else"),
-    (lambda: _BroadNorm(dropout=True), "aten.batch_norm.default (at bn)", "feeds nothing else"),
+    (lambda: _before(nn.Softmax(1)), "aten.softmax.int (at 1)", "leave it out of forward()"),
+    (lambda: _before(_Call(lambda x: 1 / x)), "(at 1)", "Supported"),
+    (lambda: _before(_Call(lambda x: x / x.mean([2, 3], keepdim=True))), "aten.div.Tensor (at 1)", "by a constant"),
+    (lambda: _before(_Call(lambda x: x - x.mean([2, 3], keepdim=True))), "aten.sub.Tensor (at 1)", "of a constant"),
+    (lambda: _before(_Call(lambda x: x.clamp(0, 1))), "aten.clamp.default (at 1)", "found [0, 1]"),
     (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)),
         "aten.batch_norm.default (at 1)",
         "keeps no running statistics",
     ),
-    (lambda: _before(nn.Hardtanh(-1, 1)), "aten.hardtanh.default (at 1)", "only the range [0, 6] (ReLU6)"),
+    (lambda: _before(nn.Hardtanh(-1, 1)), "aten.hardtanh.default (at 1)", "only the ranges [0, 6] (ReLU6)"),
     (lambda: _before(nn.Hardtanh(0, 1)), "aten.hardtanh.default (at 1)", "found [0"),
     (lambda: nn.Sequential(nn.Linear(9, 4)), "aten.linear.default (at 0)", "takes a flat input [N, features], found 4"),
     (lambda: _before(_Call(lambda x: x.view(1, 4, 81))), "aten.view.default (at 1)", "[1, 4, 9, 9] -> [1, 4, 81]"),
@@ -496,9 +569,9 @@ _UNSUPPORTED = [
     (lambda: _before(_Call(lambda x: F.dropout(x, 0.5))), "aten.dropout.default (at 1)", "pass training=self.training"),
     (lambda: _before(_Call(_overwritten_flat)), "aten.relu_.default (at 1)", "read again as [1, 4, 1, 1]"),
     (lambda: _before(_Call(lambda x: x + torch.rand(1, 4, 1, 1))), "aten.rand.default (at 1)", "has no lowering"),
-    (lambda: _before(nn.MaxPool2d(2, dilation=2)), "aten.max_pool2d.default (at 1)", "dilation or ceil_mode"),
-    (lambda: _before(nn.MaxPool2d(2, ceil_mode=True)), "aten.max_pool2d.default (at 1)", "dilation or ceil_mode"),
-    (lambda: _before(nn.AvgPool2d(3, padding=1)), "aten.avg_pool2d.default (at 1)", "padding, ceil_mode"),
+    (lambda: _before(nn.MaxPool2d(2, dilation=2)), "aten.max_pool2d.default (at 1)", "with dilation"),
+    (lambda: _before(nn.AvgPool2d(3, padding=1)), "aten.avg_pool2d.default (at 1)", "beyond the image (padding"),
+    (lambda: _before(nn.AvgPool2d(2, ceil_mode=True)), "aten.avg_pool2d.default (at 1)", "beyond the image (padding"),
     (lambda: nn.Conv2d(3, 4, 3, padding_mode="circular"), "aten.pad.default", "mode='circular'"),
     (lambda: _before(nn.ConstantPad2d(1, 0.5)), "aten.pad.default (at 1)", "padding with zeros is supported, found"),
     (lambda: _before(nn.ZeroPad2d(-1)), "aten.pad.default (at 1)", "by 0 or more; found pad=[-1, -1, -1, -1]"),

@@ -1,0 +1,59 @@
+"""Hard-sigmoid and hard-swish that a net spells out, as many of the first MobileNetV3s in PyTorch do."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgemobile.graph import Graph, Node
+
+__all__ = ["recognise_gates"]
+
+
+def recognise_gates(graph: Graph) -> Graph:
+    """`graph` with one op for every gate written by hand; what it was made of may be left without a reader.
+
+    Given:  relu6(x + 3) / 6         Result: hardsigmoid(x)
+    Given:  x * hardsigmoid(x)       Result: hardswish(x)
+    Given:  x * relu6(x + 3) / 6     Result: hardswish(x)
+    """
+    nodes: list[Node] = []
+    makers: dict[str, Node] = {}
+    for node in graph.nodes:
+        found = _gate(graph, makers, node) or node
+        makers[node.output] = found
+        nodes.append(found)
+    return graph.replaced(nodes)
+
+
+def _gate(graph: Graph, makers: dict[str, Node], node: Node) -> Node | None:
+    if node.op != "mul":
+        return None
+    for a, b in (node.inputs, node.inputs[::-1]):
+        made = makers.get(a)
+        if made is None:
+            continue
+        if made.op == "hardsigmoid" and made.inputs == (b,):
+            return Node("hardswish", (b,), node.output)
+        if not _is_number(graph, b, 1 / 6):
+            continue
+        if (x := _shifted(graph, makers, a)) is not None:
+            return Node("hardsigmoid", (x,), node.output)
+        for x, gate in (made.inputs, made.inputs[::-1]) if made.op == "mul" else ():
+            if _shifted(graph, makers, gate) == x:
+                return Node("hardswish", (x,), node.output)
+    return None
+
+
+def _shifted(graph: Graph, makers: dict[str, Node], name: str) -> str | None:
+    """The x where `name` is relu6(x + 3)."""
+    relu6 = makers.get(name)
+    plus = makers.get(relu6.inputs[0]) if relu6 is not None and relu6.op == "relu6" else None
+    for x, three in (plus.inputs, plus.inputs[::-1]) if plus is not None and plus.op == "add" else ():
+        if _is_number(graph, three, 3):
+            return x
+    return None
+
+
+def _is_number(graph: Graph, name: str, number: float) -> bool:
+    data = graph[name].data
+    return data is not None and data.size == 1 and bool(np.isclose(data.item(), number, rtol=1e-6))
