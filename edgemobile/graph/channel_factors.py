@@ -31,7 +31,7 @@ def read_factors(metadata: Mapping[str, str], file: str) -> dict[str, np.ndarray
         factors = {str(name): np.array(values, np.float64) for name, values in _entry(metadata).items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise EdgemobileError(f"{FACTORS_KEY} in the metadata of {file} cannot be read: {error}") from error
-    if not all(values.ndim == 1 and values.size and (values > 0).all() for values in factors.values()):
+    if not all(v.ndim == 1 and v.size and (v > 0).all() and np.isfinite(v).all() for v in factors.values()):
         raise EdgemobileError(f"{FACTORS_KEY} in the metadata of {file} must be positive numbers, one a channel")
     return factors
 

@@ -51,6 +51,8 @@ def test_files_are_counted_and_compared_image_by_image(models: Callable[..., str
     assert paired.p_exact == pytest.approx(2 / 2**12)
     assert [file.classifier.file for file in result.exceeding(66.6)] == [swapped]
     assert result.exceeding(100 * 12 / 18) == ()
+    # The same bound, rounded otherwise: a float below the drop.
+    assert result.exceeding(100 * (12 / 18)) == ()
     with pytest.raises(EdgemobileError, match="0 to 100; found nan"):
         result.exceeding(float("nan"))
     assert result.files[0].top5_correct is None
@@ -94,6 +96,17 @@ def test_indexed_folders_and_background(models: Callable[..., str], colour_photo
     result = evaluate(EvalRequest((wide,), photos))
     assert (counts(result), result.files[0].top5_correct) == ([18], 18)
     assert sorted(set(result.files[0].truth.tolist())) == [1, 5, 1000]
+
+
+def test_the_sixth_place_is_not_among_the_first_five(
+    models: Callable[..., str], colour_photos: Path, tmp_path: Path
+) -> None:
+    for index in (4, 5):
+        shutil.copytree(colour_photos / "blue", tmp_path / "photos" / f"{index}_blue")
+    # Six outputs are alike, and come in their order.
+    (file,) = evaluate(EvalRequest((models("bbbbbbgr"),), tmp_path / "photos")).to_json()["files"]
+    assert (file["correct"], file["top5_correct"]) == (0, 6)
+    assert [(one["folder"], one["top5_correct"]) for one in file["per_class"]] == [("4_blue", 6), ("5_blue", 0)]
 
 
 def test_processes_change_nothing(models: Callable[..., str], colour_photos: Path, tmp_path: Path) -> None:
@@ -168,9 +181,11 @@ def test_outputs_that_are_not_finite_are_wrong_and_said(models: Callable[..., st
 
 
 def test_guessing_is_pointed_out(models: Callable[..., str], colour_photos: Path) -> None:
-    assert any(
-        "no better than guessing" in note for note in evaluate(EvalRequest((models("grb"),), colour_photos)).notes
-    )
+    # One never right, and one that always says blue: 6 of 18, which is what chance gives.
+    for order, right in (("grb", 0), ("b__", 6)):
+        result = evaluate(EvalRequest((models(order),), colour_photos))
+        assert counts(result) == [right]
+        assert any("no better than guessing" in note for note in result.notes)
     assert evaluate(EvalRequest((models("bgr"),), colour_photos)).notes == ()
 
 

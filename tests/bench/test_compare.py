@@ -130,3 +130,9 @@ def test_instructions_are_exact() -> None:
     assert (pair.unit, pair.ratio, pair.low, pair.high) == ("instructions", 1.02, 1.02, 1.02)
     assert pair.judge(0.01) is Judgement.REGRESSED
     assert pair.judge(0.02) is Judgement.PASSED
+
+
+def test_counts_that_vary_give_the_widest_ratio_there_is() -> None:
+    pair = compare(_run(_counted([1000, 1010, 1250])), _run(_counted([1000, 1111, 2000]))).pairs[0]
+    assert (pair.ratio, pair.low, pair.high) == (1.1, 0.8, 2.0)
+    assert pair.judge(0.05) is Judgement.UNSURE

@@ -79,9 +79,16 @@ def test_the_interval_covers_the_true_median_about_95_times_of_100() -> None:
 
 def test_rounds_are_drawn_whole() -> None:
     """Values of a disturbed round go together: drawn singly, the interval would be several times too narrow."""
-    disturbed = [[1000] * 50 if index % 2 else [1100] * 50 for index in range(10)]
+    disturbed = [[1000 + 10 * index] * 50 for index in range(10)]
     found = summarize(disturbed)
-    assert (found.low_ns, found.high_ns) == (1000, 1100)
+    assert found.high_ns - found.low_ns > 40
+    singly = summarize([[value] for taken in disturbed for value in taken])
+    assert singly.high_ns - singly.low_ns <= 20
+
+
+def test_a_long_round_counts_as_all_its_values() -> None:
+    found = summarize([[1000] * 50] * 5 + [[2000]] * 5)
+    assert (found.median_ns, found.low_ns, found.high_ns) == (1000, 1000, 1000)
 
 
 @pytest.mark.parametrize("starts", [(10,), (2,) * 5])

@@ -176,6 +176,14 @@ def test_labels_beside_a_file_count(gate, name: str, tmp_path: Path) -> None:
     assert top1(None) == ("100.00%", True)
 
 
+def test_another_seed_is_another_measurement(gate) -> None:
+    def kept(settings: str) -> bool:
+        checks = _checks(gate("", "--json", settings=f"layers = false\n{settings}"))
+        return next(check["kept"] for (_, what, _), check in checks.items() if what == "outputs")
+
+    assert [kept(f"seed = {seed}") for seed in (0, 1, 0, 1)] == [False, False, True, True]
+
+
 # ---- red ------------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +227,8 @@ def test_a_flipped_bit_is_named_by_its_layer(edgemobile, tmp_path: Path) -> None
     ("text", "options", "code", "said"),
     [
         ("size.onnx = 100", {}, 1, "bytes, "),
+        # Every budget that means a file is held, not the widest alone.
+        ('size.onnx = "10 KiB"\nsize.float32 = 100', {}, 1, "over its budget"),
         ("size.tflite = 100", {}, 2, "the budget of tflite means none of the files: right.onnx"),
         ("tolerances.float32.max_abs = -1", {}, 1, "max_abs 0 misses the tolerance of -1"),
         ('accuracy = { data = "photos", max_drop = 1 }', {"files": "right.onnx swapped.onnx"}, 1, "lost 66.67 points"),
@@ -355,6 +365,19 @@ def test_on_a_device(
     assert len(calls) == (2 if "unstable" in said else 1)
 
 
+def test_other_runs_or_threads_are_measured_anew(gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int | None, tuple[int, ...]]] = []
+
+    def bench(request: Any) -> Run:
+        asked.append((request.settings.runs, request.settings.threads))
+        return _run(str(request.files[0]), ms=2.0)
+
+    monkeypatch.setattr("edgemobile.bench.bench", bench)
+    for text in ("runs = 30", "runs = 30\nthreads = 2", "runs = 40", "runs = 30\nthreads = 2", "runs = 30"):
+        assert gate(f"[devices.local]\n{text}").code == 0
+    assert asked == [(30, (1,)), (30, (2,)), (40, (1,))]
+
+
 def test_a_budget_nobody_looks_at_is_an_error(gate) -> None:
     """Which precision a file is of shows once it is read."""
     ran = gate('instructions.local.int8 = 1\n[devices.local]\nprecisions = ["int8"]')
@@ -441,3 +464,16 @@ def test_outcomes_and_codes_agree() -> None:
     assert code() == 0
     for error in (EdgemobileError, *EdgemobileError.__subclasses__()):
         assert Outcome.of_code(error.exit_code).exit_code == error.exit_code
+
+
+def test_every_outcome_is_what_junit_calls_it() -> None:
+    from edgemobile.gate.checks import Check, GateReport, Outcome
+    from edgemobile.gate.output import gate_junit
+
+    checks = tuple(Check("m", outcome.name, "latency", "pi5", outcome, words=("why",)) for outcome in Outcome)
+    suites = ElementTree.fromstring(gate_junit(GateReport("edgemobile.toml", checks, 0.0, 0.0)))
+    kinds = {"failure", "error", "skipped"}
+    found = [[child.tag for child in case if child.tag in kinds] for case in suites.iter("testcase")]
+    expected = {Outcome.PASSED: [], Outcome.SKIPPED: ["skipped"]}
+    expected |= {outcome: ["failure"] for outcome in (Outcome.FAILED, Outcome.UNSTABLE)}
+    assert found == [expected.get(outcome, ["error"]) for outcome in Outcome]

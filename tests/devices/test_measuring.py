@@ -63,6 +63,16 @@ def test_cases_take_turns_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(case.warmup_ns) for case in cases] == [1 + 10] * 2
 
 
+def test_counted_inferences_stand_between_their_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first and some more warm it up, before any mark; the numbers go on from file to file."""
+    calls: list[str] = []
+    monkeypatch.setattr(measuring, "_mark", lambda value: calls.append(str(value)))
+    for number, case in enumerate(_cases(calls)):
+        measuring._count(_Job(), case, 2 * number, 2)
+    warm = 1 + measuring._COUNTED_WARMUPS
+    assert " ".join(calls) == f"{'a ' * warm}0 a 1 2 a 3 {'b ' * warm}4 b 5 6 b 7"
+
+
 @pytest.mark.parametrize(
     ("runs", "block", "rounds"),
     [(1, 1, [1]), (3, 1, [1, 1, 1]), (7, 1, [2, 2, 1, 1, 1]), (25, 3, [2, 2, 2, 2, 1]), (1000, 100, [2] * 5)],

@@ -131,6 +131,7 @@ SINGLE_OPS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, tuple[flo
     "conv relu6": ("conv2d", {**_CONV, "activation": "relu6"}, (12, 3, 3, 8), 1, (0, 6)),
     "conv relu, range below 0": ("conv2d", {**_CONV, "activation": "relu"}, (12, 3, 3, 8), 1, (-2, 5)),
     "conv relu6, range above 6": ("conv2d", {**_CONV, "activation": "relu6"}, (12, 3, 3, 8), 1, (-1, 9)),
+    "conv relu6, range from 0 to 9": ("conv2d", {**_CONV, "activation": "relu6"}, (12, 3, 3, 8), 1, (0, 9)),
     "depthwise": ("conv2d", {**_CONV, "groups": 8}, (8, 3, 3, 1), 1, (-3, 3)),
     "linear": ("linear", _NONE, (10, 8), 1, (-3, 3)),
     "add": ("add", _NONE, (), 2, (-4, 4)),
@@ -154,6 +155,7 @@ SINGLE_OPS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, tuple[flo
 # The share of integers that agree, where onnxruntime computes in float32 in another order: ties round either way.
 EQUAL = {
     "conv relu6, range above 6": 0.99,
+    "conv relu6, range from 0 to 9": 0.99,
     "add": 0.93,
     "add relu": 0.96,
     "mul": 0.99,
@@ -335,6 +337,16 @@ def test_a_gate_in_the_steps_of_its_input_is_a_clip_of_integers(activations: Any
     assert (expected.min(), expected.max()) == (-128, 72)
     found = _runtime_integers(inside, to_bytes(inside, metadata={}, activations=activations), integers)
     assert np.abs(found - expected).max() <= 1
+
+
+def test_a_gate_that_moves_integers_by_part_of_a_step_stays_an_addition() -> None:
+    graph = _gated_net()
+    step = np.float32(3 / 100.3)
+    tensors = [
+        Tensor(name, (1, 9, 9, 8), "int8", qparams=QParams(step, np.int32(zero)))
+        for name, zero in (("conv", -28), ("gate", -128))
+    ]
+    assert op_counts(to_bytes(graph.replaced(tensors=tensors), metadata={}))["Add"] == 1
 
 
 @pytest.mark.parametrize("weights", ["uint8", "int8"])

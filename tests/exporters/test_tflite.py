@@ -210,6 +210,40 @@ def test_int8_op_is_within_one_step_of_the_graph(case, axis, delegate):
     assert tflite.op_counts(data) == ops
 
 
+@pytest.mark.parametrize("delegate", [True, False], ids=["xnnpack", "plain"])
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_rim_of_a_max_pool_is_below_all_values(int8, delegate):
+    """Of negative values alone a rim of zeros would be the largest everywhere at the border."""
+    graph, ops = CASES["max pool padded"]
+    x = -1 - np.abs(sample(graph))
+    if int8:
+        graph = naive_int8(graph, x)
+        x = interpreter.quantize(x, graph["x"].qparams, "int8")
+    data = tflite.to_bytes(graph, metadata={})
+    np.testing.assert_array_equal(litert(data, x, delegate=delegate), interpreter.run(graph, x)["y"])
+    assert tflite.op_counts(data) == ops
+
+
+def test_rims_of_one_integer_keep_their_own_scales():
+    attrs = CASES["max pool padded"][0].nodes[0].attrs
+    nodes = (
+        Node("max_pool2d", ("x",), "p", attrs),
+        Node("quantize", ("p",), "q"),
+        Node("max_pool2d", ("q",), "y", attrs),
+    )
+    sides = {"x": (8, 0.5), "p": (4, 0.5), "q": (4, 0.25), "y": (2, 0.25)}
+    tensors = {
+        name: Tensor(name, (1, side, side, 3), "int8", qparams=QParams(scale, 3))
+        for name, (side, scale) in sides.items()
+    }
+    graph = Graph("two", ("x",), ("y",), nodes, tensors)
+    data = tflite.to_bytes(graph, metadata={})
+    rims = [t for t in tflite.read_tensors(data).values() if t.is_constant and t.dtype == "int8"]
+    assert sorted((int(rim.data), float(rim.qparams.scale[0])) for rim in rims) == [(-128, 0.25), (-128, 0.5)]
+    x = interpreter.quantize(-1 - np.abs(sample(graph)), tensors["x"].qparams, "int8")
+    np.testing.assert_array_equal(litert(data, x), interpreter.run(graph, x)["y"])
+
+
 def test_int8_hardsigmoid_is_refused_by_name():
     graph, _ = CASES["hardsigmoid"]
     with pytest.raises(Unsupported, match="hardsigmoid at y is int8"):
@@ -503,9 +537,18 @@ def test_op_versions_are_the_oldest_that_do(case, int8, op, version, release):
     assert tflite.min_runtime_version(data) == release
 
 
-def test_a_quantized_product_that_grows_needs_mul_3():
-    graph = naive_int8(CASES["mul"][0], sample(CASES["mul"][0]), {"x": QParams(4.0, 0), "y": QParams(0.01, 0)})
-    assert tflite.op_versions(tflite.to_bytes(graph, metadata={})) == {("MUL", 3): 1}
+def test_the_oldest_release_is_that_of_the_newest_op():
+    data = tflite.to_bytes(conv(channels=4, out=4, groups=4, dilation=(2, 2), pads=((3, 2), (2, 2))), metadata={})
+    assert tflite.op_versions(data) == {("DEPTHWISE_CONV_2D", 2): 1, ("PAD", 1): 1}
+    assert tflite.min_runtime_version(data) == "1.12.0"  # of PAD it is 1.5.0
+
+
+@pytest.mark.parametrize(("growth", "version"), [(0.99, 2), (1.01, 3), (3.0, 3)])
+def test_a_quantized_product_that_grows_needs_mul_3(growth, version):
+    # The constant is in steps of 1 / 127.
+    fixed = {"x": QParams(127 * growth, 0), "y": QParams(1.0, 0)}
+    graph = naive_int8(CASES["mul"][0], sample(CASES["mul"][0]), fixed)
+    assert tflite.op_versions(tflite.to_bytes(graph, metadata={})) == {("MUL", version): 1}
 
 
 def test_buffers_are_aligned_and_equal_constants_share_one():

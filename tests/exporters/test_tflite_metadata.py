@@ -79,7 +79,17 @@ def test_without_preprocessing_or_labels_it_is_left_out() -> None:
     assert "labels" not in tflite_contents.read(data).metadata[METADATA_NAME]
 
 
-@pytest.mark.parametrize("broken", [{"edgemobile.preprocess": '{"input_px": 8}'}, {"edgemobile.labels": "[1"}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"edgemobile.preprocess": '{"input_px": 8}'},
+        {"edgemobile.labels": "[1"},
+        {"edgemobile.labels": '["cat", 2]'},
+        # A file with a line a class would have other lines than classes.
+        {"edgemobile.labels": '["cat", "dog\\nwolf"]'},
+        {"edgemobile.labels": '["cat", ""]'},
+    ],
+)
 def test_entries_of_another_form_are_kept_and_not_translated(broken: dict[str, str]) -> None:
     data = tflite.to_bytes(graph(), metadata=METADATA | broken)
     assert tflite.read_metadata(data) == METADATA | broken

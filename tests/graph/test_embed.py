@@ -128,6 +128,8 @@ def test_onnx_of_signed_activations_takes_pixels_too() -> None:
 
 def test_pixels_come_back_and_what_is_outside_leaves_them_alone() -> None:
     np.testing.assert_array_equal(to_pixels(normalised(PIXELS, PREPROCESS), PREPROCESS), PIXELS)
+    beyond = normalised(np.array([[[[-40.0, 255.4, 300.0]]]]), PREPROCESS)
+    np.testing.assert_array_equal(to_pixels(beyond, PREPROCESS), [[[[0, 255, 255]]]])
     raw = outside(at_resolution(CIFAR10, PX))(PIXELS[0])
     np.testing.assert_allclose(raw, PIXELS[0], atol=1e-4)
     left = outside(IMAGENET)

@@ -461,6 +461,18 @@ def test_one_tensor_in_an_output_is_the_output(wrap: Callable[[torch.Tensor], ob
     assert lower(export_program(net, (1, 3, 9, 9))).outputs == ("0",)
 
 
+def test_an_output_that_an_activation_reads_stays_an_output() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), _Call(lambda y: (y, F.relu(y))))
+    graph = lower(export_program(_trained_like(net), (1, 3, 9, 9)))
+    assert graph.op_counts() == {"conv2d": 1, "relu": 1}
+    x = _images(3, 9)
+    with torch.no_grad():
+        expected = dict(zip(graph.outputs, map(_nhwc, net(x)), strict=True))
+    for name, value in run(graph, _nhwc(x)).items():
+        assert _sqnr_db(expected[name], value) >= MIN_SQNR_DB
+
+
 def test_flat_models() -> None:
     torch.manual_seed(0)
     graph = _assert_equal(_Flat(), torch.randn(3, 6, generator=torch.Generator().manual_seed(2)))

@@ -146,6 +146,11 @@ def test_the_same_file_twice_is_identical(net: Net) -> None:
     assert file.passed
 
 
+def test_another_seed_shows_other_images(net: Net) -> None:
+    found = [_checked(net, net.folder / "int8.onnx", seed=seed).files[0].metrics["max_abs"] for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+
+
 def test_what_quantization_moves_on_purpose_is_no_damage(tmp_path: Path) -> None:
     """Calibrated at 32 px, most inputs of the last gate are silent: refit moves their weights by dozens of steps."""
     from edgemobile.model import load_model

@@ -9,6 +9,7 @@ import pytest
 
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import run
+from edgemobile.parity.integers import compare_integers, same_integers
 from edgemobile.parity.layers import LayerParity, Observed, compare_layers
 from edgemobile.parity.tolerances import LayerTolerance
 
@@ -91,3 +92,17 @@ def test_damage_stands_alone(steps: dict[int, int], stands_out: bool) -> None:
     graph = Graph("g", ("x",), ("y",), (Node("linear", ("x", "w", "b"), "y", {"activation": ""}),), tensors)
     unusual = Observed({}, {"w": Tensor.constant("w", stored, scale)}).unusual(graph, graph.nodes[0])
     assert LayerParity("y", "linear", 0.0, 0.0, 0.0, unusual=unusual).is_damaged is stands_out
+
+
+@pytest.mark.parametrize(("steps", "parted"), [(0, ""), (1, ""), (-1, ""), (2, "arithmetic"), (-2, "arithmetic")])
+def test_of_the_same_integers_an_op_may_be_one_step_off_and_no_more(steps: int, parted: str) -> None:
+    shape, integers = (1, 2, 2, 4), np.arange(-64, 64, 8, np.int8).reshape(1, 2, 2, 4)
+    tensors = {name: Tensor(name, shape, "int8", qparams=QParams(0.05, zero)) for name, zero in (("x", 0), ("y", -100))}
+    graph = Graph("g", ("x",), ("y",), (Node("hardswish", ("x",), "y"),), tensors)
+    values = run(graph, integers, keep_all=True)
+    off = values["y"].copy()
+    off[0, 0, 0, 0] += steps
+    observed = Observed({"x": integers, "y": off}, tensors)
+    assert same_integers(graph, observed)
+    ((layer,), unmatched) = compare_integers(graph, values, observed, lsb=1)
+    assert (layer.lsb, layer.parted, unmatched) == (abs(steps), parted, [])

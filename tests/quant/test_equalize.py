@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from edgemobile.arch import get_arch, scaled
-from edgemobile.graph import Graph
+from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
@@ -97,6 +98,24 @@ def test_what_meets_a_nonlinearity_that_is_not_scale_free_is_left_alone(graph: G
             assert node.output not in free
             if node.op == "add":
                 assert node.inputs[0] not in free
+
+
+def test_layers_that_share_their_weights_are_left_alone() -> None:
+    """A factor for one would be a factor for both."""
+    names = ("input", "a", "b", "c", "d", "last")
+    nodes = tuple(
+        Node("linear", (x, f"{own}.weight", f"{own}.bias"), y, {"activation": ""})
+        for (x, y), own in zip(itertools.pairwise(names), ("first", "both", "both", "first", "third"), strict=True)
+    )
+    rng = np.random.default_rng(0)
+    tensors = {name: Tensor(name, (1, 3)) for name in names}
+    for own in ("first", "both", "third"):
+        tensors[f"{own}.weight"] = Tensor.constant(f"{own}.weight", rng.normal(size=(3, 3)).astype(np.float32))
+        tensors[f"{own}.bias"] = Tensor.constant(f"{own}.bias", rng.normal(size=3).astype(np.float32))
+    shared = Graph("shared", ("input",), ("last",), nodes, tensors)
+    assert equalizable(shared) == []
+    alone = shared.replaced((*nodes[:2], Node("linear", ("b", *nodes[4].inputs[1:]), "last", {"activation": ""})))
+    assert equalizable(alone) == [["a"], ["b"]]
 
 
 def test_a_gate_of_its_own_frees_the_stem(graph: Graph, images: np.ndarray) -> None:

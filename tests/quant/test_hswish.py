@@ -104,6 +104,18 @@ _CASES = {
         ),
         {"add": 2, "mul": 3, "linear": 1},
     ),
+    "a clamp at 6 is of the sum itself": (
+        _graph(
+            [
+                Node("hardswish", ("input",), "a"),
+                Node("hardswish", ("a",), "b"),
+                Node("add", ("a", "b"), "sum", {"activation": "relu6"}),
+            ],
+            dict.fromkeys(("input", "a", "b", "sum"), _IMAGE),
+        ),
+        # Two gates and the sum; two products, and a division of each.
+        {"add": 3, "mul": 4},
+    ),
     "a residual of two swishes stays in sixths": (
         _graph(
             [
@@ -129,6 +141,18 @@ def test_the_function_is_the_same(case: str) -> None:
     assert form.outputs == graph.outputs
     if ops:
         assert form.op_counts() == ops
+
+
+def test_a_layer_that_is_an_output_keeps_its_bias_behind_a_hard_sigmoid() -> None:
+    nodes = (_linear("input", "fc"), Node("hardsigmoid", ("fc",), "gate"))
+    tensors = {name: Tensor(name, (2, 3 if name == "input" else 5)) for name in ("input", "fc", "gate")}
+    tensors |= {name: Tensor.constant(name, data) for name, data in _WEIGHTS.items()}
+    graph = Graph("g", ("input",), ("fc", "gate"), nodes, tensors)
+    x = np.random.default_rng(3).normal(scale=4, size=(2, 3)).astype(np.float32)
+    want, got = run(graph, x), run(integer_form(graph), x)
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-5)
 
 
 def test_fused_keeps_hard_swish_and_only_opens_hard_sigmoid() -> None:

@@ -142,3 +142,13 @@ def test_a_channel_that_is_always_zero_keeps_its_factor() -> None:
     # Nor because a large weight reads it.
     reader = Readers(np.array([[1.0, 100.0, 1.0]], np.float32), np.ones(1), of.power)
     assert least_noise([of], start, [reader])[1] == pytest.approx(7.0)
+
+
+def test_a_channel_that_is_always_zero_moves_no_other() -> None:
+    high, gain = np.array([1.0, 0.1, 0.01]), np.array([1.0, 2.0, 50.0])
+    seen = Channels(np.zeros(3), high, high**2 / 3, gain)
+    ends = seen.low, seen.high, seen.power
+    unseen = Channels(*(np.append(each, 0.0) for each in ends), np.append(gain, 9.0))
+    want, found = least_noise([seen], np.ones(3)), least_noise([unseen], np.array([1.0, 1.0, 1.0, 7.0]))
+    assert np.ptp(np.log(want)) > 1
+    np.testing.assert_allclose(found, [*want, 7.0])

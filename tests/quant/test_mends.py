@@ -25,10 +25,11 @@ def _layer(
     *,
     activation: str = "",
     per_channel: bool = True,
+    bias: np.ndarray | None = None,
 ) -> Layer:
     """A linear layer, or a convolution for a weight [O,KH,KW,I], with its nearest integers."""
     outputs = len(weight)
-    bias = np.zeros(outputs, np.float32)
+    bias = np.zeros(outputs, np.float32) if bias is None else bias
     conv = weight.ndim == 4
     attrs = {"activation": activation}
     if conv:
@@ -42,9 +43,9 @@ def _layer(
     images = torch.from_numpy(x)
     kernel = torch.from_numpy(weight)
     exact = (
-        torch.nn.functional.conv2d(images, kernel.permute(0, 3, 1, 2), groups=attrs["groups"])
+        torch.nn.functional.conv2d(images, kernel.permute(0, 3, 1, 2), torch.from_numpy(bias), groups=attrs["groups"])
         if conv
-        else images @ kernel.T
+        else images @ kernel.T + torch.from_numpy(bias)
     )
     return Layer(
         graph,
@@ -106,12 +107,13 @@ def _kernels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("activation", ["", "relu6"])
 def test_clipping_gives_up_weights_that_multiply_zeros(activation: str, rng: np.random.Generator) -> None:
     weight, x = _kernels(rng)
-    shared = _layer(weight, x, activation=activation, per_channel=False)
+    bias = rng.uniform(0.5, 1, size=8).astype(np.float32)
+    shared = _layer(weight, x, activation=activation, per_channel=False, bias=bias)
     clipped = clip(shared)
     assert _error(clipped) < _error(shared) / 1000
     without = weight * (np.arange(8) != 5).reshape(-1, 1, 1, 1).astype(np.float32)
-    assert _error(clipped) < 2.1 * _error(_layer(without, x, activation=activation, per_channel=False))
-    assert np.abs(clipped.weight.data[5]).max() == 127
+    assert _error(clipped) < 2.1 * _error(_layer(without, x, activation=activation, per_channel=False, bias=bias))
+    assert (clipped.weight.data[5].min(), clipped.weight.data[5].max()) == (-127, 127)
     # The bias is the same number under the new scale.
     before, after = (dequantize(layer.bias.data, layer.bias.qparams) for layer in (shared, clipped))
     np.testing.assert_allclose(after, before, atol=clipped.bias.qparams.scale[0])

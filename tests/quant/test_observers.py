@@ -50,6 +50,14 @@ def test_moving_average_forgets_one_wild_batch() -> None:
     assert 1 < observer.range()[1] < 12
 
 
+@pytest.mark.parametrize("pixels", [1000, 100_000, 200_000])
+def test_every_channel_is_counted_however_many_values_there_are(pixels: int) -> None:
+    """Of many values a sample is counted, and its stride meets the second channel too."""
+    observer = Percentile(99.0)
+    observer.update(np.tile([0.1, 1.0], (pixels, 1)))
+    assert observer.range() == (0, pytest.approx(1, rel=0.01))
+
+
 def test_percentile_cuts_the_tail_and_no_more() -> None:
     observer = Percentile(99.0)
     values = np.linspace(0, 1, 100_001)

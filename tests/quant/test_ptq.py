@@ -17,7 +17,7 @@ from edgemobile.arch import get_arch, scaled
 from edgemobile.devices.runtimes import open_session
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
-from edgemobile.graph import Graph, Tensor
+from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import dequantize, quantize, run
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
@@ -26,7 +26,13 @@ from edgemobile.preprocess import CIFAR10, at_resolution
 from edgemobile.progress import Report
 from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
-from edgemobile.quant.qparams import activation_qparams, clamp_qparams, stepped_qparams, weight_qparams
+from edgemobile.quant.qparams import (
+    activation_qparams,
+    bias_tensor,
+    clamp_qparams,
+    stepped_qparams,
+    weight_qparams,
+)
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
@@ -165,6 +171,13 @@ def test_the_bias_never_overflows_and_dead_channels_get_a_scale() -> None:
     assert (qparams.scale > 0).all()
 
 
+def test_a_bias_is_the_nearest_whole_number_of_its_steps() -> None:
+    weight = weight_qparams(np.array([[63.5], [31.75], [0.0]], np.float32), np.zeros(3), input_scale=0.1)
+    bias = bias_tensor("b", np.array([0.149, -0.149, 0.0], np.float32), 0.1, weight)
+    np.testing.assert_allclose(bias.qparams.scale[:2], [0.05, 0.025], rtol=1e-6)
+    assert bias.data.tolist() == [3, -6, 0]
+
+
 def test_a_scale_raised_for_all_channels_is_noted(images: np.ndarray) -> None:
     net = _net("v2")
     with torch.no_grad():
@@ -205,6 +218,18 @@ def test_a_rule_keeps_layers_in_float_with_one_crossing_each_way(graph: Graph, i
     counts = result.op_counts()
     assert counts["dequantize"] == 1
     assert counts["quantize"] == 1
+    assert _sqnr(graph, result, images) > 30
+
+
+def test_a_constant_that_both_precisions_read_is_there_twice(images: np.ndarray) -> None:
+    graph = lower(export_program(_net("v3-small"), (1, 3, _PX, _PX)))
+    plain = Recipe(split_gates="none")
+    first, *others = [node for node in ptq(graph, [images], plain).graph.nodes if node.output.endswith(".gate")]
+    result = ptq(graph, [images], replace(plain, rules=(Rule(first.output, precision="float"),))).graph
+    constants = {node.output: result[node.inputs[1]] for node in result.nodes if node.output.endswith(".gate")}
+    assert constants.pop(first.output).qparams is None
+    assert len(constants) == len(others)
+    assert all(constant.dtype == "int8" for constant in constants.values())
     assert _sqnr(graph, result, images) > 30
 
 
@@ -276,6 +301,22 @@ def test_other_peoples_models_in_every_format(name: str, recipe: Recipe, images:
         assert sqnr_db(expected, open_session(row.load().to_bytes(int8, metadata={})).run(images)) > 38
 
 
+def test_an_output_that_hardly_ever_moves_gets_no_finer_steps_than_a_kernel_has(images: np.ndarray) -> None:
+    """LiteRT ends the process over a layer that would multiply its sum by 2^8 or more."""
+    torch.manual_seed(0)
+    net = _Net(lambda net, y: torch.relu(net.conv(y)), conv=_times(100, torch.nn.Conv2d(8, 8, 3))).eval()
+    with torch.no_grad():
+        y = net.conv(torch.relu(net.stem(torch.from_numpy(images.transpose(0, 3, 1, 2)))))
+        # Of each channel one pixel is above zero, by little.
+        net.conv.bias -= y.amax(dim=(0, 2, 3)) - 1e-4
+    int8 = ptq(lower(export_program(net, (1, 3, _PX, _PX))), [images]).graph
+    for node in int8.nodes:
+        if node.op in ("conv2d", "linear"):
+            x, weight, result = (int8[name].qparams.scale for name in (*node.inputs[:2], node.output))
+            assert (x * weight / result).max() < 2**8, node.output
+    assert np.isfinite(open_session(FORMATS["tflite"].load().to_bytes(int8, metadata={})).run(images)).all()
+
+
 def test_mistakes_are_named(images: np.ndarray) -> None:
     graph = lower(export_program(_net("v1"), (1, 3, _PX, _PX)))
     with pytest.raises(EdgemobileError, match="calibration set is empty"):
@@ -316,6 +357,14 @@ def test_weights_only_keeps_float_arithmetic_and_shrinks(
     assert small.op_counts()["dequantize"] == len(layers)
     assert all(small[node.inputs[1]].dtype == dtype for node in layers)
     assert sqnr_db(run(graph, images)[graph.outputs[0]], run(small, images)[small.outputs[0]]) > least_db
+
+
+def test_weights_beyond_float16_saturate_and_stay_finite() -> None:
+    weight, bias = np.array([[1e6, -1e6, 2.0]], np.float32), np.zeros(1, np.float32)
+    tensors = {"x": Tensor("x", (1, 3)), "y": Tensor("y", (1, 1))}
+    tensors |= {"w": Tensor.constant("w", weight), "b": Tensor.constant("b", bias)}
+    graph = Graph("large", ("x",), ("y",), (Node("linear", ("x", "w", "b"), "y", {"activation": ""}),), tensors)
+    assert to_float16(graph)["w"].data.tolist() == [[65504, -65504, 2]]
 
 
 def test_synthesised_images_have_the_statistics_the_model_remembers() -> None:

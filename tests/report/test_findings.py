@@ -91,6 +91,23 @@ def test_without_an_evaluation_the_accuracy_is_that_of_the_export(found, make) -
     assert "at export" in accuracy.data
 
 
+def test_a_devices_own_accuracy_comes_before_one_of_more_images(found, make) -> None:
+    there, here = (make.make_scores(a_onnx=(INT8, top1)) for top1 in (0.7, 0.8))
+    here["files"][0]["count"] = 500
+    (artifact,) = found(here, there | {"on": "pi5"}).artifacts
+    assert [artifact.accuracy_on(device).top1 for device in ("pi5", "pi4", "")] == [0.7, 0.8, 0.8]
+
+
+def test_layers_that_part_come_before_those_that_drift_more(found, make) -> None:
+    from edgemobile.parity import LayerParity
+    from edgemobile.report.tables import layer_table
+
+    drifting = [LayerParity(f"l{db}", "conv2d", float(db), 0.1, 1.0) for db in range(30, 18, -1)]
+    parted = LayerParity("broken", "conv2d", 40.0, 0.1, 1.0, parted="constants")
+    rows = layer_table(found(make.make_parity(*drifting, parted))).rows
+    assert [row[1].shown for row in rows] == ["broken", *(f"l{db}" for db in range(19, 26))]
+
+
 def test_points_of_other_images_are_no_front(found, make) -> None:
     from edgemobile.report.plots import scored_points
 

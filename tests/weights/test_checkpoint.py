@@ -281,9 +281,9 @@ def test_what_lies_beside_a_file_is_read(state: dict[str, torch.Tensor], save: C
 @pytest.mark.parametrize(
     ("key", "names"),
     [
-        ("labels", list("abcde")),
-        ("classes", tuple("abcde")),
-        ("class_to_idx", {"e": 4, "a": 0, "b": 1, "d": 3, "c": 2}),
+        ("labels", list("caebd")),
+        ("classes", tuple("caebd")),
+        ("class_to_idx", {"e": 2, "a": 1, "b": 3, "d": 4, "c": 0}),
     ],
 )
 def test_labels_and_preprocessing_in_a_training_checkpoint_are_read(
@@ -291,7 +291,7 @@ def test_labels_and_preprocessing_in_a_training_checkpoint_are_read(
 ) -> None:
     path = save({"model": state, key: names, "preprocess": CIFAR10.to_json()})
     checkpoint = load_weights(path, get_arch("v3-small"))
-    assert checkpoint.labels == tuple("abcde")
+    assert checkpoint.labels == tuple("caebd")
     assert checkpoint.preprocess == CIFAR10
     path.with_suffix(".json").write_text(json.dumps({"labels": list("vwxyz")}))
     assert load_weights(path, get_arch("v3-small")).labels == tuple("vwxyz")
