@@ -8,6 +8,7 @@ answer, 5 the measurement cannot be trusted, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli.main(prog_name="edgemobile", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -57,6 +59,14 @@ def main() -> None:
         # The reader of our output went away (`| head`); let the interpreter close what is left without a word.
         sys.stderr.close()
         code = 0
+    except OSError as error:
+        # What is printed has no file name: the disk behind `>` is full.
+        if error.filename is not None or error.errno != errno.ENOSPC:
+            raise
+        print_error(f"cannot write the output: {error.strerror}")
+        # What is left of it must not fail once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EdgemobileError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
 
 

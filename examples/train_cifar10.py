@@ -139,7 +139,8 @@ def decode(data: Path, cache: Path) -> tuple[tuple[np.ndarray, np.ndarray], tupl
         held = np.load(cache)
         if str(held.get("source")) == source:
             return (held["train_x"], held["train_y"]), (held["test_x"], held["test_y"]), list(held["labels"])
-    train, test = (open_dataset(data, split) for split in ("train", "test"))
+    whole = open_dataset(data)
+    train, test = (whole.in_split(split) for split in ("train", "test"))
     (train_x, train_y), (test_x, test_y) = pixels_of(train), pixels_of(test)
     labels = list(train.classes)
     cache.parent.mkdir(parents=True, exist_ok=True)

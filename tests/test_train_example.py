@@ -125,6 +125,29 @@ def test_a_view_is_the_same_each_time(script: ModuleType) -> None:
     assert first[1].sum(1) == pytest.approx(torch.ones(16))
 
 
+def test_a_run_that_ended_before_its_weights_were_written_is_resumed(
+    script: ModuleType, colour_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(colour_photos, tmp_path / "data" / split)
+    out, whole = tmp_path / "v1.safetensors", script.write
+    line = ["v1", "--data", tmp_path / "data", "--out", out, "--res", "32", "--batch", "4", "--epochs", "1", "--resume"]
+    monkeypatch.setattr(sys, "argv", ["train_cifar10.py", *map(str, line)])
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        script.main()
+    assert not out.exists()
+    monkeypatch.setattr(script, "write", whole)
+    script.main()
+    assert json.loads(out.with_suffix(".json").read_text())["epochs"] == 1
+    assert out.exists()
+    assert not out.with_suffix(".progress.pt").exists()
+
+
 def test_a_taught_net_is_a_checkpoint(script: ModuleType, repo_root: Path, colour_photos: Path, tmp_path: Path) -> None:
     from edgemobile.weights import load_weights
 

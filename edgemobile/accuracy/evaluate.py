@@ -70,7 +70,7 @@ def evaluate(request: EvalRequest, progress: Progress | None = None) -> Evaluati
 def _open(path: Path, split: str | None) -> Dataset:
     dataset = open_dataset(path, split)
     if split is None and dataset.splits:
-        dataset = open_dataset(path, next(name for name in (*CHECK_SPLITS, "train") if name in dataset.splits))
+        dataset = dataset.in_split(next(name for name in (*CHECK_SPLITS, "train") if name in dataset.splits))
     if dataset.labels is None:
         raise EdgemobileError(
             f"{path} has no class folders (photos/cat/1.jpg), and accuracy needs them. "

@@ -244,6 +244,7 @@ def bench(
     profile: bool = False,
     baseline: PathText | None = None,
     max_regress: float | None = None,
+    progress: Progress | None = None,
 ) -> Benched:
     """Measure the latency of files on a device, or its instructions where that is emulated: `edgemobile bench`.
 
@@ -275,7 +276,7 @@ def bench(
     except ValueError as error:
         raise EdgemobileError(str(error)) from error
     reference = None if baseline is None else load_run(Path(baseline))
-    run = measure(BenchRequest(_paths(files), on, settings))
+    run = measure(BenchRequest(_paths(files), on, settings), progress)
     return Benched(run, None if reference is None else compare(reference, run), max_regress)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edgemobile.devices.runtime_table import default_runtime
 from edgemobile.devices.setup import ready
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.inspection import CONSTANT, CONVERSION, facts_of
+from edgemobile.progress import Progress, Report, Silent
 from edgemobile.records import RUN_VERSION, Case, Facts, Run, Settings
 
 __all__ = ["BenchRequest", "advice", "bench", "cores_of"]
@@ -37,7 +39,7 @@ class BenchRequest:
             raise EdgemobileError("nothing to measure: name at least one .onnx or .tflite file")
 
 
-def bench(request: BenchRequest, on_progress: Callable[[Mapping[str, Any]], None] | None = None) -> Run:
+def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
     """Measure every file with every number of threads on the device.
 
     Files of runtimes that live in one Python are interleaved; others are measured after them, which the run notes.
@@ -46,13 +48,15 @@ def bench(request: BenchRequest, on_progress: Callable[[Mapping[str, Any]], None
     settings, cores = request.settings, cores_of(request.settings.cores)
     files = [ModelFile.of(path, _precision(path)) for path in dict.fromkeys(request.files)]
     device, transport = open_device(request.device)
+    shown = progress or Silent()
     try:
         if transport.emulated:
             _check_emulated(settings, device.name)
         parts = []
         for prepared, group in _groups(files, settings.runtime, lambda name: ready(device, transport, name)):
             job = bench_job(group, settings, cores, emulated=transport.emulated)
-            parts.append(run_job(device, transport, prepared, job, group, on_progress))
+            with shown.step(f"measure on {device.name}", 100) as report:
+                parts.append(run_job(device, transport, prepared, job, group, partial(_report, report)))
     finally:
         transport.close()
     run = Run(
@@ -67,6 +71,13 @@ def bench(request: BenchRequest, on_progress: Callable[[Mapping[str, Any]], None
         cases=tuple(case for part in parts for case in part.cases),
     )
     return replace(run, notes=tuple(_notes(run, len(parts))))
+
+
+def _report(report: Report, event: Mapping[str, Any]) -> None:
+    """An event of the worker, told as progress; a board may say anything."""
+    done, total = event.get("done"), event.get("total")
+    if event["event"] == "round" and isinstance(done, int) and isinstance(total, int):
+        report(done, total)
 
 
 def cores_of(text: str | None) -> list[int]:

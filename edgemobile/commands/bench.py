@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,8 +123,8 @@ def bench(
     saved: list[Path] = []
     for device in devices:
         try:
-            with _shown(device, quiet=quiet or as_json) as on_progress:
-                run = measure(BenchRequest(files, device, asked), on_progress)
+            with progress(quiet=quiet or as_json) as bars:
+                run = measure(BenchRequest(files, device, asked), bars)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(*saved) from error
         except EdgemobileError as error:
@@ -190,18 +189,6 @@ def _compared(reference: Run, run: Run) -> Comparison:
     from edgemobile.bench.compare import compare
 
     return compare(reference, run)
-
-
-@contextmanager
-def _shown(device: str, *, quiet: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Events of the worker as one bar."""
-    with progress(quiet=quiet) as bars, bars.step(f"measure on {device}", 100) as report:
-
-        def on_progress(event: Mapping[str, Any]) -> None:
-            if event["event"] == "round" and isinstance(event.get("done"), int) and isinstance(event.get("total"), int):
-                report(event["done"], event["total"])
-
-        yield on_progress
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------------

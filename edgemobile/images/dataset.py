@@ -15,7 +15,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -51,8 +51,9 @@ _MAX_BYTES = 512 * 2**20
 class Dataset:
     """Images by index, sorted by name, so that an index and a seed mean the same image everywhere.
 
-    `names` are paths inside the set. `classes` are the sorted folder names of all splits, and `labels` i64[len] index
-    into them; () and None where the images are not in class folders. `skipped` is (name, reason) of images left out.
+    `names` are paths inside the set, `split_of` the split of each. `classes` are the sorted folder names of all splits,
+    and `labels` i64[len] index into them; () and None where the images are not in class folders. `skipped` is
+    (name, reason) of images left out.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Dataset:
     splits: tuple[str, ...]
     split: str | None
     skipped: tuple[tuple[str, str], ...]
+    split_of: tuple[str | None, ...] = field(repr=False)
     read: Callable[[str], bytes] = field(repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -70,6 +72,24 @@ class Dataset:
     def name(self, index: int) -> str:
         """The path of an image inside the set."""
         return self.names[index]
+
+    def in_split(self, split: str) -> Dataset:
+        """The images of one split, with the classes of all. Raises EdgemobileError where there is no such split."""
+        if split not in self.splits:
+            raise EdgemobileError(
+                f"{self.path} has no split {split!r}. It has: {', '.join(self.splits) or 'none'}. "
+                f"Splits are folders at its top, named {', '.join(SPLITS)}"
+            )
+        kept = [index for index, one in enumerate(self.split_of) if one == split]
+        if not kept:
+            raise EdgemobileError(_no_images(self.path))
+        return replace(
+            self,
+            names=tuple(self.names[index] for index in kept),
+            labels=None if self.labels is None else self.labels[kept],
+            split=split,
+            split_of=(split,) * len(kept),
+        )
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """`n` different indices i64 drawn at random by `seed`; all of them, shuffled, where the set is not larger."""
@@ -109,23 +129,22 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     found, read = _list(path)
     entries, skipped = _entries(found)
     entries, splits = _split_apart(_without_wrapper(entries), skipped)
-    if split is not None and split not in splits:
-        raise EdgemobileError(
-            f"{path} has no split {split!r}. It has: {', '.join(splits) or 'none'}. "
-            f"Splits are folders at its top, named {', '.join(SPLITS)}"
-        )
     # Classes are those of all splits: an index then means one class in every split.
     classes = sorted({entry.parts[0] for entry in entries if len(entry.parts) > 1})
     if classes:
         skipped += [(entry.name, "it is in no class folder") for entry in entries if len(entry.parts) == 1]
         entries = [entry for entry in entries if len(entry.parts) > 1]
-    entries = [entry for entry in entries if split in (None, entry.split)]
     if not entries:
-        raise EdgemobileError(f"no images in {path}; an image is a file ending in {', '.join(_SUFFIXES)}")
+        raise EdgemobileError(_no_images(path))
     index = {name: i for i, name in enumerate(classes)}
     labels = np.array([index[entry.parts[0]] for entry in entries], np.int64) if classes else None
-    names = tuple(entry.name for entry in entries)
-    return Dataset(path, names, tuple(classes), labels, splits, split, tuple(skipped), read)
+    names, split_of = tuple(entry.name for entry in entries), tuple(entry.split for entry in entries)
+    whole = Dataset(path, names, tuple(classes), labels, splits, None, tuple(skipped), split_of, read)
+    return whole if split is None else whole.in_split(split)
+
+
+def _no_images(path: Path) -> str:
+    return f"no images in {path}; an image is a file ending in {', '.join(_SUFFIXES)}"
 
 
 class _Entry(NamedTuple):

@@ -65,12 +65,12 @@ def from_dataset(
     whole = open_dataset(path)
     check_split = next((split for split in CHECK_SPLITS if split in whole.splits), None)
     if check_split and "train" in whole.splits:
-        calibration_set, check_set = open_dataset(path, "train"), open_dataset(path, check_split)
+        calibration_set, check_set = whole.in_split("train"), whole.in_split(check_split)
         calibration_indices = calibration_set.sample(calibration, seed)
         check_indices = check_set.sample(check, seed)
         described = f"{path.name} ({check_split})"
     else:
-        calibration_set = check_set = open_dataset(path, whole.splits[0]) if whole.splits else whole
+        calibration_set = check_set = whole.in_split(whole.splits[0]) if whole.splits else whole
         drawn = calibration_set.sample(calibration + check, seed)
         # A small set is calibrated on all of it; then there is nothing left that calibration has not seen.
         calibration_indices = drawn[:calibration]

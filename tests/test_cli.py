@@ -1,0 +1,35 @@
+"""The command as a process: how it is started, and what becomes of it when nobody can take its output."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_COMMAND = [sys.executable, "-m", "edgemobile"]
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([*_COMMAND, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("edgemobile, version ")
+    wrong = subprocess.run([*_COMMAND, "exprot"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, "Usage: edgemobile" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [("models",), ("models", "--json")])
+def test_a_full_disk_behind_the_output_is_one_line(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*_COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: cannot write the output: No space left on device\n")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    with subprocess.Popen([*_COMMAND, "models", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
