@@ -3,7 +3,7 @@
 Add a command here: a file in commands/ and a row of _COMMANDS.
 
 Exit codes: 0 done, 1 a file missed its tolerance, 2 bad input, 3 a dependency is missing, 4 the device does not
-answer, 5 the measurement cannot be trusted, 130 interrupted.
+answer, 5 the measurement cannot be trusted, 130 interrupted, 141 nobody reads the output.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ def main() -> None:
         written = ", ".join(map(str, (error.__cause__ or error).args))
         click.echo(f"interrupted; {f'written before: {written}' if written else 'no file is half written'}", err=True)
         code = 130
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`); let the interpreter close what is left without a word.
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output went away (`| head`), of which click makes a SystemExit. What the work came to may not
+        # have been seen, so it is neither 0 nor 1: 128 and SIGPIPE. The interpreter closes what is left without a word.
         sys.stderr.close()
-        code = 0
+        code = 141
     except OSError as error:
         # What is printed has no file name: the disk behind `>` is full.
         if error.filename is not None or error.errno != errno.ENOSPC:

@@ -36,6 +36,7 @@ from edgemobile.gate.reading import (
 )
 from edgemobile.gate.selectors import PRECISIONS, SUFFIXES, checked
 from edgemobile.metrics import METRICS
+from edgemobile.weights import NAMED
 
 __all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry", "load_gate"]
 
@@ -149,7 +150,7 @@ def load_gate(file: ConfigFile) -> GateConfig:
 
 def _weights(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
     text = read_text(value, read, keys)
-    return text if text in ("bundled", "imagenet", "random") else str(read.file.path.parent / text)
+    return text if text in NAMED else str(read.file.path.parent / text)
 
 
 def _model(value: Any, read: Reader, keys: tuple[str, ...]) -> str:

@@ -21,7 +21,7 @@ from edgemobile.parity import TABLE, LayerTolerance, ParityReport, Tolerance
 from edgemobile.progress import Progress
 from edgemobile.records import Run
 from edgemobile.strict_json import decode, encode
-from edgemobile.weights import facts
+from edgemobile.weights import NAMED, facts
 
 __all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
@@ -143,7 +143,7 @@ def _export_key(entry: ModelEntry, config: GateConfig) -> str:
 
 def _source(entry: ModelEntry) -> list[Any]:
     """The net, its weights with what is said of them beside them, and its images, by content."""
-    weights = None if entry.weights in (None, "bundled", "imagenet", "random") else Path(str(entry.weights))
+    weights = None if entry.weights in (None, *NAMED) else Path(str(entry.weights))
     read = [
         content_sha256(Path(text)) if is_file else None
         for text, is_file in (

@@ -7,6 +7,6 @@ tflite       a TFLite file's weights as reals
 public       torchvision's files, and how one comes here
 """
 
-from edgemobile.weights.checkpoint import Checkpoint, build, bundled, identify, load_into, load_weights
+from edgemobile.weights.checkpoint import NAMED, Checkpoint, build, bundled, identify, load_into, load_weights
 
-__all__ = ["Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
+__all__ = ["NAMED", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]

@@ -29,8 +29,10 @@ from edgemobile.weights.wrappers import unwrapped
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
+__all__ = ["NAMED", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
 
+# What `load_weights` takes besides files.
+NAMED = ("bundled", "random", *SPECS)
 _BUNDLED = Path(__file__).parent.parent / "bundled"
 # The papers' multipliers first, then every step of 0.05: two widths may round to the same channels.
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.35, 1.4, 1.3, 1.25, 1.5, 2.0, *(step / 20 for step in range(1, 41)))
@@ -84,7 +86,7 @@ def load_weights(
     is asked for.
     """
     require("torch", "export")
-    if spec in ("bundled", "random", *SPECS) and arch is None:
+    if spec in NAMED and arch is None:
         raise EdgemobileError(f"{spec} weights are for reference models only. Known: {', '.join(ARCHS)}")
     if spec == "random":
         assert arch is not None

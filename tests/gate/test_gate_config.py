@@ -162,3 +162,9 @@ def test_what_is_refused(tmp_path: Path, text: str, line: int, said: str) -> Non
 )
 def test_selectors(selector: str, file: tuple[str, str], meant: bool) -> None:
     assert selects(selector, *file) is meant
+
+
+@pytest.mark.parametrize("name", ["bundled", "random", "imagenet", "imagenet-v1", "imagenet-v2"])
+def test_weights_that_have_a_name_are_no_files(tmp_path: Path, name: str) -> None:
+    (model,) = _load(tmp_path, f'[models.v2]\nweights = "{name}"').models
+    assert model.weights == name
