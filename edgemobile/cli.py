@@ -56,8 +56,8 @@ def main() -> None:
         click.echo(f"interrupted; {f'written before: {written}' if written else 'no file is half written'}", err=True)
         code = 130
     except (BrokenPipeError, SystemExit):
-        # The reader of our output went away (`| head`), of which click makes a SystemExit. What the work came to may not
-        # have been seen, so it is neither 0 nor 1: 128 and SIGPIPE. The interpreter closes what is left without a word.
+        # The reader of our output went away (`| head`); click makes a SystemExit of it. What the work came to may not
+        # have been seen, so it is neither 0 nor 1 but 128 and SIGPIPE. What is left is closed without a word.
         sys.stderr.close()
         code = 141
     except OSError as error:
