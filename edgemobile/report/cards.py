@@ -98,7 +98,8 @@ def _latency(one: Artifact, found: Findings) -> Iterator[str]:
             if artifact is one:
                 case = timing.case
                 doubt = f"; UNSTABLE: {'; '.join(timing.reasons)}" if timing.reasons else ""
-                words = f"{device_words(line)}, {case.runtime} {case.version}: {value_words(timing)}{doubt}"
+                when = f"{found.sources.measured(timing.run)} UTC"
+                words = f"{device_words(line)}, {case.runtime} {case.version}, {when}: {value_words(timing)}{doubt}"
                 yield f"- {markdown_text(words)}"
                 rows += 1
     if not rows:

@@ -7,8 +7,10 @@ same conditions, with the same threads, batch and version of each runtime.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, combinations
 from pathlib import PurePath
 
 from edgemobile.accuracy.statistics import wilson
@@ -97,7 +99,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Line:
-    """Cases measured alike, with their artifacts."""
+    """Cases measured alike, with their artifacts. `when` tells it from lines of the same device, threads and batch."""
 
     device: str
     emulated: bool
@@ -105,6 +107,7 @@ class Line:
     batch: int
     conditions: Mapping[str, object]
     points: tuple[tuple[Artifact, Timing], ...]
+    when: str = ""
 
     @property
     def unit(self) -> str:
@@ -150,7 +153,7 @@ def join(sources: Sources) -> Findings:
         _accuracy_at_export(artifact)
     notes += book.notes
     artifacts = tuple(_named_apart(book.artifacts))
-    lines = tuple(_lines(artifacts))
+    lines = tuple(_told_apart(list(_lines(artifacts)), sources))
     return Findings(artifacts, tuple(references), lines, sources, (*notes, *_unlike_notes(lines)))
 
 
@@ -238,7 +241,9 @@ def _lines(artifacts: Iterable[Artifact]) -> Iterator[Line]:
             run, case = timing.run, timing.case
             alike = conditions(run)
             key = (*alike.values(), run.emulated, case.threads, case.batch)
-            group = next((one for one in groups if one[0] == key and _fits(case, artifact, one[2], one[3])), None)
+            fitting = [one for one in groups if one[0] == key and _fits(case, artifact, one[2], one[3])]
+            # Files of one run took turns, so they stay together before they join another run.
+            group = max(fitting, key=lambda one: any(other.run is run for _, other in one[3]), default=None)
             if group is None:
                 group = (key, alike, {}, [])
                 groups.append(group)
@@ -256,11 +261,40 @@ def _fits(
     return versions.get(case.runtime, case.version) == case.version and (artifact.sha256, case.runtime) not in taken
 
 
+def _told_apart(lines: Sequence[Line], sources: Sources) -> Iterator[Line]:
+    """With `when` where device, threads and batch are those of several; a number where the time is the same as well."""
+    names = [_name(line) for line in lines]
+    told: Counter[tuple[object, ...]] = Counter()
+    for line, name in zip(lines, names, strict=True):
+        if names.count(name) == 1:
+            yield line
+            continue
+        times = sorted({sources.measured(timing.run) for _, timing in line.points})
+        when = f"{' to '.join(dict.fromkeys((times[0], times[-1])))} UTC"
+        told[name, when] += 1
+        yield replace(line, when=f"{when} ({told[name, when]})" if told[name, when] > 1 else when)
+
+
+def _name(line: Line) -> tuple[object, ...]:
+    return line.device, line.threads, line.batch
+
+
 def _unlike_notes(lines: Sequence[Line]) -> Iterator[str]:
-    """What keeps lines of one device apart, where the device's name would not tell."""
-    for index, line in enumerate(lines):
-        for other in lines[:index]:
-            if (line.device, line.threads, line.batch) == (other.device, other.threads, other.batch):
-                unlike = [what for what in line.conditions if line.conditions[what] != other.conditions[what]]
-                why = f"{', '.join(unlike)} differ" if unlike else "the same file, or another version of a runtime"
-                yield f"runs on {line.device} stand apart: {why}"
+    """What keeps lines of one device apart, a note a device."""
+    apart: dict[str, list[list[str]]] = {}
+    for line, other in combinations(lines, 2):
+        if _name(line) == _name(other):
+            apart.setdefault(line.device, []).append(_unlike(line, other))
+    for device, unlikes in apart.items():
+        names = ", ".join(dict.fromkeys(chain(*unlikes)))
+        why = [f"not the same {names}"] if names else []
+        why += ["a file was measured again"] if [] in unlikes else []
+        yield f"runs on {device} stand apart: {'; '.join(why)}"
+
+
+def _unlike(line: Line, other: Line) -> list[str]:
+    """Names of what differs; [] where they would be one line if no file were in both."""
+    names = [name for name in line.conditions if line.conditions[name] != other.conditions[name]]
+    names += ["emulation"] if line.emulated != other.emulated else []
+    versions, others = ({timing.case.runtime: timing.case.version for _, timing in one.points} for one in (line, other))
+    return names + [f"{name} version" for name in versions if others.get(name, versions[name]) != versions[name]]

@@ -36,7 +36,7 @@ from edgemobile.report.tables import (
     layer_table,
     parity_table,
 )
-from edgemobile.report.words import device_words, ms, percent
+from edgemobile.report.words import all_notes, line_words, ms, percent
 
 __all__ = ["page"]
 
@@ -76,9 +76,9 @@ def page(found: Findings, title: str) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         summary=list(_summary(found)),
         legend=_legend(found),
-        pareto=[drawn(device_words(line), _pareto_words(line), pareto_plot, line, _HALF_PX) for line in _scored(found)],
+        pareto=[drawn(line_words(line), _pareto_words(line), pareto_plot, line, _HALF_PX) for line in _scored(found)],
         unscored=_unscored(found),
-        latency=[drawn(device_words(line), "", latency_plot, line, _HALF_PX) for line in found.lines],
+        latency=[drawn(line_words(line), "", latency_plot, line, _HALF_PX) for line in found.lines],
         layers=[drawn("Layer by layer", words, layer_plot, files, _WIDE_PX) for words, files in _layered(found)],
         doubts=_doubts(found),
         work=list(_work(found, drawn)),
@@ -92,7 +92,7 @@ def page(found: Findings, title: str) -> str:
         worst=layer_table(found),
         conditions=conditions_table(found),
         exports=[(one, list(facts_rows(one.facts)), _preprocess(one)) for one in found.sources.exports],
-        notes=_notes(found),
+        notes=all_notes(found),
         sort_key=_sort_key,
     )
 
@@ -137,15 +137,15 @@ def _summary(found: Findings) -> Iterator[tuple[str, str, str]]:
         artifact, timing = min(steady, key=lambda point: point[1].value)
         figure = f"{timing.value:.2f} M instr." if line.emulated else f"{ms(timing.value)} ms"
         doubt = "; unstable" if timing.reasons else ""
-        yield (
-            f"least work, {device_words(line)}" if line.emulated else f"fastest, {device_words(line)}",
-            figure,
-            (f"{artifact.name}{doubt}"),
-        )
+        where = line_words(line).replace("-", "\u2011")  # so that no date is broken in two
+        yield f"{'least work' if line.emulated else 'fastest'}, {where}", figure, f"{artifact.name}{doubt}"
     known = [(one, accuracy) for one in found.artifacts if (accuracy := one.accuracy_on(""))]
     if known:
         best, accuracy = max(known, key=lambda pair: pair[1].top1)
-        yield "most accurate", percent(accuracy.top1), f"{best.name}; {accuracy.data}"
+        near = [one.name for one, other in known if one is not best and other.high >= accuracy.low]
+        meets = f"; its interval meets {f'that of {near[0]}' if len(near) == 1 else f'those of {len(near)} more'}"
+        words = f"{best.name}; {accuracy.data}{meets if near else ''}"
+        yield "highest accuracy, not beyond doubt" if near else "most accurate", percent(accuracy.top1), words
     sized = [one for one in found.artifacts if one.bytes]
     if sized:
         least = min(sized, key=lambda one: one.bytes or 0)
@@ -177,13 +177,16 @@ def _pareto_words(line: Line) -> str:
 
 def _unscored(found: Findings) -> list[str]:
     """Cases that are not in a plot of accuracy, and why."""
-    notes = []
+    other: dict[str, list[str]] = {}
     for line in found.lines:
         drawn = {id(timing) for _, timing, _ in scored_points(line)}
-        left = [artifact.name for artifact, timing in line.points if id(timing) not in drawn]
+        left = [one.name for one, timing in line.points if one.accuracies and id(timing) not in drawn]
         if left:
-            why = "of other images" if drawn else "not known: add `edgemobile eval --json`"
-            notes.append(f"{device_words(line)}: the accuracy of {', '.join(left)} is {why}")
+            other.setdefault(", ".join(left), []).append(line_words(line))
+    notes = [f"{'; '.join(lines)}: the accuracy of {names} is of other images" for names, lines in other.items()]
+    unknown = [one.name for one in found.artifacts if one.timings and not one.accuracies]
+    if unknown:
+        notes.append(f"the accuracy of {', '.join(unknown)} is not known: add `edgemobile eval --json`")
     return notes
 
 
@@ -199,7 +202,7 @@ def _layered(found: Findings) -> Iterator[tuple[str, list[Compared]]]:
 
 def _doubts(found: Findings) -> list[str]:
     return [
-        f"{artifact.name}, {device_words(line)}: {'; '.join(timing.reasons)}"
+        f"{artifact.name}, {line_words(line)}: {'; '.join(timing.reasons)}"
         for line in found.lines
         for artifact, timing in line.points
         if timing.reasons
@@ -212,14 +215,14 @@ def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
             case = timing.case
             if case.profile:
                 groups, unit = op_groups(case), "µs"
-                words = f"{device_words(line)}; mean by op, by the runtime's profiler"
+                words = f"{line_words(line)}; mean by op, by the runtime's profiler"
             elif timing.instructions:
                 counts = timing.instructions
                 parts = {name: sum(counts[one] for one in ones) / 1e6 for name, ones in _WORK.items()}
                 parts["all other"] = counts["total"] / 1e6 - sum(parts.values())
                 ranked = sorted(parts.items(), key=lambda item: -item[1])
                 groups, unit = [(name, amount, "") for name, amount in ranked], "M instructions"
-                words = f"{device_words(line)}; instructions by class, not time"
+                words = f"{line_words(line)}; instructions by class, not time"
             else:
                 continue
             yield drawn(artifact.name, words, partial(op_plot, groups, unit), case.precision, _HALF_PX)
@@ -241,10 +244,3 @@ def _pieces(found: Findings) -> Iterator[str]:
 def _preprocess(export: Export) -> list[tuple[str, str]]:
     facts = export.preprocess.to_json()
     return [(f"preprocess.{key}", str(value)) for key, value in facts.items() if value is not None]
-
-
-def _notes(found: Findings) -> list[str]:
-    notes = [*found.notes, *(note for run in found.sources.runs for note in run.notes)]
-    notes += [note for scores in found.sources.scores for note in scores.notes]
-    notes += [note for report in found.sources.parities for note in report.notes]
-    return list(dict.fromkeys(notes))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgemobile.records import Case
 from edgemobile.report.drawing import NARROW_PX, Drawing, colour, empty_figure, say, set_margins, short
 from edgemobile.report.findings import Accuracy, Artifact, Compared, Line, Timing
-from edgemobile.report.words import case_words, db, megabytes, ms
+from edgemobile.report.words import case_words, db, line_words, megabytes, ms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,18 +61,25 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
+def _sure(points: Sequence[tuple[Artifact, Timing, Accuracy]]) -> bool:
+    """Whether each of a front is stable, and more accurate beyond its interval than the one before."""
+    rising = sorted((accuracy for _, _, accuracy in points), key=lambda one: one.top1)
+    return not any(timing.reasons for _, timing, _ in points) and all(a.high < b.low for a, b in pairwise(rising))
+
+
 def pareto_plot(line: Line, width_px: int) -> Drawing:
     """Top-1 against ms, or against millions of instructions, with both intervals; `scored_points` must not be empty."""
     points = scored_points(line)
     figure, axes = empty_figure(width_px, 300 if width_px > NARROW_PX else 270)
     set_margins(figure, axes, 44, 20, 30, 46)
-    drawing = Drawing(figure, f"Top-1 accuracy against {'instructions' if line.emulated else 'latency'}, {line.device}")
+    drawing = Drawing(
+        figure, f"Top-1 accuracy against {'instructions' if line.emulated else 'latency'}, {line_words(line)}"
+    )
     spots = [(timing.value, 100 * accuracy.top1) for _, timing, accuracy in points]
     _limits(axes, points)
     kept = front(spots)
     if len(kept) > 1:
-        sure = all(not timing.reasons for (_, timing, _), spot in zip(points, spots, strict=True) if spot in kept)
-        style = "-" if sure else (0, (2, 2))
+        style = "-" if _sure([one for one, spot in zip(points, spots, strict=True) if spot in kept]) else (0, (2, 2))
         axes.step(*zip(*kept, strict=True), where="post", color=colour("front"), lw=1.2, ls=style, zorder=2)
     for (artifact, timing, accuracy), (x, y) in zip(points, spots, strict=True):
         tint, marker = colour(artifact.precision), _style(artifact.format)["marker"]
@@ -314,7 +321,7 @@ def latency_plot(line: Line, width_px: int) -> Drawing:
         rows,
         tints,
         width_px,
-        f"{'Instructions' if line.emulated else 'Median latency'}, {line.device}",
+        f"{'Instructions' if line.emulated else 'Median latency'}, {line_words(line)}",
         [timing.interval for _, timing in line.points],
         [bool(timing.reasons) for _, timing in line.points],
     )

@@ -109,6 +109,11 @@ class Sources:
     parities: tuple[ParityReport, ...] = ()
     exports: tuple[Export, ...] = ()
 
+    def measured(self, run: Run) -> str:
+        """When, in UTC, to the minute; to the second where minutes do not tell the runs of a device apart."""
+        minutes = {(one.device, one.created[:16]) for one in self.runs}
+        return run.created.replace("T", " ")[: 16 if len(minutes) == len(self.runs) else 19]
+
 
 def read_sources(paths: Iterable[Path]) -> Sources:
     """Every file and folder as what it is; the same content given twice counts once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,7 +94,10 @@ def _metrics(one: Artifact) -> Mapping[str, float | None]:
 
 def case_table(found: Findings) -> Table:
     """A row a case: time on boards, instructions where emulated, never both in a column."""
-    columns = ("file", "device", "runtime", "threads", "median ms", "95 % interval", "p90 ms", "first ms", "M instr.")
+    columns = (
+        *("file", "device", "measured, UTC", "runtime", "threads"),
+        *("median ms", "95 % interval", "p90 ms", "first ms", "M instr."),
+    )
     rows = []
     for artifact in found.artifacts:
         for timing in artifact.timings:
@@ -104,6 +108,7 @@ def case_table(found: Findings) -> Table:
                 (
                     _text(artifact.name),
                     _text(timing.run.device),
+                    _text(found.sources.measured(timing.run)),
                     _text(f"{case.runtime} {case.version}"),
                     _number(str(case.threads), case.threads),
                     _number(ms(timing.value if summary else None), timing.value if summary else None),
@@ -134,7 +139,7 @@ def conditions_table(found: Findings) -> Table:
         "MHz",
         "°C",
         "load",
-        "measured",
+        "measured, UTC",
         "edgemobile",
     )
     rows = []
@@ -155,7 +160,7 @@ def conditions_table(found: Findings) -> Table:
                 _number(dash if mhz is None else f"{mhz:.0f}", mhz),
                 _number(dash if temp is None else f"{temp:.0f}", temp),
                 _number(dash if load is None else f"{load:.1f}", load),
-                _text(run.created.replace("T", " ")[:16]),
+                _text(found.sources.measured(run)),
                 _text(run.edgemobile),
             )
         )
@@ -195,12 +200,14 @@ def _general(value: float | None) -> Cell:
 
 
 def layer_table(found: Findings) -> Table:
-    """Layers that part, then those that drift the most, of each file."""
+    """Layers that part, then those that drift the most, of each file; what is not finite has drifted the most."""
     columns = ("file", "layer", "op", "drift", "by itself", "steps", "parts by")
     rows = []
     for artifact in found.artifacts:
         for one in artifact.compared:
-            worst = sorted(one.file.layers, key=lambda layer: (not layer.parted, layer.sqnr_db))[:8]
+            worst = sorted(
+                one.file.layers, key=lambda layer: (not layer.parted, not math.isnan(layer.sqnr_db), layer.sqnr_db)
+            )[:8]
             rows += [
                 (
                     _text(artifact.name),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from edgemobile.markdown import markdown_text
 from edgemobile.report.findings import Artifact, Findings, Timing
 from edgemobile.report.tables import Table, artifact_table, case_table, conditions_table, layer_table, parity_table
+from edgemobile.report.words import all_notes
 
 __all__ = ["COLUMNS", "as_csv", "as_markdown"]
 
@@ -128,9 +129,9 @@ def as_markdown(found: Findings, title: str) -> str:
         }
         lines += [f"- {name}: {markdown_text(value)}" for name, value in facts.items()]
         lines.append("")
-    notes = [*found.notes, *(note for run in found.sources.runs for note in run.notes)]
+    notes = all_notes(found)
     if notes:
-        lines += ["## Notes", "", *(f"- {markdown_text(note)}" for note in dict.fromkeys(notes)), ""]
+        lines += ["## Notes", "", *(f"- {markdown_text(note)}" for note in notes), ""]
     return "\n".join(lines)
 
 

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
-from edgemobile.report.findings import Accuracy, Artifact, Line, Timing
+from edgemobile.records import Run
+from edgemobile.report.findings import Accuracy, Artifact, Findings, Line, Timing
+from edgemobile.report.sources import Sources
 
-__all__ = ["accuracy_words", "case_words", "dash", "db", "device_words", "megabytes", "ms", "percent", "value_words"]
+__all__ = [
+    "accuracy_words",
+    "all_notes",
+    "case_words",
+    "dash",
+    "db",
+    "device_words",
+    "line_words",
+    "megabytes",
+    "ms",
+    "percent",
+    "value_words",
+]
 
 dash = "–"
 
@@ -62,3 +77,34 @@ def case_words(artifact: Artifact, timing: Timing) -> str:
 def device_words(line: Line) -> str:
     threads = f"{line.threads} thread{'s' if line.threads > 1 else ''}"
     return f"{line.device}, {threads}{f', batch {line.batch}' if line.batch > 1 else ''}"
+
+
+def line_words(line: Line) -> str:
+    """As no other line of the report is called."""
+    return f"{device_words(line)}{f', {line.when}' if line.when else ''}"
+
+
+def all_notes(found: Findings) -> list[str]:
+    """Each once: of the joining, of the runs with their device, of evaluations and parity reports."""
+    sources = found.sources
+    notes = [*found.notes, *_run_notes(sources)]
+    notes += [note for scores in sources.scores for note in scores.notes]
+    notes += [note for report in sources.parities for note in report.notes]
+    return list(dict.fromkeys(notes))
+
+
+def _run_notes(sources: Sources) -> Iterator[str]:
+    told: dict[str, list[Run]] = {}
+    for run in sources.runs:
+        for note in dict.fromkeys(run.notes):
+            told.setdefault(note, []).append(run)
+    for note, runs in told.items():
+        yield f"{'; '.join(_whose(runs, sources))}: {note}"
+
+
+def _whose(runs: Sequence[Run], sources: Sources) -> Iterator[str]:
+    """Devices of `runs`, with the times where it is not all of a device's runs."""
+    for device in dict.fromkeys(run.device for run in runs):
+        times = [sources.measured(run) for run in runs if run.device == device]
+        all_of_it = len(times) == sum(run.device == device for run in sources.runs)
+        yield device if all_of_it else f"{device}, {' and '.join(times)} UTC"

@@ -8,6 +8,26 @@ from pathlib import Path
 import pytest
 
 SHA256 = "b" * 64
+MANIFEST = {
+    "version": 1,
+    "model": {
+        "name": "v3-large",
+        "classes": 1,
+        "input_px": 32,
+        "labels": None,
+        "preprocess": {
+            "version": 1,
+            "input_px": 32,
+            "resize": "exact",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+        },
+    },
+    "weights": {"source": "bundled", "sha256": "c" * 64},
+    "checked_on": {"images": "200 images of photos.zip"},
+    "files": [],
+    "tools": {},
+}
 
 
 @pytest.fixture
@@ -63,3 +83,28 @@ def test_a_refusal_is_one_line(edgemobile, evaluation: Path, tmp_path: Path, wor
     assert ran.code == 2
     assert says in ran.err
     assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--html", "eval.json"], "eval.json is a source"),
+        (["--md", "export/../link.json"], "link.json is a source"),
+        (["--csv", "export/manifest.json"], "export/manifest.json is inside of export"),
+        (["--cards", "export/cards"], "is inside of export"),
+        (["--html", "r.html", "--md", "export/../r.html"], "r.html is named for two outputs"),
+        (["--csv", "cards/int8.onnx.md", "--cards", "cards"], "int8.onnx.md is named for two outputs"),
+    ],
+)
+def test_no_output_takes_the_place_of_a_source_or_of_another(
+    edgemobile, evaluation: Path, tmp_path: Path, words: list[str], says: str
+) -> None:
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "manifest.json").write_text(json.dumps(MANIFEST))
+    (tmp_path / "link.json").symlink_to(evaluation)
+    before = {path: path.is_file() and path.read_text() for path in tmp_path.rglob("*")}
+    ran = edgemobile("report", "eval.json", "export", *words, "--md" if "--md" not in words else "--csv", "more")
+    assert ran.code == 2
+    assert says in ran.err
+    assert ran.err.count("\n") == 1
+    assert {path: path.is_file() and path.read_text() for path in tmp_path.rglob("*")} == before

@@ -262,6 +262,17 @@ def test_infinite_and_nan_layers_are_drawn(found, make) -> None:
     assert svg(layer_plot(only_nan, 344), "y")
 
 
+def test_a_layer_that_is_not_finite_is_the_worst(found, make) -> None:
+    from edgemobile.parity import LayerParity
+    from edgemobile.report.tables import layer_table
+
+    values = (30.0, math.nan, 10.0, math.inf, 20.0, math.nan, 5.0, -math.inf)
+    layers = [LayerParity(f"l{i}", "conv2d", value, 0, 1) for i, value in enumerate(values)]
+    layers.append(LayerParity("parts", "conv2d", 40.0, 0, 1, parted="arithmetic"))
+    names = [row[1].shown for row in layer_table(found(make.make_parity(*layers))).rows]
+    assert names == ["parts", "l1", "l5", "l7", "l6", "l2", "l4", "l0"]
+
+
 def test_json_of_the_command_line_is_read_as_well(found, make) -> None:
     run = make.make_run(make.make_case("a.onnx", INT8, 2.0))
     assert len(found({"version": 1, "runs": [{"run": json.loads(run.to_text())}]}).lines) == 1

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from edgemobile.report.page import page
+from edgemobile.report.page import _summary, page
+from edgemobile.report.plots import pareto_plot
 
 HOSTILE = "</title><script>alert(1)</script>$\\frac{x$ & <img src=http://example.org/x>.onnx"
 INT8 = "b" * 64
@@ -59,9 +60,9 @@ def test_a_click_sorts_by_value_and_another_turns_it_round(opened) -> None:
 
 def test_what_has_no_value_stays_at_the_end(opened) -> None:
     section = "[...document.querySelectorAll('h2')].find(h => h.textContent === 'Cost of one inference').parentNode"
-    read = f"[...{section}.querySelectorAll('tbody tr')].map(row => row.cells[4].textContent)"
+    read = f"[...{section}.querySelectorAll('tbody tr')].map(row => row.cells[5].textContent)"
     for _ in range(2):
-        opened.click(*_centre(opened, f"{section}.querySelectorAll('th button')[4]"))
+        opened.click(*_centre(opened, f"{section}.querySelectorAll('th button')[5]"))
         assert opened.js(read)[2:] == ["–", "–"]
 
 
@@ -122,6 +123,31 @@ def test_an_unstable_figure_says_so(opened) -> None:
     text = opened.js("document.body.textContent")
     assert "unstable: int8" in text
     assert "half of all values spread" in text
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (0.78, "highest accuracy, not beyond doubt: 80.00 %: a.onnx; its interval meets that of b.onnx"),
+        (0.6, "most accurate: 80.00 %: a.onnx"),
+        (None, "most accurate: 80.00 %: a.onnx"),
+    ],
+)
+def test_one_file_is_the_most_accurate_only_beyond_its_interval(found, make, second: float | None, says: str) -> None:
+    more = {} if second is None else {"b_onnx": (INT8, second)}
+    all_of = found(make.make_scores(a_onnx=("a" * 64, 0.8), **more))
+    (tile,) = [one for one in _summary(all_of) if "accura" in one[0]]
+    assert ": ".join(tile).replace("; 100 images of photos.zip (test)", "") == says
+
+
+@pytest.mark.parametrize(("second", "sure"), [(0.78, False), (0.6, True)])
+def test_a_front_is_dotted_where_accuracies_do_not_differ_beyond_their_intervals(
+    found, make, second: float, sure: bool
+) -> None:
+    run = make.make_run(make.make_case("a.onnx", "a" * 64, 5.0), make.make_case("b.onnx", INT8, 2.0))
+    (line,) = found(run, make.make_scores(a_onnx=("a" * 64, 0.8), b_onnx=(INT8, second))).lines
+    (steps,) = [one for one in pareto_plot(line, 464).figure.axes[0].lines if one.get_drawstyle() == "steps-post"]
+    assert (steps.get_linestyle() == "-") is sure
 
 
 def test_hostile_names_are_text(browser, found, make, tmp_path: Path) -> None:
