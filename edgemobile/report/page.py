@@ -215,7 +215,7 @@ def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
             case = timing.case
             if case.profile:
                 groups, unit = op_groups(case), "µs"
-                words = f"{line_words(line)}; mean by op, by the runtime's profiler"
+                words = f"{line_words(line)}; median by op, by the runtime's profiler"
             elif timing.instructions:
                 counts = timing.instructions
                 parts = {name: sum(counts[one] for one in ones) / 1e6 for name, ones in _WORK.items()}
