@@ -281,6 +281,9 @@ class Desk:
         if state == b"finished" and self._result() is not None:
             self._ended = True
             return
+        if state == b"full":
+            root = self._transport.root
+            raise EdgemobileError(f"the worker on {self.named} died: the disk of {root} is full. Make room there")
         # A bench that died by itself would die again, or worse, not. Chunks can be asked for again.
         if self._restarts == _RESTARTS or not (self._lost or self.waiting):
             raise EdgemobileError(f"the worker on {self.named} died: {self._last_words()}")

@@ -30,6 +30,7 @@ __all__ = ["SCHEMES", "Device", "Scheme", "add_device", "devices_file", "find_de
 __all__ += ["open_device", "remove_device"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,14 @@ class Device:
         if self.name != self.address and not _NAME.fullmatch(self.name):
             raise EdgemobileError(f"device name {self.name!r}. Allowed: up to 64 letters, digits, '_' and '-'")
         row = self.row
-        if not re.fullmatch(row.pattern, self.address):
+        found = re.fullmatch(row.pattern, self.address)
+        if not found:
             raise EdgemobileError(f"address {self.address!r} of device {self.name}. Allowed: {row.example}")
+        port = found.groupdict().get("port")
+        if port and not 1 <= int(port) <= _LAST_PORT:
+            raise EdgemobileError(
+                f"port {port} in address {self.address!r} of device {self.name}. Allowed: 1 to {_LAST_PORT}"
+            )
         for option, value in self.options.items():
             if option not in row.options:
                 allowed = ", ".join(row.options) or "none"
@@ -53,6 +60,12 @@ class Device:
             if not value or any(ord(char) < 32 or ord(char) == 127 for char in value):
                 raise EdgemobileError(
                     f"option {option} of device {self.name} is {value!r}; it must be one line of text"
+                )
+            if option == "root" and set("~$") & set(value):
+                also = ", or one relative to the home there" if self.scheme == "ssh" else ""
+                raise EdgemobileError(
+                    f"option root of device {self.name} is {value!r}; '~' and '$' would be taken as they are. "
+                    f"Allowed: an absolute path{also}"
                 )
 
     @property
@@ -84,12 +97,13 @@ def _open_local(device: Device) -> Transport:
 def _open_ssh(device: Device) -> Transport:
     found = re.fullmatch(SCHEMES["ssh"].pattern, device.address)
     assert found is not None
+    config = device.options.get("config")
     return SshTransport(
         found["host"].strip("[]"),
         user=found["user"],
         port=found["port"],
         root=device.options.get("root"),
-        config=device.options.get("config"),
+        config=str(Path(config).expanduser()) if config else None,
         name=device.name,
     )
 

@@ -11,17 +11,21 @@ import importlib.util
 import io
 import json
 import sys
+import uuid
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgemobile.devices.processes import NOT_FOUND, exit_reason
 from edgemobile.devices.runtime_table import CARRIED, RUNTIMES, Runtime
 from edgemobile.devices.transport import Transport
-from edgemobile.devices.wheels import PINS, Target, fetch_wheels, pin_for
+from edgemobile.devices.unpack import NO_SPACE, NO_START
+from edgemobile.devices.wheels import PINS, Pin, Target, fetch_wheels, pin_for
 from edgemobile.errors import EdgemobileError, Unsupported, missing
 from edgemobile.progress import Progress, Silent
 
@@ -57,32 +61,18 @@ PAYLOAD = (
     "devices/profiling",
     "devices/runtime_table",
     "devices/runtimes",
+    "devices/unpack",
     "devices/worker",
 )
 _OLDEST_PYTHON = (3, 9)
 _MAX_MARKER_BYTES = 2**14
-_UNPACK_S = 900
+# Another setup of the same board may have to end first.
+_UNPACK_S = 1800
 
 _ASK_TARGET = """
 import json, os, platform, struct, sys
 libc = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {}) else None
 print(json.dumps([platform.machine(), struct.calcsize("P"), list(sys.version_info[:2]), libc]))
-"""
-_UNPACK = """
-import hashlib, os, shutil, sys, zipfile
-target, *wheels = sys.argv[1:]
-partial = target + ".partial"
-shutil.rmtree(partial, ignore_errors=True)
-for name, sha256 in zip(wheels[::2], wheels[1::2]):
-    with open(name, "rb") as file:
-        if hashlib.sha256(file.read()).hexdigest() != sha256:
-            sys.exit(os.path.basename(name) + " arrived damaged")
-    with zipfile.ZipFile(name) as wheel:
-        wheel.extractall(partial)
-shutil.rmtree(target, ignore_errors=True)
-os.rename(partial, target)
-for name in wheels[::2]:
-    os.remove(name)
 """
 
 
@@ -158,17 +148,7 @@ def setup(
             continue
         with shown.step(f"{runtime}: wheels for {target}"):
             wheels = fetch_wheels(runtime, target)
-        with shown.step(f"{runtime}: to {device.name}", len(wheels)) as report:
-            words = []
-            for count, wheel in enumerate(wheels, 1):
-                transport.put(wheel, f"wheels/{wheel.name}")
-                words += [f"wheels/{wheel.name}", hashlib.sha256(wheel.read_bytes()).hexdigest()]
-                report(count)
-        with shown.step(f"{runtime}: unpacked and tried there"):
-            _unpack(device, transport, runtime, words)
-            _try(device, transport, runtime)
-        marker = {"version": 1, "packages": list(pin.packages)}
-        transport.put(json.dumps(marker).encode(), _marker(runtime))
+        _put_there(device, transport, pin, wheels, shown)
         done[runtime] = ", ".join(pin.packages)
     _payload(transport)
     return done
@@ -259,16 +239,39 @@ def _marked(transport: Transport, runtime: str) -> list[str] | None:
     return value["packages"] if value in known else None
 
 
-def _unpack(device: Device, transport: Transport, runtime: str, words: list[str]) -> None:
-    transport.put(b"", "runtimes/here")
-    done = transport.run([_python(device), "-S", "-c", _UNPACK, f"runtimes/{runtime}", *words], timeout_s=_UNPACK_S)
-    if done.returncode:
-        raise EdgemobileError(f"cannot unpack {runtime} on {device.name}: {exit_reason(done)}. Is its disk full?")
+def _put_there(device: Device, transport: Transport, pin: Pin, wheels: list[Path], shown: Progress) -> None:
+    """Carry the wheels over under a name of this attempt's own, and have them unpacked and tried there."""
+    attempt, words = uuid.uuid4().hex[:16], []
+    try:
+        with shown.step(f"{pin.runtime}: to {device.name}", len(wheels)) as report:
+            for count, wheel in enumerate(wheels, 1):
+                transport.put(wheel, f"wheels/{attempt}/{wheel.name}")
+                words += [wheel.name, hashlib.sha256(wheel.read_bytes()).hexdigest()]
+                report(count)
+        with shown.step(f"{pin.runtime}: unpacked and tried there"):
+            _unpack(device, transport, pin, attempt, words)
+    except BaseException:
+        _clear(device, transport, f"wheels/{attempt}")
+        raise
 
 
-def _try(device: Device, transport: Transport, runtime: str) -> None:
-    # As edgemobile/__init__.py has it: there is no edgemobile on the board yet.
-    env = {"PYTHONPATH": f"{transport.root}/runtimes/{runtime}", "ORT_DISABLE_TELEMETRY": "1"}
-    done = transport.run([_python(device), "-S", "-c", f"import {RUNTIMES[runtime].module}"], env=env, timeout_s=300)
+def _unpack(device: Device, transport: Transport, pin: Pin, attempt: str, words: list[str]) -> None:
+    marker = json.dumps({"version": 1, "packages": list(pin.packages)})
+    argv = [_python(device), "-S", "-m", "edgemobile.devices.unpack"]
+    argv += [pin.runtime, RUNTIMES[pin.runtime].module, marker, attempt, *words]
+    done = transport.run(argv, env={"PYTHONPATH": _payload(transport)}, timeout_s=_UNPACK_S)
+    if done.returncode == NO_START:
+        raise EdgemobileError(f"{pin.runtime} does not start on {device.name}: {exit_reason(done)}")
+    failed = f"cannot unpack {pin.runtime} on {device.name}"
+    if done.returncode == NO_SPACE:
+        also = ', or name a folder of another disk in its row (root = "/...")' if "root" in device.row.options else ""
+        raise EdgemobileError(f"{failed}: the disk of {transport.root} is full. Make room there{also}")
     if done.returncode:
-        raise EdgemobileError(f"{runtime} does not start on {device.name}: {exit_reason(done)}")
+        raise EdgemobileError(f"{failed}: {exit_reason(done)}")
+
+
+def _clear(device: Device, transport: Transport, folder: str) -> None:
+    """Remove a folder on the board, if it can be done at once: called while something else went wrong."""
+    code = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+    with suppress(EdgemobileError):
+        transport.run([_python(device), "-S", "-c", code, folder])

@@ -41,9 +41,10 @@ _OPTIONS = {
     "LogLevel": "ERROR",
 }
 
-# What ssh says -> what mends it. {there} is how the user would write it: user@host, with -p and -F.
+# What ssh says -> what mends it. {there} is how the user would write it: user@host, with -p and -F; {forget} takes the
+# host out of known_hosts.
 _REMEDIES = (
-    ("HOST IDENTIFICATION HAS CHANGED", "its host key changed; if you installed it anew: ssh-keygen -R {host}"),
+    ("HOST IDENTIFICATION HAS CHANGED", "its host key changed; if you installed it anew: {forget}"),
     ("Host key verification failed", "its host key is not known here; log in once and compare it: ssh {there}"),
     ("Permission denied", "it does not know your key: ssh-copy-id {there}"),
     (
@@ -74,7 +75,7 @@ class SshTransport(ShellTransport):
         name: str = "",
     ) -> None:
         self.name = name or host
-        self._host = host
+        self._host, self._port = host, port
         self._root = root
         self._ssh = required("ssh", _INSTALL)
         route = [*(["-F", config] if config else []), *(["-p", port] if port else [])]
@@ -155,8 +156,20 @@ class SshTransport(ShellTransport):
     def _unreachable(self, done: Completed) -> DeviceUnreachable:
         said = done.stderr.decode("utf-8", "replace")
         remedy = next((remedy for sign, remedy in _REMEDIES if sign in said), "try it by hand: ssh {there}")
-        remedy = remedy.format(host=self._host, there=self._there)
+        remedy = remedy.format(host=self._host, there=self._there, forget=self._forget(said))
         return DeviceUnreachable(f"{self.name} is not reachable: {exit_reason(done)}; {remedy}")
+
+    def _forget(self, said: str) -> str:
+        """The command that takes a changed key out, by the name and the file that ssh names: a port, or a HostName or
+        HostKeyAlias of the configuration, makes the name another than the host's.
+        """
+        known = f"[{self._host}]:{self._port}" if self._port not in (None, "22") else self._host
+        name = re.search(r"ost key for (\S+) has changed", said)
+        file = re.search(r"^Offending .* key in (.+):\d+\s*$", said, re.MULTILINE)
+        words = ["-R", name[1] if name else known]
+        if file and Path(file[1]) != Path("~/.ssh/known_hosts").expanduser():
+            words = ["-f", file[1], *words]
+        return shlex.join(["ssh-keygen", *words])
 
 
 def _end(command: list[str], socket: Path) -> None:

@@ -5,13 +5,14 @@ event; run.json, written whole and last, however the job ended, with the token. 
 second sees the first at work, or its result, and leaves. So the host may lose the connection at any moment, and come
 back.
 
-    --state JOB                    prints running, finished or dead
+    --state JOB                    prints running, finished, dead, or full: dead, and the disk has no room
     --start JOB NUMBER SINCE       one of the processes that the inferences of a bench are spread over
     --memory JOB FILE THREADS      a process of its own for the peak memory of one file
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -38,6 +39,8 @@ JOB_VERSION = 1
 _POLL_S = 0.02
 _IDLE_S = 120
 _OLD_JOB_S, _OLD_FILE_S = 7 * 86400, 30 * 86400
+# A worker that cannot write cannot say so either.
+_NO_ROOM_BYTES = 2**16
 
 
 class _Stopped(Exception):
@@ -127,11 +130,17 @@ def _work(folder: Path) -> None:
             result = {"ended": "error", "kind": type(error).__name__, "reason": str(error)}
         except Exception as error:
             traceback.print_exc()
-            result = {"ended": "error", "kind": type(error).__name__, "reason": f"{type(error).__name__}: {error}"}
+            result = {"ended": "error", "kind": type(error).__name__, "reason": _reason(error)}
         if folder.is_dir():
             ended = {"version": JOB_VERSION, "token": job.spec["token"], **result}
             _write_whole(folder / "run.json", json.dumps(ended).encode())
             job.tell("ended")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error}). Make room there"
+    return f"{type(error).__name__}: {error}"
 
 
 def _is_done(folder: Path, token: str) -> bool:
@@ -160,7 +169,9 @@ def _state(folder: Path) -> str:
     with _claimed(folder) as ours:
         if not ours:
             return "running"
-        return "finished" if _is_done(folder, _Job(folder).spec["token"]) else "dead"
+        if _is_done(folder, _Job(folder).spec["token"]):
+            return "finished"
+        return "full" if shutil.disk_usage(folder).free < _NO_ROOM_BYTES else "dead"
 
 
 def _keep(job: _Job) -> None:
@@ -173,12 +184,15 @@ def _keep(job: _Job) -> None:
 def _sweep(folder: Path) -> None:
     """Remove what nobody came back for: jobs of a week ago, and models not used for a month."""
     now = time.time()
+    # Another worker may be sweeping too.
     for job in folder.parent.iterdir():
-        if job != folder and now - job.stat().st_mtime > _OLD_JOB_S:
-            shutil.rmtree(job, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            if job != folder and now - job.stat().st_mtime > _OLD_JOB_S:
+                shutil.rmtree(job, ignore_errors=True)
     for file in (folder.parent.parent / "files").iterdir():
-        if now - file.stat().st_mtime > _OLD_FILE_S:
-            file.unlink()
+        with suppress(FileNotFoundError):
+            if now - file.stat().st_mtime > _OLD_FILE_S:
+                file.unlink()
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -237,8 +251,13 @@ def _answer(job: _Job, session: Session, path: Path) -> None:
     answer = np.concatenate([array.reshape(len(images), -1).astype(np.float32) for array in outputs], axis=1)
     target = path.with_name(path.name.replace("input", "output", 1))
     partial = target.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, answer)
+    try:
+        with partial.open("wb") as file:
+            np.save(file, answer)
+    except OSError:
+        # On a full disk that leaves room for the words about it.
+        partial.unlink(missing_ok=True)
+        raise
     # Told first: who finds the output has heard of it.
     job.tell("chunk", name=path.stem.partition("-")[2], images=len(images), ns=ns)
     os.replace(partial, target)

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,25 @@ class ConfigFile:
                 raise self.wrong((table,), f"unknown table. Allowed: {', '.join(f'[{name}]' for name in _TABLES)}")
 
     def without(self, name: str) -> str:
-        """The text without the top-level table `name`: its headers with all below them, and its keys elsewhere."""
-        lines = self.text.splitlines(keepends=True)
+        """The text without the top-level table `name`: its headers with all below them, and its keys elsewhere.
+
+        A comment directly above the next table is that table's, and stays.
+        """
+        # Not splitlines, which ends a line at more than TOML does.
+        lines = StringIO(self.text).readlines()
         dropped: set[int] = set()
         inside, below_header = False, False
         statements = [*_statements(self.text), (len(lines) + 1, len(lines) + 1, "", {})]
-        for (start, end, statement, tables), (following, *_) in pairwise(statements):
+        for (start, end, statement, tables), (following, _, next_statement, next_tables) in pairwise(statements):
             ours = next(iter(tables)) == name
             if statement.lstrip().startswith("["):
                 inside, below_header = ours, True
             if inside:
-                dropped |= {*range(start, following)}
+                until = following
+                if next_statement.lstrip().startswith("[") and name not in next_tables:
+                    while until > end and lines[until - 2].lstrip().startswith("#"):
+                        until -= 1
+                dropped |= {*range(start, until)}
             elif ours and not below_header:
                 dropped |= {*range(start, end)}
         return "".join(line for number, line in enumerate(lines, 1) if number not in dropped)

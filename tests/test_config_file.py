@@ -80,3 +80,21 @@ def test_what_is_no_configuration(tmp_path: Path, data: bytes, said: str) -> Non
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(EdgemobileError, match="cannot read"):
         read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("[a]\nx = 1\n# of b\n[b]\n", "# of b\n[b]\n"),
+        ("[a]\nx = 1\n# of a\n\n# of b\n[[b]]\n", "# of b\n[[b]]\n"),
+        ("[a]\n# of x\nx = 1\n# of a.b\n[a.b]\n# the end\n", ""),
+        ('[a]\nx = """\n# no comment"""\n[b]\n', "[b]\n"),
+        ("# of a\na.x = 1\n# of b\n[b]\n", "# of a\n# of b\n[b]\n"),
+        # What ends a line elsewhere does not in TOML.
+        ("[b]\nx = '\u2028'\n[a]\nx = 1\n", "[b]\nx = '\u2028'\n"),
+    ],
+)
+def test_a_table_goes_and_the_comment_of_the_next_one_stays(tmp_path: Path, text: str, kept: str) -> None:
+    path = tmp_path / "edgemobile.toml"
+    path.write_text(text, encoding="utf-8")
+    assert read_config(path).without("a") == kept

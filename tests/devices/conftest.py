@@ -107,6 +107,26 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     board.process.wait(10)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a real disk of so many bytes; skips where this user may not mount one."""
+    made: list[Path] = []
+
+    def make(size: int) -> Path:
+        folder = tmp_path / f"disk{len(made)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "edgemobile-test", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no disk can be mounted here: run as root")
+        made.append(folder)
+        return folder
+
+    yield make
+    for folder in made:
+        # A worker may still be in it.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def emulation() -> Callable[[str], Emulation]:
     """The installed emulation of a core; skips where `edgemobile devices setup emulated:CPU` did not run."""

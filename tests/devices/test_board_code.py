@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# What worker.py and probe.py draw in. setup puts these on a board, and nothing else of edgemobile.
+# What worker.py, probe.py and unpack.py draw in. setup puts these on a board, and nothing else of edgemobile.
 BOARD = {
     "edgemobile",
     "edgemobile.errors",
@@ -24,6 +24,7 @@ BOARD = {
     "edgemobile.devices.profiling",
     "edgemobile.devices.runtime_table",
     "edgemobile.devices.runtimes",
+    "edgemobile.devices.unpack",
     "edgemobile.devices.worker",
 }
 
@@ -47,7 +48,7 @@ def _imports(source: str) -> set[str]:
 def test_a_worker_draws_in_these_modules_and_numpy(repo_root: Path) -> None:
     # edgemobile's own __init__ imports what is asked of it, later.
     seen, others = {"edgemobile"}, set()
-    waiting = ["edgemobile.devices.worker", "edgemobile.devices.probe"]
+    waiting = ["edgemobile.devices.worker", "edgemobile.devices.probe", "edgemobile.devices.unpack"]
     while waiting:
         module = waiting.pop()
         if module in seen:
@@ -71,6 +72,12 @@ def test_the_probe_needs_no_numpy(repo_root: Path) -> None:
         for name in _imports(_source(repo_root, f"edgemobile.devices.{module}"))
     }
     names.remove("edgemobile.devices.runtime_table")
+    assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)
+
+
+def test_unpacking_needs_no_numpy(repo_root: Path) -> None:
+    """A board has none before its first wheel is unpacked."""
+    names = _imports(_source(repo_root, "edgemobile.devices.unpack")) - {"edgemobile.errors"}
     assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)
 
 

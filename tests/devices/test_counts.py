@@ -101,6 +101,15 @@ def test_counts_repeat_within_a_thousandth(twice: _Twice) -> None:
     assert abs(first / second - 1) < 1e-3
 
 
+def test_a_count_does_not_depend_on_the_place_in_line(
+    twice: _Twice, core: str, convolutions: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.tflite"
+    other.write_bytes(convolutions.read_bytes())
+    second = bench(BenchRequest((other, convolutions), core)).cases[1].instructions_median["total"]
+    assert abs(second / twice.first.cases[0].instructions_median["total"] - 1) < 2e-4
+
+
 def test_there_is_no_time_in_it(twice: _Twice) -> None:
     for run in (twice.first, twice.second):
         assert run.emulated

@@ -97,6 +97,25 @@ def test_a_block_is_a_twentieth_of_a_second(ms: float, block: int, timed_block: 
     assert measuring._plan(_Job(sustained_s=600).spec["settings"], cases, 0)[2] == 600
 
 
+def test_warming_up_for_counts_runs_the_code_that_counting_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between marks as well, of a kind that the counter leaves alone."""
+    calls: list[Any] = []
+    monkeypatch.setattr(measuring.os, "getpriority", lambda *words: calls.append(words))
+    (case,) = _cases(calls, "a")
+    measuring._count(_Job(), case, 7, 2)
+    assert calls[-6:] == [
+        (measuring.MARK, 14),
+        "a",
+        (measuring.MARK, 15),
+        (measuring.MARK, 16),
+        "a",
+        (measuring.MARK, 17),
+    ]
+    assert calls[1:-6:3] == ["a"] * 10
+    assert {which for which, _ in calls[:-6:3] + calls[2:-6:3]} == {measuring._NO_MARK}
+    assert measuring._NO_MARK != measuring.MARK
+
+
 def test_processes_are_joined() -> None:
     first = {"file": "a", "warmup_ns": [1], "rounds_ns": [[2], [3]], "starts": [2], "load_ns": 9}
     first |= {"profile": None, "energy_mj": None, "idle_w": None}

@@ -16,6 +16,7 @@ from edgemobile.devices.profiles import (
     open_device,
     remove_device,
 )
+from edgemobile.devices.ssh import SshTransport
 from edgemobile.errors import EdgemobileError
 
 
@@ -83,6 +84,13 @@ def test_a_row_goes_however_it_is_written(file: Path, row: str, kept: str) -> No
         ('["a b"]\naddress = "local"\n', ":1: \"a b\": device name 'a b'"),
         ('[local]\naddress = "ssh://x"\n', ":1: local: local is this machine"),
         ('[a]\naddress = "ssh://x"\nroot = "a\\nb"\n', ":3: a.root: option root of device a"),
+        ('[a]\naddress = "ssh://x"\nroot = "~/em"\n', "Allowed: an absolute path, or one relative to the home there"),
+        ('[a]\naddress = "adb:x"\nroot = "/data/$USER"\n', ":3: a.root: option root of device a is '/data/$USER'; '~'"),
+        (
+            '[a]\naddress = "ssh://x:65536"\n',
+            ":2: a.address: port 65536 in address 'ssh://x:65536' of device a. Allowed: 1 to 65535",
+        ),
+        ('[a]\naddress = "ssh://x:0"\n', "port 0 in address"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(file: Path, text: str, said: str) -> None:
@@ -91,6 +99,21 @@ def test_what_is_wrong_is_named_with_its_line(file: Path, text: str, said: str) 
         load_devices()
     assert str(file) in str(raised.value)
     assert said in str(raised.value)
+
+
+def test_comments_above_the_next_row_stay(file: Path) -> None:
+    pi4 = '# of pi4\n  # and more\n[pi4]\naddress = "ssh://pi4"\n'
+    file.write_text(f'[pi5]\n# of an option\naddress = "ssh://pi5"\n# after it\n\n{pi4}')
+    remove_device("pi5")
+    assert file.read_text() == pi4
+
+
+def test_an_ssh_configuration_in_ones_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    device = Device("a", "ssh://x", {"config": "~/lab/config"})
+    transport = device.row.open(device)
+    assert isinstance(transport, SshTransport)
+    assert transport._where == ["-F", f"{tmp_path}/lab/config"]
 
 
 def test_a_file_that_is_no_list_of_devices(file: Path) -> None:

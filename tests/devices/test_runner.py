@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,6 +191,38 @@ def test_a_damaged_copy_is_noticed(tmp_path: Path, model: Path) -> None:
     (tmp_path / file.target).write_bytes(b"\x08" * file.bytes)
     with pytest.raises(EdgemobileError, match=r"copy of .* is damaged"):
         _bench(LocalTransport(tmp_path), model)
+
+
+def test_a_model_of_this_job_is_kept_and_others_go_after_a_month(tmp_path: Path, model: Path) -> None:
+    month = 31 * 86400
+    now, used = time.time(), tmp_path / ModelFile.of(model).target
+    for path, age_s in ((used, month), (tmp_path / "files/old.onnx", month), (tmp_path / "files/new.onnx", 86400)):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(model.read_bytes())
+        os.utime(path, (now - age_s, now - age_s))
+    assert _bench(LocalTransport(tmp_path), model).cases
+    assert {path.name for path in (tmp_path / "files").iterdir()} == {"new.onnx", used.name}
+    # And for a month from now.
+    assert used.stat().st_mtime > now - 60
+
+
+def test_a_disk_that_fills_meanwhile(
+    small_disk: Callable[[int], Path], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that cannot write a word is not taken for one that ran out of memory."""
+    monkeypatch.setattr(desk, "_QUIET_S", 0.1)
+    root = small_disk(2**20)
+
+    def fill(event: Any) -> None:
+        if event["event"] == "opening":
+            with suppress(OSError), (root / "of another").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+
+    files = [ModelFile.of(model)]
+    job = bench_job(files, Settings(runs=2000), [], emulated=False)
+    with pytest.raises(EdgemobileError, match=f"the worker on pi died: the disk of {root} is full. Make room there"):
+        run_job(BOARD, LocalTransport(root), PYTHON, job, files, fill)
 
 
 def test_an_interrupt_stops_the_board_too(tmp_path: Path, model: Path) -> None:
@@ -432,6 +467,22 @@ def test_a_worker_that_is_killed_is_started_again(
     _assert_right(model, chunks, list(_infer(Mortal(tmp_path), model, iter(chunks))))
     # More than once where the second took long to begin; then it finds the first at work and leaves.
     assert len(started) >= 2
+
+
+def test_an_answer_that_finds_no_room(tmp_path: Path, model: Path, chunks: list[np.ndarray]) -> None:
+    """A disk that has room for the words about it."""
+
+    class Full(LocalTransport):
+        def put(self, source: Any, target: str) -> None:
+            if "/input-" in target:
+                self._made(target.replace("/input-", "/output-")).with_suffix(".partial").symlink_to("/dev/full")
+            super().put(source, target)
+
+    with pytest.raises(
+        EdgemobileError, match=r"pi: the disk is full \(.*No space left on device.*\)\. Make room there"
+    ):
+        list(_infer(Full(tmp_path), model, iter(chunks)))
+    assert not list(tmp_path.rglob("output-000000-*.partial"))
 
 
 def _npy(array: np.ndarray) -> bytes:

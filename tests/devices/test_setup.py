@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgemobile.devices import setup as module
-from edgemobile.devices import wheels
+from edgemobile.devices import unpack, wheels
 from edgemobile.devices.diagnosis import diagnose_board, diagnose_state
 from edgemobile.devices.local import LocalTransport
 from edgemobile.devices.profiles import Device
@@ -120,11 +122,111 @@ def test_a_runtime_that_no_board_gets_is_refused(board: Device, tmp_path: Path) 
         ready(board, LocalTransport(tmp_path), "tensorflow")
 
 
-def test_a_runtime_is_tried_without_telemetry(board: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, str] = {}
-    monkeypatch.setattr(_Told, "run", lambda self, argv, *, env, **_: given.update(env) or Completed(0, b"", b""))
-    module._try(board, _Told(tmp_path, {}), "onnxruntime")
-    assert given["ORT_DISABLE_TELEMETRY"] == "1"
+_WANTS_NO_TELEMETRY = "import os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Makes a wheel that setup takes for onnxruntime's: when imported it does what the code says."""
+
+    def make(code: str) -> Path:
+        path = tmp_path / "onnxruntime-1-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("onnxruntime/__init__.py", code)
+            archive.writestr("onnxruntime/noise", os.urandom(2**18))
+            archive.writestr("onnxruntime/zeros", bytes(2**22))
+        monkeypatch.setattr(module, "fetch_wheels", lambda runtime, target: [path])
+        return path
+
+    return make
+
+
+def _there(root: Path) -> list[str]:
+    """What is in runtimes/ and wheels/ of a board."""
+    return sorted(
+        str(path.relative_to(root)) for folder in ("runtimes", "wheels") for path in (root / folder).iterdir()
+    )
+
+
+def test_a_runtime_is_tried_without_telemetry_and_what_was_cut_off_is_swept(
+    board: Device, tmp_path: Path, wheel: Callable[[str], Path]
+) -> None:
+    root, transport = tmp_path / "root", LocalTransport(tmp_path / "root")
+    wheel(_WANTS_NO_TELEMETRY)
+    (root / "runtimes/litert.1.partial").mkdir(parents=True)
+    (root / "wheels/1").mkdir(parents=True)
+    os.utime(root / "wheels/1", (0, 0))
+    (root / "wheels/on its way").mkdir(parents=True)
+    assert setup(board, transport, ["onnxruntime"])["onnxruntime"].startswith("onnxruntime==")
+    assert ready(board, transport, "onnxruntime").env["PYTHONPATH"].endswith(f":{root}/runtimes/onnxruntime")
+    assert _there(root) == ["runtimes/onnxruntime", "runtimes/onnxruntime.json", "wheels/on its way"]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise ImportError('no libatomic')", "onnxruntime does not start on pi5: ImportError: no libatomic"),
+        ("import os; os.kill(os.getpid(), 4)", "onnxruntime does not start on pi5: SIGILL while importing onnxruntime"),
+    ],
+)
+def test_a_runtime_that_does_not_start_leaves_what_was_there(
+    board: Device, tmp_path: Path, wheel: Callable[[str], Path], code: str, said: str
+) -> None:
+    root, transport = tmp_path / "root", LocalTransport(tmp_path / "root")
+    transport.put(b"before", "runtimes/onnxruntime/file")
+    wheel(code)
+    with pytest.raises(EdgemobileError, match=said):
+        setup(board, transport, ["onnxruntime"])
+    assert _there(root) == ["runtimes/onnxruntime"]
+    assert (root / "runtimes/onnxruntime/file").read_bytes() == b"before"
+
+
+def test_a_wheel_that_arrives_damaged(board: Device, tmp_path: Path, wheel: Callable[[str], Path]) -> None:
+    class Noisy(LocalTransport):
+        def put(self, source: Path | bytes, target: str) -> None:
+            super().put(b"noise" if target.startswith("wheels") else source, target)
+
+    wheel("")
+    with pytest.raises(EdgemobileError, match=r"cannot unpack onnxruntime on pi5: onnxruntime-1.* arrived damaged$"):
+        setup(board, Noisy(tmp_path / "root"), ["onnxruntime"])
+    assert _there(tmp_path / "root") == []
+
+
+def test_setups_of_one_board_take_turns(board: Device, tmp_path: Path, wheel: Callable[[str], Path]) -> None:
+    """The first does it while the others wait, and find it done."""
+    root, tried = tmp_path / "root", tmp_path / "tried"
+    wheel(f"import time; time.sleep(1); open({str(tried)!r}, 'a').write('+')")
+    with ThreadPoolExecutor() as pool:
+        doing = [pool.submit(setup, board, LocalTransport(root), ["onnxruntime"]) for _ in range(3)]
+        assert len({done.result()["onnxruntime"] for done in doing}) == 1
+    assert tried.read_text() == "+"
+    assert _there(root) == ["runtimes/onnxruntime", "runtimes/onnxruntime.json"]
+
+
+@pytest.mark.parametrize(
+    ("room", "said"),
+    [(2**21, r"the disk of .* is full\. Make room there, or name a folder of"), (2**18, "cannot write")],
+)
+def test_a_full_disk_is_told_and_left_clean(
+    board: Device, small_disk: Callable[[int], Path], wheel: Callable[[str], Path], room: int, said: str
+) -> None:
+    """Room for the wheel and not for what is in it; then not even for the wheel."""
+    wheel("")
+    root = small_disk(room) / "root"
+    with pytest.raises(EdgemobileError, match=said):
+        setup(board, LocalTransport(root), ["onnxruntime"])
+    assert list((root / "wheels").iterdir()) == []
+    assert not list((root / "runtimes").glob("*"))
+
+
+def test_only_a_full_disk_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runtimes/litert.json").mkdir(parents=True)
+    (tmp_path / "wheels").mkdir()
+    with pytest.raises(IsADirectoryError):
+        unpack.main(["litert", "x", "", "1"])
+    monkeypatch.setattr(unpack, "_put_there", lambda *_: Path("/dev/full").write_bytes(b"x"))
+    assert unpack.main(["litert", "x", "", "1"]) == unpack.NO_SPACE
 
 
 def test_the_payload_is_small_always_the_same_and_replaced_where_a_board_changed_it(
@@ -187,5 +289,5 @@ def test_a_setup_over_ssh_to_aarch64(arm_sshd: Any, monkeypatch: pytest.MonkeyPa
     left = {path.name for path in Path(transport.root).iterdir()} | {
         path.name for path in Path(transport.root, "wheels").iterdir()
     }
-    assert left == {"payload", "runtimes", "wheels"}
+    assert left == {"lock-setup", "payload", "runtimes", "wheels"}
     transport.close()

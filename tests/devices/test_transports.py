@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
 import threading
 import time
@@ -154,6 +156,24 @@ def test_an_unknown_host_key_is_refused(sshd: Any, tmp_path: Path) -> None:
     with pytest.raises(DeviceUnreachable, match="host key is not known here; log in once and compare it: ssh -F"):
         transport.run(["true"])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_changed_host_key_is_taken_out_by_the_name_it_has(sshd: Any, tmp_path: Path) -> None:
+    """The command in the words, run as it is, takes it out."""
+    config, known = tmp_path / "config", tmp_path / "known"
+    config.write_text(sshd.config.read_text().replace(str(sshd.folder / "known"), str(known)))
+    known.write_text(f"[127.0.0.1]:{sshd.port} {(sshd.folder / 'user.pub').read_text()}")
+    with pytest.raises(DeviceUnreachable, match="its host key changed; if you installed it anew: ssh-keygen") as raised:
+        SshTransport("board", config=str(config), root="/tmp/unused").run(["true"])
+    command = str(raised.value).partition("anew: ")[2]
+    assert command == f"ssh-keygen -f {known} -R '[127.0.0.1]:{sshd.port}'"
+    subprocess.run(shlex.split(command), check=True, capture_output=True)
+    assert known.read_text() == ""
+
+
+@pytest.mark.parametrize(("port", "name"), [("2222", "'[pi5]:2222'"), ("22", "pi5"), (None, "pi5")])
+def test_known_hosts_has_a_port_in_the_name_unless_it_is_22(port: str | None, name: str) -> None:
+    assert SshTransport("pi5", port=port)._forget("HOST IDENTIFICATION HAS CHANGED") == f"ssh-keygen -R {name}"
 
 
 def test_nothing_listening_is_unreachable() -> None:
