@@ -64,13 +64,16 @@ def test_cases_take_turns_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_counted_inferences_stand_between_their_marks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first and some more warm it up, before any mark; the numbers go on from file to file."""
+    """Some warm it up before, between marks that nobody counts; the numbers go on from file to file."""
     calls: list[str] = []
-    monkeypatch.setattr(measuring, "_mark", lambda value: calls.append(str(value)))
+    monkeypatch.setattr(
+        measuring, "_mark", lambda which, value: calls.append(str(value) if which == measuring.MARK else "-")
+    )
     for number, case in enumerate(_cases(calls)):
         measuring._count(_Job(), case, 2 * number, 2)
-    warm = 1 + measuring._COUNTED_WARMUPS
-    assert " ".join(calls) == f"{'a ' * warm}0 a 1 2 a 3 {'b ' * warm}4 b 5 6 b 7"
+    warm = measuring._COUNTED_WARMUPS
+    assert measuring._NO_MARK != measuring.MARK
+    assert " ".join(calls) == f"{'- a - ' * warm}0 a 1 2 a 3 {'- b - ' * warm}4 b 5 6 b 7"
 
 
 @pytest.mark.parametrize(
@@ -95,25 +98,6 @@ def test_a_block_is_a_twentieth_of_a_second(ms: float, block: int, timed_block: 
     blocks, least, seconds = measuring._plan(_Job(seconds=3).spec["settings"], cases, 0)
     assert (set(blocks.values()), least, seconds) == ({timed_block}, 1, pytest.approx(6 / 5))
     assert measuring._plan(_Job(sustained_s=600).spec["settings"], cases, 0)[2] == 600
-
-
-def test_warming_up_for_counts_runs_the_code_that_counting_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between marks as well, of a kind that the counter leaves alone."""
-    calls: list[Any] = []
-    monkeypatch.setattr(measuring.os, "getpriority", lambda *words: calls.append(words))
-    (case,) = _cases(calls, "a")
-    measuring._count(_Job(), case, 7, 2)
-    assert calls[-6:] == [
-        (measuring.MARK, 14),
-        "a",
-        (measuring.MARK, 15),
-        (measuring.MARK, 16),
-        "a",
-        (measuring.MARK, 17),
-    ]
-    assert calls[1:-6:3] == ["a"] * 10
-    assert {which for which, _ in calls[:-6:3] + calls[2:-6:3]} == {measuring._NO_MARK}
-    assert measuring._NO_MARK != measuring.MARK
 
 
 def test_processes_are_joined() -> None:
