@@ -6,24 +6,22 @@
 Where only a hard-sigmoid reads a layer, the 3 goes into that layer's bias and the clamp is fused to it. The 1/6 is not
 computed: it travels down through everything linear (means, products, reshapes) until a convolution or linear layer
 takes it into its weights. Where it meets a sum, a layer on the other side that nothing else reads takes the 6 into its
-weights instead. In int8 both change a scale and no integer. A tensor that is n times what its module gives
-in PyTorch is called `<module>.x<n>`, so that a comparison can divide it out.
+weights instead. In int8 both change a scale and no integer. A tensor that is n times what its module gives in PyTorch
+says so in its name (graph/tensor_names.py), and a comparison divides it out.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.tensor_names import divided, gate_of, multiplied, raised
 from edgemobile.quant.recipe import Hswish
 
-__all__ = ["added", "integer_form", "is_gate", "split_factor"]
+__all__ = ["integer_form", "is_gate"]
 
-# The end of the name of a bias that holds the 3 of a hard-sigmoid.
-_RAISED = ".plus3"
 # Linear in their one input: n times the input gives n times the output.
 _HOMOGENEOUS = ("mean", "reshape", "relu", "max_pool2d", "avg_pool2d")
 
@@ -37,7 +35,7 @@ def integer_form(graph: Graph, hswish: Hswish = "delegated") -> Graph:
 
 
 def _with_relu(graph: Graph) -> Graph:
-    # It loads torch, which reading a name of ours (split_factor) must not.
+    # It loads torch, which the other forms do without.
     from edgemobile.lower import fuse_activations
 
     nodes = [Node("relu", node.inputs, node.output) if node.op == "hardswish" else node for node in graph.nodes]
@@ -50,20 +48,6 @@ def is_gate(graph: Graph, node: Node) -> bool:
         return False
     other = graph[node.inputs[1]].data
     return other is not None and other.size == 1 and other.item() == 3.0
-
-
-def split_factor(name: str) -> tuple[str, int]:
-    """(module path, n) of a tensor name: "features.4.block.0.2.x6" -> ("features.4.block.0.2", 6).
-
-    The ".eq" of an equalized tensor is dropped; its factors are one a channel, in `Quantized.channel_factors`.
-    """
-    match = re.fullmatch(r"(.+?)(?:\.x(\d+))?(?:\.eq)?", name)
-    return (match[1], int(match[2] or 1)) if match else (name, 1)
-
-
-def added(name: str) -> float:
-    """What the constant of a layer holds beyond the trained one: the 3 of a hard-sigmoid in a bias, or 0."""
-    return 3.0 if name.endswith(_RAISED) else 0.0
 
 
 def _is_plain_layer(node: Node) -> bool:
@@ -97,7 +81,7 @@ class _Rewrite:
         if node.op == "hardsigmoid":
             self._hardsigmoid(node)
         elif node.op == "hardswish" and self.hswish == "delegated":
-            gate = self._gate(node, f"{node.output}.gate", 1)
+            gate = self._gate(node, gate_of(node.output), 1)
             product = Node("mul", (self._plain(node.inputs[0]), gate), node.output, {"activation": ""})
             self._add(product, self.graph[node.output].shape, 6)
         elif node.op in ("conv2d", "linear"):
@@ -126,7 +110,7 @@ class _Rewrite:
         alone = len(self.graph.consumers(name)) == 1 and name not in self.graph.outputs
         if index is None or not alone or self.factors[name] != 1 or not _is_plain_layer(self.nodes[index]):
             return False
-        layer, new = self.nodes[index], f"{name}.x{factor}"
+        layer, new = self.nodes[index], multiplied(name, factor)
         constants = [self._multiplied(constant, factor) for constant in layer.inputs[1:]]
         self.nodes[index] = Node(layer.op, (layer.inputs[0], *constants), new, layer.attrs)
         self.names[name], self.factors[name] = new, factor
@@ -134,7 +118,7 @@ class _Rewrite:
         return True
 
     def _multiplied(self, name: str, factor: int) -> str:
-        new = f"{name}.x{factor}"
+        new = multiplied(name, factor)
         self.tensors[new] = Tensor.constant(new, self._data(name) * np.float32(factor))
         return new
 
@@ -147,7 +131,7 @@ class _Rewrite:
     def _add(self, node: Node, shape: tuple[int, ...], factor: int) -> str:
         """Append `node`, whose output is `factor` times what its name means."""
         old = node.output
-        new = old if factor == 1 else f"{old}.x{factor}"
+        new = multiplied(old, factor)
         self.names[old], self.factors[old] = new, factor
         self.tensors[new] = Tensor(new, shape)
         self.nodes.append(Node(node.op, node.inputs, new, node.attrs))
@@ -164,10 +148,10 @@ class _Rewrite:
         if source is None or source.output != node.inputs[0] or not alone or not _is_plain_layer(source):
             self._gate(node, node.output, 6)
             return
-        raised = source.inputs[2] + _RAISED
-        self.tensors[raised] = Tensor.constant(raised, self._data(source.inputs[2]) + np.float32(3))
+        bias = raised(source.inputs[2])
+        self.tensors[bias] = Tensor.constant(bias, self._data(source.inputs[2]) + np.float32(3))
         self.nodes.pop()
-        inputs = (*source.inputs[:2], raised)
+        inputs = (*source.inputs[:2], bias)
         attrs = {**source.attrs, "activation": "relu6"}
         self._add(Node(source.op, inputs, node.output, attrs), self.graph[node.output].shape, 6)
 
@@ -179,7 +163,7 @@ class _Rewrite:
         x, weight, bias = node.inputs
         if factor != 1:
             data = (self._data(weight).astype(np.float64) / factor).astype(np.float32)
-            weight = f"{weight}.d{factor}"
+            weight = divided(weight, factor)
             self.tensors[weight] = Tensor.constant(weight, data)
         inputs = (self.names.get(x, x), weight, bias)
         self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, 1)

@@ -17,6 +17,7 @@ import numpy as np
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import quantize as quantize_array
+from edgemobile.graph.tensor_names import equalized
 from edgemobile.progress import Progress, Silent
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
@@ -103,7 +104,7 @@ def ptq(
     if mends := _mends(recipe):
         with progress.step("mend int8 layers") as report:
             result = mend_layers(form, result, batches, mends, prepared.floors, report)
-    names = {name: f"{name}.eq" for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
+    names = {name: equalized(name) for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
     factors = {names[name]: factor for name, factor in prepared.factors.items() if name in names}
     return Quantized(_renamed(result, names), tuple(notes), factors)
 

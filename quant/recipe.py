@@ -6,11 +6,11 @@ Rules apply in order and a later rule wins, so a recipe reads as "everything lik
 from __future__ import annotations
 
 import fnmatch
-import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.graph.tensor_names import split_name
 from edgemobile.quant.observers import OBSERVERS
 from edgemobile.strict_json import versioned
 
@@ -127,8 +127,7 @@ class Recipe:
 
 def _matches(node_name: str, pattern: str) -> bool:
     """A pattern is on module paths: "features.0.2" also means the node that holds 6 times as much, features.0.2.x6."""
-    path = re.sub(r"(\.x\d+)?(\.eq)?$", "", node_name)
-    return fnmatch.fnmatchcase(node_name, pattern) or fnmatch.fnmatchcase(path, pattern)
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (node_name, split_name(node_name)[0]))
 
 
 def _check(what: str, value: str | None, allowed: tuple[str, ...]) -> None:

@@ -12,14 +12,13 @@ again, a sudden drop of the drift has to do.
 
 A layer that the file computes in one op with the hard-sigmoid behind it is compared with that.
 
-What int8 does to a tensor on purpose is undone first: `.xN` holds N times the module's output (quant/hswish.py), `.eq`
-has its channels rescaled (quant/equalize.py), and what relu6(x + 3) cannot tell apart is not compared.
+What int8 does to a tensor on purpose is undone first: its name says what (graph/tensor_names.py). What relu6(x + 3)
+cannot tell apart is not compared.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,9 +27,9 @@ import numpy as np
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import dequantize
 from edgemobile.graph.interpreter import run
+from edgemobile.graph.tensor_names import added, gate_of, is_constant_of, is_equalized, split_name
 from edgemobile.metrics import cosine, max_abs, sqnr_db
 from edgemobile.parity.tolerances import LayerTolerance
-from edgemobile.quant.hswish import added, split_factor
 
 __all__ = [
     "LayerParity",
@@ -106,7 +105,7 @@ class Observed:
     unsigned: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        paths = {self._split(name)[0]: name for name in reversed(list(self.values))}
+        paths = {split_name(name, self.known)[0]: name for name in reversed(list(self.values))}
         object.__setattr__(self, "_paths", paths)
 
     def name_of(self, path: str) -> str | None:
@@ -116,19 +115,12 @@ class Observed:
         paths: Mapping[str, str] = self._paths  # type: ignore[attr-defined]
         return paths.get(path)
 
-    def _split(self, name: str) -> tuple[str, int]:
-        """split_factor, but for modules of the reference that are themselves called like a multiple: block.x1."""
-        for path in (name, name.removesuffix(".eq")):
-            if path in self.known:
-                return path, 1
-        return split_factor(name)
-
     def problem(self, path: str) -> str:
         """Why a reference's tensor cannot be compared here; "" where it can."""
         name = self.name_of(path)
         if name is None or name not in self.values:
             return "the file has no tensor of this name"
-        if name.endswith(".eq") and name not in self.factors:
+        if is_equalized(name) and name not in self.factors:
             return f"{name} has its channels rescaled, and the file does not say by how much; export it again"
         return ""
 
@@ -140,7 +132,7 @@ class Observed:
         name = self.name_of(path)
         if name is None:
             return np.ones(1)
-        return np.atleast_1d(self.factors.get(name, 1.0)) * float(self._split(name)[1])
+        return np.atleast_1d(self.factors.get(name, 1.0)) * float(split_name(name, self.known)[1])
 
     def real(self, path: str) -> np.ndarray:
         """The values f32 of a reference's tensor, in the reference's units."""
@@ -213,11 +205,10 @@ class Observed:
         return reads / written.reshape(-1, *flat, 1)
 
     def constant_name(self, name: str) -> str | None:
-        """This file's name of a reference's constant: "w", "w.d6", "w.x6", "w.plus3" (quant/hswish.py)."""
+        """This file's name of a reference's constant: "w" may be "w.d6" there."""
         if name in self.renamed:
             return self.renamed[name]
-        pattern = re.compile(re.escape(name) + r"(\.d\d+)?(\.x\d+)?(\.plus3)?")
-        return next((each for each in self.tensors if pattern.fullmatch(each)), None)
+        return next((each for each in self.tensors if is_constant_of(each, name)), None)
 
     def _constant(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
         """A constant as the file has it; None where it has none of this shape."""
@@ -418,7 +409,7 @@ def _gate_noise(
     node: Node, inputs: Mapping[str, np.ndarray], steps: np.ndarray, observed: Observed
 ) -> np.ndarray | float:
     """What rounding the gate of x * gate / 6 adds, as a variance f64[C] in the output's steps."""
-    gate = observed.qparams(f"{node.output}.gate")
+    gate = observed.qparams(gate_of(node.output))
     if node.op != "hardswish" or gate is None:
         return 0.0
     ((name, x),) = inputs.items()

@@ -7,7 +7,7 @@ where all of them agree in number and shape, the k-th is the k-th.
 from __future__ import annotations
 
 from edgemobile.graph import Graph, Node
-from edgemobile.quant.hswish import split_factor
+from edgemobile.graph.tensor_names import split_name
 
 __all__ = ["matched_by_order"]
 
@@ -20,8 +20,8 @@ def matched_by_order(reference: Graph, other: Graph) -> dict[str, str]:
     Empty where names agree already, or the layers do not.
     """
     ours, theirs = _layers(reference), _layers(other)
-    known = {split_factor(node.output)[0] for node in other.nodes}
-    if sum(split_factor(node.output)[0] in known for node in ours) * 2 >= len(ours):
+    known = {split_name(node.output)[0] for node in other.nodes}
+    if sum(split_name(node.output)[0] in known for node in ours) * 2 >= len(ours):
         return {}
     if [_signature(reference, node) for node in ours] != [_signature(other, node) for node in theirs]:
         return {}

@@ -30,6 +30,7 @@ from edgemobile.gate.run import run_gate
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.graph.embed import embed, outside
+from edgemobile.graph.tensor_names import split_name
 from edgemobile.images.samples import from_blots
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import METRICS
@@ -52,7 +53,6 @@ from edgemobile.parity.layers import channel_db, sources
 from edgemobile.parity.observing import observe, open_file
 from edgemobile.parity.suspect import Case
 from edgemobile.preprocess import IMAGENET
-from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
 
@@ -193,7 +193,7 @@ def test_a_file_that_takes_pixels_is_green(net: Net) -> None:
 
 
 def _node(graph: Graph, path: str) -> Node:
-    return next(node for node in graph.nodes if split_factor(node.output)[0] == path)
+    return next(node for node in graph.nodes if split_name(node.output)[0] == path)
 
 
 def _with_node(graph: Graph, old: Node, new: Node) -> Graph:
@@ -349,7 +349,7 @@ def test_a_pipeline_goes_red_for_each_drift_and_for_nothing_else(net: Net) -> No
 def _assert_named(file: FileParity, layer: str, kind: str) -> None:
     assert not file.passed
     assert file.first_parted is not None, "the gate saw no layer part"
-    assert split_factor(file.first_parted.name)[0] == layer
+    assert split_name(file.first_parted.name)[0] == layer
     assert file.cause is not None, file.missed
     assert file.cause.kind == kind, file.cause
     # A bit that changes next to nothing of the output is found in the weights.
@@ -536,7 +536,7 @@ def test_the_op_that_differs_is_named(net: Net, make: Callable[[Graph], Graph], 
     (file,) = _checked(net, path, ref="int8.onnx").files
     assert not file.passed
     assert file.first_parted is not None
-    assert split_factor(file.first_parted.name)[0] == DEPTHWISE
+    assert split_name(file.first_parted.name)[0] == DEPTHWISE
     assert file.first_parted.parted == parted
 
 

@@ -12,12 +12,13 @@ import torch
 from edgemobile.arch import get_arch, scaled
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.graph.tensor_names import split_name
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
 from edgemobile.quant.equalize import equalizable, equalize, rescale_randomly, rescaled
 from edgemobile.quant.gates import GATES, costly, split_gates
-from edgemobile.quant.hswish import integer_form, split_factor
+from edgemobile.quant.hswish import integer_form
 from edgemobile.quant.noise import Channels, observe_channels
 from edgemobile.quant.ptq import calibrated, ptq
 from edgemobile.quant.recipe import Recipe, Rule
@@ -154,7 +155,7 @@ def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> No
     assert source is not None
     got = run(qgraph, quantize(images, source, "int8"), keep_all=True)
     for name in named:
-        path, factor = split_factor(name)
+        path, factor = split_name(name)
         qparams = qgraph[name].qparams
         assert qparams is not None
         if path in want:

@@ -7,7 +7,8 @@ import pytest
 
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import run
-from edgemobile.quant.hswish import integer_form, split_factor
+from edgemobile.graph.tensor_names import split_name
+from edgemobile.quant.hswish import integer_form
 
 
 def _graph(
@@ -169,7 +170,7 @@ def test_every_tensor_is_its_name_times_its_factor() -> None:
     want, got = run(graph, x, keep_all=True), run(form, x, keep_all=True)
     factors = set()
     for name, values in got.items():
-        plain, factor = split_factor(name)
+        plain, factor = split_name(name)
         if plain in want:
             factors.add(factor)
             np.testing.assert_allclose(values / factor, want[plain], rtol=1e-5, atol=1e-5)

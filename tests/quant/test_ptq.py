@@ -19,12 +19,12 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.graph.tensor_names import split_name
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
 from edgemobile.preprocess import CIFAR10, at_resolution
 from edgemobile.progress import Report
-from edgemobile.quant.hswish import split_factor
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.qparams import (
     activation_qparams,
@@ -214,7 +214,7 @@ def test_outputs_have_an_observer_and_a_headroom_of_their_own() -> None:
 def test_a_rule_keeps_layers_in_float_with_one_crossing_each_way(graph: Graph, images: np.ndarray) -> None:
     name = next(node.output for node in graph.nodes if node.op == "conv2d" and node.output != graph.nodes[0].output)
     result = ptq(graph, [images], Recipe(rules=(Rule(name, precision="float"),))).graph
-    assert next(result[node.output] for node in result.nodes if split_factor(node.output)[0] == name).qparams is None
+    assert next(result[node.output] for node in result.nodes if split_name(node.output)[0] == name).qparams is None
     counts = result.op_counts()
     assert counts["dequantize"] == 1
     assert counts["quantize"] == 1
