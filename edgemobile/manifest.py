@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgemobile import __version__
 from edgemobile.artifact import MANIFEST_VERSION
-from edgemobile.graph.embed import METADATA_KEY as EMBEDDED_KEY
+from edgemobile.file_metadata import LABELS, MODEL, PRECISION, PREPROCESS, VERSION, WEIGHTS_SHA256, embedded_entry
 from edgemobile.graph.embed import outside
 from edgemobile.images.samples import Samples
 from edgemobile.model import Model
@@ -26,22 +26,19 @@ _TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "tensorfl
 
 
 def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = False) -> Mapping[str, str]:
-    """What travels inside every file, so that it can be used without its folder: values are text or JSON.
-
-    "edgemobile.preprocess" is what the file leaves to its user; "edgemobile.embedded" the normalisation it does itself.
-    """
+    """What travels inside every file, so that it can be used without its folder (edgemobile/file_metadata.py)."""
     preprocess = outside(model.preprocess) if embed_preprocess else model.preprocess
     entries = {
-        "edgemobile.version": __version__,
-        "edgemobile.model": model.name,
-        "edgemobile.precision": precision,
-        "edgemobile.weights_sha256": model.sha256,
-        "edgemobile.preprocess": json.dumps(preprocess.to_json()),
+        VERSION: __version__,
+        MODEL: model.name,
+        PRECISION: precision,
+        WEIGHTS_SHA256: model.sha256,
+        PREPROCESS: json.dumps(preprocess.to_json()),
     }
     if embed_preprocess:
-        entries[EMBEDDED_KEY] = json.dumps({"mean": model.preprocess.mean, "std": model.preprocess.std})
+        entries |= embedded_entry(model.preprocess)
     if model.labels is not None:
-        entries["edgemobile.labels"] = json.dumps(list(model.labels))
+        entries[LABELS] = json.dumps(list(model.labels))
     return entries
 
 

@@ -20,7 +20,7 @@ from edgemobile.exporters.tflite_metadata import (
     METADATA_NAME,
     image_metadata,
     in_words,
-    labels_of,
+    label_lines,
     normalisation,
     packed_labels,
 )
@@ -180,7 +180,7 @@ def finished(model: Any, entries: Mapping[str, str]) -> bytes:
             new("Metadata", name=METADATA_NAME, buffer=len(model.buffers)),
         ]
         model.buffers.append(new("Buffer", data=np.frombuffer(official, np.uint8)))
-    labels = labels_of(entries)
+    labels = label_lines(entries)
     data = pack(model)
     return packed_labels(data, labels) if official is not None and labels else data
 

@@ -8,7 +8,6 @@ metadata_schema.fbs; normalisation is in the units of the input: (px - mean) / s
 from __future__ import annotations
 
 import io
-import json
 import math
 import struct
 import zipfile
@@ -16,9 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgemobile.errors import EdgemobileError, require
-from edgemobile.preprocess import Channels, Preprocess
+from edgemobile.file_metadata import MODEL, PRECISION, labels_in, preprocess_in
+from edgemobile.preprocess import Channels
 
-__all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "labels_of", "normalisation", "packed_labels"]
+__all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "label_lines", "normalisation", "packed_labels"]
 
 METADATA_NAME = "TFLITE_METADATA"
 LABEL_FILE = "labels.txt"
@@ -47,35 +47,33 @@ _FEATURES, _IMAGE, _RGB, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 1, 2
 def image_metadata(metadata: Mapping[str, str]) -> bytes | None:
     """The flatbuffer for a file whose `metadata` is edgemobile's own; None where that states no preprocessing."""
     try:
-        preprocess = Preprocess.from_json(metadata.get("edgemobile.preprocess", ""))
+        preprocess = preprocess_in(metadata)
     except EdgemobileError:
+        return None
+    if preprocess is None:
         return None
     build = _Build()
     mean, std = ([255 * value for value in values] for values in (preprocess.mean, preprocess.std))
-    name = metadata.get("edgemobile.model", "classifier")
+    name = metadata.get(MODEL, "classifier")
     subgraph = build.table(
         "SubGraphMetadata",
         input_tensor_metadata=[_input(build, preprocess.input_px, mean, std)],
-        output_tensor_metadata=[_output(build, bool(labels_of(metadata)))],
+        output_tensor_metadata=[_output(build, bool(label_lines(metadata)))],
     )
     root = build.table(
         "ModelMetadata",
         name=build.text(name),
-        description=build.text(f"Image classifier, {metadata.get('edgemobile.precision', '')}".rstrip(", ")),
+        description=build.text(f"Image classifier, {metadata.get(PRECISION, '')}".rstrip(", ")),
         subgraph_metadata=[subgraph],
         min_parser_version=build.text(_PARSER),
     )
     return build.finish(root)
 
 
-def labels_of(metadata: Mapping[str, str]) -> list[str]:
-    """The class names in edgemobile's own `metadata`; [] where there are none a label file could hold, a line each."""
-    try:
-        labels = json.loads(metadata.get("edgemobile.labels", "[]"))
-    except ValueError:
-        return []
-    fits = isinstance(labels, list) and all(isinstance(label, str) and len(label.splitlines()) == 1 for label in labels)
-    return labels if fits else []
+def label_lines(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The class names in edgemobile's own `metadata`; () where there are none a label file could hold, a line each."""
+    labels = labels_in(metadata) or ()
+    return labels if all(len(label.splitlines()) == 1 for label in labels) else ()
 
 
 def in_words(official: bytes) -> str:

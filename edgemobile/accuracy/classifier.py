@@ -19,7 +19,7 @@ from edgemobile.devices.runtime_table import RUNTIMES
 from edgemobile.devices.runtimes import Port, Session, open_session
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
-from edgemobile.graph.embed import whole
+from edgemobile.file_metadata import preprocess_in, whole
 from edgemobile.images.class_labels import Labels, find_labels, has_background
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
 from edgemobile.presets import chosen_preprocess, default_preprocess, described
@@ -29,7 +29,6 @@ from edgemobile.weights.files import SUFFIXES
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
 
-_METADATA_KEY = "edgemobile.preprocess"
 _FREE_PX = 224
 # A Port counts a free dimension as 1.
 _FREE_SIDE = 1
@@ -293,9 +292,8 @@ def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple
             checkpoint.preprocess,
             "assumed: nothing says it" if checkpoint.assumption else "as its checkpoint has it",
         )
-    if _METADATA_KEY in metadata:
-        return Preprocess.from_json(metadata[_METADATA_KEY]), "in its metadata"
-    return None, ""
+    stated = preprocess_in(metadata)
+    return stated, "in its metadata" if stated else ""
 
 
 def _labels(

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.file_metadata import CHANNEL_FACTORS
 
-__all__ = ["FACTORS_KEY", "factors_metadata", "read_factors"]
-
-FACTORS_KEY = "edgemobile.channel_factors"
+__all__ = ["factors_metadata", "read_factors"]
 
 
 def factors_metadata(factors: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -22,7 +21,7 @@ def factors_metadata(factors: Mapping[str, np.ndarray]) -> dict[str, str]:
     if not factors:
         return {}
     rounded = {name: [float(f"{factor:.4g}") for factor in values] for name, values in factors.items()}
-    return {FACTORS_KEY: json.dumps(rounded, separators=(",", ":"))}
+    return {CHANNEL_FACTORS: json.dumps(rounded, separators=(",", ":"))}
 
 
 def read_factors(metadata: Mapping[str, str], file: str) -> dict[str, np.ndarray]:
@@ -30,11 +29,11 @@ def read_factors(metadata: Mapping[str, str], file: str) -> dict[str, np.ndarray
     try:
         factors = {str(name): np.array(values, np.float64) for name, values in _entry(metadata).items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise EdgemobileError(f"{FACTORS_KEY} in the metadata of {file} cannot be read: {error}") from error
+        raise EdgemobileError(f"{CHANNEL_FACTORS} in the metadata of {file} cannot be read: {error}") from error
     if not all(v.ndim == 1 and v.size and (v > 0).all() and np.isfinite(v).all() for v in factors.values()):
-        raise EdgemobileError(f"{FACTORS_KEY} in the metadata of {file} must be positive numbers, one a channel")
+        raise EdgemobileError(f"{CHANNEL_FACTORS} in the metadata of {file} must be positive numbers, one a channel")
     return factors
 
 
 def _entry(metadata: Mapping[str, str]) -> dict[str, list[float]]:
-    return json.loads(metadata.get(FACTORS_KEY, "{}"))
+    return json.loads(metadata.get(CHANNEL_FACTORS, "{}"))

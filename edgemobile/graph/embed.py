@@ -10,21 +10,18 @@ the result has the scale the graph's input had, so every integer behind it is th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import quantize
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["EMBEDDED", "METADATA_KEY", "embed", "normalised", "outside", "to_pixels", "whole"]
+__all__ = ["EMBEDDED", "embed", "normalised", "outside", "to_pixels"]
 
 EMBEDDED = "preprocess"  # the tensor that the graph's input was
-METADATA_KEY = "edgemobile.embedded"
 _STEPS = np.arange(64, 128)
 
 
@@ -60,20 +57,6 @@ def embed(graph: Graph, preprocess: Preprocess) -> Graph:
 def outside(preprocess: Preprocess) -> Preprocess:
     """What is left to do for a file with `preprocess` embedded: resize and crop, with pixels from 0 to 255."""
     return replace(preprocess, mean=(0.0,) * 3, std=(1 / 255,) * 3)
-
-
-def whole(left: Preprocess, metadata: Mapping[str, str]) -> Preprocess:
-    """The inverse of `outside`: `left` to do for a file, with the normalisation that its metadata says it does itself.
-
-    Raises EdgemobileError where the metadata is not what we write.
-    """
-    if METADATA_KEY not in metadata:
-        return left
-    try:
-        record = json.loads(metadata[METADATA_KEY])
-        return replace(left, mean=record["mean"], std=record["std"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise EdgemobileError(f"{METADATA_KEY} is not what edgemobile writes there: {error!r}") from error
 
 
 def to_pixels(images: np.ndarray, preprocess: Preprocess) -> np.ndarray:

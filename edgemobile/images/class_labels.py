@@ -7,7 +7,6 @@ labels.txt (or the only *labels*.txt) beside the model. TensorFlow's ImageNet mo
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.file_metadata import labels_in
 from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
 
 __all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside"]
 
 _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
-_METADATA_KEY = "edgemobile.labels"
 _MAX_BYTES = 16 * 2**20
 # Names in an error.
 _SHOWN = 3
@@ -119,22 +118,14 @@ def _some(names: Sequence[str]) -> str:
 
 def _places(path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
     """(labels, where) of every place that has some, best first."""
-    if names := _listed(metadata.get(_METADATA_KEY, "")):
-        yield names, "in its metadata"
+    if names := labels_in(metadata):
+        yield list(names), "in its metadata"
     if packed := _packed(path):
         yield packed, "packed into the file"
     usual, *others = places_beside(path)
     for beside in (usual, *(others if len(others) == 1 else ())):
         if beside.is_file():
             yield _lines(_text(beside)), f"beside it in {beside.name}"
-
-
-def _listed(text: str) -> list[str]:
-    try:
-        names = json.loads(text)
-    except ValueError:
-        return []
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 def _packed(path: Path) -> list[str]:

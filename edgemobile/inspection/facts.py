@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents, layout_of
+from edgemobile.file_metadata import CHANNEL_FACTORS, LABELS, PREPROCESS, labels_in
 from edgemobile.graph import GraphError, Tensor
-from edgemobile.graph.channel_factors import FACTORS_KEY
 from edgemobile.inspection.hswish import hswish_forms
 from edgemobile.inspection.islands import islands
 from edgemobile.inspection.precision import precisions
@@ -26,7 +26,6 @@ from edgemobile.model_file import file_format, read_model
 __all__ = ["contents_of", "facts_of", "inspect_file", "read_stored_tensors"]
 
 _T = TypeVar("_T")
-_LABELS, _PREPROCESS = "edgemobile.labels", "edgemobile.preprocess"
 
 
 def inspect_file(path: Path) -> Inspection:
@@ -41,9 +40,9 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
     optimized = _noted(notes, _optimized, data) if ask_runtimes and contents.format == "onnx" else None
     pieces = _noted(notes, _delegate_pieces, data) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
-    # Thousands of numbers, of use to a comparison only.
-    metadata = {key: value for key, value in contents.metadata.items() if key != FACTORS_KEY}
-    labels, preprocess = (_json(metadata.pop(key, None)) for key in (_LABELS, _PREPROCESS))
+    labels, preprocess = labels_in(contents.metadata), _json(contents.metadata.get(PREPROCESS))
+    # Of channel factors there are thousands, of use to a comparison only.
+    apart = (LABELS, PREPROCESS, CHANNEL_FACTORS)
     return Inspection(
         file=str(path),
         bytes=len(data),
@@ -58,9 +57,9 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
         hswish=hswish_forms(contents),
         islands=islands(optimized or contents),
         weights=tuple(weight_facts(contents)),
-        metadata=metadata,
+        metadata={key: value for key, value in contents.metadata.items() if key not in apart},
         preprocess=preprocess if isinstance(preprocess, dict) else None,
-        labels=len(labels) if isinstance(labels, list) else None,
+        labels=None if labels is None else len(labels),
         runtime_ops=None if optimized is None else optimized.op_counts(),
         runtime_precision=None if optimized is None else precisions(optimized),
         delegate_pieces=pieces,

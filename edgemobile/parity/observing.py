@@ -5,7 +5,6 @@ Where it runs is a Place: a runtime on this machine, or on a device (parity.remo
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,10 +19,11 @@ from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents, layout_of
 from edgemobile.exporters.exposed import exposed, exposed_names
+from edgemobile.file_metadata import PRECISION, labels_in, preprocess_in, whole
 from edgemobile.graph import Graph, GraphError, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.channel_factors import read_factors
-from edgemobile.graph.embed import EMBEDDED, whole
+from edgemobile.graph.embed import EMBEDDED
 from edgemobile.inspection import contents_of
 from edgemobile.model_file import read_model
 from edgemobile.parity.layers import Observed, integers
@@ -126,26 +126,17 @@ def open_file(path: Path) -> File:
     data = read_model(path)
     contents = contents_of(path, data)
     metadata = contents.metadata
-    stated = metadata.get("edgemobile.preprocess")
     return File(
         path,
         data,
         contents,
         contents.format,
         _precision(contents),
-        None if stated is None else Preprocess.from_json(stated),
+        preprocess_in(metadata),
         read_factors(metadata, str(path)),
-        _labels(metadata.get("edgemobile.labels", "")),
-        metadata.get("edgemobile.precision"),
+        labels_in(metadata),
+        metadata.get(PRECISION),
     )
-
-
-def _labels(text: str) -> tuple[str, ...] | None:
-    try:
-        names = json.loads(text)
-    except ValueError:
-        return None
-    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def _precision(contents: Contents) -> str:

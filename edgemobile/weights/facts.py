@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.file_metadata import names_of
 from edgemobile.preprocess import Preprocess
 from edgemobile.weights.files import described, error_line
 
@@ -62,8 +63,8 @@ def _names(value: Any) -> list[str] | None:
     """Class names in the order of the outputs, of a list or of ImageFolder's class_to_idx."""
     if isinstance(value, Mapping) and sorted(map(str, value.values())) == sorted(map(str, range(len(value)))):
         value = sorted(value, key=lambda name: int(value[name]))
-    fits = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
-    return list(value) if fits else None
+    names = names_of(value)
+    return None if names is None else list(names)
 
 
 def _object(found: Path, path: Path) -> dict[str, Any]:

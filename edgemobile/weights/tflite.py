@@ -18,6 +18,7 @@ from edgemobile.artifact import sha256_hex
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import tflite_contents
 from edgemobile.exporters.contents import Contents, Op
+from edgemobile.file_metadata import preprocess_in
 from edgemobile.layers import Layer, layers
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 
@@ -111,8 +112,8 @@ def _preprocess(contents: Contents) -> Preprocess:
 
     A float input says nothing; TensorFlow's models take pixels from -1 to 1.
     """
-    if stated := contents.metadata.get("edgemobile.preprocess"):
-        return Preprocess.from_json(stated)
+    if stated := preprocess_in(contents.metadata):
+        return stated
     port = contents.values[contents.inputs[0]]
     mean, std = 0.5, 0.5
     if port.scale is not None and port.zero_point is not None:

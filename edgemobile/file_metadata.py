@@ -1,0 +1,77 @@
+"""What a file of ours says of itself, entry by entry: text or JSON by key, in ONNX and TFLite alike.
+
+Anyone's file may have such an entry, damaged or of another meaning: read here, it has one answer for every reader.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.preprocess import Preprocess
+
+__all__ = [
+    "CHANNEL_FACTORS",
+    "EMBEDDED",
+    "LABELS",
+    "MODEL",
+    "PRECISION",
+    "PREPROCESS",
+    "VERSION",
+    "WEIGHTS_SHA256",
+    "embedded_entry",
+    "labels_in",
+    "names_of",
+    "preprocess_in",
+    "whole",
+]
+
+VERSION = "edgemobile.version"
+MODEL = "edgemobile.model"
+PRECISION = "edgemobile.precision"
+WEIGHTS_SHA256 = "edgemobile.weights_sha256"
+PREPROCESS = "edgemobile.preprocess"  # what the file leaves to its user
+EMBEDDED = "edgemobile.embedded"  # the normalisation it does itself
+LABELS = "edgemobile.labels"
+CHANNEL_FACTORS = "edgemobile.channel_factors"  # graph/channel_factors.py
+
+
+def labels_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The names of the classes; None where the file has none, or an entry that is no list of text."""
+    try:
+        return names_of(json.loads(metadata.get(LABELS, "")))
+    except ValueError:
+        return None
+
+
+def names_of(value: Any) -> tuple[str, ...] | None:
+    """A list of text as a tuple; None for anything else."""
+    fits = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return tuple(value) if fits else None
+
+
+def preprocess_in(metadata: Mapping[str, str]) -> Preprocess | None:
+    """What the file leaves to its user; None where it does not say. Raises EdgemobileError for a damaged entry."""
+    return Preprocess.from_json(metadata[PREPROCESS]) if PREPROCESS in metadata else None
+
+
+def embedded_entry(preprocess: Preprocess) -> dict[str, str]:
+    """The entry of a file that does the normalisation of `preprocess` itself."""
+    return {EMBEDDED: json.dumps({"mean": preprocess.mean, "std": preprocess.std})}
+
+
+def whole(left: Preprocess, metadata: Mapping[str, str]) -> Preprocess:
+    """`left` to do for a file, with the normalisation that it does itself: the inverse of graph.embed.outside.
+
+    Raises EdgemobileError where the entry is not what embedded_entry writes.
+    """
+    if EMBEDDED not in metadata:
+        return left
+    try:
+        record = json.loads(metadata[EMBEDDED])
+        return replace(left, mean=record["mean"], std=record["std"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise EdgemobileError(f"{EMBEDDED} is not what edgemobile writes there: {error!r}") from error
