@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edgemobile.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail
+from edgemobile.graph.padding import same_pads
 from edgemobile.layers import block_places
 
 __all__ = ["MobileNetV1", "MobileNetV2", "MobileNetV3", "MobileNetV4", "build_net"]
@@ -48,18 +49,9 @@ class _SamePaddedConv2d(nn.Conv2d):
     """TensorFlow's 'SAME': output ceil(size / stride), the odd pixel of padding at the bottom and on the right."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (top, bottom), (left, right) = (
-            _same_padding(size, kernel, stride)
-            for size, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)
-        )
+        (top, bottom), (left, right) = same_pads(x.shape[2:], self.kernel_size, self.stride, (1, 1))
         padded = nn.functional.pad(x, (left, right, top, bottom)) if top + bottom + left + right else x
         return nn.functional.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
-
-
-def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """(before, after) in pixels along one side."""
-    whole = max(0, (-(-size // stride) - 1) * stride + kernel - size)
-    return whole // 2, whole - whole // 2
 
 
 def _conv(

@@ -1,19 +1,16 @@
 """TensorFlow's two paddings by name against a Graph's padding in pixels.
 
-TensorFlow knows 'VALID' (none) and 'SAME', which puts the odd pixel at the end. PyTorch pads both ends alike, so at
-stride 2 the two agree on some sizes only. Taking 'SAME' for the other sizes shifts the picture by one pixel: the file
-runs, and is wrong.
+TensorFlow knows 'VALID' (none) and 'SAME' (graph/padding.py). Taking 'SAME' for a size on which it is not PyTorch's
+padding shifts the picture by one pixel: the file runs, and is wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Pads", "padding_name", "unpadded"]
+from edgemobile.graph.padding import Pads, same_pads, unpadded
 
-Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
-
-unpadded: Pads = ((0, 0), (0, 0))
+__all__ = ["padding_name"]
 
 
 def padding_name(
@@ -25,19 +22,16 @@ def padding_name(
     """
     if pads == unpadded:
         return "VALID"
-    sides = zip(size, kernel, stride, dilation, pads, strict=True)
-    return "SAME" if all(_is_same(*side) for side in sides) else None
+    sides = zip(size, kernel, stride, dilation, pads, same_pads(size, kernel, stride, dilation), strict=True)
+    return "SAME" if all(_has_same_windows(*side) for side in sides) else None
 
 
-def _is_same(size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> bool:
-    """Whether SAME makes the same windows along one side.
+def _has_same_windows(
+    size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int], same: tuple[int, int]
+) -> bool:
+    """Whether `pads` and `same` make the same windows along one side.
 
-    SAME: out = ceil(size / stride), total = max(0, (out - 1) * stride + span - size), before = total // 2.
     Padding behind the last window is never read, so equal starts and equal outputs are enough.
     """
-    before, after = pads
-    span = (kernel - 1) * dilation + 1
-    out = (size + before + after - span) // stride + 1
-    same_out = -(-size // stride)
-    total = max(0, (same_out - 1) * stride + span - size)
-    return out == same_out and before == total // 2
+    outputs = [(size + sum(ends) - ((kernel - 1) * dilation + 1)) // stride + 1 for ends in (pads, same)]
+    return pads[0] == same[0] and outputs[0] == outputs[1]

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgemobile import __version__
 from edgemobile.errors import Unsupported
-from edgemobile.exporters.padding import Pads, padding_name
+from edgemobile.exporters.padding import padding_name
 from edgemobile.exporters.tflite_file import (
     DEPTHWISE_ORDER,
     MIN_RUNTIME,
@@ -34,6 +34,7 @@ from edgemobile.exporters.tflite_file import (
     schema,
 )
 from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph.padding import Pads
 
 __all__ = [
     "delegate_pieces",

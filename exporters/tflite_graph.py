@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import Unsupported
-from edgemobile.exporters.padding import Pads, unpadded
 from edgemobile.exporters.tflite_file import op_name, read_tensors, reading, schema, text, unpack
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.padding import Pads, same_pads, unpadded
 
 __all__ = ["read_graph"]
 
@@ -74,15 +74,7 @@ class _Reader:
             return source, pads
         if source != x:
             raise Unsupported(f"a PAD before SAME (at {self.names[operator.outputs[0]]}) has no one padding")
-        size, stride = self.tensors[x].shape[1:3], _stride(options)
-        height, width = (_same(*side) for side in zip(size, kernel, stride, dilation, strict=True))
-        return source, (height, width)
-
-
-def _same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """SAME: out = ceil(size / stride), and the odd pixel stands at the end."""
-    total = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
-    return total // 2, total - total // 2
+        return source, same_pads(self.tensors[x].shape[1:3], kernel, _stride(options), dilation)
 
 
 def _stride(options: Any) -> tuple[int, int]:

@@ -4,6 +4,7 @@ ir               Graph, Node, Tensor, QParams, and the table of ops
 affine           between reals and integers
 interpreter      what a Graph computes: the oracle of every file
 embed            normalisation as its first layer
+padding          in pixels, and what TensorFlow's SAME comes to
 tensor_names     what int8 does to a tensor, told by the end of its name
 channel_factors  what equalization multiplied channels by, as it travels in a file
 """

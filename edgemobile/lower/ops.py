@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgemobile.graph import Node, Tensor
+from edgemobile.graph.padding import Pads, unpadded
 
 if TYPE_CHECKING:
     import torch
 
-    from edgemobile.lower.walk import Lowering, Pads
+    from edgemobile.lower.walk import Lowering
 
 __all__ = ["LOWERINGS", "SHARING"]
 
@@ -24,7 +25,6 @@ _PAD_DEFAULTS: dict[str, dict[str, Any]] = {
     "aten.pad.default": {"mode": "constant", "value": None},
     "aten.constant_pad_nd.default": {"value": 0},
 }
-_UNPADDED: Pads = ((0, 0), (0, 0))
 
 
 def _conv2d(walk: Lowering, fx: torch.fx.Node) -> str:
@@ -46,7 +46,7 @@ def _conv2d(walk: Lowering, fx: torch.fx.Node) -> str:
             walk.constant(f"{path}.bias", offset),
         ),
         stride=_pair(stride),
-        padding=_summed(pads, walk.pads.get(x, _UNPADDED)),
+        padding=_summed(pads, walk.pads.get(x, unpadded)),
         dilation=_pair(dilation),
         groups=groups,
         activation="",
@@ -122,7 +122,7 @@ def _depthwise(walk: Lowering, fx: torch.fx.Node, image: str, scale: np.ndarray,
     constants = walk.constant(f"{path}.weight", scale.reshape(-1, 1, 1, 1)), walk.constant(f"{path}.bias", shift)
     attrs: dict[str, Any] = {
         "stride": (1, 1),
-        "padding": _UNPADDED,
+        "padding": unpadded,
         "dilation": (1, 1),
         "groups": len(scale),
         "activation": "",
@@ -248,7 +248,7 @@ def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
         divisor_override=None,
     )
     kernel, stride = _pair(kernel), _pair(stride or kernel)
-    beyond = _ceiled(fx, x, kernel, stride, _UNPADDED) != _UNPADDED
+    beyond = _ceiled(fx, x, kernel, stride, unpadded) != unpadded
     if _pair(padding) != (0, 0) or (ceil and beyond) or divisor:
         walk.refuse(
             fx, "average pooling beyond the image (padding, ceil_mode) or with divisor_override is not supported"

@@ -14,14 +14,13 @@ import numpy as np
 
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.padding import Pads
 from edgemobile.lower.ops import LOWERINGS, SHARING
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Lowering", "Pads"]
-
-Pads = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)) in pixels
+__all__ = ["Lowering"]
 
 _DECOMPOSED = "the program was decomposed, and hard-swish with it; save it before run_decompositions()"
 _PROBABILITIES = "leave it out of forward(): `eval` and `predict` make probabilities of logits themselves"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from edgemobile.graph.padding import Pads, same_pads, unpadded
 from edgemobile.parity.suspect import Case, Output
 
 __all__ = ["activation", "channel_order", "hswish_form", "layout", "normalised", "padding"]
@@ -18,11 +19,11 @@ def padding(case: Case) -> Iterator[Output]:
     (top, bottom), (left, right) = case.node.attrs["padding"]
     height, width = top + bottom, left + right
     others = {
-        "SAME padding, the odd pixel at the end": _same(case),
+        "SAME padding, the odd pixel at the end": _same_pads(case),
         "the padding's ends exchanged": ((bottom, top), (right, left)),
         "all padding at the end": ((0, height), (0, width)),
         "all padding at the start": ((height, 0), (width, 0)),
-        "no padding": ((0, 0), (0, 0)),
+        "no padding": unpadded,
     }
     for words, pads in others.items():
         if pads != case.node.attrs["padding"]:
@@ -30,16 +31,12 @@ def padding(case: Case) -> Iterator[Output]:
             yield from case.outputs(f"{words}: {pads} instead of {usual}", node=case.changed(padding=pads))
 
 
-def _same(case: Case) -> tuple[tuple[int, int], tuple[int, int]]:
+def _same_pads(case: Case) -> Pads:
     size = case.inputs[case.node.inputs[0]].shape[1:3]
     weighted = case.node.op == "conv2d"
     kernel = case.graph[case.node.inputs[1]].shape[1:3] if weighted else case.node.attrs["kernel"]
     dilation = case.node.attrs["dilation"] if weighted else (1, 1)
-    ends = []
-    for pixels, taps, stride, gap in zip(size, kernel, case.node.attrs["stride"], dilation, strict=True):
-        total = max(0, (-(-pixels // stride) - 1) * stride + (taps - 1) * gap + 1 - pixels)
-        ends.append((total // 2, total - total // 2))
-    return ends[0], ends[1]
+    return same_pads(size, kernel, case.node.attrs["stride"], dilation)
 
 
 def layout(case: Case) -> Iterator[Output]:
@@ -117,7 +114,7 @@ def normalised(case: Case) -> Iterator[Output]:
             yield from case.outputs(words + channels, inputs={name: seen})
             if "padding" in case.node.attrs:
                 padded = np.pad(image, ((0, 0), *case.node.attrs["padding"], (0, 0)))
-                node = case.changed(padding=((0, 0), (0, 0)))
+                node = case.changed(padding=unpadded)
                 yield from case.outputs(words + channels, node=node, inputs={name: form(padded)[..., order]})
 
 
