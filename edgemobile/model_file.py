@@ -1,4 +1,7 @@
-"""A model file as bytes: read from disk, and its format told from what it begins with, never from its name."""
+"""A model file as bytes: read from disk, and its format told from what it begins with, never from its name.
+
+Boards get it too, so Python 3.9 must read it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from pathlib import Path
 
 from edgemobile.errors import EdgemobileError, Unsupported
 
-__all__ = ["file_format", "read_model"]
+__all__ = ["file_format", "layout_of", "read_model"]
 
 
 def read_model(path: Path) -> bytes:
@@ -28,3 +31,14 @@ def file_format(data: bytes, name: str) -> str:
         f"{name} ({len(data)} bytes) is neither TFLite (no 'TFL3' at byte 4) nor ONNX: truncated, or no model. "
         "Name a .onnx or .tflite file"
     )
+
+
+def layout_of(shape: tuple[int, ...], usual: str) -> str:
+    """The layout of an image: the format's `usual` one, unless 1 or 3 channels stand plainly in the other place.
+
+    "" for what is no image.
+    """
+    if len(shape) != 4:
+        return ""
+    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    return usual if first == last else "NCHW" if first else "NHWC"

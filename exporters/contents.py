@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["Contents", "Op", "Value", "layout_of"]
+__all__ = ["Contents", "Op", "Value"]
 
 # Bytes of one element of what numpy has no name for; of what nobody knows, none are counted.
 _ITEM_BYTES = {"bfloat16": 2.0, "float8": 1.0, "int4": 0.5, "uint4": 0.5, "int2": 0.25}
@@ -117,11 +117,3 @@ class Contents:
         """Kind -> how many, most frequent first."""
         counts = Counter(op.kind for op in self.ops)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def layout_of(shape: tuple[int, ...], usual: str) -> str:
-    """The layout of an image: the format's `usual` one, unless 1 or 3 channels stand plainly in the other place."""
-    if len(shape) != 4:
-        return ""
-    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-    return usual if first == last else "NCHW" if first else "NHWC"

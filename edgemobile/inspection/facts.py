@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
-from edgemobile.exporters.contents import Contents, layout_of
+from edgemobile.exporters.contents import Contents
 from edgemobile.file_metadata import CHANNEL_FACTORS, LABELS, PREPROCESS, labels_in
 from edgemobile.graph import GraphError, Tensor
 from edgemobile.inspection.hswish import hswish_forms
@@ -21,7 +21,7 @@ from edgemobile.inspection.islands import islands
 from edgemobile.inspection.precision import precisions
 from edgemobile.inspection.records import Inspection, PortFacts
 from edgemobile.inspection.weights import weight_facts
-from edgemobile.model_file import file_format, read_model
+from edgemobile.model_file import file_format, layout_of, read_model
 
 __all__ = ["contents_of", "facts_of", "inspect_file", "read_stored_tensors"]
 

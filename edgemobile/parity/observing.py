@@ -17,7 +17,7 @@ from edgemobile.devices.runtime_table import RUNTIMES, default_runtime
 from edgemobile.devices.runtimes import open_layers, open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
-from edgemobile.exporters.contents import Contents, layout_of
+from edgemobile.exporters.contents import Contents
 from edgemobile.exporters.exposed import exposed, exposed_names
 from edgemobile.file_metadata import PRECISION, labels_in, preprocess_in, whole
 from edgemobile.graph import Graph, GraphError, Tensor
@@ -25,7 +25,7 @@ from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.channel_factors import read_factors
 from edgemobile.graph.embed import EMBEDDED
 from edgemobile.inspection import contents_of
-from edgemobile.model_file import read_model
+from edgemobile.model_file import layout_of, read_model
 from edgemobile.parity.layers import Observed, integers
 from edgemobile.parity.names import matched_by_order
 from edgemobile.preprocess import Preprocess
