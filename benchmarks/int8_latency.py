@@ -33,7 +33,8 @@ from edgemobile.devices.latency import Latency, latency_ns
 from edgemobile.devices.runtimes import Session, open_session
 from edgemobile.exporters import onnx, tensorflow, tflite, torch_onnx
 from edgemobile.graph import Graph
-from edgemobile.graph.interpreter import quantize, run
+from edgemobile.graph.affine import quantize
+from edgemobile.graph.interpreter import run
 from edgemobile.inspection import Inspection, inspect_file
 from edgemobile.lower import lower
 from edgemobile.metrics import sqnr_db

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.graph.interpreter import quantize as quantize_array
+from edgemobile.graph.affine import quantize as quantize_array
 from edgemobile.graph.tensor_names import equalized
 from edgemobile.progress import Progress, Silent
 from edgemobile.quant.adaround import adaround

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgemobile.graph import QParams, Tensor
-from edgemobile.graph.interpreter import quantize
+from edgemobile.graph.affine import quantize
 
 __all__ = [
     "activation_qparams",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgemobile.devices.runtimes import Port
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph.interpreter import quantize
+from edgemobile.graph.affine import quantize
 from edgemobile.preprocess import CIFAR10
 from edgemobile.presets import chosen_preprocess, default_preprocess, described
 

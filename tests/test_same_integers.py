@@ -24,7 +24,8 @@ import torch
 from edgemobile.devices.runtimes import open_session
 from edgemobile.exporters import onnx, tflite
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.graph.interpreter import dequantize, quantize, run, run_real
+from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.graph.interpreter import run, run_real
 from edgemobile.inspection.tensor_diff import diff_tensors
 from edgemobile.lower import export_program, lower
 from edgemobile.model import load_model

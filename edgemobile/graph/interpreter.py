@@ -14,7 +14,7 @@ import numpy as np
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
 from edgemobile.graph.affine import activation_range, dequantize, quantize
 
-__all__ = ["dequantize", "quantize", "run", "run_real"]
+__all__ = ["run", "run_real"]
 
 _Arrays = dict[str, np.ndarray]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.graph.interpreter import dequantize
+from edgemobile.graph.affine import dequantize
 from edgemobile.metrics import cosine, max_abs, sqnr_db
 from edgemobile.parity.layers import LayerParity, Observed, channel_db, rerun
 

@@ -22,8 +22,9 @@ from edgemobile.artifact import sha256_hex
 from edgemobile.devices.runtimes import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.graph import Graph
+from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import normalised, outside, to_pixels
-from edgemobile.graph.interpreter import quantize, run
+from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
 from edgemobile.metrics import METRICS, measure
 from edgemobile.model import Model, load_model

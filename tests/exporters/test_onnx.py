@@ -19,7 +19,8 @@ from edgemobile.errors import EdgemobileError, Unsupported  # noqa: E402
 from edgemobile.exporters.onnx import op_counts, read_metadata, read_tensors, runtime_ops, to_bytes  # noqa: E402
 from edgemobile.exporters.onnx_graph import read_graph  # noqa: E402
 from edgemobile.graph import Graph, Node, QParams, Tensor  # noqa: E402
-from edgemobile.graph.interpreter import dequantize, quantize, run  # noqa: E402
+from edgemobile.graph.affine import dequantize, quantize  # noqa: E402
+from edgemobile.graph.interpreter import run  # noqa: E402
 from edgemobile.inspection.tensor_diff import diff_tensors  # noqa: E402
 from edgemobile.lower import export_program, lower  # noqa: E402
 from edgemobile.nets import build_net  # noqa: E402

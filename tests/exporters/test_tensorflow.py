@@ -10,6 +10,7 @@ import pytest
 
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Node, QParams, Tensor, interpreter
+from edgemobile.graph.affine import quantize
 
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 if importlib.util.find_spec("tensorflow") is None:
@@ -88,7 +89,7 @@ def test_int8_is_integer_in_and_out_with_the_native_op_versions():
     (source,) = [tensor for name, tensor in found.items() if "serving_default" in name]
     assert source.dtype == "int8"
     x = images(1)
-    y = litert(data, interpreter.quantize(x, source.qparams, "int8"))
+    y = litert(data, quantize(x, source.qparams, "int8"))
     assert y.dtype == np.int8
     (reference,) = interpreter.run(graph, x).values()
     assert np.corrcoef(reference.ravel(), y.ravel())[0, 1] > 0.9

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edgemobile.arch import ARCHS, scaled
 from edgemobile.errors import Unsupported
 from edgemobile.graph import OPS, Graph, Node, QParams, Tensor, interpreter
+from edgemobile.graph.affine import quantize
 
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 
@@ -132,7 +133,7 @@ def activation_qparams(values):
 def int8_constant(name, data, axis=None):
     peak = np.abs(data).max() if axis is None else np.abs(data).reshape(len(data), -1).max(axis=1)
     qparams = QParams(np.maximum(peak, 1e-6) / 127, np.zeros(np.size(peak)), axis)
-    return Tensor.constant(name, interpreter.quantize(data, qparams, "int8"), qparams)
+    return Tensor.constant(name, quantize(data, qparams, "int8"), qparams)
 
 
 def naive_int8(graph, x, fixed=(), axis=0):
@@ -154,7 +155,7 @@ def naive_int8(graph, x, fixed=(), axis=0):
                 np.zeros(tensors[weight].qparams.scale.shape),
                 axis,
             )
-            tensors[bias] = Tensor.constant(bias, interpreter.quantize(graph[bias].data, product, "int32"), product)
+            tensors[bias] = Tensor.constant(bias, quantize(graph[bias].data, product, "int32"), product)
     for name, each in qparams.items():
         tensors[name] = Tensor(name, graph[name].shape, "int8", None, each)
     return graph.replaced(tensors=tensors.values())
@@ -163,7 +164,7 @@ def naive_int8(graph, x, fixed=(), axis=0):
 def integers(graph, seed=0):
     """A sample of the int8 graph's input that meets both ends of the range."""
     source = graph[graph.inputs[0]]
-    return interpreter.quantize(sample(graph, seed) * 1.5, source.qparams, "int8")
+    return quantize(sample(graph, seed) * 1.5, source.qparams, "int8")
 
 
 # ---- one op at a time -----------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
-from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.graph.interpreter import run
 
 RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 seeds = st.integers(0, 2**32 - 1)

@@ -11,7 +11,8 @@ import torch
 
 from edgemobile.arch import get_arch, scaled
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.graph.interpreter import run
 from edgemobile.graph.tensor_names import split_name
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db

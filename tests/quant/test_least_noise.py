@@ -8,7 +8,7 @@ import torch
 
 from edgemobile.arch import get_arch, scaled
 from edgemobile.graph import Graph, Tensor
-from edgemobile.graph.interpreter import dequantize
+from edgemobile.graph.affine import dequantize
 from edgemobile.lower import export_program, lower
 from edgemobile.nets import build_net
 from edgemobile.quant.hswish import integer_form

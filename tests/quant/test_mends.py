@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.graph.interpreter import dequantize
+from edgemobile.graph.affine import dequantize
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.clip import clip

@@ -18,7 +18,8 @@ from edgemobile.devices.runtimes import open_session
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.graph.interpreter import run
 from edgemobile.graph.tensor_names import split_name
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db

@@ -8,7 +8,8 @@ import torch
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
-from edgemobile.graph.interpreter import dequantize, quantize, run
+from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_blots
 from edgemobile.lower import lower
 from edgemobile.metrics import sqnr_db
