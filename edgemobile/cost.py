@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edgemobile.arch import Arch
 from edgemobile.layers import Layer, layers
 
-__all__ = ["Cost", "arch_costs", "layer_cost", "separable_ratio", "total"]
+__all__ = ["Cost", "arch_costs", "layer_cost", "total"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,3 @@ def total(costs: Iterable[Cost]) -> Cost:
         macs=sum(row.macs for row in rows),
         activation_bytes=max((row.activation_bytes for row in rows), default=0),
     )
-
-
-def separable_ratio(out_channels: int, kernel: int) -> float:
-    """Cost of a depthwise separable convolution against a standard one: 1/N + 1/K^2 (MobileNets, section 3.1)."""
-    return 1 / out_channels + 1 / kernel**2

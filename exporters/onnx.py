@@ -29,13 +29,13 @@ import numpy as np
 
 from edgemobile import __version__
 from edgemobile.errors import Unsupported
-from edgemobile.exporters.onnx_contents import load, onnx, read, read_optimized
+from edgemobile.exporters.onnx_contents import load, onnx, read
 from edgemobile.exporters.onnx_layouts import channels_first, channels_first_widened, columns_first, nchw
 from edgemobile.exporters.onnx_tensors import read_tensors
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import activation_range, dequantize
 
-__all__ = ["IR_VERSION", "OPSET", "op_counts", "read_metadata", "read_tensors", "runtime_ops", "to_bytes"]
+__all__ = ["IR_VERSION", "OPSET", "op_counts", "read_metadata", "read_tensors", "to_bytes"]
 
 OPSET = 18
 IR_VERSION = 8
@@ -79,14 +79,6 @@ def to_bytes(
 def op_counts(data: bytes) -> dict[str, int]:
     """ONNX op -> how many the file holds, most frequent first."""
     return read(data).op_counts()
-
-
-def runtime_ops(data: bytes) -> dict[str, int]:
-    """Op -> how many are left after onnxruntime's optimizer, most frequent first: what will really run here.
-
-    An int8 file is all integer when this holds one QuantizeLinear, one DequantizeLinear and otherwise QLinear ops.
-    """
-    return read_optimized(data).op_counts()
 
 
 def read_metadata(data: bytes) -> dict[str, str]:

@@ -24,7 +24,6 @@ from edgemobile.exporters.tflite_file import (
     add_metadata,
     delegate_pieces,
     finished,
-    min_runtime_version,
     new,
     op_counts,
     op_versions,
@@ -38,7 +37,6 @@ from edgemobile.graph.padding import Pads
 
 __all__ = [
     "delegate_pieces",
-    "min_runtime_version",
     "op_counts",
     "op_versions",
     "read_metadata",

@@ -37,7 +37,6 @@ __all__ = [
     "add_metadata",
     "delegate_pieces",
     "finished",
-    "min_runtime_version",
     "new",
     "octets",
     "official_metadata",
@@ -186,10 +185,7 @@ def finished(model: Any, entries: Mapping[str, str]) -> bytes:
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
-    """The metadata entries by name. The runtime's own entry is left to `min_runtime_version`.
-
-    Those of binary form are left out.
-    """
+    """The metadata entries by name, without the runtime's own and those of binary form."""
     return {key: value for key, value in _metadata(data).items() if key not in (MIN_RUNTIME, METADATA_NAME)}
 
 
@@ -212,11 +208,6 @@ def _official(model: Any) -> bytes | None:
         if text(entry.name) == METADATA_NAME and octets is not None:
             return bytes(octets)
     return None
-
-
-def min_runtime_version(data: bytes) -> str:
-    """The oldest TensorFlow Lite release that has every op version of the file; "" where the file does not say."""
-    return _metadata(data).get(MIN_RUNTIME, "").rstrip("\0")  # TensorFlow's converter pads it with zeros
 
 
 def _metadata(data: bytes) -> dict[str, str]:

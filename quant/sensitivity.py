@@ -24,6 +24,8 @@ __all__ = ["Cost", "Found", "rank", "search"]
 
 _IMAGES = 16
 _PROBES = 4
+# Nodes that a search keeps in float at most.
+_MOST_FLOAT = 16
 
 
 @dataclass(frozen=True)
@@ -79,39 +81,29 @@ def search(
     *,
     images: np.ndarray,
     labels: np.ndarray | None = None,
-    max_drop: float | None = None,
-    min_agreement: float | None = None,
-    min_sqnr_db: float | None = None,
-    max_float: int = 16,
+    max_drop: float,
     evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
     progress: Callable[[int], None] = lambda nodes: None,
 ) -> Found:
-    """Keep the costliest nodes in float, one more at a time, until the bounds hold.
+    """Keep the costliest nodes in float, one more at a time, until int8 loses no more than `max_drop`.
 
-    The bounds are on `images` f32[N,H,W,C] that calibration has not seen, with `labels` i64[N]. `max_drop` is in points
-    of top-1; without labels the images on which float and int8 differ count as lost, since no more can be. `evaluate`
-    gives the logits f32[N,classes] of a graph: by default the reference arithmetic, which is slow. Raises
-    EdgemobileError without a bound, and where `max_float` nodes are not enough, with what they reach.
+    The loss is on `images` f32[N,H,W,C] that calibration has not seen, with `labels` i64[N], in points of top-1;
+    without labels the images on which float and int8 differ count as lost, since no more can be. `evaluate` gives the
+    logits f32[N,classes] of a graph: by default the reference arithmetic, which is slow. Raises EdgemobileError where
+    16 nodes are not enough, with what they reach.
     """
-    if max_drop is None and min_agreement is None and min_sqnr_db is None:
-        raise EdgemobileError("a search needs a bound: max_drop (points), min_agreement (0 to 1) or min_sqnr_db")
     batches = list(batches)
     reference = evaluate(graph, images)
     costly = [cost.tensor for cost in rank(graph, batches, recipe) if cost.tensor not in graph.inputs]
-    for count in range(min(max_float, len(costly)) + 1):
+    for count in range(min(_MOST_FLOAT, len(costly)) + 1):
         found = _with_float(graph, batches, recipe, costly[:count], evaluate, images, reference, labels)
         lost = 100 * (1 - found.agreement) if found.drop is None else found.drop
-        if (
-            lost <= (100.0 if max_drop is None else max_drop)
-            and found.agreement >= (min_agreement or 0.0)
-            and found.sqnr_db >= (-math.inf if min_sqnr_db is None else min_sqnr_db)
-        ):
+        if lost <= max_drop:
             return found
         progress(count + 1)
     raise EdgemobileError(
-        f"with {len(found.kept_float)} nodes in float int8 loses {lost:.2f} points, the logits reach "
-        f"{found.sqnr_db:.1f} dB and agree on {found.agreement:.1%} of {len(images)} images, which misses the bound; "
-        "raise max_float or lower the bound"
+        f"with {len(found.kept_float)} nodes in float int8 loses {lost:.2f} points, more than {max_drop:g}; the logits "
+        f"reach {found.sqnr_db:.1f} dB and agree on {found.agreement:.1%} of {len(images)} images. Raise --max-drop"
     )
 
 

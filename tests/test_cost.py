@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemobile.arch import ARCHS, scaled
-from edgemobile.cost import arch_costs, layer_cost, separable_ratio, total
+from edgemobile.cost import arch_costs, layer_cost, total
 from edgemobile.layers import layers
 from edgemobile.nets import build_net
 
@@ -136,19 +136,6 @@ def test_macs_grow_with_resolution_squared(name: str, factor: int) -> None:
         elif a.op != "mean":
             assert b.macs == a.macs
         assert a.params == b.params
-
-
-@given(st.integers(1, 64), st.integers(1, 64), st.sampled_from([3, 5]), st.integers(1, 20))
-def test_separable_ratio_is_what_the_layers_cost(in_c: int, out_c: int, kernel: int, side: int) -> None:
-    depthwise = side**2 * in_c * kernel**2
-    pointwise = side**2 * in_c * out_c
-    standard = side**2 * in_c * out_c * kernel**2
-    assert separable_ratio(out_c, kernel) == pytest.approx((depthwise + pointwise) / standard)
-
-
-def test_separable_blocks_of_v1_save_eight_to_nine_times() -> None:
-    """MobileNets, section 3.1: "between 8 to 9 times less computation"."""
-    assert 8 < 1 / separable_ratio(512, 3) < 9
 
 
 def test_activation_bytes_total_is_the_peak() -> None:

@@ -32,7 +32,6 @@ __all__ = [
     "BrokenImage",
     "ClassMatch",
     "Dataset",
-    "class_indices",
     "match_classes",
     "open_dataset",
     "unmatched",
@@ -249,12 +248,6 @@ class ClassMatch(NamedTuple):
 
     indices: np.ndarray
     rule: str
-
-
-def class_indices(dataset_classes: Sequence[str], model_labels: Sequence[str] | int) -> np.ndarray | None:
-    """The model's class of each folder, i64[folders], or None: `match_classes` without the rule."""
-    match = match_classes(dataset_classes, model_labels)
-    return match.indices if match else None
 
 
 def match_classes(dataset_classes: Sequence[str], model_labels: Sequence[str] | int) -> ClassMatch | None:

@@ -21,13 +21,12 @@ from edgemobile.graph import Graph
 from edgemobile.lower.by_hand import recognise_gates
 from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.fusion import fuse_activations
-from edgemobile.lower.ops import LOWERINGS
 from edgemobile.lower.walk import Lowering
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["export_program", "fuse_activations", "lower", "supported_ops"]
+__all__ = ["export_program", "fuse_activations", "lower"]
 
 
 def export_program(net: torch.nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
@@ -68,8 +67,3 @@ def lower(program: torch.export.ExportedProgram, name: str = "model") -> Graph:
     """
     graph = recognise_gates(Lowering(program, name).graph())
     return fuse_activations(without_dead_code(graph))
-
-
-def supported_ops() -> list[str]:
-    """The aten ops that have a lowering."""
-    return sorted(LOWERINGS)

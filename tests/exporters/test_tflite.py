@@ -17,6 +17,7 @@ from edgemobile.graph.affine import quantize
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 
 from edgemobile.exporters import tflite
+from edgemobile.exporters.tflite_file import text, unpack
 
 SAME_SCALE_OPS = ("reshape", "max_pool2d", "avg_pool2d")
 
@@ -535,7 +536,10 @@ def test_op_versions_are_the_oldest_that_do(case, int8, op, version, release):
     graph = CASES[case][0]
     data = tflite.to_bytes(naive_int8(graph, sample(graph)) if int8 else graph, metadata={})
     assert tflite.op_versions(data) == {(op, version): 1}
-    assert tflite.min_runtime_version(data) == release
+    model = unpack(data)
+    (entry,) = model.metadata
+    stated = bytes(model.buffers[entry.buffer].data).decode()
+    assert (text(entry.name), stated) == ("min_runtime_version", release)
 
 
 def test_the_oldest_release_is_that_of_the_newest_op():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.images.dataset import BrokenImage, class_indices, match_classes, open_dataset
+from edgemobile.images.dataset import BrokenImage, match_classes, open_dataset
 from edgemobile.preprocess import IMAGENET, Preprocess
 
 PREPROCESS = Preprocess(input_px=4, antialias=False, mean=(0, 0, 0), std=(1, 1, 1))
@@ -292,9 +292,6 @@ def test_folders_find_their_class(folders: list[str], labels: list[str] | int, i
     assert match is not None
     assert match.indices.tolist() == indices
     assert rule in match.rule
-    found = class_indices(folders, labels)
-    assert found is not None
-    assert found.tolist() == indices
 
 
 @pytest.mark.parametrize(
@@ -309,7 +306,7 @@ def test_folders_find_their_class(folders: list[str], labels: list[str] | int, i
     ],
 )
 def test_folders_that_do_not_all_match_are_not_guessed(folders: list[str], labels: list[str]) -> None:
-    assert class_indices(folders, labels) is None
+    assert match_classes(folders, labels) is None
 
 
 def test_the_real_sets(shared_data: Path) -> None:
@@ -319,6 +316,6 @@ def test_the_real_sets(shared_data: Path) -> None:
     assert np.bincount(cifar.labels).tolist() == [1000] * 10
     assert len(set(cifar.labels[cifar.sample(100)])) == 10
     sample = open_dataset(shared_data / "imagenet-sample.zip")
-    indices = class_indices(sample.classes, 1000)
-    assert indices is not None
-    assert indices.tolist() == list(range(0, 1000, 2))
+    match = match_classes(sample.classes, 1000)
+    assert match is not None
+    assert match.indices.tolist() == list(range(0, 1000, 2))

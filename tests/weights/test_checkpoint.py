@@ -84,7 +84,7 @@ def test_a_bundled_checkpoint_is_what_its_json_says(name: str, repo_root: Path) 
 
 @pytest.mark.parametrize("name", bundled())
 def test_a_bundled_checkpoint_knows_its_images(name: str, shared_data: Path, repo_root: Path) -> None:
-    from edgemobile.images.dataset import class_indices, open_dataset
+    from edgemobile.images.dataset import match_classes, open_dataset
 
     facts = json.loads((repo_root / "edgemobile" / "bundled" / f"{name}.json").read_text())
     checkpoint = load_weights("bundled", get_arch(name))
@@ -93,8 +93,8 @@ def test_a_bundled_checkpoint_knows_its_images(name: str, shared_data: Path, rep
     _, net = build(get_arch(name), checkpoint)
     test = open_dataset(shared_data / "cifar10.zip", "test")
     assert test.labels is not None
-    mapping = class_indices(test.classes, checkpoint.labels)
-    assert mapping is not None
+    match = match_classes(test.classes, checkpoint.labels)
+    assert match is not None
     drawn = test.sample(200, seed=0)
     images, skipped = test.load_batch(drawn, checkpoint.preprocess)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_a_bundled_checkpoint_knows_its_images(name: str, shared_data: Path, rep
     assert skipped == []
     # Of all 10,000; 200 of them stay within 5 standard deviations.
     share = facts["top1_float_percent"] / 100
-    assert abs((guessed == mapping[test.labels[drawn]]).mean() - share) < 5 * (share * (1 - share) / 200) ** 0.5
+    assert abs((guessed == match.indices[test.labels[drawn]]).mean() - share) < 5 * (share * (1 - share) / 200) ** 0.5
 
 
 def test_public_efficientnet_lite0_knows_its_images(shared_data: Path) -> None:
