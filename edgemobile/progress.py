@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Report", "Silent"]
+__all__ = ["Progress", "Report", "Silent", "unheard"]
 
 
 class Report(Protocol):
     """How much of a step is done; `total` where it became known only now."""
 
     def __call__(self, done: int, total: int | None = None) -> None: ...
+
+
+def unheard(done: int, total: int | None = None) -> None:
+    """A Report to nobody."""
 
 
 class Progress(Protocol):
@@ -26,4 +30,4 @@ class Silent:
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Report]:
-        yield lambda done, total=None: None
+        yield unheard

@@ -7,7 +7,7 @@ all: activations int8 asymmetric, weights int8 symmetric in [-127, 127], bias in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import quantize as quantize_array
 from edgemobile.graph.tensor_names import equalized
-from edgemobile.progress import Progress, Silent
+from edgemobile.progress import Progress, Report, Silent, unheard
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.clip import clip
@@ -173,7 +173,7 @@ def _observe(
     prepared: Prepared,
     batches: Sequence[np.ndarray],
     recipe: Recipe,
-    report: Callable[[int], None] = lambda images: None,
+    report: Report = unheard,
 ) -> dict[str, tuple[float, float]]:
     """The range of every activation over the batches."""
     graph = prepared.graph

@@ -15,6 +15,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
 from edgemobile.graph.interpreter import run_real
 from edgemobile.metrics import sqnr_db, top1_agree
+from edgemobile.progress import Report, unheard
 from edgemobile.quant.noise import Backward
 from edgemobile.quant.ptq import Quantized, calibrated, ptq
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
@@ -83,7 +84,7 @@ def search(
     labels: np.ndarray | None = None,
     max_drop: float,
     evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
-    progress: Callable[[int], None] = lambda nodes: None,
+    progress: Report = unheard,
 ) -> Found:
     """Keep the costliest nodes in float, one more at a time, until int8 loses no more than `max_drop`.
 

@@ -10,13 +10,13 @@ steps leave of white noise what a net never saw.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgemobile.errors import EdgemobileError, first_line
 from edgemobile.preprocess import Preprocess
+from edgemobile.progress import Report, unheard
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,7 @@ def synthesize(
     images: int,
     seed: int = 0,
     steps: int = STEPS,
-    progress: Callable[[int], None] = lambda step: None,
+    progress: Report = unheard,
 ) -> np.ndarray:
     """Preprocessed images f32[images, input_px, input_px, 3] whose batch-norm statistics match those of `net`.
 

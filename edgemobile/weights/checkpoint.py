@@ -20,10 +20,11 @@ from edgemobile.arch import ARCHS, Arch, get_arch, scaled
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.layers import layers
 from edgemobile.preprocess import Preprocess, at_resolution
+from edgemobile.progress import Report
 from edgemobile.weights import facts
 from edgemobile.weights.files import SUFFIXES, described, existing, first_few, read
 from edgemobile.weights.key_layouts import Layout, check_complete, known_keys, recognised, translated
-from edgemobile.weights.public import SPECS, Progress, PublicWeights, fetch, public_weights
+from edgemobile.weights.public import SPECS, PublicWeights, fetch, public_weights
 from edgemobile.weights.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def load_weights(
     width: float | None = None,
     classes: int | None = None,
     seed: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: Report | None = None,
 ) -> Checkpoint:
     """The weights `spec` names, for the reference model `arch`, or for any model (None: a file only).
 
@@ -295,7 +296,7 @@ def _of_tflite(path: Path, arch: Arch | None, width: float | None, classes: int 
 
 
 def _public(
-    arch: Arch, public: PublicWeights, width: float | None, classes: int | None, on_progress: Progress | None
+    arch: Arch, public: PublicWeights, width: float | None, classes: int | None, on_progress: Report | None
 ) -> Checkpoint:
     """torchvision's checkpoint, fetched where it is not here yet. It brings no class names."""
     content = read(fetch(public, on_progress=on_progress))

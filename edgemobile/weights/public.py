@@ -10,17 +10,15 @@ from __future__ import annotations
 import hashlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import Preprocess
+from edgemobile.progress import Report
 
 __all__ = ["PUBLIC", "SPECS", "PublicWeights", "fetch", "public_weights"]
-
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all where the server says
 
 _HOST = "https://download.pytorch.org/models"
 _CHUNK_BYTES = 1 << 20
@@ -74,10 +72,11 @@ def public_weights(model: str, spec: str) -> PublicWeights:
     return max(found, key=lambda row: row.version)
 
 
-def fetch(weights: PublicWeights, folder: Path | None = None, on_progress: Progress | None = None) -> Path:
+def fetch(weights: PublicWeights, folder: Path | None = None, on_progress: Report | None = None) -> Path:
     """The file in `folder` (torch.hub's by default), downloaded where it is not there yet.
 
-    Raises EdgemobileError in one line that says which file to put where.
+    `on_progress` hears of the bytes so far, and of all where the server says how many. Raises EdgemobileError in one
+    line that says which file to put where.
     """
     if folder is None:
         import torch
@@ -105,7 +104,7 @@ def fetch(weights: PublicWeights, folder: Path | None = None, on_progress: Progr
     return path
 
 
-def _download(url: str, partial: Path, on_progress: Progress | None) -> None:
+def _download(url: str, partial: Path, on_progress: Report | None) -> None:
     """Append to `partial` what it lacks of `url`. Raises OSError or HTTPException where the whole does not come."""
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
@@ -118,7 +117,7 @@ def _download(url: str, partial: Path, on_progress: Progress | None) -> None:
         # Nothing is left to send: the file is all there, or another one. Its sha256 tells.
 
 
-def _receive(response: HTTPResponse, partial: Path, start: int, on_progress: Progress | None) -> None:
+def _receive(response: HTTPResponse, partial: Path, start: int, on_progress: Report | None) -> None:
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else None
     done = start
