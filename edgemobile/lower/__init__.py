@@ -6,7 +6,7 @@ dead_code  away with what no output depends on
 by_hand    hard-sigmoid and hard-swish that a net spells out, as the ops they are
 fusion     ReLU and ReLU6 into the op before them
 
-Add an op: a row in graph.OPS, a row in ops.LOWERINGS, a row in the interpreter and one in each emitter.
+Add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists the places behind them.
 """
 
 from __future__ import annotations
