@@ -18,7 +18,7 @@ from edgemobile.devices.runtime_table import RUNTIMES, default_runtime, readers
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line, require
 from edgemobile.graph import QParams
 from edgemobile.graph.affine import dequantize, quantize
-from edgemobile.model_file import file_format, read_model
+from edgemobile.model_file import file_format, layout_of, read_model
 from edgemobile.quiet import quiet_stderr
 
 __all__ = [
@@ -281,14 +281,14 @@ def _only(ports: list[Any], what: str) -> Any:
 def _onnx_port(port: Any) -> Port:
     shape = tuple(size if isinstance(size, int) else 1 for size in port.shape)
     dtype = {"tensor(float)": "float32"}.get(port.type, port.type.removeprefix("tensor(").removesuffix(")"))
-    return Port(port.name, shape, dtype, _layout(shape, "NCHW"))
+    return Port(port.name, shape, dtype, layout_of(shape, "NCHW"))
 
 
 def _tflite_port(details: dict[str, Any]) -> Port:
     shape, dtype = tuple(int(size) for size in details["shape"]), np.dtype(details["dtype"]).name
     scale, zero_point = details["quantization"]
     quantized = {"scale": float(scale), "zero_point": int(zero_point)} if scale else {}
-    return Port(details["name"], shape, dtype, _layout(shape, "NHWC"), **quantized)  # type: ignore[arg-type]
+    return Port(details["name"], shape, dtype, layout_of(shape, "NHWC"), **quantized)  # type: ignore[arg-type]
 
 
 def _delegation(ops: list[dict[str, Any]], output: int) -> Delegation:
@@ -310,11 +310,3 @@ def _delegation(ops: list[dict[str, Any]], output: int) -> Delegation:
     outside = [name for name in runs.values() if name != "DELEGATE"]
     pieces = sum(op["op_name"] == "DELEGATE" for op in ops)
     return Delegation(pieces, {name: outside.count(name) for name in sorted(set(outside))})
-
-
-def _layout(shape: tuple[int, ...], usual: str) -> str:
-    """The format's usual layout, unless 1 or 3 channels stand plainly in the other place."""
-    if len(shape) != 4:
-        return ""
-    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-    return usual if first == last else "NCHW" if first else "NHWC"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph.channel_factors import FACTORS_KEY, factors_metadata, read_factors
+from edgemobile.file_metadata import CHANNEL_FACTORS
+from edgemobile.graph.channel_factors import factors_metadata, read_factors
 
 
 def test_factors_come_back_with_as_many_digits_as_int8_can_tell() -> None:
@@ -22,10 +23,10 @@ def test_factors_come_back_with_as_many_digits_as_int8_can_tell() -> None:
 @pytest.mark.parametrize("values", ["[1, -2]", "[0]", "[]", "[[1], [2]]", "1", "[NaN]", "[Infinity]"])
 def test_factors_that_no_channel_can_have_are_refused(values: str) -> None:
     with pytest.raises(EdgemobileError, match=r"metadata of a.onnx must be positive numbers, one a channel"):
-        read_factors({FACTORS_KEY: f'{{"stem.eq": {values}}}'}, "a.onnx")
+        read_factors({CHANNEL_FACTORS: f'{{"stem.eq": {values}}}'}, "a.onnx")
 
 
 @pytest.mark.parametrize("entry", ["", "[1]", '{"stem.eq": ["x"]}', '{"stem.eq": [[1], [1, 2]]}'])
 def test_an_entry_that_is_something_else_is_refused(entry: str) -> None:
     with pytest.raises(EdgemobileError, match=r"metadata of a.onnx cannot be read"):
-        read_factors({FACTORS_KEY: entry}, "a.onnx")
+        read_factors({CHANNEL_FACTORS: entry}, "a.onnx")
