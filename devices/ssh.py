@@ -6,7 +6,6 @@ changed host key is refused.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -182,5 +181,5 @@ def _end(command: list[str], socket: Path) -> None:
             check=False,
             timeout=20,
         )
-        if socket.exists():
-            os.unlink(socket)
+        # The connection removes it as well when it ends.
+        socket.unlink(missing_ok=True)
