@@ -366,6 +366,7 @@ _ROWS: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
     "relu": ("Relu", _nothing),
     "hardswish": ("HardSwish", _nothing),
     "hardsigmoid": ("HardSigmoid", lambda node: {"alpha": 1 / 6, "beta": 0.5}),
+    "sigmoid": ("Sigmoid", _nothing),
 }
 
 

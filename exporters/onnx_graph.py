@@ -265,6 +265,7 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "Clip": _clamp("relu6"),
     "HardSwish": _plain("hardswish"),
     "HardSigmoid": _plain("hardsigmoid"),
+    "Sigmoid": _plain("sigmoid"),
     "GlobalAveragePool": _mean,
     "ReduceMean": _reduce_mean,
     "MaxPool": _pool("max_pool2d"),

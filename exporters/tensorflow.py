@@ -139,5 +139,6 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "relu6": lambda tf, graph, node, x: tf.nn.relu6(x),
     "hardswish": _hardswish,
     "hardsigmoid": lambda tf, graph, node, x: tf.nn.relu6(x + 3.0) * np.float32(1 / 6),
+    "sigmoid": lambda tf, graph, node, x: tf.sigmoid(x),
     "reshape": lambda tf, graph, node, x: tf.reshape(x, graph[node.output].shape),
 }

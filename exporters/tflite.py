@@ -63,6 +63,7 @@ _BUILTINS = {
     "DEQUANTIZE": _Builtin("DequantizeOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "1.15.0", 5: "2.7.0"}),
     "FULLY_CONNECTED": _Builtin("FullyConnectedOptions", 4, {1: "1.5.0", 4: "1.14.0"}),
     "HARD_SWISH": _Builtin("HardSwishOptions", 1, {1: "1.15.0"}),
+    "LOGISTIC": _Builtin("", 2, {1: "1.14.0", 2: "1.14.0"}),
     "MAX_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "MEAN": _Builtin("ReducerOptions", 2, {1: "1.6.0", 2: "1.14.0"}),
     "MUL": _Builtin("MulOptions", 2, {1: "1.5.0", 2: "1.14.0", 3: "1.15.0"}),
@@ -396,6 +397,17 @@ def _hardsigmoid(file: _File, node: Node) -> None:
     file.emit("MUL", (gate, sixth), node.output)
 
 
+def _sigmoid(file: _File, node: Node) -> None:
+    """TFLite's specification fixes the integers of its output."""
+    qparams = file.graph[node.output].qparams
+    if qparams is not None and (qparams.scale[0] != 1 / 256 or qparams.zero_point[0] != -128):
+        raise Unsupported(
+            f"tflite: sigmoid at {node.output} has scale {qparams.scale[0]:g} and zero point {qparams.zero_point[0]}; "
+            "allowed are 1/256 and -128"
+        )
+    file.emit("LOGISTIC", node.inputs, node.output)
+
+
 def _dequantize(file: _File, node: Node) -> None:
     source = file.graph[node.inputs[0]]
     per_channel = source.qparams is not None and source.qparams.axis is not None
@@ -419,6 +431,7 @@ _ROWS: dict[str, Callable[[_File, Node], None]] = {
     "relu6": _plain("RELU6"),
     "hardswish": _plain("HARD_SWISH"),
     "hardsigmoid": _hardsigmoid,
+    "sigmoid": _sigmoid,
     "reshape": _reshape,
     "quantize": _plain("QUANTIZE"),
     "dequantize": _dequantize,

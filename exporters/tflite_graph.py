@@ -155,6 +155,7 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "RELU": _first("relu"),
     "RELU6": _first("relu6"),
     "HARD_SWISH": _first("hardswish"),
+    "LOGISTIC": _first("sigmoid"),
     "RESHAPE": _first("reshape"),
     "QUANTIZE": _first("quantize"),
     "DEQUANTIZE": _first("dequantize"),

@@ -48,6 +48,8 @@ __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 # more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
 _MOST_STEPS = 2.0**6
 # Ops that move integers about, or average a few: input and output must share one scale.
+# What TFLite's specification fixes; onnxruntime takes any, and these are as good.
+_OF_SIGMOID = QParams(np.array([1 / 256]), np.array([-128]))
 _SHARES_QPARAMS = ("reshape", "max_pool2d", "avg_pool2d")
 
 
@@ -206,6 +208,8 @@ def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) ->
         low, high = _useful_range(graph, node, *ranges[node.output])
         if node.op in _SHARES_QPARAMS:
             qparams[node.output] = qparams[node.inputs[0]]
+        elif node.op == "sigmoid":
+            qparams[node.output] = _OF_SIGMOID
         elif is_gate(graph, node) and (clamped := clamp_qparams(qparams[node.inputs[0]], 3)):
             qparams[node.output] = clamped
         else:

@@ -139,4 +139,5 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "relu6": lambda graph, node, x: x.clamp(0, 6),
     "hardswish": lambda graph, node, x: x * (x + 3).clamp(0, 6) / 6,
     "hardsigmoid": lambda graph, node, x: (x + 3).clamp(0, 6) / 6,
+    "sigmoid": lambda graph, node, x: x.sigmoid(),
 }

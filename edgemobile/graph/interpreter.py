@@ -92,6 +92,12 @@ def _hardsigmoid(x: np.ndarray) -> np.ndarray:
     return np.clip(x + 3, 0, 6) / 6
 
 
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    # exp of what is not positive never overflows.
+    small = np.exp(-np.abs(x))
+    return (np.where(x < 0, small, 1) / (1 + small)).astype(x.dtype)
+
+
 def _max_pool(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     padded = np.pad(x, ((0, 0), *node.attrs["padding"], (0, 0)), constant_values=lowest)
@@ -118,6 +124,7 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "relu6": lambda node, out, x: np.clip(x, 0, 6),
     "hardswish": lambda node, out, x: x * _hardsigmoid(x),
     "hardsigmoid": lambda node, out, x: _hardsigmoid(x),
+    "sigmoid": lambda node, out, x: _sigmoid(x),
     "reshape": _reshape,
 }
 

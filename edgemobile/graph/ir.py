@@ -37,6 +37,7 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "relu6": (),
         "hardswish": (),  # x * relu6(x + 3) / 6
         "hardsigmoid": (),  # relu6(x + 3) / 6
+        "sigmoid": (),  # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0
         "reshape": (),  # to the output's shape, row-major
         "quantize": (),  # real or integer -> integer, by the output's QParams
         "dequantize": (),  # integer or float16 -> float32

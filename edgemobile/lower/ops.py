@@ -270,6 +270,13 @@ def _unary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
     return lambda walk, fx: walk.emit(fx, op, (walk.operand(fx, fx.args[0], "input"),))
 
 
+def _silu(walk: Lowering, fx: torch.fx.Node) -> str:
+    """x * sigmoid(x), which is how every format has it."""
+    x = walk.operand(fx, fx.args[0], "input")
+    gate = walk.emit(fx, "sigmoid", (x,), ".sigmoid")
+    return walk.emit(fx, "mul", (x, gate), activation="")
+
+
 def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
     def row(walk: Lowering, fx: torch.fx.Node) -> str:
         a, b, alpha = _args(fx, "input", "other", alpha=1)
@@ -353,6 +360,10 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.hardswish_.default": _unary("hardswish"),
     "aten.hardsigmoid.default": _unary("hardsigmoid"),
     "aten.hardsigmoid_.default": _unary("hardsigmoid"),
+    "aten.sigmoid.default": _unary("sigmoid"),
+    "aten.sigmoid_.default": _unary("sigmoid"),
+    "aten.silu.default": _silu,
+    "aten.silu_.default": _silu,
     "aten.add.Tensor": _binary("add"),
     "aten.add_.Tensor": _binary("add"),
     "aten.mul.Tensor": _binary("mul"),

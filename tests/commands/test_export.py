@@ -138,7 +138,7 @@ class Net(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
 
     def forward(self, x):
-        x = self.stem(x)
+        x = F.silu(self.stem(x))
         x = F.relu(self.alone(x * self.gate(x)))
         x = x * self.gate(self.fc1(x.mean([2, 3])))[:, :, None, None]
         return self.fc2(F.adaptive_avg_pool2d(self.pool(x), 2).flatten(1))

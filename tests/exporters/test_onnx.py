@@ -150,6 +150,7 @@ SINGLE_OPS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, tuple[flo
     "avg pool": ("avg_pool2d", {"kernel": (2, 2), "stride": (2, 2)}, (), 1, (-2, 2)),
     "hardswish": ("hardswish", {}, (), 1, (-0.4, 2.5)),
     "hardsigmoid": ("hardsigmoid", {}, (), 1, (0, 1)),
+    "sigmoid": ("sigmoid", {}, (), 1, (0, 255 / 256)),
     "relu6": ("relu6", {}, (), 1, (0, 2)),
 }
 

@@ -114,6 +114,7 @@ CASES = {
     "relu6": (build("relu6", IMAGE, IMAGE), {"RELU6": 1}),
     "hardswish": (build("hardswish", IMAGE, IMAGE), {"HARD_SWISH": 1}),
     "hardsigmoid": (build("hardsigmoid", IMAGE, IMAGE), {"ADD": 1, "MUL": 1}),
+    "sigmoid": (build("sigmoid", IMAGE, IMAGE), {"LOGISTIC": 1}),
     "reshape": (build("reshape", IMAGE, (1, 210)), {"RESHAPE": 1}),
 }
 
@@ -145,6 +146,8 @@ def naive_int8(graph, x, fixed=(), axis=0):
     for node in graph.nodes:
         if node.op in SAME_SCALE_OPS:
             qparams[node.output] = qparams[node.inputs[0]]
+        if node.op == "sigmoid" and node.output not in fixed:
+            qparams[node.output] = QParams(1 / 256, -128)
         for name in node.inputs:
             if graph[name].is_constant:
                 tensors[name] = int8_constant(name, graph[name].data)
@@ -250,6 +253,12 @@ def test_int8_hardsigmoid_is_refused_by_name():
     graph, _ = CASES["hardsigmoid"]
     with pytest.raises(Unsupported, match="hardsigmoid at y is int8"):
         tflite.to_bytes(naive_int8(graph, sample(graph)), metadata={})
+
+
+def test_an_int8_sigmoid_of_another_scale_is_refused_by_name():
+    graph, _ = CASES["sigmoid"]
+    with pytest.raises(Unsupported, match=r"sigmoid at y has scale 0\.00392157 and zero point -128; allowed are 1/256"):
+        tflite.to_bytes(naive_int8(graph, sample(graph), {"y": QParams(1 / 255, -128)}), metadata={})
 
 
 def test_quantize_and_dequantize_stand_between_float_and_int8():
@@ -527,6 +536,7 @@ VERSIONS = [
     ("linear", True, "FULLY_CONNECTED", 4, "1.14.0"),
     ("relu", True, "RELU", 2, "2.1.0"),
     ("hardswish", True, "HARD_SWISH", 1, "1.15.0"),
+    ("sigmoid", True, "LOGISTIC", 2, "1.14.0"),
     ("mean", True, "MEAN", 2, "1.14.0"),
 ]
 

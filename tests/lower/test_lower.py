@@ -409,6 +409,10 @@ _STRANGERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
             "add": 2,
         },
     ),
+    "sigmoid and SiLU": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.SiLU(), nn.Conv2d(4, 4, 1), nn.Sigmoid()),
+        {"conv2d": 2, "sigmoid": 2, "mul": 1},
+    ),
     "its own preprocessing": (
         _Normalises,
         {"conv2d": 1, "add": 1, "mul": 2, "mean": 1, "reshape": 4, "linear": 1, "relu6": 1},
@@ -548,7 +552,7 @@ class _Mixed(nn.Module):
 
 _UNSUPPORTED = [
     (lambda: _before(nn.GELU()), "aten.gelu.default (at 1)", "has no lowering. Supported: aten.adaptive_avg_pool2d"),
-    (lambda: _before(nn.Sigmoid()), "aten.sigmoid.default (at 1)", "has no lowering. Supported"),
+    (lambda: _before(nn.Tanh()), "aten.tanh.default (at 1)", "has no lowering. Supported"),
     (lambda: _before(nn.ConvTranspose2d(4, 4, 2)), "aten.conv_transpose2d.input (at 1)", "has no lowering. Supported"),
     (lambda: _before(nn.PReLU()), "aten.prelu.default (at 1)", "has no lowering. Supported"),
     (lambda: _before(nn.AdaptiveAvgPool2d(4)), "aten.adaptive_avg_pool2d.default (at 1)", "found (9, 9) to (4, 4)"),
