@@ -65,7 +65,12 @@ def _threads(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_threads, help="One case each.")
 @click.option("--cores", metavar="LIST", help="Keep to these cores, as in 2-3.")
 @click.option("--runtime", metavar="NAME", help=f"{', '.join(RUNTIMES)}. [default: by format]")
-@click.option("--runs", type=click.IntRange(1), metavar="N", help="Inferences a case. [default: 100; emulated: 5]")
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Inferences a case. [default: 100, of fast files more; emulated: 5]",
+)
 @click.option("--seconds", callback=_duration, metavar="S", help="Instead: so long a case, as in 10 or 1m.")
 @click.option(
     "--starts", type=click.IntRange(1), metavar="N", help="Processes the inferences are spread over. [default: 5]"

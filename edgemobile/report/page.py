@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -136,15 +136,16 @@ def _summary(found: Findings) -> Iterator[tuple[str, str, str]]:
         steady = [(artifact, timing) for artifact, timing in line.points if not timing.reasons] or list(line.points)
         artifact, timing = min(steady, key=lambda point: point[1].value)
         figure = f"{timing.value:.2f} M instr." if line.emulated else f"{ms(timing.value)} ms"
-        doubt = "; unstable" if timing.reasons else ""
+        near = [one.name for one, other in steady if other is not timing and other.interval[0] <= timing.interval[1]]
+        what = "least work" if line.emulated else "lowest median, not beyond doubt" if near else "fastest"
         where = line_words(line).replace("-", "\u2011")  # so that no date is broken in two
-        yield f"{'least work' if line.emulated else 'fastest'}, {where}", figure, f"{artifact.name}{doubt}"
+        doubt = "; unstable" if timing.reasons else ""
+        yield f"{what}, {where}", figure, f"{artifact.name}{doubt}{_meeting(near)}"
     known = [(one, accuracy) for one in found.artifacts if (accuracy := one.accuracy_on(""))]
     if known:
         best, accuracy = max(known, key=lambda pair: pair[1].top1)
         near = [one.name for one, other in known if one is not best and other.high >= accuracy.low]
-        meets = f"; its interval meets {f'that of {near[0]}' if len(near) == 1 else f'those of {len(near)} more'}"
-        words = f"{best.name}; {accuracy.data}{meets if near else ''}"
+        words = f"{best.name}; {accuracy.data}{_meeting(near)}"
         yield "highest accuracy, not beyond doubt" if near else "most accurate", percent(accuracy.top1), words
     sized = [one for one in found.artifacts if one.bytes]
     if sized:
@@ -155,6 +156,13 @@ def _summary(found: Findings) -> Iterator[tuple[str, str, str]]:
         failed = [one for one in compared if not one.file.passed]
         words = ", ".join(Path(one.file.file).name for one in failed) or f"with {compared[0].report.reference}"
         yield "parity", f"{len(failed)} of {len(compared)} fail" if failed else f"{len(compared)} pass", words
+
+
+def _meeting(near: Sequence[str]) -> str:
+    """Whose intervals the best one's meets, so that it may not be the best."""
+    if not near:
+        return ""
+    return f"; its interval meets {f'that of {near[0]}' if len(near) == 1 else f'those of {len(near)} more'}"
 
 
 def _legend(found: Findings) -> list[tuple[str, str]]:

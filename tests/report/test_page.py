@@ -140,6 +140,18 @@ def test_one_file_is_the_most_accurate_only_beyond_its_interval(found, make, sec
     assert ": ".join(tile).replace("; 100 images of photos.zip (test)", "") == says
 
 
+def test_one_file_is_the_fastest_only_beyond_its_interval(found, make) -> None:
+    def tile(*ms: float) -> str:
+        """Processes of these medians of the second file; the first takes 2 ms in all."""
+        slow = tuple((int(one * 1e6),) * 5 for one in ms for _ in range(2))
+        cases = make.make_case("a.onnx", "a" * 64, 2.0), make.make_case("b.onnx", INT8, 2.0, rounds_ns=slow)
+        return ": ".join(next(_summary(found(make.make_run(*cases)))))
+
+    assert tile(2.3, 2.3, 2.31, 2.3, 2.3) == "fastest, pi5, 1 thread: 2.00 ms: a.onnx"
+    doubtful = "lowest median, not beyond doubt, pi5, 1 thread: 2.00 ms: a.onnx; its interval meets that of b.onnx"
+    assert tile(2.0, 2.06, 2.02, 1.99, 2.02) == doubtful
+
+
 @pytest.mark.parametrize(("second", "sure"), [(0.78, False), (0.6, True)])
 def test_a_front_is_dotted_where_accuracies_do_not_differ_beyond_their_intervals(
     found, make, second: float, sure: bool
