@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -79,18 +80,40 @@ class _Job:
     @contextmanager
     def board(self, *, alone: bool) -> Iterator[None]:
         """The board for us alone while we measure, shared while we only compute."""
-        with (self.folder.parent.parent / "lock").open("a") as file:
-            how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-            for waited in range(1 << 30):
-                try:
-                    fcntl.flock(file, how | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    self.check()
-                    if waited % 50 == 0:
-                        self.tell("waiting")
-                    time.sleep(_POLL_S)
-            yield
+        how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        with (self.folder.parent.parent / "lock").open("a") as ours:
+            self._lock(ours.fileno(), how)
+            everybodys = None if self.spec["emulated"] else _open_board_lock()
+            try:
+                if everybodys is not None:
+                    self._lock(everybodys, how)
+                yield
+            finally:
+                if everybodys is not None:
+                    os.close(everybodys)
+
+    def _lock(self, file: int, how: int) -> None:
+        for waited in range(1 << 30):
+            try:
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+                return
+            except OSError:
+                self.check()
+                if waited % 50 == 0:
+                    self.tell("waiting")
+                time.sleep(_POLL_S)
+
+
+def _open_board_lock() -> int | None:
+    """A file that the users of a board share, each with a root of their own; None where there can be none.
+
+    Reading it is enough for a lock, so nobody has to be able to write what is another's.
+    """
+    path = os.path.join(tempfile.gettempdir(), "edgemobile.lock")
+    for flags in (0, os.O_CREAT | os.O_EXCL, 0):
+        with suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o444)
+    return None
 
 
 def main(argv: list[str]) -> int:

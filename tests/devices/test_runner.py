@@ -242,7 +242,14 @@ def test_an_interrupt_stops_the_board_too(tmp_path: Path, model: Path) -> None:
     assert json.loads(result.read_text())["ended"] == "stopped"
 
 
-def test_two_benches_exclude_each_other(tmp_path: Path, model: Path) -> None:
+@pytest.mark.parametrize("other", ["one", "two"])
+def test_two_benches_exclude_each_other(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """Also those of two users of a board, who have a root each."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    for root in ("one", "two"):
+        (tmp_path / root).mkdir()
     first, second, results = [], [], []
     held = threading.Event()
 
@@ -251,15 +258,15 @@ def test_two_benches_exclude_each_other(tmp_path: Path, model: Path) -> None:
         held.set()
 
     def run_first() -> None:
-        results.append(_bench(LocalTransport(tmp_path), model, settings=Settings(sustained_s=2)))
+        results.append(_bench(LocalTransport(tmp_path / "one"), model, settings=Settings(sustained_s=2)))
 
     thread = threading.Thread(target=run_first)
     thread.start()
-    lock = tmp_path / "lock"
+    lock = tmp_path / "edgemobile.lock"
     while not lock.exists():
         _nap(0.02)
     _nap(0.2)
-    results.append(_bench(LocalTransport(tmp_path), model, second))
+    results.append(_bench(LocalTransport(tmp_path / other), model, second))
     thread.join()
     assert "waiting" in {event["event"] for event in second}
     assert len(results) == 2
