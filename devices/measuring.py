@@ -84,9 +84,9 @@ class _Case:
         self.session.invoke(self.prepared)
 
     def timed(self) -> int:
-        start = time.perf_counter_ns()
+        began = time.perf_counter_ns()
         self.session.invoke(self.prepared)
-        return time.perf_counter_ns() - start
+        return time.perf_counter_ns() - began
 
     def round(self, block: int) -> None:
         self.warmup_ns.append(self.timed())
@@ -206,9 +206,9 @@ def _opened(job: Job, row: dict[str, Any], threads: int, *, timed: bool) -> _Cas
     data, runtime = read_file(job, row), _runtime(job, row)
     file_format(data, row["file"])
     import_runtime(runtime)
-    start = time.perf_counter_ns()
+    began = time.perf_counter_ns()
     session = open_session(data, runtime=runtime, threads=threads, name=row["file"])
-    load_ns = time.perf_counter_ns() - start
+    load_ns = time.perf_counter_ns() - began
     session.settle(_FREE_PX)
     case = _Case(row, threads, session, _example(session))
     if timed:

@@ -20,7 +20,7 @@ from typing import Protocol, cast
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Tensor
 
-__all__ = ["FORMATS", "Format", "format_of"]
+__all__ = ["FILE_SUFFIXES", "FORMATS", "Format", "format_of"]
 
 
 class _Module(Protocol):
@@ -49,6 +49,7 @@ FORMATS = {
         Format("tflite", ".tflite", "edgemobile.exporters.tflite"),
     )
 }
+FILE_SUFFIXES = tuple(row.suffix for row in FORMATS.values())
 
 
 def format_of(suffix: str) -> Format:

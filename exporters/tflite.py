@@ -33,6 +33,7 @@ from edgemobile.exporters.tflite_file import (
     schema,
 )
 from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph.affine import SIGMOID_QPARAMS
 from edgemobile.graph.padding import Pads
 
 __all__ = [
@@ -400,10 +401,11 @@ def _hardsigmoid(file: _File, node: Node) -> None:
 def _sigmoid(file: _File, node: Node) -> None:
     """TFLite's specification fixes the integers of its output."""
     qparams = file.graph[node.output].qparams
-    if qparams is not None and (qparams.scale[0] != 1 / 256 or qparams.zero_point[0] != -128):
+    scale, zero_point = SIGMOID_QPARAMS.scale[0], SIGMOID_QPARAMS.zero_point[0]
+    if qparams is not None and (qparams.scale[0] != scale or qparams.zero_point[0] != zero_point):
         raise Unsupported(
             f"tflite: sigmoid at {node.output} has scale {qparams.scale[0]:g} and zero point {qparams.zero_point[0]}; "
-            "allowed are 1/256 and -128"
+            f"allowed are 1/{1 / scale:g} and {zero_point}"
         )
     file.emit("LOGISTIC", node.inputs, node.output)
 

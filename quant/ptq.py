@@ -16,6 +16,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph.affine import SIGMOID_QPARAMS
 from edgemobile.graph.affine import quantize as quantize_array
 from edgemobile.graph.tensor_names import equalized
 from edgemobile.progress import Progress, Report, Silent, unheard
@@ -48,8 +49,6 @@ __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 # more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
 _MOST_STEPS = 2.0**6
 # Ops that move integers about, or average a few: input and output must share one scale.
-# What TFLite's specification fixes; onnxruntime takes any, and these are as good.
-_OF_SIGMOID = QParams(np.array([1 / 256]), np.array([-128]))
 _SHARES_QPARAMS = ("reshape", "max_pool2d", "avg_pool2d")
 
 
@@ -209,7 +208,8 @@ def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) ->
         if node.op in _SHARES_QPARAMS:
             qparams[node.output] = qparams[node.inputs[0]]
         elif node.op == "sigmoid":
-            qparams[node.output] = _OF_SIGMOID
+            # Fixed in TFLite; onnxruntime takes any, and these are as good.
+            qparams[node.output] = SIGMOID_QPARAMS
         elif is_gate(graph, node) and (clamped := clamp_qparams(qparams[node.inputs[0]], 3)):
             qparams[node.output] = clamped
         else:

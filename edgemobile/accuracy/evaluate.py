@@ -26,7 +26,7 @@ from edgemobile.accuracy.classifier import Classifier, open_classifier
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation, FileResult
 from edgemobile.accuracy.statistics import mcnemar, ranks
 from edgemobile.errors import EdgemobileError
-from edgemobile.exporters import FORMATS
+from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, BrokenImage, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
@@ -94,8 +94,7 @@ class _Scored(NamedTuple):
 
 def _opened(request: EvalRequest) -> list[Classifier]:
     """All files, open; what one says of preprocessing goes for the models in PyTorch that say nothing themselves."""
-    suffixes = [row.suffix for row in FORMATS.values()]
-    files = [file for file in request.all_files if Path(file).suffix in suffixes]
+    files = [file for file in request.all_files if Path(file).suffix in FILE_SUFFIXES]
     opened = {file: open_classifier(file, request.options) for file in files}
     beside = next((one.stated for one in opened.values() if one.stated), None)
     options = replace(request.options, beside=beside)

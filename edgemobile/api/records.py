@@ -127,8 +127,8 @@ class Benched(_Shown):
         """Stable, and within `max_regress` of the baseline beyond doubt."""
         if self.comparison is None or self.max_regress is None:
             return self.stable
-        pairs = self.comparison.pairs
-        return self.stable and all(pair.stable and pair.judge(self.max_regress) is Judgement.PASSED for pair in pairs)
+        within = (pair.judge(self.max_regress) is Judgement.PASSED for pair in self.comparison.pairs)
+        return self.stable and self.comparison.stable and all(within)
 
     def save(self, path: str | Path) -> None:
         """For `edgemobile compare`, and as a baseline."""

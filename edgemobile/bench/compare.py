@@ -61,6 +61,11 @@ class Comparison:
     unlike: tuple[str, ...]
     unpaired: tuple[str, ...]
 
+    @property
+    def stable(self) -> bool:
+        """Whether both sides of every pair can be trusted."""
+        return all(pair.stable for pair in self.pairs)
+
 
 def compare(reference: Run, other: Run, *, allow_unlike: bool = False) -> Comparison:
     """Pair cases by file name and threads; a single case on each side is a pair under any name.

@@ -220,7 +220,7 @@ def print_bench(run: Run, compared: Comparison | None, max_regress: float | None
             print_unstable(compared, "the baseline", None)
     code = 0 if compared is None else gate(compared, max_regress, quiet=quiet)
     trusted = all(found.stable for found in verdicts.values())
-    return code if trusted and (compared is None or all(pair.stable for pair in compared.pairs)) else UNSTABLE
+    return code if trusted and (compared is None or compared.stable) else UNSTABLE
 
 
 def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def compare(reference: Path, other: Path, max_regress: float | None, allow_unlik
     code = gate(compared, max_regress, quiet=as_json)
     if not as_json:
         print_unstable(compared, str(reference), str(other))
-    return code if all(pair.stable for pair in compared.pairs) else UNSTABLE
+    return code if compared.stable else UNSTABLE
 
 
 def print_unstable(compared: Comparison, reference: str, other: str | None) -> None:

@@ -8,8 +8,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.exporters import FORMATS
-from edgemobile.gate.selectors import PRECISIONS, SUFFIXES, selects
+from edgemobile.exporters import FILE_SUFFIXES, FORMATS
+from edgemobile.gate.selectors import PRECISIONS, selects
 
 if TYPE_CHECKING:
     from edgemobile.config_file import ConfigFile
@@ -54,7 +54,7 @@ def _check_model(file: ConfigFile, entry: ModelEntry) -> None:
 
     at = ("models", entry.name)
     where = (*at, "model") if "model" in file.tables["models"][entry.name] else at
-    suffixes = (".pt2", *SUFFIXES) if entry.files else (".pt2",)
+    suffixes = (".pt2", *FILE_SUFFIXES) if entry.files else (".pt2",)
     if not (entry.model in ARCHS or ":" in entry.model or entry.model.endswith(suffixes)):
         raise file.wrong(
             where,
@@ -74,7 +74,7 @@ def _check_ignored(file: ConfigFile, entry: ModelEntry) -> None:
     """Files are what they are, and so is a reference that is a file."""
     given = file.tables["models"][entry.name]
     ignored = dict.fromkeys(_OF_AN_EXPORT if entry.files else (), "files, which are made already")
-    ignored |= dict.fromkeys(_OF_A_NET if entry.model.endswith(SUFFIXES) else (), "a model that is a file")
+    ignored |= dict.fromkeys(_OF_A_NET if entry.model.endswith(FILE_SUFFIXES) else (), "a model that is a file")
     for key, beside in ignored.items():
         if key in given:
             raise file.wrong(("models", entry.name, key), f"means nothing beside {beside}: leave it out")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from edgemobile.exporters import FORMATS
 
-__all__ = ["PRECISIONS", "SUFFIXES", "checked", "selects"]
+__all__ = ["PRECISIONS", "checked", "selects"]
 
 # As routes.PRECISIONS, which would cost loading every route; a test holds them equal.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
-SUFFIXES = tuple(row.suffix for row in FORMATS.values())
 
 
 def selects(selector: str, format: str, precision: str) -> bool:

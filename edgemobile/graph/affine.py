@@ -6,7 +6,10 @@ import numpy as np
 
 from edgemobile.graph import QParams
 
-__all__ = ["activation_range", "dequantize", "quantize"]
+__all__ = ["SIGMOID_QPARAMS", "activation_range", "dequantize", "quantize"]
+
+# What the specification fixes for the output of LOGISTIC: int8 in steps of 1 / 256 from 0.
+SIGMOID_QPARAMS = QParams(np.array([1 / 256]), np.array([-128]))
 
 
 def quantize(real: np.ndarray, qparams: QParams, dtype: str) -> np.ndarray:

@@ -293,21 +293,27 @@ def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
 def _div(walk: Lowering, fx: torch.fx.Node) -> str:
     """Division by a constant is a multiplication."""
     x, by, rounding = _args(fx, "input", "other", rounding_mode=None)
-    divisor = walk.values.get(by) if by in walk.values else by
-    if isinstance(divisor, str) or rounding is not None:
+    divisor = _constant(walk, by)
+    if divisor is None or rounding is not None:
         walk.refuse(fx, "only division by a constant, without rounding, is supported")
-    reciprocal = walk.beside(fx, 1 / np.asarray(divisor, np.float64), f"{walk.name_of(fx, 'mul')}.reciprocal")
+    reciprocal = walk.beside(fx, 1 / divisor, f"{walk.name_of(fx, 'mul')}.reciprocal")
     return walk.emit(fx, "mul", (walk.operand(fx, x, "a"), reciprocal), activation="")
 
 
 def _sub(walk: Lowering, fx: torch.fx.Node) -> str:
     """Subtraction of a constant is an addition."""
     x, less, alpha = _args(fx, "input", "other", alpha=1)
-    value = walk.values.get(less) if less in walk.values else less
-    if isinstance(value, str) or alpha != 1:
+    value = _constant(walk, less)
+    if value is None or alpha != 1:
         walk.refuse(fx, "only subtraction of a constant is supported")
-    negative = walk.beside(fx, -np.asarray(value, np.float64), f"{walk.name_of(fx, 'add')}.negative")
+    negative = walk.beside(fx, -value, f"{walk.name_of(fx, 'add')}.negative")
     return walk.emit(fx, "add", (walk.operand(fx, x, "a"), negative), activation="")
+
+
+def _constant(walk: Lowering, arg: Any) -> np.ndarray | None:
+    """f64 of a number, or of a tensor whose values are known; None for another tensor."""
+    value = walk.values.get(arg, arg)
+    return None if isinstance(value, str) else np.asarray(value, np.float64)
 
 
 def _identity(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:

@@ -21,6 +21,7 @@ from edgemobile.arch import get_arch
 from edgemobile.artifact import sha256_hex
 from edgemobile.devices.runtimes import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
+from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.graph import Graph
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import normalised, outside, to_pixels
@@ -172,7 +173,7 @@ def _layer_images(input_px: int) -> int:
 def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     """The model or file that `request.ref` names; a model at the resolution of the files. Raises EdgemobileError."""
     path = Path(request.ref)
-    if path.suffix in (".onnx", ".tflite"):
+    if path.suffix in FILE_SUFFIXES:
         file = open_file(path)
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
         stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET

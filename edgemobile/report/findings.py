@@ -16,6 +16,7 @@ from pathlib import PurePath
 from edgemobile.accuracy.statistics import wilson
 from edgemobile.bench.compare import conditions
 from edgemobile.bench.statistics import Summary, summarize, verdict
+from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.parity import FileParity, ParityReport
 from edgemobile.records import Case, Run
 from edgemobile.report.sources import Evaluated, Export, ExportedFile, Scores, Sources
@@ -197,7 +198,7 @@ def _is_file(file: str) -> bool:
 
 def _format(file: str) -> str:
     suffix = PurePath(file).suffix.lower()
-    return suffix.removeprefix(".") if suffix in (".onnx", ".tflite") else ""
+    return suffix.removeprefix(".") if suffix in FILE_SUFFIXES else ""
 
 
 def _timing(run: Run, case: Case) -> Timing:
