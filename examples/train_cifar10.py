@@ -70,13 +70,14 @@ def main() -> None:
     first = 0
     if args.resume and progress.exists():
         first = restore(progress, net, average, optimizer, schedule)
-    step = make_step(net, args, optimizer)
+    steps_at = {res: make_step(net, args, optimizer, res) for res in (args.start_res, args.res)}
     for epoch in range(first, args.epochs):
         started = time.monotonic()
         number = epoch % args.views if teacher else epoch
         view = make_view(train, len(labels), args, number)
         if teacher:
             view = (*view, teacher.opinion(number, view[0]))
+        step = steps_at[args.start_res if epoch < args.start_epochs else args.res]
         loss = train_epoch(net, average, step, view, args, optimizer, schedule, seed=args.seed + epoch)
         save_progress(progress, epoch + 1, net, average, optimizer, schedule)
         speed = len(train[0]) / (time.monotonic() - started)
@@ -109,6 +110,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--res", type=int, default=CIFAR10.input_px)
+    parser.add_argument("--start-res", type=int, default=64, help="resolution of the first --start-epochs")
+    parser.add_argument("--start-epochs", type=int, default=0, help="this many at --start-res, where an epoch is cheap")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument(
         "--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for a net that --init gives"
@@ -122,6 +125,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the averaged weights, a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument(
+        "--bf16", action="store_true", help="as a GPU always does; faster on CPUs with AVX-512 BF16 or AMX"
+    )
     parser.add_argument("--eval-every", type=int, default=5)
     return parser.parse_args()
 
@@ -243,14 +249,17 @@ def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.opti
     return torch.optim.SGD(groups, lr=args.lr, momentum=0.9, nesterov=True, fused=True)
 
 
-def make_step(net, args, optimizer) -> Callable[..., torch.Tensor]:
+def make_step(net, args, optimizer, res: int) -> Callable[..., torch.Tensor]:
     """A function of a batch of a view that sets the gradients and returns the loss."""
     device = next(net.parameters()).device
+    bf16 = args.bf16 or device.type == "cuda"
+    if bf16 and device.type == "cpu":
+        Depthwise.put_into(net)
 
     def step(pixels: torch.Tensor, wanted: torch.Tensor, taught: torch.Tensor | None = None) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda", cache_enabled=False):
-            logits = net(to_input(pixels, args.res))
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            logits = net(to_input(pixels, res))
         loss = F.cross_entropy(logits.float(), wanted)
         if taught is not None:
             distilled = HEAT**2 * F.cross_entropy(logits.float() / HEAT, taught)
@@ -260,6 +269,35 @@ def make_step(net, args, optimizer) -> Callable[..., torch.Tensor]:
 
     net.train()
     return recorded(step) if device.type == "cuda" else step
+
+
+class Depthwise(torch.autograd.Function):
+    """A depthwise convolution whose gradients a CPU computes in float32: in bfloat16 oneDNN is many times slower."""
+
+    @staticmethod
+    def put_into(net: torch.nn.Module) -> None:
+        for conv in net.modules():
+            if type(conv) is torch.nn.Conv2d and 1 < conv.groups == conv.in_channels and conv.bias is None:
+                conv.forward = functools.partial(Depthwise.of, conv)
+
+    @staticmethod
+    def of(conv: torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        return Depthwise.apply(x, conv.weight, conv.stride, conv.padding)
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, stride, padding) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight.to(x.dtype), None, stride, padding, groups=len(weight))
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
+            gradient.float(), x.float(), weight, None, ctx.stride, ctx.padding, (1, 1), False, (0, 0), len(weight),
+            (True, True, False),
+        )  # fmt: skip
+        return x_gradient.to(x.dtype), weight_gradient, None, None
 
 
 def recorded(step: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -125,6 +125,43 @@ def test_a_view_is_the_same_each_time(script: ModuleType) -> None:
     assert first[1].sum(1) == pytest.approx(torch.ones(16))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_depthwise_gradients_are_the_convolution_s(script: ModuleType, kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False)
+    found = []
+    for patched in (False, True):
+        if patched:
+            script.Depthwise.put_into(torch.nn.Sequential(conv))
+        x = torch.linspace(-1, 1, 2 * 6 * 9 * 7).view(2, 6, 9, 7).requires_grad_()
+        conv.zero_grad()
+        y = conv(x)
+        y.square().sum().backward()
+        found.append((y.detach(), x.grad, conv.weight.grad))
+    torch.testing.assert_close(found[1], found[0])
+    assert "Depthwise" in str(y.grad_fn)
+
+
+def test_first_epochs_are_at_a_lower_resolution(
+    script: ModuleType, colour_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(colour_photos, tmp_path / "data" / split)
+    out = tmp_path / "v3-small.safetensors"
+    line = ["v3-small", "--data", tmp_path / "data", "--out", out, "--res", "64", "--batch", "4", "--epochs", "3"]
+    line += ["--start-res", "32", "--start-epochs", "1", "--bf16"]
+    monkeypatch.setattr(sys, "argv", ["train_cifar10.py", *map(str, line)])
+    seen: list[int] = []
+    to_input = script.to_input
+    monkeypatch.setattr(script, "to_input", lambda pixels, res: seen.append(res) or to_input(pixels, res))
+    script.main()
+    trained = seen[: seen.index(64)]
+    assert set(trained) == {32}
+    assert seen.count(64) >= 2 * len(trained)
+    assert json.loads(out.with_suffix(".json").read_text())["input_px"] == 64
+
+
 def test_a_run_that_ended_before_its_weights_were_written_is_resumed(
     script: ModuleType, colour_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
