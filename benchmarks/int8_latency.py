@@ -5,11 +5,11 @@
 Every file is timed in turn, one call each a round (devices.latency), so that a slow moment hits all alike: the ratios
 hold where the milliseconds do not. All int8 files are calibrated on the same images, made from the model itself.
 
-    pieces   into how many pieces XNNPACK cuts a .tflite
-    islands  float detours in onnxruntime between integer ops
-    kernels  dB between onnxruntime's integer kernels and its own float emulation of the same file: below 40 they are
-             wrong on this CPU (int8 weights without VNNI: vpmaddubsw saturates to int16)
-    drift    largest difference to edgemobile's reference arithmetic over a few images, in steps of the output's scale
+    partitions  into how many XNNPACK cuts a .tflite
+    islands     float detours in onnxruntime between integer ops
+    kernels     dB between onnxruntime's integer kernels and its own float emulation of the same file: below 40 they are
+                wrong on this CPU (int8 weights without VNNI: vpmaddubsw saturates to int16)
+    drift       largest difference to edgemobile's own arithmetic over a few images, in steps of the output's scale
 
 ai-edge-quantizer is measured where --aeq-python names a Python that has it: it pins another LiteRT than ours.
 """
@@ -198,7 +198,19 @@ def _print(
     facts: Mapping[str, Inspection],
     how: str,
 ) -> None:
-    columns = ["file", "runtime", "size", "median", "spread", "best", "ratio", "pieces", "islands", "kernels", "drift"]
+    columns = [
+        "file",
+        "runtime",
+        "size",
+        "median",
+        "spread",
+        "best",
+        "ratio",
+        "partitions",
+        "islands",
+        "kernels",
+        "drift",
+    ]
     table = format_table(f"\nv3-large {PX}x{PX}, batch 1, {how}\n{_machine()}", columns, left=2)
     base = latencies[BASELINE].median_ns
     for row in rows:
@@ -211,7 +223,7 @@ def _print(
             f"{latency.spread:.0%}",
             f"{min(latency.values_ns) / 1e6:.2f} ms",
             f"{latency.median_ns / base:.2f}",
-            "-" if file.delegate_pieces is None else str(file.delegate_pieces),
+            "-" if file.delegate_partitions is None else str(file.delegate_partitions),
             str(len(file.islands)) if file.format == "onnx" else "-",
             f"{kernels[row.name]:.0f} dB" if row.name in kernels else "-",
             str(drifts.get(row.name, "-")),

@@ -108,7 +108,7 @@ class _Case:
             "starts": [len(self.rounds_ns)] if self.rounds_ns else [],
             "peak_mib": None,
             "runtime_mib": None,
-            "pieces": None if cut is None else cut.pieces,
+            "partitions": None if cut is None else cut.partitions,
             "outside": None if cut is None else dict(cut.outside),
             "instructions": None,
             "profile": None,

@@ -61,12 +61,19 @@ class Device:
                 raise EdgemobileError(
                     f"option {option} of device {self.name} is {value!r}; it must be one line of text"
                 )
-            if option == "root" and set("~$") & set(value):
-                also = ", or one relative to the home there" if self.scheme == "ssh" else ""
-                raise EdgemobileError(
-                    f"option root of device {self.name} is {value!r}; '~' and '$' would be taken as they are. "
-                    f"Allowed: an absolute path{also}"
-                )
+            if option == "root":
+                self._check_root(value)
+
+    def _check_root(self, path: str) -> None:
+        has_home = self.scheme == "ssh"
+        if set("~$") & set(path):
+            why = "'~' and '$' would be taken as they are"
+        elif not (has_home or path.startswith("/")):
+            why = f"{self.scheme} knows no folder it would be relative to"
+        else:
+            return
+        also = ", or one relative to the home there" if has_home else ""
+        raise EdgemobileError(f"option root of device {self.name} is {path!r}; {why}. Allowed: an absolute path{also}")
 
     @property
     def scheme(self) -> str:

@@ -1,7 +1,7 @@
 """Where the time of an inference goes, op by op, as far as the runtime tells. Runs on the board.
 
 onnxruntime has a profiler. LiteRT's is not reachable from Python: what can honestly be said of a TFLite file is how the
-delegate cuts it (Session.delegation), not how long each piece takes.
+delegate cuts it (Session.delegation), not how long each partition takes.
 """
 
 from __future__ import annotations

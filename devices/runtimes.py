@@ -55,9 +55,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Delegation:
-    """How a delegate cuts a file: into `pieces`, with the ops of `outside` (op -> how many) left to plain kernels."""
+    """How a delegate cuts a file: into `partitions`, the ops of `outside` (op -> how many) left to plain kernels."""
 
-    pieces: int
+    partitions: int
     outside: Mapping[str, int]
 
 
@@ -292,13 +292,13 @@ def _tflite_port(details: dict[str, Any]) -> Port:
 
 
 def _delegation(ops: list[dict[str, Any]], output: int) -> Delegation:
-    """Read from the interpreter's list: the original ops, then an op DELEGATE a piece.
+    """Read from the interpreter's list: the original ops, then an op DELEGATE a partition.
 
-    It does not say which ops a piece took, but what still runs can be found from the output back.
+    It does not say which ops a partition took, but what still runs can be found from the output back.
     """
     maker: dict[int, dict[str, Any]] = {}
     for op in ops:
-        # A piece comes later in the list and so takes the place of the op whose result it gives.
+        # A partition comes later in the list and so takes the place of the op whose result it gives.
         maker.update(dict.fromkeys(map(int, op["outputs"]), op))
     runs: dict[int, str] = {}
     wanted = [output]
@@ -308,5 +308,5 @@ def _delegation(ops: list[dict[str, Any]], output: int) -> Delegation:
             runs[made_by["index"]] = made_by["op_name"]
             wanted += [int(name) for name in made_by["inputs"]]
     outside = [name for name in runs.values() if name != "DELEGATE"]
-    pieces = sum(op["op_name"] == "DELEGATE" for op in ops)
-    return Delegation(pieces, {name: outside.count(name) for name in sorted(set(outside))})
+    partitions = sum(op["op_name"] == "DELEGATE" for op in ops)
+    return Delegation(partitions, {name: outside.count(name) for name in sorted(set(outside))})

@@ -33,7 +33,7 @@ __all__ = [
     "save_run",
 ]
 
-RUN_VERSION = 2
+RUN_VERSION = 3
 MAX_RUN_BYTES = 64 * 2**20
 _MAX_PROBE_BYTES = 2**20
 
@@ -170,7 +170,7 @@ class Case:
     steady, and the one that warms the caches again at the start of each round; `rounds_ns` is what counts. `starts` is
     how many of the rounds each process took, one process after the other; load and first are of the first.
     `peak_mib` is the most memory a process of its own took, `runtime_mib` what it took before the file was opened.
-    `pieces` is into how many pieces the delegate cuts the file, `outside` counts the ops that run outside of them.
+    `partitions` is into how many the delegate cuts the file, `outside` counts the ops that run outside of them.
     `instructions` (emulated boards only) are those of each inference, by class; there, no time is kept at all.
     """
 
@@ -191,7 +191,7 @@ class Case:
     starts: tuple[int, ...]
     peak_mib: float | None
     runtime_mib: float | None
-    pieces: int | None
+    partitions: int | None
     outside: Mapping[str, int] | None
     instructions: tuple[Mapping[str, int], ...] | None
     profile: tuple[OpTime, ...] | None
@@ -204,8 +204,8 @@ class Case:
             raise ValueError("times must not be negative, nor a round empty")
         if sum(self.starts) != len(self.rounds_ns) or min(self.starts, default=1) < 1:
             raise ValueError(f"{len(self.rounds_ns)} rounds are not those of starts of {list(self.starts)}")
-        if self.batch < 1 or self.threads < 1 or (self.pieces or 0) < 0 or not _is_sha256(self.sha256):
-            raise ValueError("batch and threads are at least 1, pieces at least 0, sha256 is 64 hexadecimal digits")
+        if self.batch < 1 or self.threads < 1 or (self.partitions or 0) < 0 or not _is_sha256(self.sha256):
+            raise ValueError("batch and threads are at least 1, partitions at least 0, sha256 is 64 hexadecimal digits")
         for counts in self.instructions or ():
             if tuple(counts) != INSTRUCTION_CLASSES or min(counts.values()) < 0:
                 raise ValueError(f"instructions are counts of exactly {', '.join(INSTRUCTION_CLASSES)}")

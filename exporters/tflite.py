@@ -22,7 +22,7 @@ from edgemobile.exporters.tflite_file import (
     DEPTHWISE_ORDER,
     MIN_RUNTIME,
     add_metadata,
-    delegate_pieces,
+    delegate_partitions,
     finished,
     new,
     op_counts,
@@ -37,7 +37,7 @@ from edgemobile.graph.affine import SIGMOID_QPARAMS
 from edgemobile.graph.padding import Pads
 
 __all__ = [
-    "delegate_pieces",
+    "delegate_partitions",
     "op_counts",
     "op_versions",
     "read_metadata",

@@ -35,7 +35,7 @@ __all__ = [
     "MIN_RUNTIME",
     "OP_NAMES",
     "add_metadata",
-    "delegate_pieces",
+    "delegate_partitions",
     "finished",
     "new",
     "octets",
@@ -299,10 +299,10 @@ _DTYPE_NAMES: dict[int, str] = {
 # ---- how the runtime takes it ---------------------------------------------------------------------------------------
 
 
-def delegate_pieces(data: bytes) -> int | None:
-    """Into how many pieces XNNPACK, LiteRT's default delegate, cuts the file on this machine; 1 is best.
+def delegate_partitions(data: bytes) -> int | None:
+    """Into how many partitions XNNPACK, LiteRT's default delegate, cuts the file on this machine; 1 is best.
 
-    Every piece more is a detour through the plain kernels. 0 means nothing was delegated; None that this release of
+    Every partition more is a detour through the plain kernels. 0 means nothing was delegated; None that this release of
     the runtime does not list its ops.
     """
     runtime = require("ai_edge_litert.interpreter", "litert")
@@ -311,5 +311,5 @@ def delegate_pieces(data: bytes) -> int | None:
         interpreter.allocate_tensors()
     if not hasattr(interpreter, "_get_ops_details"):
         return None
-    # The delegate appends one op a piece; the ops it took over stay listed in front of them.
+    # The delegate appends one op a partition; the ops it took over stay listed in front of them.
     return sum(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())

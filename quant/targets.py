@@ -5,10 +5,10 @@ Measured on v3-large, int8, 224 px, one thread, instructions an inference on emu
     edgemobile export v3-large --int8 --res 224 --hswish delegated|fused --target cpu|arm
     edgemobile bench FILE... --on emulated:cortex-a76
 
-                                        Cortex-A72   Cortex-A76   pieces
-    TFLite, delegated                       85.7 M       42.0 M        1
-    TFLite, delegated, split_gates "none"   84.4 M       40.7 M        1
-    TFLite, fused                           86.6 M       42.9 M       22
+                                        Cortex-A72   Cortex-A76   partitions
+    TFLite, delegated                       85.7 M       42.0 M            1
+    TFLite, delegated, split_gates "none"   84.4 M       40.7 M            1
+    TFLite, fused                           86.6 M       42.9 M           22
     ONNX, int8 weights                     101.4 M       61.8 M
     ONNX, weights as uint8                 136.1 M       79.2 M
 
@@ -41,8 +41,8 @@ class Target:
 
 
 _WHOLE = (
-    "XNNPACK and onnxruntime take it whole: one piece where HARD_SWISH cuts the file into 22, and less work on x86, "
-    "Cortex-A72 and Cortex-A76 alike"
+    "XNNPACK and onnxruntime take it whole: one partition where HARD_SWISH cuts the file into 22, and less work on "
+    "x86, Cortex-A72 and Cortex-A76 alike"
 )
 
 TARGETS = {

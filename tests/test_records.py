@@ -63,7 +63,7 @@ def make_case(**changes: Any) -> Case:
         "starts": (1, 1),
         "peak_mib": 1.5,
         "runtime_mib": 1.0,
-        "pieces": 22,
+        "partitions": 22,
         "outside": {"HARD_SWISH": 21},
         "instructions": None,
         "profile": (OpTime("conv", "Conv", 1.5),),
@@ -141,7 +141,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_without, r"cases\[0\]: missing threads"),
         (_set("surprise", 1), "unknown 'surprise'"),
-        (_set("version", 1), "another version than 2"),
+        (_set("version", 1), "another version than 3"),
         (_set("emulated", 1), "emulated: expected bool, found 1"),
         (_set("cases", 0, "batch", True), "batch: expected int, found True"),
         (_set("cases", 0, "batch", 0), "batch and threads are at least 1"),

@@ -45,9 +45,9 @@ def compared(report: ParityReport) -> Figure:
         layers = [layer for layer in file.layers if layer.op != "input"]
         label = f"{Path(file.file).name}, {file.place}"
         (line,) = axes.plot(range(len(layers)), [_db(layer.sqnr_db) for layer in layers], label=label, linewidth=1)
-        parted = [index for index, layer in enumerate(layers) if layer.parted]
-        axes.plot(parted, [_db(layers[index].sqnr_db) for index in parted], "x", color=line.get_color())
-    axes.set_xlabel("layer, in the order of the reference (x: it parts there)")
+        crossed = [index for index, layer in enumerate(layers) if layer.diverges_in]
+        axes.plot(crossed, [_db(layers[index].sqnr_db) for index in crossed], "x", color=line.get_color())
+    axes.set_xlabel("layer, in the order of the reference (x: it diverges there)")
     axes.set_ylabel("SQNR, dB")
     axes.legend()
     return figure

@@ -186,12 +186,12 @@ def _slower(slow: Case, other: Case) -> bool:
 
 
 def _reasons(slow: Case, run: Run) -> Iterator[str]:
-    if slow.pieces == 0:
+    if slow.partitions == 0:
         yield "the delegate takes none of it"
-    elif slow.pieces is not None and slow.pieces > 1:
+    elif slow.partitions is not None and slow.partitions > 1:
         outside = ", ".join(f"{count} {op}" for op, count in (slow.outside or {}).items())
         cure = " (export with --hswish delegated)" if "HARD_SWISH" in (slow.outside or {}) else ""
-        yield f"the delegate cuts it into {slow.pieces} pieces, and {outside} run outside of them{cure}"
+        yield f"the delegate cuts it into {slow.partitions} partitions, and {outside} run outside of them{cure}"
     if slow.runtime == "tflite_runtime":
         yield "tflite_runtime's int8 kernels use no dot product; ai-edge-litert's do"
     if slow.runtime == "onnxruntime" and run.facts.has_int8_dot and _has_uint8_weights(slow):

@@ -78,7 +78,7 @@ def _threads(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead: so long in all, as in 10m.")
 @click.option("--cooldown", "cooldown_c", callback=_temperature, metavar="C", help="Before each round, wait for 60C.")
 @click.option("--memory", is_flag=True, help="Peak memory too, of a process a case.")
-@click.option("--profile", is_flag=True, help="Time by op (onnxruntime); delegate pieces (LiteRT).")
+@click.option("--profile", is_flag=True, help="Time by op (onnxruntime); delegate partitions (LiteRT).")
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN.json", help="Compare with an earlier run.")
 @click.option("--max-regress", callback=percentage, metavar="P%", help="Exit 1 when that much slower than it.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the run, every raw value.")

@@ -17,7 +17,7 @@ __all__ = ["grouped_instructions", "label", "print_run"]
 
 _SHOWN_OPS = 12
 # The columns that _who fills.
-_WHO = ("file", "precision", "runtime", "int8 with", "threads", "pieces")
+_WHO = ("file", "precision", "runtime", "int8 with", "threads", "partitions")
 
 
 def print_run(run: Run, stable: Mapping[int, bool]) -> None:
@@ -117,7 +117,9 @@ def _print_profile(case: Case) -> None:
     if case.profile is None:
         outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
         cut = (
-            "it tells no delegate" if case.pieces is None else f"delegate pieces: {case.pieces}, with {outside} outside"
+            "it tells no delegate"
+            if case.partitions is None
+            else f"delegate partitions: {case.partitions}, with {outside} outside"
         )
         console().print(f"{label(case)}: {escape(case.runtime)} gives Python no time by op; {escape(cut)}")
         return
@@ -159,7 +161,7 @@ def _who(case: Case, run: Run) -> tuple[str, ...]:
         escape(f"{case.runtime} {case.version}"),
         escape(run.facts.int8_isa),
         str(case.threads),
-        "-" if case.pieces is None else str(case.pieces),
+        "-" if case.partitions is None else str(case.partitions),
     )
 
 

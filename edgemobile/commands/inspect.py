@@ -40,7 +40,7 @@ def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, a
     \b
     Examples:
       edgemobile inspect v3-large/v3-large-int8.tflite
-      edgemobile inspect model.tflite --expect "HARD_SWISH=21,TRANSPOSE=0,delegate_pieces=1"
+      edgemobile inspect model.tflite --expect "HARD_SWISH=21,TRANSPOSE=0,delegate_partitions=1"
       edgemobile inspect v3-large-int8.onnx --diff v3-large-int8.tflite
     """
     from edgemobile.inspection import inspect_file
@@ -112,7 +112,7 @@ def _facts(file: Inspection) -> dict[str, str]:
         "ops": f"{sum(file.ops.values())}: {_counts(file.ops)}",
         "precision": "\n".join(f"{name}: {_counts(ops)}" for name, ops in file.precision.items()),
         "hard-swish": ", ".join(f"{count} {form}" for form, count in file.hswish.items()),
-        "XNNPACK": "" if file.delegate_pieces is None else _pieces(file.delegate_pieces),
+        "XNNPACK": "" if file.delegate_partitions is None else _partitions(file.delegate_partitions),
         "onnxruntime": "\n".join(f"{name}: {_counts(ops)}" for name, ops in (file.runtime_precision or {}).items()),
         "float islands": _islands(file.islands),
         "weights": _weights(file.weights),
@@ -144,8 +144,8 @@ def _port(port: PortFacts) -> str:
     return f"{port.name}  {port.dtype} {port.layout}{' ' if port.layout else ''}{shape}{scale}"
 
 
-def _pieces(count: int) -> str:
-    return {0: "takes nothing", 1: "takes it in 1 piece"}.get(count, f"takes it in {count} pieces")
+def _partitions(count: int) -> str:
+    return {0: "takes nothing", 1: "takes it in 1 partition"}.get(count, f"takes it in {count} partitions")
 
 
 def _islands(islands: Sequence[Sequence[str]]) -> str:

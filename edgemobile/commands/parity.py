@@ -35,7 +35,7 @@ _SHOWN_UNMATCHED = 5
     shell_complete=complete_models,
     help="The reference model of the checkpoint REF (see `edgemobile models`). [default: what its shapes say]",
 )
-@click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that parts and why.")
+@click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that diverges and why.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -152,20 +152,20 @@ def print_parity(report: ParityReport) -> None:
 
 def _layers(file: FileParity) -> str:
     """How many layers were compared and hold."""
-    parted = sum(bool(layer.parted) for layer in file.layers)
-    return f"{len(file.layers) - parted} of {len(file.layers)}" if file.layers else "-"
+    diverging = sum(bool(layer.diverges_in) for layer in file.layers)
+    return f"{len(file.layers) - diverging} of {len(file.layers)}" if file.layers else "-"
 
 
 def _print_file(file: FileParity) -> None:
     screen, name = console(), f"{escape(Path(file.file).name)} on {escape(file.place)}"
     for missed in file.missed:
         screen.print(f"[red]missed:[/red] {name}: {escape(missed)}")
-    if file.cause is not None and file.first_parted is None:
+    if file.cause is not None and file.first_diverging is None:
         screen.print(f"[red]likely cause:[/red] {name}: {file.cause.kind} ({escape(file.cause.words)})")
     if file.cause is not None:
         near, right = file.cause.explained_db, file.cause.right_db
         screen.print(f"[dim]measured:[/dim] {name}: with that {near:.1f} dB, without {right:.1f} dB")
-    if file.first_parted is not None:
+    if file.first_diverging is not None:
         _print_layers(file)
     for tensor, reason in file.unmatched[:_SHOWN_UNMATCHED]:
         screen.print(f"[yellow]not compared:[/yellow] {name}: {escape(tensor)}: {escape(reason)}")
@@ -180,11 +180,11 @@ def _print_layers(file: FileParity) -> None:
     from edgemobile.parity.output import worst_layers
 
     columns = ["layer", "op", "drift dB", "own dB", "ref. weights dB", "steps"]
-    title = f"around the first layer that parts, {Path(file.file).name} on {file.place}"
+    title = f"around the first layer that diverges, {Path(file.file).name} on {file.place}"
     table = format_table(escape(title), columns, left=2)
     for layer in worst_layers(file):
         numbers = (layer.sqnr_db, layer.own_db, layer.constants_db)
         cells = ["-" if number is None else f"{number:.1f}" for number in numbers]
-        name = f"[red]{escape(layer.name)}[/red]" if layer.parted else escape(layer.name)
+        name = f"[red]{escape(layer.name)}[/red]" if layer.diverges_in else escape(layer.name)
         table.add_row(name, layer.op, *cells, "-" if layer.lsb is None else str(layer.lsb))
     console().print(table)

@@ -48,7 +48,7 @@ def parities(model: Measured, report: ParityReport, kept: bool) -> list[Check]:
 def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     inner, outer = file.missed_layers, file.missed_outputs
     # What the end alone shows has its cause among the words of the end.
-    if file.cause is not None and file.first_parted is None:
+    if file.cause is not None and file.first_diverging is None:
         outer += (f"likely cause: {file.cause.kind} ({file.cause.words})",) if outer else ()
     name, base = Path(file.file).name, model.entry.name
     shown = ("sqnr_db", "top1_agree")
@@ -56,8 +56,8 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     allowed = ", ".join(_metric(metric, bound) for metric, bound in file.bounds.items())
     yield Check(base, name, "outputs", file.place, _judged(not outer), found, allowed, outer or file.notes, kept)
     if file.layers or inner:
-        parted = sum(bool(layer.parted) for layer in file.layers)
-        found = f"{len(file.layers) - parted} of {len(file.layers)}"
+        diverging = sum(bool(layer.diverges_in) for layer in file.layers)
+        found = f"{len(file.layers) - diverging} of {len(file.layers)}"
         words = inner or tuple(f"{tensor} is not compared: {reason}" for tensor, reason in file.unmatched)
         yield Check(base, name, "layers", file.place, _judged(not inner), found, "all", words, kept)
 

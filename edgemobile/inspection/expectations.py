@@ -1,4 +1,4 @@
-"""What a file must hold, as text: "HARD_SWISH=21,TRANSPOSE=0,delegate_pieces=1". For scripts and CI."""
+"""What a file must hold, as text: "HARD_SWISH=21,TRANSPOSE=0,delegate_partitions=1". For scripts and CI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FACTS: Mapping[str, Callable[[Inspection], int | None]] = MappingProxyType(
         "delegated": lambda file: file.hswish.get("delegated", 0),
         "decomposed": lambda file: file.hswish.get("decomposed", 0),
         "islands": lambda file: len(file.islands),
-        "delegate_pieces": lambda file: file.delegate_pieces,
+        "delegate_partitions": lambda file: file.delegate_partitions,
         "dead_channels": lambda file: sum(weight.dead_channels for weight in file.weights),
     }
 )

@@ -38,7 +38,7 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
     contents = contents_of(path, data)
     notes: list[str] = []
     optimized = _noted(notes, _optimized, data) if ask_runtimes and contents.format == "onnx" else None
-    pieces = _noted(notes, _delegate_pieces, data) if ask_runtimes and contents.format == "tflite" else None
+    partitions = _noted(notes, _delegate_partitions, data) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
     labels, preprocess = labels_in(contents.metadata), _json(contents.metadata.get(PREPROCESS))
     # Of channel factors there are thousands, of use to a comparison only.
@@ -62,7 +62,7 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
         labels=None if labels is None else len(labels),
         runtime_ops=None if optimized is None else optimized.op_counts(),
         runtime_precision=None if optimized is None else precisions(optimized),
-        delegate_pieces=pieces,
+        delegate_partitions=partitions,
         notes=tuple(notes),
     )
 
@@ -100,11 +100,11 @@ def _optimized(data: bytes) -> Contents:
     return read_optimized(data)
 
 
-def _delegate_pieces(data: bytes) -> int | None:
-    from edgemobile.exporters.tflite import delegate_pieces
+def _delegate_partitions(data: bytes) -> int | None:
+    from edgemobile.exporters.tflite import delegate_partitions
 
     try:
-        return delegate_pieces(data)
+        return delegate_partitions(data)
     except (RuntimeError, ValueError) as error:
         raise EdgemobileError(f"LiteRT does not load this file: {in_a_line(error)}") from error
 

@@ -52,7 +52,7 @@ class Inspection:
 
     `precision` is precision -> op -> how many; `bytes_by_dtype` counts constants, "structure" is the rest of the file.
     `hswish` is form -> how many. `islands` are the ops, float between integers, a tuple an island. `runtime_ops` and
-    `runtime_precision` are what onnxruntime runs of an ONNX file, `delegate_pieces` into how many pieces XNNPACK cuts a
+    `runtime_precision` are what onnxruntime runs of an ONNX file, `delegate_partitions` into how many XNNPACK cuts a
     TFLite file.
     """
 
@@ -74,7 +74,7 @@ class Inspection:
     labels: int | None = None
     runtime_ops: Mapping[str, int] | None = None
     runtime_precision: Mapping[str, Mapping[str, int]] | None = None
-    delegate_pieces: int | None = None
+    delegate_partitions: int | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:

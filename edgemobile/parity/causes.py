@@ -1,5 +1,5 @@
-"""Why a layer parts from its reference: each known mistake is made on the reference layer, and the one whose output is
-the file's is the cause.
+"""Why a layer diverges from its reference: each known mistake is made on the reference layer, and the one whose output
+is the file's is the cause.
 
 The reference layer runs on the inputs the file gave it. A hypothesis is an output that layer would have under one
 mistake; it counts when it comes much nearer to what the file computed than the right layer does. Nothing is concluded
@@ -66,7 +66,7 @@ def likely_cause(
     Mistakes are made in real numbers: a layer of an int8 reference is not looked into.
     """
     node = graph.producer(layer.name)
-    if node is None or not layer.parted or graph[layer.name].qparams is not None:
+    if node is None or not layer.diverges_in or graph[layer.name].qparams is not None:
         return None
     source = fused_to(graph, node, observed)
     if any(map(observed.problem, (*sources(graph, source or node), node.output))):
@@ -75,14 +75,14 @@ def likely_cause(
     found = observed.real(layer.name)
     # Where the weights are what differs, the file's own would explain everything and say nothing.
     constants: tuple[Mapping[str, np.ndarray], ...] = ({},)
-    if layer.parted == "arithmetic" and (own := observed.constants(graph, source or node)):
+    if layer.diverges_in == "arithmetic" and (own := observed.constants(graph, source or node)):
         constants = (own, {})
-    parted, fused = layer.parted, node if source else None
-    cases = [Case(graph, source or node, inputs, found, observed, constants, normalisation, fused, parted)]
+    diverges_in, fused = layer.diverges_in, node if source else None
+    cases = [Case(graph, source or node, inputs, found, observed, constants, normalisation, fused, diverges_in)]
     if source is not None:
         fed = {source.output: rerun(graph, source, inputs, constants[0])}
-        cases.append(Case(graph, node, fed, found, observed, ({},), normalisation, parted=parted))
-    right = layer.own_db if layer.parted == "arithmetic" else layer.constants_db
+        cases.append(Case(graph, node, fed, found, observed, ({},), normalisation, diverges_in=diverges_in))
+    right = layer.own_db if layer.diverges_in == "arithmetic" else layer.constants_db
     right_db = -math.inf if right is None or math.isnan(right) else right
     if layer.is_damaged:
         # One weight stands out: there is nothing else to suspect, unless the layer without it is further off.

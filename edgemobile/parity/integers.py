@@ -30,7 +30,7 @@ def compare_integers(
 ) -> tuple[list[LayerParity], list[tuple[str, str]]]:
     """(the layers of `graph` that the file has, the others with the reason).
 
-    `reference` has every value of `graph`, as integers, for the images the file was shown. A layer parts as
+    `reference` has every value of `graph`, as integers, for the images the file was shown. A layer diverges as
     "arithmetic" where an integer is more than `lsb` off, as "constants" where its weight or bias is another.
     """
     layers, unmatched = [], []
@@ -51,15 +51,15 @@ def _layer(graph: Graph, node: Node, reference: np.ndarray, observed: Observed, 
     tensors = [node.output, *(name for name in node.inputs if not graph[name].is_constant)]
     different = next((name for name in tensors if not _alike(graph[name], observed)), None)
     if different is not None:
-        parted = "constants" if different == node.output and found.dtype.kind in "iu" else ""
-        return replace(layer, parted=parted)
+        diverges_in = "constants" if different == node.output and found.dtype.kind in "iu" else ""
+        return replace(layer, diverges_in=diverges_in)
     inputs = {name: observed.values[name] for name in tensors[1:]}
     right = rerun(graph, node, inputs, {})
     steps = int(np.abs(found.astype(np.int64) - right).max(initial=0)) if found.dtype.kind in "iu" else None
     db = channel_db(_real(right, output), real)
     other = any(_differs(graph[name], observed) for name in node.inputs if graph[name].is_constant)
-    parted = "constants" if other else "arithmetic" if steps is not None and steps > lsb else ""
-    return replace(layer, own_db=db, constants_db=db, lsb=steps, parted=parted)
+    diverges_in = "constants" if other else "arithmetic" if steps is not None and steps > lsb else ""
+    return replace(layer, own_db=db, constants_db=db, lsb=steps, diverges_in=diverges_in)
 
 
 def _alike(tensor: Tensor, observed: Observed) -> bool:

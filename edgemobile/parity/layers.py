@@ -7,7 +7,7 @@ of the reference is run again on what the file itself fed that layer:
     own         the file's tensor against the reference layer on the file's inputs and the file's constants: arithmetic
     constants   the same on the reference's constants: arithmetic and weights
 
-The first layer whose own or constants part misses the tolerance is where the two part; where a layer cannot be run
+The first layer whose own or constants part misses the tolerance is where the two diverge; where a layer cannot be run
 again, a sudden drop of the drift has to do.
 
 A layer that the file computes in one op with the hard-sigmoid behind it is compared with that.
@@ -36,7 +36,7 @@ __all__ = [
     "Observed",
     "channel_db",
     "compare_layers",
-    "first_parted",
+    "first_diverging",
     "fused_to",
     "integers",
     "rerun",
@@ -64,8 +64,8 @@ class LayerParity:
 
     Of int8 only: `excess` is how often the noise exceeds that of rounding to the output's integers, `lsb` the largest
     difference in steps, `cut_db` the SQNR that saturating at the ends of their range alone leaves. `unusual` is how far
-    one weight stands out (Observed.unusual). `parted` says which part missed: "arithmetic", "constants" or "drift"; ""
-    for none.
+    one weight stands out (Observed.unusual). `diverges_in` says which part missed: "arithmetic", "constants" or
+    "drift"; "" for none.
     """
 
     name: str
@@ -79,7 +79,7 @@ class LayerParity:
     lsb: int | None = None
     cut_db: float | None = None
     unusual: float | None = None
-    parted: str = ""
+    diverges_in: str = ""
 
     @property
     def is_damaged(self) -> bool:
@@ -303,7 +303,7 @@ def compare_layers(
         # Of a layer whose inputs are not known, the one before it has to stand for them.
         before = min((sqnr[name] for name in node.inputs if name in sqnr), default=layers[-1].sqnr_db)
         sqnr[node.output] = layer.sqnr_db
-        layers.append(replace(layer, parted=_parted(layer, before, tolerance)))
+        layers.append(replace(layer, diverges_in=_divergence(layer, before, tolerance)))
     if observed.renamed:
         layers, others = _without_other_forms(layers)
         unmatched += others
@@ -321,7 +321,7 @@ def _shown(name: str, images: np.ndarray, observed: Observed) -> LayerParity:
 
 
 def _without_other_forms(layers: list[LayerParity]) -> tuple[list[LayerParity], list[tuple[str, str]]]:
-    """(the layers, those of them that are no parting but another way to compute the same).
+    """(the layers, those of them that do not diverge but are another way to compute the same).
 
     A stranger's converter may put an addition of 3 into a bias: that tensor is another, and the next ones agree again.
     What is really wrong stays wrong.
@@ -329,16 +329,16 @@ def _without_other_forms(layers: list[LayerParity]) -> tuple[list[LayerParity], 
     kept, others = [], []
     for index, layer in enumerate(layers):
         after = [later.sqnr_db for later in layers[index + 1 : index + 1 + _SETTLED]]
-        if layer.parted and after and min(after) > layer.sqnr_db + _HEALED_DB:
+        if layer.diverges_in and after and min(after) > layer.sqnr_db + _HEALED_DB:
             others.append((layer.name, "the file computes it in another form: the layers behind it agree again"))
         else:
             kept.append(layer)
     return kept, others
 
 
-def first_parted(layers: Sequence[LayerParity]) -> LayerParity | None:
-    """The first layer of a walk that parted."""
-    return next((layer for layer in layers if layer.parted), None)
+def first_diverging(layers: Sequence[LayerParity]) -> LayerParity | None:
+    """The first layer of a walk that diverges."""
+    return next((layer for layer in layers if layer.diverges_in), None)
 
 
 def _comparable(graph: Graph, node: Node, expected: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
@@ -421,7 +421,7 @@ def _gate_noise(
     return power * (float(gate.scale[0]) / 6 / steps) ** 2 / 12
 
 
-def _parted(layer: LayerParity, before: float, tolerance: LayerTolerance) -> str:
+def _divergence(layer: LayerParity, before: float, tolerance: LayerTolerance) -> str:
     """Which part of a layer missed its tolerance; nan misses all."""
     if layer.own_db is None or layer.constants_db is None:
         dropped = not layer.sqnr_db >= before - _DROP_DB and not layer.sqnr_db >= tolerance.constants_db

@@ -12,7 +12,7 @@ from edgemobile.parity.report import FileParity, ParityReport
 
 __all__ = ["junit_xml", "markdown", "shown", "worst_layers"]
 
-# Only the layers around the first that parts help in a summary.
+# Only the layers around the first that diverges help in a summary.
 _SHOWN_LAYERS = 8
 
 
@@ -35,7 +35,7 @@ def _cases(file: FileParity) -> list[TestCase]:
 
 
 def markdown(report: ParityReport) -> str:
-    """A table of the files and, of those that part by a layer, the layers around it."""
+    """A table of the files and, of those that diverge at a layer, the layers around it."""
     lines = [f"### Parity with {markdown_text(report.reference)}: {'passed' if report.passed else 'FAILED'}", ""]
     lines += [f"{markdown_text(report.images)}.", "", "| | file | runs on | " + " | ".join(METRICS) + " |"]
     lines.append("|---|---|---|" + "---:|" * len(METRICS))
@@ -57,7 +57,7 @@ def _details(file: FileParity) -> list[str]:
         "",
         *(f"- {markdown_text(missed)}" for missed in file.missed),
     ]
-    if file.first_parted is not None:
+    if file.first_diverging is not None:
         lines += [
             "",
             "| layer | op | drift dB | own dB | with the reference's weights dB |",
@@ -67,13 +67,13 @@ def _details(file: FileParity) -> list[str]:
             numbers = (layer.sqnr_db, layer.own_db, layer.constants_db)
             cells = " | ".join("-" if number is None else f"{number:.1f}" for number in numbers)
             name = markdown_text(layer.name)
-            lines.append(f"| {f'**{name}**' if layer.parted else name} | {layer.op} | {cells} |")
+            lines.append(f"| {f'**{name}**' if layer.diverges_in else name} | {layer.op} | {cells} |")
     return lines
 
 
 def worst_layers(file: FileParity) -> list[LayerParity]:
-    """The layers around the first that parts; the noisiest ones where none does."""
-    first = file.first_parted
+    """The layers around the first that diverges; the noisiest ones where none does."""
+    first = file.first_diverging
     if first is None:
         return sorted(file.layers, key=lambda layer: layer.sqnr_db)[:_SHOWN_LAYERS]
     start = max(0, file.layers.index(first) - _SHOWN_LAYERS // 2)

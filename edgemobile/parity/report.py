@@ -10,11 +10,11 @@ from typing import Any
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.parity.causes import Cause
-from edgemobile.parity.layers import LayerParity, first_parted
+from edgemobile.parity.layers import LayerParity, first_diverging
 
 __all__ = ["REPORT_VERSION", "FileParity", "ParityReport"]
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FileParity:
 
     `metrics` are of its output, `bounds` what they are held to, `missed` what fell short, in words, and `missed_layers`
     what of it is about layers. `layers` are in the reference's order, () where they were not asked for; `unmatched` is
-    (tensor of the reference, why it could not be compared). `first_parted` is the layer where the two part, `cause` the
+    (tensor of the reference, why it could not be compared). `first_diverging` is the first layer that does, `cause` the
     likely reason. `sha256` is of the file's bytes.
 
     On a device, `machine` says what it is, and `lsb` how many steps its int8 outputs are at most from the same
@@ -56,8 +56,8 @@ class FileParity:
         return tuple(words for words in self.missed if words not in self.missed_layers)
 
     @property
-    def first_parted(self) -> LayerParity | None:
-        return first_parted(self.layers)
+    def first_diverging(self) -> LayerParity | None:
+        return first_diverging(self.layers)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The reference is a model in PyTorch or a file; the others are files of any format and precision, each run wherever it
 can be. At the end of the net the metrics of edgemobile.metrics are held to the table in parity.tolerances; inside it
-every layer is compared by name (parity.layers), and the first that parts is tried for every mistake known
+every layer is compared by name (parity.layers), and the first that diverges is tried for every mistake known
 (parity.causes).
 """
 
@@ -33,7 +33,7 @@ from edgemobile.parity.as_here import as_here
 from edgemobile.parity.causes import Cause, Normalisation, likely_cause
 from edgemobile.parity.claims import Claims, check_claims, in_px
 from edgemobile.parity.integers import compare_integers, same_integers
-from edgemobile.parity.layers import LayerParity, Observed, compare_layers, first_parted
+from edgemobile.parity.layers import LayerParity, Observed, compare_layers, first_diverging
 from edgemobile.parity.observing import File, Place, local_places, observe, open_file, read_graph, takes_pixels
 from edgemobile.parity.remote import opened_places
 from edgemobile.parity.report import FileParity, ParityReport
@@ -381,7 +381,7 @@ def _with_layers(
     result: FileParity,
     notes: list[str],
 ) -> FileParity:
-    """`result` with its layers on the first of the images, the first that parts among what was missed, and the cause.
+    """`result` with its layers on the first of the images, the first that diverges among the missed, and the cause.
 
     `found` is what the file made of all images it was `shown`.
     """
@@ -392,11 +392,11 @@ def _with_layers(
     except Unsupported as error:
         return _missing_layers(result, f"layers cannot be compared: {error}")
     _note_exposure(file, found[: len(images)], end, notes)
-    first = first_parted(layers)
+    first = first_diverging(layers)
     cause = result.cause
     if first is not None:
         cause = cause or likely_cause(graph, first, observed, _normalisation(reference.preprocess))
-        result = _missing_layers(result, _parting(first, cause))
+        result = _missing_layers(result, _diverging(first, cause))
     elif result.missed and cause is None:
         cause = _narrowest(layers)
     if not any(layer.op != "input" for layer in layers):
@@ -436,15 +436,15 @@ def _narrowest(layers: Sequence[LayerParity]) -> Cause | None:
         return None
     worst = min(cut, key=lambda layer: layer.cut_db or 0.0)
     words = (
-        f"no layer parts by itself; the int8 range of {worst.name} cuts off the most: calibrate on images like these"
+        f"no layer diverges by itself; the int8 range of {worst.name} cuts off the most: calibrate on images like these"
     )
     assert worst.cut_db is not None
     return Cause("range", words, worst.cut_db, worst.sqnr_db)
 
 
-def _parting(layer: LayerParity, cause: Cause | None) -> str:
+def _diverging(layer: LayerParity, cause: Cause | None) -> str:
     why = "none of the known causes explains it" if cause is None else f"likely cause: {cause.kind} ({cause.words})"
-    return f"layer {layer.name} ({layer.op}) parts by its {layer.parted}; {why}"
+    return f"layer {layer.name} ({layer.op}) diverges in its {layer.diverges_in}; {why}"
 
 
 def _normalisation(preprocess: Preprocess) -> Normalisation:

@@ -25,10 +25,10 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Case:
-    """The layer that parted, what the file fed it (reference tensor -> f32) and made of it.
+    """The layer that diverges, what the file fed it (reference tensor -> f32) and made of it.
 
-    `fused` is the hard-sigmoid the file computes in one op with it: `found` is its output then. `parted` says by what
-    (LayerParity.parted).
+    `fused` is the hard-sigmoid the file computes in one op with it: `found` is its output then. `diverges_in` is
+    LayerParity.diverges_in.
     """
 
     graph: Graph
@@ -39,7 +39,7 @@ class Case:
     constants: tuple[Mapping[str, np.ndarray], ...]
     normalisation: Normalisation | None
     fused: Node | None = None
-    parted: str = ""
+    diverges_in: str = ""
 
     def seen(self, output: np.ndarray) -> np.ndarray:
         """What the file would hold if the layer gave `output`."""

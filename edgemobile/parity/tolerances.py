@@ -16,7 +16,7 @@ __all__ = ["TABLE", "TOLERANCES", "LayerTolerance", "Tolerance", "Verdict", "jud
 
 @dataclass(frozen=True)
 class LayerTolerance:
-    """What one layer may add by itself, run on the file's own inputs. A layer beyond any of these has parted.
+    """What one layer may add by itself, run on the file's own inputs. A layer beyond any of these diverges.
 
     `own_db` is the least SQNR of the worst channel with the file's own constants, `constants_db` with the reference's:
     the first says how exact the arithmetic is, the second how near the weights are. `excess` is how often the noise of

@@ -111,7 +111,7 @@ def pair_saturation(case: Case) -> Iterator[Output]:
 
     Only of arithmetic: the file's own constants are what it computes with, so other constants it would explain too.
     """
-    held = _int8_layer(case) if case.parted == "arithmetic" else None
+    held = _int8_layer(case) if case.diverges_in == "arithmetic" else None
     if held is None or case.observed.constant_name(case.node.inputs[1]) in case.observed.unsigned:
         return
     x, weight, bias = held

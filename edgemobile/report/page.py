@@ -82,7 +82,7 @@ def page(found: Findings, title: str) -> str:
         layers=[drawn("Layer by layer", words, layer_plot, files, _WIDE_PX) for words, files in _layered(found)],
         doubts=_doubts(found),
         work=list(_work(found, drawn)),
-        pieces=list(_pieces(found)),
+        partitions=list(_partitions(found)),
         sizes=[drawn("", "", size_plot, found.artifacts, _HALF_PX)]
         if any(one.bytes for one in found.artifacts)
         else [],
@@ -236,14 +236,14 @@ def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
             yield drawn(artifact.name, words, partial(op_plot, groups, unit), case.precision, _HALF_PX)
 
 
-def _pieces(found: Findings) -> Iterator[str]:
+def _partitions(found: Findings) -> Iterator[str]:
     """LiteRT gives no time by op; how its delegate cuts the file is what it tells."""
     told = set()
     for artifact in found.artifacts:
-        for case in (timing.case for timing in artifact.timings if timing.case.pieces is not None):
+        for case in (timing.case for timing in artifact.timings if timing.case.partitions is not None):
             outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
-            pieces = f"{case.pieces} piece{'s' if case.pieces != 1 else ''}"
-            words = f"{artifact.name} on {case.runtime}: the delegate takes it in {pieces}, with {outside} outside"
+            partitions = f"{case.partitions} partition{'s' if case.partitions != 1 else ''}"
+            words = f"{artifact.name} on {case.runtime}: the delegate takes it in {partitions}, with {outside} outside"
             if words not in told:
                 told.add(words)
                 yield words

@@ -160,7 +160,7 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def layer_plot(compared: Sequence[Compared], width_px: int) -> Drawing:
-    """Drift of each layer in dB, a line a file, in the reference's order; layers that part are crossed."""
+    """Drift of each layer in dB, a line a file, in the reference's order; layers that diverge are crossed."""
     names = list(dict.fromkeys(layer.name for one in compared for layer in one.file.layers))
     place = {name: index for index, name in enumerate(names)}
     finite = [layer.sqnr_db for one in compared for layer in one.file.layers if math.isfinite(layer.sqnr_db)]
@@ -181,10 +181,10 @@ def layer_plot(compared: Sequence[Compared], width_px: int) -> Drawing:
         for x, y, layer in line:
             if y is None:
                 continue
-            if layer.parted:
+            if layer.diverges_in:
                 axes.plot(x, y, "X", ms=10, mfc=colour("bad"), mec=colour("paper"), mew=1, zorder=5)
             drawing.tip(axes, x, y, _layer_words(one, layer), radius=5)
-        if first := one.file.first_parted:
+        if first := one.file.first_diverging:
             x, y = place[first.name], _at_most(first.sqnr_db, top) or 0
             right = x > len(names) * 0.6
             say(
@@ -233,7 +233,7 @@ def _layer_words(one: Compared, layer: Any) -> str:
         lines.append(f"by itself {db(layer.own_db)}")
     if layer.lsb is not None:
         lines.append(f"at most {layer.lsb} steps apart")
-    return "\n".join([*lines, f"parts by its {layer.parted}"] if layer.parted else lines)
+    return "\n".join([*lines, f"diverges in its {layer.diverges_in}"] if layer.diverges_in else lines)
 
 
 def _file_name(one: Compared) -> str:

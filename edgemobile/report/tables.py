@@ -173,8 +173,8 @@ def parity_table(found: Findings) -> Table:
     for artifact in found.artifacts:
         for one in artifact.compared:
             file, metrics = one.file, one.file.metrics
-            parted = sum(bool(layer.parted) for layer in file.layers)
-            held = f"{len(file.layers) - parted} of {len(file.layers)}" if file.layers else dash
+            diverging = sum(bool(layer.diverges_in) for layer in file.layers)
+            held = f"{len(file.layers) - diverging} of {len(file.layers)}" if file.layers else dash
             rows.append(
                 (
                     _text(artifact.name),
@@ -184,7 +184,7 @@ def parity_table(found: Findings) -> Table:
                     _general(metrics.get("max_abs")),
                     _number(_agree(metrics.get("top1_agree")), metrics.get("top1_agree")),
                     _general(metrics.get("kl_nats")),
-                    _number(held, len(file.layers) - parted),
+                    _number(held, len(file.layers) - diverging),
                     _text("; ".join(file.missed)),
                 )
             )
@@ -200,13 +200,13 @@ def _general(value: float | None) -> Cell:
 
 
 def layer_table(found: Findings) -> Table:
-    """Layers that part, then those that drift the most, of each file; what is not finite has drifted the most."""
-    columns = ("file", "layer", "op", "drift", "by itself", "steps", "parts by")
+    """Layers that diverge, then those that drift the most, of each file; what is not finite has drifted the most."""
+    columns = ("file", "layer", "op", "drift", "by itself", "steps", "diverges in")
     rows = []
     for artifact in found.artifacts:
         for one in artifact.compared:
             worst = sorted(
-                one.file.layers, key=lambda layer: (not layer.parted, not math.isnan(layer.sqnr_db), layer.sqnr_db)
+                one.file.layers, key=lambda layer: (not layer.diverges_in, not math.isnan(layer.sqnr_db), layer.sqnr_db)
             )[:8]
             rows += [
                 (
@@ -216,7 +216,7 @@ def layer_table(found: Findings) -> Table:
                     _number(db(layer.sqnr_db), layer.sqnr_db),
                     _number(db(layer.own_db), layer.own_db),
                     _number(dash if layer.lsb is None else str(layer.lsb), layer.lsb),
-                    Cell(layer.parted, layer.parted, "bad") if layer.parted else _text(""),
+                    Cell(layer.diverges_in, layer.diverges_in, "bad") if layer.diverges_in else _text(""),
                 )
                 for layer in worst
             ]

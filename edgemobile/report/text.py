@@ -29,7 +29,7 @@ COLUMNS = (
         "batch",
     ),
     *("median_ns", "low_ns", "high_ns", "p90_ns", "p99_ns", "values", "load_ns", "first_ns", "instructions", "stable"),
-    *("unstable_because", "peak_mib", "runtime_mib", "energy_mj", "pieces"),
+    *("unstable_because", "peak_mib", "runtime_mib", "energy_mj", "partitions"),
     *("top1", "top1_low", "top1_high", "top5", "images", "data", "parity_passed", *_METRICS),
 )
 
@@ -104,7 +104,7 @@ def _case_cells(timing: Timing) -> dict[str, object]:
         "peak_mib": case.peak_mib,
         "runtime_mib": case.runtime_mib,
         "energy_mj": case.energy_mj,
-        "pieces": case.pieces,
+        "partitions": case.partitions,
     }
 
 

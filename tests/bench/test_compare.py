@@ -19,7 +19,7 @@ FACTS = Facts("Pi 5", None, "aarch64", (Core(0, "Cortex-A76", None),), ("dotprod
 def _case(file: str = "a.tflite", ms: float = 1.0, threads: int = 1, **changes: Any) -> Case:
     """10 rounds of 10 values around `ms`, 1 % apart."""
     values = np.random.default_rng(0).normal(ms * 1e6, ms * 1e4, (10, 10)).astype(int).tolist()
-    unknown = ("peak_mib", "runtime_mib", "pieces", "outside", "instructions", "profile", "energy_mj", "idle_w")
+    unknown = ("peak_mib", "runtime_mib", "partitions", "outside", "instructions", "profile", "energy_mj", "idle_w")
     known: dict[str, Any] = {
         "file": file,
         "sha256": "0" * 64,

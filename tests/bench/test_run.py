@@ -98,7 +98,7 @@ def _case(file: str, precision: str, ms: int, **changes: Any) -> Case:
         "warmup_ns": (),
         "rounds_ns": ((ms * 10**6,) * 5,) * 5,
         "starts": (1,) * 5,
-        "pieces": 1,
+        "partitions": 1,
         "outside": {},
         **dict.fromkeys(unknown),
     }
@@ -110,20 +110,20 @@ def _run(*cases: Case, features: tuple[str, ...] = ("dotprod",)) -> Run:
     return Run(RUN_VERSION, "0", "2026", "pi", False, facts, Settings(), (), cases)
 
 
-FUSED = {"pieces": 22, "outside": {"HARD_SWISH": 21}}
+FUSED = {"partitions": 22, "outside": {"HARD_SWISH": 21}}
 
 
 def test_int8_slower_than_float_says_why() -> None:
     float32, fused = _case("float.tflite", "float32", 5), _case("fused.tflite", "int8", 8, **FUSED)
     (words,) = advice(_run(float32, fused))
     assert words.startswith(
-        "fused.tflite (int8) is slower than float.tflite (float32): the delegate cuts it into 22 pieces"
+        "fused.tflite (int8) is slower than float.tflite (float32): the delegate cuts it into 22 partitions"
     )
     assert "21 HARD_SWISH run outside of them (export with --hswish delegated)" in words
     assert "dot products" not in words
-    (words,) = advice(_run(float32, replace(fused, pieces=1, outside={}), features=("neon",)))
+    (words,) = advice(_run(float32, replace(fused, partitions=1, outside={}), features=("neon",)))
     assert words.endswith("this CPU has no instructions for int8 dot products (neon, no dotprod)")
-    (words,) = advice(_run(float32, replace(fused, pieces=1, outside={})))
+    (words,) = advice(_run(float32, replace(fused, partitions=1, outside={})))
     assert words.endswith("no reason is known; --profile shows the ops")
 
 

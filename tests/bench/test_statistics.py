@@ -32,7 +32,7 @@ def _case(rounds: Sequence[Sequence[int]], **changes: Any) -> Case:
         "rounds_ns": tuple(map(tuple, rounds)),
         "starts": (1,) * len(rounds),
         **dict.fromkeys(
-            ("peak_mib", "runtime_mib", "pieces", "outside", "instructions", "profile", "energy_mj", "idle_w")
+            ("peak_mib", "runtime_mib", "partitions", "outside", "instructions", "profile", "energy_mj", "idle_w")
         ),
         **changes,
     }

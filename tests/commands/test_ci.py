@@ -217,7 +217,7 @@ def test_a_flipped_bit_is_named_by_its_layer(edgemobile, tmp_path: Path) -> None
     )
     ran = edgemobile("ci", "--junit", "gate.xml", "--github-summary")
     assert ran.code == 1
-    assert "FAIL narrow flipped.onnx layers on onnxruntime: layer features.4.block.1.1 (conv2d) parts" in ran.out
+    assert "FAIL narrow flipped.onnx layers on onnxruntime: layer features.4.block.1.1 (conv2d) diverges" in ran.out
     assert "bit 27 of features.4.block.1.0.weight[0, 1, 2, 0] is flipped" in ran.out
     assert "layer features.4.block.1.1" in Path("gate.xml").read_text()
     assert "### edgemobile ci: FAILED" in ran.out
@@ -295,7 +295,17 @@ def test_a_crash_is_a_failed_check_and_stops_no_other(gate, monkeypatch: pytest.
 def _run(name: str, ms: float | None = None, spread: float = 0.001, count: int | None = None, **changes: Any) -> Run:
     """What a board, or an emulated core, would measure of one file."""
     values = np.random.default_rng(0).normal((ms or 1) * 1e6, (ms or 1) * 1e6 * spread, (10, 10)).astype(int).tolist()
-    unknown = ("peak_mib", "runtime_mib", "pieces", "outside", "profile", "energy_mj", "idle_w", "load_ns", "first_ns")
+    unknown = (
+        "peak_mib",
+        "runtime_mib",
+        "partitions",
+        "outside",
+        "profile",
+        "energy_mj",
+        "idle_w",
+        "load_ns",
+        "first_ns",
+    )
     counts = {**dict.fromkeys(INSTRUCTION_CLASSES, 0), "total": count or 0}
     case: dict[str, Any] = {
         "file": name,

@@ -67,7 +67,7 @@ def test_a_failure_is_1_and_names_layer_and_cause(files: Path, monkeypatch, caps
     arguments = (files / "right.onnx", files / "right.tflite", files / "wrong.tflite", "--layers", "--images", 4)
     assert _run(monkeypatch, *arguments) == 1
     shown = capsys.readouterr().out
-    assert "layer fc (linear) parts by its constants; likely cause: flipped bit (bit 31 of fc.w[1, 2]" in shown
+    assert "layer fc (linear) diverges in its constants; likely cause: flipped bit (bit 31 of fc.w[1, 2]" in shown
     assert "pass  right.tflite" in shown
 
 
@@ -139,7 +139,7 @@ def test_json_is_json_and_nothing_else(files: Path, monkeypatch, capsys) -> None
 def test_hostile_names_stay_text() -> None:
     metrics = dict.fromkeys(("sqnr_db", "max_abs", "cosine", "top1_agree", "kl_nats"), float("nan"))
     evil = 'a|b<script>&"\x00\x1b[31m.onnx'
-    file = FileParity(evil, "onnx", "float32", "onnxruntime", "x86_64", metrics, {}, (f"layer {evil} parts",))
+    file = FileParity(evil, "onnx", "float32", "onnxruntime", "x86_64", metrics, {}, (f"layer {evil} diverges",))
     report = ParityReport(evil, "1 image", (file,))
     root = ElementTree.fromstring(junit_xml(report).partition("\n")[2])
     assert "<script>" in (root[0][-1].find("failure").get("message") or "")  # type: ignore[union-attr]

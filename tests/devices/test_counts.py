@@ -93,7 +93,7 @@ def test_as_many_multiply_adds_as_the_model_has(twice: _Twice) -> None:
     (case,) = twice.first.cases
     assert _MACS <= 4 * case.instructions_median["fmla"] < 1.2 * _MACS
     assert case.instructions_median["dot"] == 0
-    assert (case.runtime, case.pieces) == ("litert", 1)
+    assert (case.runtime, case.partitions) == ("litert", 1)
 
 
 def test_counts_repeat_within_a_thousandth(twice: _Twice) -> None:

@@ -75,7 +75,7 @@ def _ours_ms(model: Path, root: Path) -> float:
     files = [ModelFile.of(model)]
     job = bench_job(files, Settings(runs=40), [], emulated=False)
     (case,) = run_job(_Here(), LocalTransport(root), _Here(), job, files).cases
-    assert (case.runtime, case.pieces, dict(case.outside or {})) == ("litert", 1, {})
+    assert (case.runtime, case.partitions, dict(case.outside or {})) == ("litert", 1, {})
     return case.median_ns / 1e6
 
 

@@ -171,7 +171,7 @@ def _op(index: int, name: str, inputs: list[int], outputs: list[int]) -> dict[st
 
 
 def test_what_runs_outside_of_the_delegate() -> None:
-    """conv and add are in one piece, hard-swish is not, the last conv is in another; a constant has no maker."""
+    """conv and add are in one partition, hard-swish is not, the last conv is in another; a constant has no maker."""
     ops = [
         _op(0, "CONV_2D", [0, 90], [1]),
         _op(1, "ADD", [1, 0], [2]),

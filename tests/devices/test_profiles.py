@@ -87,6 +87,11 @@ def test_a_row_goes_however_it_is_written(file: Path, row: str, kept: str) -> No
         ('[a]\naddress = "ssh://x"\nroot = "~/em"\n', "Allowed: an absolute path, or one relative to the home there"),
         ('[a]\naddress = "adb:x"\nroot = "/data/$USER"\n', ":3: a.root: option root of device a is '/data/$USER'; '~'"),
         (
+            '[a]\naddress = "adb:x"\nroot = "em"\n',
+            "root of device a is 'em'; adb knows no folder it would be relative to",
+        ),
+        ('[a]\naddress = "local"\nroot = "em"\n', "Allowed: an absolute path"),
+        (
             '[a]\naddress = "ssh://x:65536"\n',
             ":2: a.address: port 65536 in address 'ssh://x:65536' of device a. Allowed: 1 to 65535",
         ),

@@ -293,7 +293,7 @@ def test_stored_small_weights_are_dequantized_in_the_file(case, kind):
     np.testing.assert_array_equal(stored.data, small.data)
     assert stored.shape == small.shape
     assert stored.qparams is None or stored.qparams.axis == 0
-    assert tflite.delegate_pieces(data) == 1
+    assert tflite.delegate_partitions(data) == 1
 
 
 @pytest.mark.parametrize("case", ["max pool", "avg pool", "reshape"])
@@ -423,8 +423,8 @@ def test_net_equals_pytorch(name, px, hard_swish, pads):
     assert (counts.get("HARD_SWISH", 0), counts.get("PAD", 0), counts.get("TRANSPOSE", 0)) == (hard_swish, pads, 0)
 
 
-def test_float_net_runs_as_one_delegate_piece():
-    assert tflite.delegate_pieces(net_file("v3-large", 64)) == 1
+def test_float_net_runs_as_one_delegate_partition():
+    assert tflite.delegate_partitions(net_file("v3-large", 64)) == 1
 
 
 def test_same_graph_gives_the_same_bytes():
@@ -508,8 +508,8 @@ def test_int8_net_stays_integer_and_close(form):
     assert y.dtype == np.int8
     assert np.ptp(expected.astype(int)) > 50
     assert np.abs(y.astype(int) - expected).max() <= 2
-    # XNNPACK has no int8 HARD_SWISH: only the gated form stays in one piece.
-    assert tflite.delegate_pieces(data) == (1 if form == "gated" else 3)
+    # XNNPACK has no int8 HARD_SWISH: only the gated form stays in one partition.
+    assert tflite.delegate_partitions(data) == (1 if form == "gated" else 3)
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------

@@ -109,12 +109,12 @@ def test_both_formats_hold_the_same_integers_and_compute_in_integers() -> None:
 
 
 @pytest.mark.parametrize("precision", FORMS)
-def test_xnnpack_still_takes_the_file_in_one_piece(precision: str) -> None:
-    pieces = [
-        tflite.delegate_pieces(tflite.to_bytes(graph, metadata={}))
+def test_xnnpack_still_takes_the_file_in_one_partition(precision: str) -> None:
+    partitions = [
+        tflite.delegate_partitions(tflite.to_bytes(graph, metadata={}))
         for graph in (FORMS[precision], embed(FORMS[precision], PREPROCESS))
     ]
-    assert pieces[0] == pieces[1]
+    assert partitions[0] == partitions[1]
 
 
 def test_onnx_of_signed_activations_takes_pixels_too() -> None:

@@ -136,7 +136,7 @@ def test_facts_of_int8_are_the_graphs_own_numbers(tmp_path: Path, kind: str) -> 
         qparams = graph["input"].qparams
         assert qparams is not None
         assert facts.inputs[0].scale == float(qparams.scale[0])
-        assert (facts.inputs[0].zero_point, facts.delegate_pieces) == (int(qparams.zero_point[0]), 1)
+        assert (facts.inputs[0].zero_point, facts.delegate_partitions) == (int(qparams.zero_point[0]), 1)
     else:
         assert facts.islands == ()
         assert facts.runtime_precision is not None
@@ -146,9 +146,9 @@ def test_facts_of_int8_are_the_graphs_own_numbers(tmp_path: Path, kind: str) -> 
 def test_a_fused_hard_swish_is_an_island_for_onnxruntime_and_cuts_the_delegate(tmp_path: Path) -> None:
     facts = inspect_file(_write(tmp_path, "fused", "onnx"))
     assert facts.islands == (("HardSigmoid", "Mul"),)
-    pieces = inspect_file(_write(tmp_path, "fused", "tflite")).delegate_pieces
-    assert pieces is not None
-    assert pieces > 1
+    partitions = inspect_file(_write(tmp_path, "fused", "tflite")).delegate_partitions
+    assert partitions is not None
+    assert partitions > 1
 
 
 def test_bias_without_integers_is_guarded_by_its_scales(tmp_path: Path) -> None:
@@ -271,8 +271,8 @@ def test_expectations_hold_or_are_named(tmp_path: Path) -> None:
 def test_runtime_ops_may_be_expected_of_onnx(tmp_path: Path) -> None:
     facts = inspect_file(_write(tmp_path, "int8", "onnx"))
     assert missed_expectations(facts, {"QLinearConv": 1, "islands": 0, "Transpose": 0}) == []
-    with pytest.raises(Unsupported, match="delegate_pieces"):
-        missed_expectations(facts, {"delegate_pieces": 1})
+    with pytest.raises(Unsupported, match="delegate_partitions"):
+        missed_expectations(facts, {"delegate_partitions": 1})
 
 
 @pytest.mark.parametrize("text", ["", "A", "A=x", "=1", "A=-1", "A=1,A=2"])

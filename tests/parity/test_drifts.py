@@ -131,7 +131,7 @@ def test_every_format_and_precision_of_one_net_is_green(net: Net) -> None:
         assert all(layer.own_db is not None for layer in file.layers[1:])
         assert file.unmatched == ()
         assert file.cause is None
-        assert file.first_parted is None
+        assert file.first_diverging is None
         worst = min(layer.own_db for layer in file.layers if layer.own_db is not None)
         assert worst > (95 if file.precision == "float32" else 15)
     int8 = report.files[-1]
@@ -185,7 +185,7 @@ def test_a_file_that_takes_pixels_is_green(net: Net) -> None:
         assert file.passed, file.missed
         assert file.notes == ()
         assert file.precision == "float32"
-    assert report.files[2].first_parted is None
+    assert report.files[2].first_diverging is None
     assert report.files[2].precision == "int8"
 
 
@@ -348,8 +348,8 @@ def test_a_pipeline_goes_red_for_each_drift_and_for_nothing_else(net: Net) -> No
 
 def _assert_named(file: FileParity, layer: str, kind: str) -> None:
     assert not file.passed
-    assert file.first_parted is not None, "the gate saw no layer part"
-    assert split_name(file.first_parted.name)[0] == layer
+    assert file.first_diverging is not None, "the gate saw no layer diverge"
+    assert split_name(file.first_diverging.name)[0] == layer
     assert file.cause is not None, file.missed
     assert file.cause.kind == kind, file.cause
     # A bit that changes next to nothing of the output is found in the weights.
@@ -446,8 +446,8 @@ def test_signed_weights_are_exact_or_named(net: Net) -> None:
     path = net.folder / "signed.onnx"
     path.write_bytes(onnx.to_bytes(net.int8, metadata=factors_metadata(net.factors), weights="int8"))
     (file,) = _checked(net, path).files
-    assert (file.first_parted is None) == (file.cause is None or file.cause.kind == "range")
-    if file.first_parted is not None and file.cause is not None:
+    assert (file.first_diverging is None) == (file.cause is None or file.cause.kind == "range")
+    if file.first_diverging is not None and file.cause is not None:
         assert file.cause.kind == "int16 saturation"
 
 
@@ -461,9 +461,9 @@ def test_only_signed_weights_can_saturate_in_pairs(net: Net, weights: Literal["i
     observed, _ = observe(open_file(path), local_places(("onnxruntime",))[0], images, net.graph)
     stem = _node(net.graph, STEM)
     inputs = {name: observed.real(name) for name in sources(net.graph, stem)}
-    case = Case(net.graph, stem, inputs, observed.real(STEM), observed, ({},), None, parted="arithmetic")
+    case = Case(net.graph, stem, inputs, observed.real(STEM), observed, ({},), None, diverges_in="arithmetic")
     assert bool(list(CAUSES["int16 saturation"](case))) is tried
-    assert not list(CAUSES["int16 saturation"](replace(case, parted="constants")))
+    assert not list(CAUSES["int16 saturation"](replace(case, diverges_in="constants")))
 
 
 def test_constants_are_never_explained_by_the_arithmetic(net: Net) -> None:
@@ -506,7 +506,7 @@ def test_a_narrow_range_is_named_where_no_layer_parts(net: Net) -> None:
     path = replace(net, factors=dict(quantized.channel_factors)).write("grey.tflite", quantized.graph)
     (file,) = _checked(net, path).files
     assert not file.passed
-    assert file.first_parted is None
+    assert file.first_diverging is None
     assert file.cause is not None
     assert file.cause.kind == "range"
     assert "input" in file.cause.words
@@ -527,17 +527,17 @@ def test_int8_in_both_formats_is_within_a_step_op_by_op(net: Net) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "parted"),
+    ("make", "diverges_in"),
     [(_same_padding, "arithmetic"), (lambda graph: _flipped(graph, DEPTHWISE, 0), "constants")],
     ids=["same padding", "lowest bit"],
 )
-def test_the_op_that_differs_is_named(net: Net, make: Callable[[Graph], Graph], parted: str) -> None:
-    path = net.write(f"drift {parted}.tflite", make(net.int8))
+def test_the_op_that_differs_is_named(net: Net, make: Callable[[Graph], Graph], diverges_in: str) -> None:
+    path = net.write(f"drift {diverges_in}.tflite", make(net.int8))
     (file,) = _checked(net, path, ref="int8.onnx").files
     assert not file.passed
-    assert file.first_parted is not None
-    assert split_name(file.first_parted.name)[0] == DEPTHWISE
-    assert file.first_parted.parted == parted
+    assert file.first_diverging is not None
+    assert split_name(file.first_diverging.name)[0] == DEPTHWISE
+    assert file.first_diverging.diverges_in == diverges_in
 
 
 def test_the_op_that_differs_is_named_where_no_name_has_a_factor(net: Net) -> None:
@@ -547,8 +547,8 @@ def test_the_op_that_differs_is_named_where_no_name_has_a_factor(net: Net) -> No
     path = plain.write("plain drift.tflite", _flipped(plain.int8, DEPTHWISE, 6))
     (file,) = _checked(plain, path, ref="plain.onnx").files
     assert not file.passed
-    assert file.first_parted is not None
-    assert (file.first_parted.name, file.cause) == (DEPTHWISE, None)
+    assert file.first_diverging is not None
+    assert (file.first_diverging.name, file.cause) == (DEPTHWISE, None)
 
 
 def test_other_integers_are_refused_in_words(net: Net) -> None:
@@ -564,7 +564,7 @@ def test_equalized_channels_need_their_factors(net: Net) -> None:
     unmatched = dict(file.unmatched)
     assert len(unmatched) >= len(net.factors) - 2
     assert all("does not say by how much" in reason for reason in unmatched.values())
-    assert file.first_parted is None
+    assert file.first_diverging is None
 
 
 # ---- strangers' files, other places ---------------------------------------------------------------------------------
@@ -631,7 +631,7 @@ def test_the_bundled_model_against_pytorch(net: Net) -> None:
     path.write_bytes(FORMATS["tflite"].load().to_bytes(drifted, metadata={}))
     (file,) = _checked(net, path, ref="v3-large").files
     assert len(file.layers) == 1 + 121
-    assert sum(bool(layer.parted) for layer in file.layers) == 1, "every other layer is right by itself"
+    assert sum(bool(layer.diverges_in) for layer in file.layers) == 1, "every other layer is right by itself"
     _assert_named(file, layer, "padding")
 
 
@@ -646,7 +646,7 @@ def test_a_report_survives_json(net: Net) -> None:
     assert back.files == report.files
     assert json.dumps(back.to_json()) == text
     with pytest.raises(EdgemobileError, match="version 9"):
-        ParityReport.from_json(text.replace('"version": 1', '"version": 9'))
+        ParityReport.from_json(text.replace('"version": 2', '"version": 9'))
     with pytest.raises(EdgemobileError, match="not a parity report"):
         ParityReport.from_json("{}")
 

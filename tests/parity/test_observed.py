@@ -55,7 +55,7 @@ def test_every_layer_of_such_a_net_is_compared() -> None:
     layers, unmatched = compare_layers(graph, values, Observed(wrong, {}), LayerTolerance(own_db=60, constants_db=60))
     assert [layer.name for layer in layers] == names
     assert unmatched == []
-    assert {layer.name for layer in layers if layer.parted} == {"block.x2", "block.x6"}
+    assert {layer.name for layer in layers if layer.diverges_in} == {"block.x2", "block.x6"}
 
 
 def test_what_is_a_multiple_comes_before_what_it_is_divided_to() -> None:
@@ -94,8 +94,8 @@ def test_damage_stands_alone(steps: dict[int, int], stands_out: bool) -> None:
     assert LayerParity("y", "linear", 0.0, 0.0, 0.0, unusual=unusual).is_damaged is stands_out
 
 
-@pytest.mark.parametrize(("steps", "parted"), [(0, ""), (1, ""), (-1, ""), (2, "arithmetic"), (-2, "arithmetic")])
-def test_of_the_same_integers_an_op_may_be_one_step_off_and_no_more(steps: int, parted: str) -> None:
+@pytest.mark.parametrize(("steps", "diverges_in"), [(0, ""), (1, ""), (-1, ""), (2, "arithmetic"), (-2, "arithmetic")])
+def test_of_the_same_integers_an_op_may_be_one_step_off_and_no_more(steps: int, diverges_in: str) -> None:
     shape, integers = (1, 2, 2, 4), np.arange(-64, 64, 8, np.int8).reshape(1, 2, 2, 4)
     tensors = {name: Tensor(name, shape, "int8", qparams=QParams(0.05, zero)) for name, zero in (("x", 0), ("y", -100))}
     graph = Graph("g", ("x",), ("y",), (Node("hardswish", ("x",), "y"),), tensors)
@@ -105,4 +105,4 @@ def test_of_the_same_integers_an_op_may_be_one_step_off_and_no_more(steps: int, 
     observed = Observed({"x": integers, "y": off}, tensors)
     assert same_integers(graph, observed)
     ((layer,), unmatched) = compare_integers(graph, values, observed, lsb=1)
-    assert (layer.lsb, layer.parted, unmatched) == (abs(steps), parted, [])
+    assert (layer.lsb, layer.diverges_in, unmatched) == (abs(steps), diverges_in, [])

@@ -55,7 +55,7 @@ def make_case(file: str, sha256: str, ms: float | None, **given: Any) -> Case:
         "starts": (2,) * (len(rounds) // 2),
         "peak_mib": None,
         "runtime_mib": None,
-        "pieces": None,
+        "partitions": None,
         "outside": None,
         "instructions": (counts,) * 5 if ms is None else None,
         "profile": None,
@@ -141,7 +141,7 @@ def make_manifest(labels: tuple[str, ...] = ("cat", "dog")) -> dict[str, Any]:
 
 def make_parity(*layers: LayerParity, sha256: str = INT8, file: str = "out/int8.onnx") -> ParityReport:
     metrics = {"sqnr_db": 30.0, "max_abs": 0.2, "cosine": 0.99, "top1_agree": 1.0, "kl_nats": 0.001}
-    missed = tuple("layer parts" for layer in layers if layer.parted)
+    missed = tuple("layer diverges" for layer in layers if layer.diverges_in)
     one = FileParity(file, "onnx", "int8", "onnxruntime", "x86_64", metrics, {}, missed, layers=layers, sha256=sha256)
     return ParityReport("v3-large", "32 images", (one,))
 
@@ -174,7 +174,7 @@ def everything(found: Callable[..., Findings]) -> Findings:
     ]
     layers = [
         LayerParity("features.0", "conv2d", 40.0, 0.1, 1.0),
-        LayerParity("features.1", "conv2d", 5.0, 1, 0.9, parted="arithmetic"),
+        LayerParity("features.1", "conv2d", 5.0, 1, 0.9, diverges_in="arithmetic"),
     ]
     return found(
         make_manifest(),

@@ -103,8 +103,8 @@ def test_layers_that_part_come_before_those_that_drift_more(found, make) -> None
     from edgemobile.report.tables import layer_table
 
     drifting = [LayerParity(f"l{db}", "conv2d", float(db), 0.1, 1.0) for db in range(30, 18, -1)]
-    parted = LayerParity("broken", "conv2d", 40.0, 0.1, 1.0, parted="constants")
-    rows = layer_table(found(make.make_parity(*drifting, parted))).rows
+    broken = LayerParity("broken", "conv2d", 40.0, 0.1, 1.0, diverges_in="constants")
+    rows = layer_table(found(make.make_parity(*drifting, broken))).rows
     assert [row[1].shown for row in rows] == ["broken", *(f"l{db}" for db in range(19, 26))]
 
 
@@ -129,10 +129,10 @@ def test_a_front_has_no_point_that_another_beats() -> None:
     [
         ("[1]", "nothing a report is made of"),
         ("{", "not the JSON"),
-        ('{"version": 2, "facts": {}, "cases": []}', "missing"),
+        ('{"version": 3, "facts": {}, "cases": []}', "missing"),
         ('{"version": 9, "facts": {}, "cases": []}', "version 9"),
         ('{"version": 1, "runs": [3]}', "list of runs"),
-        ('{"reference": "x", "images": "y", "files": [3], "version": 1}', "not a parity report"),
+        ('{"reference": "x", "images": "y", "files": [3], "version": 2}', "not a parity report"),
         ('{"version": 1, "data": "x", "files": [3], "images": [], "classes": []}', "expected an object"),
         ('{"version": 1, "model": 3, "weights": {}, "files": [], "tools": {}}', "model: expected an object"),
     ],
@@ -268,9 +268,9 @@ def test_a_layer_that_is_not_finite_is_the_worst(found, make) -> None:
 
     values = (30.0, math.nan, 10.0, math.inf, 20.0, math.nan, 5.0, -math.inf)
     layers = [LayerParity(f"l{i}", "conv2d", value, 0, 1) for i, value in enumerate(values)]
-    layers.append(LayerParity("parts", "conv2d", 40.0, 0, 1, parted="arithmetic"))
+    layers.append(LayerParity("diverges", "conv2d", 40.0, 0, 1, diverges_in="arithmetic"))
     names = [row[1].shown for row in layer_table(found(make.make_parity(*layers))).rows]
-    assert names == ["parts", "l1", "l5", "l7", "l6", "l2", "l4", "l0"]
+    assert names == ["diverges", "l1", "l5", "l7", "l6", "l2", "l4", "l0"]
 
 
 def test_json_of_the_command_line_is_read_as_well(found, make) -> None:

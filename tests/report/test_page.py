@@ -80,7 +80,7 @@ def test_the_pointer_over_a_point_shows_its_values(opened) -> None:
 
 
 def test_a_layer_and_an_op_answer_too(opened) -> None:
-    for first, part in (("features.1", "parts by its arithmetic"), ("Conv\\n", "90.0 %")):
+    for first, part in (("features.1", "diverges in its arithmetic"), ("Conv\\n", "90.0 %")):
         point = f"[...document.querySelectorAll('.wide .tip')].find(t => t.ariaLabel.startsWith('{first}'))"
         opened.hover(*_centre(opened, point))
         assert part in opened.js("document.getElementById('tip').textContent")
@@ -164,7 +164,7 @@ def test_a_front_is_dotted_where_accuracies_do_not_differ_beyond_their_intervals
 
 def test_hostile_names_are_text(browser, found, make, tmp_path: Path) -> None:
     parity = make.make_parity(file=HOSTILE)
-    layer = make.LayerParity(HOSTILE, HOSTILE, 5.0, 1, 1, parted="arithmetic")
+    layer = make.LayerParity(HOSTILE, HOSTILE, 5.0, 1, 1, diverges_in="arithmetic")
     parity = replace(parity, files=(replace(parity.files[0], layers=(layer,), missed=(HOSTILE,)),), notes=(HOSTILE,))
     manifest = make.make_manifest(labels=(HOSTILE, "dog"))
     manifest["command"] = HOSTILE
