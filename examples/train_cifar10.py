@@ -277,7 +277,8 @@ class Depthwise(torch.autograd.Function):
     @staticmethod
     def put_into(net: torch.nn.Module) -> None:
         for conv in net.modules():
-            if type(conv) is torch.nn.Conv2d and 1 < conv.groups == conv.in_channels and conv.bias is None:
+            depthwise = type(conv) is torch.nn.Conv2d and 1 < conv.groups == conv.in_channels == conv.out_channels
+            if depthwise and conv.bias is None:
                 conv.forward = functools.partial(Depthwise.of, conv)
 
     @staticmethod
