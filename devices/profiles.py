@@ -65,14 +65,13 @@ class Device:
                 self._check_root(value)
 
     def _check_root(self, path: str) -> None:
-        has_home = self.scheme == "ssh"
         if set("~$") & set(path):
             why = "'~' and '$' would be taken as they are"
-        elif not (has_home or path.startswith("/")):
+        elif not (self.row.has_home or path.startswith("/")):
             why = f"{self.scheme} knows no folder it would be relative to"
         else:
             return
-        also = ", or one relative to the home there" if has_home else ""
+        also = ", or one relative to the home there" if self.row.has_home else ""
         raise EdgemobileError(f"option root of device {self.name} is {path!r}; {why}. Allowed: an absolute path{also}")
 
     @property
@@ -89,12 +88,15 @@ class Device:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A kind of address. `pattern` refuses whatever a program of the way there could take for an option."""
+    """A kind of address. `pattern` refuses whatever a program of the way there could take for an option; where the way
+    there `has_home`, a `root` may be relative to that.
+    """
 
     example: str
     pattern: str
     options: tuple[str, ...]
     open: Callable[[Device], Transport]
+    has_home: bool = False
 
 
 def _open_local(device: Device) -> Transport:
@@ -132,6 +134,7 @@ SCHEMES: dict[str, Scheme] = {
         rf"ssh://(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?/?",
         ("root", "python", "config"),
         _open_ssh,
+        has_home=True,
     ),
     "adb": Scheme("adb:SERIAL (see `adb devices`)", r"adb:[A-Za-z0-9][A-Za-z0-9._:-]*", ("root", "python"), _open_adb),
     "emulated": Scheme("emulated:cortex-a72", r"emulated:[a-z0-9][a-z0-9-]*", (), _open_emulated),

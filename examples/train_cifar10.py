@@ -70,6 +70,8 @@ def main() -> None:
     first = 0
     if args.resume and progress.exists():
         first = restore(progress, net, average, optimizer, schedule)
+    if args.bf16 and device.type == "cpu":
+        Depthwise.put_into(net)
     steps_at = {res: make_step(net, args, optimizer, res) for res in (args.start_res, args.res)}
     for epoch in range(first, args.epochs):
         started = time.monotonic()
@@ -253,8 +255,6 @@ def make_step(net, args, optimizer, res: int) -> Callable[..., torch.Tensor]:
     """A function of a batch of a view that sets the gradients and returns the loss."""
     device = next(net.parameters()).device
     bf16 = args.bf16 or device.type == "cuda"
-    if bf16 and device.type == "cpu":
-        Depthwise.put_into(net)
 
     def step(pixels: torch.Tensor, wanted: torch.Tensor, taught: torch.Tensor | None = None) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)

@@ -35,6 +35,14 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "latest"
 
 
+@pytest.fixture
+def colours(colour_photos: Path, tmp_path: Path) -> Path:
+    """The same photographs to train and to test on."""
+    for split in ("train", "test"):
+        shutil.copytree(colour_photos, tmp_path / "data" / split)
+    return tmp_path / "data"
+
+
 def save(path: Path, grey: int, px: int = 4) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (px, px), (grey, grey, grey)).save(path)
@@ -144,12 +152,10 @@ def test_depthwise_gradients_are_the_convolution_s(script: ModuleType, kernel: i
 
 
 def test_first_epochs_are_at_a_lower_resolution(
-    script: ModuleType, colour_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for split in ("train", "test"):
-        shutil.copytree(colour_photos, tmp_path / "data" / split)
     out = tmp_path / "v3-small.safetensors"
-    line = ["v3-small", "--data", tmp_path / "data", "--out", out, "--res", "64", "--batch", "4", "--epochs", "3"]
+    line = ["v3-small", "--data", colours, "--out", out, "--res", "64", "--batch", "4", "--epochs", "3"]
     line += ["--start-res", "32", "--start-epochs", "1", "--bf16"]
     monkeypatch.setattr(sys, "argv", ["train_cifar10.py", *map(str, line)])
     seen: list[int] = []
@@ -163,12 +169,10 @@ def test_first_epochs_are_at_a_lower_resolution(
 
 
 def test_a_run_that_ended_before_its_weights_were_written_is_resumed(
-    script: ModuleType, colour_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for split in ("train", "test"):
-        shutil.copytree(colour_photos, tmp_path / "data" / split)
     out, whole = tmp_path / "v1.safetensors", script.write
-    line = ["v1", "--data", tmp_path / "data", "--out", out, "--res", "32", "--batch", "4", "--epochs", "1", "--resume"]
+    line = ["v1", "--data", colours, "--out", out, "--res", "32", "--batch", "4", "--epochs", "1", "--resume"]
     monkeypatch.setattr(sys, "argv", ["train_cifar10.py", *map(str, line)])
 
     def interrupted(*args: object) -> None:
@@ -185,18 +189,16 @@ def test_a_run_that_ended_before_its_weights_were_written_is_resumed(
     assert not out.with_suffix(".progress.pt").exists()
 
 
-def test_a_taught_net_is_a_checkpoint(script: ModuleType, repo_root: Path, colour_photos: Path, tmp_path: Path) -> None:
+def test_a_taught_net_is_a_checkpoint(script: ModuleType, repo_root: Path, colours: Path, tmp_path: Path) -> None:
     from edgemobile.weights import load_weights
 
     def train(arch: str, *words: str) -> str:
-        line = [sys.executable, repo_root / "examples" / "train_cifar10.py", arch, "--data", tmp_path / "data"]
+        line = [sys.executable, repo_root / "examples" / "train_cifar10.py", arch, "--data", colours]
         line += ["--out", tmp_path / f"{arch}.safetensors", "--res", "32", "--batch", "4", *words]
         done = subprocess.run([str(word) for word in line], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    for split in ("train", "test"):
-        shutil.copytree(colour_photos, tmp_path / "data" / split)
     train("v3-small", "--epochs", "1")
     teacher = ["--teacher", str(tmp_path / "v3-small.safetensors"), "--views", "2"]
     said = train("v1", "--epochs", "3", "--cutmix", "0.5", *teacher)

@@ -152,8 +152,7 @@ def print_parity(report: ParityReport) -> None:
 
 def _layers(file: FileParity) -> str:
     """How many layers were compared and hold."""
-    diverging = sum(bool(layer.diverges_in) for layer in file.layers)
-    return f"{len(file.layers) - diverging} of {len(file.layers)}" if file.layers else "-"
+    return f"{file.agreeing} of {len(file.layers)}" if file.layers else "-"
 
 
 def _print_file(file: FileParity) -> None:

@@ -56,8 +56,7 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     allowed = ", ".join(_metric(metric, bound) for metric, bound in file.bounds.items())
     yield Check(base, name, "outputs", file.place, _judged(not outer), found, allowed, outer or file.notes, kept)
     if file.layers or inner:
-        diverging = sum(bool(layer.diverges_in) for layer in file.layers)
-        found = f"{len(file.layers) - diverging} of {len(file.layers)}"
+        found = f"{file.agreeing} of {len(file.layers)}"
         words = inner or tuple(f"{tensor} is not compared: {reason}" for tensor, reason in file.unmatched)
         yield Check(base, name, "layers", file.place, _judged(not inner), found, "all", words, kept)
 

@@ -59,6 +59,11 @@ class FileParity:
     def first_diverging(self) -> LayerParity | None:
         return first_diverging(self.layers)
 
+    @property
+    def agreeing(self) -> int:
+        """How many of the compared layers hold."""
+        return sum(not layer.diverges_in for layer in self.layers)
+
 
 @dataclass(frozen=True)
 class ParityReport:

@@ -173,8 +173,7 @@ def parity_table(found: Findings) -> Table:
     for artifact in found.artifacts:
         for one in artifact.compared:
             file, metrics = one.file, one.file.metrics
-            diverging = sum(bool(layer.diverges_in) for layer in file.layers)
-            held = f"{len(file.layers) - diverging} of {len(file.layers)}" if file.layers else dash
+            held = f"{file.agreeing} of {len(file.layers)}" if file.layers else dash
             rows.append(
                 (
                     _text(artifact.name),
@@ -184,7 +183,7 @@ def parity_table(found: Findings) -> Table:
                     _general(metrics.get("max_abs")),
                     _number(_agree(metrics.get("top1_agree")), metrics.get("top1_agree")),
                     _general(metrics.get("kl_nats")),
-                    _number(held, len(file.layers) - diverging),
+                    _number(held, file.agreeing),
                     _text("; ".join(file.missed)),
                 )
             )
