@@ -53,7 +53,7 @@ def main() -> None:
         start_from(net, load_weights(args.init, get_arch(args.arch)), some, args.res)
     net = net.to(device, memory_format=torch.channels_last)
     train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
-    teacher = Teacher(args.teacher, device) if args.teacher else None
+    teacher = Teacher(args.teacher, device, bf16=in_bf16(args, device)) if args.teacher else None
     average = copy.deepcopy(net).eval()
     steps = args.epochs * (len(train[0]) // args.batch)
     optimizer = make_optimizer(net, args)
@@ -254,7 +254,7 @@ def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.opti
 def make_step(net, args, optimizer, res: int) -> Callable[..., torch.Tensor]:
     """A function of a batch of a view that sets the gradients and returns the loss."""
     device = next(net.parameters()).device
-    bf16 = args.bf16 or device.type == "cuda"
+    bf16 = in_bf16(args, device)
 
     def step(pixels: torch.Tensor, wanted: torch.Tensor, taught: torch.Tensor | None = None) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
@@ -269,6 +269,10 @@ def make_step(net, args, optimizer, res: int) -> Callable[..., torch.Tensor]:
 
     net.train()
     return recorded(step) if device.type == "cuda" else step
+
+
+def in_bf16(args: argparse.Namespace, device: torch.device) -> bool:
+    return args.bf16 or device.type == "cuda"
 
 
 class Depthwise(torch.autograd.Function):
@@ -346,7 +350,8 @@ def train_epoch(net, average, step, view: tuple[torch.Tensor, ...], args, optimi
 class Teacher:
     """Better nets: the mean of their probabilities, softened by HEAT, for a view (Hinton et al., arXiv:1503.02531)."""
 
-    def __init__(self, paths: list[Path], device: torch.device) -> None:
+    def __init__(self, paths: list[Path], device: torch.device, bf16: bool) -> None:
+        self.bf16 = bf16
         self.nets: list[tuple[torch.nn.Module, int]] = []
         for path in paths:
             reference = get_arch(json.loads(path.with_suffix(".json").read_text())["arch"])
@@ -363,7 +368,7 @@ class Teacher:
         return self.opinions[number]
 
     def _answers(self, net: torch.nn.Module, res: int, pixels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.device.type == "cuda"):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.bf16):
             logits = torch.cat([net(to_input(batch, res)) for batch in pixels.split(500)])
         return F.softmax(logits.float() / HEAT, dim=1)
 

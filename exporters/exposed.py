@@ -33,7 +33,7 @@ def _between_conversions(contents: Contents, name: str) -> bool:
     readers = contents.consumers.get(name, [])
     if op.kind == "DequantizeLinear":
         return name not in contents.outputs
-    if name.endswith(":wide"):
+    if name.endswith((":wide", ":linear:q")):
         return True
     quantized = any(reader.kind == "QuantizeLinear" for reader in readers)
     # What a fused activation cuts is no value of the model.

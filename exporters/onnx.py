@@ -8,6 +8,7 @@
     float tensor t                         t
     int8 tensor t                          t:q, the integers, between QuantizeLinear and DequantizeLinear; t, the reals
     float result on its way to t:q         t:raw
+    its integers before ReLU or ReLU6      t:linear:q
     int8 image t with channels of zeros    t:wide, from t:q:wide (channel_multiple)
     int8 constant w                        initializer w:q behind DequantizeLinear; w, the reals
 
@@ -157,16 +158,35 @@ class _Writer:
     # ---- what the rows of _ROWS and the functions of _SPECIAL use
 
     def result(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
-        """Write the ONNX `op` of `node`, the activation fused into it, and the quantization of its output."""
+        """Write the ONNX `op` of `node`, the activation fused into it, and the quantization of its output.
+
+        The activation of an int8 output is a Clip of its integers: one of reals before them would keep onnxruntime
+        from its kernel for both.
+        """
         output = self.graph[node.output]
-        raw = node.output if output.qparams is None else f"{node.output}:raw"
+        name, shape = output.name, nchw(output.shape)
         activation = self._remaining_activation(node)
-        linear = f"{node.output}:linear" if activation else raw
-        self.emit(op, inputs, linear, nchw(output.shape), **attributes)
+        if output.qparams is None:
+            linear = f"{name}:linear" if activation else name
+            self.emit(op, inputs, linear, shape, **attributes)
+            if activation:
+                self.emit(*_activation(self, activation, linear), name, shape)
+            return
+        self.emit(op, inputs, f"{name}:raw", shape, **attributes)
         if activation:
-            self.emit(*_activation(self, activation, linear), raw, nchw(output.shape))
-        if output.qparams is not None:
-            self._quantize(raw, node.output)
+            self._quantize(f"{name}:raw", name, f"{name}:linear:q")
+            self.clip(f"{name}:linear:q", name, activation_range(activation, output.qparams, output.dtype))
+        else:
+            self._quantize(f"{name}:raw", name)
+
+    def clip(self, integers: str, name: str, bounds: tuple[int, int]) -> None:
+        """Write the integers of `name`: those of the ONNX value `integers`, no lower and no higher than `bounds`."""
+        dtype, offset = self._dtype(name), self._offset(name)
+        ends = [
+            self.constant(f"{name}:{end}", np.array(value + offset, dtype))
+            for end, value in zip(("low", "high"), bounds, strict=True)
+        ]
+        self.emit("Clip", [integers, *ends], f"{name}:q", nchw(self.graph[name].shape), dtype)
 
     def emit(
         self, op: str, inputs: Sequence[str], output: str, shape: Sequence[int], dtype: str = "float32", **attrs: Any
@@ -231,10 +251,10 @@ class _Writer:
         self.emit("Cast", [stored], f"{name}:steps", integers.shape, to=onnx.TensorProto.FLOAT)
         self.emit("Mul", [f"{name}:steps", scale], target, integers.shape)
 
-    def _quantize(self, source: str, name: str) -> None:
-        """Write QuantizeLinear from the float value `source` to the integers of `name`."""
+    def _quantize(self, source: str, name: str, target: str = "") -> None:
+        """Write QuantizeLinear from the float value `source` to the integers of `name`, or to `target`."""
         shape = nchw(self.graph[name].shape)
-        self.emit("QuantizeLinear", [source, *self._qparams(name)], f"{name}:q", shape, self._dtype(name))
+        self.emit("QuantizeLinear", [source, *self._qparams(name)], target or f"{name}:q", shape, self._dtype(name))
 
     # ---- integers
 
@@ -326,7 +346,7 @@ def _activation(writer: _Writer, activation: str, x: str) -> tuple[str, list[str
     """(ONNX op, its inputs) of relu or relu6 on `x`."""
     if activation == "relu":
         return "Relu", [x]
-    bounds = [writer.constant(f"relu6:{end}", np.array(value, np.float32)) for end, value in (("low", 0), ("high", 6))]
+    bounds = [writer.constant(f"relu6:{value}", np.array(value, np.float32)) for value in (0, 6)]
     return "Clip", [x, *bounds]
 
 
@@ -360,6 +380,7 @@ def _pool_attributes(node: Node) -> dict[str, Any]:
 _ROWS: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
     "linear": ("Gemm", lambda node: {"transB": 1}),
     "mul": ("Mul", _nothing),
+    "concat": ("Concat", lambda node: {"axis": 1}),
     "mean": ("GlobalAveragePool", _nothing),
     "max_pool2d": ("MaxPool", _pool_attributes),
     "avg_pool2d": ("AveragePool", _pool_attributes),
@@ -390,12 +411,7 @@ def _add(writer: _Writer, node: Node) -> None:
         writer.result(node, "Add", [writer.real(name) for name in node.inputs])
         return
     writer.real(x)
-    dtype, offset = writer._dtype(x), writer._offset(x)
-    ends = [
-        writer.constant(f"{node.output}:{end}", np.array(value + offset, dtype))
-        for end, value in zip(("low", "high"), bounds, strict=True)
-    ]
-    writer.emit("Clip", [f"{x}:q", *ends], f"{node.output}:q", nchw(writer.graph[x].shape), dtype)
+    writer.clip(f"{x}:q", node.output, bounds)
 
 
 def _clamps(graph: Graph, node: Node) -> tuple[int, int] | None:

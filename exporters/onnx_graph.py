@@ -104,6 +104,16 @@ class _Reader:
     def emit(self, op: str, node: Any, inputs: list[str], **attrs: Any) -> None:
         self.nodes.append(Node(op, tuple(map(self.named, inputs)), tensor_name(node.output[0]), attrs))
 
+    def parameter(self, name: str) -> np.ndarray | None:
+        """An initializer that says what an op does, like the bounds of a Clip; None where it is computed or missing."""
+        stored = (tensor for tensor in self.model.graph.initializer if tensor.name == name)
+        return next((onnx.numpy_helper.to_array(tensor) for tensor in stored), None)
+
+    def fuse(self, host: Node, activation: str, output: str) -> None:
+        """Give a node an activation behind it, whose output takes the place of its own."""
+        fused = Node(host.op, host.inputs, output, {**host.attrs, "activation": activation})
+        self.nodes[self.nodes.index(host)] = fused
+
     def feeds_only(self, name: str, reader: Any) -> bool:
         """Whether `reader` is all that reads a value."""
         if any(value.name == name for value in self.model.graph.output):
@@ -159,21 +169,31 @@ def _gemm(reader: _Reader, node: Any) -> None:
 
 def _clamp(activation: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, node: Any) -> None:
-        if activation == "relu6" and _moved_zero(reader, node):
+        if activation == "relu6" and (_cut_integers(reader, node) or _moved_zero(reader, node)):
             return
         if activation == "relu6":
-            bounds = [reader.stored[name].data for name in node.input[1:] if name in reader.stored]
+            bounds = [reader.parameter(name) for name in node.input[1:]]
             if [None if bound is None else bound.item() for bound in bounds] != [0, 6]:
                 raise Unsupported(f"Clip (at {node.output[0]}) is supported from 0 to 6")
         host = next((old for old in reader.nodes if old.output == reader.named(node.input[0])), None)
         if host is not None and host.attrs.get("activation") == "" and reader.feeds_only(node.input[0], node):
-            attrs = {**host.attrs, "activation": activation}
-            fused = Node(host.op, host.inputs, tensor_name(node.output[0]), attrs)
-            reader.nodes[reader.nodes.index(host)] = fused
+            reader.fuse(host, activation, tensor_name(node.output[0]))
         else:
             reader.emit(activation, node, [node.input[0]])
 
     return row
+
+
+def _cut_integers(reader: _Reader, node: Any) -> bool:
+    """Take a Clip from `t:linear:q` to `t:q` for the activation of the node that makes t."""
+    name = tensor_name(node.output[0])
+    if not node.input[0].endswith(":linear:q") or tensor_name(node.input[0]) != name:
+        return False
+    host = next(old for old in reader.nodes if old.output == name)
+    high = reader.parameter(node.input[2])
+    saturates = high is not None and high == np.iinfo(high.dtype).max
+    reader.fuse(host, "relu" if saturates else "relu6", name)
+    return True
 
 
 def _moved_zero(reader: _Reader, node: Any) -> bool:
@@ -196,13 +216,19 @@ def _mean(reader: _Reader, node: Any) -> None:
 def _reduce_mean(reader: _Reader, node: Any) -> None:
     """The mean over height and width, whose axes are an input or, up to operator set 17, an attribute."""
     attrs = _attrs(node)
-    stored = {tensor.name: tensor for tensor in reader.model.graph.initializer}
     axes = attrs.get("axes")
-    if axes is None and len(node.input) > 1 and node.input[1] in stored:
-        axes = onnx.numpy_helper.to_array(stored[node.input[1]]).tolist()
+    if axes is None and len(node.input) > 1 and (given := reader.parameter(node.input[1])) is not None:
+        axes = given.tolist()
     if sorted(axis % 4 for axis in axes or ()) != [2, 3] or not attrs.get("keepdims", 1):
         raise Unsupported(f"ReduceMean (at {node.output[0]}) is supported over height and width with keepdims")
     _mean(reader, node)
+
+
+def _concat(reader: _Reader, node: Any) -> None:
+    rank = len(reader.stored[tensor_name(node.output[0])].shape)
+    if rank not in (2, 4) or _attrs(node)["axis"] % rank != 1:
+        raise Unsupported(f"Concat (at {node.output[0]}) is supported of channels")
+    reader.emit("concat", node, list(node.input))
 
 
 def _plain(op: str, **attrs: Any) -> Callable[[_Reader, Any], None]:
@@ -266,6 +292,7 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "HardSwish": _plain("hardswish"),
     "HardSigmoid": _plain("hardsigmoid"),
     "Sigmoid": _plain("sigmoid"),
+    "Concat": _concat,
     "GlobalAveragePool": _mean,
     "ReduceMean": _reduce_mean,
     "MaxPool": _pool("max_pool2d"),

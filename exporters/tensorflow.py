@@ -132,6 +132,7 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "linear": lambda tf, graph, node, x, w, b: _activate(tf, node, tf.matmul(x, w, transpose_b=True) + b),
     "add": lambda tf, graph, node, a, b: _activate(tf, node, tf.add(a, b)),
     "mul": lambda tf, graph, node, a, b: _activate(tf, node, tf.multiply(a, b)),
+    "concat": lambda tf, graph, node, *parts: tf.concat(parts, axis=-1),
     "mean": lambda tf, graph, node, x: tf.reduce_mean(x, axis=(1, 2), keepdims=True),
     "max_pool2d": _max_pool2d,
     "avg_pool2d": lambda tf, graph, node, x: tf.nn.avg_pool2d(x, node.attrs["kernel"], node.attrs["stride"], "VALID"),

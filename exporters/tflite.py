@@ -59,6 +59,7 @@ class _Builtin:
 _BUILTINS = {
     "ADD": _Builtin("AddOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "AVERAGE_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
+    "CONCATENATION": _Builtin("ConcatenationOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "CONV_2D": _Builtin("Conv2DOptions", 3, {1: "1.5.0", 3: "1.14.0", 6: "2.9.0"}),
     "DEPTHWISE_CONV_2D": _Builtin("DepthwiseConv2DOptions", 3, {1: "1.5.0", 2: "1.12.0", 3: "1.14.0"}),
     "DEQUANTIZE": _Builtin("DequantizeOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "1.15.0", 5: "2.7.0"}),
@@ -77,6 +78,9 @@ _BUILTINS = {
 }
 
 _DTYPES = ("float32", "float16", "int8", "int32")
+
+# XNNPACK takes a CONCATENATION of two to five.
+_MOST_PARTS = 5
 
 
 def to_bytes(graph: Graph, *, metadata: Mapping[str, str]) -> bytes:
@@ -342,6 +346,33 @@ def _mul(file: _File, node: Node) -> None:
     file.emit("MUL", node.inputs, node.output, version=3 if grows else None, **options)
 
 
+def _concat(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    parts = list(node.inputs)
+    while len(parts) > _MOST_PARTS:
+        parts = [_joined(file, node, parts[at : at + _MOST_PARTS]) for at in range(0, len(parts), _MOST_PARTS)]
+    _emit_concat(file, parts, node.output)
+
+
+def _joined(file: _File, node: Node, parts: Sequence[str]) -> str:
+    """Some of the parts of a concatenation, as one tensor of the writer's own."""
+    if len(parts) == 1:
+        return parts[0]
+    result = file.graph[node.output]
+    shapes = [file.tensors[file.tensor(part)].shape for part in parts]
+    name = f"{node.output}/concat{len(file.operators)}"
+    shape = (*result.shape[:-1], int(sum(shape[-1] for shape in shapes)))
+    file.add(Tensor(name, shape, result.dtype, None, result.qparams))
+    _emit_concat(file, parts, name)
+    return name
+
+
+def _emit_concat(file: _File, parts: Sequence[str], output: str) -> None:
+    rank = len(file.tensors[file.tensor(parts[0])].shape)
+    kind = schema.ActivationFunctionType.NONE
+    file.emit("CONCATENATION", parts, output, axis=rank - 1, fusedActivationFunction=kind)
+
+
 def _mean(file: _File, node: Node) -> None:
     axes = file.constant(np.array([1, 2], np.int32))
     file.emit("MEAN", (*node.inputs, axes), node.output, keepDims=True)
@@ -365,11 +396,9 @@ def _pool(file: _File, node: Node, op: str, x: str, padding: int) -> None:
 
 
 def _check_one_scale(file: _File, node: Node) -> None:
-    """TFLite's pools and reshapes move integers as they are."""
-    source, result = (file.graph[name].qparams for name in (node.inputs[0], node.output))
-    if source is None and result is None:
-        return
-    if source is None or result is None or source.scale[0] != result.scale[0] or source.zero_point != result.zero_point:
+    """TFLite's pools, reshapes and concatenations move integers as they are."""
+    first, *others = (file.graph[name].qparams for name in (*node.inputs, node.output))
+    if not all(first is other or (first and other and first.equals(other)) for other in others):
         raise Unsupported(
             f"tflite: {node.op} at {node.output} keeps its input's scale and zero point, found others on its output; "
             "give both the same or put a quantize node behind it"
@@ -426,6 +455,7 @@ _ROWS: dict[str, Callable[[_File, Node], None]] = {
     "linear": _linear,
     "add": _add,
     "mul": _mul,
+    "concat": _concat,
     "mean": _mean,
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,

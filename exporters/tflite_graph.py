@@ -137,6 +137,14 @@ def _fused(op: str) -> Callable[[_Reader, Any], None]:
     return row
 
 
+def _concat(reader: _Reader, operator: Any) -> None:
+    options, output = operator.builtinOptions, reader.names[operator.outputs[0]]
+    rank = len(reader.tensors[output].shape)
+    if options.axis % rank != rank - 1 or _activation(options):
+        raise Unsupported(f"CONCATENATION (at {output}) is supported of channels, without an activation")
+    reader.emit("concat", operator, reader.inputs(operator))
+
+
 def _first(op: str) -> Callable[[_Reader, Any], None]:
     return lambda reader, operator: reader.emit(op, operator, reader.inputs(operator)[:1])
 
@@ -147,6 +155,7 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "FULLY_CONNECTED": _fused("linear"),
     "ADD": _fused("add"),
     "MUL": _fused("mul"),
+    "CONCATENATION": _concat,
     "MEAN": _first("mean"),
     "MAX_POOL_2D": _pool("max_pool2d"),
     "AVERAGE_POOL_2D": _pool("avg_pool2d"),

@@ -3,11 +3,11 @@
     hardswish(x)   = x * relu6(x + 3) / 6   ->   gate = relu6(x + 3);  y = x * gate   is 6 * hardswish(x)
     hardsigmoid(x) = relu6(x + 3) / 6       ->   gate = relu6(x + 3)                  is 6 * hardsigmoid(x)
 
-Where only a hard-sigmoid reads a layer, the 3 goes into that layer's bias and the clamp is fused to it. The 1/6 is not
-computed: it travels down through everything linear (means, products, reshapes) until a convolution or linear layer
-takes it into its weights. Where it meets a sum, a layer on the other side that nothing else reads takes the 6 into its
-weights instead. In int8 both change a scale and no integer. A tensor that is n times what its module gives in PyTorch
-says so in its name (graph/tensor_names.py), and a comparison divides it out.
+Where only a hard-sigmoid reads a layer, the 3 goes into that layer's bias and the clamp is fused to it. The 1/6 is
+not computed: it travels down through everything linear (means, products, reshapes) until a convolution or linear
+layer takes it into its weights. Where it meets a sum or a concatenation, a layer on the other side that nothing else
+reads takes the 6 into its weights instead. In int8 both change a scale and no integer. A tensor that is n times what
+its module gives in PyTorch says so in its name (graph/tensor_names.py), and a comparison divides it out.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class _Rewrite:
             self._pass_on(node, factors[0])
         elif node.op == "mul" and scale_free:
             self._pass_on(node, factors[0] * factors[1])
-        elif node.op == "add" and scale_free and self._alike(node, max(factors)):
+        elif node.op in ("add", "concat") and scale_free and self._alike(node, max(factors)):
             self._pass_on(node, max(factors))
         else:
             inputs = tuple(self._plain(name) for name in node.inputs)
@@ -101,7 +101,7 @@ class _Rewrite:
         self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, factor)
 
     def _alike(self, node: Node, factor: int) -> bool:
-        """Whether both sides of a sum are `factor` times what they mean, made so where one is a layer of its own."""
+        """Whether all parts of a sum or concatenation are `factor` times what they mean, or could be made so."""
         return all(self.factors.get(name, 1) == factor or self._raised(name, factor) for name in node.inputs)
 
     def _raised(self, name: str, factor: int) -> bool:

@@ -48,8 +48,8 @@ __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 # A kernel multiplies its sum by less than 2^8 to get integers of the output, and LiteRT aborts on a file that asks for
 # more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
 _MOST_STEPS = 2.0**6
-# Ops that move integers about, or average a few: input and output must share one scale.
-_SHARES_QPARAMS = ("reshape", "max_pool2d", "avg_pool2d")
+# Ops that move integers about, or average a few: inputs and output must share one scale.
+_SHARES_QPARAMS = ("concat", "reshape", "max_pool2d", "avg_pool2d")
 
 
 @dataclass(frozen=True)
@@ -202,10 +202,15 @@ def _observe(
 
 
 def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:
-    qparams: dict[str, QParams] = {name: activation_qparams(*ranges[name]) for name in graph.inputs}
+    united = _united_qparams(graph, ranges)
+    qparams = {name: united.get(name) or activation_qparams(*ranges[name]) for name in graph.inputs}
     for node in graph.nodes:
         low, high = _useful_range(graph, node, *ranges[node.output])
-        if node.op in _SHARES_QPARAMS:
+        if (shared := united.get(node.output)) is not None:
+            wide = qparams[node.output] = at_least(shared, _unit(graph, node, qparams) / _MOST_STEPS)
+            for held in (united, qparams):
+                held |= {name: wide for name, each in held.items() if each is shared}
+        elif node.op in _SHARES_QPARAMS:
             qparams[node.output] = qparams[node.inputs[0]]
         elif node.op == "sigmoid":
             # Fixed in TFLite; onnxruntime takes any, and these are as good.
@@ -213,10 +218,35 @@ def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) ->
         elif is_gate(graph, node) and (clamped := clamp_qparams(qparams[node.inputs[0]], 3)):
             qparams[node.output] = clamped
         else:
-            gated = any(is_gate(graph, reader) for reader in graph.consumers(node.output))
-            own = stepped_qparams(low, high, 3) if gated else activation_qparams(low, high)
+            own = _own_qparams(graph, [node.output], low, high)
             qparams[node.output] = at_least(own, _unit(graph, node, qparams) / _MOST_STEPS)
     return qparams
+
+
+def _own_qparams(graph: Graph, names: Iterable[str], low: float, high: float) -> QParams:
+    """Those of tensors that share a range; with 3 a whole number of steps where a gate reads one."""
+    gated = any(is_gate(graph, reader) for name in names for reader in graph.consumers(name))
+    return stepped_qparams(low, high, 3) if gated else activation_qparams(low, high)
+
+
+def _united_qparams(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> dict[str, QParams]:
+    """One for all tensors that concatenations tie together, wide enough for each; a sigmoid keeps its own."""
+    free = [node for node in graph.nodes if node.op != "sigmoid"]
+    useful = {node.output: _useful_range(graph, node, *ranges[node.output]) for node in free}
+    useful |= {name: ranges[name] for name in graph.inputs}
+    groups: list[set[str]] = []
+    for node in graph.nodes:
+        if node.op in _SHARES_QPARAMS:
+            tied = useful.keys() & {*node.inputs, node.output}
+            touched = [group for group in groups if group & tied]
+            groups = [group for group in groups if not group & tied] + [tied.union(*touched)]
+    united: dict[str, QParams] = {}
+    concats = {node.output for node in graph.nodes if node.op == "concat"}
+    for group in groups:
+        if group & concats:
+            lows, highs = zip(*(useful[name] for name in group), strict=True)
+            united |= dict.fromkeys(group, _own_qparams(graph, group, min(lows), max(highs)))
+    return united
 
 
 def _unit(graph: Graph, node: Node, qparams: Mapping[str, QParams]) -> float:
@@ -315,10 +345,25 @@ class _Build:
 
     def _int8_node(self, node: Node) -> None:
         x = self._as_int8(node.inputs[0])
-        layer = node.op in ("conv2d", "linear")
-        others = self._weights(node, x) if layer else tuple(self._as_int8(name) for name in node.inputs[1:])
+        inputs: tuple[str, ...]
+        if node.op in ("conv2d", "linear"):
+            inputs = (x, *self._weights(node, x))
+        elif node.op in _SHARES_QPARAMS:
+            inputs = tuple(self._in_steps_of(node.output, name) for name in node.inputs)
+        else:
+            inputs = (x, *(self._as_int8(name) for name in node.inputs[1:]))
         self._put(node.output, quantized=True)
-        self.nodes.append(Node(node.op, (x, *others), node.output, node.attrs))
+        self.nodes.append(Node(node.op, inputs, node.output, node.attrs))
+
+    def _in_steps_of(self, output: str, name: str) -> str:
+        """The integers of `name` in the steps of `output`; only a sigmoid on its way to a concatenation has others."""
+        x, wanted = self._as_int8(name), self.qparams[output]
+        if self.qparams[name].equals(wanted):
+            return x
+        alias = f"{name}.in.{output}"
+        self.tensors[alias] = Tensor(alias, self.form[name].shape, "int8", qparams=wanted)
+        self.nodes.append(Node("quantize", (x,), alias))
+        return alias
 
     def _as_int8(self, name: str) -> str:
         data = self.form[name].data

@@ -119,6 +119,12 @@ def _reshape(graph: Graph, node: Node, x: Any) -> Any:
     return y.permute(0, 3, 1, 2) if y.ndim == 4 else y
 
 
+def _concat(parts: tuple[Any, ...]) -> Any:
+    import torch
+
+    return torch.cat(parts, dim=1)
+
+
 def _beside(x: Any, other: Any) -> Any:
     """A constant without a batch, [C] or [H,W,C], shaped to broadcast against an image NCHW."""
     if x.ndim == 4 and other.ndim == 3:
@@ -131,6 +137,7 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "linear": lambda graph, node, x, w, b: _activate(node, x @ w.T + b),
     "add": lambda graph, node, a, b: _activate(node, _beside(b, a) + _beside(a, b)),
     "mul": lambda graph, node, a, b: _activate(node, _beside(b, a) * _beside(a, b)),
+    "concat": lambda graph, node, *parts: _concat(parts),
     "mean": lambda graph, node, x: x.mean((2, 3), keepdim=True),
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,

@@ -14,7 +14,12 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")
 
 # One thread a process: tiny models gain nothing from more, and several test runs share a machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -62,7 +62,7 @@ def test_equals_torchvision(goldens: Path, case: str, golden: str, interpolation
     input_px=st.integers(1, 40),
     interpolation=st.sampled_from(["nearest", "bilinear", "bicubic"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_without_antialias_it_is_interpolate(height: int, width: int, input_px: int, interpolation: str) -> None:
     preprocess = plain(Preprocess(input_px=input_px, interpolation=interpolation, antialias=False))
     image = pixels(height, width)

@@ -117,6 +117,7 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "linear": lambda node, out, x, w, b: _activate(node, x @ w.T + b),
     "add": lambda node, out, a, b: _activate(node, a + b),
     "mul": lambda node, out, a, b: _activate(node, a * b),
+    "concat": lambda node, out, *parts: np.concatenate(parts, axis=-1),
     "mean": lambda node, out, x: x.mean(axis=(1, 2), keepdims=True, dtype=np.float32),
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
@@ -170,8 +171,8 @@ def _convolve(node: Node, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _evaluate_integer(node: Node, operands: list[Tensor], output: Tensor, arrays: list[np.ndarray]) -> np.ndarray:
     if node.op in ("conv2d", "linear"):
         return _integer_matmul(node, operands, output, *arrays)
-    if node.op in ("reshape", "max_pool2d"):
-        if not _same_qparams(operands[0], output):
+    if node.op in ("concat", "reshape", "max_pool2d"):
+        if not all(_qparams(operand).equals(_qparams(output)) for operand in operands):
             raise GraphError(
                 f"{node.op} {node.output} moves integers: input and output must share scale and zero_point"
             )
@@ -188,11 +189,6 @@ def _qparams(tensor: Tensor) -> QParams:
     if tensor.qparams is None:
         raise GraphError(f"tensor {tensor.name} must be quantized here")
     return tensor.qparams
-
-
-def _same_qparams(a: Tensor, b: Tensor) -> bool:
-    x, y = _qparams(a), _qparams(b)
-    return np.array_equal(x.scale, y.scale) and np.array_equal(x.zero_point, y.zero_point)
 
 
 def _integer_matmul(

@@ -30,6 +30,7 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "linear": ("activation",),  # x[N,in], weight, bias
         "add": ("activation",),  # a, b, broadcast
         "mul": ("activation",),  # a, b, broadcast
+        "concat": (),  # a, b, ...: their channels one after the other, along the last dimension
         "mean": (),  # [N,H,W,C] -> [N,1,1,C]
         "max_pool2d": ("kernel", "stride", "padding"),
         "avg_pool2d": ("kernel", "stride"),  # no padding
@@ -73,6 +74,10 @@ class QParams:
             raise GraphError(f"scales must be positive and finite, found {self.scale.min():g} to {self.scale.max():g}")
         if self.axis is None and self.scale.size != 1:
             raise GraphError(f"{self.scale.size} scales need an axis")
+
+    def equals(self, other: QParams) -> bool:
+        """Whether the same integers stand for the same reals."""
+        return np.array_equal(self.scale, other.scale) and np.array_equal(self.zero_point, other.zero_point)
 
     def along(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
         """(scale, zero_point) shaped to broadcast against a tensor of `ndim` dimensions."""

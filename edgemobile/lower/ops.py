@@ -185,6 +185,25 @@ def _feeds_only_linear(fx: torch.fx.Node) -> bool:
     )
 
 
+def _cat(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    parts, dim = _args(fx, "tensors", dim=0)
+    rank = len(fx.meta["val"].shape)
+    if rank not in (2, 4) or dim % rank != 1:
+        walk.refuse(fx, f"only channels (dim=1) of [N, C] or [N, C, H, W] are put together, found dim={dim} of {rank}")
+    if not all(isinstance(walk.values[part], str) for part in parts):
+        walk.refuse(fx, "a constant among what it puts together is not supported")
+    if len(parts) == 1:
+        return walk.values[parts[0]]
+    return walk.emit(fx, "concat", [walk.operand(fx, part, "input") for part in parts])
+
+
+def _slice(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    before, after = (list(node.meta["val"].shape) for node in (fx.args[0], fx))  # type: ignore[union-attr]
+    if before != after:
+        walk.refuse(fx, f"only a slice that keeps all is supported, found {before} -> {after}")
+    return _identity(walk, fx)
+
+
 def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
     x, dims, keepdim = _args(fx, "input", "dim", keepdim=False)
     rank = len(x.meta["val"].shape)
@@ -195,7 +214,7 @@ def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
         return walk.emit(fx, "mean", (name,))
     # The pool keeps its two dimensions in every format; a reshape drops them.
     n, c = fx.meta["val"].shape
-    pooled = f"{walk.name_of(fx, 'mean')}.pool"
+    pooled = walk.unique(f"{walk.name_of(fx, 'mean')}.pool")
     walk.tensors[pooled] = Tensor(pooled, (n, 1, 1, c))
     walk.nodes.append(Node("mean", (name,), pooled))
     return walk.emit(fx, "reshape", (pooled,))
@@ -378,6 +397,8 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.sub_.Tensor": _sub,
     "aten.div.Tensor": _div,
     "aten.div_.Tensor": _div,
+    "aten.cat.default": _cat,
+    "aten.slice.Tensor": _slice,
     "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
     "aten.mean.dim": _mean,
     "aten.max_pool2d.default": _max_pool2d,
@@ -393,6 +414,6 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.contiguous.default": _identity,
     "aten.alias.default": _identity,
 }
-_IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout))
+_IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, _slice))
 # What they return is the memory of their input, so that what overwrites one overwrites the other.
-SHARING = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, _flatten))
+SHARING = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, _slice, _flatten))

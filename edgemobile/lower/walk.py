@@ -154,14 +154,14 @@ class Lowering:
 
     def emit(self, fx: torch.fx.Node, op: str, inputs: Sequence[str], suffix: str = "", **attrs: Any) -> str:
         """Add a node for `fx`; returns its name, with `suffix` where it is not what the module returns."""
-        name = self._unique(f"{self.name_of(fx, op)}{suffix}") if suffix else self.name_of(fx, op)
+        name = self.unique(f"{self.name_of(fx, op)}{suffix}") if suffix else self.name_of(fx, op)
         self.tensors[name] = Tensor(name, _nhwc(tuple(fx.meta["val"].shape)))
         self.nodes.append(Node(op, tuple(inputs), name, attrs))
         return name
 
     def constant(self, name: str, data: np.ndarray) -> str:
         """Add a constant; a module called twice gets a second one, since batch norm may fold into each differently."""
-        name = self._unique(name)
+        name = self.unique(name)
         self.put_constant(name, data)
         return name
 
@@ -231,9 +231,9 @@ class Lowering:
         path, leaf = _module_path(fx)
         if leaf and path and path not in self.tensors:
             return path
-        return self._unique(path if leaf and path else f"{path}.{op}" if path else op)
+        return self.unique(path if leaf and path else f"{path}.{op}" if path else op)
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
         """`name`, numbered where it is taken: by a tensor, or by a module whose output must keep it."""
         unique, count = name, 1
         while unique in self.tensors or unique in self.paths:

@@ -236,7 +236,7 @@ def test_a_flipped_bit_is_named_by_its_layer(edgemobile, tmp_path: Path) -> None
         ("", {"files": "none.onnx"}, 2, "cannot read none.onnx"),
         ("", {"files": "right.onnx x/right.onnx"}, 2, "two files are called right.onnx"),
         ('[devices."ssh://127.0.0.1:1"]', {}, 4, "is not reachable"),
-        ('[devices."emulated:cortex-a72"]', {}, 3, "is not set up here"),
+        ('[devices."emulated:cortex-a72"]', {}, 3, "missing colours device on emulated:cortex-a72"),
         ("[devices.pi9]", {}, 2, "there is no device 'pi9'"),
         ('[devices."emulated:cortex-a72"]\nrequired = false', {}, 0, "skipped colours device on emulated:cortex-a72"),
         ('[devices.local]\nformats = ["tflite"]', {}, 0, "skipped colours device on local: none of its files"),

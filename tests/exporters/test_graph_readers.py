@@ -12,10 +12,13 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
+import onnx
+import torch
+
 from edgemobile.arch import get_arch, scaled
 from edgemobile.devices.runtimes import open_layers, open_session
 from edgemobile.errors import Unsupported
-from edgemobile.exporters import FORMATS, onnx_graph, tflite_graph
+from edgemobile.exporters import FORMATS, onnx_graph, tflite_file, tflite_graph
 from edgemobile.exporters.exposed import exposed, exposed_names
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import run_real
@@ -93,6 +96,45 @@ def test_same_padding_is_read_in_pixels() -> None:
     data = FORMATS["tflite"].load().to_bytes(graph, metadata={})
     assert FORMATS["tflite"].load().op_counts(data) == {"CONV_2D": 1}, "no PAD: it is written as SAME"
     assert tflite_graph.read_graph(data).nodes[0].attrs["padding"] == ((0, 1), (0, 1))
+
+
+class _Joined(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.other = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.other.weight.data *= 9
+        self.head = torch.nn.Linear(11, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Of one range, the integers of either activation reach beyond what it leaves.
+        parts = [torch.relu(self.conv(x)), torch.nn.functional.relu6(self.other(x)), 3 * x]
+        return self.head(torch.cat(parts, 1).mean((2, 3)))
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("name", list(READERS))
+def test_a_concatenation_is_read_back(images: np.ndarray, name: str, int8: bool) -> None:
+    graph = lower(export_program(_Joined(), (1, 3, 32, 32)))
+    graph = ptq(graph, [images]).graph if int8 else graph
+    read = READERS[name](FORMATS[name].load().to_bytes(graph, metadata={}))
+    (concat,) = (node for node in read.nodes if node.op == "concat")
+    activations = [node.attrs.get("activation") for node in read.nodes if node.output in concat.inputs]
+    assert activations == ["relu", "relu6", ""]
+    np.testing.assert_allclose(run_real(read, images), run_real(graph, images), rtol=1e-4, atol=1e-6)
+
+
+def test_a_concatenation_of_anything_but_channels_is_refused() -> None:
+    graph = lower(export_program(_Joined(), (1, 3, 32, 32)))
+    model = onnx.load_from_string(FORMATS["onnx"].load().to_bytes(graph, metadata={}))
+    next(node for node in model.graph.node if node.op_type == "Concat").attribute[0].i = 2
+    with pytest.raises(Unsupported, match=r"Concat .at concat. is supported of channels"):
+        onnx_graph.read_graph(model.SerializeToString())
+    model = tflite_file.unpack(FORMATS["tflite"].load().to_bytes(graph, metadata={}))
+    joined = next(op for op in model.subgraphs[0].operators if hasattr(op.builtinOptions, "axis"))
+    joined.builtinOptions.axis = 1
+    with pytest.raises(Unsupported, match=r"CONCATENATION .at concat. is supported of channels"):
+        tflite_graph.read_graph(tflite_file.finished(model, {}))
 
 
 def test_an_op_without_a_graph_is_named(colour_model) -> None:

@@ -157,8 +157,6 @@ SINGLE_OPS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, tuple[flo
 
 # The share of integers that agree, where onnxruntime computes in float32 in another order: ties round either way.
 EQUAL = {
-    "conv relu6, range above 6": 0.99,
-    "conv relu6, range from 0 to 9": 0.99,
     "add": 0.93,
     "add relu": 0.96,
     "mul": 0.99,

@@ -19,7 +19,7 @@ pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 from edgemobile.exporters import tflite
 from edgemobile.exporters.tflite_file import text, unpack
 
-SAME_SCALE_OPS = ("reshape", "max_pool2d", "avg_pool2d")
+SAME_SCALE_OPS = ("concat", "reshape", "max_pool2d", "avg_pool2d")
 
 
 def sqnr_db(reference, other):
@@ -77,6 +77,12 @@ def pool(op, size, kernel, stride, pad=0):
     return build(op, (1, size, size, 3), (1, side, side, 3), **attrs)
 
 
+def repeated(times, *shape):
+    """An input's channels, so many times."""
+    tensors = {"x": Tensor("x", shape), "y": Tensor("y", (*shape[:-1], times * shape[-1]))}
+    return Graph("one", ("x",), ("y",), (Node("concat", ("x",) * times, "y"),), tensors)
+
+
 IMAGE = (1, 7, 6, 5)
 _LINEAR = (("w", np.random.default_rng(2).normal(size=(5, 7))), ("b", np.arange(5.0)))
 
@@ -105,6 +111,9 @@ CASES = {
     "add": (build("add", IMAGE, IMAGE, [("c", [3.0])], activation="relu6"), {"ADD": 1}),
     "mul": (build("mul", IMAGE, IMAGE, [("c", np.linspace(-1, 1, 5))], activation=""), {"MUL": 1}),
     "mul relu": (build("mul", IMAGE, IMAGE, [("c", [0.5])], activation="relu"), {"MUL": 1}),
+    "concat": (repeated(2, *IMAGE), {"CONCATENATION": 1}),
+    "concat of features": (repeated(5, 1, 50), {"CONCATENATION": 1}),
+    "concat of many": (repeated(26, *IMAGE), {"CONCATENATION": 7}),
     "mean": (build("mean", IMAGE, (1, 1, 1, 5)), {"MEAN": 1}),
     "max pool": (pool("max_pool2d", 8, 2, 2), {"MAX_POOL_2D": 1}),
     "max pool same": (pool("max_pool2d", 9, 3, 2, pad=1), {"MAX_POOL_2D": 1}),
@@ -319,7 +328,7 @@ sides = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(side=sides, depthwise=st.booleans())
 def test_any_padding_is_exact(side, depthwise):
     size, kernel, stride, dilation, before, after = side

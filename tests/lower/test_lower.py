@@ -221,6 +221,22 @@ class _Fork(nn.Module):
         return x + self.relu(x)
 
 
+class _Ghost(nn.Module):
+    """Half of the channels computed from the other half, put together and cut to what they are; two heads' features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.primary = nn.Conv2d(3, 4, 1)
+        self.cheap = nn.Conv2d(4, 6, 3, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(10)
+        self.head = nn.Linear(14, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.primary(x))
+        y = self.norm(torch.cat([x, F.relu6(self.cheap(x))], dim=-3)[:, :10, :, :])
+        return self.head(torch.cat((y.mean([2, 3]), x.mean([2, 3])), 1))
+
+
 class _PreActivationBehindDropout(nn.Module):
     """In eval mode a dropout returns its input itself: the in-place ReLU behind it overwrites what the sum reads."""
 
@@ -364,6 +380,7 @@ _STRANGERS: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
     "constants": (_Constants, {"conv2d": 1, "mul": 1, "add": 1}),
     "auxiliary head": (_Auxiliary, {"conv2d": 1}),
     "fork": (_Fork, {"conv2d": 1, "relu": 1, "add": 1}),
+    "channels put together": (_Ghost, {"conv2d": 3, "concat": 2, "mean": 2, "reshape": 2, "linear": 1}),
     "root module": (lambda: nn.Conv2d(3, 4, 3), {"conv2d": 1}),
     "same": (lambda: nn.Conv2d(3, 4, (4, 3), padding="same", dilation=2), {"conv2d": 1}),
     "same, odd": (lambda: nn.Conv2d(3, 4, (4, 2), padding="same"), {"conv2d": 1}),
@@ -578,6 +595,9 @@ _UNSUPPORTED = [
     (lambda: _before(_Call(lambda x: x.flatten(1) * 2.0)), "aten.flatten.using_ints (at 1)", "may feed only a linear"),
     (lambda: _flattened(nn.ReLU()), "aten.flatten.using_ints (at 3)", "may feed only a linear"),
     (lambda: _flattened(nn.Dropout(), nn.ReLU()), "aten.flatten.using_ints (at 3)", "may feed only a linear"),
+    (lambda: _before(_Call(lambda x: torch.cat([x, x], 2))), "aten.cat.default (at 1)", "found dim=2 of 4"),
+    (lambda: _before(_Call(lambda x: torch.cat([x, torch.ones(1, 1, 9, 9)], 1))), "aten.cat.default", "a constant"),
+    (lambda: _before(_Call(lambda x: x[:, :2])), "aten.slice.Tensor (at 1)", "[1, 4, 9, 9] -> [1, 2, 9, 9]"),
     (lambda: _before(_Call(lambda x: x.mean(1))), "aten.mean.dim (at 1)", "only the mean over height and width"),
     (lambda: _before(_Call(lambda x: torch.add(x, x, alpha=2))), "aten.add.Tensor (at 1)", "alpha=2"),
     (lambda: _before(_Offset(9)), "aten.add.Tensor (at 1)", "shape [9] beside an image"),

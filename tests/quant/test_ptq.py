@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.interpreter import run
 from edgemobile.graph.tensor_names import split_name
+from edgemobile.inspection import inspect_file
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics import sqnr_db
 from edgemobile.nets import build_net
@@ -284,6 +286,28 @@ _STRANGERS: dict[str, Callable[[], torch.nn.Module]] = {
     "a tiny factor": lambda: _Net(
         lambda net, y: torch.relu(net.conv(y * 1e-4)), conv=_times(1e4, torch.nn.Conv2d(8, 8, 3))
     ),
+    "channels put together": lambda: _Net(
+        lambda net, y: net.join(torch.cat([y, torch.relu(net.conv(y)), F.max_pool2d(y * 3, 3, 1, 1)], 1)),
+        conv=torch.nn.Conv2d(8, 8, 1),
+        join=torch.nn.Conv2d(24, 8, 1),
+    ),
+    "channels put together again and again": lambda: _Net(
+        lambda net, y: net.join(torch.cat([dense := torch.cat([y, net.conv(y)], 1), net.next(dense), y], 1)),
+        conv=torch.nn.Conv2d(8, 8, 3, padding=1),
+        next=torch.nn.Conv2d(16, 8, 3, padding=1),
+        join=torch.nn.Conv2d(32, 8, 1),
+    ),
+    "channels put together behind hard-swish": lambda: _Net(
+        lambda net, y: net.join(torch.cat([F.hardswish(net.conv(y)), net.next(y)], 1)),
+        conv=torch.nn.Conv2d(8, 8, 3),
+        next=torch.nn.Conv2d(8, 8, 3),
+        join=torch.nn.Conv2d(16, 8, 1),
+    ),
+    "a sigmoid among channels put together": lambda: _Net(
+        lambda net, y: net.join(torch.cat([net.conv(y).sigmoid(), y], 1)),
+        conv=torch.nn.Conv2d(8, 8, 1),
+        join=torch.nn.Conv2d(16, 8, 1),
+    ),
     "an auxiliary head": lambda: _Net(lambda net, y: (net.conv(y), y)[1], conv=torch.nn.Conv2d(8, 8, 3)),
 }
 
@@ -302,10 +326,33 @@ def test_other_peoples_models_in_every_format(name: str, recipe: Recipe, images:
         assert sqnr_db(expected, open_session(row.load().to_bytes(int8, metadata={})).run(images)) > 38
 
 
-def test_an_output_that_hardly_ever_moves_gets_no_finer_steps_than_a_kernel_has(images: np.ndarray) -> None:
+@pytest.mark.parametrize("name", [name for name in _STRANGERS if "put together" in name and "sigmoid" not in name])
+def test_channels_put_together_run_whole(name: str, images: np.ndarray, tmp_path: Path) -> None:
+    """One scale for all of them leaves ReLU something to cut, which must not be done in float."""
+    torch.manual_seed(0)
+    int8 = ptq(lower(export_program(_STRANGERS[name]().eval(), (1, 3, _PX, _PX))), [images]).graph
+    for row in FORMATS.values():
+        file = tmp_path / f"net{row.suffix}"
+        file.write_bytes(row.load().to_bytes(int8, metadata={}))
+        facts = inspect_file(file)
+        assert (facts.islands, facts.delegate_partitions) == ((), 1) if row.suffix == ".tflite" else ((), None)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda net, y: torch.relu(net.conv(y)),
+        lambda net, y: net.join(torch.cat([torch.relu(net.conv(y)), torch.relu(net.conv(y) - 1)], 1)),
+    ],
+    ids=["alone", "put together"],
+)
+def test_an_output_that_hardly_ever_moves_gets_no_finer_steps_than_a_kernel_has(
+    middle: Callable[[_Net, torch.Tensor], torch.Tensor], images: np.ndarray
+) -> None:
     """LiteRT ends the process over a layer that would multiply its sum by 2^8 or more."""
     torch.manual_seed(0)
-    net = _Net(lambda net, y: torch.relu(net.conv(y)), conv=_times(100, torch.nn.Conv2d(8, 8, 3))).eval()
+    conv = _times(100, torch.nn.Conv2d(8, 8, 3))
+    net = _Net(middle, conv=conv, join=torch.nn.Conv2d(16, 8, 1)).eval()
     with torch.no_grad():
         y = net.conv(torch.relu(net.stem(torch.from_numpy(images.transpose(0, 3, 1, 2)))))
         # Of each channel one pixel is above zero, by little.
