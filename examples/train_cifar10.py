@@ -350,7 +350,7 @@ def train_epoch(net, average, step, view: tuple[torch.Tensor, ...], args, optimi
 class Teacher:
     """Better nets: the mean of their probabilities, softened by HEAT, for a view (Hinton et al., arXiv:1503.02531)."""
 
-    def __init__(self, paths: list[Path], device: torch.device, bf16: bool) -> None:
+    def __init__(self, paths: list[Path], device: torch.device, bf16: bool = False) -> None:
         self.bf16 = bf16
         self.nets: list[tuple[torch.nn.Module, int]] = []
         for path in paths:

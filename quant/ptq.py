@@ -208,6 +208,7 @@ def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) ->
         low, high = _useful_range(graph, node, *ranges[node.output])
         if (shared := united.get(node.output)) is not None:
             wide = qparams[node.output] = at_least(shared, _unit(graph, node, qparams) / _MOST_STEPS)
+            # What one of them needs, all that share it get.
             for held in (united, qparams):
                 held |= {name: wide for name, each in held.items() if each is shared}
         elif node.op in _SHARES_QPARAMS:
