@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemobile.config_file import ConfigFile
-from edgemobile.exporters import FILE_SUFFIXES, FORMATS
+from edgemobile.exporters import FORMATS
 from edgemobile.gate.agreement import check_agreement
 from edgemobile.gate.reading import (
     Read,
@@ -34,7 +34,7 @@ from edgemobile.gate.reading import (
     real,
     whole,
 )
-from edgemobile.gate.selectors import PRECISIONS, checked
+from edgemobile.gate.selectors import MODEL_SUFFIXES, PRECISIONS, checked
 from edgemobile.metrics import METRICS
 from edgemobile.weights import NAMED
 
@@ -155,7 +155,7 @@ def _weights(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
 
 def _model(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
     text = read_text(value, read, keys)
-    return str(read.file.path.parent / text) if text.endswith((".pt2", *FILE_SUFFIXES)) else text
+    return str(read.file.path.parent / text) if text.endswith(MODEL_SUFFIXES) else text
 
 
 def _recipe(value: Any, read: Reader, keys: tuple[str, ...]) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.exporters import FILE_SUFFIXES, format_of
+from edgemobile.exporters import format_of
 from edgemobile.gate.cache import Cache
 from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, software
+from edgemobile.gate.selectors import MODEL_SUFFIXES
 from edgemobile.images import class_labels
 from edgemobile.parity import TABLE, LayerTolerance, ParityReport, Tolerance
 from edgemobile.progress import Progress
@@ -147,7 +148,7 @@ def _source(entry: ModelEntry) -> list[Any]:
     read = [
         content_sha256(Path(text)) if is_file else None
         for text, is_file in (
-            (entry.model, entry.model.endswith((".pt2", *FILE_SUFFIXES))),
+            (entry.model, entry.model.endswith(MODEL_SUFFIXES)),
             (str(weights), weights is not None),
             (str(entry.calib), entry.calib is not None),
         )

@@ -1,10 +1,15 @@
-"""Which files a budget means: a precision ("int8"), a format ("tflite") or both ("int8.tflite")."""
+"""How edgemobile.toml names files: a model that is one by its end, and which ones a budget means: a precision ("int8"),
+a format ("tflite") or both ("int8.tflite").
+"""
 
 from __future__ import annotations
 
-from edgemobile.exporters import FORMATS
+from edgemobile.exporters import FILE_SUFFIXES, FORMATS
 
-__all__ = ["PRECISIONS", "checked", "selects"]
+__all__ = ["MODEL_SUFFIXES", "PRECISIONS", "PROGRAM_SUFFIX", "checked", "selects"]
+
+PROGRAM_SUFFIX = ".pt2"
+MODEL_SUFFIXES = (PROGRAM_SUFFIX, *FILE_SUFFIXES)
 
 # As routes.PRECISIONS, which would cost loading every route; a test holds them equal.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
