@@ -41,6 +41,7 @@ HEAT = 2.0
 def main() -> None:
     args = parse()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    args.bf16 |= device.type == "cuda"
     torch.manual_seed(args.seed)
     torch.backends.cudnn.benchmark = True
     if args.threads:
@@ -53,7 +54,7 @@ def main() -> None:
         start_from(net, load_weights(args.init, get_arch(args.arch)), some, args.res)
     net = net.to(device, memory_format=torch.channels_last)
     train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
-    teacher = Teacher(args.teacher, device, bf16=in_bf16(args, device)) if args.teacher else None
+    teacher = Teacher(args.teacher, device, bf16=args.bf16) if args.teacher else None
     average = copy.deepcopy(net).eval()
     steps = args.epochs * (len(train[0]) // args.batch)
     optimizer = make_optimizer(net, args)
@@ -254,11 +255,10 @@ def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.opti
 def make_step(net, args, optimizer, res: int) -> Callable[..., torch.Tensor]:
     """A function of a batch of a view that sets the gradients and returns the loss."""
     device = next(net.parameters()).device
-    bf16 = in_bf16(args, device)
 
     def step(pixels: torch.Tensor, wanted: torch.Tensor, taught: torch.Tensor | None = None) -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16, cache_enabled=False):
             logits = net(to_input(pixels, res))
         loss = F.cross_entropy(logits.float(), wanted)
         if taught is not None:
@@ -269,10 +269,6 @@ def make_step(net, args, optimizer, res: int) -> Callable[..., torch.Tensor]:
 
     net.train()
     return recorded(step) if device.type == "cuda" else step
-
-
-def in_bf16(args: argparse.Namespace, device: torch.device) -> bool:
-    return args.bf16 or device.type == "cuda"
 
 
 class Depthwise(torch.autograd.Function):

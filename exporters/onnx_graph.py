@@ -167,14 +167,17 @@ def _gemm(reader: _Reader, node: Any) -> None:
     reader.emit("linear", node, list(node.input), activation="")
 
 
-def _clamp(activation: str) -> Callable[[_Reader, Any], None]:
+def _clip(reader: _Reader, node: Any) -> None:
+    if _cut_integers(reader, node) or _moved_zero(reader, node):
+        return
+    bounds = [reader.parameter(name) for name in node.input[1:]]
+    if [None if bound is None else bound.item() for bound in bounds] != [0, 6]:
+        raise Unsupported(f"Clip (at {node.output[0]}) is supported from 0 to 6")
+    _activation("relu6")(reader, node)
+
+
+def _activation(activation: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, node: Any) -> None:
-        if activation == "relu6" and (_cut_integers(reader, node) or _moved_zero(reader, node)):
-            return
-        if activation == "relu6":
-            bounds = [reader.parameter(name) for name in node.input[1:]]
-            if [None if bound is None else bound.item() for bound in bounds] != [0, 6]:
-                raise Unsupported(f"Clip (at {node.output[0]}) is supported from 0 to 6")
         host = next((old for old in reader.nodes if old.output == reader.named(node.input[0])), None)
         if host is not None and host.attrs.get("activation") == "" and reader.feeds_only(node.input[0], node):
             reader.fuse(host, activation, tensor_name(node.output[0]))
@@ -287,8 +290,8 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "Gemm": _gemm,
     "Add": _plain("add", activation=""),
     "Mul": _mul,
-    "Relu": _clamp("relu"),
-    "Clip": _clamp("relu6"),
+    "Relu": _activation("relu"),
+    "Clip": _clip,
     "HardSwish": _plain("hardswish"),
     "HardSigmoid": _plain("hardsigmoid"),
     "Sigmoid": _plain("sigmoid"),

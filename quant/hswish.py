@@ -101,7 +101,7 @@ class _Rewrite:
         self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, factor)
 
     def _alike(self, node: Node, factor: int) -> bool:
-        """Whether all parts of a sum or concatenation are `factor` times what they mean, or could be made so."""
+        """Whether all parts of a sum or concatenation are `factor` times what they mean; layers are made so."""
         return all(self.factors.get(name, 1) == factor or self._raised(name, factor) for name in node.inputs)
 
     def _raised(self, name: str, factor: int) -> bool:

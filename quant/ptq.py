@@ -202,10 +202,11 @@ def _observe(
 
 
 def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:
-    united = _united_qparams(graph, ranges)
-    qparams = {name: united.get(name) or activation_qparams(*ranges[name]) for name in graph.inputs}
+    useful = {name: ranges[name] for name in graph.inputs}
+    useful |= {node.output: _useful_range(graph, node, *ranges[node.output]) for node in graph.nodes}
+    united = _united_qparams(graph, useful)
+    qparams = {name: united.get(name) or activation_qparams(*useful[name]) for name in graph.inputs}
     for node in graph.nodes:
-        low, high = _useful_range(graph, node, *ranges[node.output])
         if (shared := united.get(node.output)) is not None:
             wide = qparams[node.output] = at_least(shared, _unit(graph, node, qparams) / _MOST_STEPS)
             # What one of them needs, all that share it get.
@@ -219,7 +220,7 @@ def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) ->
         elif is_gate(graph, node) and (clamped := clamp_qparams(qparams[node.inputs[0]], 3)):
             qparams[node.output] = clamped
         else:
-            own = _own_qparams(graph, [node.output], low, high)
+            own = _own_qparams(graph, [node.output], *useful[node.output])
             qparams[node.output] = at_least(own, _unit(graph, node, qparams) / _MOST_STEPS)
     return qparams
 
@@ -230,15 +231,13 @@ def _own_qparams(graph: Graph, names: Iterable[str], low: float, high: float) ->
     return stepped_qparams(low, high, 3) if gated else activation_qparams(low, high)
 
 
-def _united_qparams(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> dict[str, QParams]:
+def _united_qparams(graph: Graph, useful: Mapping[str, tuple[float, float]]) -> dict[str, QParams]:
     """One for all tensors that concatenations tie together, wide enough for each; a sigmoid keeps its own."""
-    free = [node for node in graph.nodes if node.op != "sigmoid"]
-    useful = {node.output: _useful_range(graph, node, *ranges[node.output]) for node in free}
-    useful |= {name: ranges[name] for name in graph.inputs}
+    free = useful.keys() - {node.output for node in graph.nodes if node.op == "sigmoid"}
     groups: list[set[str]] = []
     for node in graph.nodes:
         if node.op in _SHARES_QPARAMS:
-            tied = useful.keys() & {*node.inputs, node.output}
+            tied = free & {*node.inputs, node.output}
             touched = [group for group in groups if group & tied]
             groups = [group for group in groups if not group & tied] + [tied.union(*touched)]
     united: dict[str, QParams] = {}
@@ -345,14 +344,14 @@ class _Build:
         self.nodes.append(Node(node.op, inputs, node.output, node.attrs))
 
     def _int8_node(self, node: Node) -> None:
-        x = self._as_int8(node.inputs[0])
         inputs: tuple[str, ...]
         if node.op in ("conv2d", "linear"):
+            x = self._as_int8(node.inputs[0])
             inputs = (x, *self._weights(node, x))
         elif node.op in _SHARES_QPARAMS:
             inputs = tuple(self._in_steps_of(node.output, name) for name in node.inputs)
         else:
-            inputs = (x, *(self._as_int8(name) for name in node.inputs[1:]))
+            inputs = tuple(self._as_int8(name) for name in node.inputs)
         self._put(node.output, quantized=True)
         self.nodes.append(Node(node.op, inputs, node.output, node.attrs))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FILE_SUFFIXES, FORMATS
-from edgemobile.gate.selectors import MODEL_SUFFIXES, PRECISIONS, PROGRAM_SUFFIX, selects
+from edgemobile.gate.selectors import MODEL_SUFFIXES, PRECISIONS, selects
 
 if TYPE_CHECKING:
     from edgemobile.config_file import ConfigFile
@@ -54,7 +54,7 @@ def _check_model(file: ConfigFile, entry: ModelEntry) -> None:
 
     at = ("models", entry.name)
     where = (*at, "model") if "model" in file.tables["models"][entry.name] else at
-    suffixes = MODEL_SUFFIXES if entry.files else PROGRAM_SUFFIX
+    suffixes = MODEL_SUFFIXES if entry.files else ".pt2"
     if not (entry.model in ARCHS or ":" in entry.model or entry.model.endswith(suffixes)):
         raise file.wrong(
             where,

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from edgemobile.exporters import FILE_SUFFIXES, FORMATS
 
-__all__ = ["MODEL_SUFFIXES", "PRECISIONS", "PROGRAM_SUFFIX", "checked", "selects"]
+__all__ = ["MODEL_SUFFIXES", "PRECISIONS", "checked", "selects"]
 
-PROGRAM_SUFFIX = ".pt2"
-MODEL_SUFFIXES = (PROGRAM_SUFFIX, *FILE_SUFFIXES)
+MODEL_SUFFIXES = (".pt2", *FILE_SUFFIXES)
 
 # As routes.PRECISIONS, which would cost loading every route; a test holds them equal.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")

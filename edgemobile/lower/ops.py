@@ -185,16 +185,15 @@ def _feeds_only_linear(fx: torch.fx.Node) -> bool:
     )
 
 
-def _cat(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+def _cat(walk: Lowering, fx: torch.fx.Node) -> str:
     parts, dim = _args(fx, "tensors", dim=0)
     rank = len(fx.meta["val"].shape)
     if rank not in (2, 4) or dim % rank != 1:
         walk.refuse(fx, f"only channels (dim=1) of [N, C] or [N, C, H, W] are put together, found dim={dim} of {rank}")
-    if not all(isinstance(walk.values[part], str) for part in parts):
+    names = [name for part in parts if isinstance(name := walk.values[part], str)]
+    if len(names) < len(parts):
         walk.refuse(fx, "a constant among what it puts together is not supported")
-    if len(parts) == 1:
-        return walk.values[parts[0]]
-    return walk.emit(fx, "concat", [walk.operand(fx, part, "input") for part in parts])
+    return names[0] if len(names) == 1 else walk.emit(fx, "concat", names)
 
 
 def _slice(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:

@@ -335,7 +335,8 @@ def test_channels_put_together_run_whole(name: str, images: np.ndarray, tmp_path
         file = tmp_path / f"net{row.suffix}"
         file.write_bytes(row.load().to_bytes(int8, metadata={}))
         facts = inspect_file(file)
-        assert (facts.islands, facts.delegate_partitions) == ((), 1) if row.suffix == ".tflite" else ((), None)
+        partitions = 1 if row.suffix == ".tflite" else None
+        assert (facts.islands, facts.delegate_partitions) == ((), partitions)
 
 
 @pytest.mark.parametrize(
