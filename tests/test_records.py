@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_runs import make_case, make_run
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.records import (
     INSTRUCTION_CLASSES,
-    RUN_VERSION,
     Case,
     Conditions,
     Core,
@@ -44,53 +44,33 @@ FACTS = Facts(
 CONDITIONS = Conditions("ondemand", (2400.0,), 61.25, 0x50000, 0.5, None)
 
 
-def make_case(**changes: Any) -> Case:
-    known: dict[str, Any] = {
-        "file": "a; rm -rf ~.tflite",
-        "sha256": "0" * 64,
-        "bytes": 1,
-        "format": "tflite",
-        "precision": "int8",
-        "input": "int8 NHWC[1, 2, 2, 3]",
+def _case(**changes: Any) -> Case:
+    known = {
         "batch": 2,
-        "runtime": "litert",
-        "version": "2.3.0",
-        "threads": 1,
-        "load_ns": 5,
-        "first_ns": 6,
         "warmup_ns": (1, 2),
         "rounds_ns": ((10, 20), (30,)),
-        "starts": (1, 1),
         "peak_mib": 1.5,
         "runtime_mib": 1.0,
         "partitions": 22,
         "outside": {"HARD_SWISH": 21},
-        "instructions": None,
         "profile": (OpTime("conv", "Conv", 1.5),),
-        "energy_mj": None,
-        "idle_w": None,
     }
-    return Case(**{**known, **changes})
+    return make_case("a; rm -rf ~.tflite", **{**known, **changes})
 
 
-def make_run(*cases: Case, **changes: Any) -> Run:
-    known: dict[str, Any] = {
-        "version": RUN_VERSION,
-        "edgemobile": "0.1.0",
-        "created": "2026-01-01T00:00:00+00:00",
-        "device": "pi5",
+def _run(*cases: Case, **changes: Any) -> Run:
+    known = {
         "emulated": False,
         "facts": FACTS,
         "settings": Settings(threads=(1, 4), cores="2-3"),
         "conditions": (Sample("before", 0.0, CONDITIONS), Sample("after", 1.5, CONDITIONS)),
-        "cases": cases or (make_case(),),
         "notes": ("a note",),
     }
-    return Run(**{**known, **changes})
+    return make_run(*(cases or (_case(),)), **{**known, **changes})
 
 
 def test_a_run_comes_back_as_it_was(tmp_path: Path) -> None:
-    run = make_run()
+    run = _run()
     path = tmp_path / "run.json"
     save_run(run, path)
     assert load_run(path) == run
@@ -99,7 +79,7 @@ def test_a_run_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_figures_of_a_case() -> None:
-    case = make_case()
+    case = _case()
     assert case.values_ns == (10, 20, 30)
     assert case.median_ns == 20
     assert case.images_per_s == 2e9 / 20
@@ -110,14 +90,14 @@ COUNTS = dict.fromkeys(INSTRUCTION_CLASSES, 7)
 
 
 def test_under_emulation_there_is_no_time() -> None:
-    counted = make_case(**EMULATED, instructions=(COUNTS,))
-    assert make_run(counted, emulated=True).cases[0].instructions_median["total"] == 7
+    counted = _case(**EMULATED, instructions=(COUNTS,))
+    assert _run(counted, emulated=True).cases[0].instructions_median["total"] == 7
     with pytest.raises(ValueError, match="time means nothing"):
-        make_run(make_case(instructions=(COUNTS,)), emulated=True)
+        _run(_case(instructions=(COUNTS,)), emulated=True)
     with pytest.raises(ValueError, match="counts no instructions"):
-        make_run(make_case(instructions=(COUNTS,)))
+        _run(_case(instructions=(COUNTS,)))
     with pytest.raises(ValueError, match="not emulated is timed"):
-        make_run(counted)
+        _run(counted)
 
 
 def _without(run: dict[str, Any]) -> None:
@@ -161,7 +141,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_what_is_no_run_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str) -> None:
-    value = encode(make_run())
+    value = encode(_run())
     change(value)
     path = tmp_path / "run.json"
     path.write_text(json.dumps(value))
@@ -199,5 +179,5 @@ def test_a_file_that_is_absent_or_something_else(tmp_path: Path) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 10**12), min_size=1, max_size=5), max_size=5))
 def test_any_values_round_trip(rounds: list[list[int]]) -> None:
-    case = make_case(rounds_ns=tuple(map(tuple, rounds)), starts=(1,) * len(rounds))
+    case = _case(rounds_ns=tuple(map(tuple, rounds)), starts=(1,) * len(rounds))
     assert decode(Case, parse(to_text(encode(case)).encode(), "case", 10**6), "case") == case

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import FACTS, make_case, make_run
 
 pytest.importorskip("onnxruntime")
 
@@ -18,7 +19,7 @@ from edgemobile.bench import run as module
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import onnx
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.records import RUN_VERSION, Case, Core, Facts, Run, Settings
+from edgemobile.records import Case, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -80,34 +81,8 @@ def test_under_emulation_time_is_refused(model: Path, monkeypatch: pytest.Monkey
 # ---- advice ---------------------------------------------------------------------------------------------------------
 
 
-def _case(file: str, precision: str, ms: int, **changes: Any) -> Case:
-    unknown = ("peak_mib", "runtime_mib", "instructions", "profile", "energy_mj", "idle_w")
-    known: dict[str, Any] = {
-        "file": file,
-        "sha256": "0" * 64,
-        "bytes": 1,
-        "format": "tflite",
-        "precision": precision,
-        "input": "",
-        "batch": 1,
-        "runtime": "litert",
-        "version": "2",
-        "threads": 1,
-        "load_ns": 1,
-        "first_ns": 1,
-        "warmup_ns": (),
-        "rounds_ns": ((ms * 10**6,) * 5,) * 5,
-        "starts": (1,) * 5,
-        "partitions": 1,
-        "outside": {},
-        **dict.fromkeys(unknown),
-    }
-    return Case(**{**known, **changes})
-
-
-def _run(*cases: Case, features: tuple[str, ...] = ("dotprod",)) -> Run:
-    facts = Facts("Pi", None, "aarch64", (Core(0, "A76", None),), features, 1.0, "D", "6", "3", 64, {})
-    return Run(RUN_VERSION, "0", "2026", "pi", False, facts, Settings(), (), cases)
+def _case(file: str, precision: str, ms: float, **changes: Any) -> Case:
+    return make_case(file, ms, **{"precision": precision, "partitions": 1, "outside": {}, **changes})
 
 
 FUSED = {"partitions": 22, "outside": {"HARD_SWISH": 21}}
@@ -115,15 +90,16 @@ FUSED = {"partitions": 22, "outside": {"HARD_SWISH": 21}}
 
 def test_int8_slower_than_float_says_why() -> None:
     float32, fused = _case("float.tflite", "float32", 5), _case("fused.tflite", "int8", 8, **FUSED)
-    (words,) = advice(_run(float32, fused))
+    (words,) = advice(make_run(float32, fused))
     assert words.startswith(
         "fused.tflite (int8) is slower than float.tflite (float32): the delegate cuts it into 22 partitions"
     )
     assert "21 HARD_SWISH run outside of them (export with --hswish delegated)" in words
     assert "dot products" not in words
-    (words,) = advice(_run(float32, replace(fused, partitions=1, outside={}), features=("neon",)))
+    whole = replace(fused, partitions=1, outside={})
+    (words,) = advice(make_run(float32, whole, facts=replace(FACTS, features=("neon",))))
     assert words.endswith("this CPU has no instructions for int8 dot products (neon, no dotprod)")
-    (words,) = advice(_run(float32, replace(fused, partitions=1, outside={})))
+    (words,) = advice(make_run(float32, whole))
     assert words.endswith("no reason is known; --profile shows the ops")
 
 
@@ -143,7 +119,7 @@ def test_uint8_weights_are_a_reason_where_int8_ones_are_exact(tmp_path: Path, ma
         path = tmp_path / f"{weights}.onnx"
         path.write_bytes(onnx.to_bytes(graph, metadata={}, weights=weights))
         told = {"runtime": "onnxruntime", "sha256": sha256(path.read_bytes()).hexdigest()}
-        run = _run(_case("float.onnx", "float32", 5, **told), _case(str(path), "int8", 8, **told))
+        run = make_run(_case("float.onnx", "float32", 5, **told), _case(str(path), "int8", 8, **told))
         features = ("dotprod",) if machine == "aarch64" else ("avx512_vnni",)
         (found[weights],) = advice(replace(run, facts=replace(run.facts, machine=machine, features=features)))
     assert found["uint8"].endswith(
@@ -154,9 +130,9 @@ def test_uint8_weights_are_a_reason_where_int8_ones_are_exact(tmp_path: Path, ma
 
 def test_int8_that_is_not_slower_is_not_blamed() -> None:
     float32 = _case("float.tflite", "float32", 5)
-    assert advice(_run(float32, _case("int8.tflite", "int8", 3, **FUSED))) == []
+    assert advice(make_run(float32, _case("int8.tflite", "int8", 3, **FUSED))) == []
     # Within the noise, or on another number of threads, or in another runtime.
     noisy = tuple((ms * 1_000_000,) * 5 for ms in (5, 7, 5, 7, 5) for _ in range(2))
-    assert advice(_run(float32, _case("int8.tflite", "int8", 5, rounds_ns=noisy, starts=(2,) * 5))) == []
-    assert advice(_run(float32, _case("int8.tflite", "int8", 8, threads=4))) == []
-    assert advice(_run(float32, _case("int8.onnx", "int8", 8, runtime="onnxruntime"))) == []
+    assert advice(make_run(float32, _case("int8.tflite", "int8", 5, rounds_ns=noisy, starts=(2,) * 5))) == []
+    assert advice(make_run(float32, _case("int8.tflite", "int8", 8, threads=4))) == []
+    assert advice(make_run(float32, _case("int8.onnx", "int8", 8, runtime="onnxruntime"))) == []

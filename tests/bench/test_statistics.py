@@ -7,44 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import make_case, make_run
 
 from edgemobile.bench.statistics import Verdict, _student, ratio_interval, summarize, throttle_words, verdict
-from edgemobile.records import RUN_VERSION, Case, Conditions, Facts, Run, Sample, Settings
+from edgemobile.records import Case, Conditions, Run, Sample, Settings
 
 CALM = Conditions("performance", (2400.0, 600.0), 50.0, 0, 0.1, 1000.0)
 
 
-def _case(rounds: Sequence[Sequence[int]], **changes: Any) -> Case:
-    known: dict[str, Any] = {
-        "file": "a.tflite",
-        "sha256": "0" * 64,
-        "bytes": 1,
-        "format": "tflite",
-        "precision": "int8",
-        "input": "int8 NHWC[1, 2, 2, 3]",
-        "batch": 1,
-        "runtime": "litert",
-        "version": "2.3.0",
-        "threads": 1,
-        "load_ns": 1,
-        "first_ns": 1,
-        "warmup_ns": (1,),
-        "rounds_ns": tuple(map(tuple, rounds)),
-        "starts": (1,) * len(rounds),
-        **dict.fromkeys(
-            ("peak_mib", "runtime_mib", "partitions", "outside", "instructions", "profile", "energy_mj", "idle_w")
-        ),
-        **changes,
-    }
-    return Case(**known)
-
-
-def _run(case: Case, during: Sequence[Conditions] = (CALM, CALM), settings: Settings | None = None) -> Run:
-    facts = Facts("Pi", None, "aarch64", (), ("dotprod",), 1.0, "Linux", "6", "3.11", 64, {})
+def _run(case: Case, during: Sequence[Conditions] = (CALM, CALM), **changes: Any) -> Run:
     samples = [Sample("during", float(at), one) for at, one in enumerate(during)]
-    conditions = (Sample("before", 0.0, CALM), *samples, Sample("after", 9.0, during[-1]))
-    return Run(
-        RUN_VERSION, "0", "2026-01-01T00:00:00+00:00", "pi", False, facts, settings or Settings(), conditions, (case,)
+    return make_run(
+        case, conditions=(Sample("before", 0.0, CALM), *samples, Sample("after", 9.0, during[-1])), **changes
     )
 
 
@@ -94,7 +68,8 @@ def test_a_long_round_counts_as_all_its_values() -> None:
 @pytest.mark.parametrize("starts", [(10,), (2,) * 5])
 def test_ratios(starts: tuple[int, ...]) -> None:
     once, twice = (
-        _case([[scale * value for value in taken] for taken in _rounds()], starts=starts) for scale in (1, 2)
+        make_case(rounds_ns=[[scale * value for value in taken] for taken in _rounds()], starts=starts)
+        for scale in (1, 2)
     )
     assert ratio_interval(once, once)[0] == 1
     ratio, low, high = ratio_interval(once, twice)
@@ -106,7 +81,7 @@ def _processes(rng: np.random.Generator, count: int = 5) -> Case:
     """10 rounds of 1 ms in so many processes: 0.3 % apart within a process, and each process 2 % off by luck."""
     luck = rng.normal(1, 0.02, count).repeat(10 // count)
     rounds = [(one * rng.normal(1e6, 3e3, 10)).astype(int).tolist() for one in luck]
-    return _case(rounds, starts=(10 // count,) * count)
+    return make_case(rounds_ns=rounds, starts=(10 // count,) * count)
 
 
 def test_equal_files_differ_about_5_times_of_100() -> None:
@@ -154,7 +129,7 @@ def test_students_t_is_that_of_the_tables(freedom: float, point: float) -> None:
     ],
 )
 def test_the_verdict_has_a_reason(rounds: list[list[int]], during: tuple[Conditions, ...], reason: str | None) -> None:
-    case = _case(rounds)
+    case = make_case(rounds_ns=rounds)
     found = verdict(case, _run(case, during))
     assert found.stable is (reason is None)
     if reason is not None:
@@ -164,7 +139,7 @@ def test_the_verdict_has_a_reason(rounds: list[list[int]], during: tuple[Conditi
 def test_what_happened_before_the_run_does_not_count() -> None:
     """Bits "since boot" that stood already, and a clock that idled before."""
     old = Conditions("performance", (2400.0,), 50.0, 0x50000, 0.1, 1000.0)
-    case = _case(_rounds())
+    case = make_case(rounds_ns=_rounds())
     idle = Sample("before", 0.0, Conditions("performance", (600.0,), 40.0, 0x50000, 0.1, 1000.0))
     run = _run(case, (old, old))
     run = Run(**{**vars(run), "conditions": (idle, *run.conditions[1:])})
@@ -172,14 +147,14 @@ def test_what_happened_before_the_run_does_not_count() -> None:
 
 
 def test_a_sustained_run_may_drift_and_throttle() -> None:
-    case = _case(_rounds(np.linspace(1, 2, 10).tolist()))
+    case = make_case(rounds_ns=_rounds(np.linspace(1, 2, 10).tolist()))
     hot = Conditions("performance", (600.0,), 85.0, 0x40004, 4, 1)
-    assert verdict(case, _run(case, (CALM, hot), Settings(sustained_s=600))).stable
+    assert verdict(case, _run(case, (CALM, hot), settings=Settings(sustained_s=600))).stable
     assert not verdict(case, _run(case, (CALM, hot))).stable
 
 
 def test_one_process_does_not_show_how_far_processes_differ() -> None:
-    case = _case(_rounds(), starts=(10,))
+    case = make_case(rounds_ns=_rounds(), starts=(10,))
     assert "of 1 processes; at least 3 show" in str(verdict(case, _run(case)))
     assert verdict(case, _run(case, settings=Settings(sustained_s=600))).stable
 

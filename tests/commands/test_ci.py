@@ -11,18 +11,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from made_runs import make_case, make_counted, make_run
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.records import (
-    INSTRUCTION_CLASSES,
-    RUN_VERSION,
-    Case,
-    Conditions,
-    Core,
-    Facts,
     Run,
-    Sample,
-    Settings,
     save_run,
 )
 
@@ -292,43 +285,11 @@ def test_a_crash_is_a_failed_check_and_stops_no_other(gate, monkeypatch: pytest.
 # ---- devices --------------------------------------------------------------------------------------------------------
 
 
-def _run(name: str, ms: float | None = None, spread: float = 0.001, count: int | None = None, **changes: Any) -> Run:
+def _run(name: str, ms: float = 1.0, spread: float = 0.001, count: int | None = None, **changes: Any) -> Run:
     """What a board, or an emulated core, would measure of one file."""
-    values = np.random.default_rng(0).normal((ms or 1) * 1e6, (ms or 1) * 1e6 * spread, (10, 10)).astype(int).tolist()
-    unknown = (
-        "peak_mib",
-        "runtime_mib",
-        "partitions",
-        "outside",
-        "profile",
-        "energy_mj",
-        "idle_w",
-        "load_ns",
-        "first_ns",
-    )
-    counts = {**dict.fromkeys(INSTRUCTION_CLASSES, 0), "total": count or 0}
-    case: dict[str, Any] = {
-        "file": name,
-        "sha256": "0" * 64,
-        "bytes": 1,
-        "format": "onnx",
-        "precision": "float32",
-        "input": "float32 NCHW[1, 3, 32, 32]",
-        "batch": 1,
-        "runtime": "onnxruntime",
-        "version": "1",
-        "threads": 1,
-        "warmup_ns": (),
-        "rounds_ns": () if count else tuple(map(tuple, values)),
-        "starts": () if count else (2,) * 5,
-        "instructions": (counts,) if count else None,
-        **dict.fromkeys(unknown),
-    }
-    facts = Facts("Pi 5", None, "aarch64", (Core(0, "Cortex-A76", None),), (), 1.0, "D", "6", "3.11", 64, {})
-    calm = Sample("before", 0.0, Conditions("performance", None, None, None, None, None))
-    known = {"device": "local", "emulated": bool(count), "facts": facts, "settings": Settings(), "conditions": (calm,)}
-    known |= {"version": RUN_VERSION, "edgemobile": "0", "created": "2026", "cases": (Case(**case),)}
-    return Run(**{**known, **changes})
+    known = {"precision": "float32", "runtime": "onnxruntime"}
+    timed = make_case(name, ms, spread, starts=(2,) * 5, **known)
+    return make_run(make_counted(name, [count], **known) if count else timed, **{"device": "local", **changes})
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import made_runs
 import pytest
 
 from edgemobile.parity import FileParity, LayerParity, ParityReport
 from edgemobile.records import (
-    INSTRUCTION_CLASSES,
-    RUN_VERSION,
     Case,
     Conditions,
     Core,
@@ -26,7 +25,6 @@ from edgemobile.records import (
     OpTime,
     Run,
     Sample,
-    Settings,
 )
 from edgemobile.report.findings import Findings, join
 from edgemobile.report.sources import read_sources
@@ -35,45 +33,21 @@ FLOAT, INT8 = "a" * 64, "b" * 64
 
 
 def make_case(file: str, sha256: str, ms: float | None, **given: Any) -> Case:
-    """`ms` None is an emulated case; its instructions are 5 times `given["millions"]`."""
-    millions = given.pop("millions", 8)
-    counts = dict.fromkeys(INSTRUCTION_CLASSES, 0) | {"total": int(millions * 1e6), "dot": 10**6}
-    rounds = () if ms is None else tuple(tuple(int(ms * 1e6) + step for step in range(5)) for _ in range(10))
-    fields = {
-        "bytes": 4 * 2**20,
-        "format": file.rpartition(".")[2],
-        "precision": "int8",
-        "input": "f32[1,3,64,64]",
-        "batch": 1,
-        "runtime": "litert",
-        "version": "2.3.0",
-        "threads": 1,
-        "load_ns": None if ms is None else 10**6,
-        "first_ns": None if ms is None else 10**6,
-        "warmup_ns": (),
-        "rounds_ns": rounds,
-        "starts": (2,) * (len(rounds) // 2),
-        "peak_mib": None,
-        "runtime_mib": None,
-        "partitions": None,
-        "outside": None,
-        "instructions": (counts,) * 5 if ms is None else None,
-        "profile": None,
-        "energy_mj": None,
-        "idle_w": None,
-    }
-    return Case(file=file, sha256=sha256, **{**fields, **given})
+    """`ms` None is an emulated case, of `given["millions"]` of instructions."""
+    fields = {"sha256": sha256, "bytes": 4 * 2**20, "input": "f32[1,3,64,64]", **given}
+    millions = fields.pop("millions", 8)
+    if ms is None:
+        return made_runs.make_counted(file, [int(millions * 1e6)] * 5, counts={"dot": 10**6}, **fields)
+    return made_runs.make_case(file, ms, starts=(2,) * 5, **fields)
 
 
-def make_run(*cases: Case, device: str = "pi5", **given: Any) -> Run:
+def make_run(*cases: Case, **given: Any) -> Run:
     facts = Facts(
         *("Raspberry Pi 5", "BCM2712", "aarch64", (Core(0, "Cortex-A76", 2400.0),), ("dotprod",), 8000.0),
         *("Debian", "6.6", "3.11", 64, {"litert": "2.3.0"}),
     )
     before = Sample("before", 0.0, Conditions("performance", (2400.0,), 50.0, None, 0.1, 6000.0))
-    emulated = all(case.instructions is not None for case in cases)
-    fields = {"settings": Settings(), "conditions": (before,), "notes": (), **given}
-    return Run(RUN_VERSION, "0.1.0", "2026-01-02T03:04:05+00:00", device, emulated, facts, cases=tuple(cases), **fields)
+    return made_runs.make_run(*cases, **{"facts": facts, "conditions": (before,), **given})
 
 
 def make_scores(**top1: tuple[str | None, float]) -> dict[str, Any]:
