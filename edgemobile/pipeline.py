@@ -42,6 +42,8 @@ _RANKED_BATCH = 32
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
 _BLOT_IMAGES = 32
+# To see what int8 does, fewer made images are enough than to calibrate it.
+_MADE_CHECK_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
         check = min(request.check_images, _BLOT_IMAGES)
         return from_blots(model.preprocess, calibration=min(calibration, _BLOT_IMAGES), check=check, seed=request.seed)
     most = enough_images(model.preprocess.input_px)
-    calibration, check = min(calibration, most), min(request.check_images, most)
+    calibration, check = min(calibration, most), min(request.check_images, most, _MADE_CHECK_IMAGES)
     with progress.step("synthesise images", STEPS) as report:
         made = calibration + check
         images = synthesize(model.net, model.preprocess, images=made, seed=request.seed, progress=report)

@@ -25,7 +25,7 @@ __all__ = ["STEPS", "enough_images", "synthesize"]
 
 # Synthesis costs seconds; so many steps, and images at this size, are where more stop helping.
 STEPS = 16
-_ENOUGH, _ENOUGH_PX, _LEAST = 32, 64, 8
+_ENOUGH, _ENOUGH_PX, _LEAST = 32, 96, 8
 
 _LEARNING_RATE = 0.1
 # Of the cross entropy to the drawn classes, beside the sum over all batch norms.
