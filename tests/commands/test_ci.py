@@ -14,10 +14,7 @@ import pytest
 from made_runs import make_case, make_counted, make_run
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import (
-    Run,
-    save_run,
-)
+from edgemobile.records import Run, save_run
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

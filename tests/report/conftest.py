@@ -17,15 +17,7 @@ import made_runs
 import pytest
 
 from edgemobile.parity import FileParity, LayerParity, ParityReport
-from edgemobile.records import (
-    Case,
-    Conditions,
-    Core,
-    Facts,
-    OpTime,
-    Run,
-    Sample,
-)
+from edgemobile.records import Case, Conditions, Core, Facts, OpTime, Run, Sample
 from edgemobile.report.findings import Findings, join
 from edgemobile.report.sources import read_sources
 
