@@ -85,7 +85,7 @@ def test_figures_of_a_case() -> None:
     assert case.images_per_s == 2e9 / 20
 
 
-EMULATED = {"load_ns": None, "first_ns": None, "warmup_ns": (), "rounds_ns": (), "starts": ()}
+EMULATED = {"load_ns": None, "first_ns": None, "warmup_ns": (), "rounds_ns": ()}
 COUNTS = dict.fromkeys(INSTRUCTION_CLASSES, 7)
 
 
@@ -179,5 +179,5 @@ def test_a_file_that_is_absent_or_something_else(tmp_path: Path) -> None:
 
 @given(st.lists(st.lists(st.integers(0, 10**12), min_size=1, max_size=5), max_size=5))
 def test_any_values_round_trip(rounds: list[list[int]]) -> None:
-    case = _case(rounds_ns=tuple(map(tuple, rounds)), starts=(1,) * len(rounds))
+    case = _case(rounds_ns=rounds)
     assert decode(Case, parse(to_text(encode(case)).encode(), "case", 10**6), "case") == case

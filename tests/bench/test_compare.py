@@ -30,16 +30,13 @@ def test_pairs_are_by_name_and_threads() -> None:
 
 
 def test_one_file_each_is_a_pair_under_any_name() -> None:
-    assert compare(make_run(make_case("old.tflite")), make_run(make_case("new.tflite", 3.0))).pairs[
-        0
-    ].ratio == pytest.approx(3, rel=1e-3)
+    (pair,) = compare(make_run(make_case("old.tflite")), make_run(make_case("new.tflite", 3.0))).pairs
+    assert pair.ratio == pytest.approx(3, rel=1e-3)
 
 
 def test_nothing_to_compare() -> None:
-    ours, theirs = (
-        make_run(make_case("a.tflite"), make_case("b.tflite")),
-        make_run(make_case("c.tflite"), make_case("d.tflite")),
-    )
+    ours = make_run(make_case("a.tflite"), make_case("b.tflite"))
+    theirs = make_run(make_case("c.tflite"), make_case("d.tflite"))
     with pytest.raises(EdgemobileError, match=r"a.tflite, b.tflite against c.tflite, d.tflite"):
         compare(ours, theirs)
 
@@ -79,17 +76,15 @@ def test_regressed_passed_or_unsure() -> None:
 
 
 def test_instructions_are_exact() -> None:
-    pair = compare(
-        make_run(make_counted(totals=[1000, 1000, 1000])), make_run(make_counted(totals=[1020, 1020, 1020]))
-    ).pairs[0]
+    ours, theirs = (make_run(make_counted(totals=[total] * 3)) for total in (1000, 1020))
+    (pair,) = compare(ours, theirs).pairs
     assert (pair.unit, pair.ratio, pair.low, pair.high) == ("instructions", 1.02, 1.02, 1.02)
     assert pair.judge(0.01) is Judgement.REGRESSED
     assert pair.judge(0.02) is Judgement.PASSED
 
 
 def test_counts_that_vary_give_the_widest_ratio_there_is() -> None:
-    pair = compare(
-        make_run(make_counted(totals=[1000, 1010, 1250])), make_run(make_counted(totals=[1000, 1111, 2000]))
-    ).pairs[0]
+    ours, theirs = (make_run(make_counted(totals=totals)) for totals in ([1000, 1010, 1250], [1000, 1111, 2000]))
+    (pair,) = compare(ours, theirs).pairs
     assert (pair.ratio, pair.low, pair.high) == (1.1, 0.8, 2.0)
     assert pair.judge(0.05) is Judgement.UNSURE

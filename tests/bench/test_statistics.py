@@ -17,9 +17,8 @@ CALM = Conditions("performance", (2400.0, 600.0), 50.0, 0, 0.1, 1000.0)
 
 def _run(case: Case, during: Sequence[Conditions] = (CALM, CALM), **changes: Any) -> Run:
     samples = [Sample("during", float(at), one) for at, one in enumerate(during)]
-    return make_run(
-        case, conditions=(Sample("before", 0.0, CALM), *samples, Sample("after", 9.0, during[-1])), **changes
-    )
+    conditions = (Sample("before", 0.0, CALM), *samples, Sample("after", 9.0, during[-1]))
+    return make_run(case, conditions=conditions, **changes)
 
 
 def _rounds(scale: Sequence[float] = (1.0,) * 10) -> list[list[int]]:
