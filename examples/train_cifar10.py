@@ -4,15 +4,16 @@
 
 Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels,
 preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with
-train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes or of a narrower net;
---teacher trains on what better nets say of each image as well as on its label: on the same few views of the images
-again and again, so that each teacher is asked about each only once.
+train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes or of a narrower net, or
+from the mean of several; --teacher trains on what better nets say of each image as well as on its label: on the same
+few views of the images again and again, so that each teacher is asked about each only once.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -51,7 +52,7 @@ def main() -> None:
     net = build_net(arch, dropout=args.dropout)
     if args.init:
         some = train[0][:: max(1, len(train[0]) // 512)]
-        start_from(net, load_weights(args.init, get_arch(args.arch)), some, args.res)
+        start_from(net, mean_of([load_weights(path, get_arch(args.arch)) for path in args.init]), some, args.res)
     net = net.to(device, memory_format=torch.channels_last)
     train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
     teacher = Teacher(args.teacher, device, bf16=args.bf16) if args.teacher else None
@@ -101,7 +102,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("arch")
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder, directory or zip, with train/ and test/")
     parser.add_argument("--out", type=Path, required=True, help="FILE.safetensors; FILE.json is written beside it")
-    parser.add_argument("--init", type=Path, help="start from this checkpoint, of any number of classes or narrower")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        nargs="+",
+        help="start from this checkpoint, of any number of classes or narrower; from the mean of several of one net",
+    )
     parser.add_argument(
         "--teacher",
         type=Path,
@@ -213,6 +219,12 @@ def augment(pixels: torch.Tensor) -> torch.Tensor:
         flip = torch.rand(count, 1, 1) < 0.5
         columns = torch.where(flip, columns.flip(-1), columns)
         return pixels[torch.arange(count).view(-1, 1, 1), reflect(rows, height), reflect(columns, width)]
+
+
+def mirrored(pixels: torch.Tensor) -> torch.Tensor:
+    """Half of [N,H,W,3] flipped: what a view shows stays what it was, and a net that sees it again sees another."""
+    flip = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < 0.5
+    return torch.where(flip, pixels.flip(2), pixels)
 
 
 def reflect(places: torch.Tensor, size: int) -> torch.Tensor:
@@ -333,7 +345,8 @@ def train_epoch(net, average, step, view: tuple[torch.Tensor, ...], args, optimi
     order = torch.randperm(images).to(view[0].device)
     total, count = 0.0, 0
     for index in order.split(args.batch)[: images // args.batch]:
-        total = total + step(*(value[index] for value in view))
+        pixels, *wanted = (value[index] for value in view)
+        total = total + step(mirrored(pixels), *wanted)
         optimizer.step()
         schedule.step()
         torch._foreach_lerp_(*pairs, 1 - args.ema)
@@ -385,6 +398,22 @@ def evaluate(net: torch.nn.Module, test: tuple[torch.Tensor, torch.Tensor], res:
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def mean_of(checkpoints: list[Checkpoint]) -> Checkpoint:
+    """The first with the mean of all their weights: stages of one run (Wortsman et al., arXiv:2203.05482)."""
+    states = [checkpoint.state_dict for checkpoint in checkpoints]
+    shapes = [{key: value.shape for key, value in state.items()} for state in states]
+    for checkpoint, other in zip(checkpoints, shapes, strict=True):
+        if other != shapes[0]:
+            raise EdgemobileError(
+                f"{checkpoint.source} differs in shape from {checkpoints[0].source}: only stages of one net have a mean"
+            )
+    mean = {
+        key: torch.stack([state[key] for state in states]).mean(0) if value.is_floating_point() else value
+        for key, value in states[0].items()
+    }
+    return dataclasses.replace(checkpoints[0], state_dict=mean)
 
 
 @torch.no_grad()

@@ -111,6 +111,32 @@ def test_an_augmented_image_is_a_window_of_the_padded_one(script: ModuleType) ->
     assert len({place for _, place in seen}) > 50
 
 
+def test_half_of_a_batch_is_mirrored(script: ModuleType) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (200, 8, 8, 3), dtype=torch.uint8)
+    flipped = 0
+    for found, image in zip(script.mirrored(images), images, strict=True):
+        assert any(torch.equal(found, side) for side in (image, image.flip(1)))
+        flipped += torch.equal(found, image.flip(1))
+    assert 60 < flipped < 140
+
+
+def test_several_stages_start_as_their_mean(script: ModuleType) -> None:
+    from edgemobile.weights import Checkpoint
+
+    stages = [
+        Checkpoint({"w": torch.full((2,), value), "count": torch.tensor(7)}, f"{value}.safetensors", "", labels=("a",))
+        for value in (1.0, 2.0, 6.0)
+    ]
+    mean = script.mean_of(stages)
+    assert mean.state_dict["w"].tolist() == [3.0, 3.0]
+    assert mean.state_dict["count"] == 7
+    assert mean.labels == ("a",)
+    other = Checkpoint({"w": torch.zeros(3), "count": torch.tensor(7)}, "wide.safetensors", "")
+    with pytest.raises(EdgemobileError, match=r"wide.safetensors differs in shape from 1.0.safetensors"):
+        script.mean_of([*stages, other])
+
+
 def test_cutmix_mixes_classes_by_area(script: ModuleType) -> None:
     torch.manual_seed(0)
     wanted = torch.eye(64)
