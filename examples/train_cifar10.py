@@ -5,8 +5,9 @@
 Writes float16 weights and a json beside them with what `edgemobile export --weights` wants to know: labels,
 preprocessing, top-1. An interrupted run goes on with --resume. Data is an ImageFolder, as a directory or a zip, with
 train/ and test/. --init starts from any checkpoint edgemobile reads, of any number of classes or of a narrower net, or
-from the mean of several; --teacher trains on what better nets say of each image as well as on its label: on the same
-few views of the images again and again, so that each teacher is asked about each only once.
+from the mean of several, which --epochs 0 writes untrained; --teacher trains on what better nets say of each image as
+well as on its label: on the same few views of the images again and again, so that each teacher is asked about each only
+once.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main() -> None:
     train, test = [[torch.from_numpy(array).to(device) for array in split] for split in (train, test)]
     teacher = Teacher(args.teacher, device, bf16=args.bf16) if args.teacher else None
     average = copy.deepcopy(net).eval()
-    steps = args.epochs * (len(train[0]) // args.batch)
+    steps = max(1, args.epochs * (len(train[0]) // args.batch))
     optimizer = make_optimizer(net, args)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -92,9 +93,9 @@ def main() -> None:
             line += f"  top-1 {top1:.2%}"
         print(line, flush=True)
     if first == args.epochs:
-        # Interrupted after the last epoch, before its weights were written.
+        # No epochs, to write what --init gives; or interrupted after the last, before its weights were written.
         write(args, arch, average, labels, evaluate(average, test, args.res), first)
-    progress.unlink()
+    progress.unlink(missing_ok=True)
 
 
 def parse() -> argparse.Namespace:

@@ -21,7 +21,7 @@ _LARGEST_MEAN_SQUARE = 100.0
 _LEAST_CORRELATION = 0.02
 _LEAST_SIDE_PX = 16
 _LOOKED_AT = 64
-# Layers that a note names; a trained net can have dead channels in twenty.
+# Layers that a note names.
 _NAMED = 3
 
 
@@ -65,19 +65,23 @@ def _correlation(images: np.ndarray) -> float:
 
 
 def dead_channels(graph: Graph) -> list[str]:
-    """One note on output channels whose weights are all zero, by name where they are most of a layer; or none."""
-    found: list[tuple[float, str]] = []
+    """One note on output channels whose weights are all zero, with the layer that has most of them; or none."""
+    dead: dict[str, tuple[int, int]] = {}
     for node in graph.nodes:
         if node.op in ("conv2d", "linear"):
             weight = graph[node.inputs[1]].data
             assert weight is not None
-            dead = int(np.count_nonzero(~weight.reshape(len(weight), -1).any(axis=1)))
-            if dead:
-                found.append((dead / len(weight), f"{dead} of {len(weight)} channels of {node.output}"))
-    if not found:
+            count = int(np.count_nonzero(~weight.reshape(len(weight), -1).any(axis=1)))
+            if count:
+                dead[node.output] = (count, len(weight))
+    if not dead:
         return []
-    named = [text for _, text in sorted(found, key=lambda layer: -layer[0])]
-    return [f"all weights zero, which makes a channel constant: {_first_few(named)}"]
+    total = sum(count for count, _ in dead.values())
+    worst, (count, channels) = max(dead.items(), key=lambda layer: layer[1][0] / layer[1][1])
+    return [
+        f"dead channels, weights all zero: {total}, up to {count} of {channels} in a layer ({worst}); "
+        "they cost size, not accuracy"
+    ]
 
 
 def silent_layers(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> list[str]:

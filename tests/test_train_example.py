@@ -215,6 +215,25 @@ def test_a_run_that_ended_before_its_weights_were_written_is_resumed(
     assert not out.with_suffix(".progress.pt").exists()
 
 
+def test_no_epochs_write_the_mean_of_what_it_starts_from(
+    script: ModuleType, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file
+
+    def run(name: str, *words: object) -> dict[str, torch.Tensor]:
+        line = ["v1", "--data", colours, "--out", tmp_path / name, "--res", "32", "--batch", "4", *words]
+        monkeypatch.setattr(sys, "argv", ["train_cifar10.py", *map(str, line)])
+        script.main()
+        return load_file(tmp_path / name)
+
+    stages = [run(f"{seed}.safetensors", "--epochs", 1, "--seed", seed) for seed in (0, 1)]
+    mean = run("mean.safetensors", "--epochs", 0, "--init", tmp_path / "0.safetensors", tmp_path / "1.safetensors")
+    for key in ("conv_stem.weight", "classifier.weight"):
+        torch.testing.assert_close(
+            mean[key].float(), (stages[0][key].float() + stages[1][key].float()) / 2, atol=1e-3, rtol=1e-3
+        )
+
+
 def test_a_taught_net_is_a_checkpoint(script: ModuleType, repo_root: Path, colours: Path, tmp_path: Path) -> None:
     from edgemobile.weights import load_weights
 

@@ -59,21 +59,10 @@ def _layers(dead: dict[str, int]) -> Graph:
     return Graph("g", ("input",), (x,), tuple(nodes), {tensor.name: tensor for tensor in tensors})
 
 
-@pytest.mark.parametrize(
-    ("dead", "notes"),
-    [
-        ({"a": 0, "b": 0}, []),
-        ({"a": 0, "b": 2}, ["2 of 8 channels of b"]),
-        (
-            {"a": 1, "b": 0, "c": 8, "d": 2, "e": 3, "f": 1},
-            ["8 of 8 channels of c, 3 of 8 channels of e, 2 of 8 channels of d, and 2 more layers"],
-        ),
-    ],
-)
-def test_dead_channels_are_counted_in_one_note(dead: dict[str, int], notes: list[str]) -> None:
-    assert dead_channels(_layers(dead)) == [
-        f"all weights zero, which makes a channel constant: {note}" for note in notes
-    ]
+def test_dead_channels_are_counted_in_one_note() -> None:
+    assert dead_channels(_layers({"a": 0, "b": 0})) == []
+    (note,) = dead_channels(_layers({"a": 1, "b": 0, "c": 6, "d": 2}))
+    assert note == "dead channels, weights all zero: 9, up to 6 of 8 in a layer (c); they cost size, not accuracy"
 
 
 def test_silent_layers_are_one_note() -> None:
