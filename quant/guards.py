@@ -65,7 +65,7 @@ def _correlation(images: np.ndarray) -> float:
 
 
 def dead_channels(graph: Graph) -> list[str]:
-    """One note on output channels whose weights are all zero, with the layer that has most of them; or none."""
+    """One note on output channels whose weights are all zero, with the layer they are most of; or none."""
     dead: dict[str, tuple[int, int]] = {}
     for node in graph.nodes:
         if node.op in ("conv2d", "linear"):
