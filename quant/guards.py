@@ -66,18 +66,17 @@ def _correlation(images: np.ndarray) -> float:
 
 def dead_channels(graph: Graph) -> list[str]:
     """One note on output channels whose weights are all zero, with the layer they are most of; or none."""
-    dead: dict[str, tuple[int, int]] = {}
+    dead: dict[str, np.ndarray] = {}
     for node in graph.nodes:
         if node.op in ("conv2d", "linear"):
             weight = graph[node.inputs[1]].data
             assert weight is not None
-            count = int(np.count_nonzero(~weight.reshape(len(weight), -1).any(axis=1)))
-            if count:
-                dead[node.output] = (count, len(weight))
-    if not dead:
+            dead[node.output] = np.all(weight.reshape(len(weight), -1) == 0, axis=1)
+    total = sum(int(layer.sum()) for layer in dead.values())
+    if not total:
         return []
-    total = sum(count for count, _ in dead.values())
-    worst, (count, channels) = max(dead.items(), key=lambda layer: layer[1][0] / layer[1][1])
+    worst = max(dead, key=lambda layer: float(dead[layer].mean()))
+    count, channels = dead[worst].sum(), len(dead[worst])
     return [
         f"dead channels, weights all zero: {total}, up to {count} of {channels} in a layer ({worst}); "
         "they cost size, not accuracy"
