@@ -18,6 +18,7 @@ from edgemobile.arch import get_arch
 from edgemobile.devices.runtimes import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.images.class_labels import find_labels
+from edgemobile.model_spec import is_factory, is_program
 from edgemobile.own_model import load_factory, load_program
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.presets import PRESETS, chosen_preprocess
@@ -107,10 +108,10 @@ def load_model(
     require("torch", "export")
     if res is not None and res < 1:
         raise EdgemobileError(f"res must be at least 1 pixel, found {res}")
-    if spec.endswith(".pt2"):
+    if is_program(spec):
         _refuse(spec, "is traced already", {"--weights": weights, "--width": width, "--res": res, "--classes": classes})
         model = _saved(Path(spec), preprocess)
-    elif ":" in spec:
+    elif is_factory(spec):
         _refuse(spec, "decides that itself", {"--width": width, "--classes": classes})
         model = _from_factory(spec, weights, res, batch, seed, preprocess)
     else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.model_spec import PROGRAM_SUFFIX
 from edgemobile.weights.files import error_line, existing, first_few, why_unread
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _ended(step: str) -> Unsupported:
 def load_program(path: str | Path) -> torch.export.ExportedProgram:
     """The torch.export program saved as `path`. Raises EdgemobileError where it cannot be read, or could run code."""
     torch = require("torch", "export")
-    path = existing(Path(path), "program", (".pt2",))
+    path = existing(Path(path), "program", (PROGRAM_SUFFIX,))
     try:
         names = zipfile.ZipFile(path).namelist()
         # What torch's own reader finds counts as well: it is the one that loads.

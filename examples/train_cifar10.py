@@ -49,6 +49,10 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     train, test, labels = decode(args.data, args.out.with_suffix(".cache.npz"))
+    if args.epochs and len(train[0]) < args.batch:
+        raise EdgemobileError(
+            f"{args.data} has {len(train[0])} training images, fewer than a --batch of {args.batch}. Lower it"
+        )
     arch = scaled(get_arch(args.arch), classes=len(labels), input_px=args.res)
     net = build_net(arch, dropout=args.dropout)
     if args.init:

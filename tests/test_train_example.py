@@ -88,6 +88,15 @@ def test_images_of_two_sizes_are_one_line(script: ModuleType, photos: Path, tmp_
         script.decode(photos, tmp_path / "v1.cache.npz")
 
 
+def test_fewer_images_than_a_batch_are_one_line(
+    script: ModuleType, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["train_cifar10.py", "v1", "--data", photos, "--out", tmp_path / "v1.safetensors"]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in line])
+    with pytest.raises(EdgemobileError, match="has 2 training images, fewer than a --batch of 128"):
+        script.main()
+
+
 def test_the_resolution_is_the_package_s(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "v1", "--data", "photos", "--out", "v1.safetensors"])
     assert script.parse().res == 96

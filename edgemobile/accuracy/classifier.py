@@ -21,6 +21,7 @@ from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.file_metadata import preprocess_in, whole
 from edgemobile.images.class_labels import Labels, find_labels, has_background
+from edgemobile.model_spec import is_factory, is_program
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
 from edgemobile.presets import chosen_preprocess, default_preprocess, described
 from edgemobile.quiet import quiet_stderr
@@ -180,7 +181,7 @@ class _TorchSession(Session):
 def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint | None, int]:
     """(the session, its checkpoint where it has one, the resolution to take where neither says one)."""
     path = Path(file)
-    if path.suffix == ".pt2" or (":" in file and not path.is_file()):
+    if is_program(file) or (is_factory(file) and not path.is_file()):
         return _own_session(file, options)
     if not path.suffix and not path.is_file():
         return _reference_session("bundled", _in_the_package(file), options.threads)
@@ -219,7 +220,7 @@ def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkp
     from edgemobile.model import load_model
 
     res = options.res or (options.beside.input_px if options.beside else None)
-    model = load_model(spec, res=None if spec.endswith(".pt2") else res)
+    model = load_model(spec, res=None if is_program(spec) else res)
     px = model.preprocess.input_px
     known = Checkpoint(
         {},

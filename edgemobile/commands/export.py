@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from edgemobile.arch import ARCHS, get_arch
+from edgemobile.arch import get_arch
 from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
+from edgemobile.model_spec import is_own
 from edgemobile.terminal import console, format_bytes, format_table, progress
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def export(
 
 def check_model(model: str) -> None:
     """Refuse a name that is no model, before anything heavy is imported."""
-    if model in ARCHS or not (":" in model or model.endswith(".pt2")):
+    if not is_own(model):
         get_arch(model)
 
 

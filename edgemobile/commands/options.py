@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgemobile.commands.completion import complete_models, complete_recipes
+from edgemobile.model_spec import is_program
 
 if TYPE_CHECKING:
     from edgemobile.quant.recipe import Recipe
@@ -175,4 +176,4 @@ def recipe_of(
 def default_out(model: str) -> Path:
     """The folder a model is written to where none is named."""
     name = model.replace(":", ".")
-    return Path(Path(name).stem if model.endswith(".pt2") else name)
+    return Path(Path(name).stem if is_program(model) else name)

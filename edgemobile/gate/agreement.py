@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FILE_SUFFIXES, FORMATS
-from edgemobile.gate.selectors import MODEL_SUFFIXES, PRECISIONS, selects
+from edgemobile.gate.selectors import PRECISIONS, selects
+from edgemobile.model_spec import is_own
 
 if TYPE_CHECKING:
     from edgemobile.config_file import ConfigFile
@@ -54,8 +55,8 @@ def _check_model(file: ConfigFile, entry: ModelEntry) -> None:
 
     at = ("models", entry.name)
     where = (*at, "model") if "model" in file.tables["models"][entry.name] else at
-    suffixes = MODEL_SUFFIXES if entry.files else ".pt2"
-    if not (entry.model in ARCHS or ":" in entry.model or entry.model.endswith(suffixes)):
+    a_file = bool(entry.files) and entry.model.endswith(FILE_SUFFIXES)
+    if not (entry.model in ARCHS or is_own(entry.model) or a_file):
         raise file.wrong(
             where,
             f'{entry.model!r} is no model. Allowed, as model = "...": {", ".join(ARCHS)}, package.module:factory, '

@@ -18,6 +18,7 @@ from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, software
 from edgemobile.gate.selectors import MODEL_SUFFIXES
 from edgemobile.images import class_labels
+from edgemobile.model_spec import is_factory
 from edgemobile.parity import TABLE, LayerTolerance, ParityReport, Tolerance
 from edgemobile.progress import Progress
 from edgemobile.records import Run
@@ -89,7 +90,7 @@ def written_files(entry: ModelEntry, config: GateConfig, cache: Cache, progress:
     key = _export_key(entry, config)
     folder = cache.files(entry.name, key)
     found = cache.get("export", key, lambda value: decode(_Kept, value, "export"))
-    if found is not None and ":" not in entry.model and _is_whole(folder, found.sha256):
+    if found is not None and not is_factory(entry.model) and _is_whole(folder, found.sha256):
         return Measured(entry, config, cache, folder, found.files, key, kept=True)
     cache.clear(entry.name, key)
     files = _export(entry, config, folder, progress)
@@ -211,7 +212,7 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
         )
         report = parity(request, progress)
         # A factory's code may import anything: no hash says whether it changed.
-        return report, None if ":" in entry.model else report.to_json()
+        return report, None if is_factory(entry.model) else report.to_json()
 
     return model.kept_or("parity", key, ParityReport.from_json, run)
 

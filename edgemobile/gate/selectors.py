@@ -5,10 +5,11 @@ a format ("tflite") or both ("int8.tflite").
 from __future__ import annotations
 
 from edgemobile.exporters import FILE_SUFFIXES, FORMATS
+from edgemobile.model_spec import PROGRAM_SUFFIX
 
 __all__ = ["MODEL_SUFFIXES", "PRECISIONS", "checked", "selects"]
 
-MODEL_SUFFIXES = (".pt2", *FILE_SUFFIXES)
+MODEL_SUFFIXES = (PROGRAM_SUFFIX, *FILE_SUFFIXES)
 
 # As routes.PRECISIONS, which would cost loading every route; a test holds them equal.
 PRECISIONS = ("float32", "float16", "dynamic", "int8")

@@ -29,6 +29,7 @@ from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
 from edgemobile.metrics import METRICS, measure
 from edgemobile.model import Model, load_model
+from edgemobile.model_spec import is_program
 from edgemobile.parity.as_here import as_here
 from edgemobile.parity.causes import Cause, Normalisation, likely_cause
 from edgemobile.parity.claims import Claims, check_claims, in_px
@@ -183,7 +184,7 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     spec, weights = request.ref, request.weights
     if path.suffix.lower() in SUFFIXES and path.is_file():
         spec, weights = request.arch or identify(path).name, str(path)
-    res = None if spec.endswith(".pt2") else next(filter(None, map(_input_px, files)), None)
+    res = None if is_program(spec) else next(filter(None, map(_input_px, files)), None)
     model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
     said = None if model.assumption else model.preprocess
     claims = Claims(said, model.labels, _own_px(spec, weights))
