@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -186,12 +187,51 @@ def test_depthwise_gradients_are_the_convolution_s(script: ModuleType, kernel: i
     assert "Depthwise" in str(y.grad_fn)
 
 
+def test_noise_is_steps_of_int8_behind_the_activation(script: ModuleType) -> None:
+    torch.manual_seed(0)
+    block = [torch.nn.Conv2d(4, 4, 1, bias=False), torch.nn.BatchNorm2d(4)]
+    net = torch.nn.Sequential(*block, torch.nn.Hardswish(), *copy.deepcopy(block), torch.nn.AvgPool2d(1))
+    said: dict[int, torch.Tensor] = {}
+    for index in (1, 2, 3, 4):
+        net[index].register_forward_hook(lambda _, __, y, index=index: said.update({index: y}))
+    script.Noise.put_into(net, steps=3)
+    behind: dict[int, torch.Tensor] = {}
+    for index in (1, 2, 4):
+        net[index].register_forward_hook(lambda _, __, y, index=index: behind.update({index: y}))
+    x = torch.randn(8, 4, 16, 16)
+    net(x)
+    assert torch.equal(behind[1], said[1]), "the activation behind it has the noise"
+    for index in (2, 4):
+        clean = said[index].detach()
+        noise = (behind[index].detach() - clean) / (clean.max() - clean.min().clamp(max=0)) * 255
+        assert noise.abs().max() <= 3.001, index
+        assert noise.std() == pytest.approx(6 / 12**0.5, rel=0.05), index
+    net.eval()(x)
+    assert torch.equal(behind[2], said[2])
+
+
+def test_the_first_activations_have_twice_the_noise(script: ModuleType) -> None:
+    net = torch.nn.Sequential(*(torch.nn.BatchNorm2d(2) for _ in range(10)))
+    script.Noise.put_into(net, steps=0.5)
+    given = [next(iter(norm._forward_hooks.values())).steps for norm in net]
+    assert given == [1.0] * 8 + [0.5] * 2
+
+
+def test_the_range_noise_is_measured_in_follows_the_activation(script: ModuleType) -> None:
+    norm = torch.nn.Identity().train()
+    noise = script.Noise(1)
+    noise(norm, (), torch.tensor([1.0, 2.0]))
+    assert noise.range == pytest.approx(2.0)
+    noise(norm, (), torch.tensor([-3.0, 9.0]))
+    assert noise.range == pytest.approx(0.9 * 2 + 0.1 * 12)
+
+
 def test_first_epochs_are_at_a_lower_resolution(
     script: ModuleType, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "v3-small.safetensors"
     line = ["v3-small", "--data", colours, "--out", out, "--res", "64", "--batch", "4", "--epochs", "3"]
-    line += ["--start-res", "32", "--start-epochs", "1", "--bf16"]
+    line += ["--start-res", "32", "--start-epochs", "1", "--bf16", "--noise", "1"]
     monkeypatch.setattr(sys, "argv", ["train_cifar10.py", *map(str, line)])
     seen: list[int] = []
     to_input = script.to_input
