@@ -19,6 +19,7 @@ import functools
 import hashlib
 import json
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -98,6 +99,8 @@ def main() -> None:
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
             top1 = evaluate(average, test, args.res)
             write(args, arch, average, labels, top1, epoch + 1)
+            if args.keep_stages:
+                keep_stage(args.out, epoch + 1)
             line += f"  top-1 {top1:.2%}"
         print(line, flush=True)
     if first == args.epochs:
@@ -148,6 +151,11 @@ def parse() -> argparse.Namespace:
         "--bf16", action="store_true", help="as a GPU always does; faster on CPUs with AVX-512 BF16 or AMX"
     )
     parser.add_argument("--eval-every", type=int, default=5)
+    parser.add_argument(
+        "--keep-stages",
+        action="store_true",
+        help="what each evaluation writes also as FILE-EPOCH, for a mean of stages",
+    )
     return parser.parse_args()
 
 
@@ -548,6 +556,12 @@ def write(args: argparse.Namespace, arch, net: torch.nn.Module, labels: list[str
         "sha256": hashlib.sha256(args.out.read_bytes()).hexdigest(),
     }
     args.out.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def keep_stage(out: Path, epoch: int) -> None:
+    """A copy of FILE.safetensors and FILE.json as FILE-`epoch`."""
+    for written in (out, out.with_suffix(".json")):
+        shutil.copyfile(written, written.with_stem(f"{out.stem}-{epoch}"))
 
 
 if __name__ == "__main__":

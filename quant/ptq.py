@@ -198,7 +198,23 @@ def _observe(
     for name in graph.outputs:
         low, high = ranges[name]
         ranges[name] = low * recipe.output_headroom, high * recipe.output_headroom
+    for name in _squeezed(graph):
+        low, high = ranges[name]
+        ranges[name] = low * recipe.squeeze_headroom, high * recipe.squeeze_headroom
     return ranges
+
+
+def _squeezed(graph: Graph) -> set[str]:
+    """What squeeze-and-excites make of each channel's mean, from the mean to what the channels are multiplied by."""
+    found = set()
+    for node in graph.nodes:
+        if node.op == "mul" and math.prod(graph[node.output].shape[1:-1]) > 1:
+            for name in node.inputs:
+                producer = graph.producer(name)
+                while producer is not None and math.prod(graph[producer.output].shape[1:-1]) == 1:
+                    found.add(producer.output)
+                    producer = graph.producer(producer.inputs[0])
+    return found
 
 
 def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:

@@ -67,6 +67,8 @@ class Recipe:
     `bias_correction` is quant/bias_correction.py. `output_observer` ranges the model's outputs where no rule does:
     a range averaged over batches cuts the surest answers. `output_headroom` is what the range of the outputs is widened
     by: an answer surer than all the calibration images' would be cut to the same integer as the next.
+    `squeeze_headroom` is the same for all inside squeeze-and-excites: made images hold the statistics of batch norm,
+    which say nothing of how far a single image's mean strays.
     """
 
     name: str = "default"
@@ -81,6 +83,7 @@ class Recipe:
     adaround: bool = False
     output_observer: str = "mse"
     output_headroom: float = 1.0
+    squeeze_headroom: float = 1.0
 
     def __post_init__(self) -> None:
         _check("hswish", self.hswish, get_args(Hswish))
@@ -94,8 +97,10 @@ class Recipe:
                 raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
         if not isinstance(self.refit, int | float) or self.refit < 0:
             raise EdgemobileError(f"refit {self.refit!r} is not a number from 0 (off)")
-        if not isinstance(self.output_headroom, int | float) or not 1 <= self.output_headroom <= 16:
-            raise EdgemobileError(f"output_headroom {self.output_headroom!r} is not a number from 1 to 16")
+        for name in ("output_headroom", "squeeze_headroom"):
+            headroom = getattr(self, name)
+            if not isinstance(headroom, int | float) or not 1 <= headroom <= 16:
+                raise EdgemobileError(f"{name} {headroom!r} is not a number from 1 to 16")
 
     def settings(self, node_name: str, *, is_output: bool = False) -> Settings:
         """The settings of the node called `node_name`; `is_output`: it is one of the model's outputs."""

@@ -30,7 +30,13 @@ RECIPES = {
         # With a hundred real images or more.
         Recipe("default"),
         # With few images, or made ones: they show too little of ranges, and of which gates cost much.
-        Recipe("few-images", rules=(Rule(observer="mse"),), split_gates="stem", output_headroom=2.0),
+        Recipe(
+            "few-images",
+            rules=(Rule(observer="mse"),),
+            split_gates="stem",
+            output_headroom=2.0,
+            squeeze_headroom=2.0,
+        ),
         Recipe("adaround", adaround=True),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
         # The usual quantizers' way.

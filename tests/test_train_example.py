@@ -264,7 +264,7 @@ def test_a_run_that_ended_before_its_weights_were_written_is_resumed(
     assert not out.with_suffix(".progress.pt").exists()
 
 
-def test_no_epochs_write_the_mean_of_what_it_starts_from(
+def test_no_epochs_write_the_mean_of_kept_stages(
     script: ModuleType, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from safetensors.torch import load_file
@@ -275,8 +275,13 @@ def test_no_epochs_write_the_mean_of_what_it_starts_from(
         script.main()
         return load_file(tmp_path / name)
 
-    stages = [run(f"{seed}.safetensors", "--epochs", 1, "--seed", seed) for seed in (0, 1)]
-    mean = run("mean.safetensors", "--epochs", 0, "--init", tmp_path / "0.safetensors", tmp_path / "1.safetensors")
+    last = run("v1.safetensors", "--epochs", 3, "--eval-every", 2, "--keep-stages")
+    stages = [load_file(tmp_path / f"v1-{epoch}.safetensors") for epoch in (2, 3)]
+    assert all(torch.equal(value, last[key]) for key, value in stages[1].items())
+    assert json.loads((tmp_path / "v1-2.json").read_text())["epochs"] == 2
+    mean = run(
+        "mean.safetensors", "--epochs", 0, "--init", tmp_path / "v1-2.safetensors", tmp_path / "v1-3.safetensors"
+    )
     for key in ("conv_stem.weight", "classifier.weight"):
         torch.testing.assert_close(
             mean[key].float(), (stages[0][key].float() + stages[1][key].float()) / 2, atol=1e-3, rtol=1e-3

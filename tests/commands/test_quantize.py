@@ -45,6 +45,7 @@ def test_every_option_reaches_the_recipe(edgemobile: Callable[..., Any]) -> None
         clip_weights=False,
         adaround=True,
         output_headroom=2.0,
+        squeeze_headroom=2.0,
     )
 
 

@@ -214,6 +214,36 @@ def test_outputs_have_an_observer_and_a_headroom_of_their_own() -> None:
     assert scales("minmax", 2) == pytest.approx([inner, 2 * output])
 
 
+class _SqueezeExcite(torch.nn.Module):
+    """A convolution, a squeeze-and-excite and a classifier, of unlike scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc1, self.fc2 = (torch.nn.Conv2d(a, b, 1) for a, b in ((3, 8), (8, 4), (4, 8)))
+        self.classifier = torch.nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.conv(x))
+        x = x * F.hardsigmoid(self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True)))))
+        return self.classifier(x.mean((2, 3)))
+
+
+def test_squeeze_and_excites_have_a_headroom_of_their_own() -> None:
+    graph = lower(export_program(_SqueezeExcite().eval(), (1, 3, 4, 4)))
+    images = np.random.default_rng(0).normal(size=(16, 4, 4, 3)).astype(np.float32)
+
+    def scales(headroom: float) -> list[float]:
+        recipe = Recipe(squeeze_headroom=headroom, equalize=0, refit=0, bias_correction=False, least_noise=False)
+        result = ptq(graph, [images], recipe).graph
+        return [result[name].qparams.scale[0] for name in (*result.inputs, *(node.output for node in result.nodes))]
+
+    usual, wide = scales(1), scales(1.5)
+    widened = [round(b / a, 3) for a, b in zip(usual, wide, strict=True)]
+    # Input, conv | mean, fc1, fc2 | the gate, which is never above 6, product, mean, classifier.
+    assert widened == [1, 1, 1.5, 1.5, 1.5, 1, 1, 1, 1]
+
+
 def test_a_rule_keeps_layers_in_float_with_one_crossing_each_way(graph: Graph, images: np.ndarray) -> None:
     name = next(node.output for node in graph.nodes if node.op == "conv2d" and node.output != graph.nodes[0].output)
     result = ptq(graph, [images], Recipe(rules=(Rule(name, precision="float"),))).graph
