@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import Pipe, get_context
 from pathlib import Path
 
 import numpy as np
@@ -93,13 +94,30 @@ def main() -> None:
         started = time.monotonic()
         data = make()
         seconds = time.monotonic() - started
-        logits = open_session(data, threads=1).run(images)
+        logits = _answers(data, images)
+        if logits is None:
+            print(f"| {name:32} | the runtime aborts on this file |", flush=True)
+            continue
         top1 = float(np.mean(logits.argmax(axis=1) == labels))
         print(
             f"| {name:32} | {top1:6.2%} | {100 * (accuracy - top1):5.2f} | {top1_agree(reference, logits):7.2%} "
             f"| {sqnr_db(reference, logits):4.1f} dB | {seconds:15.1f} |",
             flush=True,
         )
+
+
+def _answers(data: bytes, images: np.ndarray) -> np.ndarray | None:
+    """Logits f32[N,classes] of a file, from a process of its own; None where the runtime takes that process along."""
+    receiver, sender = Pipe(duplex=False)
+    process = get_context("fork").Process(target=lambda: sender.send(open_session(data, threads=1).run(images)))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
 
 
 def _float_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
