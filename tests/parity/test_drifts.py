@@ -266,11 +266,12 @@ def _hard_sigmoid(graph: Graph) -> Graph:
 
 
 def _flipped(graph: Graph, path: str, bit: int) -> Graph:
-    """One bit of one weight, the one in the middle."""
+    """One bit of one weight, the first from the middle on that is not zero: a dead channel's would change nothing."""
     weight = _node(graph, path).inputs[1]
     data = _data(graph, weight).copy()
     octets = data.reshape(-1).view(f"u{data.dtype.itemsize}")
-    octets[octets.size // 2] ^= octets.dtype.type(1 << bit)
+    place = octets.size // 2 + int(np.flatnonzero(octets[octets.size // 2 :])[0])
+    octets[place] ^= octets.dtype.type(1 << bit)
     return _with_data(graph, weight, data)
 
 
