@@ -115,7 +115,10 @@ def _answers(data: bytes, images: np.ndarray) -> np.ndarray | None:
     try:
         return receiver.recv()
     except EOFError:
-        return None
+        process.join()
+        if process.exitcode is not None and process.exitcode < 0:
+            return None
+        raise SystemExit("the runtime does not take the file; its error is above") from None
     finally:
         process.join()
 

@@ -195,12 +195,10 @@ def _observe(
             images += len(batch)
             report(images)
     ranges = {name: observer.range() for name, observer in observers.items()}
-    for name in graph.outputs:
-        low, high = ranges[name]
-        ranges[name] = low * recipe.output_headroom, high * recipe.output_headroom
-    for name in _squeezed(graph):
-        low, high = ranges[name]
-        ranges[name] = low * recipe.squeeze_headroom, high * recipe.squeeze_headroom
+    for wide, headroom in ((set(graph.outputs), recipe.output_headroom), (_squeezed(graph), recipe.squeeze_headroom)):
+        for name in wide:
+            low, high = ranges[name]
+            ranges[name] = low * headroom, high * headroom
     return ranges
 
 
