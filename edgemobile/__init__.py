@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,44 +27,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Who uses edgemobile as a library decides what becomes of its log; commands print it.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-# parity and bench are also the names of packages, which Python puts in the functions' place when they are imported. So
-# those packages can be called, and are the functions; both `edgemobile.parity(...)` and
-# `from edgemobile.parity import ParityReport` mean what they say.
-_FUNCTIONS, _MODULES = ("evaluate", "export", "quantize"), ("bench", "parity")
-
-
-class _CallableModule(ModuleType):
-    @property
-    def __signature__(self) -> Any:
-        from inspect import signature
-
-        return signature(_function(self.__name__))
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        return _function(self.__name__)(*args, **options)
-
-
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _MODULES and isinstance(value, ModuleType):
-            value.__class__ = _CallableModule
-        super().__setattr__(name, value)
-
-
-def _function(name: str) -> Any:
-    return getattr(import_module("edgemobile.api"), name.rpartition(".")[2])
+_FUNCTIONS = ("bench", "evaluate", "export", "parity", "quantize")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"edgemobile.{name}")
     if name in _FUNCTIONS:
-        return _function(name)
+        return getattr(import_module("edgemobile.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-sys.modules[__name__].__class__ = _Package

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 import edgemobile
+from edgemobile.comparison.report import ParityReport
 from edgemobile.errors import EdgemobileError, MissingExtra
 
 torch = pytest.importorskip("torch")
@@ -49,8 +50,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> dic
 def test_the_documentation_runs(documented: dict[str, Any]) -> None:
     compared = documented["compared"]
     assert [len(file.layers) for file in compared.files] == [122, 114]
-    assert edgemobile.parity.ParityReport.from_json(documented["text"]).files == compared.files
-    assert edgemobile.bench.BenchRequest
+    assert ParityReport.from_json(documented["text"]).files == compared.files
     assert documented["quantized"].recipe.name == "minmax"
     assert {file.artifact.precision for file in documented["quantized"].files} == {"int8"}
     assert documented["evaluated"].files[0].count == 6
@@ -175,8 +175,8 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
         asked.append(request)
         raise EdgemobileError("asked")
 
-    for name in ("edgemobile.parity.run.parity", "edgemobile.bench.run.bench", "edgemobile.accuracy.evaluate.evaluate"):
-        monkeypatch.setattr(name, ask)
+    for name in ("comparison.run.parity", "latency.run.bench", "accuracy.evaluate.evaluate"):
+        monkeypatch.setattr(f"edgemobile.{name}", ask)
     monkeypatch.setattr("edgemobile.api._export", ask)
     exported = documented["exported"]
     files, normalised = tuple(map(str, exported.paths)), {"mean": [0, 0, 0], "std": [1, 1, 1]}
@@ -208,7 +208,8 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
 
 
 @pytest.mark.parametrize(
-    "first", ["import edgemobile", "import edgemobile.parity, edgemobile.bench, edgemobile.accuracy.evaluate"]
+    "first",
+    ["import edgemobile", "import edgemobile.comparison.run, edgemobile.latency.run, edgemobile.accuracy.evaluate"],
 )
 def test_the_import_is_light_and_in_any_order(first: str) -> None:
     code = f"""
@@ -219,9 +220,7 @@ assert not heavy, heavy
 assert {first!r} != "import edgemobile" or "numpy" not in sys.modules
 assert {{"export", "parity"}} <= set(dir(edgemobile))
 from edgemobile import bench, evaluate, parity
-from edgemobile.parity import ParityReport
 assert all(map(callable, (bench, evaluate, parity)))
 assert "torch" not in sys.modules
-assert parity.ParityReport is ParityReport
 """
     subprocess.run([sys.executable, "-c", code], check=True)

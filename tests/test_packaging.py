@@ -25,14 +25,23 @@ def _pip(*words: str, cwd: Path) -> None:
 def wheel(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the sources, so that the checkout stays clean. Needs no network."""
     pytest.importorskip("setuptools", minversion="77")
-    source = tmp_path_factory.mktemp("source")
+    folder = tmp_path_factory.mktemp("wheel")
+    return _built(_copied(repo_root, folder / "source"), folder / "dist")
+
+
+def _copied(repo_root: Path, source: Path) -> Path:
+    source.mkdir()
     for name in _SOURCES:
         path = repo_root / name
         if path.is_dir():
             shutil.copytree(path, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(path, source / name)
-    dist = tmp_path_factory.mktemp("dist")
+    return source
+
+
+def _built(source: Path, dist: Path) -> Path:
+    dist.mkdir()
     _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(dist), str(source), cwd=dist)
     return next(dist.glob("edgemobile-*.whl"))
 
@@ -42,7 +51,7 @@ def test_the_wheel_holds_one_package(wheel: Path, repo_root: Path) -> None:
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"edgemobile"}
     for folder in ("exporters", "quant", "devices"):
-        modules = {f"edgemobile/{folder}/{f.name}" for f in (repo_root / folder).glob("*.py")}
+        modules = {f"edgemobile/{f.relative_to(repo_root)}" for f in (repo_root / folder).rglob("*.py")}
         assert modules
         assert modules <= names
     assert {str(f.relative_to(repo_root)) for f in (repo_root / "edgemobile").rglob("*.py")} <= names
@@ -60,6 +69,20 @@ def test_the_wheel_holds_the_bundled_files(wheel: Path, repo_root: Path) -> None
     assert {f"edgemobile/bundled/{f.name}" for f in bundled} <= set(zipfile.ZipFile(wheel).namelist())
 
 
+def test_a_checkout_without_links_gives_the_same_wheel(wheel: Path, repo_root: Path, tmp_path: Path) -> None:
+    """Where links cannot be made, as on Windows, git writes a text file with the link's target in its place."""
+    source = _copied(repo_root, tmp_path / "source")
+    for link in [path for path in (source / "edgemobile").iterdir() if path.is_symlink()]:
+        target = str(link.readlink())
+        link.unlink()
+        link.write_text(target)
+    found = zipfile.ZipFile(_built(source, tmp_path / "dist"))
+    wanted = zipfile.ZipFile(wheel)
+    modules = {name for name in wanted.namelist() if name.endswith(".py")}
+    assert {name for name in found.namelist() if name.endswith(".py")} == modules
+    assert all(found.read(name) == wanted.read(name) for name in modules)
+
+
 def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < MAX_WHEEL_MIB * 2**20
 
@@ -68,10 +91,10 @@ def test_the_wheel_works_away_from_the_checkout(wheel: Path, repo_root: Path, tm
     site = tmp_path / "site"
     _pip("install", "--no-deps", "--no-index", "--target", str(site), str(wheel), cwd=tmp_path)
     code = """
-import edgemobile.arch, edgemobile.cost, edgemobile.devices, edgemobile.exporters, edgemobile.quant
+import edgemobile.models.arch, edgemobile.models.cost, edgemobile.devices, edgemobile.exporters, edgemobile.quant
 print(edgemobile.__file__)
 print(edgemobile.exporters.__file__)
-print(edgemobile.cost.total(edgemobile.cost.arch_costs(edgemobile.arch.get_arch("v1"))).params)
+print(edgemobile.models.cost.total(edgemobile.models.cost.arch_costs(edgemobile.models.arch.get_arch("v1"))).params)
 """
     env = {**os.environ, "PYTHONPATH": str(site)}
     result = subprocess.run(

@@ -1,0 +1,7 @@
+"""The main job: a model in, checked files and their manifest out.
+
+export    lower, calibrate, quantize, write, check
+backends  how a graph becomes a file of each format
+manifest  what an export says of itself
+artifact  the folder an export leaves: written whole or not at all
+"""
