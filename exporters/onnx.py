@@ -104,7 +104,7 @@ class _Writer:
         self.layouts: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         self.matmul_weights: set[str] = set()
         for node in self.graph.nodes:
-            if node.op in ("conv2d", "linear"):
+            if node.has_weights:
                 self.matmul_weights.add(node.inputs[1])
                 self.layouts[self._stored_constant(node.inputs[1])] = self._weight_layout(node)
 

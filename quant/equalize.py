@@ -15,15 +15,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph import OPS, Graph, Node, Tensor
 from edgemobile.quant.least_noise import least_noise
 from edgemobile.quant.noise import Channels, readers, weight_peaks
 
 __all__ = ["equalizable", "equalize", "rescale_randomly", "rescaled"]
 
-_LAYERS = ("conv2d", "linear")
-# Linear in their one input, channel by channel.
-_CHANNELWISE = ("mean", "relu", "max_pool2d", "avg_pool2d")
 # A narrower channel is treated as this wide, as a share of the widest. Channels narrow on the calibration images
 # may be wide on others; made large, they would take the whole range from the rest.
 _NARROWEST = 1 / 8
@@ -54,7 +51,7 @@ def equalize(
 
 def rescaled(graph: Graph, factors: Mapping[str, np.ndarray]) -> Graph:
     """`graph` with channels multiplied by `factors`, and divided again where they are read: the same function."""
-    constants = [tensor for node in graph.nodes if node.op in _LAYERS for tensor in _rescaled(graph, node, factors)]
+    constants = [tensor for node in graph.nodes if node.has_weights for tensor in _rescaled(graph, node, factors)]
     return graph.replaced(tensors=constants)
 
 
@@ -84,7 +81,7 @@ def _with_reach(graph: Graph, groups: list[list[str]], channels: Mapping[str, Ch
     for group in groups:
         share, reach = _share(group, channels, 1), np.zeros(len(channels[group[0]].high))
         for node in graph.nodes:
-            if node.op in _LAYERS and node.output in group:
+            if node.has_weights and node.output in group:
                 weight, bias = graph[node.inputs[1]].data, graph[node.inputs[2]].data
                 assert weight is not None
                 assert bias is not None
@@ -122,11 +119,11 @@ class _Groups:
     def take(self, node: Node) -> None:
         activations = [name for name in node.inputs if not self.graph[name].is_constant]
         if node.attrs.get("activation") == "relu6":
-            self.fixed |= {node.output, *(() if node.op in _LAYERS else activations)}
-        elif node.op in _LAYERS:
+            self.fixed |= {node.output, *(() if node.has_weights else activations)}
+        elif node.has_weights:
             if self.shared & set(node.inputs):
                 self.fixed |= {node.inputs[0], node.output}
-        elif node.op in _CHANNELWISE or (node.op == "reshape" and self._flat(node)):
+        elif OPS[node.op].channelwise or (node.op == "reshape" and self._flat(node)):
             self._tie(node.inputs[0], node.output)
         elif node.op == "add" and len(activations) == 2 and self._alike(*node.inputs, node.output):
             self._tie(node.inputs[0], node.output)

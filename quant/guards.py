@@ -68,7 +68,7 @@ def dead_channels(graph: Graph) -> list[str]:
     """One note on output channels whose weights are all zero, with the layer they are most of; or none."""
     dead: dict[str, np.ndarray] = {}
     for node in graph.nodes:
-        if node.op in ("conv2d", "linear"):
+        if node.has_weights:
             weight = graph[node.inputs[1]].data
             assert weight is not None
             dead[node.output] = np.all(weight.reshape(len(weight), -1) == 0, axis=1)
@@ -85,7 +85,7 @@ def dead_channels(graph: Graph) -> list[str]:
 
 def silent_layers(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
     """One note on layers whose `ranges` say that they gave nothing but zero; or none."""
-    layers = [node.output for node in graph.nodes if node.op in ("conv2d", "linear")]
+    layers = [node.output for node in graph.nodes if node.has_weights]
     found = [name for name in layers if ranges[name] == (0.0, 0.0)]
     return [f"zero on every calibration image, so that a scale is a guess: {_first_few(found)}"] if found else []
 

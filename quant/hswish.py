@@ -16,14 +16,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph import OPS, Graph, Node, Tensor
 from edgemobile.graph.tensor_names import divided, gate_of, multiplied, raised
 from edgemobile.quant.recipe import Hswish
 
 __all__ = ["integer_form", "is_gate"]
-
-# Linear in their one input: n times the input gives n times the output.
-_HOMOGENEOUS = ("mean", "reshape", "relu", "max_pool2d", "avg_pool2d")
 
 
 def integer_form(graph: Graph, hswish: Hswish = "delegated") -> Graph:
@@ -51,7 +48,7 @@ def is_gate(graph: Graph, node: Node) -> bool:
 
 
 def _is_plain_layer(node: Node) -> bool:
-    return node.op in ("conv2d", "linear") and not node.attrs["activation"]
+    return node.has_weights and not node.attrs["activation"]
 
 
 @dataclass
@@ -84,9 +81,9 @@ class _Rewrite:
             gate = self._gate(node, gate_of(node.output), 1)
             product = Node("mul", (self._plain(node.inputs[0]), gate), node.output, {"activation": ""})
             self._add(product, self.graph[node.output].shape, 6)
-        elif node.op in ("conv2d", "linear"):
+        elif node.has_weights:
             self._absorb(node, factors[0])
-        elif node.op in _HOMOGENEOUS:
+        elif OPS[node.op].homogeneous:
             self._pass_on(node, factors[0])
         elif node.op == "mul" and scale_free:
             self._pass_on(node, factors[0] * factors[1])

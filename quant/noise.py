@@ -131,7 +131,7 @@ def readers(graph: Graph, names: Collection[str], channels: Mapping[str, Channel
     """The layers that read an activation of `names`, but for depthwise ones: a scale a channel takes any factor."""
     found = []
     for node in graph.nodes:
-        if node.op in ("conv2d", "linear") and node.inputs[0] in names and node.attrs.get("groups", 1) == 1:
+        if node.has_weights and node.inputs[0] in names and node.attrs.get("groups", 1) == 1:
             weight = graph[node.inputs[1]].data
             assert weight is not None
             taps = weight[0, ..., 0].size

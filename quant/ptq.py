@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
-from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph import OPS, Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import SIGMOID_QPARAMS
 from edgemobile.graph.affine import quantize as quantize_array
 from edgemobile.graph.tensor_names import equalized
@@ -48,8 +48,6 @@ __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 # A kernel multiplies its sum by less than 2^8 to get integers of the output, and LiteRT aborts on a file that asks for
 # more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
 _MOST_STEPS = 2.0**6
-# Ops that move integers about, or average a few: inputs and output must share one scale.
-_SHARES_QPARAMS = ("concat", "reshape", "max_pool2d", "avg_pool2d")
 
 
 @dataclass(frozen=True)
@@ -226,7 +224,7 @@ def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) ->
             # What one of them needs, all that share it get.
             for held in (united, qparams):
                 held |= {name: wide for name, each in held.items() if each is shared}
-        elif node.op in _SHARES_QPARAMS:
+        elif OPS[node.op].shares_qparams:
             qparams[node.output] = qparams[node.inputs[0]]
         elif node.op == "sigmoid":
             # Fixed in TFLite; onnxruntime takes any, and these are as good.
@@ -250,7 +248,7 @@ def _united_qparams(graph: Graph, useful: Mapping[str, tuple[float, float]]) -> 
     free = useful.keys() - {node.output for node in graph.nodes if node.op == "sigmoid"}
     groups: list[set[str]] = []
     for node in graph.nodes:
-        if node.op in _SHARES_QPARAMS:
+        if OPS[node.op].shares_qparams:
             tied = free & {*node.inputs, node.output}
             touched = [group for group in groups if group & tied]
             groups = [group for group in groups if not group & tied] + [tied.union(*touched)]
@@ -265,7 +263,7 @@ def _united_qparams(graph: Graph, useful: Mapping[str, tuple[float, float]]) -> 
 
 def _unit(graph: Graph, node: Node, qparams: Mapping[str, QParams]) -> float:
     """What a change of its inputs by one integer makes of a node's output at most."""
-    if node.op in ("conv2d", "linear"):
+    if node.has_weights:
         step = float(qparams[node.inputs[0]].scale[0])
         weight, bias = (graph[name].data for name in node.inputs[1:])
         assert weight is not None
@@ -359,10 +357,10 @@ class _Build:
 
     def _int8_node(self, node: Node) -> None:
         inputs: tuple[str, ...]
-        if node.op in ("conv2d", "linear"):
+        if node.has_weights:
             x = self._as_int8(node.inputs[0])
             inputs = (x, *self._weights(node, x))
-        elif node.op in _SHARES_QPARAMS:
+        elif OPS[node.op].shares_qparams:
             inputs = tuple(self._in_steps_of(node.output, name) for name in node.inputs)
         else:
             inputs = tuple(self._as_int8(name) for name in node.inputs)

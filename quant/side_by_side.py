@@ -157,7 +157,7 @@ class _Walk:
         return self.quantized.replaced(tensors=self.tensors.values())
 
     def _is_layer(self, node: Node) -> bool:
-        return node.op in ("conv2d", "linear") and self.tensors[node.output].qparams is not None
+        return node.has_weights and self.tensors[node.output].qparams is not None
 
     def _mend(self, node: Node, original: Node) -> None:
         weight, source = self.reference[original.inputs[1]].data, self.tensors[node.inputs[0]].qparams

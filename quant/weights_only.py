@@ -36,7 +36,7 @@ def _stored(graph: Graph, store: Callable[[str, np.ndarray], Tensor]) -> Graph:
     nodes: list[Node] = []
     tensors: dict[str, Tensor] = {}
     for node in graph.nodes:
-        if node.op in ("conv2d", "linear"):
+        if node.has_weights:
             x, weight, bias = node.inputs
             data = graph[weight].data
             assert data is not None

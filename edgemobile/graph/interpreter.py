@@ -13,6 +13,7 @@ import numpy as np
 
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
 from edgemobile.graph.affine import activation_range, dequantize, quantize
+from edgemobile.graph.ops import OPS
 
 __all__ = ["run", "run_real"]
 
@@ -169,9 +170,9 @@ def _convolve(node: Node, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _evaluate_integer(node: Node, operands: list[Tensor], output: Tensor, arrays: list[np.ndarray]) -> np.ndarray:
-    if node.op in ("conv2d", "linear"):
+    if node.has_weights:
         return _integer_matmul(node, operands, output, *arrays)
-    if node.op in ("concat", "reshape", "max_pool2d"):
+    if OPS[node.op].selects:
         if not all(_qparams(operand).equals(_qparams(output)) for operand in operands):
             raise GraphError(
                 f"{node.op} {node.output} moves integers: input and output must share scale and zero_point"

@@ -20,30 +20,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OPS", "Graph", "GraphError", "Node", "QParams", "Tensor"]
+from edgemobile.graph.ops import OPS
 
-# op -> what it does and the attributes it carries. `activation` is "", "relu" or "relu6", fused after the op.
-# stride, dilation and kernel are (h, w); padding is ((top, bottom), (left, right)).
-OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "conv2d": ("stride", "padding", "dilation", "groups", "activation"),  # x, weight, bias
-        "linear": ("activation",),  # x[N,in], weight, bias
-        "add": ("activation",),  # a, b, broadcast
-        "mul": ("activation",),  # a, b, broadcast
-        "concat": (),  # a, b, ...: their channels one after the other, along the last dimension
-        "mean": (),  # [N,H,W,C] -> [N,1,1,C]
-        "max_pool2d": ("kernel", "stride", "padding"),
-        "avg_pool2d": ("kernel", "stride"),  # no padding
-        "relu": (),
-        "relu6": (),
-        "hardswish": (),  # x * relu6(x + 3) / 6
-        "hardsigmoid": (),  # relu6(x + 3) / 6
-        "sigmoid": (),  # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0
-        "reshape": (),  # to the output's shape, row-major
-        "quantize": (),  # real or integer -> integer, by the output's QParams
-        "dequantize": (),  # integer or float16 -> float32
-    }
-)
+__all__ = ["Graph", "GraphError", "Node", "QParams", "Tensor"]
 
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32")
 
@@ -147,9 +126,15 @@ class Node:
     def __post_init__(self) -> None:
         if self.op not in OPS:
             raise GraphError(f"node {self.output}: op {self.op!r} is not one of {', '.join(OPS)}")
-        if set(self.attrs) != set(OPS[self.op]):
-            raise GraphError(f"node {self.output}: {self.op} has {sorted(OPS[self.op])}, found {sorted(self.attrs)}")
+        if set(self.attrs) != set(OPS[self.op].attrs):
+            wanted = sorted(OPS[self.op].attrs)
+            raise GraphError(f"node {self.output}: {self.op} has {wanted}, found {sorted(self.attrs)}")
         object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its inputs are x, weight and bias."""
+        return OPS[self.op].has_weights
 
 
 @dataclass(frozen=True)
@@ -177,6 +162,12 @@ class Graph:
         used = {*self.inputs, *self.outputs, *(n for node in self.nodes for n in (*node.inputs, node.output))}
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
         object.__setattr__(self, "tensors", MappingProxyType(tensors))
+        object.__setattr__(self, "_producers", {node.output: node for node in self.nodes})
+        consumers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                consumers.setdefault(name, []).append(node)
+        object.__setattr__(self, "_consumers", consumers)
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -187,10 +178,26 @@ class Graph:
 
     def producer(self, name: str) -> Node | None:
         """The node that makes `name`; None for inputs and constants."""
-        return next((node for node in self.nodes if node.output == name), None)
+        producers: Mapping[str, Node] = self._producers  # type: ignore[attr-defined]
+        return producers.get(name)
 
     def consumers(self, name: str) -> list[Node]:
-        return [node for node in self.nodes if name in node.inputs]
+        """The nodes that read `name`, in order."""
+        consumers: Mapping[str, list[Node]] = self._consumers  # type: ignore[attr-defined]
+        return list(consumers.get(name, ()))
+
+    def check_shapes(self) -> None:
+        """Raises GraphError where a node's output has another shape than its op makes of its inputs."""
+        for node in self.nodes:
+            found = self[node.output].shape
+            wanted = OPS[node.op].shape(node.attrs, *(self[name].shape for name in node.inputs))
+            if wanted != ((math.prod(found),) if node.op == "reshape" else found):
+                inputs = ", ".join(str(list(self[name].shape)) for name in node.inputs)
+                raise GraphError(
+                    f"node {node.output}: {node.op} of {inputs} does not fit"
+                    if wanted is None
+                    else f"node {node.output}: {node.op} of {inputs} gives {list(wanted)}, not {list(found)}"
+                )
 
     def op_counts(self) -> dict[str, int]:
         counts: dict[str, int] = {}

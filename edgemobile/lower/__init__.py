@@ -66,4 +66,6 @@ def lower(program: torch.export.ExportedProgram, name: str = "model") -> Graph:
     module path and what is supported.
     """
     graph = recognise_gates(Lowering(program, name).graph())
-    return fuse_activations(without_dead_code(graph))
+    graph = fuse_activations(without_dead_code(graph))
+    graph.check_shapes()
+    return graph

@@ -17,6 +17,7 @@ BOARD = {
     "edgemobile.graph",
     "edgemobile.graph.affine",
     "edgemobile.graph.ir",
+    "edgemobile.graph.ops",
     "edgemobile.devices",
     "edgemobile.devices.board",
     "edgemobile.devices.runtimes",

@@ -19,7 +19,7 @@ pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 from edgemobile.exporters import tflite
 from edgemobile.exporters.tflite_file import text, unpack
 
-SAME_SCALE_OPS = ("concat", "reshape", "max_pool2d", "avg_pool2d")
+SAME_SCALE_OPS = tuple(op for op in OPS if OPS[op].shares_qparams)
 
 
 def sqnr_db(reference, other):
@@ -42,7 +42,7 @@ def build(op, shape, out_shape, constants=(), **attrs):
     """A Graph of one op: the input "x", constants by name, the output "y"."""
     tensors = {"x": Tensor("x", shape), "y": Tensor("y", out_shape)}
     tensors |= {name: Tensor.constant(name, np.asarray(data, np.float32)) for name, data in constants}
-    attrs = {"activation": "", **attrs} if "activation" in OPS[op] else attrs
+    attrs = {"activation": "", **attrs} if "activation" in OPS[op].attrs else attrs
     node = Node(op, ("x", *(name for name, _ in constants)), "y", attrs)
     return Graph("one", ("x",), ("y",), (node,), tensors)
 

@@ -1,0 +1,121 @@
+"""The ops a Graph is made of, a row each: attributes, shape rule, and what quantization needs to know.
+
+Add an op here, then a row in each back end; tests/graph/test_ops.py names the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["OPS", "Op"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op.
+
+    `attrs` are the attributes of its nodes. `shape(attrs, *shapes of the inputs)` gives the shape of the output, or None
+    where the inputs do not fit; for `reshape` it gives the number of values, which any output shape must hold.
+
+    has_weights     reads x, weight and bias
+    shares_qparams  inputs and output must have one scale and zero point: it moves integers, or averages a few
+    selects         every value of the output is a value of an input
+    homogeneous     n times the one input gives n times the output
+    channelwise     homogeneous in each channel alone
+    """
+
+    shape: Callable[..., Shape | None]
+    attrs: tuple[str, ...] = ()
+    has_weights: bool = False
+    shares_qparams: bool = False
+    selects: bool = False
+    homogeneous: bool = False
+    channelwise: bool = False
+
+
+def _same(attrs: Mapping[str, Any], x: Shape) -> Shape:
+    return x
+
+
+def _broadcast(attrs: Mapping[str, Any], a: Shape, b: Shape) -> Shape | None:
+    try:
+        return np.broadcast_shapes(a, b)
+    except ValueError:
+        return None
+
+
+def _conv2d(attrs: Mapping[str, Any], x: Shape, weight: Shape, bias: Shape) -> Shape | None:
+    outputs, *kernel, inputs = weight
+    if x[3] != inputs * attrs["groups"] or bias != (outputs,):
+        return None
+    spans = [(kernel[i] - 1) * attrs["dilation"][i] + 1 for i in (0, 1)]
+    return (x[0], *_windows(x, spans, attrs), outputs)
+
+
+def _linear(attrs: Mapping[str, Any], x: Shape, weight: Shape, bias: Shape) -> Shape | None:
+    return (*x[:-1], weight[0]) if x[-1] == weight[1] and bias == weight[:1] else None
+
+
+def _concat(attrs: Mapping[str, Any], *parts: Shape) -> Shape | None:
+    leading = {part[:-1] for part in parts}
+    return (*leading.pop(), sum(part[-1] for part in parts)) if len(leading) == 1 else None
+
+
+def _pool(attrs: Mapping[str, Any], x: Shape) -> Shape:
+    return (x[0], *_windows(x, attrs["kernel"], attrs), x[3])
+
+
+def _windows(x: Shape, spans: Sequence[int], attrs: Mapping[str, Any]) -> Shape:
+    """How many windows of `spans` pixels fit into the height and width of x [N,H,W,C]."""
+    padding = attrs.get("padding", ((0, 0), (0, 0)))
+    return tuple((x[1 + i] + sum(padding[i]) - spans[i]) // attrs["stride"][i] + 1 for i in (0, 1))
+
+
+# `activation` is "", "relu" or "relu6", fused after the op. stride, dilation and kernel are (h, w); padding is
+# ((top, bottom), (left, right)).
+OPS: Mapping[str, Op] = MappingProxyType(
+    {
+        # x, weight, bias
+        "conv2d": Op(_conv2d, ("stride", "padding", "dilation", "groups", "activation"), has_weights=True),
+        # x[N,in], weight, bias
+        "linear": Op(_linear, ("activation",), has_weights=True),
+        "add": Op(_broadcast, ("activation",)),
+        "mul": Op(_broadcast, ("activation",)),
+        # a, b, ...: their channels one after the other, along the last dimension
+        "concat": Op(_concat, shares_qparams=True, selects=True),
+        # [N,H,W,C] -> [N,1,1,C]
+        "mean": Op(lambda attrs, x: (x[0], 1, 1, x[3]), homogeneous=True, channelwise=True),
+        "max_pool2d": Op(
+            _pool,
+            ("kernel", "stride", "padding"),
+            shares_qparams=True,
+            selects=True,
+            homogeneous=True,
+            channelwise=True,
+        ),
+        # no padding
+        "avg_pool2d": Op(_pool, ("kernel", "stride"), shares_qparams=True, homogeneous=True, channelwise=True),
+        "relu": Op(_same, homogeneous=True, channelwise=True),
+        "relu6": Op(_same),
+        # x * relu6(x + 3) / 6
+        "hardswish": Op(_same),
+        # relu6(x + 3) / 6
+        "hardsigmoid": Op(_same),
+        # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0
+        "sigmoid": Op(_same),
+        # to the output's shape, row-major
+        "reshape": Op(lambda attrs, x: (math.prod(x),), shares_qparams=True, selects=True, homogeneous=True),
+        # real or integer -> integer, by the output's QParams
+        "quantize": Op(_same),
+        # integer or float16 -> float32
+        "dequantize": Op(_same),
+    }
+)
