@@ -22,8 +22,8 @@ Shape = tuple[int, ...]
 class Op:
     """One op.
 
-    `attrs` are the attributes of its nodes. `shape(attrs, *shapes of the inputs)` gives the shape of the output, or None
-    where the inputs do not fit; for `reshape` it gives the number of values, which any output shape must hold.
+    `attrs` are the attributes of its nodes. `shape(attrs, *input shapes)` gives the shape of the output, or None where
+    the inputs do not fit; for `reshape` it gives the number of values, which any output shape must hold.
 
     has_weights     reads x, weight and bias
     shares_qparams  inputs and output must have one scale and zero point: it moves integers, or averages a few
