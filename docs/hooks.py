@@ -10,7 +10,7 @@ import inspect
 import logging
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ def links_from_docs(text: str) -> str:
 
 def command_reference(program: str = "edgemobile") -> str:
     """Every command as markdown: usage, help and a table of its options, as `--help` says them."""
-    context = click.Context(cli, info_name=program)
+    context = click.Context(cli, info_name=program, **cli.context_settings)
     return "\n".join(line for command in _commands(context) for line in _command_lines(command))
 
 
@@ -76,18 +76,23 @@ def _commands(context: click.Context) -> Iterator[click.Context]:
 def _command_lines(context: click.Context) -> Iterator[str]:
     command, path = context.command, context.command_path
     yield f'## {path} {{ #{path.replace(" ", "-")} data-toc-label="{context.info_name}" }}\n'
-    yield from _help_lines(command.help)
     yield f"```text\n{' '.join((path, *command.collect_usage_pieces(context)))}\n```\n"
-    records = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
+    yield from _help_lines(command.help)
+    options = [option for option in command.get_params(context) if isinstance(option, click.Option)]
     yield "| option | what it does |\n|---|---|"
-    yield from (f"| {_names(names)} | {_cell(meaning)} |" for names, meaning in records)
+    yield from (f"| {_names(names)} | {_cell(meaning)} |" for names, meaning in _records(options, context))
     yield ""
     yield from _help_lines(command.epilog)
 
 
+def _records(options: Sequence[click.Option], context: click.Context) -> Iterator[tuple[str, str]]:
+    """(names with the value's placeholder, help with the default), as `--help` prints them; no hidden options."""
+    yield from filter(None, (option.get_help_record(context) for option in options))
+
+
 def _help_lines(text: str | None) -> Iterator[str]:
     """Paragraphs of click's help; one that begins with \\b, which keeps its lines, becomes a block of code."""
-    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text or "").strip()):
+    for paragraph in filter(None, re.split(r"\n\s*\n", inspect.cleandoc(text or "").strip())):
         if not paragraph.startswith("\b"):
             yield f"{paragraph}\n"
             continue
@@ -97,8 +102,8 @@ def _help_lines(text: str | None) -> Iterator[str]:
 
 
 def _names(names: str) -> str:
-    """`-q, --quiet` or `--a / --no-a`, each name a piece of code that a narrow table may break behind."""
-    return re.sub(r"[^,/ ]+(?: [^,/ -]\S*)*", lambda found: f"`{found[0]}`", names)
+    """Each name of `-q, --quiet` or `--a / --no-a` as its own code, so that a narrow table can break between them."""
+    return "".join(part if part in (", ", " / ") else f"`{part}`" for part in re.split("(, | / )", names))
 
 
 def _cell(text: str) -> str:
