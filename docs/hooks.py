@@ -10,7 +10,7 @@ import inspect
 import logging
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,19 +75,28 @@ def _commands(context: click.Context) -> Iterator[click.Context]:
 
 def _command_lines(context: click.Context) -> Iterator[str]:
     command, path = context.command, context.command_path
-    yield f'## {path} {{ #{path.replace(" ", "-")} data-toc-label="{context.info_name}" }}\n'
+    label = " ".join(path.split()[1:]) or path
+    yield f'## {path} {{ #{path.replace(" ", "-")} data-toc-label="{label}" }}\n'
     yield f"```text\n{' '.join((path, *command.collect_usage_pieces(context)))}\n```\n"
     yield from _help_lines(command.help)
-    options = [option for option in command.get_params(context) if isinstance(option, click.Option)]
     yield "| option | what it does |\n|---|---|"
-    yield from (f"| {_names(names)} | {_cell(meaning)} |" for names, meaning in _records(options, context))
+    yield from (f"| {_code(names)} | {_cell(meaning)} |" for names, meaning in _options(context))
     yield ""
     yield from _help_lines(command.epilog)
 
 
-def _records(options: Sequence[click.Option], context: click.Context) -> Iterator[tuple[str, str]]:
-    """(names with the value's placeholder, help with the default), as `--help` prints them; no hidden options."""
-    yield from filter(None, (option.get_help_record(context) for option in options))
+def _options(context: click.Context) -> Iterator[tuple[str, str]]:
+    """(names and placeholder, help and default) of every option that is not hidden, as `--help` prints them.
+
+    Choices come after the help: the first column would not hold them.
+    """
+    for option in context.command.get_params(context):
+        if isinstance(option, click.Option) and (record := option.get_help_record(context)):
+            names, meaning = record
+            if isinstance(option.type, click.Choice):
+                names = names.partition(" [")[0]
+                meaning = f"{meaning} One of {', '.join(map(str, option.type.choices))}."
+            yield names, meaning
 
 
 def _help_lines(text: str | None) -> Iterator[str]:
@@ -101,7 +110,7 @@ def _help_lines(text: str | None) -> Iterator[str]:
         yield f"{title}\n\n```text\n{block}\n```\n"
 
 
-def _names(names: str) -> str:
+def _code(names: str) -> str:
     """Each name of `-q, --quiet` or `--a / --no-a` as its own code, so that a narrow table can break between them."""
     return "".join(part if part in (", ", " / ") else f"`{part}`" for part in re.split("(, | / )", names))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 _FENCED = re.compile(r"^([ ]*)```(\w*)\n(.*?)^\1```", re.M | re.S)
-_INDENTED = re.compile(r"(?:(?<=\n\n)|^)(?: {4}.*\n|\n)+", re.M)
 
 
 def _pages(root: Path) -> list[Path]:
