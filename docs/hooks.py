@@ -111,8 +111,8 @@ def _help_lines(text: str | None) -> Iterator[str]:
 
 
 def _code(names: str) -> str:
-    """Each name of `-q, --quiet` or `--a / --no-a` as its own code, so that a narrow table can break between them."""
-    return "".join(part if part in (", ", " / ") else f"`{part}`" for part in re.split("(, | / )", names))
+    """Each name of `-q, --quiet` or `--a / --no-a` and its placeholder as their own code: a table breaks between."""
+    return re.sub("[^,/ ][^, ]*(?:,[^, ]+)*", lambda found: f"`{found[0]}`", names)
 
 
 def _cell(text: str) -> str:
