@@ -44,7 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    return markdown.replace(_COMMANDS_HERE, command_reference())
+    return markdown.replace(_COMMANDS_HERE, command_reference()) if _COMMANDS_HERE in markdown else markdown
 
 
 def on_post_page(output: str, page: Page, **_: Any) -> None:

@@ -138,7 +138,8 @@ def hooks(load_script: Callable[[str], ModuleType]) -> ModuleType:
     return load_script("docs/hooks.py")
 
 
-def test_the_reference_has_every_command_and_option(hooks: ModuleType) -> None:
+def test_the_reference_has_every_command_and_option(hooks: ModuleType, pages: dict[str, str]) -> None:
+    assert pages["docs/reference/commands.md"].count(hooks._COMMANDS_HERE) == 1
     sections = dict(
         re.findall(r"^## (edgemobile[a-z ]*?) \{.*?\}\n(.*?)(?=^## |\Z)", hooks.command_reference(), re.M | re.S)
     )
