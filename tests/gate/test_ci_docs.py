@@ -1,4 +1,4 @@
-"""docs/ci.md is no prose: its edgemobile.toml is read, its commands are tried, its files are whole YAML."""
+"""docs/ci.md and docs/reference/options.md are tried: their edgemobile.toml is read, their commands are parsed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from edgemobile.gate.config import load_gate
 from edgemobile.util.config_file import read_config
 
 
-def _blocks(repo_root: Path, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", (repo_root / "docs" / "ci.md").read_text(), re.M | re.S)
+def _blocks(repo_root: Path, kind: str, page: str = "ci.md") -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", (repo_root / "docs" / page).read_text(), re.M | re.S)
 
 
 def test_its_configuration(repo_root: Path, tmp_path: Path) -> None:
-    gate, defaults = _blocks(repo_root, "toml")
+    (gate,) = _blocks(repo_root, "toml")
+    (defaults,) = _blocks(repo_root, "toml", "reference/options.md")
     path = tmp_path / "edgemobile.toml"
     path.write_text(gate)
     config = load_gate(read_config(path))
@@ -32,7 +33,8 @@ def test_its_configuration(repo_root: Path, tmp_path: Path) -> None:
     path.write_text(gate.replace("size = {", 'size = { int8 = "4.6 megs",'))
     with pytest.raises(EdgemobileError) as raised:
         load_gate(read_config(path))
-    (said,) = (line for line in _blocks(repo_root, "text")[0].splitlines() if line.startswith("error:"))
+    lines = "".join(_blocks(repo_root, "text")).splitlines()
+    (said,) = (line for line in lines if line.startswith("error:"))
     assert said == f"error: {str(raised.value).removeprefix(f'{tmp_path}/')}"
 
 
@@ -47,9 +49,10 @@ def test_every_key_is_in_its_table(repo_root: Path) -> None:
 
 def test_its_commands(repo_root: Path) -> None:
     """Whatever begins with edgemobile there, in a shell, a workflow or a hook, has a command and options there are."""
-    text = "\n".join([*_blocks(repo_root, "sh"), *_blocks(repo_root, "yaml")])
-    lines = re.findall(r"(?:^|run: |entry: |\d )(edgemobile .*?)(?:$|#)", text, re.M)
-    assert len(lines) == 7
+    kinds = (("sh", "ci.md"), ("yaml", "ci.md"), ("sh", "reference/options.md"))
+    text = "\n".join(block for kind, page in kinds for block in _blocks(repo_root, kind, page))
+    lines = re.findall(r"(?:^|run: |entry: |\d |tflite )(edgemobile .*?)(?:$|#)", text, re.M)
+    assert len(lines) == 8
     for line in lines:
         words = shlex.split(line)[1:]
         command: click.Command = cli
