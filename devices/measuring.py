@@ -159,7 +159,7 @@ def memory(job: Job, index: int, threads: int) -> dict[str, float]:
     _pin(job.spec["settings"]["cores"])
     import_runtime(_runtime(job, row))
     before = _peak_mib()
-    case = _opened(job, row, threads, timed=False)
+    case = _opened(job, row, read_file(job, row), threads, timed=False)
     for _ in range(_MEMORY_INFERENCES):
         case.invoke()
     return {"peak_mib": _peak_mib(), "runtime_mib": before}
@@ -184,8 +184,9 @@ def start(job: Job, number: int, since: float, left_out: Collection[int] = ()) -
                 job.tell("opening", done=index, total=len(job.spec["files"]))
             if index in left_out:
                 continue
+            data = read_file(job, row)
             try:
-                cases += [_opened(job, row, threads, timed=True) for threads in settings["threads"]]
+                cases += [_opened(job, row, data, threads, timed=True) for threads in settings["threads"]]
             except EdgemobileError as error:
                 if number or isinstance(error, MissingExtra):
                     raise
@@ -228,8 +229,8 @@ def _runtime(job: Job, row: dict[str, Any]) -> str:
     return job.spec["settings"]["runtime"] or default_runtime(row["format"])
 
 
-def _opened(job: Job, row: dict[str, Any], threads: int, *, timed: bool) -> _Case:
-    data, runtime = read_file(job, row), _runtime(job, row)
+def _opened(job: Job, row: dict[str, Any], data: bytes, threads: int, *, timed: bool) -> _Case:
+    runtime = _runtime(job, row)
     file_format(data, row["file"])
     import_runtime(runtime)
     began = time.perf_counter_ns()
@@ -407,8 +408,9 @@ def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]
     refused, runs = [], job.spec["settings"]["runs"] or _COUNTED_RUNS
     for number, row in enumerate(job.spec["files"]):
         job.tell("opening", done=number, total=len(job.spec["files"]))
+        data = read_file(job, row)
         try:
-            case = _opened(job, row, 1, timed=False)
+            case = _opened(job, row, data, 1, timed=False)
             _count(job, case, len(found) * runs, runs)
             found.append(case.to_json())
         except MissingExtra:

@@ -63,7 +63,7 @@ def run_job(
     """Run a bench on a board to its end, through lost connections, and give what it measured.
 
     An interrupt stops the job on the board too. Raises DeviceUnreachable where the board stays away for `patience_s`,
-    EdgemobileError for what the worker refused, died of, or answered that cannot be.
+    EdgemobileError for what the worker died of, or answered that cannot be.
     """
     desk = Desk(device.name, transport, prepared, f"jobs/{job['id']}", on_progress, patience_s, sleep)
     started = time.monotonic()

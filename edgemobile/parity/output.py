@@ -57,7 +57,7 @@ def _details(file: FileParity) -> list[str]:
         "",
         f"**{markdown_text(file.file)}** on {markdown_text(file.place)}",
         "",
-        *(f"- {markdown_text(missed)}" for missed in (*filter(None, (file.refused,)), *file.missed)),
+        *(f"- {markdown_text(missed)}" for missed in file.reasons),
     ]
     if file.first_diverging is not None:
         lines += [

@@ -60,6 +60,11 @@ class FileParity:
         return "refused" if self.refused else "FAIL" if self.missed else "pass"
 
     @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it did not pass."""
+        return (self.refused, *self.missed) if self.refused else self.missed
+
+    @property
     def missed_outputs(self) -> tuple[str, ...]:
         return tuple(words for words in self.missed if words not in self.missed_layers)
 
