@@ -39,7 +39,15 @@ _PACKAGES = (
 )
 _SUFFIXES = (".onnx", ".tflite")
 # File name -> what a user says of the sizes that it leaves open.
-_SHAPES: dict[str, tuple[str, ...]] = {}
+_SHAPES = {
+    "ch_PP-OCRv4_rec_infer.onnx": ("x=1x3x48x320",),
+    "decoder.onnx": ("prefix=1x4", "memory=1x8x256", "src_mask=1x8"),
+    "encoder.onnx": ("src=1x8", "src_mask=1x8"),
+    "silero_vad.onnx": ("input=1x576", "state=2x1x128"),
+    "silero_vad_16k_op15.onnx": ("input=1x512", "state=2x1x128"),
+    "silero_vad_half.onnx": ("input=1x512", "state=2x1x128"),
+    "silero_vad_op18_ifless.onnx": ("input=1x576", "state=2x1x128"),
+}
 _COMMANDS = ("inspect", "bench", "parity")
 _RIGHT = ("ok", "refused")
 

@@ -21,6 +21,7 @@ from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
 from edgemobile.graph.embed import normalised, to_pixels
 from edgemobile.graph.interpreter import run_real
+from edgemobile.hints import faint
 from edgemobile.images.samples import Samples, from_blots, from_dataset, from_synthesis
 from edgemobile.lower import lower
 from edgemobile.manifest import file_metadata, manifest
@@ -188,7 +189,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             float_accuracy=_accuracy(reference, samples.labels),
             recipe=emitted.recipe,
             files=_check(request, samples, reference, emitted.int8, artifacts, folder, progress),
-            notes=(*_model_notes(request, model), *samples.notes, *emitted.notes),
+            notes=(*_model_notes(request, model), *filter(None, (faint(reference),)), *samples.notes, *emitted.notes),
         )
         (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
     return result

@@ -249,8 +249,8 @@ def bench(
 ) -> Benched:
     """Measure the latency of files on a device, or its instructions where that is emulated: `edgemobile bench`.
 
-    `baseline` is a saved run; `max_regress` a share of it, 0.05 for 5 %. `shapes` is input -> its whole shape, for those
-    that a file leaves sizes of open.
+    `baseline` is a saved run; `max_regress` a share of it, 0.05 for 5 %. `shapes` is input -> its whole shape,
+    for those that a file leaves sizes of open.
     """
     from edgemobile.bench import BenchRequest
     from edgemobile.bench import bench as measure

@@ -27,6 +27,7 @@ from edgemobile.graph import Graph
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
+from edgemobile.hints import faint
 from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
 from edgemobile.metrics import METRICS, measure
 from edgemobile.model import Model, load_model
@@ -185,6 +186,8 @@ def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress)
         for other, file in zip(request.others, opened, strict=True)
         for row in (judged[id(file)] if isinstance(file, File) else [_unread(Path(other), file)])
     ]
+    if hint := faint(expected):
+        notes = (*notes, f"{reference.name}: {hint}")
     return ParityReport(reference.name, described_images, tuple(rows), notes)
 
 
