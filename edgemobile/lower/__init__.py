@@ -46,9 +46,9 @@ def export_program(net: torch.nn.Module, input_shape: Sequence[int]) -> torch.ex
         with _without_logs(), redirect_stderr(printed):
             return torch.export.export(net, (example,))
     except Exception as error:
-        words = f"torch.export cannot trace {type(net).__name__} on input {list(input_shape)}: {first_line(error).rstrip('.')}"
-        hint = next((hint for found, hint in _HINTS if re.search(found, str(error))), "")
-        refusal = Unsupported(f"{words}{hint and '. '}{hint}")
+        hints = (hint for found, hint in _HINTS if re.search(found, str(error)))
+        words = ". ".join((first_line(error).rstrip("."), *list(hints)[:1]))
+        refusal = Unsupported(f"torch.export cannot trace {type(net).__name__} on input {list(input_shape)}: {words}")
         refusal.details = _rest(str(error), printed.getvalue())
         raise refusal from error
 
