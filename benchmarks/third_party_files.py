@@ -43,7 +43,8 @@ _SHAPES = {
     "ch_PP-OCRv4_rec_infer.onnx": ("x=1x3x48x320",),
     "decoder.onnx": ("prefix=1x4", "memory=1x8x256", "src_mask=1x8"),
     "encoder.onnx": ("src=1x8", "src_mask=1x8"),
-    "silero_vad.onnx": ("input=1x576", "state=2x1x128"),
+    # The rate is another input: shown 1, the file takes the windows of 8 kHz.
+    "silero_vad.onnx": ("input=1x288", "state=2x1x128"),
     "silero_vad_16k_op15.onnx": ("input=1x512", "state=2x1x128"),
     "silero_vad_half.onnx": ("input=1x512", "state=2x1x128"),
     "silero_vad_op18_ifless.onnx": ("input=1x576", "state=2x1x128"),

@@ -385,7 +385,8 @@ def _open(data: bytes, name: str, runtime: str | None, threads: int) -> Session:
         raise
     except Exception as error:
         reason = in_a_line(error)
-        raise EdgemobileError(f"{runtime} cannot open {name} ({len(data)} bytes), export it again: {reason}") from error
+        advice = "" if "custom op" in reason else ", export it again"
+        raise EdgemobileError(f"{runtime} cannot open {name} ({len(data)} bytes){advice}: {reason}") from error
 
 
 def open_profiled(data: bytes, threads: int, prefix: str) -> _Onnxruntime:

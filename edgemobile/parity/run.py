@@ -228,6 +228,10 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     path = Path(request.ref)
     if path.suffix in FILE_SUFFIXES:
         file = open_file(path)
+        _check_ends(file)
+        sides = file.sides_px
+        if sides is not None and sides[0] != sides[1] and min(sides) > 0:
+            raise Unsupported(f"{path}: takes images of {in_px(sides)}. Supported as the reference: square ones")
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
         stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
         claims = Claims(file.preprocess, file.labels)
@@ -383,6 +387,10 @@ def _check_ends(file: File) -> None:
         if len(names) != 1:
             shown = first_few(list(names), _SHOWN_NAMES)
             raise Unsupported(f"{file.path}: has {len(names)} {what} ({shown}). Supported: one; cut the others off")
+    if file.sides_px is None:
+        source = file.contents.values[file.contents.inputs[0]]
+        takes = f"{source.dtype} {list(source.shape)}".replace("-1", "N")
+        raise Unsupported(f"{file.path}: takes {takes}, which is no image. Supported: image classifiers")
 
 
 def _misfit(file: File, images: np.ndarray) -> str:

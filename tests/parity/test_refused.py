@@ -1,4 +1,4 @@
-"""A file that cannot be looked at is a row with its reason: it neither passes nor falls short. The others are judged."""
+"""A file that cannot be looked at is a row with its reason, not a pass and not a miss, and the others are judged."""
 
 from __future__ import annotations
 
@@ -111,3 +111,14 @@ def test_faint_outputs_are_noted(files: Path, colour_model: Callable[..., bytes]
     assert "only just initialised: load weights" in report.notes[-1]
     assert not any("initialised" in note for note in _report(files, "also.onnx").notes)
     assert np.isinf(report.files[0].metrics["sqnr_db"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [([1, "n"], r"takes float32 \[1, N\], which is no image"), ([1, 3, 8, 16], "takes images of 8 x 16 px")],
+)
+def test_a_reference_that_takes_no_square_image_is_refused_by_name(tmp_path: Path, shape: list[Any], said: str) -> None:
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(_graph(helper.make_node("Flatten", ["image"], ["y"]), ["y"], shape))
+    with pytest.raises(EdgemobileError, match=rf"odd\.onnx: {said}"):
+        parity(ParityRequest(str(path), (str(path),)))
