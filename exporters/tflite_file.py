@@ -120,12 +120,25 @@ def unpack(data: bytes) -> Any:
     return model
 
 
+# What reading a damaged file may raise.
+_TRIPPED = (
+    struct.error,
+    AttributeError,
+    IndexError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
+
+
 @contextlib.contextmanager
 def reading(data: bytes) -> Iterator[None]:
     """Offsets and indices of a damaged file point anywhere: whatever they trip over is one clear error."""
     try:
         yield
-    except (struct.error, AttributeError, IndexError, ValueError, TypeError, OverflowError, MemoryError) as error:
+    except _TRIPPED as error:
         raise Unsupported(f"damaged TFLite file of {len(data)} bytes: {error}; export or copy it again") from error
 
 
