@@ -16,8 +16,8 @@ from torch import nn
 
 from edgemobile.errors import Unsupported
 from edgemobile.hints import faint, training_branches
+from edgemobile.loading.model import load_model
 from edgemobile.lower import export_program
-from edgemobile.model import load_model
 
 NETS = """
 import torch

@@ -14,12 +14,12 @@ pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper
 
-from edgemobile.bench import BenchRequest, bench
-from edgemobile.devices.runtimes import Port, open_session
+from edgemobile.devices.host.records import Run, Settings, load_run, save_run
+from edgemobile.devices.runtimes.sessions import Port, open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import tflite
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.records import Run, Settings, load_run, save_run
+from edgemobile.latency.run import BenchRequest, bench
 
 QUICK: dict[str, Any] = {"runs": 2, "starts": 1}
 

@@ -14,7 +14,7 @@ pytest.importorskip("ai_edge_litert")
 
 from onnx import TensorProto, helper, numpy_helper
 
-from edgemobile.devices.runtimes import open_session
+from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import tflite
 from edgemobile.exporters.onnx_contents import read as read_onnx
