@@ -3,7 +3,7 @@
 Add a command here: a file in commands/ and a row of _COMMANDS.
 
 Exit codes: 0 done, 1 a file missed its tolerance, 2 bad input, 3 a dependency is missing, 4 the device does not
-answer, 5 the measurement cannot be trusted, 130 interrupted, 141 nobody reads the output.
+answer, 5 the measurement cannot be trusted, 70 a bug of edgemobile, 130 interrupted, 141 nobody reads the output.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 
 import click
@@ -37,6 +39,10 @@ from edgemobile.printing.terminal import print_error
 __all__ = ["cli", "main"]
 
 
+# EX_SOFTWARE of sysexits.h.
+_BUG = 70
+
+
 def main() -> None:
     """Entry point: every error a user can mend is one line, never a traceback."""
     # OpenMP threads that spin while they wait are ten times slower on shared cores. Read when torch is loaded.
@@ -48,7 +54,7 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except EdgemobileError as error:
-        print_error(str(error))
+        print_error(f"{error}{_kept(error.details)}")
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # click raises Abort from the interruption. What it carries are files that were written before it.
@@ -60,15 +66,36 @@ def main() -> None:
         # have been seen, so it is neither 0 nor 1 but 128 and SIGPIPE. What is left is closed without a word.
         sys.stderr.close()
         code = 141
-    except OSError as error:
-        # What is printed has no file name: the disk behind `>` is full.
-        if error.filename is not None or error.errno != errno.ENOSPC:
-            raise
+    except Exception as error:
+        code = _unexpected(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> int:
+    """The exit code of what nobody foresaw: not 1, which says that a file fell short."""
+    # What is printed has no file name: the disk behind `>` is full.
+    if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
         print_error(f"cannot write the output: {error.strerror}")
         # What is left of it must not fail once more when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EdgemobileError.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+        return EdgemobileError.exit_code
+    traceback.print_exception(error)
+    print_error("this is a bug of edgemobile: please report it with the lines above")
+    return _BUG
+
+
+def _kept(details: str) -> str:
+    """Where the rest of an error is, for those who want to read it: pages of a library's own words."""
+    if not details:
+        return ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="edgemobile-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(details)
+    except OSError:
+        return ""
+    return f". The whole message: {file.name}"
 
 
 class _InOrder(click.Group):

@@ -26,9 +26,13 @@ _APART = {
 
 
 class EdgemobileError(Exception):
-    """Bad input or a bad environment: the command line prints it as one line and exits with `exit_code`."""
+    """Bad input or a bad environment: the command line prints it as one line and exits with `exit_code`.
+
+    `details` is what another library said beyond its first line; the command line puts it into a file.
+    """
 
     exit_code = 2
+    details = ""
 
 
 class Unsupported(EdgemobileError):

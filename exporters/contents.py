@@ -38,7 +38,8 @@ class Op:
 class Value:
     """A tensor. A `constant` has its bytes in the file; `data` is them where numpy can hold them. A free side is -1.
 
-    `scale` f32[1 or C] and `zero_point` i64 of the same shape where the file states them.
+    `scale` f32[1 or C] and `zero_point` i64 of the same shape where the file states them. `stored_bytes` is what a
+    sparse constant takes in the file, whose `data` is dense.
     """
 
     name: str
@@ -48,12 +49,15 @@ class Value:
     data: np.ndarray | None = None
     scale: np.ndarray | None = None
     zero_point: np.ndarray | None = None
+    stored_bytes: int | None = None
 
     @property
     def nbytes(self) -> int:
         """What the constant takes in the file; 0 for activations."""
         if not self.constant:
             return 0
+        if self.stored_bytes is not None:
+            return self.stored_bytes
         if self.data is not None:
             return self.data.nbytes
         name = "float8" if self.dtype.startswith("float8") else self.dtype
@@ -68,7 +72,9 @@ class Contents:
     Raises ValueError where an op reads what only a later one makes, or makes what is made already: so every walk up or
     down the graph ends.
 
-    `optimized` is a graph as a runtime runs it: an op left between conversions there computes in float.
+    `optimized` is a graph as a runtime runs it: an op left between conversions there computes in float. `subgraphs`
+    are the graphs that its ops call (the branches of If, the body of Loop or WHILE), each with those it calls itself;
+    their values are their own and, in ONNX, those of the graph around them.
     """
 
     format: str
@@ -80,6 +86,7 @@ class Contents:
     values: Mapping[str, Value]
     metadata: Mapping[str, str] = field(default_factory=dict)
     optimized: bool = False
+    subgraphs: tuple[Contents, ...] = ()
 
     def __post_init__(self) -> None:
         outputs = {name for op in self.ops for name in op.outputs if name}
@@ -113,7 +120,12 @@ class Contents:
                 known.update(op.outputs)
         return frozenset(known)
 
+    @property
+    def graphs(self) -> tuple[Contents, ...]:
+        """This graph and all below it."""
+        return (self, *(graph for part in self.subgraphs for graph in part.graphs))
+
     def op_counts(self) -> dict[str, int]:
-        """Kind -> how many, most frequent first."""
-        counts = Counter(op.kind for op in self.ops)
+        """Kind -> how many in all graphs, most frequent first."""
+        counts = Counter(op.kind for graph in self.graphs for op in graph.ops)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

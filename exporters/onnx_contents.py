@@ -27,7 +27,7 @@ _QPARAMS = {
 
 
 def read(data: bytes) -> Contents:
-    """The main graph of an ONNX file. Raises EdgemobileError where the bytes are no ONNX model."""
+    """The graphs of an ONNX file. Raises EdgemobileError where the bytes are no ONNX model."""
     model = load(data)
     try:
         return _contents(model)
@@ -61,7 +61,7 @@ def read_optimized(data: bytes) -> Contents:
         except Exception as error:
             reason = in_a_line(error)
             raise EdgemobileError(f"onnxruntime {runtime.__version__} does not load this file: {reason}") from error
-        return replace(_contents(onnx.load(options.optimized_model_filepath)), optimized=True)
+        return _contents(onnx.load(options.optimized_model_filepath), optimized=True)
 
 
 def known_ops() -> frozenset[str]:
@@ -69,45 +69,97 @@ def known_ops() -> frozenset[str]:
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas())
 
 
-def _contents(model: Any) -> Contents:
-    graph = model.graph
+def _contents(model: Any, *, optimized: bool = False) -> Contents:
+    stated = {value.name: _described(value) for value in _inferred(model)}
+    producer = f"{model.producer_name} {model.producer_version}".strip()
+    opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
+    return replace(
+        _graph(model.graph, stated, optimized),
+        producer=producer,
+        description=model.doc_string or f"opset {opsets}, IR {model.ir_version}",
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+    )
+
+
+def _graph(graph: Any, around: dict[str, Value], optimized: bool) -> Contents:
+    """A GraphProto and those its nodes call. `around` are the values of the graph around it, which it may read."""
     if any(isinstance(name, bytes) for node in graph.node for name in (node.op_type, *node.input, *node.output)):
         raise ValueError("a name is not UTF-8")
     ops = tuple(_op(node) for node in graph.node)
-    values = _stored(graph)
-    stated = {value.name: _described(value) for value in (*_inferred(model), *graph.input, *graph.output)}
-    values = {**stated, **values}
+    stated = {value.name: _described(value) for value in (*graph.value_info, *graph.input, *graph.output)}
+    values = {**around, **stated, **_stored(graph)}
     for op in ops:
         for name in op.outputs:
             if name not in values:
                 values[name] = Value(name, (), _guess(op, values))
         _set_qparams(op, values)
-    producer = f"{model.producer_name} {model.producer_version}".strip()
-    opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
     return Contents(
         "onnx",
-        producer,
-        model.doc_string or f"opset {opsets}, IR {model.ir_version}",
+        "",
+        "",
         tuple(value.name for value in graph.input if not values[value.name].constant),
         tuple(value.name for value in graph.output),
         ops,
         values,
-        {entry.key: entry.value for entry in model.metadata_props},
+        optimized=optimized,
+        subgraphs=tuple(_graph(part, values, optimized) for node in graph.node for part in _called(node)),
     )
 
 
+def _called(node: Any) -> list[Any]:
+    """The graphs a node calls: both branches of If, the body of Loop and Scan."""
+    own = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    return own + [graph for attribute in node.attribute for graph in attribute.graphs]
+
+
+def _captured(graph: Any) -> list[str]:
+    """The values a called graph reads from the graph around it."""
+    own = {entry.name for entry in (*graph.input, *graph.initializer)}
+    own |= {tensor.values.name for tensor in graph.sparse_initializer}
+    read: list[str] = []
+    for node in graph.node:
+        own.update(node.output)
+        read += [*node.input, *(name for part in _called(node) for name in _captured(part))]
+    read += [value.name for value in graph.output]
+    return [name for name in dict.fromkeys(read) if name and name not in own]
+
+
 def _op(node: Any) -> Op:
+    """What its graphs read from around them counts among its inputs, behind its own."""
     transposed = next((a.i for a in node.attribute if a.name == "transB"), 0)
     matrix = (node.op_type in ("Gemm", "QGemm") and not transposed) or node.op_type == "MatMul"
-    return Op(node.op_type, tuple(node.input), tuple(node.output), weight_axis=1 if matrix else 0)
+    captured = [name for part in _called(node) for name in _captured(part) if name not in node.input]
+    given = (*node.input, *dict.fromkeys(captured))
+    return Op(node.op_type, given, tuple(node.output), weight_axis=1 if matrix else 0)
 
 
 def _stored(graph: Any) -> dict[str, Value]:
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    found = {tensor.name: _constant(tensor.name, tensor) for tensor in graph.initializer}
+    for sparse in graph.sparse_initializer:
+        found[sparse.values.name] = _sparse(sparse.values.name, sparse)
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            tensors[node.output[0]] = node.attribute[0].t
-    return {name: _constant(name, tensor) for name, tensor in tensors.items()}
+        if node.op_type == "Constant" and node.attribute:
+            found[node.output[0]] = _constant_node(node.output[0], node.attribute[0])
+    return found
+
+
+def _constant_node(name: str, attribute: Any) -> Value:
+    """What a Constant node gives; of its attributes it has exactly one."""
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return _constant(name, attribute.t)
+    if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+        return _sparse(name, attribute.sparse_tensor)
+    given = onnx.helper.get_attribute_value(attribute)
+    if attribute.name.startswith("value_string"):
+        return Value(name, () if isinstance(given, bytes) else (len(given),), "string", True)
+    data = np.array(given, np.float32 if attribute.name.startswith("value_float") else np.int64)
+    return Value(name, data.shape, data.dtype.name, True, data)
+
+
+def _sparse(name: str, tensor: Any) -> Value:
+    """A constant whose zeros are left out; its values are not looked at."""
+    stored = onnx.numpy_helper.to_array(tensor.values).nbytes + onnx.numpy_helper.to_array(tensor.indices).nbytes
+    return Value(name, tuple(tensor.dims), _dtype(tensor.values.data_type), True, stored_bytes=stored)
 
 
 def _constant(name: str, tensor: Any) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from edgemobile.exporters.contents import Contents, Op, Value
 from edgemobile.exporters.tflite_file import (
     OP_NAMES,
+    constant_array,
     octets,
     official_metadata,
     op_name,
@@ -28,23 +30,46 @@ _WEIGHT_AXIS = {"DEPTHWISE_CONV_2D": 3}
 
 
 def read(data: bytes) -> Contents:
-    """The main graph of a TFLite file. Raises Unsupported where the bytes are damaged or no TFLite file."""
+    """The graphs of a TFLite file. Raises Unsupported where the bytes are damaged or no TFLite file."""
     model = unpack(data)
     with reading(data):
-        graph = model.subgraphs[0]
-        names = _names(graph.tensors)
-        codes = [_kind(code) for code in model.operatorCodes]
-        values = {name: _value(data, model, name, raw) for name, raw in zip(names, graph.tensors, strict=True)}
-        return Contents(
-            "tflite",
-            text(model.description) or "not stated",
-            f"schema version {model.version}",
-            tuple(names[index] for index in graph.inputs),
-            tuple(names[index] for index in graph.outputs),
-            tuple(_op(codes[operator.opcodeIndex], operator, names) for operator in graph.operators),
-            values,
-            read_metadata(data) | official_metadata(model),
-        )
+        metadata = read_metadata(data) | official_metadata(model)
+        return _contents(data, model, 0, {0}, metadata)
+
+
+def _contents(file: bytes, model: Any, number: int, seen: set[int], metadata: Mapping[str, str]) -> Contents:
+    """Graph `number` of a ModelT, with those below it that are not `seen` yet: several ops may call one."""
+    graph = model.subgraphs[number]
+    names = _names(graph.tensors)
+    codes = [_kind(code) for code in model.operatorCodes]
+    called = [other for operator in graph.operators for other in _called(operator)]
+    below = []
+    for other in called:
+        if other not in seen:
+            seen.add(other)
+            below.append(_contents(file, model, other, seen, {}))
+    return Contents(
+        "tflite",
+        text(model.description) or "not stated",
+        f"schema version {model.version}",
+        tuple(names[index] for index in graph.inputs),
+        tuple(names[index] for index in graph.outputs),
+        tuple(_op(codes[operator.opcodeIndex], operator, names) for operator in graph.operators),
+        {name: _value(file, model, name, raw) for name, raw in zip(names, graph.tensors, strict=True)},
+        metadata,
+        subgraphs=tuple(below),
+    )
+
+
+def _called(operator: Any) -> list[int]:
+    """The graphs an op calls: both branches of IF, condition and body of WHILE, what CALL_ONCE initialises."""
+    found = []
+    for options in filter(None, (operator.builtinOptions, getattr(operator, "builtinOptions2", None))):
+        found += [
+            value for name, value in vars(options).items() if name.lower().endswith(("subgraph", "subgraphindex"))
+        ]
+    # Number 0 is the main graph, and stands where an option names none.
+    return [number for number in found if number > 0]
 
 
 def known_ops() -> frozenset[str]:
@@ -81,9 +106,10 @@ def _value(file: bytes, model: Any, name: str, raw: Any) -> Value:
     stored = octets(file, model.buffers[raw.buffer])
     if stored and min(shape, default=0) < 0:
         raise ValueError(f"the constant {name} has the shape {list(shape)}")
-    data = np.frombuffer(stored, dtype).reshape(shape) if stored and dtype in np.sctypeDict else None
+    data = constant_array(stored, shape, dtype, raw) if stored and dtype in np.sctypeDict else None
     scale, zero_point = _qparams(raw.quantization)
-    return Value(name, shape, dtype, bool(stored), data, scale, zero_point)
+    sparse = None if raw.sparsity is None else len(stored)
+    return Value(name, shape, dtype, bool(stored), data, scale, zero_point, stored_bytes=sparse)
 
 
 def _qparams(raw: Any) -> tuple[np.ndarray | None, np.ndarray | None]:

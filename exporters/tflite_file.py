@@ -24,6 +24,7 @@ from edgemobile.exporters.tflite_metadata import (
     normalisation,
     packed_labels,
 )
+from edgemobile.exporters.tflite_sparse import dense
 from edgemobile.graph import GraphError, QParams, Tensor
 from edgemobile.preprocess import Channels
 from edgemobile.util.quiet import quiet_stderr
@@ -35,6 +36,7 @@ __all__ = [
     "MIN_RUNTIME",
     "OP_NAMES",
     "add_metadata",
+    "constant_array",
     "delegate_partitions",
     "finished",
     "new",
@@ -118,12 +120,25 @@ def unpack(data: bytes) -> Any:
     return model
 
 
+# What reading a damaged file may raise.
+_TRIPPED = (
+    struct.error,
+    AttributeError,
+    IndexError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
+
+
 @contextlib.contextmanager
 def reading(data: bytes) -> Iterator[None]:
     """Offsets and indices of a damaged file point anywhere: whatever they trip over is one clear error."""
     try:
         yield
-    except (struct.error, IndexError, ValueError, TypeError, OverflowError, MemoryError) as error:
+    except _TRIPPED as error:
         raise Unsupported(f"damaged TFLite file of {len(data)} bytes: {error}; export or copy it again") from error
 
 
@@ -250,15 +265,24 @@ def octets(data: bytes, buffer: Any) -> bytes:
     return data[offset : offset + buffer.size] if offset > 1 else b""
 
 
+def constant_array(stored: bytes, shape: tuple[int, ...], dtype: str, raw: Any) -> np.ndarray:
+    """The values of a constant, a TensorT, from the bytes of its buffer; of a sparse one, zeros included.
+
+    Raises ValueError, IndexError or AttributeError where they do not fit.
+    """
+    array = np.frombuffer(stored, dtype)
+    return array.reshape(shape) if raw.sparsity is None else dense(array, shape, raw.sparsity)
+
+
 def _read_tensor(data: bytes, model: Any, raw: Any) -> Tensor:
     name = text(raw.name)
     dtype = _DTYPE_NAMES.get(raw.type, f"type {raw.type}")
     shape = tuple(int(side) for side in raw.shape) if raw.shape is not None else ()
     stored = octets(data, model.buffers[raw.buffer])
     try:
-        array = np.frombuffer(stored, dtype).reshape(shape) if stored else None
+        array = constant_array(stored, shape, dtype, raw) if stored else None
         return Tensor(name, shape, dtype, array, _read_qparams(raw.quantization, len(shape)))
-    except (GraphError, TypeError, ValueError) as error:
+    except (GraphError, AttributeError, IndexError, TypeError, ValueError) as error:
         raise Unsupported(f"tensor {name} of the TFLite file cannot be read: {error}") from error
 
 

@@ -93,7 +93,13 @@ def test_a_plot_without_matplotlib(documented: dict[str, Any], monkeypatch: pyte
 
 # What Python says otherwise than the command line: options that only print, and names that are Python's.
 _ONLY_COMMAND = {"json", "quiet", "verbose", "rank", "print-recipe", "junit", "github-summary", "out", "help"}
-_RENAMED = {"min": "minimums", "runtime": "runtimes", "sustained": "sustained_s", "cooldown": "cooldown_c"}
+_RENAMED = {
+    "min": "minimums",
+    "runtime": "runtimes",
+    "sustained": "sustained_s",
+    "cooldown": "cooldown_c",
+    "shape": "shapes",
+}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +32,9 @@ from edgemobile import errors
 from edgemobile.devices.board.probe import conditions, facts, power_w
 from edgemobile.devices.board.profiling import op_times
 from edgemobile.devices.runtimes.latency import warm_up_ns
-from edgemobile.devices.runtimes.sessions import Session, import_runtime, open_session
+from edgemobile.devices.runtimes.sessions import Port, Session, import_runtime, open_session
 from edgemobile.devices.runtimes.table import default_runtime
-from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.model_file.file import file_format
 
 __all__ = ["MARK", "Job", "bench", "memory", "read_file", "start"]
@@ -47,6 +47,8 @@ _STARTS, _ROUNDS, _FEWEST_ROUNDS, _RUNS = 5, 10, 5, 100
 _COUNTED_RUNS, _COUNTED_WARMUPS = 5, 10
 _BLOCK_NS, _SMALLEST_BLOCK, _LARGEST_BLOCK = 50_000_000, 3, 100
 _FREE_PX = 224
+_SHOWN_INPUTS = 4
+_REASON_CHARS = 1000
 _LOOK_EVERY_S = 0.5
 _LONGEST_COOLING_S = 1800
 _IDLE_S, _POWER_S, _POWER_EVERY_S = 2.0, 3.0, 0.1
@@ -73,7 +75,7 @@ class _Case:
     row: dict[str, Any]
     threads: int
     session: Session
-    prepared: np.ndarray
+    prepared: Sequence[np.ndarray]
     load_ns: int | None = None
     first_ns: int | None = None
     warmup_ns: list[int] = field(default_factory=list)
@@ -81,11 +83,11 @@ class _Case:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def invoke(self) -> None:
-        self.session.invoke(self.prepared)
+        self.session.invoke_all(self.prepared)
 
     def timed(self) -> int:
         began = time.perf_counter_ns()
-        self.session.invoke(self.prepared)
+        self.session.invoke_all(self.prepared)
         return time.perf_counter_ns() - began
 
     def round(self, block: int) -> None:
@@ -93,11 +95,11 @@ class _Case:
         self.rounds_ns.append([self.timed() for _ in range(block)])
 
     def to_json(self) -> dict[str, Any]:
-        port, cut = self.session.input, self.session.delegation()
+        inputs, cut = self.session.inputs, self.session.delegation()
         return {
             **{name: self.row[name] for name in ("file", "sha256", "bytes", "format", "precision")},
-            "input": f"{port.dtype} {port.layout}{list(port.shape)}",
-            "batch": port.shape[0],
+            "input": _in_words(inputs),
+            "batch": max(inputs[0].shape[:1], default=1) if inputs else 1,
             "runtime": self.session.runtime,
             "version": self.session.version,
             "threads": self.threads,
@@ -118,19 +120,28 @@ class _Case:
         }
 
 
-def bench(job: Job) -> dict[str, Any]:
-    """Measure what `job.spec` asks for: the facts, conditions and cases of a run.
+def _in_words(inputs: Sequence[Port]) -> str:
+    """What goes in: "float32 NCHW[1, 3, 224, 224]", or of several inputs each with its name."""
+    if len(inputs) == 1:
+        return inputs[0].words
+    shown = [f"{port.name} {port.words}" for port in inputs[:_SHOWN_INPUTS]]
+    return ", ".join(shown + [f"{len(inputs) - _SHOWN_INPUTS} more"] * (len(inputs) > _SHOWN_INPUTS))
 
-    Raises EdgemobileError for what this board cannot do, or cannot open.
+
+def bench(job: Job) -> dict[str, Any]:
+    """Measure what `job.spec` asks for: the facts, conditions and cases of a run, and the files that were refused.
+
+    Raises EdgemobileError for what this board cannot do.
     """
     settings, emulated = job.spec["settings"], job.spec["emulated"]
     _pin(settings["cores"])
     watch = _Watch(time.monotonic())
     watch.look("before")
     with _no_collection():
-        cases = _counted_cases(job) if emulated else _timed_cases(job, watch)
+        cases, refused = _counted_cases(job) if emulated else _timed_cases(job, watch)
     watch.look("after")
-    return {"emulated": emulated, "facts": facts(), "conditions": watch.samples, "cases": cases}
+    found = {"emulated": emulated, "facts": facts(), "conditions": watch.samples}
+    return {**found, "cases": cases, "refused": refused}
 
 
 def read_file(job: Job, row: dict[str, Any]) -> bytes:
@@ -148,16 +159,17 @@ def memory(job: Job, index: int, threads: int) -> dict[str, float]:
     _pin(job.spec["settings"]["cores"])
     import_runtime(_runtime(job, row))
     before = _peak_mib()
-    case = _opened(job, row, threads, timed=False)
+    case = _opened(job, row, read_file(job, row), threads, timed=False)
     for _ in range(_MEMORY_INFERENCES):
         case.invoke()
     return {"peak_mib": _peak_mib(), "runtime_mib": before}
 
 
-def start(job: Job, number: int, since: float) -> dict[str, Any]:
+def start(job: Job, number: int, since: float, left_out: Collection[int] = ()) -> dict[str, Any]:
     """The part of this process, the `number`th from 0, in a timed bench: its cases, and the conditions meanwhile.
 
     `since` is when the measurement began, by the monotonic clock of the board. Energy and profile are in the last part.
+    The first part says which files were refused, by index, and the later ones leave them out.
     """
     settings = job.spec["settings"]
     _pin(settings["cores"])
@@ -165,18 +177,33 @@ def start(job: Job, number: int, since: float) -> dict[str, Any]:
     with _no_collection():
         # All cases open at once, since they take turns.
         cases: list[_Case] = []
-        asked = _asked(job)
-        for row, threads in asked:
+        refused: dict[int, dict[str, str]] = {}
+        for index, row in enumerate(job.spec["files"]):
             job.check()
             if number == 0:
-                job.tell("opening", done=len(cases), total=len(asked))
-            cases.append(_opened(job, row, threads, timed=True))
-        _time(job, cases, watch, number)
+                job.tell("opening", done=index, total=len(job.spec["files"]))
+            if index in left_out:
+                continue
+            data = read_file(job, row)
+            try:
+                cases += [_opened(job, row, data, threads, timed=True) for threads in settings["threads"]]
+            except EdgemobileError as error:
+                if number or isinstance(error, MissingExtra):
+                    raise
+                refused[index] = _refusal(job, row, error)
+        if cases:
+            _time(job, cases, watch, number)
         if number + 1 == _starts(settings):
             _measure_energy(job, cases)
             if settings["profile"]:
                 _profile(job, cases)
-    return {"samples": watch.samples, "cases": [case.to_json() for case in cases]}
+    return {"samples": watch.samples, "cases": [case.to_json() for case in cases], "refused": refused}
+
+
+def _refusal(job: Job, row: dict[str, Any], error: EdgemobileError) -> dict[str, str]:
+    """The record of a file that its runtime does not take."""
+    reason = "".join(char if char.isprintable() else "?" for char in str(error))[:_REASON_CHARS]
+    return {"file": row["file"], "sha256": row["sha256"], "runtime": _runtime(job, row), "reason": reason}
 
 
 def _in_a_process(job: Job, *words: str) -> dict[str, Any]:
@@ -202,26 +229,34 @@ def _runtime(job: Job, row: dict[str, Any]) -> str:
     return job.spec["settings"]["runtime"] or default_runtime(row["format"])
 
 
-def _opened(job: Job, row: dict[str, Any], threads: int, *, timed: bool) -> _Case:
-    data, runtime = read_file(job, row), _runtime(job, row)
+def _opened(job: Job, row: dict[str, Any], data: bytes, threads: int, *, timed: bool) -> _Case:
+    runtime = _runtime(job, row)
     file_format(data, row["file"])
     import_runtime(runtime)
     began = time.perf_counter_ns()
     session = open_session(data, runtime=runtime, threads=threads, name=row["file"])
     load_ns = time.perf_counter_ns() - began
-    session.settle(_FREE_PX)
+    _decide_sizes(job, row, session)
     case = _Case(row, threads, session, _example(session))
     if timed:
-        case.load_ns, case.first_ns = load_ns, case.timed()
+        with session.refusals():
+            case.load_ns, case.first_ns = load_ns, case.timed()
     return case
 
 
-def _example(session: Session) -> np.ndarray:
-    """Made images, the same on every board, in what the file takes: noise as of preprocessed photos."""
-    shape, rng = session.input.shape, np.random.default_rng(0)
-    if session.input.layout == "NCHW":
-        shape = (shape[0], *shape[2:], shape[1])
-    return session.prepare(rng.standard_normal(shape, np.float32))
+def _decide_sizes(job: Job, row: dict[str, Any], session: Session) -> None:
+    """What the file leaves open as the user says, and otherwise one image of 224 pixels; nothing else is guessed."""
+    session.reshape(job.spec["settings"]["shapes"])
+    session.settle(_FREE_PX)
+    undecided = [f"--shape {port.name}={port.takes}" for port in session.inputs if port.undecided]
+    if undecided:
+        raise Unsupported(f"{row['file']} leaves sizes of its inputs open. Say what N is: {' '.join(undecided)}")
+
+
+def _example(session: Session) -> list[np.ndarray]:
+    """Made inputs, the same on every board, in what the file takes."""
+    rng = np.random.default_rng(0)
+    return [port.example(rng) for port in session.inputs]
 
 
 def _pin(cores: list[int] | None) -> None:
@@ -266,21 +301,25 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _timed_cases(job: Job, watch: _Watch) -> list[dict[str, Any]]:
+def _timed_cases(job: Job, watch: _Watch) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """(the cases, the files that were refused)."""
     settings = job.spec["settings"]
-    memories = [_memory_of(job, row, threads) if settings["memory"] else {} for row, threads in _asked(job)]
     cases: list[dict[str, Any]] = []
+    refused: dict[str, dict[str, str]] = {}
     for number in range(_starts(settings)):
         job.check()
-        part = _in_a_process(job, "--start", str(job.folder), str(number), repr(watch.since))
+        words = ["--start", str(job.folder), str(number), repr(watch.since), ",".join(refused)]
+        part = _in_a_process(job, *words)
         watch.samples += part["samples"]
+        refused = refused or part["refused"]
         cases = _joined(cases, part["cases"]) if cases else part["cases"]
-    return [{**case, **memories[index]} for index, case in enumerate(cases)]
-
-
-def _asked(job: Job) -> list[tuple[dict[str, Any], int]]:
-    """(file, threads) of every case."""
-    return list(itertools.product(job.spec["files"], job.spec["settings"]["threads"]))
+        if not cases:
+            break
+    if settings["memory"]:
+        measured = [row for index, row in enumerate(job.spec["files"]) if str(index) not in refused]
+        asked = itertools.product(measured, settings["threads"])
+        cases = [{**case, **_memory_of(job, row, threads)} for case, (row, threads) in zip(cases, asked)]  # noqa: B905
+    return cases, list(refused.values())
 
 
 def _joined(cases: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -363,22 +402,30 @@ def _cool(job: Job, limit_c: float) -> None:
 # ---- counting, under emulation --------------------------------------------------------------------------------------
 
 
-def _counted_cases(job: Job) -> list[dict[str, Any]]:
-    """One file after the other, so that none sees what another left in memory."""
-    found, runs = [], job.spec["settings"]["runs"] or _COUNTED_RUNS
+def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """(the cases, the files that were refused): one after the other, so that none sees what another left in memory."""
+    found: list[dict[str, Any]] = []
+    refused, runs = [], job.spec["settings"]["runs"] or _COUNTED_RUNS
     for number, row in enumerate(job.spec["files"]):
         job.tell("opening", done=number, total=len(job.spec["files"]))
-        case = _opened(job, row, 1, timed=False)
-        _count(job, case, number * runs, runs)
-        found.append(case.to_json())
+        data = read_file(job, row)
+        try:
+            case = _opened(job, row, data, 1, timed=False)
+            _count(job, case, len(found) * runs, runs)
+            found.append(case.to_json())
+        except MissingExtra:
+            raise
+        except EdgemobileError as error:
+            refused.append(_refusal(job, row, error))
         job.tell("round", done=number + 1, total=len(job.spec["files"]))
-    return found
+    return found, refused
 
 
 def _count(job: Job, case: _Case, first: int, runs: int) -> None:
     """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it."""
-    for _ in range(_COUNTED_WARMUPS):
-        _between_marks(case, 0, _NO_MARK)
+    with case.session.refusals():
+        for _ in range(_COUNTED_WARMUPS):
+            _between_marks(case, 0, _NO_MARK)
     for index in range(first, first + runs):
         job.check()
         _between_marks(case, index, MARK)

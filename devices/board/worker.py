@@ -6,7 +6,7 @@ second sees the first at work, or its result, and leaves. So the host may lose t
 back.
 
     --state JOB                    prints running, finished, dead, or full: dead, and the disk has no room
-    --start JOB NUMBER SINCE       one of the processes that the inferences of a bench are spread over
+    --start JOB NUMBER SINCE FILES one of the processes that the inferences of a bench are spread over, without FILES
     --memory JOB FILE THREADS      a process of its own for the peak memory of one file
 """
 
@@ -35,7 +35,7 @@ from edgemobile.errors import EdgemobileError
 
 __all__ = ["JOB_VERSION", "main"]
 
-JOB_VERSION = 1
+JOB_VERSION = 2
 
 _POLL_S = 0.02
 _IDLE_S = 120
@@ -289,7 +289,9 @@ def _answer(job: _Job, session: Session, path: Path) -> None:
 
 _KINDS = {"bench": _bench, "infer": _infer}
 _PARTS: dict[str, Callable[..., dict[str, Any]]] = {
-    "--start": lambda job, number, since: start(job, int(number), float(since)),
+    "--start": lambda job, number, since, left_out="": start(
+        job, int(number), float(since), tuple(map(int, filter(None, left_out.split(","))))
+    ),
     "--memory": lambda job, index, threads: memory(job, int(index), int(threads)),
 }
 

@@ -28,7 +28,7 @@ from edgemobile.util.strict_json import parse
 
 __all__ = ["JOB_VERSION", "PATIENCE_S", "Chunk", "Desk", "Event", "ModelFile", "Named", "OnProgress", "Prepared"]
 
-JOB_VERSION = 1
+JOB_VERSION = 2
 PATIENCE_S = 300.0
 
 _T = TypeVar("_T")

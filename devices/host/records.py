@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -24,6 +24,7 @@ __all__ = [
     "Core",
     "Facts",
     "OpTime",
+    "Refusal",
     "Run",
     "Sample",
     "Settings",
@@ -33,7 +34,7 @@ __all__ = [
     "save_run",
 ]
 
-RUN_VERSION = 3
+RUN_VERSION = 4
 MAX_RUN_BYTES = 64 * 2**20
 _MAX_PROBE_BYTES = 2**20
 
@@ -126,7 +127,8 @@ class Sample:
 class Settings:
     """What was asked. Of `runs` (a case) and `seconds` (a case) one is given; None takes the default.
 
-    `starts` is over how many processes the inferences are spread.
+    `starts` is over how many processes the inferences are spread. `shapes` are inputs that a file leaves sizes of open,
+    by name, with their whole shape.
     """
 
     threads: tuple[int, ...] = (1,)
@@ -139,6 +141,7 @@ class Settings:
     cooldown_c: float | None = None
     sustained_s: float | None = None
     profile: bool = False
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.threads or min(self.threads) < 1 or len(set(self.threads)) != len(self.threads):
@@ -151,6 +154,9 @@ class Settings:
             raise ValueError("give one of runs, seconds and sustained")
         if self.sustained_s is not None and self.starts not in (None, 1):
             raise ValueError("a sustained run is one process; leave starts out")
+        for name, shape in self.shapes.items():
+            if min(shape, default=1) < 1:
+                raise ValueError(f"the sizes of input {name} must be at least 1, found {list(shape)}")
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,16 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A file that its runtime does not open or run, and why. The others of the run are measured all the same."""
+
+    file: str
+    sha256: str
+    runtime: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Run:
     """One measurement on one board. `created` is UTC, ISO 8601; `device` is the name the user gave the board."""
 
@@ -243,6 +259,7 @@ class Run:
     conditions: tuple[Sample, ...]
     cases: tuple[Case, ...]
     notes: tuple[str, ...] = ()
+    refused: tuple[Refusal, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version != RUN_VERSION:

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgemobile.devices.host.chunks import infer
 from edgemobile.devices.host.desk import JOB_VERSION, PATIENCE_S, Desk, ModelFile, Named, OnProgress, Prepared
-from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Case, Facts, Sample, Settings, check_figures
+from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Case, Facts, Refusal, Sample, Settings, check_figures
 from edgemobile.devices.host.transport import Transport
 from edgemobile.devices.runtimes.table import readers
 from edgemobile.errors import EdgemobileError
@@ -29,6 +29,7 @@ class Measured:
     facts: Facts
     conditions: tuple[Sample, ...]
     cases: tuple[Case, ...]
+    refused: tuple[Refusal, ...]
 
     def __post_init__(self) -> None:
         check_figures(self.cases, emulated=self.emulated)
@@ -62,7 +63,7 @@ def run_job(
     """Run a bench on a board to its end, through lost connections, and give what it measured.
 
     An interrupt stops the job on the board too. Raises DeviceUnreachable where the board stays away for `patience_s`,
-    EdgemobileError for what the worker refused, died of, or answered that cannot be.
+    EdgemobileError for what the worker died of, or answered that cannot be.
     """
     desk = Desk(device.name, transport, prepared, f"jobs/{job['id']}", on_progress, patience_s, sleep)
     started = time.monotonic()
@@ -86,6 +87,8 @@ def _with_instructions(cases: Any, desk: Desk) -> list[Any]:
 
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
         raise EdgemobileError(f"{desk.named} answered no list of cases")
+    if not cases:
+        return cases
     data = desk.read_whole(f"{desk.folder}/counts", _MAX_COUNTS_BYTES)
     marks = {mark.v: mark.counts for mark in parse_counts(data or b"")}
     runs = len(marks) // 2 // max(len(cases), 1)
@@ -101,7 +104,11 @@ def _with_instructions(cases: Any, desk: Desk) -> list[Any]:
 def _check(measured: Measured, job: Mapping[str, Any], elapsed_s: float, named: str) -> None:
     """What was measured against what was asked."""
     settings = job["settings"]
-    asked = [(row, threads) for row in job["files"] for threads in settings["threads"]]
+    refused = {(one.file, one.sha256) for one in measured.refused}
+    if unasked := refused - {(row["file"], row["sha256"]) for row in job["files"]}:
+        raise EdgemobileError(f"{named} refused {min(unasked)[0]}, which nobody asked for")
+    taken = [row for row in job["files"] if (row["file"], row["sha256"]) not in refused]
+    asked = [(row, threads) for row in taken for threads in settings["threads"]]
     if measured.emulated is not job["emulated"]:
         raise EdgemobileError(f"{named} says emulated={measured.emulated}, and it is the other way round")
     for case, (row, threads) in zip(measured.cases, asked, strict=False):

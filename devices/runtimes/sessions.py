@@ -6,8 +6,10 @@ Add a runtime here: a subclass of Session, a row in _SESSIONS, and one in edgemo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +20,7 @@ from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime, readers
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line, require
 from edgemobile.graph import QParams
 from edgemobile.graph.affine import dequantize, quantize
-from edgemobile.model_file.file import file_format, layout_of, read_model
+from edgemobile.model_file.file import file_format, layout_of, output_layout, read_model
 from edgemobile.util.quiet import quiet_stderr
 
 __all__ = [
@@ -32,11 +34,18 @@ __all__ = [
 ]
 
 
+# A message names no more of a file's ports than this.
+_SHOWN_NAMES = 8
+_FLOATS = ("float32", "float16", "float64")
+_WHOLE = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+
+
 @dataclass(frozen=True)
 class Port:
     """The input or output of a file. `layout` is "NCHW", "NHWC" or, with fewer dimensions, "".
 
-    Integer ports that stand for reals have a `scale` and a `zero_point`. A free batch dimension counts as 1.
+    Integer ports that stand for reals have a `scale` and a `zero_point`. `free` are the dimensions that the file leaves
+    open, which count as 1 in `shape`; None where nobody says which, and any 1 may be one.
     """
 
     name: str
@@ -45,12 +54,78 @@ class Port:
     layout: str = ""
     scale: float | None = None
     zero_point: int | None = None
+    free: tuple[int, ...] | None = field(default=None, compare=False)
 
     @property
     def qparams(self) -> QParams | None:
         if self.scale is None:
             return None
         return QParams(np.array(self.scale), np.array(self.zero_point or 0))
+
+    @property
+    def words(self) -> str:
+        """As in "float32 NCHW[1, 3, 224, 224]"."""
+        return f"{self.dtype} {self.layout}{list(self.shape)}"
+
+    @property
+    def takes(self) -> str:
+        """The shape with N for the sizes that are open, as in "Nx3x224x224"."""
+        return "x".join("N" if axis in (self.free or ()) else str(size) for axis, size in enumerate(self.shape))
+
+    @property
+    def undecided(self) -> tuple[int, ...]:
+        """The dimensions that nothing has decided and that are no batch, which is 1."""
+        return tuple(axis for axis in self.free or () if axis)
+
+    def settled(self, input_px: int) -> Port:
+        """As `Session.settle` leaves it."""
+        if not self.layout:
+            return self
+        channel = 1 if self.layout == "NCHW" else 3
+        free = [axis for axis, size in enumerate(self.shape) if size == 1] if self.free is None else self.free
+        sides = [axis for axis in free if axis not in (0, channel)]
+        shape = [input_px if axis in sides else size for axis, size in enumerate(self.shape)]
+        if channel in free and (sides or self.free is not None):
+            shape[channel] = 3
+        settled = replace(self, shape=tuple(shape), free=None if self.free is None else ())
+        if self.scale is None and self.dtype in ("uint8", "int8"):
+            return replace(settled, scale=1.0, zero_point=0)
+        return settled
+
+    def prepared(self, images: np.ndarray) -> np.ndarray:
+        """As `Session.prepare`, for this port."""
+        ordered = images.transpose(0, 3, 1, 2) if self.layout == "NCHW" and images.ndim == 4 else images
+        channel = 1 if self.layout == "NCHW" else 3
+        if self.layout and (self.shape[channel], ordered.shape[channel]) == (1, 3):
+            raise Unsupported(
+                f"input {self.name} takes one grey channel, {self.layout}{list(self.shape)}. Supported: RGB images; "
+                "a first layer with its weights summed over R, G and B gives the same for grey ones"
+            )
+        if ordered.shape != self.shape:
+            raise EdgemobileError(
+                f"input {self.name} is {self.layout}{list(self.shape)}; images NHWC{list(images.shape)} do not fit"
+            )
+        if self.dtype in _FLOATS:
+            return np.ascontiguousarray(ordered, self.dtype)
+        if self.qparams is None:
+            raise Unsupported(
+                f"input {self.name} is {self.dtype} without a scale. Supported: float32, or integers with one"
+            )
+        return np.ascontiguousarray(quantize(ordered, self.qparams, self.dtype))
+
+    def example(self, rng: np.random.Generator) -> np.ndarray:
+        """Something it takes: noise as of preprocessed photos; 1 where integers mean themselves, as ids and lengths do.
+
+        Raises Unsupported for what is neither a number nor a bool.
+        """
+        if self.dtype in _FLOATS or self.scale is not None:
+            batch, *sides = self.shape or (1,)
+            shape = (batch, *sides[1:], sides[0]) if self.layout == "NCHW" else self.shape
+            return self.prepared(rng.standard_normal(shape, np.float32))
+        if self.dtype not in _WHOLE:
+            known = ", ".join((*_FLOATS, *_WHOLE))
+            raise Unsupported(f"input {self.name} is {self.dtype}, of which no example can be made. Supported: {known}")
+        return np.ones(self.shape, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -62,73 +137,88 @@ class Delegation:
 
 
 class Session(ABC):
-    """A model file loaded and ready. `runtime` and `version` say who computes.
+    """A model file loaded and ready. `runtime` and `version` say who computes, `name` what errors call the file.
 
-    `metadata` is what the file says of itself, by key, where the runtime tells.
+    `metadata` is what the file says of itself, by key, where the runtime tells. A file may have several inputs and
+    outputs; those that take images and answer with logits have one of each, `input` and `output`.
     """
 
     runtime: str
     version: str
-    input: Port
-    output: Port
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    name: str = "the model"
     metadata: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def input(self) -> Port:
+        """The one input. Raises Unsupported where there are several."""
+        return _only(self.inputs, "inputs", self.name)
+
+    @input.setter
+    def input(self, port: Port) -> None:
+        self.inputs = (port,)
+
+    @property
+    def output(self) -> Port:
+        """The one output. Raises Unsupported where there are several."""
+        return _only(self.outputs, "outputs", self.name)
+
+    @output.setter
+    def output(self, port: Port) -> None:
+        self.outputs = (port,)
 
     @abstractmethod
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
         """One inference on an array from `prepare`: the raw output, in the file's own dtype. This is what is timed."""
 
-    def invoke_all(self, prepared: np.ndarray) -> list[np.ndarray]:
-        """As `invoke`, but every output, in the file's order: for files from `open_layers`."""
-        raise Unsupported(f"{self.runtime} does not show inner tensors")
+    def invoke_all(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One inference on an array an input, in the file's order: every raw output, in the file's order."""
+        (one,) = prepared
+        return [self.invoke(one)]
 
     def delegation(self) -> Delegation | None:
         """How the delegate cuts the file; None where the runtime has none, or does not tell."""
         return None
 
     def settle(self, input_px: int) -> None:
-        """Leave nothing open of an image input: a free resolution is `input_px`, integers without a scale are reals.
+        """Leave nothing open of image inputs: a free resolution is `input_px`, integers without a scale are reals.
 
         What the file fixes stays.
         """
-        port = self.input
-        if not port.layout:
-            return
-        channel = 1 if port.layout == "NCHW" else 3
-        shape = [input_px if size == 1 and axis not in (0, channel) else size for axis, size in enumerate(port.shape)]
-        if port.shape[channel] == 1 and tuple(shape) != port.shape:
-            shape[channel] = 3
-        self.input = replace(port, shape=tuple(shape))
-        if port.scale is None and port.dtype in ("uint8", "int8"):
-            self.input = replace(self.input, scale=1.0, zero_point=0)
+        self._take(tuple(port.settled(input_px) for port in self.inputs))
+
+    def reshape(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Decide free sizes: input -> its whole shape. Names the file has not are left out.
+
+        Raises EdgemobileError where a shape is not one that the input takes.
+        """
+        self._take(tuple(_reshaped(port, shapes.get(port.name), self.name) for port in self.inputs))
+
+    def _take(self, inputs: tuple[Port, ...]) -> None:
+        """Go on with `inputs`, which are the file's with other sizes."""
+        self.inputs = inputs
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,H,W,C], as many as the file's batch, in the file's own layout and dtype."""
-        port = self.input
-        ordered = images.transpose(0, 3, 1, 2) if port.layout == "NCHW" and images.ndim == 4 else images
-        if ordered.shape != port.shape:
-            raise EdgemobileError(
-                f"input {port.name} is {port.layout}{list(port.shape)}; images NHWC{list(images.shape)} do not fit"
-            )
-        if port.dtype == "float32":
-            return np.ascontiguousarray(ordered, np.float32)
-        if port.qparams is None:
-            raise Unsupported(
-                f"input {port.name} is {port.dtype} without a scale. Supported: float32, or integers with one"
-            )
-        return np.ascontiguousarray(quantize(ordered, port.qparams, port.dtype))
+        return self.input.prepared(images)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,H,W,C], any N -> logits f32[N,classes].
 
         Runs in the file's batches; the last is filled up with zeros, whose rows are dropped.
         """
-        batch = self.input.shape[0]
-        rows = [np.empty((0, *self.output.shape[1:]), np.float32)]
+        batch, rows = self.input.shape[0], []
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
-            rows.append(self._real(self.invoke(self.prepare(padded)))[: len(part)])
-        return np.concatenate(rows)
+            raw = self._answer(padded)[0]
+            if raw.shape[:1] != (batch,):
+                raise Unsupported(
+                    f"{self.name} gives {list(raw.shape)} for a batch of {batch}. Supported: one row an image"
+                )
+            rows.append(self._real(raw)[: len(part)])
+        return np.concatenate(rows) if rows else np.empty((0, *self.output.shape[1:]), np.float32)
 
     def run_all(self, images: np.ndarray) -> list[np.ndarray]:
         """As `run`, N > 0, but every output f[N,...] in the file's order, layout and dtype; for `open_layers`."""
@@ -136,8 +226,23 @@ class Session(ABC):
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
-            parts.append([array[: len(part)].copy() for array in self.invoke_all(self.prepare(padded))])
+            parts.append([array[: len(part)].copy() for array in self._answer(padded)])
         return [np.concatenate([part[index] for part in parts]) for index in range(len(parts[0]))]
+
+    def _answer(self, images: np.ndarray) -> list[np.ndarray]:
+        prepared = [self.prepare(images)]
+        with self.refusals():
+            return self.invoke_all(prepared)
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """What the runtime raises inside, which may be anything, is an EdgemobileError that names the file."""
+        try:
+            yield
+        except EdgemobileError:
+            raise
+        except Exception as error:
+            raise EdgemobileError(f"{self.runtime} cannot run {self.name}: {in_a_line(error)}") from error
 
     def _real(self, raw: np.ndarray) -> np.ndarray:
         return raw.astype(np.float32) if self.output.qparams is None else dequantize(raw, self.output.qparams)
@@ -146,7 +251,7 @@ class Session(ABC):
 class _Onnxruntime(Session):
     runtime = "onnxruntime"
 
-    def __init__(self, data: bytes, threads: int, profile_prefix: str | None = None, *, layers: bool = False) -> None:
+    def __init__(self, data: bytes, threads: int, profile_prefix: str | None = None) -> None:
         onnxruntime: Any = require("onnxruntime", "onnxruntime")
         self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
@@ -159,15 +264,15 @@ class _Onnxruntime(Session):
             options.enable_profiling, options.profile_file_prefix = True, profile_prefix
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.input = _onnx_port(_only(self._session.get_inputs(), "inputs"))
-        outputs = self._session.get_outputs()
-        self.output = _onnx_port(outputs[0] if layers else _only(outputs, "outputs"))
+        self.inputs = tuple(_onnx_port(port, partial(layout_of, usual="NCHW")) for port in self._session.get_inputs())
+        self.outputs = tuple(_onnx_port(port, output_layout) for port in self._session.get_outputs())
+        self._names = tuple(port.name for port in self.inputs)
 
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
-        return self._session.run(None, {self.input.name: prepared})[0]
+        return self._session.run(None, {self._names[0]: prepared})[0]
 
-    def invoke_all(self, prepared: np.ndarray) -> list[np.ndarray]:
-        return self._session.run(None, {self.input.name: prepared})
+    def invoke_all(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._session.run(None, dict(zip(self._names, prepared)))  # noqa: B905  # strict= came with Python 3.10
 
     def end_profiling(self) -> str:
         """The path of the profile, where the session was opened with a `profile_prefix`."""
@@ -177,7 +282,7 @@ class _Onnxruntime(Session):
 class _Tflite(Session):
     """What LiteRT, tflite_runtime and TensorFlow share: one Interpreter class under three names."""
 
-    def __init__(self, data: bytes, threads: int, *, layers: bool = False) -> None:
+    def __init__(self, data: bytes, threads: int) -> None:
         row = RUNTIMES[self.runtime]
         with quiet_stderr():
             self.version = getattr(require(row.package, row.extra), "__version__", "unknown")
@@ -185,27 +290,41 @@ class _Tflite(Session):
         with quiet_stderr():
             self._interpreter = module.Interpreter(model_content=data, num_threads=threads)
             self._interpreter.allocate_tensors()
-        source = _only(self._interpreter.get_input_details(), "inputs")
-        outputs = self._interpreter.get_output_details()
-        target = outputs[0] if layers else _only(outputs, "outputs")
-        self._indices = source["index"], target["index"]
-        self._all = [detail["index"] for detail in outputs]
-        self.input, self.output = _tflite_port(source), _tflite_port(target)
+        sources = self._interpreter.get_input_details()
+        self._given = tuple(detail["index"] for detail in sources)
+        self._made = tuple(detail["index"] for detail in self._interpreter.get_output_details())
+        self.inputs = tuple(_tflite_port(detail, partial(layout_of, usual="NHWC")) for detail in sources)
+        self.outputs = self._output_ports()
+
+    def _output_ports(self) -> tuple[Port, ...]:
+        return tuple(_tflite_port(detail, output_layout) for detail in self._interpreter.get_output_details())
+
+    def _take(self, inputs: tuple[Port, ...]) -> None:
+        before, self.inputs = self.inputs, inputs
+        others = [number for number, port in enumerate(inputs) if port.shape != before[number].shape]
+        if not others:
+            return
+        with self.refusals(), quiet_stderr():
+            for number in others:
+                self._interpreter.resize_tensor_input(self._given[number], inputs[number].shape)
+            self._interpreter.allocate_tensors()
+        self.outputs = self._output_ports()
 
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
-        self._interpreter.set_tensor(self._indices[0], prepared)
+        self._interpreter.set_tensor(self._given[0], prepared)
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(self._indices[1])
+        return self._interpreter.get_tensor(self._made[0])
 
-    def invoke_all(self, prepared: np.ndarray) -> list[np.ndarray]:
-        self._interpreter.set_tensor(self._indices[0], prepared)
+    def invoke_all(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        for index, array in zip(self._given, prepared):  # noqa: B905  # strict= came with Python 3.10
+            self._interpreter.set_tensor(index, array)
         self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._all]
+        return [self._interpreter.get_tensor(index) for index in self._made]
 
     def delegation(self) -> Delegation | None:
         # A private call of both packages, stable over the years; a release without it tells nothing.
         listed = getattr(self._interpreter, "_get_ops_details", None)
-        return None if listed is None else _delegation(listed(), self._indices[1])
+        return None if listed is None else _delegation(listed(), self._made)
 
 
 class _LiteRT(_Tflite):
@@ -246,11 +365,11 @@ def open_session(
 
 
 def open_layers(data: bytes, *, runtime: str | None = None, threads: int = 1) -> Session:
-    """A Session on a file with several outputs, for `invoke_all`. Raises as open_session does."""
-    return _open(data, "the model with its inner tensors as outputs", runtime, threads, layers=True)
+    """A Session on a file whose inner tensors are outputs, for `run_all`. Raises as open_session does."""
+    return _open(data, "the model with its inner tensors as outputs", runtime, threads)
 
 
-def _open(data: bytes, name: str, runtime: str | None, threads: int, **options: bool) -> Session:
+def _open(data: bytes, name: str, runtime: str | None, threads: int) -> Session:
     kind = file_format(data, name)
     runtime = runtime or default_runtime(kind)
     if runtime not in readers(kind):
@@ -259,12 +378,15 @@ def _open(data: bytes, name: str, runtime: str | None, threads: int, **options: 
     if threads < 1:
         raise EdgemobileError(f"threads must be at least 1, got {threads}")
     try:
-        return _SESSIONS[runtime](data, threads, **options)
+        session = _SESSIONS[runtime](data, threads)
+        session.name = name
+        return session
     except EdgemobileError:
         raise
     except Exception as error:
         reason = in_a_line(error)
-        raise EdgemobileError(f"{runtime} cannot open {name} ({len(data)} bytes), export it again: {reason}") from error
+        advice = "" if "custom op" in reason else ", export it again"
+        raise EdgemobileError(f"{runtime} cannot open {name} ({len(data)} bytes){advice}: {reason}") from error
 
 
 def open_profiled(data: bytes, threads: int, prefix: str) -> _Onnxruntime:
@@ -272,36 +394,73 @@ def open_profiled(data: bytes, threads: int, prefix: str) -> _Onnxruntime:
     return _Onnxruntime(data, threads, prefix)
 
 
-def _only(ports: list[Any], what: str) -> Any:
+def _only(ports: tuple[Port, ...], what: str, name: str) -> Port:
     if len(ports) != 1:
-        raise Unsupported(f"the model has {len(ports)} {what}; supported are models with one input and one output")
+        raise Unsupported(
+            f"{name} has {len(ports)} {what} ({_listed(port.name for port in ports)}). "
+            "Supported: models with one input and one output"
+        )
     return ports[0]
 
 
-def _onnx_port(port: Any) -> Port:
-    shape = tuple(size if isinstance(size, int) else 1 for size in port.shape)
-    dtype = {"tensor(float)": "float32"}.get(port.type, port.type.removeprefix("tensor(").removesuffix(")"))
-    return Port(port.name, shape, dtype, layout_of(shape, "NCHW"))
+def _listed(names: Iterable[str]) -> str:
+    """As many names as fit a line."""
+    shown = list(names)
+    return ", ".join(shown[:_SHOWN_NAMES]) + (f" and {len(shown) - _SHOWN_NAMES} more" * (len(shown) > _SHOWN_NAMES))
 
 
-def _tflite_port(details: dict[str, Any]) -> Port:
+def _reshaped(port: Port, shape: Sequence[int] | None, name: str) -> Port:
+    if shape is None:
+        return port
+    open_to_it = range(len(port.shape)) if port.free is None else port.free
+    fits = len(shape) == len(port.shape) and all(
+        size == old or axis in open_to_it
+        for axis, (size, old) in enumerate(zip(shape, port.shape))  # noqa: B905
+    )
+    if not fits:
+        takes = replace(port, free=tuple(open_to_it)).takes or "a single number"
+        raise EdgemobileError(f"{name} takes {takes} as input {port.name}, not {'x'.join(map(str, shape))}")
+    return replace(port, shape=tuple(shape), free=())
+
+
+def _onnx_port(port: Any, layout: Callable[[tuple[int, ...]], str]) -> Port:
+    # A sequence or an optional has no shape.
+    sizes = port.shape or ()
+    free = tuple(axis for axis, size in enumerate(sizes) if not isinstance(size, int) or size < 0)
+    shape = tuple(1 if axis in free else size for axis, size in enumerate(sizes))
+    plain = port.type.replace("tensor(", "", 1)[:-1] if port.type.startswith("tensor(") else port.type
+    dtype = {"float": "float32", "double": "float64"}.get(plain, plain)
+    return Port(port.name, shape, dtype, layout(_with_free(shape, free)), free=free)
+
+
+def _tflite_port(details: dict[str, Any], layout: Callable[[tuple[int, ...]], str]) -> Port:
     shape, dtype = tuple(int(size) for size in details["shape"]), np.dtype(details["dtype"]).name
+    free: tuple[int, ...] | None = tuple(axis for axis, size in enumerate(details["shape_signature"]) if size < 0)
+    if not free and len(shape) == 4 and shape[1:3] == (1, 1):
+        # Old converters write 1 for a free size, and no signature.
+        free = None
     scale, zero_point = details["quantization"]
     quantized = {"scale": float(scale), "zero_point": int(zero_point)} if scale else {}
-    return Port(details["name"], shape, dtype, layout_of(shape, "NHWC"), **quantized)  # type: ignore[arg-type]
+    stated = layout(_with_free(shape, free or ()))
+    return Port(details["name"], shape, dtype, stated, free=free, **quantized)  # type: ignore[arg-type]
 
 
-def _delegation(ops: list[dict[str, Any]], output: int) -> Delegation:
+def _with_free(shape: tuple[int, ...], free: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape with -1 for the sizes that are open, as layouts are told from."""
+    return tuple(-1 if axis in free else size for axis, size in enumerate(shape))
+
+
+def _delegation(ops: list[dict[str, Any]], outputs: Sequence[int]) -> Delegation:
     """Read from the interpreter's list: the original ops, then an op DELEGATE a partition.
 
-    It does not say which ops a partition took, but what still runs can be found from the output back.
+    It does not say which ops a partition took, but what still runs can be found from the outputs back.
     """
     maker: dict[int, dict[str, Any]] = {}
     for op in ops:
         # A partition comes later in the list and so takes the place of the op whose result it gives.
         maker.update(dict.fromkeys(map(int, op["outputs"]), op))
     runs: dict[int, str] = {}
-    wanted = [output]
+    wanted = list(outputs)
     while wanted:
         made_by = maker.get(wanted.pop())
         if made_by is not None and made_by["index"] not in runs:

@@ -25,7 +25,7 @@ import numpy as np
 from edgemobile.accuracy.classifier import Classifier, open_classifier
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation, FileResult
 from edgemobile.accuracy.statistics import mcnemar, ranks
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import EdgemobileError, MissingExtra
 from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, BrokenImage, Dataset, open_dataset
@@ -40,9 +40,10 @@ _IMAGES_PER_WORKER = 1000
 
 
 def evaluate(request: EvalRequest, progress: Progress | None = None) -> Evaluation:
-    """Run every file on the images and count. A broken image is skipped and named.
+    """Run every file on the images and count. A broken image is skipped and named, and so is a file that is refused.
 
-    Raises EdgemobileError for bad input: no class folders, no readable image, classes that cannot be matched.
+    Raises EdgemobileError for bad input: no class folders, no readable image, classes that cannot be matched, a
+    baseline that is refused, or every file.
     """
     progress = progress or Silent()
     with progress.step("read the data set"):
@@ -92,13 +93,29 @@ class _Scored(NamedTuple):
     inference_s: np.ndarray
 
 
-def _opened(request: EvalRequest) -> list[Classifier]:
-    """All files, open; what one says of preprocessing goes for the models in PyTorch that say nothing themselves."""
-    files = [file for file in request.all_files if Path(file).suffix in FILE_SUFFIXES]
-    opened = {file: open_classifier(file, request.options) for file in files}
-    beside = next((one.stated for one in opened.values() if one.stated), None)
-    options = replace(request.options, beside=beside)
-    return [opened.get(file) or open_classifier(file, options) for file in request.all_files]
+def _opened(request: EvalRequest) -> tuple[list[Classifier], tuple[tuple[str, str], ...]]:
+    """(all files, open, those that are refused, with the reason).
+
+    What one says of preprocessing goes for the models in PyTorch that say nothing themselves.
+    """
+    opened: dict[str, Classifier] = {}
+    refused: dict[str, EdgemobileError] = {}
+    # Files first: the others take their word.
+    for file in sorted(request.all_files, key=lambda name: Path(name).suffix not in FILE_SUFFIXES):
+        beside = next((one.stated for one in opened.values() if one.stated), None)
+        options = request.options if Path(file).suffix in FILE_SUFFIXES else replace(request.options, beside=beside)
+        try:
+            opened[file] = open_classifier(file, options)
+        except MissingExtra:
+            raise
+        except EdgemobileError as error:
+            if file == request.baseline:
+                raise
+            refused[file] = error
+    if len(refused) == len(set(request.all_files)):
+        raise next(iter(refused.values()))
+    taken = [opened[file] for file in request.all_files if file in opened]
+    return taken, tuple((file, str(error).removeprefix(f"{file}: ")) for file, error in refused.items())
 
 
 class _Scorer:
@@ -107,7 +124,7 @@ class _Scorer:
     def __init__(self, dataset: Dataset, request: EvalRequest) -> None:
         assert dataset.labels is not None
         self.dataset, self.folders = dataset, dataset.labels
-        self.classifiers = _opened(request)
+        self.classifiers, self.refused = _opened(request)
         self.matches = [match_folders(dataset.classes, one.labels, one.outputs) for one in self.classifiers]
 
     def __call__(self, indices: np.ndarray) -> _Scored:
@@ -290,7 +307,7 @@ def _counted(
         )
     names = tuple(dataset.name(index) for index in kept)
     notes = _notes(dataset, files)
-    return Evaluation(request, dataset, names, folders, skipped, tuple(files), workers, wall_s, notes)
+    return Evaluation(request, dataset, names, folders, skipped, tuple(files), workers, wall_s, notes, scorer.refused)
 
 
 def _notes(dataset: Dataset, files: Sequence[FileResult]) -> tuple[str, ...]:

@@ -105,7 +105,10 @@ class FileResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out. `images` and `folders` i64[N] are those that could be read; `skipped` is (name, reason)."""
+    """What came out. `images` and `folders` i64[N] are those that could be read; `skipped` is (name, reason).
+
+    `refused` is (file, reason) of those that cannot be opened or are no image classifier; the others were run.
+    """
 
     request: EvalRequest
     dataset: Dataset
@@ -116,6 +119,7 @@ class Evaluation:
     workers: int
     wall_s: float
     notes: tuple[str, ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
     def exceeding(self, max_drop: float) -> tuple[FileResult, ...]:
         """The files that fall more than `max_drop` percentage points of top-1 below the baseline.
@@ -142,6 +146,7 @@ class Evaluation:
             "wall_s": self.wall_s,
             "classes": list(self.dataset.classes),
             "files": [_file_json(file, self) for file in self.files],
+            "refused": [{"file": file, "reason": reason} for file, reason in self.refused],
             "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
             "notes": list(self.notes),
             "images": list(self.images),

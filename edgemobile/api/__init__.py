@@ -243,13 +243,15 @@ def bench(
     cooldown_c: float | None = None,
     memory: bool = False,
     profile: bool = False,
+    shapes: Mapping[str, Iterable[int]] | None = None,
     baseline: PathText | None = None,
     max_regress: float | None = None,
     progress: Progress | None = None,
 ) -> Benched:
     """Measure the latency of files on a device, or its instructions where that is emulated: `edgemobile bench`.
 
-    `baseline` is a saved run; `max_regress` a share of it, 0.05 for 5 %.
+    `baseline` is a saved run; `max_regress` a share of it, 0.05 for 5 %. `shapes` is input -> its whole shape,
+    for those that a file leaves sizes of open.
     """
     from edgemobile.devices.host.records import Settings, load_run
     from edgemobile.devices.runtimes.table import runtime_called
@@ -273,6 +275,7 @@ def bench(
             cooldown_c=cooldown_c,
             memory=memory,
             profile=profile,
+            shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
         )
     except ValueError as error:
         raise EdgemobileError(str(error)) from error

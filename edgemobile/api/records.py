@@ -87,13 +87,13 @@ class Compared(_Shown, ParityReport):
 
 @dataclass(frozen=True)
 class Evaluated(_Shown, Evaluation):
-    """The accuracy of files. `passed` is whether none lost more than `max_drop` points to the baseline."""
+    """The accuracy of files. `passed`: none was refused, or lost more than `max_drop` points to the baseline."""
 
     max_drop: float | None = None
 
     @property
     def passed(self) -> bool:
-        return self.max_drop is None or not self.exceeding(self.max_drop)
+        return not self.refused and (self.max_drop is None or not self.exceeding(self.max_drop))
 
     def plot(self) -> Figure:
         """Top-1 of every file with its 95 % interval."""
@@ -124,11 +124,12 @@ class Benched(_Shown):
 
     @property
     def passed(self) -> bool:
-        """Stable, and within `max_regress` of the baseline beyond doubt."""
+        """Every file measured, stable, and within `max_regress` of the baseline beyond doubt."""
+        measured = self.stable and not self.run.refused
         if self.comparison is None or self.max_regress is None:
-            return self.stable
+            return measured
         within = (pair.judge(self.max_regress) is Judgement.PASSED for pair in self.comparison.pairs)
-        return self.stable and self.comparison.stable and all(within)
+        return measured and self.comparison.stable and all(within)
 
     def save(self, path: str | Path) -> None:
         """For `edgemobile compare`, and as a baseline."""

@@ -51,6 +51,19 @@ def _threads(context: click.Context, parameter: click.Parameter, value: str) -> 
     return tuple(int(part) for part in parts)
 
 
+def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for text in value:
+        name, _, sizes = text.rpartition("=")
+        parts = sizes.lower().split("x")
+        if not name or not all(part.isdecimal() and int(part) for part in parts):
+            raise click.BadParameter(f"{text!r} is not NAME=SIZES, as in input=1x3x224x224")
+        if name in found:
+            raise click.BadParameter(f"input {name} is given twice")
+        found[name] = tuple(map(int, parts))
+    return found
+
+
 @click.command("bench")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option(
@@ -76,6 +89,14 @@ def _threads(context: click.Context, parameter: click.Parameter, value: str) -> 
 )
 @click.option("--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead: so long in all, as in 10m.")
 @click.option("--cooldown", "cooldown_c", callback=_temperature, metavar="C", help="Before each round, wait for 60C.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    callback=_shapes,
+    metavar="NAME=1x3x224x224",
+    help="Sizes of an input that the file leaves open. Repeat it for other inputs.",
+)
 @click.option("--memory", is_flag=True, help="Peak memory too, of a process a case.")
 @click.option("--profile", is_flag=True, help="Time by op (onnxruntime); delegate partitions (LiteRT).")
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN.json", help="Compare with an earlier run.")
@@ -96,7 +117,8 @@ def bench(
     """Measure the latency of FILEs on this machine or on a board.
 
     Files take turns in rounds, after a warm-up; every value and the conditions around it are kept. A measurement that
-    cannot be trusted says why and exits 5. Of several devices those that answer are measured; one that does not is
+    cannot be trusted says why and exits 5. A file that its runtime refuses is told, the others are measured, and the
+    exit code is 2. Of several devices those that answer are measured; one that does not is
     told, and the exit code is 4. On an emulated device instructions are counted, which repeat, instead of
     time, which would mean nothing.
 
@@ -149,6 +171,7 @@ def bench(
                 unsaved = error
         compared = None if reference is None else _compared(reference, run)
         codes.append(print_bench(run, compared, max_regress, quiet=as_json))
+        failed += [EdgemobileError.exit_code] if run.refused else []
         shown.append(_json(run, compared, max_regress) if as_json else {})
         if unsaved is not None:
             raise unsaved
@@ -212,6 +235,8 @@ def print_bench(run: Run, compared: Comparison | None, max_regress: float | None
                 console().print(f"[yellow]unstable:[/yellow] {label(case)}: {escape(reasons)}")
         for words in advice(run):
             console().print(f"[yellow]warning:[/yellow] {escape(words)}")
+        for refusal in run.refused:
+            console().print(f"[red]refused:[/red] {escape(Path(refusal.file).name)}: {escape(refusal.reason)}")
         for note in run.notes:
             console().print(f"[dim]note:[/dim] {escape(note)}")
         if compared is not None:
@@ -239,6 +264,7 @@ def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> d
             }
             for case in run.cases
         ],
+        "refused": [encode(refusal) for refusal in run.refused],
         "advice": advice(run),
         "comparison": None if compared is None else comparison_json(compared, max_regress),
         "run": encode(run),

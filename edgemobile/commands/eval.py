@@ -69,7 +69,7 @@ def evaluate(
 
     FILE is any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of one with bundled
     weights, package.module:factory, or a saved program (.pt2). Preprocessing, layout and classes are taken from the
-    file where it says, and shown.
+    file where it says, and shown. A file that cannot be run is told, the others are counted, and the exit code is 2.
 
     \b
     Examples:
@@ -92,7 +92,9 @@ def evaluate(
         result = run_evaluation(EvalRequest(files=files, options=chosen, **options), bars)
     missed = () if max_drop is None else result.exceeding(max_drop)
     if as_json:
-        print(to_json_text({**result.to_json(), "max_drop": max_drop, "passed": not missed}), end="")
+        print(
+            to_json_text({**result.to_json(), "max_drop": max_drop, "passed": not (missed or result.refused)}), end=""
+        )
     else:
         print_evaluation(result, quiet=quiet)
         for file in missed:
@@ -101,7 +103,7 @@ def evaluate(
                 f"[red]missed:[/red] {escape(file.classifier.file)} lost {file.paired.drop_points:.2f} points of top-1 "
                 f"to the baseline; {max_drop:g} are allowed"
             )
-    return 1 if missed else 0
+    return EdgemobileError.exit_code if result.refused else 1 if missed else 0
 
 
 def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
@@ -117,6 +119,8 @@ def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
         screen.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
     if len(result.skipped) > _SHOWN_SKIPPED:
         screen.print(f"[yellow]skipped[/yellow] {len(result.skipped) - _SHOWN_SKIPPED} more; --json names them all")
+    for file_name, reason in result.refused:
+        screen.print(f"[red]refused:[/red] {escape(file_name)}: {escape(reason)}")
     for note in dict.fromkeys(result.notes):
         screen.print(f"[dim]note:[/dim] {escape(note)}")
     if not quiet:

@@ -109,7 +109,7 @@ def _facts(file: Inspection) -> dict[str, str]:
         "size": f"{format_bytes(file.bytes)}: {_sizes(file.bytes_by_dtype)}",
         "input": "\n".join(map(_port, file.inputs)),
         "output": "\n".join(map(_port, file.outputs)),
-        "ops": f"{sum(file.ops.values())}: {_counts(file.ops)}",
+        "ops": f"{sum(file.ops.values())}{_in_graphs(file)}: {_counts(file.ops)}",
         "precision": "\n".join(f"{name}: {_counts(ops)}" for name, ops in file.precision.items()),
         "hard-swish": ", ".join(f"{count} {form}" for form, count in file.hswish.items()),
         "XNNPACK": "" if file.delegate_partitions is None else _partitions(file.delegate_partitions),
@@ -123,6 +123,10 @@ def _facts(file: Inspection) -> dict[str, str]:
         "metadata": "\n".join(f"{key}: {_text(value)}" for key, value in file.metadata.items()),
     }
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _in_graphs(file: Inspection) -> str:
+    return f" in the main graph and {file.subgraphs} that its ops call" if file.subgraphs else ""
 
 
 def _text(value: str) -> str:

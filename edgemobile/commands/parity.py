@@ -78,7 +78,7 @@ def parity(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Compare OTHER files with REF on the same images; exit 1 where one falls short.
+    """Compare OTHER files with REF on the same images; exit 1 where one falls short, 2 where one cannot be run.
 
     REF is a reference model's name, a checkpoint, a .pt2, package.module:factory, or any .onnx or .tflite
     file; OTHERs are such files, float or int8. Bounds come from one table by format, precision and ISA.
@@ -122,7 +122,7 @@ def parity(
         print(to_json_text(report.to_json()), end="")
     else:
         print_parity(report)
-    return 0 if report.passed else 1
+    return report.exit_code
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -138,8 +138,8 @@ def print_parity(report: ParityReport) -> None:
     columns = ["", "file", "on", *METRICS, "layers", *remote]
     table = format_table(escape(f"parity with {report.reference}, on {report.images}"), columns, left=3)
     for file in report.files:
-        mark = "[green]pass[/green]" if file.passed else "[red]FAIL[/red]"
-        metrics = [shown(name, file.metrics[name]) for name in METRICS]
+        mark = f"[{'green' if file.passed else 'red'}]{file.verdict}[/]"
+        metrics = ["-" if file.refused else shown(name, file.metrics[name]) for name in METRICS]
         cells = [*metrics, _layers(file)]
         cells += [escape(file.machine), "-" if file.lsb is None else str(file.lsb)] if remote else []
         table.add_row(mark, escape(Path(file.file).name), escape(file.place), *cells)
@@ -157,7 +157,9 @@ def _layers(file: FileParity) -> str:
 
 
 def _print_file(file: FileParity) -> None:
-    screen, name = console(), f"{escape(Path(file.file).name)} on {escape(file.place)}"
+    screen, name = console(), escape(f"{Path(file.file).name}{f' on {file.place}' if file.place else ''}")
+    if file.refused:
+        screen.print(f"[red]refused:[/red] {name}: {escape(file.refused)}")
     for missed in file.missed:
         screen.print(f"[red]missed:[/red] {name}: {escape(missed)}")
     if file.cause is not None and file.first_diverging is None:

@@ -125,6 +125,8 @@ def open_file(path: Path) -> File:
     """Raises EdgemobileError for a file that is missing, damaged or of no known format."""
     data = read_model(path)
     contents = contents_of(path, data)
+    if not contents.inputs or not contents.outputs:
+        raise Unsupported(f"{path} has no {'outputs' if contents.inputs else 'inputs'}, so nothing can be compared")
     metadata = contents.metadata
     return File(
         path,

@@ -23,7 +23,9 @@ def junit_xml(report: ParityReport) -> str:
 
 
 def _cases(file: FileParity) -> list[TestCase]:
-    group = f"{Path(file.file).name} on {file.place}"
+    group = f"{Path(file.file).name} on {file.place or 'no runtime'}"
+    if file.refused:
+        return [TestCase("outputs", group, "parity", (), "", error=file.refused)]
     inner = file.missed_layers
     found = ", ".join(f"{name} {shown(name, value)}" for name, value in file.metrics.items())
     cases = [TestCase("outputs", group, "parity", file.missed_outputs, found)]
@@ -40,8 +42,8 @@ def markdown(report: ParityReport) -> str:
     lines += [f"{markdown_text(report.images)}.", "", "| | file | runs on | " + " | ".join(METRICS) + " |"]
     lines.append("|---|---|---|" + "---:|" * len(METRICS))
     for file in report.files:
-        values = " | ".join(shown(name, file.metrics[name]) for name in METRICS)
-        mark = "✅" if file.passed else "❌"
+        values = " | ".join("-" if file.refused else shown(name, file.metrics[name]) for name in METRICS)
+        mark = "✅" if file.passed else "refused" if file.refused else "❌"
         lines.append(f"| {mark} | {markdown_text(file.file)} | {markdown_text(file.place)} | {values} |")
     for file in report.files:
         lines += _details(file)
@@ -55,7 +57,7 @@ def _details(file: FileParity) -> list[str]:
         "",
         f"**{markdown_text(file.file)}** on {markdown_text(file.place)}",
         "",
-        *(f"- {markdown_text(missed)}" for missed in file.missed),
+        *(f"- {markdown_text(missed)}" for missed in file.reasons),
     ]
     if file.first_diverging is not None:
         lines += [

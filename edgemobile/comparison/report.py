@@ -14,7 +14,7 @@ from edgemobile.errors import EdgemobileError
 
 __all__ = ["REPORT_VERSION", "FileParity", "ParityReport"]
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class FileParity:
     what of it is about layers. `layers` are in the reference's order, () where they were not asked for; `unmatched` is
     (tensor of the reference, why it could not be compared). `first_diverging` is the first layer that does, `cause` the
     likely reason. `sha256` is of the file's bytes.
+
+    `refused` says why nothing was measured: the file is damaged, no image classifier, or its runtime does not run it.
+    It then neither passed nor fell short.
 
     On a device, `machine` says what it is, and `lsb` how many steps its int8 outputs are at most from the same
     runtime's on this machine; None where nothing was compared.
@@ -46,10 +49,20 @@ class FileParity:
     sha256: str = ""
     machine: str = ""
     lsb: int | None = None
+    refused: str = ""
 
     @property
     def passed(self) -> bool:
-        return not self.missed
+        return not self.missed and not self.refused
+
+    @property
+    def verdict(self) -> str:
+        return "refused" if self.refused else "FAIL" if self.missed else "pass"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it did not pass."""
+        return (self.refused, *self.missed) if self.refused else self.missed
 
     @property
     def missed_outputs(self) -> tuple[str, ...]:
@@ -85,6 +98,13 @@ class ParityReport:
     def passed(self) -> bool:
         return all(file.passed for file in self.files)
 
+    @property
+    def exit_code(self) -> int:
+        """2 where a file was refused, else 1 where one fell short, else 0: the order of the gate."""
+        if any(file.refused for file in self.files):
+            return EdgemobileError.exit_code
+        return 0 if self.passed else 1
+
     def to_json(self) -> dict[str, Any]:
         """JSON's own types; inf and nan are the texts "inf", "-inf" and "nan"."""
         return _plain({"version": self.version, "passed": self.passed, **asdict(self)})
@@ -104,7 +124,7 @@ class ParityReport:
         lines = [f"{self.reference}: {'pass' if self.passed else 'FAIL'} on {self.images}"]
         for file in self.files:
             found = ", ".join(f"{name} {value:.4g}" for name, value in file.metrics.items())
-            lines.append(f"  {'pass' if file.passed else 'FAIL'} {file.file} ({file.place}): {found}")
+            lines.append(f"  {file.verdict} {file.file} ({file.place}): {file.refused or found}")
             lines += [f"       {missed}" for missed in file.missed]
         return "\n".join(lines)
 

@@ -24,6 +24,7 @@ from edgemobile.comparison.layers import LayerParity, Observed, compare_layers, 
 from edgemobile.comparison.observing import File, Place, local_places, observe, open_file, read_graph, takes_pixels
 from edgemobile.comparison.remote import opened_places
 from edgemobile.comparison.report import FileParity, ParityReport
+from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.devices.runtimes.sessions import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.exporters import FILE_SUFFIXES
@@ -33,10 +34,11 @@ from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
 from edgemobile.loading.checkpoint import bundled, identify, load_weights
-from edgemobile.loading.files import SUFFIXES
+from edgemobile.loading.files import SUFFIXES, first_few
 from edgemobile.loading.model import Model, load_model
 from edgemobile.loading.model_spec import is_program
 from edgemobile.loading.presets import described
+from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
 from edgemobile.metrics.tolerances import TABLE, Tolerance, judge, tolerance
 from edgemobile.models.arch import get_arch
@@ -49,6 +51,7 @@ __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
 
 # Layers are run again one by one in numpy; a few images show a layer that differs.
 _LAYER_IMAGES, _LAYER_PX = 4, 128
+_SHOWN_NAMES = 8
 # Saturation that leaves less than this costs accuracy.
 _CUT_DB = 25.0
 
@@ -133,8 +136,9 @@ class Reference:
 def parity(request: ParityRequest, progress: Progress | None = None) -> ParityReport:
     """Run the reference and every other file on the same images, and compare.
 
-    A file that falls short is in the report, not raised. Raises EdgemobileError for bad input, MissingExtra where a
-    runtime is not installed, DeviceUnreachable where a device does not answer.
+    A file that falls short is in the report, not raised, and so is one that cannot be run, beside others that can.
+    Raises EdgemobileError for bad input and where no file can be run, MissingExtra where a runtime is not installed,
+    DeviceUnreachable where a device does not answer.
     """
     with _opened(request) as places:
         return _parity(request, places, progress or Silent())
@@ -150,7 +154,10 @@ def _opened(request: ParityRequest) -> Iterator[Sequence[Place]]:
 
 
 def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress) -> ParityReport:
-    files = [open_file(Path(other)) for other in request.others]
+    opened = [_opened_or_refused(Path(other)) for other in request.others]
+    files = [file for file in opened if isinstance(file, File)]
+    if not files:
+        raise next(error for error in opened if isinstance(error, EdgemobileError))
     with progress.step("load the reference"):
         reference = load_reference(request, files)
     images, described_images, notes = _images(request, reference, files, progress)
@@ -158,12 +165,57 @@ def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress)
         expected = reference.outputs(images)
     inner = images[: _layer_images(reference.preprocess.input_px)]
     pairs = [(file, place) for file in files for place in _readers(file, places)]
-    results = []
+    judged: dict[int, list[FileParity]] = {}
+    refusals: list[EdgemobileError] = []
     with progress.step("compare", len(pairs)) as report:
-        for file, place in pairs:
-            results.append(_compared(request, reference, expected, images, inner, file, place))
-            report(len(results))
-    return ParityReport(reference.name, described_images, tuple(results), notes)
+        for count, (file, place) in enumerate(pairs, 1):
+            try:
+                result = _compared(request, reference, expected, images, inner, file, place)
+            except (MissingExtra, DeviceUnreachable):
+                raise
+            except EdgemobileError as error:
+                refusals.append(error)
+                result = replace(_unmeasured(file, place, {}), refused=_without_path(error, file.path))
+            judged.setdefault(id(file), []).append(result)
+            report(count)
+    if len(refusals) == len(pairs):
+        raise refusals[0]
+    rows = [
+        row
+        for other, file in zip(request.others, opened, strict=True)
+        for row in (judged[id(file)] if isinstance(file, File) else [_unread(Path(other), file)])
+    ]
+    if hint := faint(expected):
+        notes = (*notes, f"{reference.name}: {hint}")
+    return ParityReport(reference.name, described_images, tuple(rows), notes)
+
+
+def _opened_or_refused(path: Path) -> File | EdgemobileError:
+    """The file, or what is wrong with it; it is said once the others are judged."""
+    try:
+        return open_file(path)
+    except MissingExtra:
+        raise
+    except EdgemobileError as error:
+        return error
+
+
+def _unread(path: Path, error: EdgemobileError) -> FileParity:
+    return FileParity(
+        str(path),
+        path.suffix[1:],
+        "unknown",
+        "",
+        "",
+        dict.fromkeys(METRICS, math.nan),
+        {},
+        refused=_without_path(error, path),
+    )
+
+
+def _without_path(error: EdgemobileError, path: Path) -> str:
+    """A reason for the row of a file, which has its name already."""
+    return str(error).removeprefix(f"{path}: ")
 
 
 def _layer_images(input_px: int) -> int:
@@ -175,6 +227,10 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     path = Path(request.ref)
     if path.suffix in FILE_SUFFIXES:
         file = open_file(path)
+        _check_ends(file)
+        sides = file.sides_px
+        if sides is not None and sides[0] != sides[1] and min(sides) > 0:
+            raise Unsupported(f"{path}: takes images of {in_px(sides)}. Supported as the reference: square ones")
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
         stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
         claims = Claims(file.preprocess, file.labels)
@@ -282,6 +338,7 @@ def _compared(
     bounds = {**row.bounds, **request.minimums}
     notes: list[str] = []
     result = _unmeasured(file, place, bounds)
+    _check_ends(file)
     if misfit := _misfit(file, images):
         return replace(result, missed=(misfit,))
     shown, words = _as_stated(file, reference.preprocess, images)
@@ -322,12 +379,21 @@ def _unmeasured(file: File, place: Place, bounds: Mapping[str, float]) -> FilePa
     )
 
 
-def _misfit(file: File, images: np.ndarray) -> str:
-    """Why a file cannot be shown the reference's images f32[N,px,px,3]; "" where it can."""
+def _check_ends(file: File) -> None:
+    """Raises Unsupported for a file that is no image classifier by its inputs and outputs."""
     ends = {"inputs": file.contents.inputs, "outputs": file.contents.outputs}
     for what, names in ends.items():
         if len(names) != 1:
-            return f"has {len(names)} {what} ({', '.join(names)}). Supported: one; cut the others off"
+            shown = first_few(list(names), _SHOWN_NAMES)
+            raise Unsupported(f"{file.path}: has {len(names)} {what} ({shown}). Supported: one; cut the others off")
+    if file.sides_px is None:
+        source = file.contents.values[file.contents.inputs[0]]
+        takes = f"{source.dtype} {list(source.shape)}".replace("-1", "N")
+        raise Unsupported(f"{file.path}: takes {takes}, which is no image. Supported: image classifiers")
+
+
+def _misfit(file: File, images: np.ndarray) -> str:
+    """Why a file cannot be shown the reference's images f32[N,px,px,3]; "" where it can."""
     sides, wanted = file.sides_px, (images.shape[1], images.shape[2])
     if sides is None or all(side in (-1, right) for side, right in zip(sides, wanted, strict=True)):
         return ""

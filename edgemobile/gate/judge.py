@@ -41,7 +41,7 @@ def sizes(model: Measured) -> list[Check]:
 
 
 def parities(model: Measured, report: ParityReport, kept: bool) -> list[Check]:
-    """Two rows a file: its outputs, and its layers where they were compared."""
+    """Two rows a file: its outputs, and its layers where they were compared. One that was refused is an error."""
     return [check for file in report.files for check in _parity(model, file, kept)]
 
 
@@ -51,6 +51,9 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     if file.cause is not None and file.first_diverging is None:
         outer += (f"likely cause: {file.cause.kind} ({file.cause.words})",) if outer else ()
     name, base = Path(file.file).name, model.entry.name
+    if file.refused:
+        yield Check(base, name, "outputs", file.place or "here", Outcome.WRONG, words=(file.refused,), kept=kept)
+        return
     shown = ("sqnr_db", "top1_agree")
     found = ", ".join(f"{_metric(metric, file.metrics[metric])}" for metric in shown)
     allowed = ", ".join(_metric(metric, bound) for metric, bound in file.bounds.items())
@@ -98,6 +101,11 @@ def on_device(device: DeviceEntry, model: Measured, files: Sequence[Written], ru
     checks = [
         _case(model, device, case, run, _least_budget(budgets, by_name[Path(case.file).name]), kept)
         for case in run.cases
+    ]
+    what = "instructions" if run.emulated else "latency"
+    checks += [
+        Check(model.entry.name, Path(one.file).name, what, device.name, Outcome.WRONG, words=(one.reason,), kept=kept)
+        for one in run.refused
     ]
     checks += _of_nothing(model, "instructions", device.name, budgets, files)
     return [*checks, *_against_baseline(model, device, run, kept)]

@@ -261,6 +261,9 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
             baseline=str(model.path(baseline)),
         )
         names = {str(model.path(file)): file.name for file in model.files}
+        evaluation = evaluate(request, progress)
+        for file, reason in evaluation.refused:
+            raise EdgemobileError(f"{names[file]}: {reason}")
         scored = tuple(
             Scored(
                 names[str(file.classifier.file)],
@@ -268,7 +271,7 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
                 file.correct,
                 None if file.paired is None else file.paired.drop_points,
             )
-            for file in evaluate(request, progress).files
+            for file in evaluation.files
         )
         return scored, encode(scored)
 
@@ -297,6 +300,6 @@ def measure_device(model: Measured, device: DeviceEntry, files: Sequence[Written
         settings = Settings(threads=(device.threads,), runs=device.runs)
         found = bench(BenchRequest(tuple(model.path(file) for file in files), device.name, settings))
         stable = all(verdict(case, found).stable for case in found.cases)
-        return found, encode(found) if stable else None
+        return found, encode(found) if stable and not found.refused else None
 
     return model.kept_or("device", key, lambda value: decode(Run, value, "run"), run)

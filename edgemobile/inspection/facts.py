@@ -7,20 +7,21 @@ stands where it is not.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
-from edgemobile.exporters.contents import Contents
+from edgemobile.exporters.contents import Contents, Value
 from edgemobile.graph import GraphError, Tensor
 from edgemobile.inspection.hswish import hswish_forms
 from edgemobile.inspection.islands import islands
 from edgemobile.inspection.precision import precisions
 from edgemobile.inspection.records import Inspection, PortFacts
 from edgemobile.inspection.weights import weight_facts
-from edgemobile.model_file.file import file_format, layout_of, read_model
+from edgemobile.model_file.file import file_format, layout_of, output_layout, read_model
 from edgemobile.model_file.metadata import CHANNEL_FACTORS, LABELS, PREPROCESS, labels_in
 
 __all__ = ["contents_of", "facts_of", "inspect_file", "read_stored_tensors"]
@@ -49,9 +50,10 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
         format=contents.format,
         producer=contents.producer,
         description=contents.description,
-        inputs=tuple(_port(contents, name, usual) for name in contents.inputs),
-        outputs=tuple(_port(contents, name, usual) for name in contents.outputs),
+        inputs=tuple(_port(contents, name, partial(layout_of, usual=usual)) for name in contents.inputs),
+        outputs=tuple(_port(contents, name, output_layout) for name in contents.outputs),
         ops=contents.op_counts(),
+        subgraphs=len(contents.graphs) - 1,
         precision=precisions(contents),
         bytes_by_dtype=_bytes_by_dtype(contents, len(data)),
         hswish=hswish_forms(contents),
@@ -125,25 +127,32 @@ def _json(text: str | None) -> Any:
         return None
 
 
-def _port(contents: Contents, name: str, usual: str) -> PortFacts:
+def _port(contents: Contents, name: str, layout_of_shape: Callable[[tuple[int, ...]], str]) -> PortFacts:
     value = contents.values[name]
-    layout = layout_of(value.shape, usual)
+    layout = layout_of_shape(value.shape)
     if value.scale is None or value.zero_point is None:
         return PortFacts(name, value.shape, value.dtype, layout)
     return PortFacts(name, value.shape, value.dtype, layout, float(value.scale[0]), int(value.zero_point[0]))
+
+
+def _stored_values(contents: Contents, around: frozenset[str] = frozenset()) -> Iterator[Value]:
+    """The constants of all graphs; those of the graph `around` an ONNX graph are among its own values."""
+    yield from (value for name, value in contents.values.items() if value.constant and name not in around)
+    shared = frozenset(contents.values) if contents.format == "onnx" else frozenset()
+    for part in contents.subgraphs:
+        yield from _stored_values(part, shared)
 
 
 def _bytes_by_dtype(contents: Contents, total: int) -> dict[str, int]:
     sizes: dict[str, int] = {}
     # TFLite writes equal constants once; tensors then look at the same bytes.
     seen: set[tuple[str, bytes]] = set()
-    for value in contents.values.values():
+    for value in _stored_values(contents):
         if value.data is not None and contents.format == "tflite":
             key = (value.dtype, value.data.tobytes())
             if key in seen:
                 continue
             seen.add(key)
-        if value.constant:
-            sizes[value.dtype] = sizes.get(value.dtype, 0) + value.nbytes
+        sizes[value.dtype] = sizes.get(value.dtype, 0) + value.nbytes
     ordered = dict(sorted(sizes.items(), key=lambda item: -item[1]))
     return {**ordered, "structure": max(total - sum(ordered.values()), 0)}

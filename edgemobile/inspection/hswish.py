@@ -35,11 +35,9 @@ def hswish_forms(contents: Contents) -> dict[str, int]:
     float, or with the 1/6 or a hard-sigmoid before x.
     """
     forms = {"fused": 0, "delegated": 0, "decomposed": 0}
-    for op in contents.ops:
-        if op.kind in _FUSED_HSWISH:
-            forms["fused"] += 1
-        elif op.kind in MULTIPLIES:
-            form = _product_form(contents, op)
+    for graph in contents.graphs:
+        for op in graph.ops:
+            form = "fused" if op.kind in _FUSED_HSWISH else _product_form(graph, op) if op.kind in MULTIPLIES else ""
             if form:
                 forms[form] += 1
     return {form: count for form, count in forms.items() if count}

@@ -11,6 +11,10 @@ __all__ = ["islands"]
 
 def islands(contents: Contents) -> tuple[tuple[str, ...], ...]:
     """Runs of float ops that read integers and are quantized again: each is a detour out of the integer kernels."""
+    return tuple(island for graph in contents.graphs for island in _islands_of(graph))
+
+
+def _islands_of(contents: Contents) -> tuple[tuple[str, ...], ...]:
     floats = [
         op
         for op in contents.ops

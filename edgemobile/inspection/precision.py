@@ -33,10 +33,12 @@ def precision_of(contents: Contents, op: Op) -> str:
 
 
 def precisions(contents: Contents) -> dict[str, dict[str, int]]:
+    """Precision -> op -> how many, in all graphs."""
     found: dict[str, dict[str, int]] = {}
-    for op in contents.ops:
-        counts = found.setdefault(precision_of(contents, op), {})
-        counts[op.kind] = counts.get(op.kind, 0) + 1
+    for graph in contents.graphs:
+        for op in graph.ops:
+            counts = found.setdefault(precision_of(graph, op), {})
+            counts[op.kind] = counts.get(op.kind, 0) + 1
     return dict(sorted(found.items(), key=lambda item: (item[0] in (CONSTANT, CONVERSION), -sum(item[1].values()))))
 
 

@@ -50,6 +50,7 @@ class WeightFacts:
 class Inspection:
     """Everything known of one file. What the installed runtimes could not say is None, and `notes` says why.
 
+    `ops` and all other counts are of the main graph and its `subgraphs`: the branches of If, the body of Loop or WHILE.
     `precision` is precision -> op -> how many; `bytes_by_dtype` counts constants, "structure" is the rest of the file.
     `hswish` is form -> how many. `islands` are the ops, float between integers, a tuple an island. `runtime_ops` and
     `runtime_precision` are what onnxruntime runs of an ONNX file, `delegate_partitions` into how many XNNPACK cuts a
@@ -70,6 +71,7 @@ class Inspection:
     islands: tuple[tuple[str, ...], ...]
     weights: tuple[WeightFacts, ...]
     metadata: Mapping[str, str]
+    subgraphs: int = 0
     preprocess: Mapping[str, Any] | None = None
     labels: int | None = None
     runtime_ops: Mapping[str, int] | None = None

@@ -55,9 +55,9 @@ def quantized(contents: Contents, name: str) -> str:
 
 
 def origin(contents: Contents, name: str) -> str:
-    """The stored constant a constant is made of."""
-    while name in contents.constants and name in contents.producers:
-        name = next((given for given in contents.producers[name].inputs if given), name)
+    """The stored constant a constant is made of: an initializer, a Constant node's value, a buffer."""
+    while name in contents.constants and not contents.values[name].constant:
+        name = next(given for given in contents.producers[name].inputs if given)
     return name
 
 

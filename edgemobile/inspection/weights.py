@@ -12,7 +12,11 @@ __all__ = ["weight_facts"]
 
 
 def weight_facts(contents: Contents) -> list[WeightFacts]:
-    """One of each constant weight, in the order of the ops."""
+    """One of each constant weight, in the order of the graphs and their ops."""
+    return [weight for graph in contents.graphs for weight in _weights_of(graph)]
+
+
+def _weights_of(contents: Contents) -> list[WeightFacts]:
     found = {}
     for op in contents.ops:
         if op.kind in WEIGHTED:

@@ -111,8 +111,8 @@ def _by_key(run: Run) -> dict[tuple[str, int], Case]:
 
 def check_alike(reference: Run, device: str, settings: Settings) -> None:
     """Refuse before measuring what `compare` would refuse after it. Raises EdgemobileError."""
-    asked = {"device": device, "pinned to": settings.cores, "sustained for": settings.sustained_s}
-    asked["cooled to"] = settings.cooldown_c
+    asked: dict[str, Any] = {"device": device, "pinned to": settings.cores, "sustained for": settings.sustained_s}
+    asked |= {"cooled to": settings.cooldown_c, "sizes": _sizes(settings)}
     was = conditions(reference)
     unlike = [
         f"{what} {_word(was[what])} against {_word(value)}" for what, value in asked.items() if was[what] != value
@@ -137,6 +137,7 @@ _CONDITIONS = (
     "governor",
     "sustained for",
     "cooled to",
+    "sizes",
 )
 
 
@@ -159,7 +160,13 @@ def _conditions(run: Run) -> tuple[Any, ...]:
         governor,
         settings.sustained_s,
         settings.cooldown_c,
+        _sizes(settings),
     )
+
+
+def _sizes(settings: Settings) -> tuple[str, ...] | None:
+    """What was said of inputs that files leave open."""
+    return tuple(f"{name}={'x'.join(map(str, shape))}" for name, shape in sorted(settings.shapes.items())) or None
 
 
 def _unlike(a: Case, b: Case) -> Iterator[str]:

@@ -17,13 +17,14 @@ from edgemobile.devices.host.runner import Measured, ModelFile, Prepared, bench_
 from edgemobile.devices.host.setup import ready
 from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
-from edgemobile.inspection import CONSTANT, CONVERSION, facts_of
+from edgemobile.inspection import CONSTANT, CONVERSION, Inspection, facts_of
 from edgemobile.latency.statistics import summarize
 from edgemobile.util.progress import Progress, Report, Silent
 
 __all__ = ["BenchRequest", "advice", "bench", "cores_of"]
 
 _MAX_CORE = 1023
+_SHOWN_REFUSALS = 4
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,16 @@ class BenchRequest:
 
 
 def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
-    """Measure every file with every number of threads on the device.
+    """Measure every file with every number of threads on the device; one that its runtime refuses is in `refused`.
 
     Files of runtimes that live in one Python are interleaved; others are measured after them, which the run notes.
-    Raises EdgemobileError for bad input, DeviceUnreachable, Unsupported for what the device cannot do.
+    Raises EdgemobileError for bad input and where no file is left, DeviceUnreachable, Unsupported for what the device
+    cannot do.
     """
     settings, cores = request.settings, cores_of(request.settings.cores)
-    files = [ModelFile.of(path, _precision(path)) for path in dict.fromkeys(request.files)]
+    facts = {path: _facts(path) for path in dict.fromkeys(request.files)}
+    files = [ModelFile.of(path, _precision(found)) for path, found in facts.items()]
+    _check_shapes(settings.shapes, facts)
     device, transport = open_device(request.device)
     shown = progress or Silent()
     try:
@@ -69,8 +73,41 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
         settings=settings,
         conditions=tuple(sample for part in parts for sample in part.conditions),
         cases=tuple(case for part in parts for case in part.cases),
+        refused=tuple(refusal for part in parts for refusal in part.refused),
     )
-    return replace(run, notes=tuple(_notes(run, len(parts))))
+    if not run.cases:
+        raise Unsupported("; ".join(f"{device.name}: {refusal.reason}" for refusal in run.refused[:_SHOWN_REFUSALS]))
+    return replace(run, notes=(*_notes(run, len(parts)), *_decided(run, facts)))
+
+
+def _facts(path: Path) -> Inspection | None:
+    """What a file says of itself, as far as it can be read here."""
+    try:
+        return facts_of(path, path.read_bytes(), ask_runtimes=False)
+    except (EdgemobileError, OSError):
+        return None
+
+
+def _check_shapes(shapes: Mapping[str, Sequence[int]], facts: Mapping[Path, Inspection | None]) -> None:
+    """A shape of an input that no file has is a slip of the keyboard."""
+    inputs = {port.name: port.shape for found in facts.values() if found is not None for port in found.inputs}
+    for name in shapes if None not in facts.values() else ():
+        if name not in inputs:
+            known = ", ".join(f"{other}={'x'.join(map(str, shape))}" for other, shape in inputs.items())
+            raise EdgemobileError(
+                f"--shape {name}: no file has an input of that name. There are {known.replace('-1', 'N')}"
+            )
+
+
+def _decided(run: Run, facts: Mapping[Path, Inspection | None]) -> Iterator[str]:
+    """The files that leave sizes of images open which nobody said, and what they were measured with."""
+    shown = {case.file: case.input for case in run.cases}
+    for path, found in facts.items():
+        ports = found.inputs if found is not None and str(path) in shown else ()
+        free = [port for port in ports if port.layout and min(port.shape[1:]) < 0]
+        if said := [port.name for port in free if port.name not in run.settings.shapes]:
+            taken = shown[str(path)]
+            yield f"{path.name} leaves sizes of {', '.join(said)} open: measured with {taken}; --shape says others"
 
 
 def _report(report: Report, event: Mapping[str, Any]) -> None:
@@ -129,13 +166,11 @@ def _check_emulated(settings: Settings, name: str) -> None:
         )
 
 
-def _precision(path: Path) -> str:
+def _precision(found: Inspection | None) -> str:
     """What most ops of a file compute in, as far as it can be read here: "int8", "float32", "int8 + float32"."""
-    try:
-        found = facts_of(path, path.read_bytes(), ask_runtimes=False).precision
-    except (EdgemobileError, OSError):
+    if found is None:
         return "unknown"
-    kinds = [kind for kind in found if kind not in (CONSTANT, CONVERSION)]
+    kinds = [kind for kind in found.precision if kind not in (CONSTANT, CONVERSION)]
     return " + ".join(kinds[:2]) or "unknown"
 
 

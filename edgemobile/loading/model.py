@@ -17,10 +17,11 @@ import numpy as np
 from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.images.class_labels import find_labels
-from edgemobile.loading.checkpoint import Checkpoint, build, load_into, load_weights
+from edgemobile.loading.checkpoint import NAMED, Checkpoint, build, load_into, load_weights
 from edgemobile.loading.model_spec import is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import PRESETS, chosen_preprocess
+from edgemobile.lower.hints import GREY, check_not_quantized, training_branches
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.util.progress import Report
@@ -137,6 +138,11 @@ def _from_factory(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = load_factory(spec)
+    check_not_quantized(spec, net.state_dict())
+    if weights in NAMED:
+        raise Unsupported(
+            f"--weights {weights} is for reference models: {spec} makes its own weights; leave it out, or give a file"
+        )
     others = sorted({str(value.dtype) for value in net.state_dict().values() if value.is_floating_point()})
     net = net.float()
     if weights is None:
@@ -154,6 +160,8 @@ def _from_factory(
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
     if others not in ([], ["torch.float32"]):
         note = f"{spec} makes a net of {' and '.join(others)}: taken as float32, as `net.float()` has it"
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
+    if note := training_branches(net):
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
     checkpoint = _preprocessed(checkpoint, preprocess, input_px or _FACTORY_PX)
     input_px = res or _px(checkpoint) or _FACTORY_PX
@@ -190,10 +198,14 @@ def _traced(
 
 def _saved(path: Path, preprocess: str | None) -> Model:
     program = load_program(path)
+    check_not_quantized(path.name, program.state_dict)
     _check_state(path.name, program.state_dict)
     shape = _only_input(path.name, program)
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
-        raise Unsupported(f"{path} takes an input of shape {list(shape)}. Supported: square RGB images [N, 3, H, H]")
+        grey = f". {GREY}" if len(shape) == 4 and shape[1] == 1 else ""
+        raise Unsupported(
+            f"{path} takes an input of shape {list(shape)}. Supported: square RGB images [N, 3, H, H]{grey}"
+        )
     chosen = IMAGENET if preprocess is None else _chosen(preprocess, shape[2])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Model(

@@ -11,9 +11,11 @@ Add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists th
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING
 
 from edgemobile.errors import Unsupported, first_line
@@ -21,6 +23,7 @@ from edgemobile.graph import Graph
 from edgemobile.lower.by_hand import recognise_gates
 from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.fusion import fuse_activations
+from edgemobile.lower.hints import GREY
 from edgemobile.lower.walk import Lowering
 
 if TYPE_CHECKING:
@@ -38,18 +41,38 @@ def export_program(net: torch.nn.Module, input_shape: Sequence[int]) -> torch.ex
 
     net = net.eval()
     example = torch.zeros(tuple(input_shape))
+    printed = io.StringIO()
     try:
-        with _without_logs():
+        with _without_logs(), redirect_stderr(printed):
             return torch.export.export(net, (example,))
     except Exception as error:
-        raise Unsupported(
-            f"torch.export cannot trace {type(net).__name__} on input {list(input_shape)}: {first_line(error)}"
-        ) from error
+        hints = (hint for found, hint in _HINTS if re.search(found, str(error)))
+        words = ". ".join((first_line(error).rstrip("."), *list(hints)[:1]))
+        refusal = Unsupported(f"torch.export cannot trace {type(net).__name__} on input {list(input_shape)}: {words}")
+        refusal.details = _rest(str(error), printed.getvalue())
+        raise refusal from error
+
+
+# What torch says -> what to do about it, where that is known.
+_HINTS = (
+    (r"to have 1 channels, but got 3 channels", GREY),
+    (
+        r"data-dependent",
+        "forward() decides by the values in a tensor, and a file has one way through it: use torch.where, or keep the "
+        "branch that is meant for inference",
+    ),
+)
+
+
+def _rest(message: str, printed: str) -> str:
+    """All that torch said and printed, where that is more than a line."""
+    whole = f"{message.strip()}\n\n{printed.strip()}".strip()
+    return whole if "\n" in whole else ""
 
 
 @contextmanager
 def _without_logs() -> Iterator[None]:
-    """torch logs pages about what it cannot trace; the error says it in a line."""
+    """torch logs pages about what it cannot trace; the error says it in a line, and has the rest."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgemobile.errors import EdgemobileError, Unsupported
 
-__all__ = ["file_format", "layout_of", "read_model"]
+__all__ = ["file_format", "layout_of", "output_layout", "read_model"]
 
 
 def read_model(path: Path) -> bytes:
@@ -42,3 +42,15 @@ def layout_of(shape: tuple[int, ...], usual: str) -> str:
         return ""
     first, last = shape[1] in (1, 3), shape[3] in (1, 3)
     return usual if first == last else "NCHW" if first else "NHWC"
+
+
+def output_layout(shape: tuple[int, ...]) -> str:
+    """The layout of an output that is an image itself, as of a mask: 1 or 3 channels plainly in one place, no side 1.
+
+    "" for the rest: boxes, anchors and feature maps have 4 dimensions too, and no layout that a shape could show.
+    """
+    if len(shape) != 4 or (shape[1] in (1, 3)) == (shape[3] in (1, 3)):
+        return ""
+    layout = "NCHW" if shape[1] in (1, 3) else "NHWC"
+    sides = shape[2:] if layout == "NCHW" else shape[1:3]
+    return "" if 1 in sides else layout

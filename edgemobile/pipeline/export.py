@@ -23,6 +23,7 @@ from edgemobile.graph.interpreter import run_real
 from edgemobile.images.samples import Samples, from_blots, from_dataset, from_synthesis
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
+from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import checked_max_drop
 from edgemobile.metrics.tolerances import TOLERANCES, Verdict, judge
 from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
@@ -190,7 +191,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             float_accuracy=_accuracy(reference, samples.labels),
             recipe=emitted.recipe,
             files=_check(request, samples, reference, emitted.int8, artifacts, folder, progress),
-            notes=(*_model_notes(request, model), *samples.notes, *emitted.notes),
+            notes=(*_model_notes(request, model), *filter(None, (faint(reference),)), *samples.notes, *emitted.notes),
         )
         (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
     return result

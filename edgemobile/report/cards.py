@@ -87,7 +87,7 @@ def _accuracy(one: Artifact) -> Iterator[str]:
         yield "Not known."
     for compared in one.compared:
         file = compared.file
-        verdict = "holds" if file.passed else f"FAILS: {'; '.join(file.missed)}"
+        verdict = "holds" if file.passed else f"{'REFUSED' if file.refused else 'FAILS'}: {'; '.join(file.reasons)}"
         yield f"- parity with {markdown_text(compared.report.reference)} {markdown_text(verdict)}"
 
 

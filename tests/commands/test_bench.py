@@ -288,3 +288,22 @@ def test_classes_as_shown_sum_to_all() -> None:
     counts = dict.fromkeys(INSTRUCTION_CLASSES, 1) | {"total": len(INSTRUCTION_CLASSES) - 1}
     grouped = grouped_instructions(counts)
     assert grouped == {"dot": 2, "mla": 2, "loads": 2, "other": 7}
+
+
+def test_a_file_that_is_refused_is_told_and_the_others_are_measured(
+    call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(model.read_bytes()[:200])
+    assert call("bench", model, torn, "--runs", "2", "--starts", "1") == 2
+    shown = capsys.readouterr().out
+    assert "95 % interval" in shown
+    assert "refused: torn.onnx: onnxruntime cannot open" in shown
+
+
+@pytest.mark.parametrize("shape", ["1x3", "image=", "image=1xN", "image=0x3", "=1x3", "image=1x-3"])
+def test_a_shape_is_a_name_and_sizes(
+    call: Command, model: Path, capsys: pytest.CaptureFixture[str], shape: str
+) -> None:
+    assert call("bench", model, "--shape", shape) == 2
+    assert "NAME=SIZES, as in input=1x3x224x224" in capsys.readouterr().err

@@ -33,3 +33,17 @@ def test_a_reader_that_goes_away_gets_no_word_and_no_verdict() -> None:
         running.stdout.close()
         assert running.stderr.read() == b""
     assert running.returncode == 141
+
+
+def test_a_crash_does_not_exit_as_a_file_that_fell_short() -> None:
+    """Python's own code for a traceback is 1."""
+    code = (
+        "import edgemobile.cli as cli\n"
+        "def crash(*args, **options): raise TypeError('oh')\n"
+        "cli.cli.main = crash\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 70
+    assert "TypeError: oh" in done.stderr
+    assert "this is a bug of edgemobile" in done.stderr

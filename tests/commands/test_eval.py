@@ -93,3 +93,22 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_file_that_is_refused_is_told_and_the_others_are_counted(
+    run: Run, files: tuple[Path, Path], tmp_path: Path, colour_photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(files[0].read_bytes()[:300])
+    words = ("eval", torn, files[0], "--data", colour_photos)
+    assert run(*words) == 2
+    shown = capsys.readouterr().out
+    assert "100.00%" in shown
+    assert f"refused: {torn}: onnxruntime cannot open" in shown
+    assert run(*words, "--json") == 2
+    found = json.loads(capsys.readouterr().out)
+    assert (found["passed"], [Path(one["file"]).name for one in found["refused"]]) == (False, ["torn.onnx"])
+    # Alone, or as what the others are compared with, it is the error of the command.
+    for alone in (("eval", torn, "--data", colour_photos), (*words, "--baseline", torn)):
+        assert run(*alone) == 2
+        assert capsys.readouterr().err.startswith("error: ")

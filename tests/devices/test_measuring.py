@@ -43,7 +43,7 @@ class _Job:
 
 
 def _cases(calls: list[str], names: str = "ab") -> list[measuring._Case]:
-    return [measuring._Case({"file": name}, 1, _Session(name, calls), np.zeros(3)) for name in names]
+    return [measuring._Case({"file": name}, 1, _Session(name, calls), [np.zeros(3)]) for name in names]
 
 
 @pytest.fixture(autouse=True)
@@ -180,5 +180,5 @@ def test_what_runs_outside_of_the_delegate() -> None:
         _op(4, "DELEGATE", [0, 90], [2]),
         _op(5, "DELEGATE", [3, 91], [4]),
     ]
-    assert _delegation(ops, 4) == Delegation(2, {"HARD_SWISH": 1})
-    assert _delegation(ops[:4], 4) == Delegation(0, {"ADD": 1, "CONV_2D": 2, "HARD_SWISH": 1})
+    assert _delegation(ops, [4]) == Delegation(2, {"HARD_SWISH": 1})
+    assert _delegation(ops[:4], [4]) == Delegation(0, {"ADD": 1, "CONV_2D": 2, "HARD_SWISH": 1})

@@ -179,10 +179,13 @@ def test_a_name_that_cannot_be_shown(tmp_path: Path) -> None:
 def test_what_the_worker_refuses(tmp_path: Path, model: Path) -> None:
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(model.read_bytes()[:200])
-    with pytest.raises(EdgemobileError, match="pi: onnxruntime cannot open"):
-        _bench(LocalTransport(tmp_path / "root"), torn)
-    with pytest.raises(EdgemobileError, match="does not read"):
-        _bench(LocalTransport(tmp_path / "root"), model, settings=Settings(runtime="litert"))
+    for file, settings, reason in (
+        (torn, SETTINGS, "onnxruntime cannot open"),
+        (model, Settings(runtime="litert"), "does not read"),
+    ):
+        measured = _bench(LocalTransport(tmp_path / "root"), file, settings=settings)
+        assert (measured.cases, [one.file for one in measured.refused]) == ((), [str(file)])
+        assert reason in measured.refused[0].reason
 
 
 def test_a_damaged_copy_is_noticed(tmp_path: Path, model: Path) -> None:
@@ -335,7 +338,7 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
     ("lie", "said"),
     [
         (lambda truth: b"nonsense", "run.json of pi is not the JSON it should be"),
-        (_changed(lambda result: result.update(version=99)), "not of version 1"),
+        (_changed(lambda result: result.update(version=99)), "not of version 2"),
         (_changed(lambda result: result.update(surprise=1)), "unknown 'surprise'"),
         (_changed(lambda result: result.update(emulated=True)), "under emulation time means nothing"),
         (_changed(lambda result: result.update(cases=[])), "answered 0 cases of 1"),
