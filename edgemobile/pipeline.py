@@ -33,7 +33,7 @@ from edgemobile.quant.recipes import RECIPES, recipe_for
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
 from edgemobile.quant.targets import target_for
-from edgemobile.routes import Emitted, Job, route_for
+from edgemobile.routes import PRECISIONS, Emitted, Job, route_for
 
 __all__ = ["Checked", "ExportRequest", "ExportResult", "export", "ranking"]
 
@@ -96,6 +96,11 @@ class ExportRequest:
     def chosen_recipe(self) -> Recipe:
         return self.recipe or RECIPES[recipe_for(self.calib_images, real=self.calib is not None)]
 
+    @property
+    def not_made(self) -> tuple[str, ...]:
+        """Of `quantize`, which makes int8 alone, the precisions of an export that it must not replace."""
+        return () if "float32" in self.precisions else tuple(name for name in PRECISIONS if name not in self.precisions)
+
     def __post_init__(self) -> None:
         route_for(self.via, self.formats, self.precisions)
         for name in ("batch", "calib_images", "check_images", "threads"):
@@ -155,7 +160,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     A file that misses its tolerance is written all the same and said so in the result: the folder is what shows why.
     Raises EdgemobileError for bad input; then nothing is left behind.
     """
-    check_free(request.out, overwrite=request.overwrite)
+    check_free(request.out, overwrite=request.overwrite, keep=request.not_made)
     progress = progress or Silent()
     route, formats = route_for(request.via, request.formats, request.precisions)
     model = _model(request, progress)
@@ -175,7 +180,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         onnx=target_for(request.target).onnx,
     )
     emitted = route.run(job)
-    with fresh_folder(request.out, overwrite=request.overwrite) as folder:
+    with fresh_folder(request.out, overwrite=request.overwrite, keep=request.not_made) as folder:
         artifacts = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)

@@ -227,7 +227,7 @@ def test_no_text_of_any_field_runs(saved: Path, tmp_path: Path, trace: Path) -> 
         (_size("s0 if s0 else lambda: 1"), "no expression of symbols, numbers and known functions"),
         (_size("(" * 300 + "s0" + ")" * 300), "no expression of a size"),
         (_size("s0+" * 20_000 + "s0"), "no expression of a size"),
-        (_size("s0+" * 5_000 + "s0"), "no expression of symbols, numbers and known functions"),
+        (_size("s0+" * 5_000 + "s0"), "no expression of"),
         (_node("torch.ops.aten.from_file.default"), "from_file.default', at 'fc', is not among those known to compute"),
         (_node("torch.ops.mylib.gelu.default"), "mylib.gelu.default"),
         (_node("torch.ops.aten.add.out"), "aten.add.out"),
