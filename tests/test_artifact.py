@@ -291,7 +291,8 @@ _KILLED = """
     when = os.environ["WHEN"]
     if when == "between two renames":
         renaming._libc_renameat2 = lambda: None
-        artifact.rename_onto_nothing = lambda new, out: renaming.rename_onto_nothing(new, out) if out.exists() else kill()
+        onto_nothing = artifact.rename_onto_nothing
+        artifact.rename_onto_nothing = lambda new, out: onto_nothing(new, out) if out.exists() else kill()
     if when == "after the exchange":
         artifact._clean = kill
     with artifact.fresh_folder(out, overwrite=True) as folder:

@@ -13,7 +13,6 @@ from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_devices, complete_models, complete_refs
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
-from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
 from edgemobile.terminal import console, format_table, progress
 
@@ -96,8 +95,7 @@ def parity(
     from edgemobile.parity import parity as compare
     from edgemobile.parity.output import junit_xml, markdown
 
-    with telling_errors("edgemobile parity", junit, as_json=as_json):
-        check_writable("--junit", junit)
+    with telling_errors("edgemobile parity", junit, as_json=as_json, inputs=(ref, *others, weights, data)):
         if on is not None and not _names(on):
             raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
         request = ParityRequest(
