@@ -12,7 +12,6 @@ import numpy as np
 
 from edgemobile.accuracy.classifier import Classifier, ClassifierOptions
 from edgemobile.accuracy.statistics import Paired, confusion, wilson
-from edgemobile.artifact import sha256_hex
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset
 from edgemobile.metrics import checked_max_drop
@@ -152,7 +151,7 @@ def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
     classifier, low_high = file.classifier, file.interval
     return {
         "file": classifier.file,
-        "sha256": _sha256(classifier.file),
+        "sha256": classifier.sha256,
         **classifier.found,
         "classes": file.rule,
         "preprocess_record": classifier.preprocess.to_json(),
@@ -176,12 +175,6 @@ def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
         "predicted": file.predicted.tolist(),
         "rank": file.rank.tolist(),
     }
-
-
-def _sha256(file: str) -> str | None:
-    """Of the file's bytes; None for a reference model's name."""
-    path = Path(file)
-    return sha256_hex(path.read_bytes()) if path.is_file() else None
 
 
 def _paired_json(paired: Paired | None) -> dict[str, Any] | None:

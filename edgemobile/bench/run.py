@@ -18,6 +18,7 @@ from edgemobile.devices.runtime_table import default_runtime
 from edgemobile.devices.setup import ready
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.inspection import CONSTANT, CONVERSION, facts_of
+from edgemobile.model_file import read_same
 from edgemobile.progress import Progress, Report, Silent
 from edgemobile.records import RUN_VERSION, Case, Facts, Run, Settings
 
@@ -46,7 +47,7 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
     Raises EdgemobileError for bad input, DeviceUnreachable, Unsupported for what the device cannot do.
     """
     settings, cores = request.settings, cores_of(request.settings.cores)
-    files = [ModelFile.of(path, _precision(path)) for path in dict.fromkeys(request.files)]
+    files = [_with_precision(ModelFile.of(path)) for path in dict.fromkeys(request.files)]
     device, transport = open_device(request.device)
     shown = progress or Silent()
     try:
@@ -129,11 +130,15 @@ def _check_emulated(settings: Settings, name: str) -> None:
         )
 
 
-def _precision(path: Path) -> str:
+def _with_precision(file: ModelFile) -> ModelFile:
+    return replace(file, precision=_precision(file.path, read_same(file.path, file.sha256)))
+
+
+def _precision(path: Path, data: bytes) -> str:
     """What most ops of a file compute in, as far as it can be read here: "int8", "float32", "int8 + float32"."""
     try:
-        found = facts_of(path, path.read_bytes(), ask_runtimes=False).precision
-    except (EdgemobileError, OSError):
+        found = facts_of(path, data, ask_runtimes=False).precision
+    except EdgemobileError:
         return "unknown"
     kinds = [kind for kind in found if kind not in (CONSTANT, CONVERSION)]
     return " + ".join(kinds[:2]) or "unknown"

@@ -29,6 +29,7 @@ from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
 from edgemobile.metrics import METRICS, measure
 from edgemobile.model import Model, load_model
+from edgemobile.model_file import read_same
 from edgemobile.model_spec import is_program
 from edgemobile.parity.as_here import as_here
 from edgemobile.parity.causes import Cause, Normalisation, likely_cause
@@ -164,6 +165,8 @@ def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress)
         for file, place in pairs:
             results.append(_compared(request, reference, expected, images, inner, file, place))
             report(len(results))
+    for file in (*files, *filter(None, (reference.file,))):
+        read_same(file.path, sha256_hex(file.data))
     return ParityReport(reference.name, described_images, tuple(results), notes)
 
 

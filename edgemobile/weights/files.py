@@ -47,6 +47,7 @@ class Content(NamedTuple):
 def read(path: Path) -> Content:
     """The weights in `path`, f32. Raises EdgemobileError with the reason where there are none to be had."""
     path = existing(path, "weights", SUFFIXES)
+    sha256 = _file_sha256(path)
     whole: Any
     if path.suffix.lower() == ".safetensors":
         content, whole = _read_safetensors(path)
@@ -65,9 +66,17 @@ def read(path: Path) -> Content:
                 f"they have no batch-norm statistics or other buffers: those of {path.name}'s own weights go with them",
             )
     entry = f" ({'.'.join(entries)})" if entries else ""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if _file_sha256(path) != sha256:
+        raise EdgemobileError(f"{path} was replaced while it was read: wait until it is written, and run this again")
     return Content(_to_f32(state, path), sha256, whole, entry, notes)
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EdgemobileError(f"cannot read weights {path}: {error.strerror or error}") from error
 
 
 def existing(path: Path, what: str, suffixes: tuple[str, ...]) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import edgemobile.accuracy.evaluate as evaluate_module
 from edgemobile.accuracy.classifier import ClassifierOptions
 from edgemobile.accuracy.evaluate import evaluate
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation
@@ -146,6 +147,33 @@ def test_an_interrupt_leaves_no_process_behind(
     with pytest.raises(KeyboardInterrupt):
         evaluate(EvalRequest((models("bgr"),), colour_photos, workers=2), _Interrupted())
     assert active_children() == []
+
+
+def test_a_file_replaced_meanwhile_does_not_get_the_accuracy_of_another(
+    models: Callable[..., str], colour_photos: Path
+) -> None:
+    right, swapped = Path(models("bgr")), Path(models("brg"))
+    measured = sha256_hex(right.read_bytes())
+    result = evaluate(EvalRequest((str(right),), colour_photos))
+    right.write_bytes(swapped.read_bytes())
+    (file,) = result.to_json()["files"]
+    assert (file["sha256"], file["correct"]) == (measured, 18)
+
+
+def test_processes_that_open_another_file_are_not_counted(
+    models: Callable[..., str], colour_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, swapped = Path(models("bgr")), Path(models("brg"))
+    start = evaluate_module.ProcessPoolExecutor
+
+    def replaced(*args: object) -> object:
+        right.write_bytes(swapped.read_bytes())
+        return start(*args)
+
+    monkeypatch.setattr(evaluate_module, "_PART", 4)
+    monkeypatch.setattr(evaluate_module, "ProcessPoolExecutor", replaced)
+    with pytest.raises(EdgemobileError, match=r"bgr0\.onnx was replaced while it was measured"):
+        evaluate(EvalRequest((str(right),), colour_photos, workers=2))
 
 
 def test_a_sample_is_drawn_by_its_seed(models: Callable[..., str], colour_photos: Path) -> None:
