@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,16 +14,16 @@ __all__ = ["locked", "try_lock"]
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock file `path`; where another process holds it, call `on_wait` and wait.
+def locked(path: Path, waiting: Callable[[], AbstractContextManager[object]] = nullcontext) -> Iterator[None]:
+    """Hold the lock file `path`; where another process holds it, wait inside of `waiting()`.
 
     Raises EdgemobileError where no file can be made there.
     """
     lock = try_lock(path)
     if lock is None:
-        on_wait()
         lock = FileLock(path)
-        lock.acquire()
+        with waiting():
+            lock.acquire()
     try:
         yield
     finally:
