@@ -21,7 +21,7 @@ from edgemobile.devices.runtimes import Port, Session, open_session
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.file_metadata import preprocess_in, whole
-from edgemobile.images.class_labels import Labels, find_labels, has_background
+from edgemobile.images.class_labels import Labels, find_labels, has_background, printable
 from edgemobile.model_file import read_model
 from edgemobile.model_spec import is_factory, is_program
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
@@ -137,8 +137,13 @@ def is_probability(scores: np.ndarray) -> bool:
 
 
 def classify(classifier: Classifier, image: Image.Image, top: int) -> list[Prediction]:
-    """The `top` most likely classes of an image of any size and mode, best first. Raises BrokenImage."""
+    """The `top` most likely classes of an image of any size and mode, best first.
+
+    Raises BrokenImage, and EdgemobileError for outputs that are not finite.
+    """
     scores = classifier.scores(classifier.preprocess(image)[None])
+    if not np.isfinite(scores).all():
+        raise EdgemobileError("the model gives outputs that are not finite: it has no answer")
     (shares,) = scores if classifier.probabilities else _softmax(scores)
     best = np.argsort(-shares, kind="stable")[:top]
     return [Prediction(int(output), classifier.label(output), float(shares[output])) for output in best]
@@ -313,7 +318,7 @@ def _labels(
     path: Path, outputs: int, metadata: Mapping[str, str], checkpoint: Checkpoint | None, explicit: Path | None
 ) -> Labels:
     if checkpoint and checkpoint.labels and explicit is None:
-        return Labels(checkpoint.labels, "as its checkpoint has them")
+        return Labels(tuple(map(printable, checkpoint.labels)), "as its checkpoint has them")
     return find_labels(path, outputs, metadata, explicit)
 
 

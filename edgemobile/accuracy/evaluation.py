@@ -117,13 +117,20 @@ class Evaluation:
     notes: tuple[str, ...]
 
     def exceeding(self, max_drop: float) -> tuple[FileResult, ...]:
-        """The files that fall more than `max_drop` percentage points of top-1 below the baseline.
+        """The files that fall more than `max_drop` percentage points of top-1 below the baseline, or give outputs that
+        are not finite: beside a baseline that is as bad these would lose nothing.
 
-        Raises EdgemobileError as `checked_max_drop` does.
+        Raises EdgemobileError as `checked_max_drop` does, and for a baseline that is not finite for any image.
         """
         max_drop = checked_max_drop(max_drop)
+        if self.request.baseline is not None and self.files[0].not_finite == self.files[0].count:
+            raise EdgemobileError(f"{self.request.baseline}: the baseline gives no image a finite output")
         # The counts are whole; the bound may be a float a little below the step it names.
-        return tuple(file for file in self.files if file.paired and file.paired.drop_points > max_drop + 1e-9)
+        return tuple(
+            file
+            for file in self.files
+            if file.paired and (file.not_finite or file.paired.drop_points > max_drop + 1e-9)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with the raw result of every image."""

@@ -208,6 +208,16 @@ def test_outputs_that_are_not_finite_are_wrong_and_said(models: Callable[..., st
     assert any("18 outputs are not finite" in note for note in result.notes)
 
 
+def test_what_is_not_finite_never_passes_a_bound(models: Callable[..., str], colour_photos: Path) -> None:
+    right, wrong, broken = models("bgr"), models("___"), models("rgb", gain=np.nan)
+    with pytest.raises(EdgemobileError, match="the baseline gives no image a finite output"):
+        evaluate(EvalRequest((broken,), colour_photos, baseline=models("grb", gain=np.nan))).exceeding(0)
+    # Nothing is lost where there was nothing.
+    for baseline in (right, wrong):
+        result = evaluate(EvalRequest((broken,), colour_photos, baseline=baseline))
+        assert [file.classifier.file for file in result.exceeding(100)] == [broken]
+
+
 def test_guessing_is_pointed_out(models: Callable[..., str], colour_photos: Path) -> None:
     # One never right, and one that always says blue: 6 of 18, which is what chance gives.
     for order, right in (("grb", 0), ("b__", 6)):
