@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgemobile.lower.ops import LOWERINGS
+from edgemobile.lower.walk import ADVICE
 from edgemobile.size_expression import LARGEST, LONGEST, check_expression, shown
 
 __all__ = ["check_texts"]
@@ -33,21 +34,21 @@ _NAMED = (
 )
 
 # Ops of torch that have no lowering, but only compute: of constants they are folded, and PyTorch runs them as a
-# reference. Those that read or write files, reinterpret memory or draw at random are none of them.
+# reference. Those that read or write files, that trust the sizes they are given, or draw at random are none of them.
 _COMPUTING = """
     abs acos add addmm alias amax amin arange argmax argmin asin atan avg_pool2d bmm bitwise_and bitwise_not bitwise_or
     cat ceil celu channel_shuffle chunk clamp_max clamp_min clone conv1d conv2d conv_transpose2d convolution cos cosh
     cumsum detach detach_ div elu elu_ eq erf exp expand expand_as expm1 eye flatten flip floor floor_divide full
     full_like ge gelu glu group_norm gt hardshrink hardswish instance_norm layer_norm le leaky_relu leaky_relu_
     lift_fresh_copy linalg_vector_norm linspace log log1p log2 log_sigmoid log_softmax logical_and logical_not
-    logical_or logsumexp lt matmul max max_pool2d maximum mean min minimum mish mish_ mm movedim mul native_group_norm
-    native_layer_norm ne neg new_full new_ones new_zeros norm ones ones_like pad permute pixel_shuffle pixel_unshuffle
+    logical_or logsumexp lt matmul max max_pool2d maximum mean min minimum mish mish_ mm movedim mul ne neg
+    new_full new_ones new_zeros norm ones ones_like pad permute pixel_shuffle pixel_unshuffle
     pow prelu prod reciprocal relu relu6 remainder repeat reshape roll round rsqrt rsub scalar_tensor
     scaled_dot_product_attention select selu selu_ sigmoid sign silu sin sinh softmax softplus split split_with_sizes
     sqrt square squeeze stack std std_mean sub sum t tan tanh tanh_ to transpose tril triu unbind unflatten unsqueeze
     upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var var_mean view view_as where zeros zeros_like
     _adaptive_avg_pool2d _assert_scalar _assert_tensor_metadata _log_softmax _softmax _to_copy
-    _native_batch_norm_legit_no_training sym_constrain_range_for_size sym_size
+    sym_constrain_range_for_size sym_size
 """
 # Arithmetic of sizes.
 _OF_SIZES = """
@@ -92,9 +93,10 @@ def _check_table(table: Mapping[str, Any], field: str, depth: int) -> None:
 def _check_op(node: Mapping[str, Any]) -> None:
     target = str(node["target"])
     if not _only_computes(target):
+        op = target.removeprefix("torch.ops.aten.").partition(".")[0]
         raise ValueError(
             f"its op {shown(target)}{_place(node)} is not among those known to compute and do nothing else; "
-            "a net with ops of its own can be given as package.module:factory"
+            + ADVICE.get(op, "a net with ops of its own can be given as package.module:factory")
         )
 
 

@@ -21,7 +21,7 @@ from edgemobile.strict_json import parse
 __all__ = ["checked_archive"]
 
 _MAX_JSON_BYTES = 64 * 2**20
-_MAX_MEMBERS = 20_000
+_MAX_MEMBERS, _MAX_EXAMPLES = 20_000, 1000
 _ADVICE = "Save the plain program: torch.export.save(torch.export.export(net, (example,)), FILE)"
 # What torch.export.load would run: compiled libraries and pickled objects.
 _RUNNABLE = re.compile(r"data/aotinductor|(^|/)(custom_obj_|opaque_obj_)")
@@ -123,7 +123,8 @@ def _elements(payload: Mapping[str, Any]) -> int:
     sizes = meta.get("sizes") if isinstance(meta, dict) else None
     if not isinstance(sizes, list):
         return 1
-    return math.prod(size.get("as_int", 1) if isinstance(size, dict) else 1 for size in sizes)
+    known = [size.get("as_int") for size in sizes if isinstance(size, dict)]
+    return math.prod(size for size in known if isinstance(size, int))
 
 
 def _check_example(content: bytes) -> None:
@@ -131,11 +132,11 @@ def _check_example(content: bytes) -> None:
     import torch
 
     example = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    pending, depth = [example], 0
-    while pending:
-        depth += 1
-        if depth > _MAX_MEMBERS:
-            raise ValueError("its example inputs are too many")
+    pending = [example]
+    # A pickle may hold itself.
+    for _ in range(_MAX_EXAMPLES):
+        if not pending:
+            return
         one = pending.pop()
         if isinstance(one, dict):
             if odd := [key for key in one if not (isinstance(key, str) and key.isidentifier())]:
@@ -143,6 +144,7 @@ def _check_example(content: bytes) -> None:
             pending += one.values()
         elif isinstance(one, list | tuple):
             pending += one
+    raise ValueError("its example inputs have no end")
 
 
 def _archive(members: Mapping[str, bytes]) -> io.BytesIO:

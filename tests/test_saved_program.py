@@ -230,6 +230,7 @@ def test_no_text_of_any_field_runs(saved: Path, tmp_path: Path, trace: Path) -> 
         (_size("s0+" * 5_000 + "s0"), "no expression of"),
         (_node("torch.ops.aten.from_file.default"), "from_file.default', at 'fc', is not among those known to compute"),
         (_node("torch.ops.mylib.gelu.default"), "mylib.gelu.default"),
+        (_node("torch.ops.aten._native_batch_norm_legit_no_training.default"), "save it before run_decompositions"),
         (_node("torch.ops.aten.add.out"), "aten.add.out"),
         (_node("torch.ops.higher_order.cond"), "higher_order.cond"),
         (_node("torch.hub.load"), "torch.hub.load"),
