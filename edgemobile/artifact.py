@@ -98,7 +98,12 @@ def _work_folder(out: Path) -> tuple[Path, FileLock]:
     """A new folder beside `out`, and the lock that tells another run that it is in use."""
     while True:
         work = Path(tempfile.mkdtemp(prefix=_WORK.format(name=out.name), dir=out.parent))
-        lock = try_lock(work / _LOCK)
+        try:
+            lock = try_lock(work / _LOCK)
+        except EdgemobileError:
+            with suppress(OSError):
+                work.rmdir()
+            raise
         # Another run may have taken it for a leftover before it was locked.
         if lock is not None and (work / _LOCK).exists():
             return work, lock
@@ -174,12 +179,13 @@ def _put(work: Path, out: Path, *, overwrite: bool, keep: Collection[str]) -> No
     new.rename(old)
     if not exchange(old, out):
         old.rename(new)
-        # Between the next two a kill leaves no `out`; _recover puts the old folder back.
-        out.rename(old)
         try:
+            # Between these two a kill leaves no `out`; _recover puts the old folder back.
+            out.rename(old)
             rename_onto_nothing(new, out)
         except BaseException:
-            old.rename(out)
+            if old.exists():
+                old.rename(out)
             raise
     try:
         _check_ours(old, out, keep)
