@@ -31,6 +31,10 @@ _AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "params_ema
 _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "params", "weights")
 
 
+# Entries of a checkpoint inside of each other, and values a byte of a tensor may stand for.
+_DEEPEST, _MOST_REPEATED = 8, 1024
+
+
 class Content(NamedTuple):
     """What a file holds. `entry` says in words which part of a training checkpoint was taken ("" for the whole).
 
@@ -108,7 +112,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
 def _from_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -146,17 +150,20 @@ def why_unread(text: str) -> str:
     return "it is damaged, truncated or no PyTorch checkpoint"
 
 
-def _state_dict(content: Any, entries: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+def _state_dict(
+    content: Any, entries: tuple[str, ...], deepest: int = _DEEPEST
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """(the state_dict in a training checkpoint, the `entries` that lead to it); ({}, ()) where there is none."""
     import torch
 
-    if not isinstance(content, Mapping):
+    # A pickle may hold itself.
+    if not isinstance(content, Mapping) or not deepest:
         return {}, ()
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     if tensors and len(tensors) == len(content):
         return tensors, ()
     for entry in entries:
-        state, below = _state_dict(content.get(entry), entries)
+        state, below = _state_dict(content.get(entry), entries, deepest - 1)
         if state:
             return state, (entry, *below)
     # A state_dict to which a script has added its epoch.
@@ -168,10 +175,18 @@ def _to_f32(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tenso
 
     plain = {}
     for key, value in state.items():
-        if value.is_quantized or value.is_complex() or value.layout != torch.strided:
+        if value.is_quantized or value.is_complex() or value.is_nested or value.layout != torch.strided:
             raise EdgemobileError(
                 f"{path}: {key} is {value.dtype} ({value.layout}); weights must be plain float tensors"
             )
+        if value.device.type != "cpu":
+            raise EdgemobileError(
+                f"{path}: {key} is on the device {value.device}, which holds no values; save it again"
+            )
+        # One number may stand for many, and float32 of all of them for more than there is memory.
+        held = value.untyped_storage().nbytes()
+        if value.numel() > _MOST_REPEATED * max(held, 1):
+            raise EdgemobileError(f"{path}: {key} holds {held} bytes for {value.numel()} values; save it .contiguous()")
         plain[key] = value.detach().to(torch.float32) if value.is_floating_point() else value.detach()
         if value.is_floating_point() and not plain[key].isfinite().all():
             raise EdgemobileError(f"{path}: {key} holds values that are not finite; the training may have diverged")
