@@ -13,7 +13,7 @@ __all__ = ["check_apart", "check_writable"]
 
 def check_writable(option: str, path: Path | None, inputs: Sequence[Path | str | None] = ()) -> None:
     """Raises EdgemobileError where `path`, as given with `option`, is a folder, no file can be made there, or it is one
-    of the command's `inputs` or inside of one. Names of models, and None, are no files and harmless.
+    of the command's `inputs` or inside of one. Of those that are text only files count: a name may be a model's.
     """
     try:
         if path is not None:
@@ -32,7 +32,7 @@ def check_apart(outputs: Sequence[Path], inputs: Sequence[Path | str | None]) ->
     for output in outputs:
         target = os.path.realpath(output)
         for given in inputs:
-            if given is not None and os.path.exists(given):
+            if given is not None and (os.path.isfile(given) or isinstance(given, Path)):
                 _check_beside(output, Path(given))
         if target in taken:
             raise EdgemobileError(f"{output} is named for two outputs, and one would be lost: name two files")
@@ -40,7 +40,7 @@ def check_apart(outputs: Sequence[Path], inputs: Sequence[Path | str | None]) ->
 
 
 def _check_beside(output: Path, given: Path) -> None:
-    if os.path.exists(output) and os.path.samefile(output, given):
+    if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
         raise EdgemobileError(f"{output} is an input (as {given}), and writing it would lose it: name another file")
     if given.is_dir() and Path(os.path.realpath(given)) in Path(os.path.realpath(output)).parents:
         raise EdgemobileError(f"{output} is inside of {given}, an input: name a file outside of it")

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from edgemobile.cli import main
+from edgemobile.commands.writable import check_writable
+from edgemobile.errors import EdgemobileError
 
 pytest.importorskip("onnxruntime")
 
@@ -59,6 +61,13 @@ def test_an_output_inside_of_an_input_is_refused(edgemobile, gate_folder: Path) 
     ran = edgemobile("parity", "me.onnx", "me.onnx", "--data", "photos", "--junit", "photos/labels.txt")
     assert (ran.code, "photos/labels.txt is inside of photos" in ran.err) == (2, True)
     assert (gate_folder / "photos" / "labels.txt").read_text() == "mine"
+
+
+def test_a_folder_by_the_name_of_a_model_is_no_input(tmp_path: Path) -> None:
+    (tmp_path / "v3-large").mkdir()
+    check_writable("--junit", tmp_path / "v3-large" / "out.xml", [str(tmp_path / "v3-large"), None, "v2"])
+    with pytest.raises(EdgemobileError, match="is inside of"):
+        check_writable("--junit", tmp_path / "v3-large" / "out.xml", [tmp_path / "v3-large"])
 
 
 def test_a_file_that_is_no_junit_is_not_replaced_by_one(edgemobile, gate_folder: Path) -> None:
