@@ -14,7 +14,7 @@ from edgemobile.accuracy.classifier import Classifier, ClassifierOptions
 from edgemobile.accuracy.statistics import Paired, confusion, wilson
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset
-from edgemobile.metrics import checked_max_drop
+from edgemobile.metrics.measures import checked_max_drop
 
 __all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult"]
 

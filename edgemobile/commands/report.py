@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from edgemobile.commands.writable import check_apart
 from edgemobile.errors import EdgemobileError
-from edgemobile.terminal import console, format_bytes
+from edgemobile.printing.terminal import console, format_bytes
 
 __all__ = ["report"]
 
@@ -43,7 +43,7 @@ def report(
     from edgemobile.report.page import page
     from edgemobile.report.sources import read_sources
     from edgemobile.report.text import as_csv, as_markdown
-    from edgemobile.writing import write_whole
+    from edgemobile.util.writing import write_whole
 
     files = [path for path in (html, md, csv) if path is not None]
     check_apart(files, sources)

@@ -16,10 +16,10 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
 from edgemobile import cli
+from edgemobile.comparison.output import junit_xml, markdown
+from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.parity import FileParity, ParityReport
-from edgemobile.parity.output import junit_xml, markdown
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_min_is_the_gate(files: Path, monkeypatch, capsys) -> None:
 def test_a_file_replaced_meanwhile_is_not_judged_by_another(
     files: Path, monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgemobile.parity import observing
+    from edgemobile.comparison import observing
 
     checked, open_session = tmp_path / "checked.tflite", observing.open_session
     checked.write_bytes((files / "wrong.tflite").read_bytes())

@@ -87,8 +87,8 @@ def test_a_configuration_that_cannot_be_read_is_not_overwritten(edgemobile, gate
 @pytest.mark.parametrize(
     ("command", "where"),
     [
-        (("ci", "--force"), "edgemobile.parity.run.parity"),
-        (("parity", "me.onnx", "me.onnx"), "edgemobile.parity.parity"),
+        (("ci", "--force"), "edgemobile.comparison.run.parity"),
+        (("parity", "me.onnx", "me.onnx"), "edgemobile.comparison.parity"),
     ],
 )
 def test_an_earlier_verdict_does_not_outlive_the_start_of_a_run(
@@ -113,7 +113,7 @@ def test_an_earlier_verdict_does_not_outlive_the_start_of_a_run(
     ("command", "where"),
     [
         (("ci",), "edgemobile.gate.output.gate_junit"),
-        (("parity", "me.onnx", "me.onnx", "--images", "2"), "edgemobile.parity.output.junit_xml"),
+        (("parity", "me.onnx", "me.onnx", "--images", "2"), "edgemobile.comparison.output.junit_xml"),
     ],
 )
 def test_a_crash_while_the_result_is_told_leaves_nothing_green(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edgemobile.devices import profiles
-from edgemobile.devices.local import LocalTransport
-from edgemobile.devices.profiles import (
+from edgemobile.devices.host import profiles
+from edgemobile.devices.host.local import LocalTransport
+from edgemobile.devices.host.profiles import (
     Device,
     add_device,
     devices_file,
@@ -19,9 +19,9 @@ from edgemobile.devices.profiles import (
     open_device,
     remove_device,
 )
-from edgemobile.devices.ssh import SshTransport
+from edgemobile.devices.host.ssh import SshTransport
 from edgemobile.errors import EdgemobileError
-from edgemobile.writing import write_whole
+from edgemobile.util.writing import write_whole
 
 
 @pytest.fixture(autouse=True)
