@@ -3,17 +3,24 @@
 Add a command here: a file in commands/ and a row of _COMMANDS.
 
 Exit codes: 0 done, 1 a file missed its tolerance, 2 bad input, 3 a dependency is missing, 4 the device does not
-answer, 5 the measurement cannot be trusted, 70 a bug of edgemobile, 130 interrupted, 141 nobody reads the output.
+answer, 5 the measurement cannot be trusted, 70 a bug of edgemobile, 130 interrupted, 141 nobody reads the output, 143
+terminated.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -48,7 +55,8 @@ def main() -> None:
     # OpenMP threads that spin while they wait are ten times slower on shared cores. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = cli.main(prog_name="edgemobile", standalone_mode=False)
+        with _cleaning_up_when_terminated():
+            code = cli.main(prog_name="edgemobile", standalone_mode=False)
         sys.stdout.flush()
     except click.ClickException as error:
         error.show()
@@ -60,7 +68,7 @@ def main() -> None:
         # click raises Abort from the interruption. What it carries are files that were written before it.
         written = ", ".join(map(str, (error.__cause__ or error).args))
         click.echo(f"interrupted; {f'written before: {written}' if written else 'no file is half written'}", err=True)
-        code = 130
+        code = 143 if _was_terminated(error) else 130
     except (BrokenPipeError, SystemExit):
         # The reader of our output went away (`| head`); click makes a SystemExit of it. What the work came to may not
         # have been seen, so it is neither 0 nor 1 but 128 and SIGPIPE. What is left is closed without a word.
@@ -96,6 +104,29 @@ def _kept(details: str) -> str:
     except OSError:
         return ""
     return f". The whole message: {file.name}"
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, taken like Ctrl-C: what is half written is removed, and what was started is ended."""
+
+
+@contextmanager
+def _cleaning_up_when_terminated() -> Iterator[None]:
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _was_terminated(error: BaseException | None) -> bool:
+    return error is not None and (isinstance(error, _Terminated) or _was_terminated(error.__cause__))
 
 
 class _InOrder(click.Group):

@@ -28,6 +28,8 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 _VERSION = 1
 _MAX_ASPECT = 100
+# Of the sides of an input, and of an image that is resized: no model wants more, and memory has an end.
+_MAX_PX, _MAX_PIXELS = 8192, 2**28
 _PILLOW = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -68,7 +70,8 @@ class Preprocess:
             raise EdgemobileError('preprocess: shorter_px is only for resize "shorter"; leave it out with "exact"')
         object.__setattr__(self, "mean", _channels("mean", self.mean))
         object.__setattr__(self, "std", _channels("std", self.std))
-        if min(self.std) <= 0:
+        # Smaller ones are 0 in float32, which is what images are divided in.
+        if min(np.array(self.std, np.float32)) <= 0:
             raise EdgemobileError(f"preprocess: std must be above 0, found {list(self.std)}")
 
     def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
@@ -101,6 +104,8 @@ class Preprocess:
             return self.input_px, self.input_px
         shorter, longer = min(height, width), max(height, width)
         longer_px = int(self.shorter_px * longer / shorter)
+        if longer_px * self.shorter_px > _MAX_PIXELS:
+            raise BrokenImage(f"with its shorter side at {self.shorter_px} px it is {longer_px} x {self.shorter_px} px")
         return (self.shorter_px, longer_px) if height <= width else (longer_px, self.shorter_px)
 
     def _resize(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -213,8 +218,11 @@ def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _pixels(what: str, value: object, *, at_least: int) -> None:
-    if type(value) is not int or value < at_least:
-        raise EdgemobileError(f"preprocess: {what} must be a whole number of at least {at_least}, found {value!r}")
+    if type(value) is not int or not at_least <= value <= _MAX_PX:
+        raise EdgemobileError(
+            f"preprocess: {what} must be a whole number of at least {at_least} and at most {_MAX_PX}, "
+            f"found {str(value)[:40] if type(value) is int else repr(value)}"
+        )
 
 
 def _channels(what: str, values: object) -> Channels:
@@ -223,9 +231,16 @@ def _channels(what: str, values: object) -> Channels:
         red, green, blue = (float(value) for value in values)  # type: ignore[attr-defined]
     except (TypeError, ValueError) as error:
         raise EdgemobileError(f"preprocess: {what} must be three numbers (R, G, B), found {values!r}") from error
-    if not np.isfinite([red, green, blue]).all():
-        raise EdgemobileError(f"preprocess: {what} must be finite, found {values!r}")
+    except OverflowError:
+        red = green = blue = float("inf")
+    if not _finite_in_float32((red, green, blue)):
+        raise EdgemobileError(f"preprocess: {what} must be finite, found {str(values)[:80]}")
     return red, green, blue
+
+
+def _finite_in_float32(values: Channels) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.array(values, np.float32)).all())
 
 
 # The public ImageNet checkpoints, and the CIFAR-10 ones of examples/train_cifar10.py.

@@ -50,18 +50,42 @@ def read_optimized(data: bytes) -> Contents:
     """The graph onnxruntime makes of the file on this machine. Raises EdgemobileError where it cannot load it."""
     load(data)
     runtime = require("onnxruntime", "onnxruntime")
-    with tempfile.TemporaryDirectory() as folder:
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        # The highest level only changes the memory layout of float convolutions, and cannot be saved without a warning.
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        try:
-            runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            reason = in_a_line(error)
-            raise EdgemobileError(f"onnxruntime {runtime.__version__} does not load this file: {reason}") from error
-        return _contents(onnx.load(options.optimized_model_filepath), optimized=True)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return _optimized_in(Path(folder) / "optimized.onnx", data, runtime)
+    except OSError as error:
+        raise EdgemobileError(
+            f"what onnxruntime makes of this file cannot be written to a temporary folder: {error.strerror or error}. "
+            "Set TMPDIR to a folder with room"
+        ) from error
+
+
+def _optimized_in(file: Path, data: bytes, runtime: Any) -> Contents:
+    """As `read_optimized`; `file` is where onnxruntime leaves its graph. Raises OSError where it cannot."""
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(file)
+    # The highest level only changes the memory layout of float convolutions, and cannot be saved without a warning.
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    try:
+        runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return _contents(onnx.load(file), optimized=True)
+    except OSError:
+        raise
+    except Exception as error:
+        _check_loads(data, runtime)
+        # It loads: what failed is writing.
+        raise OSError(in_a_line(error)) from error
+
+
+def _check_loads(data: bytes, runtime: Any) -> None:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = in_a_line(error)
+        raise EdgemobileError(f"onnxruntime {runtime.__version__} does not load this file: {reason}") from error
 
 
 def known_ops() -> frozenset[str]:

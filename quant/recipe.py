@@ -21,6 +21,7 @@ Precision = Literal["int8", "float"]
 Granularity = Literal["per_channel", "per_tensor"]
 SplitGates = Literal["none", "stem", "costly", "all"]
 _VERSION = 1
+_MOST_REFIT = 1e6
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Rule:
     precision: Precision | None = None
 
     def __post_init__(self) -> None:
+        _check_text("pattern", self.pattern)
         _check("observer", self.observer, tuple(OBSERVERS))
         _check("weights", self.weights, get_args(Granularity))
         _check("precision", self.precision, get_args(Precision))
@@ -86,20 +88,20 @@ class Recipe:
     squeeze_headroom: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_text("name", self.name)
         _check("hswish", self.hswish, get_args(Hswish))
         _check("split_gates", self.split_gates, get_args(SplitGates))
         _check("output_observer", self.output_observer, tuple(OBSERVERS))
-        if not isinstance(self.equalize, int | float) or not 0 <= self.equalize <= 1:
+        if not _is_from(0, 1, self.equalize):
             raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
-
         for name in ("least_noise", "bias_correction", "clip_weights", "adaround"):
             if type(getattr(self, name)) is not bool:
                 raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
-        if not isinstance(self.refit, int | float) or self.refit < 0:
-            raise EdgemobileError(f"refit {self.refit!r} is not a number from 0 (off)")
+        if not _is_from(0, _MOST_REFIT, self.refit):
+            raise EdgemobileError(f"refit {self.refit!r} is not a number from 0 (off) to {_MOST_REFIT:g}")
         for name in ("output_headroom", "squeeze_headroom"):
             headroom = getattr(self, name)
-            if not isinstance(headroom, int | float) or not 1 <= headroom <= 16:
+            if not _is_from(1, 16, headroom):
                 raise EdgemobileError(f"{name} {headroom!r} is not a number from 1 to 16")
 
     def settings(self, node_name: str, *, is_output: bool = False) -> Settings:
@@ -133,6 +135,16 @@ class Recipe:
 def _matches(node_name: str, pattern: str) -> bool:
     """A pattern is on module paths: "features.0.2" also means the node that holds 6 times as much, features.0.2.x6."""
     return any(fnmatch.fnmatchcase(name, pattern) for name in (node_name, split_name(node_name)[0]))
+
+
+def _is_from(low: float, high: float, value: object) -> bool:
+    """Whether it is a number, which true is not, in this range, in which NaN is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise EdgemobileError(f"{what} {value!r} is not text")
 
 
 def _check(what: str, value: str | None, allowed: tuple[str, ...]) -> None:

@@ -171,6 +171,12 @@ def test_round_trips_through_json() -> None:
         ({"mean": "abc"}, "three numbers"),
         ({"std": [0.2, 0.2, 0]}, "above 0"),
         ({"std": [0.2, 0.2, float("nan")]}, "finite"),
+        ({"mean": [10**400, 0, 0]}, "mean must be finite"),
+        ({"mean": [1e39, 0, 0]}, "mean must be finite"),
+        ({"std": [1e-60, 1, 1]}, "std must be above 0"),
+        ({"version": True}, "version True"),
+        ({"input_px": 100_000}, "at most 8192"),
+        ({"resize": "shorter", "shorter_px": 100_000}, "at most 8192"),
     ],
 )
 def test_a_bad_record_is_refused_in_one_line(change: dict, says: str) -> None:
@@ -179,7 +185,12 @@ def test_a_bad_record_is_refused_in_one_line(change: dict, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "3", "{", "{}"])
+def test_an_image_that_would_fill_the_memory_is_named() -> None:
+    with pytest.raises(BrokenImage, match="819200 x 8192 px"):
+        Preprocess(224, resize="shorter", shorter_px=8192)(np.zeros((1, 100, 3), np.uint8))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{", "{}", "[" * 100_000, '{"version": 1, "version": 1}'])
 def test_what_is_no_record_is_refused(text: str) -> None:
     with pytest.raises(EdgemobileError, match="preprocess"):
         Preprocess.from_json(text)

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 from edgemobile.devices.host.records import MAX_RUN_BYTES
 from edgemobile.devices.host.transport import DeviceUnreachable, Transport
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
-from edgemobile.model_file.file import file_format
+from edgemobile.model_file.file import file_format, read_same
 from edgemobile.util.strict_json import parse
 
 __all__ = ["JOB_VERSION", "PATIENCE_S", "Chunk", "Desk", "Event", "ModelFile", "Named", "OnProgress", "Prepared"]
@@ -176,7 +176,7 @@ class Desk:
         for file in files:
             # A file is put whole or not at all: its last byte and no byte more says that it is there.
             if len(self.read(file.target, 2, file.bytes - 1) or b"") != 1:
-                self.put(file.path, file.target)
+                self.put(read_same(file.path, file.sha256), file.target)
         self._counting = job["kind"] == "bench" and job["emulated"]
         self.put(json.dumps({**job, "token": self._token}).encode(), f"{self.folder}/job.json")
         self._start()

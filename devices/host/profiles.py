@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from edgemobile.devices.host.ssh import SshTransport
 from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.config_file import ConfigFile, read_config
+from edgemobile.util.locking import locked
 from edgemobile.util.writing import write_whole
 
 __all__ = ["SCHEMES", "Device", "Scheme", "add_device", "devices_file", "find_device", "load_devices"]
@@ -182,6 +184,11 @@ def load_devices() -> dict[str, Device]:
 
 def add_device(device: Device) -> None:
     """Append a row; comments and the other rows stay as they are. Raises EdgemobileError where the name is taken."""
+    with _alone():
+        _add(device)
+
+
+def _add(device: Device) -> None:
     config = _read()
     if device.name in {_LOCAL.name, *_rows(config)}:
         raise EdgemobileError(
@@ -198,12 +205,13 @@ def remove_device(name: str) -> Device:
 
     Raises EdgemobileError for what is no row: `local`, an emulated core, an address.
     """
-    config = _read()
-    rows = _rows(config)
-    if name not in rows:
-        raise EdgemobileError(_no_row(name, rows))
-    kept = config.without(name).rstrip("\n")
-    _write(f"{kept}\n" if kept else "")
+    with _alone():
+        config = _read()
+        rows = _rows(config)
+        if name not in rows:
+            raise EdgemobileError(_no_row(name, rows))
+        kept = config.without(name).rstrip("\n")
+        _write(f"{kept}\n" if kept else "")
     return rows[name]
 
 
@@ -221,13 +229,20 @@ def _read() -> ConfigFile:
     return read_config(file) if file.exists() else ConfigFile(file, "", {})
 
 
-def _write(text: str) -> None:
-    file = devices_file()
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Nobody else changes the file meanwhile."""
+    file = Path(os.path.realpath(devices_file()))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EdgemobileError(f"cannot write {file}: {error.strerror or error}") from error
-    write_whole(file, text)
+    with locked(file.with_name(f".{file.name}.lock")):
+        yield
+
+
+def _write(text: str) -> None:
+    write_whole(devices_file(), text)
 
 
 def _rows(config: ConfigFile) -> dict[str, Device]:

@@ -18,14 +18,16 @@ from edgemobile.devices.runtimes.sessions import Port, Session, open_session
 from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
-from edgemobile.images.class_labels import Labels, find_labels, has_background
+from edgemobile.images.class_labels import Labels, find_labels, has_background, printable
 from edgemobile.loading.checkpoint import Checkpoint, build, bundled, identify, load_weights
 from edgemobile.loading.files import SUFFIXES
 from edgemobile.loading.model_spec import is_factory, is_program
 from edgemobile.loading.presets import chosen_preprocess, default_preprocess, described
+from edgemobile.model_file.file import read_model
 from edgemobile.model_file.metadata import preprocess_in, whole
 from edgemobile.models.arch import Arch, get_arch
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
+from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.quiet import quiet_stderr
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
@@ -58,7 +60,8 @@ class ClassifierOptions:
 class Classifier:
     """A model ready to classify. `labels` name all `outputs`; `found` says in words what was found, and where.
 
-    `stated` is the preprocessing it states itself, with what the file does of it; None: assumed, or asked for.
+    `stated` is the preprocessing it states itself, with what the file does of it; None: assumed, or asked for. `sha256`
+    is of the bytes that were opened; None for a model that is no file.
     """
 
     file: str
@@ -70,6 +73,7 @@ class Classifier:
     probabilities: bool
     found: Mapping[str, str]
     notes: tuple[str, ...]
+    sha256: str | None = None
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,px,px,3], any N -> f32[N,outputs]: logits, or probabilities where it says so."""
@@ -89,9 +93,9 @@ class Prediction(NamedTuple):
 
 def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
     """The model at `file`, run once so that what it gives is known. Raises EdgemobileError with the reason."""
-    session, checkpoint, usual_px = _opened(file, options)
+    session, checkpoint, usual_px, data = _opened(file, options)
     path = Path(file)
-    metadata = {} if checkpoint else _metadata(path, session)
+    metadata = _metadata(data, session) if data is not None else {}
     input_px = _image_px(file, session.input) or options.res
     stated, source = _stated(metadata, checkpoint)
     usual_px = stated.input_px if stated else usual_px
@@ -106,7 +110,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         preprocess = at_resolution(stated, input_px or usual_px)
         notes += [assumption] if assumption else []
     else:
-        preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(path, session))
+        preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(data, session))
     own = whole(stated, metadata) if stated and options.preprocess is None and not assumption else None
     session.settle(preprocess.input_px)
     with quiet_stderr():
@@ -123,7 +127,8 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         "labels": labels.source,
     }
     notes += labels.notes
-    return Classifier(file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes))
+    sha256 = _sha256(path, checkpoint, data)
+    return Classifier(file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes), sha256)
 
 
 def is_probability(scores: np.ndarray) -> bool:
@@ -132,8 +137,13 @@ def is_probability(scores: np.ndarray) -> bool:
 
 
 def classify(classifier: Classifier, image: Image.Image, top: int) -> list[Prediction]:
-    """The `top` most likely classes of an image of any size and mode, best first. Raises BrokenImage."""
+    """The `top` most likely classes of an image of any size and mode, best first.
+
+    Raises BrokenImage, and EdgemobileError for outputs that are not finite.
+    """
     scores = classifier.scores(classifier.preprocess(image)[None])
+    if not np.isfinite(scores).all():
+        raise EdgemobileError("the model gives outputs that are not finite: it has no answer")
     (shares,) = scores if classifier.probabilities else _softmax(scores)
     best = np.argsort(-shares, kind="stable")[:top]
     return [Prediction(int(output), classifier.label(output), float(shares[output])) for output in best]
@@ -178,17 +188,19 @@ class _TorchSession(Session):
             torch.set_num_threads(before)
 
 
-def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint | None, int]:
-    """(the session, its checkpoint where it has one, the resolution to take where neither says one)."""
+def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint | None, int, bytes | None]:
+    """(the session, its checkpoint where it has one, the resolution to take where neither says one, its bytes where
+    it is a file that a runtime opens)."""
     path = Path(file)
     if is_program(file) or (is_factory(file) and not path.is_file()):
-        return _own_session(file, options)
+        return *_own_session(file, options), None
     if not path.suffix and not path.is_file():
-        return _reference_session("bundled", _in_the_package(file), options.threads)
+        return *_reference_session("bundled", _in_the_package(file), options.threads), None
     if path.suffix.lower() in SUFFIXES:
         arch = get_arch(options.arch) if options.arch else identify(path)
-        return _reference_session(file, arch, options.threads)
-    return open_session(path, threads=options.threads), None, _FREE_PX
+        return *_reference_session(file, arch, options.threads), None
+    data = read_model(path)
+    return open_session(data, threads=options.threads, name=file), None, _FREE_PX, data
 
 
 def _in_the_package(name: str) -> Arch:
@@ -271,19 +283,24 @@ def _zeros(session: Session) -> np.ndarray:
 # ---- what is known of them ------------------------------------------------------------------------------------------
 
 
-def _metadata(path: Path, session: Session) -> Mapping[str, str]:
-    if session.metadata:
-        return session.metadata
-    return FORMATS[RUNTIMES[session.runtime].format].load().read_metadata(path.read_bytes())
+def _metadata(data: bytes, session: Session) -> Mapping[str, str]:
+    return session.metadata or FORMATS[RUNTIMES[session.runtime].format].load().read_metadata(data)
 
 
-def _normalisation(path: Path, session: Session) -> tuple[Channels, Channels] | None:
+def _normalisation(data: bytes | None, session: Session) -> tuple[Channels, Channels] | None:
     """What TFLite's official metadata, which most files not of ours have, says of the input."""
-    if session.runtime not in RUNTIMES or RUNTIMES[session.runtime].format != "tflite":
+    if data is None or RUNTIMES[session.runtime].format != "tflite":
         return None
     from edgemobile.exporters.tflite_file import read_normalisation
 
-    return read_normalisation(path.read_bytes())
+    return read_normalisation(data)
+
+
+def _sha256(path: Path, checkpoint: Checkpoint | None, data: bytes | None) -> str | None:
+    """Of the bytes that were opened; None for a model by name, whose weights are in the package or made by code."""
+    if data is not None:
+        return sha256_hex(data)
+    return checkpoint.sha256 if checkpoint is not None and path.is_file() else None
 
 
 def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple[Preprocess | None, str]:
@@ -301,7 +318,7 @@ def _labels(
     path: Path, outputs: int, metadata: Mapping[str, str], checkpoint: Checkpoint | None, explicit: Path | None
 ) -> Labels:
     if checkpoint and checkpoint.labels and explicit is None:
-        return Labels(checkpoint.labels, "as its checkpoint has them")
+        return Labels(tuple(map(printable, checkpoint.labels)), "as its checkpoint has them")
     return find_labels(path, outputs, metadata, explicit)
 
 

@@ -29,6 +29,7 @@ from edgemobile.errors import EdgemobileError, MissingExtra
 from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, BrokenImage, Dataset, open_dataset
+from edgemobile.model_file.file import read_same
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.progress import Progress, Silent
 
@@ -121,10 +122,14 @@ def _opened(request: EvalRequest) -> tuple[list[Classifier], tuple[tuple[str, st
 class _Scorer:
     """The data set and all files, open; every process has its own."""
 
-    def __init__(self, dataset: Dataset, request: EvalRequest) -> None:
+    def __init__(self, dataset: Dataset, request: EvalRequest, sha256: Sequence[str | None] | None = None) -> None:
+        """`sha256` are of the files as another process opened them. Raises EdgemobileError where one is replaced."""
         assert dataset.labels is not None
         self.dataset, self.folders = dataset, dataset.labels
         self.classifiers, self.refused = _opened(request)
+        for one, expected in zip(self.classifiers, sha256 or (), strict=False):
+            if expected is not None:
+                read_same(Path(one.file), expected)
         self.matches = [match_folders(dataset.classes, one.labels, one.outputs) for one in self.classifiers]
 
     def __call__(self, indices: np.ndarray) -> _Scored:
@@ -174,13 +179,17 @@ class _Scorer:
         return np.array(kept, np.int64), stacked, skipped
 
 
-_scorer: _Scorer | None = None
+_scorer: _Scorer | EdgemobileError | None = None
 
 
-def _start_process(request: EvalRequest, split: str | None) -> None:
+def _start_process(request: EvalRequest, split: str | None, sha256: Sequence[str | None]) -> None:
     global _scorer
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _scorer = _Scorer(open_dataset(request.data, split), request)
+    try:
+        _scorer = _Scorer(open_dataset(request.data, split), request, sha256)
+    # Raised here it would break the pool, and nobody would hear why.
+    except EdgemobileError as error:
+        _scorer = error
 
 
 def _end_with_parent() -> None:
@@ -191,6 +200,8 @@ def _end_with_parent() -> None:
 
 
 def _score(indices: np.ndarray) -> _Scored:
+    if isinstance(_scorer, EdgemobileError):
+        raise _scorer
     assert _scorer is not None
     return _scorer(indices)
 
@@ -241,7 +252,8 @@ def _mapped(scorer: _Scorer, request: EvalRequest, workers: int) -> Iterator[_Ma
     if workers == 1:
         yield lambda parts: map(scorer, parts)
         return
-    initial, others = (request, scorer.dataset.split), set(active_children())
+    sha256 = [one.sha256 for one in scorer.classifiers]
+    initial, others = (request, scorer.dataset.split, sha256), set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_process, initial)
 
     def submit(parts: Sequence[np.ndarray]) -> Iterable[_Scored]:

@@ -15,7 +15,6 @@ from edgemobile.accuracy.statistics import Paired, confusion, wilson
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset
 from edgemobile.metrics.measures import checked_max_drop
-from edgemobile.util.hashing import sha256_hex
 
 __all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult"]
 
@@ -122,13 +121,20 @@ class Evaluation:
     refused: tuple[tuple[str, str], ...] = ()
 
     def exceeding(self, max_drop: float) -> tuple[FileResult, ...]:
-        """The files that fall more than `max_drop` percentage points of top-1 below the baseline.
+        """The files that fall more than `max_drop` percentage points of top-1 below the baseline, or give outputs that
+        are not finite: beside a baseline that is as bad these would lose nothing.
 
-        Raises EdgemobileError as `checked_max_drop` does.
+        Raises EdgemobileError as `checked_max_drop` does, and for a baseline that is not finite for any image.
         """
         max_drop = checked_max_drop(max_drop)
+        if self.request.baseline is not None and self.files[0].not_finite == self.files[0].count:
+            raise EdgemobileError(f"{self.request.baseline}: the baseline gives no image a finite output")
         # The counts are whole; the bound may be a float a little below the step it names.
-        return tuple(file for file in self.files if file.paired and file.paired.drop_points > max_drop + 1e-9)
+        return tuple(
+            file
+            for file in self.files
+            if file.paired and (file.not_finite or file.paired.drop_points > max_drop + 1e-9)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with the raw result of every image."""
@@ -157,7 +163,7 @@ def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
     classifier, low_high = file.classifier, file.interval
     return {
         "file": classifier.file,
-        "sha256": _sha256(classifier.file),
+        "sha256": classifier.sha256,
         **classifier.found,
         "classes": file.rule,
         "preprocess_record": classifier.preprocess.to_json(),
@@ -181,12 +187,6 @@ def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
         "predicted": file.predicted.tolist(),
         "rank": file.rank.tolist(),
     }
-
-
-def _sha256(file: str) -> str | None:
-    """Of the file's bytes; None for a reference model's name."""
-    path = Path(file)
-    return sha256_hex(path.read_bytes()) if path.is_file() else None
 
 
 def _paired_json(paired: Paired | None) -> dict[str, Any] | None:

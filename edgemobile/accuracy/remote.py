@@ -14,6 +14,7 @@ from edgemobile.devices.host.profiles import Device
 from edgemobile.devices.host.transport import Transport
 from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.model_file.file import read_same
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.progress import Report
 
@@ -62,13 +63,16 @@ def score_on(
                 yield arrays[classifier.preprocess]
 
     scores: list[np.ndarray] = []
-    for logits in answers(device, transport, Path(classifier.file), images(), runtime, threads, told):
+    path = Path(classifier.file)
+    for logits in answers(device, transport, path, images(), runtime, threads, told):
         if logits.shape[1] != classifier.outputs:
             raise EdgemobileError(
                 f"{device.name} gives {logits.shape[1]} outputs of {classifier.file}, which has {classifier.outputs}"
             )
         scores.append(logits)
         report(sum(map(len, scores)))
+    if classifier.sha256 is not None:
+        read_same(path, classifier.sha256)
     nothing, waiting = np.zeros((0, classifier.outputs), np.float32), iter(scores)
     result.scores = [next(waiting) if len(kept) else nothing for kept in result.kept]
     result.runtime, result.inference_s = told.runtime, told.inference_s

@@ -14,7 +14,7 @@ from rich.markup import escape
 from edgemobile.commands.bench_tables import label, print_run
 from edgemobile.commands.compare import UNSTABLE, comparison_json, gate, percentage, print_comparison, print_unstable
 from edgemobile.commands.completion import complete_devices
-from edgemobile.commands.writable import check_writable
+from edgemobile.commands.writable import check_apart, check_writable
 from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import console, print_error, progress
@@ -138,6 +138,7 @@ def bench(
     if settings["runtime"] is not None:
         settings["runtime"] = runtime_called(settings["runtime"])
     _check_options(devices, settings["runtime"], baseline, max_regress, out)
+    _check_outputs(devices, out, (*files, baseline))
     try:
         asked = Settings(**settings)
     except ValueError as error:
@@ -200,11 +201,15 @@ def _check_options(
         raise EdgemobileError("a baseline is a run on one device: give one with --on")
     if len(devices) > 1 and out is not None and _DEVICE not in out.name:
         raise EdgemobileError(f"--out {out}: each device writes its own run; put {_DEVICE} into the name")
-    if out is not None and baseline is not None and _out_of(out, devices[0]).resolve() == baseline.resolve():
-        raise EdgemobileError(f"--out {out} would replace the baseline; give another file")
     for device in devices:
         find_device(device)
-        check_writable("--out", None if out is None else _out_of(out, device))
+
+
+def _check_outputs(devices: Sequence[str], out: Path | None, inputs: Sequence[Path | None]) -> None:
+    outputs = [] if out is None else [_out_of(out, device) for device in devices]
+    check_apart(outputs, inputs)
+    for output in outputs:
+        check_writable("--out", output)
 
 
 def _out_of(out: Path, device: str) -> Path:

@@ -13,7 +13,6 @@ from edgemobile.commands.completion import complete_gate_models
 from edgemobile.commands.defaults import refuse_bad_config
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
-from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import console, format_table, progress
 from edgemobile.util.config_file import CONFIG_NAME, read_config
@@ -72,9 +71,8 @@ def ci(
     from edgemobile.gate.run import run_gate
 
     chosen = config or context.find_root().params.get("config") or Path(CONFIG_NAME)
-    with telling_errors("edgemobile ci", junit, as_json=as_json):
+    with telling_errors("edgemobile ci", junit, as_json=as_json, inputs=(chosen,)):
         refuse_bad_config(context)
-        check_writable("--junit", junit)
         if not chosen.is_file():
             raise EdgemobileError(f"there is no {chosen}. Write one (docs/ci.md), or name it with --config")
         with progress(quiet=quiet or as_json) as bars:

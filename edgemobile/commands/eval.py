@@ -98,12 +98,15 @@ def evaluate(
     else:
         print_evaluation(result, quiet=quiet)
         for file in missed:
-            assert file.paired is not None
-            console().print(
-                f"[red]missed:[/red] {escape(file.classifier.file)} lost {file.paired.drop_points:.2f} points of top-1 "
-                f"to the baseline; {max_drop:g} are allowed"
-            )
+            console().print(f"[red]missed:[/red] {escape(file.classifier.file)} {_missed(file, max_drop)}")
     return EdgemobileError.exit_code if result.refused else 1 if missed else 0
+
+
+def _missed(file: FileResult, max_drop: float | None) -> str:
+    assert file.paired is not None
+    if file.not_finite:
+        return f"gives outputs that are not finite for {file.not_finite} of {file.count} images"
+    return f"lost {file.paired.drop_points:.2f} points of top-1 to the baseline; {max_drop:g} are allowed"
 
 
 def print_evaluation(result: Evaluation, *, quiet: bool) -> None:

@@ -3,38 +3,66 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError, in_a_line
 from edgemobile.util.strict_json import to_json_text
 from edgemobile.util.writing import write_whole
 
 __all__ = ["tell_ci", "telling_errors"]
 
+_UNFINISHED = "did not finish: it still runs, or was killed"
+_XML = b"<?xml"
+
 
 @contextmanager
-def telling_errors(title: str, junit: Path | None, *, as_json: bool) -> Iterator[None]:
-    """What ends the block without a report stands in `junit`, where an earlier run may have left a green one.
+def telling_errors(
+    title: str, junit: Path | None, *, as_json: bool, inputs: Sequence[Path | str | None] = ()
+) -> Iterator[None]:
+    """`junit` says from the start that the block did not finish, and what ended it where it ends without a report.
 
-    `title` is the command's. With `as_json` an EdgemobileError is on standard output, too.
+    `title` is the command's. With `as_json` an EdgemobileError is on standard output, too. A `junit` that is one of the
+    command's `inputs`, or any other file that is none, is refused and left as it is.
     """
+    ours = False
     try:
+        check_writable("--junit", junit, inputs)
+        _check_replaceable(junit)
+        ours = junit is not None
+        # A pipe's reader wants one document; a file may hold an earlier run's, and this run may be killed.
+        if junit is not None and (junit.is_file() or not junit.exists()):
+            write_whole(junit, _error_xml(title, _UNFINISHED))
         yield
     except BaseException as error:
-        known = isinstance(error, EdgemobileError)
-        if junit is not None:
+        if junit is not None and ours:
             # Where it cannot be written, the error that is on its way says more.
             with suppress(EdgemobileError):
-                write_whole(junit, _error_xml(title, str(error) if known else _named(error)))
+                write_whole(junit, _error_xml(title, _words(error)))
         if as_json and isinstance(error, EdgemobileError):
             print(to_json_text({"error": str(error), "exit_code": error.exit_code}), end="")
         raise
 
 
-def _named(error: BaseException) -> str:
+def _check_replaceable(junit: Path | None) -> None:
+    """Raises EdgemobileError for a file that no run wrote: what a configuration names is known only once it is read."""
+    if junit is None or not junit.is_file():
+        return
+    try:
+        with junit.open("rb") as file:
+            start = file.read(len(_XML))
+    except OSError as error:
+        raise EdgemobileError(f"--junit {junit}: cannot read what is there: {error.strerror or error}") from error
+    if start and start != _XML:
+        raise EdgemobileError(f"--junit {junit} is not a JUnit file, and writing one would lose it: name another file")
+
+
+def _words(error: BaseException) -> str:
     name = type(error).__name__
+    if isinstance(error, EdgemobileError):
+        return str(error)
     return name if in_a_line(error) == name else f"{name}: {in_a_line(error)}"
 
 

@@ -152,9 +152,9 @@ def _partitions(count: int) -> str:
     return {0: "takes nothing", 1: "takes it in 1 partition"}.get(count, f"takes it in {count} partitions")
 
 
-def _islands(islands: Sequence[Sequence[str]]) -> str:
+def _islands(islands: Sequence[Sequence[str]] | None) -> str:
     if not islands:
-        return ""
+        return "unknown" if islands is None else ""
     counts: dict[str, int] = {}
     for island in islands:
         name = " + ".join(island)

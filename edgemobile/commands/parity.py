@@ -12,7 +12,6 @@ from rich.markup import escape
 from edgemobile.commands.completion import complete_devices, complete_models, complete_refs
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
-from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import console, format_table, progress
 from edgemobile.util.strict_json import to_json_text
@@ -97,8 +96,7 @@ def parity(
     from edgemobile.devices.runtimes.table import runtime_called
     from edgemobile.metrics.tolerances import parse_bounds
 
-    with telling_errors("edgemobile parity", junit, as_json=as_json):
-        check_writable("--junit", junit)
+    with telling_errors("edgemobile parity", junit, as_json=as_json, inputs=(ref, *others, weights, data)):
         if on is not None and not _names(on):
             raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
         request = ParityRequest(

@@ -44,7 +44,8 @@ def predict(
     """Classify IMAGEs with FILE: any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of
     one with bundled weights, package.module:factory, or a saved program (.pt2).
 
-    Photos are turned upright first, as their camera says. The exit code is 2 when an image cannot be read.
+    Photos are turned upright first, as their camera says. The exit code is 2 when an image cannot be read, or the
+    model has no answer to it.
 
     \b
     Examples:
@@ -54,20 +55,20 @@ def predict(
     from edgemobile.accuracy.classifier import ClassifierOptions, classify, open_classifier
 
     classifier = open_classifier(file, ClassifierOptions(arch, preprocess, labels, threads, res))
-    results: list[tuple[Path, list[Prediction] | BrokenImage]] = []
+    results: list[tuple[Path, list[Prediction] | EdgemobileError]] = []
     if not as_json:
         _print_classifier(classifier)
     for path in images:
         try:
-            found: list[Prediction] | BrokenImage = classify(classifier, _upright(path), top)
-        except BrokenImage as error:
+            found: list[Prediction] | EdgemobileError = classify(classifier, _upright(path), top)
+        except EdgemobileError as error:
             found = error
         results.append((path, found))
         if not as_json:
             _print_image(path, found)
     if as_json:
         print(to_json_text(_json(classifier, results)), end="")
-    return BrokenImage.exit_code if any(isinstance(found, EdgemobileError) for _, found in results) else 0
+    return EdgemobileError.exit_code if any(isinstance(found, EdgemobileError) for _, found in results) else 0
 
 
 def _upright(path: Path) -> Image.Image:
@@ -95,9 +96,10 @@ def _print_classifier(classifier: Classifier) -> None:
         screen.print(f"[dim]note:[/dim] {escape(note)}")
 
 
-def _print_image(path: Path, found: list[Prediction] | BrokenImage) -> None:
-    if isinstance(found, BrokenImage):
-        console(stderr=True).print(f"\n[red]error:[/red] cannot read {escape(f'{path}: {found}')}")
+def _print_image(path: Path, found: list[Prediction] | EdgemobileError) -> None:
+    if isinstance(found, EdgemobileError):
+        failed = "cannot read " if isinstance(found, BrokenImage) else ""
+        console(stderr=True).print(f"\n[red]error:[/red] {failed}{escape(f'{path}: {found}')}")
         return
     screen = console()
     screen.print(f"\n[bold]{escape(str(path))}[/bold]")
@@ -108,13 +110,13 @@ def _print_image(path: Path, found: list[Prediction] | BrokenImage) -> None:
         screen.print(f"  {one.probability:6.1%}  {escape(one.label.ljust(width))}  [{style}]{bar}[/{style}]")
 
 
-def _json(classifier: Classifier, results: list[tuple[Path, list[Prediction] | BrokenImage]]) -> dict[str, object]:
+def _json(classifier: Classifier, results: list[tuple[Path, list[Prediction] | EdgemobileError]]) -> dict[str, object]:
     return {
         "file": classifier.file,
         **classifier.found,
         "images": [
             {"image": str(path), "error": str(found)}
-            if isinstance(found, BrokenImage)
+            if isinstance(found, EdgemobileError)
             else {"image": str(path), "top": [one._asdict() for one in found]}
             for path, found in results
         ],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.markup import escape
 
+from edgemobile.commands.writable import check_apart
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import console, format_bytes
 
@@ -46,9 +45,11 @@ def report(
     from edgemobile.report.text import as_csv, as_markdown
     from edgemobile.util.writing import write_whole
 
+    files = [path for path in (html, md, csv) if path is not None]
+    check_apart(files, sources)
     found = join(read_sources(sources))
     written = {} if cards is None else {cards / name: text for name, text in model_cards(found).items()}
-    _check_apart([*(path for path in (html, md, csv) if path is not None), *written], sources)
+    check_apart([*files, *written], sources)
     makers = ((html, lambda: page(found, title)), (md, lambda: as_markdown(found, title)), (csv, lambda: as_csv(found)))
     texts = {path: make() for path, make in makers if path is not None} | written
     if cards is not None:
@@ -59,21 +60,6 @@ def report(
     for note in found.notes:
         console().print(f"[dim]note:[/dim] {escape(note)}")
     return 0
-
-
-def _check_apart(outputs: Sequence[Path], sources: Sequence[Path]) -> None:
-    """Raises EdgemobileError where an output would take the place of a source, of what is in it, or of another."""
-    taken: set[str] = set()
-    for output in outputs:
-        target = os.path.realpath(output)
-        for source in sources:
-            if os.path.realpath(source) == target:
-                raise EdgemobileError(f"{output} is a source, and writing it would lose it: name another file")
-            if source.is_dir() and Path(os.path.realpath(source)) in Path(target).parents:
-                raise EdgemobileError(f"{output} is inside of {source}, a source: name a file outside of it")
-        if target in taken:
-            raise EdgemobileError(f"{output} is named for two outputs, and one would be lost: name two files")
-        taken.add(target)
 
 
 def _make_folder(path: Path) -> None:

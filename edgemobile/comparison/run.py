@@ -41,6 +41,7 @@ from edgemobile.loading.presets import described
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
 from edgemobile.metrics.tolerances import TABLE, Tolerance, judge, tolerance
+from edgemobile.model_file.file import read_same
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.quant.synthesize import STEPS, synthesize
@@ -185,6 +186,8 @@ def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress)
         for other, file in zip(request.others, opened, strict=True)
         for row in (judged[id(file)] if isinstance(file, File) else [_unread(Path(other), file)])
     ]
+    for file in (*files, *filter(None, (reference.file,))):
+        read_same(file.path, sha256_hex(file.data))
     if hint := faint(expected):
         notes = (*notes, f"{reference.name}: {hint}")
     return ParityReport(reference.name, described_images, tuple(rows), notes)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgemobile.devices.host.records import MAX_RUN_BYTES
 from edgemobile.errors import EdgemobileError
+from edgemobile.util.locking import locked
+from edgemobile.util.progress import Progress
 from edgemobile.util.strict_json import parse, to_text
 from edgemobile.util.writing import write_whole
 
@@ -24,6 +28,16 @@ class Cache:
 
     def __init__(self, folder: Path, *, force: bool = False) -> None:
         self.folder, self.force = folder, force
+
+    @contextmanager
+    def held(self, progress: Progress) -> Iterator[None]:
+        """Alone with the cache: another run waits, and then finds what this one kept.
+
+        Raises EdgemobileError where the folder cannot be written.
+        """
+        self._made(self.folder)
+        with locked(self.folder / "lock", partial(progress.step, f"wait for another run on {self.folder}")):
+            yield
 
     def get(self, stage: str, key: str, read: Callable[[Any], _T]) -> _T | None:
         """What `read` makes of the value kept; None where there is none, or it is not what was written."""

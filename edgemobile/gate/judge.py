@@ -64,21 +64,27 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
         yield Check(base, name, "layers", file.place, _judged(not inner), found, "all", words, kept)
 
 
+def _lost(file: Scored, max_drop: float) -> Iterator[str]:
+    if file.not_finite:
+        yield f"gives outputs that are not finite for {file.not_finite} of {file.count} images"
+    # Counts are whole; the bound may be a float a little below the step it names.
+    if file.drop_points is not None and file.drop_points > max_drop + 1e-9:
+        yield f"lost {file.drop_points:.2f} points of top-1; {max_drop:g} are allowed"
+
+
 def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept: bool) -> list[Check]:
     """A row a file: top-1, and the points it lost to the float32 file."""
     checks = []
     for file in scored:
-        # Counts are whole; the bound may be a float a little below the step it names.
-        over = (file.drop_points or 0) > asked.max_drop + 1e-9
         lost = "" if file.drop_points is None else f" ({0 - file.drop_points:+.2f})"
-        words = (f"lost {file.drop_points:.2f} points of top-1; {asked.max_drop:g} are allowed",) if over else ()
+        words = tuple(_lost(file, asked.max_drop))
         checks.append(
             Check(
                 model.entry.name,
                 Path(file.file).name,
                 "top-1",
                 "here",
-                _judged(not over),
+                _judged(not words),
                 f"{file.correct / file.count:.2%}{lost}",
                 f"-{asked.max_drop:g}",
                 words,

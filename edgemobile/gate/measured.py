@@ -46,12 +46,16 @@ class Written:
 
 @dataclass(frozen=True)
 class Scored:
-    """The accuracy of a file; `drop_points` of top-1 below the float32 file, None for that one itself."""
+    """The accuracy of a file; `drop_points` of top-1 below the float32 file, None for that one itself.
+
+    `not_finite` counts the images for which it gave nan or inf.
+    """
 
     file: str
     count: int
     correct: int
     drop_points: float | None
+    not_finite: int
 
 
 @dataclass(frozen=True)
@@ -270,6 +274,7 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
                 file.count,
                 file.correct,
                 None if file.paired is None else file.paired.drop_points,
+                file.not_finite,
             )
             for file in evaluation.files
         )

@@ -24,17 +24,19 @@ def run_gate(
 ) -> GateReport:
     """Check all models, or `only` those named; with `force` also what has not changed.
 
-    Raises EdgemobileError for a name that is no model.
+    Another run on the same cache waits. Raises EdgemobileError for a name that is no model, and for a cache that
+    cannot be written.
     """
     entries = {entry.name: entry for entry in config.models}
     for name in only:
         if name not in entries:
             raise EdgemobileError(f"{config.path} has no [models.{name}]. Models: {', '.join(entries)}")
-    cache = Cache(config.settings.cache, force=force)
-    started, cpu = time.perf_counter(), _cpu_s()
+    cache, progress = Cache(config.settings.cache, force=force), progress or Silent()
     checks: list[Check] = []
-    for name in dict.fromkeys(only or entries):
-        checks += _check_model(entries[name], config, cache, progress or Silent())
+    with cache.held(progress):
+        started, cpu = time.perf_counter(), _cpu_s()
+        for name in dict.fromkeys(only or entries):
+            checks += _check_model(entries[name], config, cache, progress)
     return GateReport(str(config.path), tuple(checks), time.perf_counter() - started, _cpu_s() - cpu)
 
 

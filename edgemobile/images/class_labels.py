@@ -17,7 +17,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
 from edgemobile.model_file.metadata import labels_in
 
-__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside"]
+__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside", "printable"]
 
 _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
@@ -119,7 +119,7 @@ def _some(names: Sequence[str]) -> str:
 def _places(path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
     """(labels, where) of every place that has some, best first."""
     if names := labels_in(metadata):
-        yield list(names), "in its metadata"
+        yield [printable(name) for name in names], "in its metadata"
     if packed := _packed(path):
         yield packed, "packed into the file"
     usual, *others = places_beside(path)
@@ -135,14 +135,15 @@ def _packed(path: Path) -> list[str]:
             texts = [item for item in archive.infolist() if "label" in item.filename and item.filename.endswith(".txt")]
             if len(texts) != 1 or texts[0].file_size > _MAX_BYTES:
                 return []
-            return _lines(archive.read(texts[0]).decode(errors="replace"))
+            return _lines(archive.read(texts[0]).decode("utf-8-sig", errors="replace"))
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
         return []
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        # With or without the mark some editors put before UTF-8.
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise EdgemobileError(f"cannot read the labels {path}: {reason}") from error
@@ -150,11 +151,16 @@ def _text(path: Path) -> str:
 
 def _lines(text: str) -> list[str]:
     """A label a line; numbers before them that only count the lines ("7 cock", "7: cock") are left out."""
-    lines = [line.strip() for line in text.rstrip().splitlines()]
-    numbered = [re.fullmatch(r"(\d+)[\s:,]\s*(\S.*)", line) for line in lines]
+    lines = [printable(line.strip()) for line in text.rstrip().splitlines()]
+    numbered = [re.fullmatch(r"(\d{1,9})[\s:,]\s*(\S.*)", line) for line in lines]
     if all(match and int(match[1]) == index for index, match in enumerate(numbered)):
         return [match[2] for match in numbered if match]
     return lines
+
+
+def printable(name: str) -> str:
+    """A stranger's label without what could steer a terminal."""
+    return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in name)
 
 
 def _fitted(names: list[str], outputs: int) -> tuple[str, ...] | None:

@@ -57,7 +57,7 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
         precision=precisions(contents),
         bytes_by_dtype=_bytes_by_dtype(contents, len(data)),
         hswish=hswish_forms(contents),
-        islands=islands(optimized or contents),
+        islands=_islands(contents, optimized),
         weights=tuple(weight_facts(contents)),
         metadata={key: value for key, value in contents.metadata.items() if key not in apart},
         preprocess=preprocess if isinstance(preprocess, dict) else None,
@@ -67,6 +67,11 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
         delegate_partitions=partitions,
         notes=tuple(notes),
     )
+
+
+def _islands(contents: Contents, optimized: Contents | None) -> tuple[tuple[str, ...], ...] | None:
+    """An ONNX file as it is stored does not tell: onnxruntime makes integer kernels of some of it, and not of all."""
+    return None if contents.format == "onnx" and optimized is None else islands(optimized or contents)
 
 
 def contents_of(path: Path, data: bytes) -> Contents:

@@ -52,9 +52,9 @@ class Inspection:
 
     `ops` and all other counts are of the main graph and its `subgraphs`: the branches of If, the body of Loop or WHILE.
     `precision` is precision -> op -> how many; `bytes_by_dtype` counts constants, "structure" is the rest of the file.
-    `hswish` is form -> how many. `islands` are the ops, float between integers, a tuple an island. `runtime_ops` and
-    `runtime_precision` are what onnxruntime runs of an ONNX file, `delegate_partitions` into how many XNNPACK cuts a
-    TFLite file.
+    `hswish` is form -> how many. `islands` are the ops, float between integers, a tuple an island; of an ONNX file they
+    are known from onnxruntime alone. `runtime_ops` and `runtime_precision` are what onnxruntime runs of an ONNX file,
+    `delegate_partitions` into how many XNNPACK cuts a TFLite file.
     """
 
     file: str
@@ -68,7 +68,7 @@ class Inspection:
     precision: Mapping[str, Mapping[str, int]]
     bytes_by_dtype: Mapping[str, int]
     hswish: Mapping[str, int]
-    islands: tuple[tuple[str, ...], ...]
+    islands: tuple[tuple[str, ...], ...] | None
     weights: tuple[WeightFacts, ...]
     metadata: Mapping[str, str]
     subgraphs: int = 0

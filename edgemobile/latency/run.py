@@ -19,6 +19,7 @@ from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.inspection import CONSTANT, CONVERSION, Inspection, facts_of
 from edgemobile.latency.statistics import summarize
+from edgemobile.model_file.file import read_same
 from edgemobile.util.progress import Progress, Report, Silent
 
 __all__ = ["BenchRequest", "advice", "bench", "cores_of"]
@@ -48,8 +49,9 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
     cannot do.
     """
     settings, cores = request.settings, cores_of(request.settings.cores)
-    facts = {path: _facts(path) for path in dict.fromkeys(request.files)}
-    files = [ModelFile.of(path, _precision(found)) for path, found in facts.items()]
+    files = [ModelFile.of(path) for path in dict.fromkeys(request.files)]
+    facts = {file.path: _facts(file) for file in files}
+    files = [replace(file, precision=_precision(facts[file.path])) for file in files]
     _check_shapes(settings.shapes, facts)
     device, transport = open_device(request.device)
     shown = progress or Silent()
@@ -80,11 +82,12 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
     return replace(run, notes=(*_notes(run, len(parts)), *_decided(run, facts)))
 
 
-def _facts(path: Path) -> Inspection | None:
-    """What a file says of itself, as far as it can be read here."""
+def _facts(file: ModelFile) -> Inspection | None:
+    """What a file says of itself, as far as it can be read here. Raises EdgemobileError where it was replaced."""
+    data = read_same(file.path, file.sha256)
     try:
-        return facts_of(path, path.read_bytes(), ask_runtimes=False)
-    except (EdgemobileError, OSError):
+        return facts_of(file.path, data, ask_runtimes=False)
+    except EdgemobileError:
         return None
 
 

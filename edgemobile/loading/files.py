@@ -31,6 +31,10 @@ _AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "params_ema
 _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "params", "weights")
 
 
+# Entries of a checkpoint inside of each other, and values a byte of a tensor may stand for.
+_DEEPEST, _MOST_REPEATED = 8, 1024
+
+
 class Content(NamedTuple):
     """What a file holds. `entry` says in words which part of a training checkpoint was taken ("" for the whole).
 
@@ -47,6 +51,7 @@ class Content(NamedTuple):
 def read(path: Path) -> Content:
     """The weights in `path`, f32. Raises EdgemobileError with the reason where there are none to be had."""
     path = existing(path, "weights", SUFFIXES)
+    sha256 = _file_sha256(path)
     whole: Any
     if path.suffix.lower() == ".safetensors":
         content, whole = _read_safetensors(path)
@@ -65,9 +70,17 @@ def read(path: Path) -> Content:
                 f"they have no batch-norm statistics or other buffers: those of {path.name}'s own weights go with them",
             )
     entry = f" ({'.'.join(entries)})" if entries else ""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if _file_sha256(path) != sha256:
+        raise EdgemobileError(f"{path} was replaced while it was read: wait until it is written, and run this again")
     return Content(_to_f32(state, path), sha256, whole, entry, notes)
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise EdgemobileError(f"cannot read weights {path}: {error.strerror or error}") from error
 
 
 def existing(path: Path, what: str, suffixes: tuple[str, ...]) -> Path:
@@ -99,7 +112,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
 def _from_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -137,17 +150,20 @@ def why_unread(text: str) -> str:
     return "it is damaged, truncated or no PyTorch checkpoint"
 
 
-def _state_dict(content: Any, entries: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+def _state_dict(
+    content: Any, entries: tuple[str, ...], deepest: int = _DEEPEST
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """(the state_dict in a training checkpoint, the `entries` that lead to it); ({}, ()) where there is none."""
     import torch
 
-    if not isinstance(content, Mapping):
+    # A pickle may hold itself.
+    if not isinstance(content, Mapping) or not deepest:
         return {}, ()
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     if tensors and len(tensors) == len(content):
         return tensors, ()
     for entry in entries:
-        state, below = _state_dict(content.get(entry), entries)
+        state, below = _state_dict(content.get(entry), entries, deepest - 1)
         if state:
             return state, (entry, *below)
     # A state_dict to which a script has added its epoch.
@@ -159,10 +175,18 @@ def _to_f32(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tenso
 
     plain = {}
     for key, value in state.items():
-        if value.is_quantized or value.is_complex() or value.layout != torch.strided:
+        if value.is_quantized or value.is_complex() or value.is_nested or value.layout != torch.strided:
             raise EdgemobileError(
                 f"{path}: {key} is {value.dtype} ({value.layout}); weights must be plain float tensors"
             )
+        if value.device.type != "cpu":
+            raise EdgemobileError(
+                f"{path}: {key} is on the device {value.device}, which holds no values; save it again"
+            )
+        # One number may stand for many, and float32 of all of them for more than there is memory.
+        held = value.untyped_storage().nbytes()
+        if value.numel() > _MOST_REPEATED * max(held, 1):
+            raise EdgemobileError(f"{path}: {key} holds {held} bytes for {value.numel()} values; save it .contiguous()")
         plain[key] = value.detach().to(torch.float32) if value.is_floating_point() else value.detach()
         if value.is_floating_point() and not plain[key].isfinite().all():
             raise EdgemobileError(f"{path}: {key} holds values that are not finite; the training may have diverged")

@@ -197,7 +197,7 @@ def _traced(
 
 
 def _saved(path: Path, preprocess: str | None) -> Model:
-    program = load_program(path)
+    program, digest = load_program(path)
     check_not_quantized(path.name, program.state_dict)
     _check_state(path.name, program.state_dict)
     shape = _only_input(path.name, program)
@@ -207,10 +207,13 @@ def _saved(path: Path, preprocess: str | None) -> Model:
             f"{path} takes an input of shape {list(shape)}. Supported: square RGB images [N, 3, H, H]{grey}"
         )
     chosen = IMAGENET if preprocess is None else _chosen(preprocess, shape[2])
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        net = program.module()
+    except Exception as error:
+        raise EdgemobileError(f"{path} is damaged: torch makes no module of it: {first_line(error)}") from error
     return Model(
         path.stem,
-        _answering(program.module(), program),
+        _answering(net, program),
         program,
         shape[0],
         _classes(path.name, program),

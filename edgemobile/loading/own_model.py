@@ -7,23 +7,22 @@ import os
 import pickle
 import re
 import sys
-import zipfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError, Unsupported, require
 from edgemobile.loading.files import error_line, existing, first_few, why_unread
 from edgemobile.loading.model_spec import PROGRAM_SUFFIX
+from edgemobile.loading.saved_program import checked_archive
+from edgemobile.util.hashing import sha256_hex
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["load_factory", "load_program"]
-
-# What torch.export.load would run: compiled libraries and pickled objects.
-_RUNNABLE = re.compile(r"(^|/)(data/aotinductor|custom_obj_|opaque_obj_)")
 
 
 def load_factory(spec: str) -> torch.nn.Module:
@@ -64,22 +63,18 @@ def _ended(step: str) -> Unsupported:
     return Unsupported(f"{step} ended the program; guard its script part with if __name__ == '__main__'")
 
 
-def load_program(path: str | Path) -> torch.export.ExportedProgram:
-    """The torch.export program saved as `path`. Raises EdgemobileError where it cannot be read, or could run code."""
+def load_program(path: str | Path) -> tuple[torch.export.ExportedProgram, str]:
+    """(the torch.export program saved as `path`, the sha256 of the file).
+
+    Raises EdgemobileError where it cannot be read, or could run code.
+    """
     torch = require("torch", "export")
     path = existing(Path(path), "program", (PROGRAM_SUFFIX,))
     try:
-        names = zipfile.ZipFile(path).namelist()
-        # What torch's own reader finds counts as well: it is the one that loads.
-        with suppress(RuntimeError):
-            names += torch._C.PyTorchFileReader(str(path)).get_all_records()
-        if runnable := [name for name in names if _RUNNABLE.search(name)]:
-            raise EdgemobileError(
-                f"{path} holds {runnable[0]}, which would run code when loaded. "
-                "Save the plain program: torch.export.save(torch.export.export(net, (example,)), FILE)"
-            )
-        with _only_tensors():
-            return torch.export.load(path)
+        data = path.read_bytes()
+        archive = checked_archive(data, str(path))
+        with _only_tensors(), warnings.catch_warnings(action="ignore"):
+            return torch.export.load(archive), sha256_hex(data)
     except EdgemobileError:
         raise
     except Exception as error:

@@ -5,13 +5,13 @@ Add a preset here: a row in PRESETS.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import IMAGENET, Channels, Preprocess, at_resolution
+from edgemobile.util.strict_json import loads
 
 __all__ = ["PRESETS", "chosen_preprocess", "default_preprocess", "described"]
 
@@ -111,7 +111,7 @@ def _record(text: str) -> tuple[dict[str, object], str]:
     inline = text.lstrip().startswith("{")
     source = "JSON" if inline else text
     try:
-        record = json.loads(text if inline else Path(text).read_text(encoding="utf-8"))
+        record = loads(text if inline else Path(text).read_text(encoding="utf-8"))
     except OSError as error:
         raise EdgemobileError(
             f"preprocess {text!r} is neither known nor a file that can be read ({error.strerror}). "

@@ -20,12 +20,12 @@ from edgemobile.lower.ops import LOWERINGS, SHARING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Lowering"]
+__all__ = ["ADVICE", "Lowering"]
 
 _DECOMPOSED = "the program was decomposed, and hard-swish with it; save it before run_decompositions()"
 _PROBABILITIES = "leave it out of forward(): `eval` and `predict` make probabilities of logits themselves"
 # What to do about ops whose presence has one common reason.
-_ADVICE = {
+ADVICE = {
     "convolution": _DECOMPOSED,
     "_native_batch_norm_legit_no_training": _DECOMPOSED,
     "addmm": _DECOMPOSED,
@@ -103,7 +103,7 @@ class Lowering:
         op = str(fx.target)
         lowering = LOWERINGS.get(op)
         if lowering is None:
-            known = _ADVICE.get(op.split(".")[1])
+            known = ADVICE.get(op.split(".")[1])
             if known is not None:
                 self.refuse(fx, known)
             self.refuse(fx, f"{op} has no lowering. Supported: {', '.join(sorted(LOWERINGS))}")

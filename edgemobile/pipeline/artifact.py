@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.util.locking import try_lock
+from edgemobile.util.renaming import exchange, rename_onto_nothing
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 __all__ = ["MANIFEST_VERSION", "Artifact", "check_free", "fresh_folder"]
 
 MANIFEST_VERSION = 1
 _MANIFEST, _LABELS = "manifest.json", "labels.txt"
+# Beside the folder of an export, while it is made: a folder that holds the new one, the one before and a lock.
+_WORK, _NEW, _OLD, _LOCK = ".{name}.export-", "new", "old", "lock"
 
 
 @dataclass(frozen=True)
@@ -37,75 +46,173 @@ class Artifact:
 
 
 @contextmanager
-def fresh_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A scratch folder that becomes `out` when the block ends well, and vanishes when it does not.
+def fresh_folder(out: Path, *, overwrite: bool = False, keep: Collection[str] = ()) -> Iterator[Path]:
+    """A folder that becomes `out` when the block ends well, and vanishes when it does not.
+
+    With `overwrite` it takes the place of an earlier export, at once. Whatever no export wrote stays, also what comes
+    while the block runs, and so do files of the precisions to `keep`. What a killed run left beside `out` is removed.
 
     Raises EdgemobileError where `out` exists and `overwrite` is off, or where edgemobile did not write it and all that
     is in it: a slip of the keyboard must not delete somebody's folder.
     """
-    check_free(out, overwrite=overwrite)
+    out = _unlinked(out)
+    check_free(out, overwrite=overwrite, keep=keep)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        work, lock = _work_folder(out)
     except OSError as error:
         raise EdgemobileError(
             f"cannot write to {out.parent}: {error.strerror}. Choose another folder with --out"
         ) from error
     try:
-        scratch.chmod(0o777 & ~_umask())
-        yield scratch
-        _swap(scratch, out)
+        (work / _NEW).mkdir()
+        yield work / _NEW
+        _put(work, out, overwrite=overwrite, keep=keep)
     except OSError as error:
         raise EdgemobileError(f"cannot write {out}: {error.strerror or error}; nothing was left behind") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _clean(work)
+        lock.release()
 
 
-def check_free(out: Path, *, overwrite: bool) -> None:
+def _work_folder(out: Path) -> tuple[Path, FileLock]:
+    """A new folder beside `out`, and the lock that tells another run that it is in use."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=_WORK.format(name=out.name), dir=out.parent))
+        try:
+            lock = try_lock(work / _LOCK)
+        except EdgemobileError:
+            with suppress(OSError):
+                work.rmdir()
+            raise
+        # Another run may have taken it for a leftover before it was locked.
+        if lock is not None and (work / _LOCK).exists():
+            return work, lock
+
+
+def _unlinked(out: Path) -> Path:
+    """Where a link to a folder leads: it keeps pointing there."""
+    return Path(os.path.realpath(out)) if out.is_dir() else out
+
+
+def check_free(out: Path, *, overwrite: bool, keep: Collection[str] = ()) -> None:
     """Refuse an `out` that would be lost. Called before the work as well, so that nobody waits for a refusal."""
+    out = _unlinked(out)
+    _recover(out)
     if not os.path.lexists(out):
         return
     if not overwrite:
         raise EdgemobileError(f"{out} exists already. Use --overwrite to replace it, or --out for another folder")
-    held = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
-    written = _written(out / _MANIFEST)
-    if held and not written:
+    _check_ours(out, out, keep)
+
+
+def _check_ours(folder: Path, out: Path, keep: Collection[str]) -> None:
+    """Raises EdgemobileError where `folder`, called `out`, is not an export, or holds what is to be kept."""
+    found = tuple(folder.iterdir()) if folder.is_dir() else (folder,)
+    held = {path.name for path in found}
+    precisions = _written(folder / _MANIFEST)
+    if held and not precisions:
         raise EdgemobileError(
             f"{out} is not a folder edgemobile wrote (no {_MANIFEST} of an export in it); choose another with --out"
         )
-    if foreign := sorted(held - written):
+    if foreign := sorted(path.name for path in found if path.name not in precisions or path.is_dir()):
         raise EdgemobileError(
             f"{out} holds {', '.join(foreign[:3])}, which its {_MANIFEST} does not name and --overwrite would delete; "
             "move that elsewhere, or choose another folder with --out"
         )
+    if kept := sorted(name for name in held if precisions[name] in keep):
+        raise EdgemobileError(
+            f"{out} holds {', '.join(kept[:3])} of an export, which is not made again and --overwrite would delete; "
+            "choose another folder with --out, or make all of them: edgemobile export MODEL --int8 --overwrite"
+        )
 
 
-def _written(manifest: Path) -> set[str]:
-    """The names of all files of the export that `manifest` describes; none where it describes none."""
+def _written(manifest: Path) -> dict[str, str]:
+    """The files of the export that `manifest` describes -> their precisions; {} where it describes none."""
     try:
         facts = json.loads(manifest.read_text(encoding="utf-8"))
-        return {_MANIFEST, _LABELS, *(file["file"] for file in facts["files"])} if facts["edgemobile"] else set()
-    except (OSError, ValueError, TypeError, KeyError):
-        return set()
+        if not facts["edgemobile"]:
+            return {}
+        labels = {_LABELS: ""} if facts["model"]["labels"] else {}
+        return {_MANIFEST: "", **labels, **{str(file["file"]): str(file["precision"]) for file in facts["files"]}}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
 
 
-def _swap(scratch: Path, out: Path) -> None:
-    """Put `scratch` in the place of `out`; the old folder goes only once the new one stands."""
-    if not out.exists():
-        scratch.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.rename(old / "old")
+def _put(work: Path, out: Path, *, overwrite: bool, keep: Collection[str]) -> None:
+    """Let the new folder be `out`, and what was there before the old folder.
+
+    Whatever came there since the work began is found before the change, or undoes it.
+    """
+    new, old = work / _NEW, work / _OLD
     try:
-        scratch.rename(out)
-    except BaseException:
-        (old / "old").rename(out)
+        rename_onto_nothing(new, out)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTDIR):
+            raise
+    if not overwrite:
+        raise EdgemobileError(
+            f"{out} was made by somebody else while this ran, and is left as it is. "
+            "Use --overwrite to replace it, or --out for another folder"
+        )
+    _check_ours(out, out, keep)
+    new.rename(old)
+    if not exchange(old, out):
+        old.rename(new)
+        try:
+            # Between these two a kill leaves no `out`; _recover puts the old folder back.
+            out.rename(old)
+            rename_onto_nothing(new, out)
+        except BaseException:
+            if old.exists():
+                old.rename(out)
+            raise
+    try:
+        _check_ours(old, out, keep)
+    except EdgemobileError:
+        _undo(work, out)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _undo(work: Path, out: Path) -> None:
+    """Put the old folder back, which holds what no export wrote."""
+    if not exchange(work / _OLD, out):
+        out.rename(work / _NEW)
+        (work / _OLD).rename(out)
+
+
+def _recover(out: Path) -> None:
+    """Clean up what killed runs left beside `out`: put back a folder taken from its place, and remove the rest."""
+    prefix = _WORK.format(name=out.name)
+    try:
+        works = [path for path in out.parent.iterdir() if path.name.startswith(prefix) and path.is_dir()]
+    except OSError:
+        return
+    for work in works:
+        with suppress(EdgemobileError, OSError):
+            lock = try_lock(work / _LOCK) if (work / _LOCK).exists() else None
+            if lock is None:
+                continue
+            try:
+                if (work / _OLD).is_dir() and not os.path.lexists(out):
+                    rename_onto_nothing(work / _OLD, out)
+                _clean(work)
+            finally:
+                lock.release()
+
+
+def _clean(work: Path) -> None:
+    """Remove `work` with the export in it; of the old folder only what its manifest names."""
+    shutil.rmtree(work / _NEW, ignore_errors=True)
+    old = work / _OLD
+    written = _written(old / _MANIFEST)
+    with suppress(OSError):
+        # The manifest goes last: without it nobody would know what the others are.
+        for path in sorted(old.iterdir() if old.is_dir() else (), key=lambda path: path.name == _MANIFEST):
+            if path.name in written:
+                path.unlink()
+        if old.is_dir():
+            old.rmdir()
+        (work / _LOCK).unlink(missing_ok=True)
+        work.rmdir()

@@ -27,7 +27,7 @@ from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import checked_max_drop
 from edgemobile.metrics.tolerances import TOLERANCES, Verdict, judge
 from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
-from edgemobile.pipeline.backends import Emitted, Job, route_for
+from edgemobile.pipeline.backends import PRECISIONS, Emitted, Job, route_for
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.recipes import RECIPES, recipe_for
@@ -99,6 +99,11 @@ class ExportRequest:
     def chosen_recipe(self) -> Recipe:
         return self.recipe or RECIPES[recipe_for(self.calib_images, real=self.calib is not None)]
 
+    @property
+    def not_made(self) -> tuple[str, ...]:
+        """Of `quantize`, which makes int8 alone, the precisions of an export that it must not replace."""
+        return () if "float32" in self.precisions else tuple(name for name in PRECISIONS if name not in self.precisions)
+
     def __post_init__(self) -> None:
         route_for(self.via, self.formats, self.precisions)
         for name in ("batch", "calib_images", "check_images", "threads"):
@@ -158,7 +163,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     A file that misses its tolerance is written all the same and said so in the result: the folder is what shows why.
     Raises EdgemobileError for bad input; then nothing is left behind.
     """
-    check_free(request.out, overwrite=request.overwrite)
+    check_free(request.out, overwrite=request.overwrite, keep=request.not_made)
     progress = progress or Silent()
     route, formats = route_for(request.via, request.formats, request.precisions)
     model = _model(request, progress)
@@ -178,7 +183,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         onnx=target_for(request.target).onnx,
     )
     emitted = route.run(job)
-    with fresh_folder(request.out, overwrite=request.overwrite) as folder:
+    with fresh_folder(request.out, overwrite=request.overwrite, keep=request.not_made) as folder:
         artifacts = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["decode", "encode", "parse", "to_json_text", "to_text", "versioned"]
+__all__ = ["decode", "encode", "loads", "parse", "to_json_text", "to_text", "versioned"]
 
 _T = TypeVar("_T")
 _MAX_TEXT = 2000
@@ -33,9 +33,17 @@ def parse(data: bytes, what: str, max_bytes: int) -> Any:
     if len(data) > max_bytes:
         raise EdgemobileError(f"{what} is larger than {max_bytes} bytes, which is refused")
     try:
-        return json.loads(data.decode(), parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        return loads(data.decode())
+    except ValueError as error:
         raise EdgemobileError(f"{what} is not the JSON it should be: {_shown(error)}") from error
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for a broken one, nested too deeply, with NaN or a key twice."""
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def decode(record: type[_T], value: Any, where: str) -> _T:
@@ -52,13 +60,14 @@ def versioned(given: str | Mapping[str, Any], version: int, what: str) -> dict[s
     Raises EdgemobileError for what is no object, and for another version.
     """
     try:
-        value = json.loads(given) if isinstance(given, str) else given
+        value = loads(given) if isinstance(given, str) else given
         if not isinstance(value, Mapping):
             raise TypeError(f"it is a {type(value).__name__}, not an object")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise EdgemobileError(f"not a {what}: {error}") from error
-    if value.get("version") != version:
-        found = value.get("version")
+    found = value.get("version")
+    # In Python True is 1, and 1.0 is.
+    if type(found) is not int or found != version:
         raise EdgemobileError(f"{what} version {found!r} is not known to this edgemobile; it reads version {version}")
     return {key: item for key, item in value.items() if key != "version"}
 

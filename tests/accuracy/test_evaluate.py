@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import edgemobile.accuracy.evaluate as evaluate_module
 from edgemobile.accuracy.classifier import ClassifierOptions
 from edgemobile.accuracy.evaluate import evaluate
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation
@@ -148,6 +149,33 @@ def test_an_interrupt_leaves_no_process_behind(
     assert active_children() == []
 
 
+def test_a_file_replaced_meanwhile_does_not_get_the_accuracy_of_another(
+    models: Callable[..., str], colour_photos: Path
+) -> None:
+    right, swapped = Path(models("bgr")), Path(models("brg"))
+    measured = sha256_hex(right.read_bytes())
+    result = evaluate(EvalRequest((str(right),), colour_photos))
+    right.write_bytes(swapped.read_bytes())
+    (file,) = result.to_json()["files"]
+    assert (file["sha256"], file["correct"]) == (measured, 18)
+
+
+def test_processes_that_open_another_file_are_not_counted(
+    models: Callable[..., str], colour_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, swapped = Path(models("bgr")), Path(models("brg"))
+    start = evaluate_module.ProcessPoolExecutor
+
+    def replaced(*args: object) -> object:
+        right.write_bytes(swapped.read_bytes())
+        return start(*args)
+
+    monkeypatch.setattr(evaluate_module, "_PART", 4)
+    monkeypatch.setattr(evaluate_module, "ProcessPoolExecutor", replaced)
+    with pytest.raises(EdgemobileError, match=r"bgr0\.onnx was replaced while it was measured"):
+        evaluate(EvalRequest((str(right),), colour_photos, workers=2))
+
+
 def test_a_sample_is_drawn_by_its_seed(models: Callable[..., str], colour_photos: Path) -> None:
     def drawn(seed: int, limit: int = 9) -> tuple[str, ...]:
         return evaluate(EvalRequest((models("bgr"),), colour_photos, limit=limit, seed=seed)).images
@@ -178,6 +206,16 @@ def test_outputs_that_are_not_finite_are_wrong_and_said(models: Callable[..., st
     result = evaluate(EvalRequest((models("bgr", gain=float("nan")),), colour_photos))
     assert (counts(result), result.files[0].not_finite) == ([0], 18)
     assert any("18 outputs are not finite" in note for note in result.notes)
+
+
+def test_what_is_not_finite_never_passes_a_bound(models: Callable[..., str], colour_photos: Path) -> None:
+    right, wrong, broken = models("bgr"), models("___"), models("rgb", gain=np.nan)
+    with pytest.raises(EdgemobileError, match="the baseline gives no image a finite output"):
+        evaluate(EvalRequest((broken,), colour_photos, baseline=models("grb", gain=np.nan))).exceeding(0)
+    # Nothing is lost where there was nothing.
+    for baseline in (right, wrong):
+        result = evaluate(EvalRequest((broken,), colour_photos, baseline=baseline))
+        assert [file.classifier.file for file in result.exceeding(100)] == [broken]
 
 
 def test_guessing_is_pointed_out(models: Callable[..., str], colour_photos: Path) -> None:

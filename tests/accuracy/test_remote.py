@@ -166,3 +166,19 @@ def test_another_number_of_outputs_is_refused(
     )
     with pytest.raises(EdgemobileError, match=r"local gives 7 outputs of .*right.onnx, which has 3"):
         on(LocalTransport(tmp_path / "board"))
+
+
+def test_another_file_is_not_sent_in_its_place(
+    tmp_path: Path, request_: EvalRequest, on: Callable[[LocalTransport], Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgemobile.accuracy import remote
+
+    answers, (file,) = remote.answers, request_.files
+
+    def replaced(*args: object) -> object:
+        Path(file).write_bytes(Path(file).read_bytes() + b"\x72\x00")
+        return answers(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(remote, "answers", replaced)
+    with pytest.raises(EdgemobileError, match=r"swapped\.onnx was replaced while it was measured"):
+        on(LocalTransport(tmp_path / "board"))

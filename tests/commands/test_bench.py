@@ -76,18 +76,19 @@ def test_json_has_the_figures_and_the_run(call: Command, model: Path, capsys: py
     assert found["cases"][0]["count"] == 30
 
 
-def test_an_interrupt_leaves_nothing_half_written(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_leaves_nothing_half_written(number: int, code: int, model: Path, tmp_path: Path) -> None:
     words = ["bench", str(model), "--sustained", "1m", "--out", str(tmp_path / "run.json")]
     # A shell starts what it runs in the background with interrupts ignored, and so perhaps these tests.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{heed}; import sys; from edgemobile.cli import main; sys.argv[1:] = {words!r}; main()"
+    program = f"{heed}; import sys; from edgemobile.cli import main; sys.argv[1:] = {words!r}; main()"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, env=environment) as process:
         jobs = tmp_path / "cache" / "edgemobile" / "local" / "jobs"
         while not list(jobs.glob("*/progress.jsonl")) and process.poll() is None:
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        process.send_signal(number)
+        assert process.wait(20) == code
     (job,) = jobs.iterdir()
     until = time.monotonic() + 20
     while not (job / "run.json").exists() and time.monotonic() < until:

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Event
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,6 +18,11 @@ from made_runs import make_case, make_counted, make_run
 
 from edgemobile.devices.host.records import Run, save_run
 from edgemobile.errors import EdgemobileError
+from edgemobile.gate.cache import Cache
+from edgemobile.gate.config import load_gate
+from edgemobile.gate.run import run_gate
+from edgemobile.util.config_file import read_config
+from edgemobile.util.progress import Report, Silent
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -103,6 +111,45 @@ def test_an_export_runs_once(edgemobile, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("edgemobile.pipeline.export.export", refuse)
     ran = edgemobile("ci", "--force")
     assert (ran.code, "AssertionError: nothing has changed, and it ran" in ran.out) == (1, True)
+
+
+def test_a_run_waits_for_another_on_its_cache(gate, tmp_path: Path) -> None:
+    """Both would export into one folder, and the second would find it taken."""
+    assert gate().code == 0
+    waited: list[str] = []
+
+    class Waiting(Silent):
+        def step(self, title: str, total: int | None = None) -> AbstractContextManager[Report]:
+            waited.append(title)
+            holder.release.set()
+            return super().step(title, total)
+
+    holder = _Holder(tmp_path / ".edgemobile")
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(holder)
+        holder.holds.wait(20)
+        report = run_gate(load_gate(read_config(tmp_path / "edgemobile.toml")), progress=Waiting())
+        held.result()
+    assert waited[0] == "wait for another run on .edgemobile"
+    assert report.passed
+
+
+class _Holder:
+    """Another run: it holds the cache until it is told to release it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.holds, self.release = folder, Event(), Event()
+
+    def __call__(self) -> None:
+        with Cache(self.folder).held(Silent()):
+            self.holds.set()
+            assert self.release.wait(20)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(gate, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    ran = gate(settings='layers = false\ncache = "taken"')
+    assert (ran.code, "cannot write the cache taken" in ran.err) == (2, True), ran.err
 
 
 def test_a_folder_that_lost_or_gained_a_file_is_made_again(edgemobile, tmp_path: Path) -> None:
@@ -247,6 +294,13 @@ def test_red(
     ran = gate(text, **options)
     assert ran.code == code, ran.out + ran.err
     assert said in ran.out
+
+
+def test_a_file_that_is_not_finite_loses_nothing_and_fails(gate, colour_model, tmp_path: Path) -> None:
+    (tmp_path / "nan.onnx").write_bytes(colour_model("bgr", gain=np.nan))
+    ran = gate('accuracy = { data = "photos", max_drop = 1 }', files="nan.onnx")
+    assert ran.code == 1
+    assert "FAIL colours nan.onnx top-1 on here: gives outputs that are not finite for 18 of 18 images" in ran.out
 
 
 def test_a_dependency_that_is_missing(gate, monkeypatch: pytest.MonkeyPatch) -> None:

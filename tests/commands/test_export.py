@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -331,6 +332,32 @@ def test_an_interruption_leaves_nothing_and_says_so(edgemobile, monkeypatch, tmp
     assert ran.code == 130
     assert "interrupted" in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_nothing(edgemobile, monkeypatch, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("edgemobile.pipeline.export._check", lambda *args: signal.raise_signal(signal.SIGTERM))
+    # Where nobody takes the signal it must not end the tests.
+    signal.signal(signal.SIGTERM, lambda *args: None)
+    try:
+        ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ran.code == 143
+    assert "interrupted" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quantize_does_not_replace_the_float_files_of_an_export(edgemobile, tmp_path: Path) -> None:
+    assert edgemobile("export", *_SMALL, "--to", "onnx", *_QUICK).code == 0
+    held = {path: path.read_bytes() for path in (tmp_path / "v3-small").iterdir()}
+    ran = edgemobile("quantize", *_SMALL, "--to", "onnx", *_QUICK, "--overwrite")
+    assert ran.code == 2
+    assert "holds v3-small-float32.onnx of an export, which is not made again and --overwrite would delete" in ran.err
+    assert {path: path.read_bytes() for path in (tmp_path / "v3-small").iterdir()} == held
+    for options in ((), ("--overwrite",)):
+        assert edgemobile("quantize", *_SMALL, "--to", "onnx", *_QUICK, "--out", "int8", *options).code == 0
+    assert edgemobile("export", *_SMALL, "--to", "onnx", *_QUICK, "--overwrite").code == 0
 
 
 @pytest.mark.parametrize("command", ["export", "quantize"])

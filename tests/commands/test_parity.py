@@ -97,6 +97,23 @@ def test_min_is_the_gate(files: Path, monkeypatch, capsys) -> None:
     assert "kl_nats" in capsys.readouterr().out
 
 
+def test_a_file_replaced_meanwhile_is_not_judged_by_another(
+    files: Path, monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgemobile.comparison import observing
+
+    checked, open_session = tmp_path / "checked.tflite", observing.open_session
+    checked.write_bytes((files / "wrong.tflite").read_bytes())
+
+    def replaced(*words: object, **options: object) -> object:
+        checked.write_bytes((files / "right.tflite").read_bytes())
+        return open_session(*words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(observing, "open_session", replaced)
+    assert _run(monkeypatch, files / "right.onnx", checked, "--images", 2) == 2
+    assert "checked.tflite was replaced while it was measured" in capsys.readouterr().err
+
+
 def test_junit_and_summary_for_a_pipeline(files: Path, monkeypatch, tmp_path: Path, capsys) -> None:
     summary = tmp_path / "summary.md"
     summary.write_text("before\n")

@@ -60,6 +60,21 @@ def test_an_unreadable_image_does_not_stop_the_others(model: Path, colour_photos
     assert "none.png: No such file or directory" in errors
 
 
+@pytest.mark.parametrize("gain", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_are_no_answer(
+    tmp_path: Path, colour_model: Callable[..., bytes], colour_photos: Path, gain: float
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(colour_model("bgr", gain=gain))
+    image = colour_photos / "red" / "0.png"
+    code, shown, errors = run(path, image)
+    assert code == 2
+    assert "0.png: the model gives outputs that are not finite: it has no answer" in " ".join(errors.split())
+    assert "%" not in shown
+    code, shown, _ = run(path, image, "--json")
+    assert (code, json.loads(shown)["images"][0]["error"][:33]) == (2, "the model gives outputs that are ")
+
+
 def test_what_cannot_be_shown_says_why(model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 40), 0.5, np.float32)).save(tmp_path / "depth.tif")
     Image.new("RGB", (30_000, 1)).save(tmp_path / "strip.png")

@@ -88,8 +88,8 @@ def test_a_refusal_is_one_line(edgemobile, evaluation: Path, tmp_path: Path, wor
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--html", "eval.json"], "eval.json is a source"),
-        (["--md", "export/../link.json"], "link.json is a source"),
+        (["--html", "eval.json"], "eval.json is an input"),
+        (["--md", "export/../link.json"], "link.json is an input (as eval.json)"),
         (["--csv", "export/manifest.json"], "export/manifest.json is inside of export"),
         (["--cards", "export/cards"], "is inside of export"),
         (["--html", "r.html", "--md", "export/../r.html"], "r.html is named for two outputs"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from edgemobile.devices.host import profiles
 from edgemobile.devices.host.local import LocalTransport
 from edgemobile.devices.host.profiles import (
     Device,
@@ -18,6 +21,7 @@ from edgemobile.devices.host.profiles import (
 )
 from edgemobile.devices.host.ssh import SshTransport
 from edgemobile.errors import EdgemobileError
+from edgemobile.util.writing import write_whole
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +36,21 @@ def test_the_file_is_where_xdg_says(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert devices_file() == tmp_path / "edgemobile/devices.toml"
     monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
     assert devices_file() == Path.home() / ".config/edgemobile/devices.toml"
+
+
+def test_rows_added_at_the_same_time_are_all_kept(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(path: Path, text: str) -> None:
+        time.sleep(0.02)
+        write_whole(path, text)
+
+    monkeypatch.setattr(profiles, "write_whole", slowly)
+    add_device(Device("gone", "ssh://gone"))
+    with ThreadPoolExecutor(9) as pool:
+        done = [pool.submit(add_device, Device(f"pi{number}", f"ssh://pi{number}")) for number in range(8)]
+        done.append(pool.submit(remove_device, "gone"))
+    for one in done:
+        one.result()
+    assert set(load_devices()) == {"local", *(f"pi{number}" for number in range(8))}
 
 
 def test_rows_go_in_and_out_and_leave_the_rest_alone(file: Path) -> None:

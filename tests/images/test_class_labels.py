@@ -26,6 +26,30 @@ def write(path: Path, names: list[str]) -> Path:
     return path
 
 
+def test_the_mark_of_an_editor_is_no_part_of_the_first_label(model: Path) -> None:
+    text = b"\xef\xbb\xbfcat\r\ndog\r\nowl\r\n"
+    model.with_name("labels.txt").write_bytes(text)
+    assert find_labels(model, 3, {}).names == tuple(NAMES)
+    assert find_labels(model, 3, {}, model.with_name("labels.txt")).names == tuple(NAMES)
+    with zipfile.ZipFile(model, "a") as archive:
+        archive.writestr("labelmap.txt", text)
+    assert find_labels(model, 3, {}).names == tuple(NAMES)
+
+
+def test_a_label_does_not_steer_a_terminal(model: Path) -> None:
+    odd = ["cat\x1b[31m", "dog\tpuppy", "owl\x07\u202e"]
+    clean = ("cat?[31m", "dog puppy", "owl??")
+    assert find_labels(model, 3, {"edgemobile.labels": json.dumps(odd)}).names == clean
+    write(model.with_name("labels.txt"), odd)
+    assert find_labels(model, 3, {}).names == clean
+
+
+def test_a_label_of_digits_alone_is_a_label(model: Path) -> None:
+    digits = "1" * 5000
+    write(model.with_name("labels.txt"), [f"{digits} cat", "dog", "owl"])
+    assert find_labels(model, 3, {}).names == (f"{digits} cat", "dog", "owl")
+
+
 def test_the_first_place_that_has_them_counts(model: Path) -> None:
     assert find_labels(model, 3, {}).names is None
     write(model.with_name("pet_labels.txt"), ["p", "q", "r"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from onnx import helper
 from edgemobile.cli import cli
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import onnx, tflite
+from edgemobile.exporters.onnx_contents import load as load_onnx
 from edgemobile.exporters.onnx_contents import read as read_onnx
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.inspection import facts_of, hswish_forms, inspect_file
@@ -273,6 +276,36 @@ def test_runtime_ops_may_be_expected_of_onnx(tmp_path: Path) -> None:
     assert missed_expectations(facts, {"QLinearConv": 1, "islands": 0, "Transpose": 0}) == []
     with pytest.raises(Unsupported, match="delegate_partitions"):
         missed_expectations(facts, {"delegate_partitions": 1})
+
+
+@pytest.mark.parametrize("expected", ["islands", "QLinearConv", "Transpose"])
+@pytest.mark.parametrize("why", ["the runtime refuses the file", "the disk is full", "no folder for temporary files"])
+def test_what_the_runtime_does_not_tell_is_unknown_and_not_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str, expected: str
+) -> None:
+    path = _write(tmp_path, "int8", "onnx")
+    if why == "the runtime refuses the file":
+        model = load_onnx(path.read_bytes())
+        model.opset_import[0].version = 999
+        path.write_bytes(model.SerializeToString())
+    if why == "no folder for temporary files":
+        monkeypatch.setattr("edgemobile.exporters.onnx_contents.tempfile.tempdir", str(tmp_path / "none"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        if why == "the disk is full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        ran = CliRunner().invoke(cli, ["inspect", str(path), "--expect", f"{expected}=0"], standalone_mode=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    monkeypatch.undo()
+    assert isinstance(ran.exception, Unsupported), ran.exception
+    assert f"{expected} of {path} is not known here: " in str(ran.exception)
+    assert ("refuses" in why) == ("does not load this file" in str(ran.exception))
+    if why == "the runtime refuses the file":
+        assert "float islands  unknown" in CliRunner().invoke(cli, ["inspect", str(path)]).output
+        assert json.loads(CliRunner().invoke(cli, ["inspect", str(path), "--json"]).output)["islands"] is None
 
 
 @pytest.mark.parametrize("text", ["", "A", "A=x", "=1", "A=-1", "A=1,A=2"])

@@ -42,6 +42,26 @@ def test_this_machine(model: Path) -> None:
     assert run.facts.runtimes["onnxruntime"] == case.version
 
 
+@pytest.mark.parametrize("before", ["ModelFile", "run_job"])
+def test_a_file_replaced_meanwhile_is_no_run(
+    model: Path, colour_model: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """Neither its precision nor its latency is of another file than its sha256."""
+    step = module.ModelFile.of if before == "ModelFile" else module.run_job
+
+    def replaced(*words: Any, **options: Any) -> Any:
+        found = step(*words, **options) if before == "ModelFile" else None
+        model.write_bytes(colour_model("brg"))
+        return found or step(*words, **options)
+
+    if before == "ModelFile":
+        monkeypatch.setattr(module.ModelFile, "of", replaced)
+    else:
+        monkeypatch.setattr(module, before, replaced)
+    with pytest.raises(EdgemobileError, match=r"sha256|model\.onnx was replaced while it was measured"):
+        bench(BenchRequest((model,), settings=Settings(runs=5)))
+
+
 def test_a_free_resolution_is_measured_at_224(tmp_path: Path, colour_model: Callable[..., bytes]) -> None:
     path = tmp_path / "free.onnx"
     path.write_bytes(colour_model("bgr", shape=("batch", 3, "height", "width")))

@@ -399,6 +399,40 @@ def test_a_truncated_file_is_refused(
     refused(path, "damaged")
 
 
+def _itself() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    return content
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    content: dict[str, Any] = {"features.0.0.weight": torch.zeros(1)}
+    for _ in range(depth):
+        content = {"model": content}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (_itself(), "holds no state_dict, only a dict of model"),
+        (_nested(100), "holds no state_dict, only a dict of model"),
+        ({"features.0.0.weight": torch.zeros(2, 2, device="meta")}, "is on the device meta"),
+        # 4 TiB of one number.
+        ({"features.0.0.weight": torch.zeros(1).expand(2**20, 2**20)}, "holds 4 bytes for 1099511627776 values"),
+        # torch says that its nested tensors are a prototype.
+        ({"features.0.0.weight": torch.nested.nested_tensor([torch.zeros(2)])}, "weights must be plain float tensors"),
+    ],
+)
+def test_what_no_training_saves_is_refused(content: Any, says: str, save: Callable[..., Path]) -> None:
+    refused(save(content), says)
+
+
+def test_metadata_that_is_no_json_is_text(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
+    path = save(dict(state), "deep.safetensors", metadata={"notes": "[" * 100_000})
+    assert load_weights(path, SMALL).state_dict.keys() == state.keys()
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -109,7 +110,8 @@ def program_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_saved_program_loads(program_file: Path) -> None:
-    program = load_program(program_file)
+    program, digest = load_program(program_file)
+    assert digest == hashlib.sha256(program_file.read_bytes()).hexdigest()
     assert program.module()(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 6, 6)
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 

@@ -90,6 +90,9 @@ def test_json_may_leave_out_what_the_model_knows(tmp_path: Path) -> None:
     [
         ("imagnet", "imagenet, inception, unit, raw"),
         ('{"mean": ', "is no JSON"),
+        ('{"a":' * 100_000, "is no JSON"),
+        ('{"mean": [NaN, 0, 0]}', "is no JSON: NaN is no number"),
+        ('{"std": [1, 1, 1], "std": [2, 2, 2]}', "is no JSON: a key stands twice"),
         ('{"means": [0, 0, 0]}', "means"),
         ('{"std": [0, 1, 1]}', "std must be above 0"),
         ('{"preprocess": [1]}', "must be a JSON object, found list"),
