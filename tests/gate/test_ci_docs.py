@@ -49,7 +49,7 @@ def test_its_commands(repo_root: Path) -> None:
     """Whatever begins with edgemobile there, in a shell, a workflow or a hook, has a command and options there are."""
     text = "\n".join([*_blocks(repo_root, "sh"), *_blocks(repo_root, "yaml")])
     lines = re.findall(r"(?:^|run: |entry: |\d )(edgemobile .*?)(?:$|#)", text, re.M)
-    assert len(lines) == 7
+    assert len(lines) == 6
     for line in lines:
         words = shlex.split(line)[1:]
         command: click.Command = cli
