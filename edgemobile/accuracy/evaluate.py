@@ -95,9 +95,11 @@ class _Scored(NamedTuple):
 def _opened(request: EvalRequest) -> list[Classifier]:
     """All files, open; what one says of preprocessing goes for the models in PyTorch that say nothing themselves."""
     files = [file for file in request.all_files if Path(file).suffix in FILE_SUFFIXES]
-    opened = {file: open_classifier(file, request.options) for file in files}
+    # A device computes as it does; here a file is judged as its target computes it.
+    given = replace(request.options, on_target=request.on is None)
+    opened = {file: open_classifier(file, given) for file in files}
     beside = next((one.stated for one in opened.values() if one.stated), None)
-    options = replace(request.options, beside=beside)
+    options = replace(given, beside=beside)
     return [opened.get(file) or open_classifier(file, options) for file in request.all_files]
 
 
