@@ -19,25 +19,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgemobile.errors import Unsupported
-from edgemobile.quant.recipe import Hswish, Recipe
 
-__all__ = ["TARGETS", "Target", "suited", "target_for"]
+if TYPE_CHECKING:
+    from edgemobile.quant.recipe import Hswish, Recipe
+
+__all__ = ["DEFAULT_TARGET", "TARGETS", "Target", "suited", "target_for"]
 
 
 @dataclass(frozen=True)
 class Target:
     """Hardware, the form of hard-swish that suits it, and the figures or the reason behind that.
 
-    `onnx`: what exporters.onnx.to_bytes is told of it.
+    `onnx` is what exporters.onnx.to_bytes is told of it. With `any_hswish` it runs every form, and a recipe may choose.
     """
 
     name: str
     hswish: Hswish
     why: str
     onnx: Mapping[str, Any] = field(default_factory=lambda: {"weights": "uint8"})
+    any_hswish: bool = False
+
+    @property
+    def sums_exactly(self) -> bool:
+        """Whether its ONNX files need a CPU that does not saturate sums of int8 products."""
+        return self.onnx["weights"] == "int8"
 
 
 _WHOLE = (
@@ -48,18 +56,22 @@ _WHOLE = (
 TARGETS = {
     row.name: row
     for row in (
-        Target("cpu", "delegated", f"{_WHOLE}; weights as uint8 are exact in onnxruntime on every CPU"),
+        Target(
+            "cpu", "delegated", f"{_WHOLE}; weights as uint8 are exact in onnxruntime on every CPU", any_hswish=True
+        ),
         Target(
             "arm",
             "delegated",
             f"{_WHOLE}; Arm's products of int8 do not saturate, and onnxruntime needs a quarter fewer instructions",
             onnx={"weights": "int8"},
+            any_hswish=True,
         ),
         Target(
             "x86-vnni",
             "delegated",
             f"{_WHOLE}; VNNI does not saturate int8 weights, and onnxruntime takes a third less time",
             onnx={"weights": "int8", "channel_multiple": 4},
+            any_hswish=True,
         ),
         Target(
             "microcontroller",
@@ -72,10 +84,14 @@ TARGETS = {
 }
 
 
+# The boards edgemobile is for.
+DEFAULT_TARGET = "arm"
+
+
 def suited(recipe: Recipe, target: str) -> Recipe:
-    """`recipe` with the form of hard-swish that `target` is for; "cpu" runs any form and leaves the recipe its own."""
-    form = target_for(target).hswish
-    return recipe if target == "cpu" else replace(recipe, hswish=form)
+    """`recipe` with the form of hard-swish that `target` is for; one that runs any form leaves the recipe its own."""
+    row = target_for(target)
+    return recipe if row.any_hswish else replace(recipe, hswish=row.hswish)
 
 
 def target_for(name: str) -> Target:

@@ -133,3 +133,30 @@ def colour_model() -> Callable[..., bytes]:
         return model.SerializeToString()
 
     return build
+
+
+@pytest.fixture
+def saturating_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime of an x86 without VNNI: what a file with int8 weights gives is wrong, here of the other sign, unless
+    exact sums are asked for. Such a file names its target, or has the entry "int8 weights"."""
+    pytest.importorskip("onnxruntime")
+    from edgemobile.devices.host import saturation
+    from edgemobile.devices.runtimes import sessions
+    from edgemobile.model_file.metadata import TARGET
+
+    kind = sessions._Onnxruntime
+    run, run_all = kind.run, kind.run_all
+
+    def is_wrong(session: sessions.Session) -> bool:
+        return not session.config and bool({TARGET, "int8 weights"} & set(session.metadata))
+
+    def wrong_run(self: sessions.Session, images: np.ndarray) -> np.ndarray:
+        return -run(self, images) if is_wrong(self) else run(self, images)
+
+    def wrong_run_all(self: sessions.Session, images: np.ndarray) -> list[np.ndarray]:
+        outputs = run_all(self, images)
+        return [np.flip(output) for output in outputs] if is_wrong(self) else outputs
+
+    monkeypatch.setattr(saturation, "saturates_here", lambda: True)
+    monkeypatch.setattr(kind, "run", wrong_run)
+    monkeypatch.setattr(kind, "run_all", wrong_run_all)

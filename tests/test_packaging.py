@@ -1,24 +1,40 @@
-"""The wheel: what is in it, how big it is, and that it works away from the checkout."""
+"""The wheel and the sdist: what is in them, what an index shows of them, and that they work away from the checkout."""
 
 from __future__ import annotations
 
+import email
+import email.policy
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
+from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 MAX_WHEEL_MIB = 40
-_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "edgemobile", "exporters", "quant", "devices")
+_PACKAGES = ("edgemobile", "exporters", "quant", "devices")
+_SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE", *_PACKAGES)
+_REPOSITORY = "https://github.com/edgemobile/edgemobile"
+# Some moment after 1980, where the times of a zip begin.
+_ENVIRONMENT = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+
+
+def _python(*words: str, cwd: Path, **variables: str) -> str:
+    command, env = [sys.executable, *words], {**_ENVIRONMENT, **variables}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def _pip(*words: str, cwd: Path) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *words]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    _python("-m", "pip", "--disable-pip-version-check", *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +60,40 @@ def _built(source: Path, dist: Path) -> Path:
     dist.mkdir()
     _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(dist), str(source), cwd=dist)
     return next(dist.glob("edgemobile-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def sdist(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `python -m build --sdist` makes, by the hook it calls."""
+    pytest.importorskip("setuptools", minversion="77")
+    folder = tmp_path_factory.mktemp("sdist")
+    code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    _python("-c", code, str(folder), cwd=_copied(repo_root, folder / "source"))
+    return next(folder.glob("edgemobile-*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed; what it depends on is this Python's."""
+    site = tmp_path_factory.mktemp("installed") / "site"
+    _pip("install", "--no-deps", "--no-index", "--target", str(site), str(wheel), cwd=site.parent)
+    return site
+
+
+def _contents(wheel: Path) -> dict[str, bytes]:
+    archive = zipfile.ZipFile(wheel)
+    return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _metadata(wheel: Path) -> EmailMessage:
+    (data,) = (data for name, data in _contents(wheel).items() if name.endswith(".dist-info/METADATA"))
+    message = email.message_from_bytes(data, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    return message
+
+
+def _description(wheel: Path) -> str:
+    return str(_metadata(wheel).get_payload())
 
 
 def test_the_wheel_holds_one_package(wheel: Path, repo_root: Path) -> None:
@@ -76,41 +126,114 @@ def test_a_checkout_without_links_gives_the_same_wheel(wheel: Path, repo_root: P
         target = str(link.readlink())
         link.unlink()
         link.write_text(target)
-    found = zipfile.ZipFile(_built(source, tmp_path / "dist"))
-    wanted = zipfile.ZipFile(wheel)
-    modules = {name for name in wanted.namelist() if name.endswith(".py")}
-    assert {name for name in found.namelist() if name.endswith(".py")} == modules
-    assert all(found.read(name) == wanted.read(name) for name in modules)
+    assert _contents(_built(source, tmp_path / "dist")) == _contents(wheel)
 
 
 def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < MAX_WHEEL_MIB * 2**20
 
 
-def test_the_wheel_works_away_from_the_checkout(wheel: Path, repo_root: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    _pip("install", "--no-deps", "--no-index", "--target", str(site), str(wheel), cwd=tmp_path)
+def test_the_same_sources_give_the_same_wheel(wheel: Path, repo_root: Path, tmp_path: Path) -> None:
+    """Byte for byte, where SOURCE_DATE_EPOCH says the time: so anyone can check what was published."""
+    source = _copied(repo_root, tmp_path / "elsewhere")
+    for path in source.rglob("*.py"):
+        os.utime(path)
+    assert _built(source, tmp_path / "dist").read_bytes() == wheel.read_bytes()
+
+
+def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("edgemobile-*")
+    assert (source / "CHANGELOG.md").is_file()
+    assert not (source / "tests").exists()
+    assert _contents(_built(source, tmp_path / "dist")) == _contents(wheel)
+
+
+def test_the_wheel_works_away_from_the_checkout(site: Path, tmp_path: Path) -> None:
     code = """
 import edgemobile.models.arch, edgemobile.models.cost, edgemobile.devices, edgemobile.exporters, edgemobile.quant
 print(edgemobile.__file__)
 print(edgemobile.exporters.__file__)
 print(edgemobile.models.cost.total(edgemobile.models.cost.arch_costs(edgemobile.models.arch.get_arch("v1"))).params)
 """
-    env = {**os.environ, "PYTHONPATH": str(site)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    package, exporters, params = result.stdout.splitlines()
+    package, exporters, params = _python("-c", code, cwd=tmp_path, PYTHONPATH=str(site)).splitlines()
     assert Path(package).is_relative_to(site)
     assert Path(exporters) == site / "edgemobile" / "exporters" / "__init__.py"
     assert params == "4231976"
 
 
-def test_the_version_is_stated_once_and_the_same(repo_root: Path) -> None:
-    import tomllib
+def test_the_installed_program_does_the_main_job(site: Path, tmp_path: Path) -> None:
+    for package in ("torch", "ai_edge_litert", "flatbuffers"):
+        pytest.importorskip(package)
+    program = str(site / "bin" / "edgemobile")
+    _python(program, "export", "v3-small", "--int8", "--to", "tflite", cwd=tmp_path, PYTHONPATH=str(site))
+    written = {file.name for file in (tmp_path / "v3-small").iterdir()}
+    models = {"v3-small-float32.tflite", "v3-small-int8.tflite"}
+    assert written == {*models, "labels.txt", "manifest.json"}
 
+
+def test_an_index_is_told_what_the_package_is(wheel: Path, repo_root: Path) -> None:
+    metadata = _metadata(wheel)
+    urls = dict(str(line).split(", ") for line in metadata.get_all("Project-URL", []))
+    assert set(urls) == {"Homepage", "Documentation", "Changelog", "Issues"}
+    assert {url[: len(_REPOSITORY)] for url in urls.values()} == {_REPOSITORY}
+    assert metadata["Author"] == "edgemobile authors"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    classifiers = {str(line) for line in metadata.get_all("Classifier", [])}
+    assert {"Typing :: Typed", "Programming Language :: Python :: 3.14"} <= classifiers
+    lowest = metadata["Requires-Python"].removeprefix(">=")
+    assert min(re.findall(r":: (3\.\d+)", " ".join(classifiers))) == lowest
+
+
+def test_links_of_the_long_description_lead_somewhere(wheel: Path, repo_root: Path) -> None:
+    """They are absolute, of this version, and name a file of the checkout."""
+    description = re.sub(r"^```.*?^```$", "", _description(wheel), flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", description) if not link.startswith("#")]
+    assert links
+    version = _metadata(wheel)["Version"]
+    for link in links:
+        assert link.startswith("https://"), link
+        here = re.fullmatch(rf"{_REPOSITORY}/(?:blob|raw)/v{re.escape(version)}/([^#]+)(?:#.*)?", link)
+        assert here is None or (repo_root / here[1]).exists(), link
+    for line in _description(wheel).splitlines():
+        assert not re.match(r"\[[^\]]+\]: (?!https://)", line), line
+
+
+def test_the_long_description_renders(wheel: Path) -> None:
+    """As an index renders it, whose sanitizer drops what it does not allow."""
+    markdown = pytest.importorskip("readme_renderer.markdown")
+    page = markdown.render(_description(wheel))
+    assert page is not None
+    title = _description(wheel).splitlines()[0].removeprefix("# ")
+    assert re.search(rf"<h1[^>]*>(?:<a[^>]*></a>)?{title}", page)
+    assert page.count("<table") == len(re.findall(r"^\|(?:\s*:?-+:?\s*\|)+$", _description(wheel), re.MULTILINE))
+
+
+def test_every_extra_is_made_of_real_ones(repo_root: Path) -> None:
+    """`edgemobile[a,b]` of an extra that does not exist installs nothing, and pip only warns."""
+    extras: dict[str, Any] = _project(repo_root)["optional-dependencies"]
+    named = {name for lines in extras.values() for line in lines for name in _extras_of(line)}
+    assert named
+    assert named <= set(extras)
+
+
+def _extras_of(requirement: str) -> list[str]:
+    found = re.match(r"edgemobile\[([^\]]+)\]", requirement)
+    return found[1].split(",") if found else []
+
+
+def _project(repo_root: Path) -> dict[str, Any]:
+    return tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
+
+
+def test_the_changelog_has_a_section_for_this_version(repo_root: Path) -> None:
+    sections = re.findall(r"^## (\S+)", (repo_root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == _project(repo_root)["version"]
+    assert len(set(sections)) == len(sections)
+
+
+def test_the_version_is_stated_once_and_the_same(repo_root: Path) -> None:
     import edgemobile
 
-    project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
-    assert project["version"] == edgemobile.__version__
+    assert _project(repo_root)["version"] == edgemobile.__version__

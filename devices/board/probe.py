@@ -207,7 +207,7 @@ def _memory_mib(root: Path, what: str) -> float | None:
 def _load() -> float | None:
     try:
         return os.getloadavg()[0]
-    except OSError:
+    except (OSError, AttributeError):
         return None
 
 

@@ -9,7 +9,6 @@ runtimes/RUNTIME only once MODULE could be imported from it; MARKER, the text th
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import importlib
 import os
@@ -34,6 +33,9 @@ _OLD_WHEELS_S = 86400
 
 def main(argv: Sequence[str]) -> int:
     """Works in the current folder, which is the board's root."""
+    # The host imports this module for its exit codes, and may be a system without it.
+    import fcntl
+
     runtime, module, marker, attempt, *wheels = argv
     try:
         with open("lock-setup", "a", encoding="utf-8") as lock:

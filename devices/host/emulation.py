@@ -11,7 +11,6 @@ Nothing of the host's dpkg and apt is touched, and root is not needed. Add a cor
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -350,6 +349,8 @@ def _compile(plugin: Path) -> None:
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """Two setups at once take turns."""
+    import fcntl
+
     with lock.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import selectors
 import shutil
 import signal
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from edgemobile.devices.host.transport import Completed, DeviceUnreachable
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import EdgemobileError, Unsupported
 
-__all__ = ["MAX_OUTPUT_BYTES", "NOT_FOUND", "MissingTool", "bounded_run", "exit_reason", "required"]
+__all__ = ["MAX_OUTPUT_BYTES", "NOT_FOUND", "MissingTool", "bounded_run", "exit_reason", "require_posix", "required"]
 
 MAX_OUTPUT_BYTES = 16 * 2**20
 _CHUNK = 1 << 16
@@ -119,6 +120,17 @@ def _as_file(stdin: bytes | Path) -> Iterator[IO[bytes] | int]:
             spooled.write(stdin)
             spooled.seek(0)
             yield spooled
+
+
+def require_posix() -> None:
+    """Raises Unsupported on a system without POSIX processes and file locks, which device work is built on."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise Unsupported(
+            f"devices, `local` among them, are reached from Linux and macOS; this is {platform.system()}. Run the "
+            "command there or in WSL. Everything else runs here: export, quantize, parity, eval, predict, inspect, ci"
+        ) from None
 
 
 class MissingTool(EdgemobileError):

@@ -21,6 +21,7 @@ from edgemobile.devices.host.adb import AdbTransport
 from edgemobile.devices.host.emulated import EmulatedTransport
 from edgemobile.devices.host.folders import cache_path, config_folder
 from edgemobile.devices.host.local import LocalTransport
+from edgemobile.devices.host.processes import require_posix
 from edgemobile.devices.host.ssh import SshTransport
 from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import EdgemobileError
@@ -65,6 +66,14 @@ class Device:
                 )
             if option == "root":
                 self._check_root(value)
+
+    def open(self) -> Transport:
+        """The way there. Nothing is connected yet.
+
+        Raises MissingTool where the way needs a program that is not here, Unsupported on Windows.
+        """
+        require_posix()
+        return self.row.open(self)
 
     def _check_root(self, path: str) -> None:
         if set("~$") & set(path):
@@ -149,10 +158,10 @@ _LOCAL = Device("local", "local")
 def open_device(name: str) -> tuple[Device, Transport]:
     """The device called `name` (or an address), and the way there. Nothing is connected yet.
 
-    Raises EdgemobileError for a name nobody gave, MissingTool where the way needs a program that is not here.
+    Raises EdgemobileError for a name nobody gave, and as Device.open does.
     """
     device = find_device(name)
-    return device, device.row.open(device)
+    return device, device.open()
 
 
 def find_device(name: str) -> Device:

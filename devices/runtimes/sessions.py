@@ -139,8 +139,9 @@ class Delegation:
 class Session(ABC):
     """A model file loaded and ready. `runtime` and `version` say who computes, `name` what errors call the file.
 
-    `metadata` is what the file says of itself, by key, where the runtime tells. A file may have several inputs and
-    outputs; those that take images and answer with logits have one of each, `input` and `output`.
+    `metadata` is what the file says of itself, by key, where the runtime tells. `config` is what the runtime was told
+    so that it computes exactly, by its own keys. A file may have several inputs and outputs; those that take images and
+    answer with logits have one of each, `input` and `output`.
     """
 
     runtime: str
@@ -149,6 +150,7 @@ class Session(ABC):
     outputs: tuple[Port, ...]
     name: str = "the model"
     metadata: Mapping[str, str] = MappingProxyType({})
+    config: Mapping[str, str] = MappingProxyType({})
 
     @property
     def input(self) -> Port:
@@ -251,7 +253,7 @@ class Session(ABC):
 class _Onnxruntime(Session):
     runtime = "onnxruntime"
 
-    def __init__(self, data: bytes, threads: int, profile_prefix: str | None = None) -> None:
+    def __init__(self, data: bytes, threads: int, profile_prefix: str | None = None, *, exact: bool = False) -> None:
         onnxruntime: Any = require("onnxruntime", "onnxruntime")
         self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
@@ -260,6 +262,11 @@ class _Onnxruntime(Session):
         options.log_severity_level = 4
         # Its threads would go on spinning for a while after an inference, at the cost of whatever is timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if exact:
+            # Where this CPU saturates sums of int8 products, it makes the weights uint8; elsewhere it does nothing.
+            self.config = {"session.x64quantprecision": "1"}
+            for key, value in self.config.items():
+                options.add_session_config_entry(key, value)
         if profile_prefix is not None:
             options.enable_profiling, options.profile_file_prefix = True, profile_prefix
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -280,9 +287,12 @@ class _Onnxruntime(Session):
 
 
 class _Tflite(Session):
-    """What LiteRT, tflite_runtime and TensorFlow share: one Interpreter class under three names."""
+    """What LiteRT, tflite_runtime and TensorFlow share: one Interpreter class under three names.
 
-    def __init__(self, data: bytes, threads: int) -> None:
+    Its sums are exact on every CPU, so `exact` asks for nothing.
+    """
+
+    def __init__(self, data: bytes, threads: int, *, exact: bool = False) -> None:
         row = RUNTIMES[self.runtime]
         with quiet_stderr():
             self.version = getattr(require(row.package, row.extra), "__version__", "unknown")
@@ -352,24 +362,32 @@ def import_runtime(runtime: str) -> None:
 
 
 def open_session(
-    source: str | Path | bytes, *, runtime: str | None = None, threads: int = 1, name: str = "the model"
+    source: str | Path | bytes,
+    *,
+    runtime: str | None = None,
+    threads: int = 1,
+    name: str = "the model",
+    exact: bool = False,
 ) -> Session:
     """A Session on a model file or its bytes, with `threads` threads for one inference.
 
     The content decides the format, not the name. `runtime` is a name of RUNTIMES (edgemobile.devices.runtimes.table);
-    `name` is what errors call bytes. Raises EdgemobileError for a file that is missing, truncated or no model,
-    Unsupported for a runtime that does not read the format, MissingExtra where the runtime is not installed.
+    `name` is what errors call bytes. With `exact`, sums of int8 products do not saturate, whatever the CPU.
+
+    Raises EdgemobileError for a file that is missing, truncated or no model, Unsupported for a runtime that does not
+    read the format, MissingExtra where the runtime is not installed.
     """
     data, name = (source, name) if isinstance(source, bytes) else (read_model(Path(source)), str(source))
-    return _open(data, name, runtime, threads)
+    return _open(data, name, runtime, threads, exact=exact)
 
 
-def open_layers(data: bytes, *, runtime: str | None = None, threads: int = 1) -> Session:
-    """A Session on a file whose inner tensors are outputs, for `run_all`. Raises as open_session does."""
-    return _open(data, "the model with its inner tensors as outputs", runtime, threads)
+def open_layers(data: bytes, *, runtime: str | None = None, threads: int = 1, exact: bool = False) -> Session:
+    """A Session on a file whose inner tensors are outputs, for `run_all`. `exact` and what it raises are
+    open_session's."""
+    return _open(data, "the model with its inner tensors as outputs", runtime, threads, exact=exact)
 
 
-def _open(data: bytes, name: str, runtime: str | None, threads: int) -> Session:
+def _open(data: bytes, name: str, runtime: str | None, threads: int, *, exact: bool = False) -> Session:
     kind = file_format(data, name)
     runtime = runtime or default_runtime(kind)
     if runtime not in readers(kind):
@@ -378,7 +396,7 @@ def _open(data: bytes, name: str, runtime: str | None, threads: int) -> Session:
     if threads < 1:
         raise EdgemobileError(f"threads must be at least 1, got {threads}")
     try:
-        session = _SESSIONS[runtime](data, threads)
+        session = _SESSIONS[runtime](data, threads, exact=exact)
         session.name = name
         return session
     except EdgemobileError:

@@ -6,14 +6,16 @@ bundled weights; or a model of one's own, as package.module:factory or a saved p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from edgemobile.devices.host.saturation import note_on_target, open_on_target
 from edgemobile.devices.runtimes.sessions import Port, Session, open_session
 from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
@@ -24,7 +26,7 @@ from edgemobile.loading.files import SUFFIXES
 from edgemobile.loading.model_spec import is_factory, is_program
 from edgemobile.loading.presets import chosen_preprocess, default_preprocess, described
 from edgemobile.model_file.file import read_model
-from edgemobile.model_file.metadata import preprocess_in, whole
+from edgemobile.model_file.metadata import TARGET, preprocess_in, whole
 from edgemobile.models.arch import Arch, get_arch
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
 from edgemobile.util.hashing import sha256_hex
@@ -45,7 +47,8 @@ class ClassifierOptions:
     """What the user knows better than the file; None takes the file's word, or a stated default.
 
     `res` is the resolution of a model that takes any. `beside` is what the files beside it want: of a model in PyTorch
-    that says nothing itself it is the better guess.
+    that says nothing itself it is the better guess. With `on_target` a file is run as its target computes it, also
+    where this machine would not.
     """
 
     arch: str | None = None
@@ -54,6 +57,7 @@ class ClassifierOptions:
     threads: int = 1
     res: int | None = None
     beside: Preprocess | None = None
+    on_target: bool = True
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,15 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         "outputs": _output_words(labels.names, outputs, probabilities),
         "labels": labels.source,
     }
-    notes += labels.notes
+    notes += [*labels.notes, *_notes_of_here(path, session)]
     sha256 = _sha256(path, checkpoint, data)
     return Classifier(file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes), sha256)
+
+
+def _notes_of_here(path: Path, session: Session) -> Iterator[str]:
+    if session.config:
+        here = "without, it may answer otherwise (measured by `edgemobile parity`)"
+        yield note_on_target(path.name, session.metadata[TARGET], here)
 
 
 def is_probability(scores: np.ndarray) -> bool:
@@ -200,7 +210,8 @@ def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint 
         arch = get_arch(options.arch) if options.arch else identify(path)
         return *_reference_session(file, arch, options.threads), None
     data = read_model(path)
-    return open_session(data, threads=options.threads, name=file), None, _FREE_PX, data
+    opener = partial(open_session, data, threads=options.threads, name=file)
+    return open_on_target(opener) if options.on_target else opener(), None, _FREE_PX, data
 
 
 def _in_the_package(name: str) -> Arch:

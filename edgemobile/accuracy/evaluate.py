@@ -101,10 +101,12 @@ def _opened(request: EvalRequest) -> tuple[list[Classifier], tuple[tuple[str, st
     """
     opened: dict[str, Classifier] = {}
     refused: dict[str, EdgemobileError] = {}
+    # A device computes as it does; here a file is judged as its target computes it.
+    given = replace(request.options, on_target=request.on is None)
     # Files first: the others take their word.
     for file in sorted(request.all_files, key=lambda name: Path(name).suffix not in FILE_SUFFIXES):
         beside = next((one.stated for one in opened.values() if one.stated), None)
-        options = request.options if Path(file).suffix in FILE_SUFFIXES else replace(request.options, beside=beside)
+        options = given if Path(file).suffix in FILE_SUFFIXES else replace(given, beside=beside)
         try:
             opened[file] = open_classifier(file, options)
         except MissingExtra:

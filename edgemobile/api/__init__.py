@@ -22,7 +22,7 @@ from edgemobile.pipeline.export import ExportRequest
 from edgemobile.pipeline.export import export as _export
 from edgemobile.preprocess import Preprocess
 from edgemobile.quant.recipe import Recipe, Rule
-from edgemobile.quant.targets import suited
+from edgemobile.quant.targets import DEFAULT_TARGET, suited
 from edgemobile.util.progress import Progress
 
 __all__ = ["Benched", "Compared", "Evaluated", "Exported", "bench", "evaluate", "export", "parity", "quantize"]
@@ -58,7 +58,7 @@ def export(
     check_images: int = 200,
     recipe: AnyRecipe | None = None,
     hswish: Hswish = "auto",
-    target: str = "cpu",
+    target: str = DEFAULT_TARGET,
     keep_float: Texts = (),
     max_drop: float | None = None,
     search: bool = False,
@@ -121,7 +121,7 @@ def quantize(
     check_images: int = 200,
     recipe: AnyRecipe | None = None,
     hswish: Hswish = "auto",
-    target: str = "cpu",
+    target: str = DEFAULT_TARGET,
     keep_float: Texts = (),
     observer: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] | None = None,
     granularity: Literal["per_channel", "per_tensor"] | None = None,

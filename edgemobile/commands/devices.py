@@ -106,7 +106,7 @@ def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
     with progress(quiet=quiet) as bars:
         if device.scheme == "emulated":
             install_emulation(device.address.partition(":")[2], bars)
-        with closing(device.row.open(device)) as transport:
+        with closing(device.open()) as transport:
             done = put_runtimes(device, transport, runtimes or DEFAULTS, bars)
             root = transport.root
     screen = console()

@@ -11,6 +11,7 @@ import click
 
 from edgemobile.commands.completion import complete_models, complete_recipes
 from edgemobile.loading.model_spec import is_program
+from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS
 
 if TYPE_CHECKING:
     from edgemobile.quant.recipe import Recipe
@@ -113,11 +114,12 @@ INT8 = _group(
     ),
     click.option(
         "--target",
-        type=click.Choice(["cpu", "arm", "x86-vnni", "microcontroller", "edgetpu", "no-hswish"]),
-        default="cpu",
+        type=click.Choice(list(TARGETS)),
+        default=DEFAULT_TARGET,
         show_default=True,
-        help="Where int8 will run decides how hard-swish is written and ONNX stores weights. cpu is right everywhere; "
-        "arm and x86-vnni are faster there in onnxruntime. The manifest says why.",
+        help="Where int8 will run decides how hard-swish is written and ONNX stores weights. arm is right for x86 "
+        "with VNNI too, where x86-vnni is a little faster; cpu is right on every CPU, x86 without VNNI included, and "
+        "slower. The manifest says why.",
     ),
     click.option(
         "--keep-float", multiple=True, metavar="PATTERN", help="Layers to keep in float, by name: 'features.16.*'."

@@ -15,7 +15,8 @@ import numpy as np
 
 from edgemobile.comparison.layers import Observed, integers
 from edgemobile.comparison.names import matched_by_order
-from edgemobile.devices.runtimes.sessions import open_layers, open_session
+from edgemobile.devices.host.saturation import open_on_target
+from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
 from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
@@ -79,6 +80,9 @@ class Place:
     `infer`: preprocessed images f32[N,px,px,3] -> f32[N,classes]. `layers`, where it can tell: a file with its inner
     tensors as outputs, and images -> all of them f[N,...], in the file's order, layout and dtype.
 
+    Of this machine only: `infer_here`, where its runtime may compute a file otherwise than the file's target does, as
+    `infer` does.
+
     Of a device only: `machine` says what it is ("aarch64, neon, no dotprod"), `here` is its runtime on this machine.
     """
 
@@ -89,6 +93,7 @@ class Place:
     layers: Layers | None = None
     machine: str = ""
     here: Place | None = None
+    infer_here: Infer | None = None
 
 
 def local_places(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Place, ...]:
@@ -104,19 +109,27 @@ def local_places(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Plac
             platform.machine(),
             partial(_infer, runtime=name, threads=threads),
             partial(_layers, runtime=name, threads=threads),
+            infer_here=partial(_infer_here, runtime=name, threads=threads) if name == "onnxruntime" else None,
         )
         for name in names
     )
 
 
 def _infer(path: Path, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
-    session = open_session(path, runtime=runtime, threads=threads)
+    return _ran(open_on_target(partial(open_session, path, runtime=runtime, threads=threads)), images)
+
+
+def _infer_here(path: Path, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
+    return _ran(open_session(path, runtime=runtime, threads=threads), images)
+
+
+def _ran(session: Session, images: np.ndarray) -> np.ndarray:
     session.settle(images.shape[1])
     return session.run(images).reshape(len(images), -1)
 
 
 def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> list[np.ndarray]:
-    session = open_layers(data, runtime=runtime, threads=threads)
+    session = open_on_target(partial(open_layers, data, runtime=runtime, threads=threads))
     session.settle(images.shape[1])
     return session.run_all(images)
 

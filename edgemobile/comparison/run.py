@@ -24,6 +24,7 @@ from edgemobile.comparison.layers import LayerParity, Observed, compare_layers, 
 from edgemobile.comparison.observing import File, Place, local_places, observe, open_file, read_graph, takes_pixels
 from edgemobile.comparison.remote import opened_places
 from edgemobile.comparison.report import FileParity, ParityReport
+from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
 from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.devices.runtimes.sessions import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
@@ -354,6 +355,7 @@ def _compared(
     wrong, remarks = check_claims(file, reference.claims, found.shape[1], images.shape[1])
     result = replace(result, metrics=verdict.metrics, missed=verdict.missed)
     notes += remarks
+    notes += _notes_of_here(file, place, shown, expected)
     if words:
         as_reference = judge(*_as_logits(expected, place.infer(file.path, images), []), bounds)
         notes.append(words)
@@ -366,6 +368,16 @@ def _compared(
     if place.here is not None:
         result = as_here(file, place, place.here, shown, found, row.lsb, result, notes)
     return replace(result, missed=(*wrong, *result.missed), notes=tuple(notes))
+
+
+def _notes_of_here(file: File, place: Place, images: np.ndarray, expected: np.ndarray) -> Iterator[str]:
+    """What this machine computes of a file that was run as another target computes it."""
+    target = target_elsewhere(file.contents.metadata)
+    if place.infer_here is None or target is None:
+        return
+    found = measure(*_as_logits(expected, place.infer_here(file.path, images), []))
+    here = f"without, it has {found['sqnr_db']:.1f} dB and {found['top1_agree']:.1%} of the reference's answers"
+    yield note_on_target(file.path.name, target, here)
 
 
 def _unmeasured(file: File, place: Place, bounds: Mapping[str, float]) -> FileParity:

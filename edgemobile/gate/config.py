@@ -36,11 +36,10 @@ from edgemobile.gate.reading import (
 from edgemobile.gate.selectors import MODEL_SUFFIXES, PRECISIONS, checked
 from edgemobile.loading.checkpoint import NAMED
 from edgemobile.metrics.measures import METRICS
+from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS
 from edgemobile.util.config_file import ConfigFile
 
 __all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry", "load_gate"]
-
-TARGETS = ("cpu", "arm", "x86-vnni", "microcontroller", "edgetpu", "no-hswish")
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class ModelEntry:
     formats: tuple[str, ...] = ("onnx", "tflite")
     precisions: tuple[str, ...] = ("float32", "int8")
     recipe: str | None = None
-    target: str = "cpu"
+    target: str = DEFAULT_TARGET
     devices: tuple[str, ...] | None = None
     size: Mapping[str, int] = field(default_factory=dict)
     instructions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -242,7 +241,7 @@ _MODEL: Mapping[str, Read] = {
     "formats": _FORMATS,
     "precisions": _PRECISIONS,
     "recipe": _recipe,
-    "target": one_of(TARGETS),
+    "target": one_of(tuple(TARGETS)),
     "devices": list_of(read_text, empty=True),
     "size": _by_selector(amount(_UNITS, '"4.6 MiB"')),
     "instructions": _by_device,

@@ -20,6 +20,7 @@ __all__ = [
     "MODEL",
     "PRECISION",
     "PREPROCESS",
+    "TARGET",
     "VERSION",
     "WEIGHTS_SHA256",
     "embedded_entry",
@@ -33,6 +34,7 @@ VERSION = "edgemobile.version"
 MODEL = "edgemobile.model"
 PRECISION = "edgemobile.precision"
 WEIGHTS_SHA256 = "edgemobile.weights_sha256"
+TARGET = "edgemobile.target"  # of ONNX files with int8 weights, which some CPUs compute otherwise: quant/targets.py
 PREPROCESS = "edgemobile.preprocess"  # what the file leaves to its user
 EMBEDDED = "edgemobile.embedded"  # the normalisation it does itself
 LABELS = "edgemobile.labels"

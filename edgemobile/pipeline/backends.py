@@ -24,9 +24,11 @@ from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
+from edgemobile.model_file.metadata import TARGET
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.sensitivity import search
+from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS, Target
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 from edgemobile.util.progress import Progress
 
@@ -47,7 +49,7 @@ class Job:
 
     With `strict_calib`, calibration images that cannot be what the model is used on are refused. `search_drop` asks for
     a search: how many points of top-1 int8 may lose before a layer more stays in float. With `embed_preprocess` the
-    files take raw pixels. `onnx` is what exporters.onnx.to_bytes is told of where the files will run.
+    files take raw pixels. `target` is where they will run.
     """
 
     model: Model
@@ -60,7 +62,7 @@ class Job:
     strict_calib: bool = True
     search_drop: float | None = None
     embed_preprocess: bool = False
-    onnx: Mapping[str, Any] = field(default_factory=dict)
+    target: Target = TARGETS[DEFAULT_TARGET]
 
     def calibration_batches(self) -> list[np.ndarray]:
         return self.samples.batches(_CALIBRATION_BATCH)
@@ -103,10 +105,17 @@ def _native(job: Job) -> Emitted:
         for precision, form in graphs.items():
             metadata = {**job.metadata(precision), **(factors if precision == "int8" else {})}
             for name in job.formats:
-                told = job.onnx if name == "onnx" else {}
-                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=metadata, **told)
+                told, said = _of_target(job.target, name, precision)
+                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata={**metadata, **said}, **told)
                 report(len(files))
     return Emitted(files, graphs.get("int8"), _hardswishes(graph), notes, recipe)
+
+
+def _of_target(target: Target, format_name: str, precision: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """(what the emitter is told of where a file will run, what the file says of it)."""
+    told = target.onnx if format_name == "onnx" else {}
+    named = format_name == "onnx" and precision == "int8" and target.sums_exactly
+    return told, {TARGET: target.name} if named else {}
 
 
 def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:

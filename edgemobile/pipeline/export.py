@@ -6,13 +6,14 @@ model + weights -> torch.export -> a route (edgemobile.pipeline.backends) -> fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
 from edgemobile.devices.runtimes.latency import Latency, latency_ns
 from edgemobile.devices.runtimes.sessions import Session, open_session
 from edgemobile.errors import EdgemobileError
@@ -24,7 +25,7 @@ from edgemobile.images.samples import Samples, from_blots, from_dataset, from_sy
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
-from edgemobile.metrics.measures import checked_max_drop
+from edgemobile.metrics.measures import checked_max_drop, measure
 from edgemobile.metrics.tolerances import TOLERANCES, Verdict, judge
 from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
 from edgemobile.pipeline.backends import PRECISIONS, Emitted, Job, route_for
@@ -33,7 +34,7 @@ from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.recipes import RECIPES, recipe_for
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
-from edgemobile.quant.targets import target_for
+from edgemobile.quant.targets import DEFAULT_TARGET, target_for
 from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.progress import Progress, Silent
 from edgemobile.util.strict_json import to_json_text
@@ -64,7 +65,8 @@ class ExportRequest:
 
     `max_drop` is how many points of top-1 int8 may lose, or, where labels are not known, in how many of 100 images it
     may differ from float. With `search` the costliest layers stay in float until it does. `target` is a row of
-    quant.targets: it says how ONNX stores int8 weights, and the manifest has its reasons.
+    quant.targets: it says how ONNX stores int8 weights, and the manifest has its reasons. Files are checked as it
+    computes them, also where this machine's kernels would saturate.
 
     With `embed_preprocess` the files take uint8 pixels and normalise them themselves.
     """
@@ -86,7 +88,7 @@ class ExportRequest:
     unchecked_calib: bool = False
     check_images: int = 200
     recipe: Recipe | None = None
-    target: str = "cpu"
+    target: str = DEFAULT_TARGET
     max_drop: float | None = None
     search: bool = False
     embed_preprocess: bool = False
@@ -124,7 +126,9 @@ class Checked:
     """A written file, run in its runtime.
 
     `accuracy` is top-1 where labels are known. `max_lsb` is the largest difference to the int8 reference arithmetic, in
-    steps of the output's scale; None for other arithmetic.
+    steps of the output's scale; None for other arithmetic. `config` is what the runtime was told so that it computes
+    what the file's target computes, and `metrics_here` what this machine makes of the file without: None where that is
+    the same. `latency` is always of the file as this machine runs it.
     """
 
     artifact: Artifact
@@ -133,6 +137,8 @@ class Checked:
     latency: Latency
     accuracy: float | None = None
     max_lsb: int | None = None
+    config: Mapping[str, str] = field(default_factory=dict)
+    metrics_here: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,13 +186,14 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         strict_calib=samples.real and not request.unchecked_calib,
         search_drop=request.max_drop if request.search else None,
         embed_preprocess=request.embed_preprocess,
-        onnx=target_for(request.target).onnx,
+        target=target_for(request.target),
     )
     emitted = route.run(job)
     with fresh_folder(request.out, overwrite=request.overwrite, keep=request.not_made) as folder:
         artifacts = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)
+        files = _check(request, samples, reference, emitted.int8, artifacts, folder, progress)
         result = ExportResult(
             out=request.out,
             model=model.name,
@@ -195,8 +202,14 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             images=samples.described,
             float_accuracy=_accuracy(reference, samples.labels),
             recipe=emitted.recipe,
-            files=_check(request, samples, reference, emitted.int8, artifacts, folder, progress),
-            notes=(*_model_notes(request, model), *filter(None, (faint(reference),)), *samples.notes, *emitted.notes),
+            files=files,
+            notes=(
+                *_model_notes(request, model),
+                *filter(None, (faint(reference),)),
+                *samples.notes,
+                *emitted.notes,
+                *_notes_of_here(request, files),
+            ),
         )
         (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
     return result
@@ -300,16 +313,23 @@ def _check(
     folder: Path,
     progress: Progress,
 ) -> tuple[Checked, ...]:
-    """Run every file on the check images, judge it against `reference`, and time all of them in turns."""
+    """Run every file on the check images as its target would, judge it against `reference`, and time all in turns."""
     sessions = {artifact.file: open_session(folder / artifact.file, threads=request.threads) for artifact in artifacts}
-    for session in sessions.values():
+    exact = {
+        file: open_session(folder / file, threads=request.threads, exact=True)
+        for file, session in sessions.items()
+        if target_elsewhere(session.metadata)
+    }
+    for session in (*sessions.values(), *exact.values()):
         session.settle(samples.check.shape[1])
-    outputs = {}
+    outputs, here = {}, {}
     with progress.step("run the files", len(artifacts)) as report:
         for file, session in sessions.items():
-            outputs[file] = session.run(samples.check)
+            outputs[file] = exact.get(file, session).run(samples.check)
+            if file in exact:
+                here[file] = measure(reference, session.run(samples.check))
             report(len(outputs))
-        exact = None if int8 is None else run_real(int8, samples.check[:_ORACLE_IMAGES])
+        oracle = None if int8 is None else run_real(int8, samples.check[:_ORACLE_IMAGES])
     with progress.step("measure latency"):
         prepared = {file: session.prepare(_one_batch(samples.check, session)) for file, session in sessions.items()}
         latencies = latency_ns(sessions, prepared, rounds=_LATENCY_ROUNDS)
@@ -320,10 +340,20 @@ def _check(
             _judged(request, artifact.precision, reference, outputs[artifact.file], samples.labels),
             latencies[artifact.file],
             _accuracy(outputs[artifact.file], samples.labels),
-            _max_lsb(int8, exact, outputs[artifact.file]) if artifact.precision == "int8" else None,
+            _max_lsb(int8, oracle, outputs[artifact.file]) if artifact.precision == "int8" else None,
+            exact.get(artifact.file, sessions[artifact.file]).config,
+            here.get(artifact.file),
         )
         for artifact in artifacts
     )
+
+
+def _notes_of_here(request: ExportRequest, files: Iterable[Checked]) -> Iterator[str]:
+    for file in files:
+        if file.metrics_here is not None:
+            sqnr_db, agree = file.metrics_here["sqnr_db"], file.metrics_here["top1_agree"]
+            here = f"without, it has {sqnr_db:.1f} dB and {agree:.1%} of PyTorch's answers"
+            yield note_on_target(file.artifact.file, request.target, here)
 
 
 def _judged(

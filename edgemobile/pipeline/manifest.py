@@ -77,6 +77,8 @@ def _file_facts(file: Checked) -> dict[str, Any]:
         "metrics": dict(file.verdict.metrics),
         "top1": file.accuracy,
         "max_lsb_to_reference": file.max_lsb,
+        "config": dict(file.config),
+        "metrics_here": None if file.metrics_here is None else dict(file.metrics_here),
         "missed": list(file.verdict.missed),
         "latency_ns": list(file.latency.values_ns),
     }

@@ -54,6 +54,9 @@ def _what(one: Artifact) -> Iterator[str]:
         yield f"- hard-swish: {markdown_text(exported.hswish)}"
     if one.precision == "int8":
         yield from _quantized(export.facts)
+    target = export.facts.get("target")
+    if one.precision == "int8" and one.format == "onnx" and isinstance(target, dict):
+        yield f"- target: {markdown_text(str(target.get('name')))}; {markdown_text(str(target.get('why')))}"
     if export.labels is not None:
         shown = ", ".join(export.labels[:_MAX_LABELS]) + (", ..." if len(export.labels) > _MAX_LABELS else "")
         yield f"- labels, in the order of the outputs: {markdown_text(shown)}"

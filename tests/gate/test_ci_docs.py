@@ -52,7 +52,7 @@ def test_its_commands(repo_root: Path) -> None:
     kinds = (("sh", "ci.md"), ("yaml", "ci.md"), ("sh", "reference/options.md"))
     text = "\n".join(block for kind, page in kinds for block in _blocks(repo_root, kind, page))
     lines = re.findall(r"(?:^|run: |entry: |\d |tflite )(edgemobile .*?)(?:$|#)", text, re.M)
-    assert len(lines) == 8
+    assert len(lines) == 7
     for line in lines:
         words = shlex.split(line)[1:]
         command: click.Command = cli

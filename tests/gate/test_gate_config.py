@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.gate import config as module
 from edgemobile.gate.config import GateConfig, load_gate
 from edgemobile.gate.selectors import PRECISIONS, selects
 from edgemobile.util.config_file import read_config
@@ -75,10 +74,8 @@ def test_the_projects_own(repo_root: Path) -> None:
 
 def test_names_are_those_of_the_library() -> None:
     from edgemobile.pipeline import backends as routes
-    from edgemobile.quant.targets import TARGETS
 
     assert routes.PRECISIONS == PRECISIONS
-    assert tuple(TARGETS) == module.TARGETS
 
 
 @pytest.mark.parametrize(

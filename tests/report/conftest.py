@@ -99,6 +99,7 @@ def make_manifest(labels: tuple[str, ...] = ("cat", "dog")) -> dict[str, Any]:
         "weights": {"source": "bundled", "sha256": "c" * 64},
         "calibration": {"source": "photos.zip", "images": 128},
         "recipe": {"version": 1, "name": "default", "refit": 3.0},
+        "target": {"name": "arm", "why": "fewer instructions", "onnx": {"weights": "int8"}},
         "checked_on": {"images": "200 images of photos.zip", "float_top1": 0.76},
         "files": files,
         "notes": [],

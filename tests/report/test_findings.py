@@ -189,6 +189,7 @@ def test_a_card_says_what_it_is(everything) -> None:
         f"sha256 {'c' * 64}",
         "top-1 82.00 %",
         "recipe default",
+        "target: arm; fewer instructions",
         "calibrated on",
         "cat, dog",
         "pi5, 1 thread",
