@@ -107,6 +107,8 @@ class ExportRequest:
             checked_max_drop(self.max_drop)
         if self.search and (self.max_drop is None or "int8" not in self.precisions or self.via != "native"):
             raise EdgemobileError("--search looks for int8 within a bound: give --int8 and --max-drop, and no --via")
+        if self.unchecked_calib and self.calib is None:
+            raise EdgemobileError("--unchecked-calib is about the images of --calib: give them, or leave it out")
         if self.embed_preprocess and self.via != "native":
             raise EdgemobileError(f"--embed-preprocess is for our own emitters: leave out --via {self.via}")
 
