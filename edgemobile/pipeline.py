@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
 from edgemobile.artifact import Artifact, check_free, fresh_folder, sha256_hex, to_json_text
 from edgemobile.devices.latency import Latency, latency_ns
 from edgemobile.devices.runtimes import Session, open_session
@@ -27,6 +28,7 @@ from edgemobile.manifest import file_metadata, manifest
 from edgemobile.metrics import checked_max_drop
 from edgemobile.model import Model, load_model
 from edgemobile.parity.tolerances import TOLERANCES, Verdict, judge
+from edgemobile.preprocess import Preprocess
 from edgemobile.progress import Progress, Silent
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.recipes import RECIPES, recipe_for
@@ -181,6 +183,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         artifacts = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)
+        doubts = _doubts(request, model, samples, reference, progress)
         result = ExportResult(
             out=request.out,
             model=model.name,
@@ -189,8 +192,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             images=samples.described,
             float_accuracy=_accuracy(reference, samples.labels),
             recipe=emitted.recipe,
-            files=_check(request, samples, reference, emitted.int8, artifacts, folder, progress),
-            notes=(*_model_notes(request, model), *samples.notes, *emitted.notes),
+            files=_check(request, model, samples, reference, emitted.int8, artifacts, folder, progress),
+            notes=(*_model_notes(model), *doubts, *samples.notes, *emitted.notes),
         )
         (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
     return result
@@ -234,7 +237,7 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 seed=request.seed,
                 outputs=model.classes,
             )
-    if "int8" not in request.precisions or request.weights == "random":
+    if "int8" not in request.precisions or model.random:
         check = min(request.check_images, _BLOT_IMAGES)
         return from_blots(model.preprocess, calibration=min(calibration, _BLOT_IMAGES), check=check, seed=request.seed)
     most = enough_images(model.preprocess.input_px)
@@ -253,13 +256,36 @@ def _reference(request: ExportRequest, model: Model, samples: Samples) -> tuple[
     return model.logits(normalised(pixels, model.preprocess)), replace(samples, check=pixels)
 
 
-def _model_notes(request: ExportRequest, model: Model) -> tuple[str, ...]:
-    if request.weights != "random":
+def _model_notes(model: Model) -> tuple[str, ...]:
+    if not model.random:
         return (*model.notes, *filter(None, (model.assumption,)))
     return (
         *model.notes,
         "random weights: good for size and latency; int8 is not held to a tolerance, nor is its distance a finding",
     )
+
+
+def _doubts(
+    request: ExportRequest, model: Model, samples: Samples, reference: np.ndarray, progress: Progress
+) -> tuple[str, ...]:
+    """What to look at where PyTorch itself is right far less often than it could be."""
+    if samples.labels is None or model.random or request.calib is None:
+        return ()
+    calib = request.calib
+
+    def load(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+        told = {"calibration": 1, "check": TRIED_IMAGES, "seed": request.seed, "outputs": model.classes}
+        shown = from_dataset(calib, preprocess, model.labels, **told)
+        assert shown.labels is not None
+        return shown.check, shown.labels
+
+    with progress.step("doubt what is assumed"):
+        found = better_tried(model, load)
+    if found is None:
+        correct = int(np.sum(reference.argmax(axis=1) == samples.labels))
+        found = guessing(correct, samples.labels)
+        found = found and f"PyTorch is {found}"
+    return () if found is None else (found,)
 
 
 def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:
@@ -287,6 +313,7 @@ def _hswish_form(ops: Mapping[str, int], total: int, other: str) -> str:
 
 def _check(
     request: ExportRequest,
+    model: Model,
     samples: Samples,
     reference: np.ndarray,
     int8: Graph | None,
@@ -311,7 +338,7 @@ def _check(
         Checked(
             artifact,
             f"{sessions[artifact.file].runtime} {sessions[artifact.file].version}",
-            _judged(request, artifact.precision, reference, outputs[artifact.file], samples.labels),
+            _judged(request, model, artifact.precision, reference, outputs[artifact.file], samples.labels),
             latencies[artifact.file],
             _accuracy(outputs[artifact.file], samples.labels),
             _max_lsb(int8, exact, outputs[artifact.file]) if artifact.precision == "int8" else None,
@@ -321,10 +348,15 @@ def _check(
 
 
 def _judged(
-    request: ExportRequest, precision: str, reference: np.ndarray, output: np.ndarray, labels: np.ndarray | None
+    request: ExportRequest,
+    model: Model,
+    precision: str,
+    reference: np.ndarray,
+    output: np.ndarray,
+    labels: np.ndarray | None,
 ) -> Verdict:
     """The verdict on a file by the table of tolerances and, for int8, by the request's own bound."""
-    verdict = judge(reference, output, _tolerances(request, precision))
+    verdict = judge(reference, output, _tolerances(precision, random=model.random))
     if request.max_drop is None or precision != "int8":
         return verdict
     was, became = _accuracy(reference, labels), _accuracy(output, labels)
@@ -337,9 +369,9 @@ def _judged(
     return replace(verdict, missed=(*verdict.missed, f"{what} {lost:.2f} in 100, --max-drop is {request.max_drop:g}"))
 
 
-def _tolerances(request: ExportRequest, precision: str) -> Mapping[str, float]:
+def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
     """Untrained layers amplify whatever noise goes in: random weights are held to a bound in float only."""
-    return {} if request.weights == "random" and precision in ("int8", "dynamic") else TOLERANCES[precision]
+    return {} if random and precision in ("int8", "dynamic") else TOLERANCES[precision]
 
 
 def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:

@@ -23,7 +23,7 @@ from edgemobile.file_metadata import preprocess_in, whole
 from edgemobile.images.class_labels import Labels, find_labels, has_background
 from edgemobile.model_spec import is_factory, is_program
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
-from edgemobile.presets import chosen_preprocess, default_preprocess, described
+from edgemobile.presets import chosen_preprocess, default_preprocess, described, says_resolution
 from edgemobile.quiet import quiet_stderr
 from edgemobile.weights import Checkpoint, build, bundled, identify, load_weights
 from edgemobile.weights.files import SUFFIXES
@@ -99,7 +99,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
     assumption = checkpoint.assumption if checkpoint else None
     if options.preprocess is not None:
         preprocess, source = chosen_preprocess(options.preprocess, session.input, input_px, usual_px)
-    elif assumption and options.beside:
+    elif checkpoint and checkpoint.stated_px is None and options.beside:
         preprocess = at_resolution(options.beside, input_px or options.beside.input_px)
         source = "as the file beside it has it"
     elif stated is not None:
@@ -184,10 +184,10 @@ def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint 
     if is_program(file) or (is_factory(file) and not path.is_file()):
         return _own_session(file, options)
     if not path.suffix and not path.is_file():
-        return _reference_session("bundled", _in_the_package(file), options.threads)
+        return _reference_session("bundled", _in_the_package(file), options)
     if path.suffix.lower() in SUFFIXES:
         arch = get_arch(options.arch) if options.arch else identify(path)
-        return _reference_session(file, arch, options.threads)
+        return _reference_session(file, arch, options)
     return open_session(path, threads=options.threads), None, _FREE_PX
 
 
@@ -201,18 +201,21 @@ def _in_the_package(name: str) -> Arch:
     return arch
 
 
-def _reference_session(weights: str, arch: Arch, threads: int) -> tuple[Session, Checkpoint, int]:
+def _reference_session(weights: str, arch: Arch, options: ClassifierOptions) -> tuple[Session, Checkpoint, int]:
     """(the session, where its weights are from, the resolution the model is usually used at)."""
     import torch
 
     checkpoint = load_weights(weights, arch)
     arch, net = build(arch, checkpoint)
+    said = options.res or options.beside or (options.preprocess and says_resolution(options.preprocess))
+    if checkpoint.stated_px is None and not said:
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, checkpoint.assumed_px(arch.input_px)))
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> np.ndarray:
         return net(torch.from_numpy(images)).numpy()
 
-    return _TorchSession(run, arch.classes, threads), checkpoint, arch.input_px
+    return _TorchSession(run, arch.classes, options.threads), checkpoint, arch.input_px
 
 
 def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkpoint, int]:

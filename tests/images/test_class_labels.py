@@ -76,7 +76,10 @@ def test_a_list_one_too_short_is_not_taken_for_one_without_background(model: Pat
     """Every label but the lost one and those before it would name another class."""
     path = write(model.with_name("labels.txt"), NAMES)
     labels = find_labels(model, 4, {})
-    assert (labels.names, "3 labels beside it in labels.txt: the model has 4 outputs" in labels.notes[0]) == (None, True)
+    assert (labels.names, "3 labels beside it in labels.txt: the model has 4 outputs" in labels.notes[0]) == (
+        None,
+        True,
+    )
     with pytest.raises(EdgemobileError, match=r"has 3 labels, and .* 4 outputs\. Give a list of 4.* is background$"):
         find_labels(model, 4, {}, path)
 
