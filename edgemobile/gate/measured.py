@@ -5,7 +5,6 @@ Nothing is judged here: a budget that moves costs no run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, s
 from edgemobile.gate.selectors import MODEL_SUFFIXES
 from edgemobile.images import class_labels
 from edgemobile.model_spec import is_factory
-from edgemobile.parity import TABLE, LayerTolerance, ParityReport, Tolerance
+from edgemobile.parity import TABLE, ParityReport, Tolerance
+from edgemobile.parity.tolerances import untrained
 from edgemobile.progress import Progress
 from edgemobile.records import Run
 from edgemobile.strict_json import decode, encode
@@ -28,7 +28,6 @@ from edgemobile.weights import NAMED, facts
 __all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
 _T = TypeVar("_T")
-_ANY = LayerTolerance(-math.inf, -math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -219,11 +218,7 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
 
 def _tolerances(model: Measured) -> tuple[Tolerance, ...]:
     """The table, and behind it the configuration's own bounds: for all models, then for this one."""
-    rows = list(TABLE)
-    if model.entry.weights == "random":
-        # Untrained layers amplify whatever noise goes in, and some give next to nothing: int8 of them says little. What
-        # is still told is a layer that is missing, and a weight that is damaged.
-        rows += [replace(row, bounds={}, layer=_ANY) for row in TABLE if row.precision in ("int8", "dynamic")]
+    rows = list(untrained(TABLE) if model.entry.weights == "random" else TABLE)
     for bounds in (model.config.tolerances, model.entry.tolerances):
         for precision, own in bounds.items():
             row = next(row for row in reversed(rows) if row.precision == precision)

@@ -38,7 +38,7 @@ from edgemobile.parity.layers import LayerParity, Observed, compare_layers, firs
 from edgemobile.parity.observing import File, Place, local_places, observe, open_file, read_graph, takes_pixels
 from edgemobile.parity.remote import opened_places
 from edgemobile.parity.report import FileParity, ParityReport
-from edgemobile.parity.tolerances import TABLE, Tolerance, judge, tolerance
+from edgemobile.parity.tolerances import TABLE, Tolerance, judge, tolerance, untrained
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.presets import described
 from edgemobile.progress import Progress, Silent
@@ -155,6 +155,9 @@ def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress)
     with progress.step("load the reference"):
         reference = load_reference(request, files)
     images, described_images, notes = _images(request, reference, files, progress)
+    if reference.model is not None and reference.model.random:
+        request = replace(request, table=untrained(request.table))
+        notes += (f"the weights of {reference.name} are random: only the bounds asked for are held against int8",)
     with progress.step("run the reference"):
         expected = reference.outputs(images)
     inner = images[: _layer_images(reference.preprocess.input_px)]
@@ -192,10 +195,6 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     stated = said or next(filter(None, (file.whole_preprocess for file in files)), model.preprocess)
     preprocess = at_resolution(stated, model.preprocess.input_px)
     return Reference(f"{model.name}, {model.source}", preprocess, model, claims=claims)
-
-
-def _is_random(model: Model) -> bool:
-    return model.source.startswith("random")
 
 
 def _own_px(spec: str, weights: str | None) -> int | None:
@@ -258,7 +257,7 @@ def _any_images(
         notes = tuple(note for note in samples.notes if note.startswith("skipped"))
         return samples.check, samples.described, notes
     model = reference.model
-    if model is not None and not _is_random(model) and any(file.precision in ("int8", "dynamic") for file in files):
+    if model is not None and not model.random and any(file.precision in ("int8", "dynamic") for file in files):
         with progress.step("synthesise images", STEPS) as report:
             made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
         samples = from_synthesis(made, calibration=0, seed=request.seed)
