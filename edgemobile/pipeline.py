@@ -6,7 +6,7 @@ model + weights -> torch.export -> a route (edgemobile.routes) -> files -> run i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
 from edgemobile.artifact import Artifact, check_free, fresh_folder, sha256_hex, to_json_text
 from edgemobile.devices.latency import Latency, latency_ns
 from edgemobile.devices.runtimes import Session, open_session
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
 from edgemobile.graph.embed import normalised, to_pixels
@@ -27,6 +27,8 @@ from edgemobile.lower import lower
 from edgemobile.manifest import file_metadata, manifest
 from edgemobile.metrics import checked_max_drop
 from edgemobile.model import Model, load_model
+from edgemobile.model_spec import is_factory
+from edgemobile.parity.oracle import Strayed, why_it_strays
 from edgemobile.parity.tolerances import TOLERANCES, Verdict, judge
 from edgemobile.preprocess import Preprocess
 from edgemobile.progress import Progress, Silent
@@ -40,9 +42,12 @@ from edgemobile.routes import Emitted, Job, route_for
 __all__ = ["Checked", "ExportRequest", "ExportResult", "export", "ranking"]
 
 _LATENCY_ROUNDS = 30
+_QUANTIZED = ("int8", "dynamic")
 _RANKED_BATCH = 32
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
+# A tie may be rounded either way. Nets that are usual carry it on to this many steps at most.
+_TIE_LSB, _USUAL_LSB = 1, 4
 _BLOT_IMAGES = 32
 # To see what int8 does, fewer made images are enough than to calibrate it.
 _MADE_CHECK_IMAGES = 16
@@ -120,7 +125,7 @@ class Checked:
     """A written file, run in its runtime.
 
     `accuracy` is top-1 where labels are known. `max_lsb` is the largest difference to the int8 reference arithmetic, in
-    steps of the output's scale; None for other arithmetic.
+    steps of the output's scale; None for other arithmetic. `strays` explains one that is unusually large.
     """
 
     artifact: Artifact
@@ -129,6 +134,7 @@ class Checked:
     latency: Latency
     accuracy: float | None = None
     max_lsb: int | None = None
+    strays: str | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +190,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)
         doubts = _doubts(request, model, samples, reference, progress)
+        files = _check(request, model, samples, reference, emitted.int8, artifacts, folder, progress)
         result = ExportResult(
             out=request.out,
             model=model.name,
@@ -192,8 +199,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             images=samples.described,
             float_accuracy=_accuracy(reference, samples.labels),
             recipe=emitted.recipe,
-            files=_check(request, model, samples, reference, emitted.int8, artifacts, folder, progress),
-            notes=(*_model_notes(model), *doubts, *samples.notes, *emitted.notes),
+            files=files,
+            notes=(*_model_notes(model), *doubts, *samples.notes, *emitted.notes, *_file_notes(request, model, files)),
         )
         (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
     return result
@@ -265,6 +272,18 @@ def _model_notes(model: Model) -> tuple[str, ...]:
     )
 
 
+def _file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
+    """What explains a file's numbers."""
+    notes = [file.strays for file in files if file.strays is not None]
+    poor = any(file.artifact.precision in _QUANTIZED and not file.verdict.passed for file in files)
+    if poor and is_factory(request.model) and request.weights is None and not model.random:
+        notes.append(
+            f"if the weights that {request.model} makes were never trained, say --weights random: int8 of such is not "
+            "held to a tolerance"
+        )
+    return tuple(notes)
+
+
 def _doubts(
     request: ExportRequest, model: Model, samples: Samples, reference: np.ndarray, progress: Progress
 ) -> tuple[str, ...]:
@@ -334,7 +353,7 @@ def _check(
     with progress.step("measure latency"):
         prepared = {file: session.prepare(_one_batch(samples.check, session)) for file, session in sessions.items()}
         latencies = latency_ns(sessions, prepared, rounds=_LATENCY_ROUNDS)
-    return tuple(
+    checked = (
         Checked(
             artifact,
             f"{sessions[artifact.file].runtime} {sessions[artifact.file].version}",
@@ -345,6 +364,7 @@ def _check(
         )
         for artifact in artifacts
     )
+    return tuple(_explained(file, int8, exact, outputs[file.artifact.file], samples.check, folder) for file in checked)
 
 
 def _judged(
@@ -371,7 +391,7 @@ def _judged(
 
 def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
     """Untrained layers amplify whatever noise goes in: random weights are held to a bound in float only."""
-    return {} if random and precision in ("int8", "dynamic") else TOLERANCES[precision]
+    return {} if random and precision in _QUANTIZED else TOLERANCES[precision]
 
 
 def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
@@ -381,11 +401,33 @@ def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
 
 def _max_lsb(graph: Graph | None, exact: np.ndarray | None, output: np.ndarray) -> int | None:
     """The largest difference of a file to the reference arithmetic, in steps of the output's scale."""
-    if graph is None or exact is None:
-        return None
+    return None if graph is None or exact is None else int(_steps(graph, exact, output).max())
+
+
+def _steps(graph: Graph, exact: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """The differences to `exact` f32[N,classes] in steps of the output's scale, for its images."""
     qparams = graph[graph.outputs[0]].qparams
     assert qparams is not None
-    return int(np.rint(np.abs(output[: len(exact)] - exact) / qparams.scale[0]).max())
+    return np.rint(np.abs(output[: len(exact)] - exact) / qparams.scale[0])
+
+
+def _explained(
+    file: Checked, graph: Graph | None, exact: np.ndarray | None, output: np.ndarray, images: np.ndarray, folder: Path
+) -> Checked:
+    """`file` with where its distance to the reference arithmetic comes from; an op that is beyond a tie is missed."""
+    if graph is None or exact is None or file.max_lsb is None or file.max_lsb <= _TIE_LSB:
+        return file
+    worst = int(_steps(graph, exact, output).max(axis=1).argmax())
+    try:
+        found = why_it_strays(graph, folder / file.artifact.file, images[worst : worst + 1], _TIE_LSB)
+    except Unsupported as error:
+        found = Strayed((), f"its ops cannot be looked at ({error})")
+    if found.wrong:
+        return replace(file, verdict=replace(file.verdict, missed=(*file.verdict.missed, *found.wrong)))
+    if file.max_lsb <= _USUAL_LSB:
+        return file
+    steps = f"{file.artifact.file} is up to {file.max_lsb} steps of its output from the reference arithmetic"
+    return replace(file, strays=f"{steps}: {found.words}")
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray | None) -> float | None:
