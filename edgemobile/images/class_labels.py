@@ -18,7 +18,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.file_metadata import labels_in
 from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
 
-__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside"]
+__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside", "some"]
 
 _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
@@ -97,7 +97,7 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
     others = [folder for folder in folders if folder not in splits]
     if splits and others:
         return (
-            f"the data set has splits ({_some(splits)}) beside other folders ({_some(others)}). Give all top folders "
+            f"the data set has splits ({some(splits)}) beside other folders ({some(others)}). Give all top folders "
             f"names of splits ({', '.join(SPLITS)}) with a folder a class in each, or keep the others elsewhere"
         )
     if len(strays) < len(folders):
@@ -111,13 +111,14 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
     first = [] if isinstance(labels, int) else [label.partition(",")[0] for label in labels[:_SHOWN]]
     known_as = f"names like {', '.join(first)}" if first else "no names"
     return (
-        f"the data set's {len(folders)} folders ({_some(folders)}) match none of the model's classes: its "
+        f"the data set's {len(folders)} folders ({some(folders)}) match none of the model's classes: its "
         f"{labels if isinstance(labels, int) else len(labels)} have {known_as}. Give the folders' names with --labels, "
         "or begin the folders with the class index (0007_cat)"
     )
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of `names`, for an error."""
     return ", ".join((*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])))
 
 
