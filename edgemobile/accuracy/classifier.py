@@ -23,7 +23,7 @@ from edgemobile.file_metadata import preprocess_in, whole
 from edgemobile.images.class_labels import Labels, find_labels, has_background
 from edgemobile.model_spec import is_factory, is_program
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
-from edgemobile.presets import chosen_preprocess, default_preprocess, described, says_resolution
+from edgemobile.presets import ASSUMED, chosen_preprocess, default_preprocess, described, says_resolution
 from edgemobile.quiet import quiet_stderr
 from edgemobile.weights import Checkpoint, build, bundled, identify, load_weights
 from edgemobile.weights.files import SUFFIXES
@@ -59,6 +59,7 @@ class Classifier:
     """A model ready to classify. `labels` name all `outputs`; `found` says in words what was found, and where.
 
     `stated` is the preprocessing it states itself, with what the file does of it; None: assumed, or asked for.
+    `preprocess_from` says in words which of them `preprocess` is.
     """
 
     file: str
@@ -70,6 +71,12 @@ class Classifier:
     probabilities: bool
     found: Mapping[str, str]
     notes: tuple[str, ...]
+    preprocess_from: str = ""
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether nothing says the preprocessing: an accuracy may be that of the guess."""
+        return self.preprocess_from.startswith(ASSUMED)
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,px,px,3], any N -> f32[N,outputs]: logits, or probabilities where it says so."""
@@ -123,7 +130,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         "labels": labels.source,
     }
     notes += labels.notes
-    return Classifier(file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes))
+    return Classifier(file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes), source)
 
 
 def is_probability(scores: np.ndarray) -> bool:
@@ -294,7 +301,7 @@ def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple
     if checkpoint is not None:
         return (
             checkpoint.preprocess,
-            "assumed: nothing says it" if checkpoint.assumption else "as its checkpoint has it",
+            f"{ASSUMED}: nothing says it" if checkpoint.assumption else "as its checkpoint has it",
         )
     stated = preprocess_in(metadata)
     return stated, "in its metadata" if stated else ""
