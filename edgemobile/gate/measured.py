@@ -23,11 +23,13 @@ from edgemobile.parity.tolerances import untrained
 from edgemobile.progress import Progress
 from edgemobile.records import Run
 from edgemobile.strict_json import decode, encode
-from edgemobile.weights import NAMED, facts
+from edgemobile.weights import CHECK_IMAGES, NAMED, bundled, facts
 
 __all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
 _T = TypeVar("_T")
+# One answer of 64 is 1.6 points of agreement.
+_READ_IMAGES, _MADE_IMAGES = 64, 32
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _named_files(entry: ModelEntry, config: GateConfig, cache: Cache) -> Measure
 def _export_key(entry: ModelEntry, config: GateConfig) -> str:
     made = (entry.formats, entry.precisions, entry.recipe, entry.target, entry.calib_images)
     recipe = content_sha256(Path(entry.recipe)) if entry.recipe and entry.recipe.endswith(".json") else None
-    asked = (config.settings.images, config.settings.seed)
+    asked = (_count(entry, config), config.settings.seed)
     # Each model has a folder of its own, whose manifest is like no other.
     return fingerprint("export", entry.name, software(), _source(entry), made, recipe, asked)
 
@@ -174,7 +176,7 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
         classes=entry.classes,
         calib=entry.calib,
         calib_images=entry.calib_images,
-        check_images=config.settings.images,
+        check_images=_count(entry, config),
         recipe=suited(recipe, entry.target),
         target=entry.target,
         seed=config.settings.seed,
@@ -189,10 +191,11 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
 def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, bool]:
     """(every file against PyTorch, layer by layer where asked for, whether it was kept)."""
     entry, settings = model.entry, model.config.settings
-    table = _tolerances(model)
-    asked = (settings.images, settings.layers, settings.seed, [asdict(row) for row in table])
+    table, images, count = _tolerances(model), _compared_on(entry), _count(entry, model.config)
+    asked = (count, settings.layers, settings.seed, [asdict(row) for row in table])
     digests = [(file.name, file.sha256) for file in model.files]
-    key = fingerprint("parity", software(), _source(entry), digests, asked)
+    shown = None if images is None else content_sha256(images)
+    key = fingerprint("parity", software(), _source(entry), digests, asked, shown)
 
     def run() -> tuple[ParityReport, Any]:
         from edgemobile.parity import ParityRequest, parity
@@ -203,8 +206,8 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
             weights=entry.weights,
             width=entry.width,
             classes=entry.classes,
-            data=entry.calib,
-            images=settings.images,
+            data=images,
+            images=count,
             seed=settings.seed,
             layers=settings.layers,
             table=table,
@@ -214,6 +217,20 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
         return report, None if is_factory(entry.model) else report.to_json()
 
     return model.kept_or("parity", key, ParityReport.from_json, run)
+
+
+def _compared_on(entry: ModelEntry) -> Path | None:
+    """The model's own images; for the package's weights those that were made once for all of them.
+
+    None: made from the model. They then differ from machine to machine, and with them how often int8 agrees.
+    """
+    in_the_package = entry.model in bundled() and entry.weights in (None, "bundled")
+    return entry.calib or (CHECK_IMAGES if in_the_package else None)
+
+
+def _count(entry: ModelEntry, config: GateConfig) -> int:
+    """How many images a file is compared on. Making them costs seconds each at 224 px, reading them nothing."""
+    return config.settings.images or (_READ_IMAGES if _compared_on(entry) else _MADE_IMAGES)
 
 
 def _tolerances(model: Measured) -> tuple[Tolerance, ...]:

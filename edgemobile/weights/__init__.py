@@ -9,6 +9,15 @@ facts        labels and preprocessing, from whoever wrote them down
 public       torchvision's files, and how one comes here
 """
 
-from edgemobile.weights.checkpoint import NAMED, Checkpoint, build, bundled, identify, load_into, load_weights
+from edgemobile.weights.checkpoint import (
+    CHECK_IMAGES,
+    NAMED,
+    Checkpoint,
+    build,
+    bundled,
+    identify,
+    load_into,
+    load_weights,
+)
 
-__all__ = ["NAMED", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
+__all__ = ["CHECK_IMAGES", "NAMED", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
