@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edgemobile.arch import get_arch
 from edgemobile.graph.embed import to_pixels
+from edgemobile.loading.checkpoint import build, bundled, load_weights
+from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import CIFAR10, at_resolution
 from edgemobile.quant.synthesize import synthesize
-from edgemobile.weights import build, bundled, load_weights
 
 _SOURCE_PX = 32
 # Five bits a channel: half the bytes in a PNG, and no answer changes.

@@ -12,11 +12,11 @@ from contextlib import suppress
 import numpy as np
 
 from edgemobile.accuracy.statistics import mcnemar, wilson
-from edgemobile.devices.runtimes import Port
+from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError
-from edgemobile.model import Model
+from edgemobile.loading.model import Model
+from edgemobile.loading.presets import chosen_preprocess
 from edgemobile.preprocess import Preprocess, at_resolution
-from edgemobile.presets import chosen_preprocess
 
 __all__ = ["TRIED_IMAGES", "better_tried", "guessing"]
 

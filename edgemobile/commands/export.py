@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from edgemobile.arch import get_arch
 from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.options import (
     IMAGES,
@@ -22,11 +21,12 @@ from edgemobile.commands.options import (
     recipe_of,
     refuse_unused,
 )
-from edgemobile.model_spec import is_own
-from edgemobile.terminal import console, format_bytes, format_table, progress
+from edgemobile.loading.model_spec import is_own
+from edgemobile.models.arch import get_arch
+from edgemobile.printing.terminal import console, format_bytes, format_table, progress
 
 if TYPE_CHECKING:
-    from edgemobile.pipeline import Checked, ExportResult
+    from edgemobile.pipeline.export import Checked, ExportResult
 
 __all__ = ["check_model", "export", "print_export"]
 
@@ -80,8 +80,8 @@ def export(
     """
     check_model(model)
     refuse_unused(given_options(), int8=int8, via=options["via"])
-    from edgemobile.pipeline import ExportRequest
-    from edgemobile.pipeline import export as run_export
+    from edgemobile.pipeline.export import ExportRequest
+    from edgemobile.pipeline.export import export as run_export
 
     quantization = recipe_of(recipe, hswish, target, keep_float, options)
     chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}

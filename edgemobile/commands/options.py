@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from edgemobile.commands.completion import complete_models, complete_recipes
 from edgemobile.errors import EdgemobileError
-from edgemobile.model_spec import is_program
+from edgemobile.loading.model_spec import is_program
 
 if TYPE_CHECKING:
     from edgemobile.quant.recipe import Recipe

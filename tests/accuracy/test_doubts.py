@@ -10,7 +10,7 @@ import torch
 
 from edgemobile.accuracy.doubts import better_tried, guessing
 from edgemobile.errors import Unsupported
-from edgemobile.model import Model
+from edgemobile.loading.model import Model
 from edgemobile.preprocess import IMAGENET, Preprocess
 
 LABELS = np.arange(64) % 4

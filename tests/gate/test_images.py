@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from edgemobile.config_file import read_config
 from edgemobile.gate import measured as module
 from edgemobile.gate.config import GateConfig, load_gate
 from edgemobile.images.dataset import open_dataset
-from edgemobile.weights import CHECK_IMAGES, bundled
+from edgemobile.loading import CHECK_IMAGES
+from edgemobile.loading.checkpoint import bundled
+from edgemobile.util.config_file import read_config
 
 
 def _load(folder: Path, text: str) -> GateConfig:
@@ -41,8 +42,8 @@ def test_what_files_are_compared_on(tmp_path: Path, text: str, images: str | Pat
 def test_every_net_of_the_package_is_sure_of_the_images_in_it() -> None:
     """An image on the border between two classes would say more of the machine than of the file."""
     torch = pytest.importorskip("torch")
-    from edgemobile.arch import get_arch
-    from edgemobile.weights import build, load_weights
+    from edgemobile.loading.checkpoint import build, load_weights
+    from edgemobile.models.arch import get_arch
 
     dataset = open_dataset(CHECK_IMAGES)
     assert len(dataset) > 64
