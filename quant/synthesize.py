@@ -47,12 +47,14 @@ def synthesize(
     images: int,
     seed: int = 0,
     steps: int = STEPS,
+    class_weight: float = _CLASS_WEIGHT,
     progress: Report = unheard,
 ) -> np.ndarray:
     """Preprocessed images f32[images, input_px, input_px, 3] whose batch-norm statistics match those of `net`.
 
-    Each is of a class drawn at random, and made of pixels that there are. `progress` is told each step. Raises
-    EdgemobileError for a net without batch norm, or one that cannot be run on `images` at once.
+    Each is of a class drawn at random, and made of pixels that there are; the larger `class_weight`, the surer the net
+    is of it. `progress` is told each step. Raises EdgemobileError for a net without batch norm, or one that cannot be
+    run on `images` at once.
     """
     import torch
 
@@ -81,7 +83,7 @@ def synthesize(
         logits = _logits(net, x)
         if classes is None:
             classes = torch.randint(0, logits.shape[1], (images,), generator=generator)
-        loss = torch.stack(losses).sum() + _CLASS_WEIGHT * torch.nn.functional.cross_entropy(logits, classes)
+        loss = torch.stack(losses).sum() + class_weight * torch.nn.functional.cross_entropy(logits, classes)
         loss.backward()
         optimizer.step()
         schedule.step()

@@ -112,7 +112,9 @@ def test_the_wheel_holds_one_package(wheel: Path, repo_root: Path) -> None:
 
 def test_the_wheel_holds_the_bundled_files(wheel: Path, repo_root: Path) -> None:
     bundled = [
-        f for f in (repo_root / "edgemobile" / "bundled").glob("*") if f.suffix in (".json", ".pt", ".safetensors")
+        f
+        for f in (repo_root / "edgemobile" / "bundled").glob("*")
+        if f.suffix in (".json", ".pt", ".safetensors", ".zip")
     ]
     if not bundled:
         pytest.skip("nothing is bundled")

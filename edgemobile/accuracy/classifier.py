@@ -24,7 +24,7 @@ from edgemobile.images.class_labels import Labels, find_labels, has_background, 
 from edgemobile.loading.checkpoint import Checkpoint, build, bundled, identify, load_weights
 from edgemobile.loading.files import SUFFIXES
 from edgemobile.loading.model_spec import is_factory, is_program
-from edgemobile.loading.presets import chosen_preprocess, default_preprocess, described
+from edgemobile.loading.presets import ASSUMED, chosen_preprocess, default_preprocess, described, says_resolution
 from edgemobile.model_file.file import read_model
 from edgemobile.model_file.metadata import TARGET, preprocess_in, whole
 from edgemobile.models.arch import Arch, get_arch
@@ -66,6 +66,7 @@ class Classifier:
 
     `stated` is the preprocessing it states itself, with what the file does of it; None: assumed, or asked for. `sha256`
     is of the bytes that were opened; None for a model that is no file.
+    `preprocess_from` says in words where `preprocess` comes from.
     """
 
     file: str
@@ -78,6 +79,12 @@ class Classifier:
     found: Mapping[str, str]
     notes: tuple[str, ...]
     sha256: str | None = None
+    preprocess_from: str = ""
+
+    @property
+    def is_assumed(self) -> bool:
+        """Whether nothing says the preprocessing: an accuracy may be that of the guess."""
+        return self.preprocess_from.startswith(ASSUMED)
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,px,px,3], any N -> f32[N,outputs]: logits, or probabilities where it says so."""
@@ -107,7 +114,7 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
     assumption = checkpoint.assumption if checkpoint else None
     if options.preprocess is not None:
         preprocess, source = chosen_preprocess(options.preprocess, session.input, input_px, usual_px)
-    elif assumption and options.beside:
+    elif checkpoint and checkpoint.stated_px is None and options.beside:
         preprocess = at_resolution(options.beside, input_px or options.beside.input_px)
         source = "as the file beside it has it"
     elif stated is not None:
@@ -132,7 +139,9 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
     }
     notes += [*labels.notes, *_notes_of_here(path, session)]
     sha256 = _sha256(path, checkpoint, data)
-    return Classifier(file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes), sha256)
+    return Classifier(
+        file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes), sha256, source
+    )
 
 
 def _notes_of_here(path: Path, session: Session) -> Iterator[str]:
@@ -205,10 +214,10 @@ def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint 
     if is_program(file) or (is_factory(file) and not path.is_file()):
         return *_own_session(file, options), None
     if not path.suffix and not path.is_file():
-        return *_reference_session("bundled", _in_the_package(file), options.threads), None
+        return *_reference_session("bundled", _in_the_package(file), options), None
     if path.suffix.lower() in SUFFIXES:
         arch = get_arch(options.arch) if options.arch else identify(path)
-        return *_reference_session(file, arch, options.threads), None
+        return *_reference_session(file, arch, options), None
     data = read_model(path)
     opener = partial(open_session, data, threads=options.threads, name=file)
     return open_on_target(opener) if options.on_target else opener(), None, _FREE_PX, data
@@ -224,18 +233,21 @@ def _in_the_package(name: str) -> Arch:
     return arch
 
 
-def _reference_session(weights: str, arch: Arch, threads: int) -> tuple[Session, Checkpoint, int]:
+def _reference_session(weights: str, arch: Arch, options: ClassifierOptions) -> tuple[Session, Checkpoint, int]:
     """(the session, where its weights are from, the resolution the model is usually used at)."""
     import torch
 
     checkpoint = load_weights(weights, arch)
     arch, net = build(arch, checkpoint)
+    said = options.res or options.beside or (options.preprocess and says_resolution(options.preprocess))
+    if checkpoint.stated_px is None and not said:
+        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, checkpoint.assumed_px(arch.input_px)))
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> np.ndarray:
         return net(torch.from_numpy(images)).numpy()
 
-    return _TorchSession(run, arch.classes, threads), checkpoint, arch.input_px
+    return _TorchSession(run, arch.classes, options.threads), checkpoint, arch.input_px
 
 
 def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkpoint, int]:
@@ -319,7 +331,7 @@ def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple
     if checkpoint is not None:
         return (
             checkpoint.preprocess,
-            "assumed: nothing says it" if checkpoint.assumption else "as its checkpoint has it",
+            f"{ASSUMED}: nothing says it" if checkpoint.assumption else "as its checkpoint has it",
         )
     stated = preprocess_in(metadata)
     return stated, "in its metadata" if stated else ""

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgemobile.accuracy.classifier import Classifier, open_classifier
+from edgemobile.accuracy.doubts import guessing
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation, FileResult
 from edgemobile.accuracy.statistics import mcnemar, ranks
 from edgemobile.errors import EdgemobileError, MissingExtra
@@ -331,12 +332,8 @@ def _notes(dataset: Dataset, files: Sequence[FileResult]) -> tuple[str, ...]:
         name, reason = dataset.skipped[0]
         notes.append(f"{len(dataset.skipped)} files of the data set left out, the first {name}: {reason}")
     for file in files:
-        classes = len(np.unique(file.truth))
         if file.not_finite:
             notes.append(f"{file.classifier.file}: {file.not_finite} outputs are not finite; they count as wrong")
-        if classes > 1 and file.interval[0] <= 1 / classes:
-            notes.append(
-                f"{file.classifier.file}: no better than guessing; is the preprocessing right (--preprocess), and the "
-                "order of the classes (--labels)?"
-            )
+        if doubt := guessing(file.correct, file.truth):
+            notes.append(f"{file.classifier.file}: {doubt}")
     return tuple(notes)

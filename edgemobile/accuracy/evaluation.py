@@ -167,6 +167,7 @@ def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
         **classifier.found,
         "classes": file.rule,
         "preprocess_record": classifier.preprocess.to_json(),
+        "preprocess_assumed": classifier.is_assumed,
         "count": file.count,
         "correct": file.correct,
         "incorrect": file.count - file.correct,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
 from edgemobile.api.records import Benched, Compared, Evaluated, Exported
-from edgemobile.commands.options import default_out, recipe_of
+from edgemobile.commands.options import default_out, recipe_of, refuse_unused
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline.export import ExportRequest
 from edgemobile.pipeline.export import export as _export
@@ -73,6 +73,16 @@ def export(
     `model` is a reference model's name, `package.module:factory` or a saved program, FILE.pt2. `out` None is ./MODEL.
     `recipe` is a Recipe, its JSON's object, or a name or file as the command takes it; so is `preprocess` a Preprocess.
     """
+    asked = {
+        "recipe": recipe is not None,
+        "hswish": hswish != "auto",
+        "target": target != "cpu",
+        "keep_float": bool(keep_float),
+        "unchecked_calib": unchecked_calib,
+        "max_drop": max_drop is not None,
+        "calib_images": calib_images != 128,
+    }
+    refuse_unused([name for name, given in asked.items() if given], int8=int8, via=via)
     chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}
     images = {"calib": optional_path(calib), "calib_images": calib_images}
     return _exported(

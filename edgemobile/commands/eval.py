@@ -113,9 +113,12 @@ def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
     names = _short_names([file.classifier.file for file in result.files])
     columns = ["file", "images", "top-1", "95 % interval", "top-5"]
     columns += ["to baseline", "McNemar p"] if result.request.baseline else []
-    table = format_table(_title(result), [*columns, "images/s", "skipped"])
+    guessed = any(file.classifier.is_assumed for file in result.files)
+    columns += ["images/s", "skipped", *(["preprocess"] if guessed else [])]
+    table = format_table(_title(result), columns)
     for name, file in zip(names, result.files, strict=True):
-        table.add_row(escape(name), *_row(file, with_baseline=bool(result.request.baseline)), str(len(result.skipped)))
+        cells = [*_row(file, with_baseline=bool(result.request.baseline)), str(len(result.skipped))]
+        table.add_row(escape(name), *cells, *([_preprocess_cell(file)] if guessed else []))
     screen = console()
     screen.print(table)
     for name, reason in result.skipped[:_SHOWN_SKIPPED]:
@@ -157,6 +160,12 @@ def _row(file: FileResult, *, with_baseline: bool) -> list[str]:
         *(paired if with_baseline else []),
         f"{file.images_per_s:.0f}" if file.inference_s else "-",
     ]
+
+
+def _preprocess_cell(file: FileResult) -> str:
+    """Where the preprocessing is from, in a few words."""
+    words = escape(file.classifier.preprocess_from.partition(":")[0])
+    return f"[yellow]{words}[/yellow]" if file.classifier.is_assumed else words
 
 
 def _print_found(names: Sequence[str], files: Sequence[FileResult]) -> None:

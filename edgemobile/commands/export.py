@@ -10,7 +10,17 @@ import click
 from rich.markup import escape
 
 from edgemobile.commands.completion import complete_refs
-from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
+from edgemobile.commands.options import (
+    IMAGES,
+    INT8,
+    MODEL,
+    OUTPUT,
+    List,
+    default_out,
+    given_options,
+    recipe_of,
+    refuse_unused,
+)
 from edgemobile.loading.model_spec import is_own
 from edgemobile.models.arch import get_arch
 from edgemobile.printing.terminal import console, format_bytes, format_table, progress
@@ -69,6 +79,7 @@ def export(
       edgemobile export mypkg.models:make_net --weights my.pth --res 96
     """
     check_model(model)
+    refuse_unused(given_options(), int8=int8, via=options["via"])
     from edgemobile.pipeline.export import ExportRequest
     from edgemobile.pipeline.export import export as run_export
 

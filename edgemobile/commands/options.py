@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgemobile.commands.completion import complete_models, complete_recipes
+from edgemobile.errors import EdgemobileError
 from edgemobile.loading.model_spec import is_program
 from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS
 
 if TYPE_CHECKING:
     from edgemobile.quant.recipe import Recipe
 
-__all__ = ["CLASSIFIER", "FOR_CI", "IMAGES", "INT8", "MODEL", "OUTPUT", "List", "default_out", "recipe_of"]
+__all__ = [
+    "CLASSIFIER",
+    "FOR_CI",
+    "IMAGES",
+    "INT8",
+    "MODEL",
+    "OUTPUT",
+    "List",
+    "default_out",
+    "given_options",
+    "recipe_of",
+    "refuse_unused",
+]
+
+# What says how int8 is made: by ours, and by any route.
+_OUR_INT8 = ("recipe", "hswish", "target", "keep_float", "unchecked_calib")
+_ANY_INT8 = (*_OUR_INT8, "max_drop", "calib_images")
 
 
 class List(click.ParamType):
@@ -173,6 +191,23 @@ def recipe_of(
     chosen = replace(chosen, rules=rules, **changes)
     form: Any = hswish
     return suited(chosen, target) if form == "auto" else replace(chosen, hswish=form)
+
+
+def given_options() -> tuple[str, ...]:
+    """The options that stand on the command line; a default of edgemobile.toml or the environment is not asked for."""
+    context = click.get_current_context()
+    return tuple(name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
+
+
+def refuse_unused(given: Collection[str], *, int8: bool, via: str) -> None:
+    """Raises EdgemobileError for options that would change nothing, as no int8 file is made, or not by us."""
+    unused = [name for name in (_OUR_INT8 if int8 else _ANY_INT8) if name in given]
+    if not unused or (int8 and via == "native"):
+        return
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+    if not int8:
+        raise EdgemobileError(f"{options} is about int8, and no int8 file is asked for: add --int8, or leave it out")
+    raise EdgemobileError(f"{options} is about our own int8, and --via {via} makes it: leave out one of them")
 
 
 def default_out(model: str) -> Path:

@@ -41,7 +41,7 @@ from edgemobile.loading.model_spec import is_program
 from edgemobile.loading.presets import described
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
-from edgemobile.metrics.tolerances import TABLE, Tolerance, judge, tolerance
+from edgemobile.metrics.tolerances import TABLE, Tolerance, judge, tolerance, untrained
 from edgemobile.model_file.file import read_same
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
@@ -163,6 +163,9 @@ def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress)
     with progress.step("load the reference"):
         reference = load_reference(request, files)
     images, described_images, notes = _images(request, reference, files, progress)
+    if reference.model is not None and reference.model.random:
+        request = replace(request, table=untrained(request.table))
+        notes += (f"the weights of {reference.name} are random: only the bounds asked for are held against int8",)
     with progress.step("run the reference"):
         expected = reference.outputs(images)
     inner = images[: _layer_images(reference.preprocess.input_px)]
@@ -253,10 +256,6 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     return Reference(f"{model.name}, {model.source}", preprocess, model, claims=claims)
 
 
-def _is_random(model: Model) -> bool:
-    return model.source.startswith("random")
-
-
 def _own_px(spec: str, weights: str | None) -> int | None:
     """The resolution of a model in the package; None for others, which take any."""
     if spec not in bundled() or weights not in (None, "bundled"):
@@ -317,7 +316,7 @@ def _any_images(
         notes = tuple(note for note in samples.notes if note.startswith("skipped"))
         return samples.check, samples.described, notes
     model = reference.model
-    if model is not None and not _is_random(model) and any(file.precision in ("int8", "dynamic") for file in files):
+    if model is not None and not model.random and any(file.precision in ("int8", "dynamic") for file in files):
         with progress.step("synthesise images", STEPS) as report:
             made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
         samples = from_synthesis(made, calibration=0, seed=request.seed)

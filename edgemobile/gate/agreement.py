@@ -21,6 +21,7 @@ __all__ = ["check_agreement"]
 # What an export is told, and what a model in PyTorch is.
 _OF_AN_EXPORT = ("res", "calib_images", "formats", "precisions", "recipe", "target")
 _OF_A_NET = ("weights", "width", "classes")
+_OF_INT8 = ("calib_images", "recipe", "target")
 
 
 def check_agreement(file: ConfigFile, config: GateConfig) -> None:
@@ -75,10 +76,16 @@ def _check_ignored(file: ConfigFile, entry: ModelEntry) -> None:
     """Files are what they are, and so is a reference that is a file."""
     given = file.tables["models"][entry.name]
     ignored = dict.fromkeys(_OF_AN_EXPORT if entry.files else (), "files, which are made already")
+    if not entry.files and "int8" not in entry.precisions:
+        ignored |= dict.fromkeys(_OF_INT8, "precisions without int8")
     ignored |= dict.fromkeys(_OF_A_NET if entry.model.endswith(FILE_SUFFIXES) else (), "a model that is a file")
     for key, beside in ignored.items():
         if key in given:
             raise file.wrong(("models", entry.name, key), f"means nothing beside {beside}: leave it out")
+    for precision in () if entry.files else entry.tolerances:
+        if precision not in entry.precisions:
+            at = ("models", entry.name, "tolerances", precision)
+            raise file.wrong(at, f"none of the model's files is {precision}: leave it out, or add it to precisions")
 
 
 def _check_devices(file: ConfigFile, config: GateConfig, entry: ModelEntry) -> None:

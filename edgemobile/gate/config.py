@@ -44,9 +44,10 @@ __all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry"
 
 @dataclass(frozen=True)
 class GateSettings:
-    """[gate]. `images` are how many each file is compared on; `cache` is where results are kept."""
+    """[gate]. `images` are how many each file is compared on, None for so many that one answer decides little; `cache`
+    is where results are kept."""
 
-    images: int = 16
+    images: int | None = None
     layers: bool = True
     seed: int = 0
     cache: Path = Path(".edgemobile")

@@ -5,7 +5,6 @@ Nothing is judged here: a budget that moves costs no run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,16 +20,17 @@ from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, s
 from edgemobile.gate.selectors import MODEL_SUFFIXES
 from edgemobile.images import class_labels
 from edgemobile.loading import checkpoint_facts as facts
-from edgemobile.loading.checkpoint import NAMED
+from edgemobile.loading.checkpoint import CHECK_IMAGES, NAMED, bundled
 from edgemobile.loading.model_spec import is_factory
-from edgemobile.metrics.tolerances import TABLE, LayerTolerance, Tolerance
+from edgemobile.metrics.tolerances import TABLE, Tolerance, untrained
 from edgemobile.util.progress import Progress
 from edgemobile.util.strict_json import decode, encode
 
 __all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
 _T = TypeVar("_T")
-_ANY = LayerTolerance(-math.inf, -math.inf, math.inf)
+# One answer of 64 is 1.6 points of agreement.
+_READ_IMAGES, _MADE_IMAGES = 64, 32
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _named_files(entry: ModelEntry, config: GateConfig, cache: Cache) -> Measure
 def _export_key(entry: ModelEntry, config: GateConfig) -> str:
     made = (entry.formats, entry.precisions, entry.recipe, entry.target, entry.calib_images)
     recipe = content_sha256(Path(entry.recipe)) if entry.recipe and entry.recipe.endswith(".json") else None
-    asked = (config.settings.images, config.settings.seed)
+    asked = (_count(entry, config), config.settings.seed)
     # Each model has a folder of its own, whose manifest is like no other.
     return fingerprint("export", entry.name, software(), _source(entry), made, recipe, asked)
 
@@ -181,7 +181,7 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
         classes=entry.classes,
         calib=entry.calib,
         calib_images=entry.calib_images,
-        check_images=config.settings.images,
+        check_images=_count(entry, config),
         recipe=suited(recipe, entry.target),
         target=entry.target,
         seed=config.settings.seed,
@@ -196,10 +196,11 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
 def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, bool]:
     """(every file against PyTorch, layer by layer where asked for, whether it was kept)."""
     entry, settings = model.entry, model.config.settings
-    table = _tolerances(model)
-    asked = (settings.images, settings.layers, settings.seed, [asdict(row) for row in table])
+    table, images, count = _tolerances(model), _compared_on(entry), _count(entry, model.config)
+    asked = (count, settings.layers, settings.seed, [asdict(row) for row in table])
     digests = [(file.name, file.sha256) for file in model.files]
-    key = fingerprint("parity", software(), _source(entry), digests, asked)
+    shown = None if images is None else content_sha256(images)
+    key = fingerprint("parity", software(), _source(entry), digests, asked, shown)
 
     def run() -> tuple[ParityReport, Any]:
         from edgemobile.comparison.run import ParityRequest, parity
@@ -210,8 +211,8 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
             weights=entry.weights,
             width=entry.width,
             classes=entry.classes,
-            data=entry.calib,
-            images=settings.images,
+            data=images,
+            images=count,
             seed=settings.seed,
             layers=settings.layers,
             table=table,
@@ -223,13 +224,23 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
     return model.kept_or("parity", key, ParityReport.from_json, run)
 
 
+def _compared_on(entry: ModelEntry) -> Path | None:
+    """The model's own images; for the package's weights those that were made once for all of them.
+
+    None: made from the model. They then differ from machine to machine, and with them how often int8 agrees.
+    """
+    in_the_package = entry.model in bundled() and entry.weights in (None, "bundled")
+    return entry.calib or (CHECK_IMAGES if in_the_package else None)
+
+
+def _count(entry: ModelEntry, config: GateConfig) -> int:
+    """How many images a file is compared on. Making them costs seconds each at 224 px, reading them nothing."""
+    return config.settings.images or (_READ_IMAGES if _compared_on(entry) else _MADE_IMAGES)
+
+
 def _tolerances(model: Measured) -> tuple[Tolerance, ...]:
     """The table, and behind it the configuration's own bounds: for all models, then for this one."""
-    rows = list(TABLE)
-    if model.entry.weights == "random":
-        # Untrained layers amplify whatever noise goes in, and some give next to nothing: int8 of them says little. What
-        # is still told is a layer that is missing, and a weight that is damaged.
-        rows += [replace(row, bounds={}, layer=_ANY) for row in TABLE if row.precision in ("int8", "dynamic")]
+    rows = list(untrained(TABLE) if model.entry.weights == "random" else TABLE)
     for bounds in (model.config.tolerances, model.entry.tolerances):
         for precision, own in bounds.items():
             row = next(row for row in reversed(rows) if row.precision == precision)

@@ -2,7 +2,8 @@
 
 The first place that has them counts: the file asked for, the model's own metadata, a list packed into a TFLite file,
 labels.txt (or the only *labels*.txt) beside the model. TensorFlow's ImageNet models have 1001 outputs: the first is
-"background", and class 0 is output 1.
+"background", and class 0 is output 1. At any other number only a list that names it has a background: a list one too
+short has more likely lost a line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
 from edgemobile.model_file.metadata import labels_in
 
-__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside", "printable"]
+__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside", "printable", "some"]
 
 _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
@@ -40,10 +41,14 @@ def find_labels(path: Path, outputs: int, metadata: Mapping[str, str], explicit:
     A list of another length is passed over with a note; raises EdgemobileError where it was asked for.
     """
     if explicit is not None:
-        names = _fitted(_lines(_text(explicit)), outputs)
+        listed = _lines(_text(explicit))
+        names = _fitted(listed, outputs)
         if names is None:
-            count = len(_lines(_text(explicit)))
-            raise EdgemobileError(f"{explicit} has {count} labels, and {path} has {outputs} outputs. Give another list")
+            background = f"; where output 0 is none of the classes, its first line is {_BACKGROUND[0]}"
+            raise EdgemobileError(
+                f"{explicit} has {len(listed)} labels, and {path} has {outputs} outputs. Give a list of {outputs}, in "
+                f"their order{background if len(listed) == outputs - 1 else ''}"
+            )
         return Labels(names, str(explicit))
     notes: list[str] = []
     for found, source in _places(path, metadata):
@@ -92,7 +97,7 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
     others = [folder for folder in folders if folder not in splits]
     if splits and others:
         return (
-            f"the data set has splits ({_some(splits)}) beside other folders ({_some(others)}). Give all top folders "
+            f"the data set has splits ({some(splits)}) beside other folders ({some(others)}). Give all top folders "
             f"names of splits ({', '.join(SPLITS)}) with a folder a class in each, or keep the others elsewhere"
         )
     if len(strays) < len(folders):
@@ -106,13 +111,14 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
     first = [] if isinstance(labels, int) else [label.partition(",")[0] for label in labels[:_SHOWN]]
     known_as = f"names like {', '.join(first)}" if first else "no names"
     return (
-        f"the data set's {len(folders)} folders ({_some(folders)}) match none of the model's classes: its "
+        f"the data set's {len(folders)} folders ({some(folders)}) match none of the model's classes: its "
         f"{labels if isinstance(labels, int) else len(labels)} have {known_as}. Give the folders' names with --labels, "
         "or begin the folders with the class index (0007_cat)"
     )
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of `names`, for an error."""
     return ", ".join((*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])))
 
 
@@ -164,11 +170,11 @@ def printable(name: str) -> str:
 
 
 def _fitted(names: list[str], outputs: int) -> tuple[str, ...] | None:
-    """`names` for `outputs`: background is put before them, or taken away, where that is all that differs."""
+    """`names` for `outputs`: a background they name themselves is taken away, ImageNet's is put before them."""
     if not names:
         return None
     first_is_background = names[0].casefold() in _BACKGROUND
-    if len(names) == outputs - 1 and not first_is_background:
+    if len(names) == outputs - 1 == _IMAGENET_OUTPUTS - 1 and not first_is_background:
         return (_BACKGROUND[0], *names)
     if len(names) == outputs + 1 and first_is_background:
         return tuple(names[1:])

@@ -72,6 +72,17 @@ class Dataset:
         """The path of an image inside the set."""
         return self.names[index]
 
+    def inner_folders(self) -> tuple[str, ...]:
+        """The folders inside of the class folders, sorted; () where an image lies in a class folder itself."""
+        found = set()
+        for name, label in zip(self.names, () if self.labels is None else self.labels, strict=False):
+            *above, _ = PurePosixPath(name.replace("\\", "/")).parts
+            inside = above[above.index(self.classes[label]) + 1 :]
+            if not inside:
+                return ()
+            found.add(inside[0])
+        return tuple(sorted(found))
+
     def in_split(self, split: str) -> Dataset:
         """The images of one split, with the classes of all. Raises EdgemobileError where there is no such split."""
         if split not in self.splits:

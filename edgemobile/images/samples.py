@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.images.class_labels import match_folders
-from edgemobile.images.dataset import CHECK_SPLITS, Dataset, open_dataset
+from edgemobile.images.class_labels import match_folders, some
+from edgemobile.images.dataset import CHECK_SPLITS, SPLITS, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["Samples", "from_blots", "from_dataset", "from_synthesis"]
@@ -63,6 +63,7 @@ def from_dataset(
     skipped is in `notes`.
     """
     whole = open_dataset(path)
+    _refuse_too_high(whole, model_labels, outputs)
     check_split = next((split for split in CHECK_SPLITS if split in whole.splits), None)
     if check_split and "train" in whole.splits:
         calibration_set, check_set = whole.in_split("train"), whole.in_split(check_split)
@@ -121,6 +122,35 @@ def _made(images: np.ndarray, calibration: int, source: str, described: str, see
     """Images nobody took, and so without labels: the first `calibration` to calibrate on, the others to check on."""
     facts = {"source": source, "images": calibration, "sha256": _digest(images[:calibration]), "seed": seed}
     return Samples(images[:calibration], images[calibration:], None, described, facts, (_NO_LABELS,))
+
+
+def _refuse_too_high(dataset: Dataset, model_labels: Sequence[str] | None, outputs: int | None) -> None:
+    """A folder above the data set would calibrate on whatever else lies there, and have no accuracy."""
+    outputs = outputs if model_labels is None else len(model_labels)
+    inner = dataset.inner_folders()
+    if not inner or outputs is None or _matches(dataset.classes, model_labels, outputs):
+        return
+    splits = {name.lower() for name in inner} <= set(SPLITS)
+    if splits or _matches(inner, model_labels, outputs):
+        held = "splits" if splits else "folders of the model's classes"
+        first = dataset.classes[0]
+        cure = (
+            f"one of them: --calib {dataset.path / first}"
+            if dataset.path.is_dir()
+            else "a folder or zip of one of them"
+        )
+        raise EdgemobileError(
+            f"{dataset.path} is a level above a data set: its folders ({some(dataset.classes)}) hold {held} "
+            f"({some(inner)}), and no images. Give {cure}"
+        )
+
+
+def _matches(folders: Sequence[str], model_labels: Sequence[str] | None, outputs: int) -> bool:
+    try:
+        match_folders(folders, model_labels, outputs)
+    except EdgemobileError:
+        return False
+    return True
 
 
 def _load_labelled(

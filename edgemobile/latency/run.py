@@ -17,9 +17,11 @@ from edgemobile.devices.host.runner import Measured, ModelFile, Prepared, bench_
 from edgemobile.devices.host.setup import ready
 from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.exporters import FORMATS
 from edgemobile.inspection import CONSTANT, CONVERSION, Inspection, facts_of
 from edgemobile.latency.statistics import summarize
 from edgemobile.model_file.file import read_same
+from edgemobile.model_file.metadata import MODEL, WEIGHTS_SHA256
 from edgemobile.util.progress import Progress, Report, Silent
 
 __all__ = ["BenchRequest", "advice", "bench", "cores_of"]
@@ -200,7 +202,7 @@ def _notes(run: Run, parts: int) -> Iterator[str]:
 
 
 def advice(run: Run) -> list[str]:
-    """Where an int8 file is slower than a float one of the same runtime and threads, and why, as far as is known."""
+    """Where an int8 file is slower than its float twin in the same runtime and threads, and why, as far as is known."""
     found = []
     for slow in (case for case in run.cases if case.precision.startswith("int8")):
         rivals = [
@@ -208,12 +210,41 @@ def advice(run: Run) -> list[str]:
             for case in run.cases
             if case.precision.startswith("float")
             and (case.runtime, case.threads) == (slow.runtime, slow.threads)
+            and _twins(slow, case, run)
             and _slower(slow, case)
         ]
         if rivals:
             names = f"{Path(slow.file).name} (int8) is slower than {Path(rivals[0].file).name} ({rivals[0].precision})"
             found.append(f"{names}: {'; '.join(_reasons(slow, run)) or 'no reason is known; --profile shows the ops'}")
     return found
+
+
+def _twins(one: Case, other: Case, run: Run) -> bool:
+    """Whether two files are one model with the same weights, as their metadata says.
+
+    Where a file says nothing, or is no longer here, only those who measure just these two compare them.
+    """
+    origins = _origin(one), _origin(other)
+    if None in origins:
+        return len({case.file for case in run.cases}) == 2
+    return origins[0] == origins[1]
+
+
+def _origin(case: Case) -> tuple[str, str] | None:
+    """(the model, the sha256 of its weights) that the file of a case names."""
+    try:
+        metadata = FORMATS[case.format].load().read_metadata(_bytes_of(case))
+    except (EdgemobileError, OSError):
+        return None
+    return (metadata[MODEL], metadata[WEIGHTS_SHA256]) if {MODEL, WEIGHTS_SHA256} <= metadata.keys() else None
+
+
+def _bytes_of(case: Case) -> bytes:
+    """The file of a case. Raises OSError where it is no longer here, or another."""
+    data = Path(case.file).read_bytes()
+    if sha256(data).hexdigest() != case.sha256:
+        raise OSError(f"{case.file} has changed")
+    return data
 
 
 def _slower(slow: Case, other: Case) -> bool:
@@ -242,8 +273,7 @@ def _reasons(slow: Case, run: Run) -> Iterator[str]:
 def _has_uint8_weights(case: Case) -> bool:
     """Whether the file of a case, where it still lies here, stores its weights as uint8."""
     try:
-        data = Path(case.file).read_bytes()
-        weights = facts_of(Path(case.file), data, ask_runtimes=False).weights
+        weights = facts_of(Path(case.file), _bytes_of(case), ask_runtimes=False).weights
     except (EdgemobileError, OSError):
         return False
-    return sha256(data).hexdigest() == case.sha256 and any(weight.dtype == "uint8" for weight in weights)
+    return any(weight.dtype == "uint8" for weight in weights)

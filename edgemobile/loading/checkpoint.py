@@ -30,11 +30,13 @@ from edgemobile.util.progress import Report
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NAMED", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
+__all__ = ["CHECK_IMAGES", "NAMED", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
 
 # What `load_weights` takes besides files.
 NAMED = ("bundled", "random", *SPECS)
 _BUNDLED = Path(__file__).parent.parent / "bundled"
+# An ImageFolder for all weights in the package, from examples/check_images.py.
+CHECK_IMAGES = _BUNDLED / "check_images.zip"
 # The papers' multipliers first, then every step of 0.05: two widths may round to the same channels.
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.35, 1.4, 1.3, 1.25, 1.5, 2.0, *(step / 20 for step in range(1, 41)))
 
@@ -47,7 +49,7 @@ class Checkpoint:
     `width` and `classes` are read off the shapes; `labels` and `preprocess` come from beside the file. None: not known.
     `sha256` is of the file, or of the tensors where there is none. `bn_eps` and `padding` are those of where the
     weights come from, where they are not ours. `notes` is what a reader should be told; `assumption` is the note that
-    nobody says `preprocess`, and that it is the usual one of such files.
+    nobody says `preprocess`, and that it is the usual one of such files. `random` weights were never trained.
     """
 
     state_dict: Mapping[str, torch.Tensor]
@@ -62,6 +64,16 @@ class Checkpoint:
     padding: Literal["both", "same"] | None = None
     notes: tuple[str, ...] = ()
     assumption: str | None = None
+    random: bool = False
+
+    @property
+    def stated_px(self) -> int | None:
+        """The resolution it was trained at; None where nothing says it."""
+        return None if self.preprocess is None or self.assumption else self.preprocess.input_px
+
+    def assumed_px(self, px: int) -> str:
+        """The note that nothing says a resolution, and that it is `px`."""
+        return f"{self.source} says nothing of a resolution: {px} px is assumed; --res takes another"
 
 
 def bundled() -> tuple[str, ...]:
@@ -349,4 +361,5 @@ def _random(arch: Arch, seed: int) -> Checkpoint:
     digest = hashlib.sha256()
     for key, value in state.items():
         digest.update(key.encode() + value.numpy().tobytes())
-    return Checkpoint(state, f"random, seed {seed}", digest.hexdigest(), arch.name, arch.width, arch.classes)
+    source, sha256 = f"random, seed {seed}", digest.hexdigest()
+    return Checkpoint(state, source, sha256, arch.name, arch.width, arch.classes, random=True)

@@ -20,7 +20,7 @@ from edgemobile.images.class_labels import find_labels
 from edgemobile.loading.checkpoint import NAMED, Checkpoint, build, load_into, load_weights
 from edgemobile.loading.model_spec import is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
-from edgemobile.loading.presets import PRESETS, chosen_preprocess
+from edgemobile.loading.presets import chosen_preprocess, says_resolution
 from edgemobile.lower.hints import GREY, check_not_quantized, training_branches
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
@@ -41,7 +41,8 @@ class Model:
 
     `batch` is the program's. `labels` are class names where known; `facts` describe the model in the manifest.
     `notes` is what a reader should be told; `assumption` is the note that nobody says `preprocess`, and that it is the
-    usual one of such models.
+    usual one of such models. `px_assumed` says that of the resolution. `random` weights were never trained: asked for,
+    or seen from batch norms that never saw an image.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Model:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     assumption: str | None = None
+    px_assumed: bool = False
+    random: bool = False
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N.
@@ -102,9 +105,10 @@ def load_model(
     """The model `spec` names, with its weights, traced for `batch` images of `res` pixels.
 
     `weights` is "bundled", "imagenet", "random" or a file; None is "bundled" for a reference model, and what a model of
-    one's own brings along for the others. `labels` is a list of class names, one a line, and `preprocess` what
-    loading.presets takes. None elsewhere takes the checkpoint's or the model's own value. `on_download` hears of
-    public weights being fetched. Raises EdgemobileError.
+    one's own brings along for the others. "random" says of a factory's own weights that they were never trained.
+    `labels` is a list of class names, one a line, and `preprocess` what loading.presets takes. None elsewhere takes the
+    checkpoint's or the model's own value. `on_download` hears of public weights being fetched. Raises
+    EdgemobileError.
     """
     require("torch", "export")
     if res is not None and res < 1:
@@ -120,10 +124,11 @@ def load_model(
         checkpoint = load_weights(
             weights or "bundled", arch, width=width, classes=classes, seed=seed, on_progress=on_download
         )
+        assumed = not checkpoint.random and _px_assumed(checkpoint, res, preprocess)
         checkpoint = _preprocessed(checkpoint, preprocess, res or _px(checkpoint) or arch.input_px)
         arch, net = build(arch, checkpoint, input_px=res)
         facts = {"paper": arch.paper, "width": arch.width}
-        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts)
+        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, px_assumed=assumed)
     if labels is None:
         return model
     return replace(model, labels=find_labels(Path(spec), model.classes, {}, labels).names)
@@ -145,31 +150,36 @@ def _from_factory(
         )
     others = sorted({str(value.dtype) for value in net.state_dict().values() if value.is_floating_point()})
     net = net.float()
-    if weights is None:
+    if weights in (None, "random"):
         _check_state(spec, net.state_dict())
         digest = hashlib.sha256(
             b"".join(value.cpu().numpy().tobytes() for value in net.state_dict().values())
         ).hexdigest()
-        checkpoint = Checkpoint(net.state_dict(), f"the weights {spec} made", digest)
+        random = weights == "random" or _untrained(net.state_dict())
+        checkpoint = Checkpoint(net.state_dict(), f"the weights {spec} made", digest, random=random)
     else:
         checkpoint = load_weights(weights, wanted=net.state_dict().keys())
         load_into(net, checkpoint)
-    input_px = res or _px(checkpoint)
-    if input_px is None and preprocess in (None, *PRESETS):
-        note = f"{checkpoint.source} says nothing of a resolution: {_FACTORY_PX} px is assumed; --res takes another"
-        checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
+    assumed = _px_assumed(checkpoint, res, preprocess)
     if others not in ([], ["torch.float32"]):
         note = f"{spec} makes a net of {' and '.join(others)}: taken as float32, as `net.float()` has it"
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
     if note := training_branches(net):
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
-    checkpoint = _preprocessed(checkpoint, preprocess, input_px or _FACTORY_PX)
+    checkpoint = _preprocessed(checkpoint, preprocess, res or _px(checkpoint) or _FACTORY_PX)
     input_px = res or _px(checkpoint) or _FACTORY_PX
-    return _traced(spec.partition(":")[2], net, checkpoint, input_px, batch, {"factory": spec})
+    return _traced(spec.partition(":")[2], net, checkpoint, input_px, batch, {"factory": spec}, px_assumed=assumed)
 
 
 def _traced(
-    name: str, net: torch.nn.Module, checkpoint: Checkpoint, input_px: int, batch: int, facts: Mapping[str, Any]
+    name: str,
+    net: torch.nn.Module,
+    checkpoint: Checkpoint,
+    input_px: int,
+    batch: int,
+    facts: Mapping[str, Any],
+    *,
+    px_assumed: bool,
 ) -> Model:
     from edgemobile.lower import export_program
 
@@ -191,8 +201,10 @@ def _traced(
         checkpoint.sha256,
         checkpoint.labels,
         facts,
-        checkpoint.notes,
+        (*checkpoint.notes, *([checkpoint.assumed_px(input_px)] if px_assumed else [])),
         _assumption(checkpoint.source) if checkpoint.preprocess is None else checkpoint.assumption,
+        px_assumed,
+        checkpoint.random,
     )
 
 
@@ -222,12 +234,29 @@ def _saved(path: Path, preprocess: str | None) -> Model:
         digest,
         facts={"program": str(path)},
         assumption=_assumption(path.name) if preprocess is None else None,
+        random=_untrained(program.state_dict),
     )
 
 
 def _px(checkpoint: Checkpoint) -> int | None:
     """The resolution a checkpoint was trained at, where it says so."""
     return checkpoint.preprocess.input_px if checkpoint.preprocess else None
+
+
+def _px_assumed(checkpoint: Checkpoint, res: int | None, preprocess: str | None) -> bool:
+    """Whether nobody says the resolution: neither the checkpoint, nor --res, nor --preprocess."""
+    said = preprocess is not None and says_resolution(preprocess)
+    return res is None and checkpoint.stated_px is None and not said
+
+
+def _untrained(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the batch norms of a net are as they were made: they never saw an image. Without any, it is not known."""
+    fresh = {"running_mean": (0,), "running_var": (1,), "weight": (0, 1), "bias": (0,)}
+    norms = [key.removesuffix("running_mean") for key in state if key.endswith("running_mean")]
+    values = [(state.get(f"{norm}{name}"), starts) for norm in norms for name, starts in fresh.items()]
+    return bool(norms) and all(
+        value is None or any(bool((value == start).all()) for start in starts) for value, starts in values
+    )
 
 
 def _preprocessed(checkpoint: Checkpoint, preprocess: str | None, usual_px: int) -> Checkpoint:

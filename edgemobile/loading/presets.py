@@ -13,7 +13,10 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import IMAGENET, Channels, Preprocess, at_resolution
 from edgemobile.util.strict_json import loads
 
-__all__ = ["PRESETS", "chosen_preprocess", "default_preprocess", "described"]
+__all__ = ["ASSUMED", "PRESETS", "chosen_preprocess", "default_preprocess", "described", "says_resolution"]
+
+# How the words of a guess begin.
+ASSUMED = "assumed"
 
 _IDENTITY = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 # Models of smaller images than this were trained on whole images: there is nothing to crop.
@@ -64,7 +67,7 @@ def default_preprocess(
         name, because = "imagenet", "the input is float NCHW, as PyTorch's are"
     else:
         name, because = "inception", "the input is float NHWC, as TensorFlow's are"
-    return _preset(name, port, input_px), f"assumed {_WORDS[name]}: the file does not say, and {because}"
+    return _preset(name, port, input_px), f"{ASSUMED} {_WORDS[name]}: the file does not say, and {because}"
 
 
 def chosen_preprocess(text: str, port: Port, input_px: int | None, usual_px: int) -> tuple[Preprocess, str]:
@@ -78,6 +81,11 @@ def chosen_preprocess(text: str, port: Port, input_px: int | None, usual_px: int
     record, source = _record(text)
     preprocess = Preprocess.from_json({"version": 1, "input_px": input_px or usual_px, **record})
     return at_resolution(preprocess, input_px or preprocess.input_px), f"--preprocess {source}"
+
+
+def says_resolution(text: str) -> bool:
+    """Whether a --preprocess names the resolution, as only JSON can. Raises EdgemobileError as `chosen_preprocess`."""
+    return text not in PRESETS and "input_px" in _record(text)[0]
 
 
 def described(preprocess: Preprocess) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -11,7 +12,17 @@ import numpy as np
 from edgemobile.errors import EdgemobileError
 from edgemobile.metrics.measures import METRICS, measure
 
-__all__ = ["TABLE", "TOLERANCES", "LayerTolerance", "Tolerance", "Verdict", "judge", "parse_bounds", "tolerance"]
+__all__ = [
+    "TABLE",
+    "TOLERANCES",
+    "LayerTolerance",
+    "Tolerance",
+    "Verdict",
+    "judge",
+    "parse_bounds",
+    "tolerance",
+    "untrained",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,17 @@ TABLE: tuple[Tolerance, ...] = (
 TOLERANCES: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {row.precision: row.bounds for row in TABLE if (row.format, row.isa) == ("*", "*")}
 )
+
+
+def untrained(table: Sequence[Tolerance]) -> tuple[Tolerance, ...]:
+    """`table` for random weights: TABLE's own bounds hold nothing of int8, another's bounds stay.
+
+    Untrained layers amplify whatever noise goes in, and some give next to nothing: int8 of them says little. What is
+    still told is a layer that is missing, and a weight that is damaged.
+    """
+    anything = LayerTolerance(-math.inf, -math.inf, math.inf)
+    waived = [row for row in TABLE if row.precision in ("int8", "dynamic")]
+    return tuple(replace(row, bounds={}, layer=anything) if row in waived else row for row in table)
 
 
 def tolerance(format: str, precision: str, isa: str, table: Sequence[Tolerance] = TABLE) -> Tolerance:

@@ -6,23 +6,26 @@ model + weights -> torch.export -> a route (edgemobile.pipeline.backends) -> fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
+from edgemobile.comparison.oracle import Strayed, why_it_strays
 from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
 from edgemobile.devices.runtimes.latency import Latency, latency_ns
 from edgemobile.devices.runtimes.sessions import Session, open_session
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
 from edgemobile.graph.embed import normalised, to_pixels
 from edgemobile.graph.interpreter import run_real
 from edgemobile.images.samples import Samples, from_blots, from_dataset, from_synthesis
 from edgemobile.loading.model import Model, load_model
+from edgemobile.loading.model_spec import is_factory
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import checked_max_drop, measure
@@ -30,6 +33,7 @@ from edgemobile.metrics.tolerances import TOLERANCES, Verdict, judge
 from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
 from edgemobile.pipeline.backends import PRECISIONS, Emitted, Job, route_for
 from edgemobile.pipeline.manifest import file_metadata, manifest
+from edgemobile.preprocess import Preprocess
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.recipes import RECIPES, recipe_for
 from edgemobile.quant.sensitivity import Cost, rank
@@ -42,9 +46,12 @@ from edgemobile.util.strict_json import to_json_text
 __all__ = ["Checked", "ExportRequest", "ExportResult", "export", "ranking"]
 
 _LATENCY_ROUNDS = 30
+_QUANTIZED = ("int8", "dynamic")
 _RANKED_BATCH = 32
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
+# A tie may be rounded either way. Nets that are usual carry it on to this many steps at most.
+_TIE_LSB, _USUAL_LSB = 1, 4
 _BLOT_IMAGES = 32
 # To see what int8 does, fewer made images are enough than to calibrate it.
 _MADE_CHECK_IMAGES = 16
@@ -117,6 +124,8 @@ class ExportRequest:
             checked_max_drop(self.max_drop)
         if self.search and (self.max_drop is None or "int8" not in self.precisions or self.via != "native"):
             raise EdgemobileError("--search looks for int8 within a bound: give --int8 and --max-drop, and no --via")
+        if self.unchecked_calib and self.calib is None:
+            raise EdgemobileError("--unchecked-calib is about the images of --calib: give them, or leave it out")
         if self.embed_preprocess and self.via != "native":
             raise EdgemobileError(f"--embed-preprocess is for our own emitters: leave out --via {self.via}")
 
@@ -126,9 +135,9 @@ class Checked:
     """A written file, run in its runtime.
 
     `accuracy` is top-1 where labels are known. `max_lsb` is the largest difference to the int8 reference arithmetic, in
-    steps of the output's scale; None for other arithmetic. `config` is what the runtime was told so that it computes
-    what the file's target computes, and `metrics_here` what this machine makes of the file without: None where that is
-    the same. `latency` is always of the file as this machine runs it.
+    steps of the output's scale; None for other arithmetic. `strays` explains one that is unusually large. `config` is
+    what the runtime was told so that it computes what the file's target computes, and `metrics_here` what this machine
+    makes of the file without: None where that is the same. `latency` is always of the file as this machine runs it.
     """
 
     artifact: Artifact
@@ -139,6 +148,7 @@ class Checked:
     max_lsb: int | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     metrics_here: Mapping[str, float] | None = None
+    strays: str | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +203,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         artifacts = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)
-        files = _check(request, samples, reference, emitted.int8, artifacts, folder, progress)
+        doubts = _doubts(request, model, samples, reference, progress)
+        files = _check(request, model, samples, reference, emitted.int8, artifacts, folder, progress)
         result = ExportResult(
             out=request.out,
             model=model.name,
@@ -204,10 +215,12 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             recipe=emitted.recipe,
             files=files,
             notes=(
-                *_model_notes(request, model),
+                *_model_notes(model),
                 *filter(None, (faint(reference),)),
+                *doubts,
                 *samples.notes,
                 *emitted.notes,
+                *_file_notes(request, model, files),
                 *_notes_of_here(request, files),
             ),
         )
@@ -253,7 +266,7 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 seed=request.seed,
                 outputs=model.classes,
             )
-    if "int8" not in request.precisions or request.weights == "random":
+    if "int8" not in request.precisions or model.random:
         check = min(request.check_images, _BLOT_IMAGES)
         return from_blots(model.preprocess, calibration=min(calibration, _BLOT_IMAGES), check=check, seed=request.seed)
     most = enough_images(model.preprocess.input_px)
@@ -272,13 +285,48 @@ def _reference(request: ExportRequest, model: Model, samples: Samples) -> tuple[
     return model.logits(normalised(pixels, model.preprocess)), replace(samples, check=pixels)
 
 
-def _model_notes(request: ExportRequest, model: Model) -> tuple[str, ...]:
-    if request.weights != "random":
+def _model_notes(model: Model) -> tuple[str, ...]:
+    if not model.random:
         return (*model.notes, *filter(None, (model.assumption,)))
     return (
         *model.notes,
         "random weights: good for size and latency; int8 is not held to a tolerance, nor is its distance a finding",
     )
+
+
+def _file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
+    """What explains a file's numbers."""
+    notes = [file.strays for file in files if file.strays is not None]
+    poor = any(file.artifact.precision in _QUANTIZED and not file.verdict.passed for file in files)
+    if poor and is_factory(request.model) and request.weights is None and not model.random:
+        notes.append(
+            f"if the weights that {request.model} makes were never trained, say --weights random: int8 of such is not "
+            "held to a tolerance"
+        )
+    return tuple(notes)
+
+
+def _doubts(
+    request: ExportRequest, model: Model, samples: Samples, reference: np.ndarray, progress: Progress
+) -> tuple[str, ...]:
+    """What to look at where PyTorch itself is right far less often than it could be."""
+    if samples.labels is None or model.random or request.calib is None:
+        return ()
+    calib = request.calib
+
+    def load(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+        told = {"calibration": 1, "check": TRIED_IMAGES, "seed": request.seed, "outputs": model.classes}
+        shown = from_dataset(calib, preprocess, model.labels, **told)
+        assert shown.labels is not None
+        return shown.check, shown.labels
+
+    with progress.step("doubt what is assumed"):
+        found = better_tried(model, load)
+    if found is None:
+        correct = int(np.sum(reference.argmax(axis=1) == samples.labels))
+        found = guessing(correct, samples.labels)
+        found = found and f"PyTorch is {found}"
+    return () if found is None else (found,)
 
 
 def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:
@@ -306,6 +354,7 @@ def _hswish_form(ops: Mapping[str, int], total: int, other: str) -> str:
 
 def _check(
     request: ExportRequest,
+    model: Model,
     samples: Samples,
     reference: np.ndarray,
     int8: Graph | None,
@@ -333,11 +382,11 @@ def _check(
     with progress.step("measure latency"):
         prepared = {file: session.prepare(_one_batch(samples.check, session)) for file, session in sessions.items()}
         latencies = latency_ns(sessions, prepared, rounds=_LATENCY_ROUNDS)
-    return tuple(
+    checked = (
         Checked(
             artifact,
             f"{sessions[artifact.file].runtime} {sessions[artifact.file].version}",
-            _judged(request, artifact.precision, reference, outputs[artifact.file], samples.labels),
+            _judged(request, model, artifact.precision, reference, outputs[artifact.file], samples.labels),
             latencies[artifact.file],
             _accuracy(outputs[artifact.file], samples.labels),
             _max_lsb(int8, oracle, outputs[artifact.file]) if artifact.precision == "int8" else None,
@@ -346,6 +395,7 @@ def _check(
         )
         for artifact in artifacts
     )
+    return tuple(_explained(file, int8, oracle, outputs[file.artifact.file], samples.check, folder) for file in checked)
 
 
 def _notes_of_here(request: ExportRequest, files: Iterable[Checked]) -> Iterator[str]:
@@ -357,10 +407,15 @@ def _notes_of_here(request: ExportRequest, files: Iterable[Checked]) -> Iterator
 
 
 def _judged(
-    request: ExportRequest, precision: str, reference: np.ndarray, output: np.ndarray, labels: np.ndarray | None
+    request: ExportRequest,
+    model: Model,
+    precision: str,
+    reference: np.ndarray,
+    output: np.ndarray,
+    labels: np.ndarray | None,
 ) -> Verdict:
     """The verdict on a file by the table of tolerances and, for int8, by the request's own bound."""
-    verdict = judge(reference, output, _tolerances(request, precision))
+    verdict = judge(reference, output, _tolerances(precision, random=model.random))
     if request.max_drop is None or precision != "int8":
         return verdict
     was, became = _accuracy(reference, labels), _accuracy(output, labels)
@@ -373,9 +428,9 @@ def _judged(
     return replace(verdict, missed=(*verdict.missed, f"{what} {lost:.2f} in 100, --max-drop is {request.max_drop:g}"))
 
 
-def _tolerances(request: ExportRequest, precision: str) -> Mapping[str, float]:
+def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
     """Untrained layers amplify whatever noise goes in: random weights are held to a bound in float only."""
-    return {} if request.weights == "random" and precision in ("int8", "dynamic") else TOLERANCES[precision]
+    return {} if random and precision in _QUANTIZED else TOLERANCES[precision]
 
 
 def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
@@ -385,11 +440,33 @@ def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
 
 def _max_lsb(graph: Graph | None, exact: np.ndarray | None, output: np.ndarray) -> int | None:
     """The largest difference of a file to the reference arithmetic, in steps of the output's scale."""
-    if graph is None or exact is None:
-        return None
+    return None if graph is None or exact is None else int(_steps(graph, exact, output).max())
+
+
+def _steps(graph: Graph, exact: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """The differences to `exact` f32[N,classes] in steps of the output's scale, for its images."""
     qparams = graph[graph.outputs[0]].qparams
     assert qparams is not None
-    return int(np.rint(np.abs(output[: len(exact)] - exact) / qparams.scale[0]).max())
+    return np.rint(np.abs(output[: len(exact)] - exact) / qparams.scale[0])
+
+
+def _explained(
+    file: Checked, graph: Graph | None, exact: np.ndarray | None, output: np.ndarray, images: np.ndarray, folder: Path
+) -> Checked:
+    """`file` with where its distance to the reference arithmetic comes from; an op that is beyond a tie is missed."""
+    if graph is None or exact is None or file.max_lsb is None or file.max_lsb <= _TIE_LSB:
+        return file
+    worst = int(_steps(graph, exact, output).max(axis=1).argmax())
+    try:
+        found = why_it_strays(graph, folder / file.artifact.file, images[worst : worst + 1], _TIE_LSB)
+    except Unsupported as error:
+        found = Strayed((), f"its ops cannot be looked at ({error})")
+    if found.wrong:
+        return replace(file, verdict=replace(file.verdict, missed=(*file.verdict.missed, *found.wrong)))
+    if file.max_lsb <= _USUAL_LSB:
+        return file
+    steps = f"{file.artifact.file} is up to {file.max_lsb} steps of its output from the reference arithmetic"
+    return replace(file, strays=f"{steps}: {found.words}")
 
 
 def _accuracy(logits: np.ndarray, labels: np.ndarray | None) -> float | None:

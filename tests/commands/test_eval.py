@@ -37,6 +37,28 @@ def files(tmp_path: Path, colour_model: Callable[..., bytes]) -> tuple[Path, Pat
     return right, swapped
 
 
+def test_a_guessed_preprocessing_stands_beside_its_accuracy(
+    run: Run,
+    tmp_path: Path,
+    colour_model: Callable[..., bytes],
+    colour_photos: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One net behind two kinds of input may be guessed to want two things: its accuracies are not comparable."""
+    first, last = tmp_path / "nchw.onnx", tmp_path / "nhwc.onnx"
+    first.write_bytes(colour_model("bgr"))
+    last.write_bytes(colour_model("bgr", shape=(1, 32, 32, 3)))
+    assert run("eval", first, last, "--data", colour_photos, "-q") == 0
+    header, *rows = [line for line in capsys.readouterr().out.splitlines() if "18 images" not in line]
+    assert header.split()[-1] == "preprocess"
+    assert rows[0].endswith("assumed ImageNet's mean and deviation")
+    assert rows[1].endswith("assumed pixels from -1 to 1")
+    assert run("eval", first, last, "--data", colour_photos, "-q", "--preprocess", "unit") == 0
+    assert "preprocess" not in capsys.readouterr().out
+    assert run("eval", first, last, "--data", colour_photos, "--json") == 0
+    assert [file["preprocess_assumed"] for file in json.loads(capsys.readouterr().out)["files"]] == [True, True]
+
+
 def test_the_table_and_what_it_stands_on(
     run: Run, files: tuple[Path, Path], colour_photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

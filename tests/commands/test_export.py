@@ -21,7 +21,8 @@ from edgemobile.preprocess import Preprocess
 
 # Small enough for a test, whole enough to have every op.
 _SMALL = ("v3-small", "--weights", "random", "--width", "0.35", "--res", "32", "--classes", "10")
-_QUICK = ("--calib-images", "8", "--check-images", "8")
+_QUICK = ("--check-images", "8")
+_QUICK_INT8 = ("--calib-images", "8", *_QUICK)
 
 
 def test_the_main_job(edgemobile, tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_all_precisions_of_a_small_model_with_real_images(edgemobile, photos: Pa
     weights = tmp_path / "mine.safetensors"
     _save_checkpoint(weights, labels)
     ran = edgemobile(
-        "export", "v3-small", "--weights", weights, "--int8", "--fp16", "--dynamic", "--calib", photos, *_QUICK
+        "export", "v3-small", "--weights", weights, "--int8", "--fp16", "--dynamic", "--calib", photos, *_QUICK_INT8
     )
     assert "skipped test/cat/broken.png" in ran.out or "8 images of photos.zip (test)" in ran.out
     manifest = json.loads((tmp_path / "v3-small" / "manifest.json").read_text())
@@ -116,7 +117,7 @@ def test_a_model_of_ones_own_and_a_saved_program(edgemobile, tmp_path: Path) -> 
     ran = edgemobile("export", "net.pt2", "--to", "tflite", *_QUICK)
     assert ran.code == 0, ran.err
     assert "8 images of random blots" in ran.out
-    ran = edgemobile("export", "net.pt2", "--int8", "--out", "int8", *_QUICK)
+    ran = edgemobile("export", "net.pt2", "--int8", "--out", "int8", *_QUICK_INT8)
     # A saved program has no batch norm modules left to synthesise images from.
     assert ran.code == 2
     assert "--calib" in ran.err
@@ -154,7 +155,7 @@ def test_a_net_written_by_hand_is_equal_in_every_layer_and_as_often_right(
 ) -> None:
     """Its weights are drawn anew by every command, and nothing says its resolution: both must not show."""
     (tmp_path / "by_hand.py").write_text(_BY_HAND)
-    made = ("--res", "32", "--int8", "--calib", colour_photos, "--preprocess", "inception", *_QUICK)
+    made = ("--res", "32", "--int8", "--calib", colour_photos, "--preprocess", "inception", *_QUICK_INT8)
     ran = edgemobile("export", "by_hand:make", *made, "--out", "net")
     files = sorted((tmp_path / "net").glob("make-*"))
     assert len(files) == 4, ran.err
@@ -174,7 +175,7 @@ def test_a_net_written_by_hand_is_equal_in_every_layer_and_as_often_right(
 
 
 def test_embedded_preprocessing_takes_pixels_and_says_what_is_left(edgemobile, photos: Path, tmp_path: Path) -> None:
-    ran = edgemobile("export", *_SMALL, "--int8", "--embed-preprocess", "--calib", photos, *_QUICK)
+    ran = edgemobile("export", *_SMALL, "--int8", "--embed-preprocess", "--calib", photos, *_QUICK_INT8)
     assert ran.code == 0, ran.err
     manifest = json.loads((tmp_path / "v3-small" / "manifest.json").read_text())
     assert manifest["model"]["preprocess_embedded"] is True
@@ -208,7 +209,7 @@ def test_json_is_the_manifest_and_nothing_else(edgemobile) -> None:
 
 def test_two_exports_are_the_same_bytes(edgemobile, tmp_path: Path) -> None:
     for out in ("one", "two"):
-        assert edgemobile("export", *_SMALL, "--int8", "--out", out, *_QUICK).code == 0
+        assert edgemobile("export", *_SMALL, "--int8", "--out", out, *_QUICK_INT8).code == 0
     for path in (tmp_path / "one").glob("v3-small-*"):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
@@ -239,6 +240,34 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     for name in names:
         assert name in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--max-drop", "1"), "--max-drop is about int8, and no int8 file is asked for: add --int8"),
+        (("--recipe", "plain", "--target", "arm"), "--recipe, --target is about int8, and no int8"),
+        (("--hswish", "fused", "--fp16"), "--hswish is about int8, and no int8"),
+        (("--keep-float", "a.*", "--dynamic"), "--keep-float is about int8, and no int8"),
+        (("--calib-images", "512"), "--calib-images is about int8, and no int8"),
+        (("--unchecked-calib",), "--unchecked-calib is about int8, and no int8"),
+        (("--int8", "--via", "torch", "--recipe", "plain"), "--recipe is about our own int8, and --via torch makes it"),
+        (("--int8", "--via", "tensorflow", "--target", "arm"), "--target is about our own int8, and --via tensorflow"),
+        (("--int8", "--unchecked-calib"), "--unchecked-calib is about the images of --calib: give them, or leave it"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(edgemobile, args: tuple[str, ...], says: str) -> None:
+    ran = edgemobile("export", "v3-small", *args)
+    assert (ran.code, ran.err.startswith(f"error: {says}")) == (2, True), ran.err
+
+
+def test_a_default_for_int8_does_not_stand_in_the_way_of_float(
+    edgemobile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edgemobile.toml").write_text('[defaults.export]\nrecipe = "plain"\n')
+    monkeypatch.setenv("EDGEMOBILE_EXPORT_TARGET", "arm")
+    ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
+    assert ran.code == 0, ran.err
 
 
 @pytest.mark.parametrize("command", ["export v2", "quantize v2", "models v2"])
@@ -286,7 +315,7 @@ def test_noise_calibrates_only_when_asked_to(edgemobile, tmp_path: Path) -> None
         # 37 px is what the preprocessing crops 32 from, so that no resize smooths it.
         pixels = np.random.default_rng(index).integers(0, 255, (37, 37, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "noise" / f"{index}.png")
-    args = ("export", *_SMALL, "--int8", "--to", "tflite", "--calib", "noise", *_QUICK)
+    args = ("export", *_SMALL, "--int8", "--to", "tflite", "--calib", "noise", *_QUICK_INT8)
     ran = edgemobile(*args)
     assert ran.code == 2
     assert "they are noise" in ran.err

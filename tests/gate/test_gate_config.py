@@ -122,6 +122,13 @@ def test_names_are_those_of_the_library() -> None:
         ("[models.v2]\nfiles = ['a.onnx']\nprecisions = ['int8']", 3, "models.v2.precisions: means nothing"),
         ("[models.v2]\nfiles = ['a.onnx']\nrecipe = 'minmax'", 3, "models.v2.recipe: means nothing"),
         ("[models.v2]\nfiles = ['a.onnx']\ntarget = 'arm'", 3, "models.v2.target: means nothing"),
+        (
+            "[models.v2]\nprecisions = ['float32']\nrecipe = 'plain'",
+            3,
+            "recipe: means nothing beside precisions without",
+        ),
+        ("[models.v2]\nprecisions = ['float32']\ntarget = 'arm'", 3, "target: means nothing beside precisions without"),
+        ("[models.v2]\nprecisions = ['float32']\ntolerances.int8.sqnr = 9", 3, "none of the model's files is int8"),
         ("[models.v2]\nfiles = ['a.onnx']\ncalib_images = 9", 3, "models.v2.calib_images: means nothing"),
         ("[models.a]\nmodel = 'a.onnx'\nfiles = ['a.onnx']\nwidth = 1", 4, "beside a model that is a file"),
         (

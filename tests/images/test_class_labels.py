@@ -85,7 +85,8 @@ def test_a_list_of_another_length_is_named_or_refused(model: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "outputs", "names"),
     [
-        (NAMES, 4, ("background", *NAMES)),
+        ([f"kind {i}" for i in range(1000)], 1001, ("background", *(f"kind {i}" for i in range(1000)))),
+        (["background", *NAMES], 4, ("background", *NAMES)),
         (["background", *NAMES], 3, tuple(NAMES)),
         (["0 cat", "1: dog", "2  owl"], 3, tuple(NAMES)),
         (["3 little pigs", "7 dwarfs", "owl"], 3, ("3 little pigs", "7 dwarfs", "owl")),
@@ -93,6 +94,18 @@ def test_a_list_of_another_length_is_named_or_refused(model: Path) -> None:
 )
 def test_lists_are_brought_to_the_outputs(model: Path, lines: list[str], outputs: int, names: tuple[str, ...]) -> None:
     assert find_labels(model, outputs, {}, write(model.with_name("list.txt"), lines)).names == names
+
+
+def test_a_list_one_too_short_is_not_taken_for_one_without_background(model: Path) -> None:
+    """Every label but the lost one and those before it would name another class."""
+    path = write(model.with_name("labels.txt"), NAMES)
+    labels = find_labels(model, 4, {})
+    assert (labels.names, "3 labels beside it in labels.txt: the model has 4 outputs" in labels.notes[0]) == (
+        None,
+        True,
+    )
+    with pytest.raises(EdgemobileError, match=r"has 3 labels, and .* 4 outputs\. Give a list of 4.* is background$"):
+        find_labels(model, 4, {}, path)
 
 
 def test_background_shifts_the_classes() -> None:

@@ -148,6 +148,28 @@ def test_uint8_weights_are_a_reason_where_int8_ones_are_exact(tmp_path: Path, ma
     assert found["int8"].endswith("no reason is known; --profile shows the ops")
 
 
+def test_a_file_is_compared_with_its_own_float_twin(tmp_path: Path, colour_model: Callable[..., bytes]) -> None:
+    """A large net in int8 is slower than a small one in float, which is no finding."""
+
+    def case(name: str, precision: str, ms: float, model: str, weights: str) -> Case:
+        path = tmp_path / f"{name}.onnx"
+        metadata = {"edgemobile.model": model, "edgemobile.weights_sha256": weights}
+        path.write_bytes(colour_model("bgr", metadata=metadata if model else {}))
+        digest = sha256(path.read_bytes()).hexdigest()
+        return _case(str(path), precision, ms, runtime="onnxruntime", sha256=digest)
+
+    small, large = case("v3-float", "float32", 5, "v3-small", "a"), case("v1-float", "float32", 7, "v1", "b")
+    int8 = case("v1-int8", "int8", 8, "v1", "b")
+    assert advice(make_run(small, int8)) == []
+    (words,) = advice(make_run(small, large, int8))
+    assert words.startswith("v1-int8.onnx (int8) is slower than v1-float.onnx (float32)")
+    retrained, unknown = case("again", "float32", 7, "v1", "c"), case("theirs", "float32", 5, "", "")
+    assert advice(make_run(retrained, int8)) == []
+    # Who measures just two files compares them, whatever they do not say.
+    assert len(advice(make_run(unknown, int8))) == 1
+    assert advice(make_run(small, unknown, int8)) == []
+
+
 def test_int8_that_is_not_slower_is_not_blamed() -> None:
     float32 = _case("float.tflite", "float32", 5)
     assert advice(make_run(float32, _case("int8.tflite", "int8", 3, **FUSED))) == []

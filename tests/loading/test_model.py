@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.loading.checkpoint import load_weights
 from edgemobile.loading.model import load_model
+from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, at_resolution
 from edgemobile.quant.synthesize import synthesize
 
@@ -111,6 +114,45 @@ def test_weights_that_diverged_are_refused(here: Path) -> None:
     torch.export.save(program, here / "net.pt2")
     with pytest.raises(EdgemobileError, match=r"net\.pt2: norm\.running_var holds values that are not finite"):
         load_model("net.pt2")
+
+
+def test_random_weights_are_a_fact_of_the_model(here: Path) -> None:
+    """Seen where batch norm never saw an image, told where it cannot be seen; a file's name says nothing."""
+    assert load_model("their_nets:plain", res=16).random
+    assert load_model("v3-small", "random", width=0.35, classes=3, res=32).random
+    assert not load_model("v3-small").random
+    assert not load_model("their_nets:drawn", res=16).random
+    assert load_model("their_nets:drawn", "random", res=16).random
+    net = load_model("their_nets:plain", res=16).net
+    with torch.no_grad():
+        net.train()(torch.randn(4, 3, 16, 16))
+    torch.save(net.state_dict(), here / "random.pt")
+    assert not load_model("their_nets:plain", "random.pt", res=16).random
+    saved = load_model("their_nets:plain", "random.pt", res=16)
+    for program, random in ((saved.program, False), (load_model("their_nets:plain", res=16).program, True)):
+        torch.export.save(program, here / "net.pt2")
+        assert load_model("net.pt2").random is random
+
+
+@pytest.mark.parametrize(
+    ("options", "assumed"),
+    [
+        ({}, True),
+        ({"preprocess": "inception"}, True),
+        ({"preprocess": '{"resize": "exact"}'}, True),
+        ({"preprocess": '{"input_px": 32}'}, False),
+        ({"res": 32}, False),
+    ],
+)
+def test_an_assumed_resolution_is_said(here: Path, options: dict[str, Any], assumed: bool) -> None:
+    state = load_weights("random", get_arch("v3-small"), width=0.35, classes=3).state_dict
+    torch.save(state, here / "mine.pth")
+    for model in (load_model("v3-small", "mine.pth", **options), load_model("their_nets:plain", **options)):
+        assert model.px_assumed is assumed
+        said = [note for note in model.notes if "says nothing of a resolution: 224 px is assumed; --res" in note]
+        assert len(said) == assumed
+    assert not load_model("v3-small", res=32).px_assumed
+    assert not load_model("v3-small", "random", width=0.35, classes=3).notes
 
 
 @pytest.mark.parametrize(("res", "px"), [(None, 24), (16, 16)])

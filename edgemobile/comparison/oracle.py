@@ -1,0 +1,74 @@
+"""Why an int8 file's outputs are steps away from the arithmetic it was written from (edgemobile.graph.interpreter).
+
+An op has one right integer but for ties: where its exact result is half-way between two, or nearer than float32 can
+tell, runtimes round either way. A tie is one step at its op, and a net that amplifies makes tens of steps of it behind.
+So each op is computed again from what the file itself fed it: beyond a tie it is a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgemobile.comparison.integers import compare_integers
+from edgemobile.comparison.layers import Observed
+from edgemobile.comparison.observing import Place, local_places, observe, open_file
+from edgemobile.graph import Graph
+from edgemobile.graph.affine import quantize
+from edgemobile.graph.interpreter import run
+
+__all__ = ["Strayed", "strayed", "why_it_strays"]
+
+
+@dataclass(frozen=True)
+class Strayed:
+    """`wrong` names the ops that are beyond a tie by themselves; `words` say what the file makes of its ties."""
+
+    wrong: tuple[str, ...]
+    words: str
+
+
+def why_it_strays(graph: Graph, path: Path, image: np.ndarray, lsb: int, place: Place | None = None) -> Strayed:
+    """Compare the file at `path` with the int8 `graph` behind it, op by op, on `image` f32[1,px,px,3].
+
+    `place` None is the default runtime of its format here. Raises Unsupported where that shows no inner tensors.
+    """
+    file = open_file(path)
+    place = place or next(one for one in local_places() if file.format in one.formats)
+    observed, _ = observe(file, place, image, None)
+    source = graph[graph.inputs[0]]
+    given = image if source.qparams is None else quantize(image, source.qparams, source.dtype)
+    return strayed(graph, run(graph, given, keep_all=True), observed, lsb)
+
+
+def strayed(graph: Graph, values: Mapping[str, np.ndarray], observed: Observed, lsb: int) -> Strayed:
+    """The same of what was observed. `values` has every value of `graph` for the image."""
+    layers, _ = compare_integers(graph, values, observed, lsb)
+    wrong = tuple(
+        f"{layer.name} ({layer.op}) is {layer.lsb} steps from the reference arithmetic on equal inputs, and a tie is "
+        f"{lsb}: a bug of the runtime or of edgemobile"
+        if layer.diverges_in == "arithmetic"
+        else f"{layer.name} ({layer.op}) has other constants than the graph it was written from"
+        for layer in layers
+        if layer.diverges_in
+    )
+    apart = {layer.name: _apart(values[layer.name], observed.values[layer.name]) for layer in layers}
+    first = next((layer for layer in layers if apart[layer.name]), None)
+    if first is None:
+        return Strayed(wrong, "no op differs with its inner tensors shown")
+    most = max(apart, key=lambda name: apart[name])
+    words = (
+        f"{first.name} ({first.op}) rounds a tie otherwise, and later layers amplify it, to {apart[most]} steps in "
+        f"{most}; by itself no op is more than {lsb} away"
+    )
+    return Strayed(wrong, words)
+
+
+def _apart(expected: np.ndarray, found: np.ndarray) -> int:
+    """Steps between integers; 0 for reals, which are the integers before them."""
+    if found.dtype.kind not in "iu":
+        return 0
+    return int(np.abs(found.astype(np.int64) - expected).max(initial=0))

@@ -1,0 +1,90 @@
+"""A tie that a net amplifies is explained; an op beyond a tie is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgemobile.comparison.layers import rerun
+from edgemobile.comparison.observing import Place
+from edgemobile.comparison.oracle import why_it_strays
+from edgemobile.exporters import tflite
+from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph.affine import quantize
+
+IMAGE = np.linspace(-0.05, 0.05, 2 * 2 * 3, dtype=np.float32).reshape(1, 2, 2, 3)
+
+
+def _graph() -> Graph:
+    """x + x, and a layer behind it that makes 20 steps of one."""
+    fine, coarse = QParams(np.float32(0.01), 0), QParams(np.float32(0.02), 0)
+    weight = np.diag([100, 100, 100]).astype(np.int8)[:, None, None, :]
+    tensors = [
+        Tensor("x", (1, 2, 2, 3), "int8", qparams=fine),
+        Tensor("sum", (1, 2, 2, 3), "int8", qparams=coarse),
+        Tensor.constant("w", weight, QParams(np.full(3, 0.002, np.float32), np.zeros(3), axis=0)),
+        Tensor.constant("b", np.zeros(3, np.int32), QParams(np.full(3, 0.00004, np.float32), np.zeros(3), axis=0)),
+        Tensor("y", (1, 2, 2, 3), "int8", qparams=QParams(np.float32(0.0002), 0)),
+    ]
+    conv = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1, "activation": ""}
+    nodes = (Node("add", ("x", "x"), "sum", {"activation": ""}), Node("conv2d", ("sum", "w", "b"), "y", conv))
+    return Graph("one", ("x",), ("y",), nodes, {tensor.name: tensor for tensor in tensors})
+
+
+def _place(graph: Graph, off: Mapping[str, int]) -> Place:
+    """A runtime whose ops are so many steps off, each on what the ops before it gave."""
+
+    def layers(data: bytes, images: np.ndarray) -> list[np.ndarray]:
+        source = graph["x"]
+        assert source.qparams is not None
+        values = {"x": quantize(images, source.qparams, "int8")}
+        for node in graph.nodes:
+            inputs = {name: values[name] for name in node.inputs if name in values}
+            values[node.output] = rerun(graph, node, inputs, {})
+            values[node.output].flat[5] += off.get(node.output, 0)
+        # The file's own output comes first.
+        return [values["y"], values["sum"]]
+
+    return Place("made", ("tflite",), "x86_64", lambda path, images: images, layers)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(tflite.to_bytes(_graph(), metadata={}))
+    return path
+
+
+def test_a_tie_that_is_amplified_is_explained(file: Path) -> None:
+    graph = _graph()
+    found = why_it_strays(graph, file, IMAGE, 1, _place(graph, {"sum": 1}))
+    assert found.wrong == ()
+    assert found.words.startswith("sum (add) rounds a tie otherwise, and later layers amplify it, to 20 steps in y")
+
+
+def test_an_op_beyond_a_tie_is_wrong(file: Path) -> None:
+    graph = _graph()
+    found = why_it_strays(graph, file, IMAGE, 1, _place(graph, {"sum": 2}))
+    assert len(found.wrong) == 1
+    assert found.wrong[0].startswith("sum (add) is 2 steps from the reference arithmetic on equal inputs, and a tie is")
+
+
+def test_other_constants_are_wrong(tmp_path: Path) -> None:
+    graph, path = _graph(), tmp_path / "other.tflite"
+    other = Graph(graph.name, graph.inputs, graph.outputs, graph.nodes, {**graph.tensors, "w": _moved(graph["w"], 3)})
+    path.write_bytes(tflite.to_bytes(other, metadata={}))
+    found = why_it_strays(graph, path, IMAGE, 1, _place(other, {}))
+    assert found.wrong == ("y (conv2d) has other constants than the graph it was written from",)
+
+
+def _moved(tensor: Tensor, steps: int) -> Tensor:
+    assert tensor.data is not None
+    return Tensor.constant(tensor.name, (tensor.data + np.int8(steps)).astype(np.int8), tensor.qparams)
+
+
+def test_the_runtime_of_this_machine_is_the_default(file: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    assert why_it_strays(_graph(), file, IMAGE, 1).wrong == ()
