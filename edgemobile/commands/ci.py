@@ -66,7 +66,7 @@ def ci(
       edgemobile ci --only v3-large --force
       edgemobile ci --junit gate.xml --github-summary
     """
-    from edgemobile.gate.config import load_gate
+    from edgemobile.gate.load import load_gate
     from edgemobile.gate.output import gate_junit, gate_markdown
     from edgemobile.gate.run import run_gate
 

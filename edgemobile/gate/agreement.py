@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from itertools import product
-from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FILE_SUFFIXES, FORMATS
+from edgemobile.gate.config import DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.selectors import PRECISIONS, selects
 from edgemobile.loading.model_spec import is_own
-
-if TYPE_CHECKING:
-    from edgemobile.gate.config import DeviceEntry, GateConfig, ModelEntry
-    from edgemobile.util.config_file import ConfigFile
+from edgemobile.util.config_file import ConfigFile
 
 __all__ = ["check_agreement"]
 

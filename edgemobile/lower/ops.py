@@ -12,11 +12,10 @@ import numpy as np
 
 from edgemobile.graph import Node, Tensor
 from edgemobile.graph.padding import Pads, unpadded
+from edgemobile.lower.lowering import Lowering
 
 if TYPE_CHECKING:
     import torch
-
-    from edgemobile.lower.walk import Lowering
 
 __all__ = ["LOWERINGS", "SHARING"]
 

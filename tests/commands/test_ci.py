@@ -19,7 +19,7 @@ from made_runs import make_case, make_counted, make_run
 from edgemobile.devices.host.records import Run, save_run
 from edgemobile.errors import EdgemobileError
 from edgemobile.gate.cache import Cache
-from edgemobile.gate.config import load_gate
+from edgemobile.gate.load import load_gate
 from edgemobile.gate.run import run_gate
 from edgemobile.util.config_file import read_config
 from edgemobile.util.progress import Report, Silent

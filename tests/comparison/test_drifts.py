@@ -28,7 +28,7 @@ from edgemobile.comparison.suspect import Case
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.gate.checks import Outcome
-from edgemobile.gate.config import load_gate
+from edgemobile.gate.load import load_gate
 from edgemobile.gate.run import run_gate
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.channel_factors import factors_metadata

@@ -12,7 +12,7 @@ import pytest
 from edgemobile.cli import cli
 from edgemobile.commands.defaults import defaults_of
 from edgemobile.errors import EdgemobileError
-from edgemobile.gate.config import load_gate
+from edgemobile.gate.load import load_gate
 from edgemobile.util.config_file import read_config
 
 
@@ -39,7 +39,7 @@ def test_its_configuration(repo_root: Path, tmp_path: Path) -> None:
 
 
 def test_every_key_is_in_its_table(repo_root: Path) -> None:
-    from edgemobile.gate import config as module
+    from edgemobile.gate import load as module
 
     text = (repo_root / "docs" / "ci.md").read_text()
     rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if line.startswith("| `[")}

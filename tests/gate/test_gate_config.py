@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.gate.config import GateConfig, load_gate
+from edgemobile.gate.config import GateConfig
+from edgemobile.gate.load import load_gate
 from edgemobile.gate.selectors import PRECISIONS, selects
 from edgemobile.util.config_file import read_config
 

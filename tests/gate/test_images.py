@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgemobile.gate import measured as module
-from edgemobile.gate.config import GateConfig, load_gate
+from edgemobile.gate.config import GateConfig
+from edgemobile.gate.load import load_gate
 from edgemobile.images.dataset import open_dataset
 from edgemobile.loading.checkpoint import CHECK_IMAGES, bundled
 from edgemobile.util.config_file import read_config
