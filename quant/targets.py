@@ -43,7 +43,7 @@ class Target:
     any_hswish: bool = False
 
     @property
-    def sums_exactly(self) -> bool:
+    def needs_exact_sums(self) -> bool:
         """Whether its ONNX files need a CPU that does not saturate sums of int8 products."""
         return self.onnx["weights"] == "int8"
 
@@ -84,7 +84,7 @@ TARGETS = {
 }
 
 
-# The boards edgemobile is for.
+# Boards are what edgemobile is for; the table above has what this saves.
 DEFAULT_TARGET = "arm"
 
 

@@ -114,7 +114,7 @@ def _native(job: Job) -> Emitted:
 def _of_target(target: Target, format_name: str, precision: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
     """(what the emitter is told of where a file will run, what the file says of it)."""
     told = target.onnx if format_name == "onnx" else {}
-    named = format_name == "onnx" and precision == "int8" and target.sums_exactly
+    named = format_name == "onnx" and precision == "int8" and target.needs_exact_sums
     return told, {TARGET: target.name} if named else {}
 
 

@@ -66,7 +66,7 @@ def _parity(*files: Path) -> tuple[FileParity, ...]:
     return parity(ParityRequest("v2", tuple(map(str, files)), **options)).files  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("target", [name for name, row in TARGETS.items() if row.sums_exactly])
+@pytest.mark.parametrize("target", [name for name, row in TARGETS.items() if row.needs_exact_sums])
 def test_an_export_is_checked_as_its_target_computes_it(
     saturating_host: None, folders: dict[str, Path], tmp_path: Path, target: str
 ) -> None:
@@ -133,7 +133,7 @@ def test_accuracy_is_that_of_the_target(saturating_host: None, folders: dict[str
     assert not any("saturates" in note for note in device.notes)
 
 
-def test_a_machine_that_sums_exactly_has_nothing_to_say(
+def test_a_machine_that_needs_exact_sums_has_nothing_to_say(
     monkeypatch: pytest.MonkeyPatch, folders: dict[str, Path]
 ) -> None:
     monkeypatch.setattr(saturation, "saturates_here", lambda: False)

@@ -41,7 +41,7 @@ def test_a_target_decides_the_form_unless_it_runs_any(form: Hswish, target: str,
 def test_the_default_is_what_costs_least_on_a_board() -> None:
     """A quarter fewer instructions in onnxruntime than "cpu" (the table of quant/targets.py)."""
     assert target_for(DEFAULT_TARGET).onnx["weights"] == "int8"
-    assert not target_for("cpu").sums_exactly
+    assert not target_for("cpu").needs_exact_sums
 
 
 @pytest.mark.parametrize("command", ["export", "quantize"])
