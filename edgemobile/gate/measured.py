@@ -19,9 +19,8 @@ from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, software
 from edgemobile.gate.selectors import MODEL_SUFFIXES
 from edgemobile.images import class_labels
-from edgemobile.loading import CHECK_IMAGES
 from edgemobile.loading import checkpoint_facts as facts
-from edgemobile.loading.checkpoint import NAMED, bundled
+from edgemobile.loading.checkpoint import CHECK_IMAGES, NAMED, bundled
 from edgemobile.loading.model_spec import is_factory
 from edgemobile.metrics.tolerances import TABLE, Tolerance, untrained
 from edgemobile.util.progress import Progress

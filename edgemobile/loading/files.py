@@ -22,13 +22,28 @@ from edgemobile.errors import EdgemobileError, require
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SUFFIXES", "Content", "described", "error_line", "existing", "first_few", "read", "why_unread"]
+__all__ = [
+    "SUFFIXES",
+    "Content",
+    "described",
+    "error_line",
+    "existing",
+    "first_few",
+    "is_checkpoint",
+    "read",
+    "why_unread",
+]
 
 _PICKLES = (".pt", ".pth", ".tar", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *_PICKLES)
 # Averaged weights are what a training run is evaluated with, so they come first.
 _AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "params_ema", "average", "shadow")
 _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "params", "weights")
+
+
+def is_checkpoint(spec: str) -> bool:
+    """Whether a model is named by a file of its weights, whose shapes say which it is."""
+    return spec.lower().endswith(SUFFIXES)
 
 
 class Content(NamedTuple):

@@ -9,8 +9,7 @@ import pytest
 from edgemobile.gate import measured as module
 from edgemobile.gate.config import GateConfig, load_gate
 from edgemobile.images.dataset import open_dataset
-from edgemobile.loading import CHECK_IMAGES
-from edgemobile.loading.checkpoint import bundled
+from edgemobile.loading.checkpoint import CHECK_IMAGES, bundled
 from edgemobile.util.config_file import read_config
 
 
