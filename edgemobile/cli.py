@@ -140,7 +140,7 @@ class _InOrder(click.Group):
     cls=_InOrder,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(__version__, prog_name="edgemobile")
+@click.version_option(__version__, "-V", "--version", prog_name="edgemobile")
 @config_option
 @click.pass_context
 def cli(context: click.Context, config: Path | None) -> None:

@@ -225,10 +225,10 @@ def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint 
 
 def _in_the_package(name: str) -> Arch:
     arch = get_arch(name)
-    if name not in bundled():
+    if arch.name not in bundled():
         raise EdgemobileError(
-            f"no weights of {name} are bundled; bundled are: {', '.join(bundled())}. Give a file: a checkpoint of "
-            f"{name}, or what `edgemobile export {name} --weights FILE` writes"
+            f"no weights of {arch.name} are bundled; bundled are: {', '.join(bundled())}. Give a file: a checkpoint of "
+            f"{arch.name}, or what `edgemobile export {arch.name} --weights FILE` writes"
         )
     return arch
 

@@ -24,8 +24,8 @@ __all__ = ["TRIED_IMAGES", "better_tried", "guessing"]
 TRIED_IMAGES = 64
 _RESOLUTIONS_PX = (32, 64, 96, 128, 160, 224, 288)
 _NORMALISATIONS = ("imagenet", "inception", "unit")
-# Several are tried, so that one must be better by more than luck.
-_P = 0.001
+# Several are tried, so that one must be better by more than luck; with fewer images to win, none can be.
+_P, _LEAST_WRONG = 0.001, 11
 # Neighbouring resolutions are about as good; the user knows which of them it was.
 _NAMED = 3
 
@@ -52,6 +52,8 @@ def better_tried(model: Model, load: Callable[[Preprocess], Labelled]) -> str | 
     if not tried:
         return None
     before = _right(model, *load(model.preprocess))
+    if np.sum(~before) < _LEAST_WRONG:
+        return None
     better = {}
     for option, preprocess in tried.items():
         # A net may take one resolution only.

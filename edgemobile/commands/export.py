@@ -21,6 +21,7 @@ from edgemobile.commands.options import (
     recipe_of,
     refuse_unused,
 )
+from edgemobile.loading.files import is_checkpoint
 from edgemobile.loading.model_spec import is_own
 from edgemobile.models.arch import get_arch
 from edgemobile.printing.terminal import console, format_bytes, format_table, progress
@@ -69,12 +70,13 @@ def export(
 ) -> int:
     """Export MODEL to a folder, run every file it wrote and compare it with PyTorch.
 
-    MODEL is a reference model (see `edgemobile models`), `package.module:factory`, or a saved torch.export program,
-    FILE.pt2.
+    MODEL is a reference model (see `edgemobile models`), a checkpoint of one, `package.module:factory`, or a saved
+    torch.export program, FILE.pt2.
 
     \b
     Examples:
       edgemobile export v3-large --int8
+      edgemobile export my.pth --res 96
       edgemobile export v2 --weights my.pth --int8 --calib images.zip
       edgemobile export mypkg.models:make_net --weights my.pth --res 96
     """
@@ -103,7 +105,7 @@ def export(
 
 def check_model(model: str) -> None:
     """Refuse a name that is no model, before anything heavy is imported."""
-    if not is_own(model):
+    if not is_own(model) and not is_checkpoint(model):
         get_arch(model)
 
 

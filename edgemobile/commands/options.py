@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from edgemobile.commands.completion import complete_models, complete_recipes
 from edgemobile.errors import EdgemobileError
+from edgemobile.loading.files import is_checkpoint
 from edgemobile.loading.model_spec import is_program
 from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS
 
@@ -73,8 +74,9 @@ MODEL = _group(
     click.option(
         "--weights",
         metavar="bundled|imagenet|random|FILE",
-        help="The checkpoint in the package, torchvision's public one, explicit random weights, or a .pt, .pth or "
-        ".safetensors file under torchvision's or timm's keys, or a .tflite file of the model. "
+        help="The checkpoint in the package, torchvision's public one, explicit random weights (of a factory: its own, "
+        "never trained), or a .pt, .pth or .safetensors file under torchvision's or timm's keys, or a .tflite file of "
+        "the model. "
         "[default: bundled, or what your own model brings along]",
     ),
     click.option("--width", type=float, help="Width multiplier. [default: the checkpoint's]"),
@@ -206,11 +208,11 @@ def refuse_unused(given: Collection[str], *, int8: bool, via: str) -> None:
         return
     options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
     if not int8:
-        raise EdgemobileError(f"{options} is about int8, and no int8 file is asked for: add --int8, or leave it out")
-    raise EdgemobileError(f"{options} is about our own int8, and --via {via} makes it: leave out one of them")
+        raise EdgemobileError(f"{options}: only for int8 files, and none is asked for. Add --int8")
+    raise EdgemobileError(f"{options}: only for our own int8, and --via {via} makes another. Leave out --via")
 
 
 def default_out(model: str) -> Path:
     """The folder a model is written to where none is named."""
     name = model.replace(":", ".")
-    return Path(Path(name).stem if is_program(model) else name)
+    return Path(Path(name).stem if is_program(model) or is_checkpoint(model) else name)

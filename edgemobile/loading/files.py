@@ -22,7 +22,17 @@ from edgemobile.errors import EdgemobileError, require
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SUFFIXES", "Content", "described", "error_line", "existing", "first_few", "read", "why_unread"]
+__all__ = [
+    "SUFFIXES",
+    "Content",
+    "described",
+    "error_line",
+    "existing",
+    "first_few",
+    "is_checkpoint",
+    "read",
+    "why_unread",
+]
 
 _PICKLES = (".pt", ".pth", ".tar", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *_PICKLES)
@@ -33,6 +43,11 @@ _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "mo
 
 # Entries of a checkpoint inside of each other, and values a byte of a tensor may stand for.
 _DEEPEST, _MOST_REPEATED = 8, 1024
+
+
+def is_checkpoint(spec: str) -> bool:
+    """Whether a model is named by a file of its weights, whose shapes say which it is."""
+    return spec.lower().endswith(SUFFIXES)
 
 
 class Content(NamedTuple):

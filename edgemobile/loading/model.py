@@ -17,7 +17,8 @@ import numpy as np
 from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.images.class_labels import find_labels
-from edgemobile.loading.checkpoint import NAMED, Checkpoint, build, load_into, load_weights
+from edgemobile.loading.checkpoint import NAMED, Checkpoint, build, identify, load_into, load_weights
+from edgemobile.loading.files import is_checkpoint
 from edgemobile.loading.model_spec import is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import chosen_preprocess, says_resolution
@@ -104,6 +105,8 @@ def load_model(
 ) -> Model:
     """The model `spec` names, with its weights, traced for `batch` images of `res` pixels.
 
+    `spec` may also be a checkpoint of a reference model, FILE.pth: its shapes say of which.
+
     `weights` is "bundled", "imagenet", "random" or a file; None is "bundled" for a reference model, and what a model of
     one's own brings along for the others. "random" says of a factory's own weights that they were never trained.
     `labels` is a list of class names, one a line, and `preprocess` what loading.presets takes. None elsewhere takes the
@@ -120,7 +123,11 @@ def load_model(
         _refuse(spec, "decides that itself", {"--width": width, "--classes": classes})
         model = _from_factory(spec, weights, res, batch, seed, preprocess)
     else:
-        arch = get_arch(spec)
+        if is_checkpoint(spec):
+            _refuse(spec, "holds weights itself", {"--weights": weights})
+            arch, weights = identify(Path(spec)), spec
+        else:
+            arch = get_arch(spec)
         checkpoint = load_weights(
             weights or "bundled", arch, width=width, classes=classes, seed=seed, on_progress=on_download
         )

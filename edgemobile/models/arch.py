@@ -287,10 +287,30 @@ ARCHS: dict[str, Arch] = {
 }
 
 
+# What torchvision and timm call the nets of the table, width 1.
+_ALSO_CALLED = {
+    "mobilenet_v1": "v1",
+    "mobilenetv1_100": "v1",
+    "mobilenet_v2": "v2",
+    "mobilenetv2_100": "v2",
+    "mobilenet_v3_small": "v3-small",
+    "mobilenetv3_small_100": "v3-small",
+    "mobilenet_v3_large": "v3-large",
+    "mobilenetv3_large_100": "v3-large",
+    "mobilenetv4_conv_small": "v4-conv-small",
+    "efficientnet_lite0": "efficientnet-lite0",
+}
+
+
 def get_arch(name: str) -> Arch:
-    """The reference model called `name`; raises Unsupported with the nearest names."""
-    if name in ARCHS:
-        return ARCHS[name]
+    """The reference model called `name` here, in torchvision or in timm, in any case.
+
+    Raises Unsupported with the nearest names.
+    """
+    plain = name.casefold()
+    called = _ALSO_CALLED.get(plain, plain)
+    if called in ARCHS:
+        return ARCHS[called]
     near = difflib.get_close_matches(name, ARCHS, n=3, cutoff=0.4)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise Unsupported(f"unknown model {name!r}. {hint}Known models: {', '.join(ARCHS)}")

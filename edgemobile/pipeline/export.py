@@ -61,12 +61,14 @@ _MADE_CHECK_IMAGES = 16
 class ExportRequest:
     """What to export. None takes the checkpoint's own value, or the model's where it has none.
 
-    `model` is a reference model's name, `package.module:factory`, or a saved torch.export program, FILE.pt2.
-    `labels` is a list of class names, one a line; `preprocess` is a name of loading.presets, JSON, or a file of it.
+    `model` is a reference model's name, a checkpoint of one, `package.module:factory`, or a saved torch.export program,
+    FILE.pt2. `labels` is a list of class names, one a line; `preprocess` is a name of loading.presets, JSON, or a
+    file of it.
+
     `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
     on another, or on other images where it has no splits. Images that look wrong (noise, not normalised) are refused
-    unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on
-    random blots of colour, as is everything of random weights.
+    unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on random
+    blots of colour, as is everything of random weights.
 
     `recipe` None is the one that measured best for such images (quant.recipes).
 
@@ -125,7 +127,7 @@ class ExportRequest:
         if self.search and (self.max_drop is None or "int8" not in self.precisions or self.via != "native"):
             raise EdgemobileError("--search looks for int8 within a bound: give --int8 and --max-drop, and no --via")
         if self.unchecked_calib and self.calib is None:
-            raise EdgemobileError("--unchecked-calib is about the images of --calib: give them, or leave it out")
+            raise EdgemobileError("--unchecked-calib: only for images of --calib. Give them, or leave it out")
         if self.embed_preprocess and self.via != "native":
             raise EdgemobileError(f"--embed-preprocess is for our own emitters: leave out --via {self.via}")
 
@@ -320,7 +322,7 @@ def _doubts(
         assert shown.labels is not None
         return shown.check, shown.labels
 
-    with progress.step("doubt what is assumed"):
+    with progress.step("check what is assumed"):
         found = better_tried(model, load)
     if found is None:
         correct = int(np.sum(reference.argmax(axis=1) == samples.labels))

@@ -79,10 +79,23 @@ def _save_checkpoint(path: Path, labels: list[str]) -> None:
     from edgemobile.models.arch import get_arch, scaled
     from edgemobile.models.nets import build_net
 
+    path.parent.mkdir(exist_ok=True)
     net = build_net(scaled(get_arch("v3-small"), width=0.35, classes=len(labels)))
     save_file(net.state_dict(), path)
     preprocess = Preprocess(input_px=32, antialias=False).to_json()
     path.with_suffix(".json").write_text(json.dumps({"labels": labels, "preprocess": preprocess}))
+
+
+def test_a_checkpoint_says_which_model_it_is(edgemobile, tmp_path: Path) -> None:
+    _save_checkpoint(tmp_path / "runs" / "mine.safetensors", ["airplane", "cat", "truck"])
+    ran = edgemobile("export", "runs/mine.safetensors", "--to", "onnx", *_QUICK)
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("v3-small at 32 px, runs/mine.safetensors weights")
+    assert (tmp_path / "mine" / "v3-small-float32.onnx").is_file()
+    ran = edgemobile("export", "runs/mine.safetensors", "--weights", "random", "--out", "b")
+    assert (ran.code, "runs/mine.safetensors holds weights itself: leave out --weights" in ran.err) == (2, True)
+    ran = edgemobile("export", "none.pth")
+    assert (ran.code, ran.err.count("\n"), "none.pth" in ran.err) == (2, 1, True)
 
 
 @pytest.mark.parametrize(("via", "suffix"), [("torch", ".onnx"), ("tensorflow", ".tflite")])
@@ -245,15 +258,18 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--max-drop", "1"), "--max-drop is about int8, and no int8 file is asked for: add --int8"),
-        (("--recipe", "plain", "--target", "arm"), "--recipe, --target is about int8, and no int8"),
-        (("--hswish", "fused", "--fp16"), "--hswish is about int8, and no int8"),
-        (("--keep-float", "a.*", "--dynamic"), "--keep-float is about int8, and no int8"),
-        (("--calib-images", "512"), "--calib-images is about int8, and no int8"),
-        (("--unchecked-calib",), "--unchecked-calib is about int8, and no int8"),
-        (("--int8", "--via", "torch", "--recipe", "plain"), "--recipe is about our own int8, and --via torch makes it"),
-        (("--int8", "--via", "tensorflow", "--target", "arm"), "--target is about our own int8, and --via tensorflow"),
-        (("--int8", "--unchecked-calib"), "--unchecked-calib is about the images of --calib: give them, or leave it"),
+        (("--max-drop", "1"), "--max-drop: only for int8 files, and none is asked for. Add --int8"),
+        (("--recipe", "plain", "--target", "arm"), "--recipe, --target: only for int8 files"),
+        (("--hswish", "fused", "--fp16"), "--hswish: only for int8 files"),
+        (("--keep-float", "a.*", "--dynamic"), "--keep-float: only for int8 files"),
+        (("--calib-images", "512"), "--calib-images: only for int8 files"),
+        (("--unchecked-calib",), "--unchecked-calib: only for int8 files"),
+        (
+            ("--int8", "--via", "torch", "--recipe", "plain"),
+            "--recipe: only for our own int8, and --via torch makes another",
+        ),
+        (("--int8", "--via", "tensorflow", "--target", "arm"), "--target: only for our own int8, and --via tensorflow"),
+        (("--int8", "--unchecked-calib"), "--unchecked-calib: only for images of --calib. Give them"),
     ],
 )
 def test_what_would_change_nothing_is_refused(edgemobile, args: tuple[str, ...], says: str) -> None:

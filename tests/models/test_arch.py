@@ -160,3 +160,17 @@ def test_an_unknown_name_gets_the_nearest() -> None:
         get_arch("v3_large")
     with pytest.raises(Unsupported, match=r"unknown model 'zzz'\. Known models"):
         get_arch("zzz")
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [
+        ("V3-Large", "v3-large"),
+        ("mobilenet_v2", "v2"),
+        ("mobilenetv3_large_100", "v3-large"),
+        ("mobilenet_v3_small", "v3-small"),
+        ("MobileNetV4_conv_small", "v4-conv-small"),
+    ],
+)
+def test_other_libraries_names_are_known(name: str, arch: str) -> None:
+    assert get_arch(name).name == arch
