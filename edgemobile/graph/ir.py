@@ -23,15 +23,15 @@ import numpy as np
 __all__ = ["OPS", "Graph", "GraphError", "Node", "QParams", "Tensor"]
 
 # op -> what it does and the attributes it carries. `activation` is "", "relu" or "relu6", fused after the op.
-# stride, dilation and kernel are (h, w); padding is ((top, bottom), (left, right)).
+# stride, dilation and kernel are (h, w); padding is ((top, bottom), (left, right)). No writer has softmax and transpose.
 OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "conv2d": ("stride", "padding", "dilation", "groups", "activation"),  # x, weight, bias
-        "linear": ("activation",),  # x[N,in], weight, bias
+        "linear": ("activation",),  # x[N,in] or [N,1,1,in], weight, bias -> [N,out]
         "add": ("activation",),  # a, b, broadcast
         "mul": ("activation",),  # a, b, broadcast
         "concat": (),  # a, b, ...: their channels one after the other, along the last dimension
-        "mean": (),  # [N,H,W,C] -> [N,1,1,C]
+        "mean": (),  # [N,H,W,C] -> [N,1,1,C] or [N,C]
         "max_pool2d": ("kernel", "stride", "padding"),
         "avg_pool2d": ("kernel", "stride"),  # no padding
         "relu": (),
@@ -39,7 +39,9 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "hardswish": (),  # x * relu6(x + 3) / 6
         "hardsigmoid": (),  # relu6(x + 3) / 6
         "sigmoid": (),  # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0
+        "softmax": (),  # [N,classes]; of integers in steps of 1 / 256 from 0
         "reshape": (),  # to the output's shape, row-major
+        "transpose": ("perm",),  # as numpy's
         "quantize": (),  # real or integer -> integer, by the output's QParams
         "dequantize": (),  # integer or float16 -> float32
     }

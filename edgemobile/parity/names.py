@@ -1,57 +1,280 @@
-"""Which tensor of a stranger's file is which of the reference: by name where names agree, else by order.
+"""Which tensor of a stranger's file is which of the reference's, where names do not say: told by what reads what.
 
-Files of other tools name tensors as they like. Their convolutions and linear layers still come in the model's order;
-where all of them agree in number and shape, the k-th is the k-th.
+Files of other tools name tensors as they like, and write the same layer in other ops: a transpose in front of the
+first convolution, a linear layer as a 1x1 convolution, the 1/6 of a hard-sigmoid in a multiplication of its own. So
+both graphs are walked along together, from the input on:
+
+    a layer      is the one that reads the same and has weights of the same shape; of several, the one whose weights are
+                 most alike. Where none reads the same, the k-th layer is the k-th, if all shapes agree.
+    another op   is the one of the same kind that reads the same.
+    no op        are transposes, reshapes, conversions and multiplications by a number: what they give is what they
+                 read, in another form.
+
+What is found goes by the reference's names from then on, with the ends that graph.tensor_names gives to multiples.
 """
 
 from __future__ import annotations
 
-from edgemobile.graph import Graph, Node
-from edgemobile.graph.tensor_names import split_name
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-__all__ = ["matched_by_order"]
+import numpy as np
+
+from edgemobile.graph import Graph, Node
+from edgemobile.graph.affine import dequantize
+from edgemobile.graph.tensor_names import multiplied, raised, split_name
+from edgemobile.lower.by_hand import recognise_gates
+from edgemobile.lower.dead_code import without_dead_code
+from edgemobile.lower.fusion import fuse_activations
+
+__all__ = ["Match", "are_alike", "match"]
 
 _LAYERS = ("conv2d", "linear")
+_FORMS = ("quantize", "dequantize", "reshape", "transpose")
+# Ops that are one to a walk: the pool of a whole image, and activations, of which a file may have the wrong one.
+_KINDS = {"avg_pool2d": "mean", **dict.fromkeys(("relu", "relu6", "hardswish", "hardsigmoid"), "activation")}
 
 
-def matched_by_order(reference: Graph, other: Graph) -> dict[str, str]:
-    """Reference tensor -> the other's: outputs, inputs and constants of layers, and all between where ops agree too.
+@dataclass(frozen=True)
+class Match:
+    """`tensors`: the reference's name, with the ends of graph.tensor_names -> (the file's name, the reference's shape).
+    `unknown`: tensors of the reference that are none of the file's, with the reason."""
 
-    Empty where names agree already, or the layers do not.
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
+
+
+def are_alike(reference: Graph, names: Collection[str]) -> bool:
+    """Whether most layers of the reference are among `names`."""
+    known, ours = {split_name(name)[0] for name in names}, _layers(reference)
+    return sum(split_name(node.output)[0] in known for node in ours) * 2 >= len(ours)
+
+
+def match(reference: Graph, other: Graph, shown: Collection[str], unread: Mapping[str, str]) -> Match:
+    """The tensors of `other` that are the reference's; of activations, those that are `shown`.
+
+    `unread` are tensors that an op of the file makes which a Graph has no word for, with the reason.
     """
-    ours, theirs = _layers(reference), _layers(other)
-    known = {split_name(node.output)[0] for node in other.nodes}
-    if sum(split_name(node.output)[0] in known for node in ours) * 2 >= len(ours):
-        return {}
-    if [_signature(reference, node) for node in ours] != [_signature(other, node) for node in theirs]:
-        return {}
-    pairs = list(zip(ours, theirs, strict=True))
-    if [node.op for node in _computing(reference)] == [node.op for node in _computing(other)]:
-        pairs = list(zip(_computing(reference), _computing(other), strict=True))
-    renamed = dict(zip(reference.inputs, other.inputs, strict=False))
-    for left, right in pairs:
-        renamed[left.output] = right.output
-        for a, b in zip(left.inputs, right.inputs, strict=False):
-            source = _stored(other, b)
-            if reference[a].is_constant or reference[a].shape[1:] == other[source].shape[1:]:
-                renamed.setdefault(a, source)
-    return renamed
+    other = fuse_activations(without_dead_code(recognise_gates(other)))
+    return _Walk(reference, other, shown, unread).match()
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A tensor that is `factor` times another, its root, perhaps in another shape.
+
+    `order` is that of its dimensions, () for the root's own, None where a reshape has mixed them. `is_real`: it was
+    made of integers by giving their reals.
+    """
+
+    name: str
+    factor: float = 1.0
+    order: tuple[int, ...] | None = ()
+    is_real: bool = False
+
+
+class _Forms:
+    """The roots of a graph's tensors, and the forms of each root in the graph's order. Constants are roots, too."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.root: dict[str, str] = {}
+        self.form: dict[str, _Form] = {}
+        for name in (*graph.inputs, *graph.constants):
+            self._add(name, _Form(name))
+        for node in graph.nodes:
+            source, form = self._source(node)
+            self._add(source or node.output, form)
+
+    def _add(self, source: str, form: _Form) -> None:
+        self.root[form.name] = self.root.get(source, source)
+        self.form[form.name] = form
+
+    def _source(self, node: Node) -> tuple[str | None, _Form]:
+        """(what a node gives in another form, that form); None where it computes something."""
+        if node.op == "mul":
+            for x, number in (node.inputs, node.inputs[::-1]):
+                factor = self._number(number)
+                if factor is not None and not self.graph[x].is_constant:
+                    return x, replace(self.form[x], name=node.output, factor=self.form[x].factor * factor)
+        if node.op not in _FORMS:
+            return None, _Form(node.output)
+        x = node.inputs[0]
+        order = self._order(node, self.form[x].order)
+        return x, replace(self.form[x], name=node.output, order=order, is_real=node.op == "dequantize")
+
+    def _order(self, node: Node, before: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if node.op == "reshape":
+            return () if before == () else None
+        if node.op != "transpose" or before is None:
+            return before
+        shape, perm = self.graph[node.inputs[0]].shape, node.attrs["perm"]
+        moved = [axis for axis in perm if shape[axis] != 1]
+        if not before and moved == sorted(moved):
+            return ()
+        order = tuple(before[axis] if before else axis for axis in perm)
+        return () if order == tuple(range(len(order))) else order
+
+    def _number(self, name: str) -> float | None:
+        """The value of a constant that is one positive number."""
+        tensor = self.graph[self.root.get(name, name)]
+        if tensor.data is None or tensor.data.size != 1:
+            return None
+        value = float((dequantize(tensor.data, tensor.qparams) if tensor.qparams else tensor.data).item())
+        return value if value > 0 and math.isfinite(value) else None
+
+    def of(self, root: str) -> Iterator[_Form]:
+        return (form for name, form in self.form.items() if self.root[name] == root)
+
+    def reads(self, node: Node) -> tuple[str, ...]:
+        """The roots of the activations a node reads; in no order where it has none."""
+        roots = [self.root[name] for name in node.inputs if not self.graph[self.root[name]].is_constant]
+        return tuple(sorted(roots) if node.op in ("add", "mul") else roots)
+
+
+class _Walk:
+    """Both graphs along together: what was found so far."""
+
+    def __init__(self, reference: Graph, other: Graph, shown: Collection[str], unread: Mapping[str, str]) -> None:
+        self.ours, self.theirs = _Forms(reference), _Forms(other)
+        self.shown, self.unread = shown, unread
+        # Root of the reference -> (root of the file, how many times it that is).
+        self.found: dict[str, tuple[str, float]] = {}
+        self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.free = [node for node in other.nodes if self.theirs.root[node.output] == node.output]
+        layers = _layers(reference), _layers(other)
+        signatures = [
+            [_signature(forms, node) for node in each]
+            for forms, each in zip((self.ours, self.theirs), layers, strict=True)
+        ]
+        in_order = signatures[0] == signatures[1]
+        self.in_order = {left.output: right for left, right in zip(*layers, strict=True)} if in_order else {}
+
+    def match(self) -> Match:
+        graph = self.ours.graph
+        self.found.update(
+            (ours, (theirs, 1.0)) for ours, theirs in zip(graph.inputs, self.theirs.graph.inputs, strict=False)
+        )
+        for node in graph.nodes:
+            if self.ours.root[node.output] == node.output and node.output not in self.found:
+                (self._find_layer if node.op in _LAYERS else self._find)(node)
+        unknown = {}
+        for name in (*graph.inputs, *(node.output for node in graph.nodes)):
+            if reason := self._name(name):
+                unknown[name] = reason
+        return Match(self.tensors, unknown)
+
+    def _take(self, ours: str, theirs: Node, times: float = 1.0) -> None:
+        self.free.remove(theirs)
+        self.found[ours] = theirs.output, times
+
+    def _readers(self, node: Node) -> list[Node]:
+        """Free nodes of the file of the same kind that read what `node` reads."""
+        given = [self.found.get(root) for root in self.ours.reads(node)]
+        roots = [found[0] for found in given if found is not None]
+        if len(roots) < len(given):
+            return []
+        wanted = tuple(sorted(roots) if node.op in ("add", "mul") else roots)
+        return [each for each in self.free if _kind(each) == _kind(node) and self.theirs.reads(each) == wanted]
+
+    def _find(self, node: Node) -> None:
+        readers = self._readers(node)
+        times = self._times(node)
+        right = next((each for each in readers if each.op == node.op), None)
+        # Another activation is taken for this one where there is no doubt whose place it has.
+        taken = right or (readers[0] if len(readers) == 1 else None)
+        if taken is not None and times is not None:
+            self._take(node.output, taken, times)
+
+    def _times(self, node: Node) -> float | None:
+        """How many times its output a node of the file gives, whose inputs are multiples; None where it depends."""
+        times = [self.found[root][1] for root in self.ours.reads(node) if root in self.found]
+        if node.op == "mul":
+            return math.prod(times)
+        linear = node.op in ("add", "concat", "mean", "relu", "max_pool2d", "avg_pool2d")
+        return times[0] if times and len(set(times)) == 1 and (linear or times[0] == 1) else None
+
+    def _find_layer(self, node: Node) -> None:
+        wanted = _signature(self.ours, node)
+        candidates = [each for each in self._readers(node) if _signature(self.theirs, each) == wanted]
+        in_order = self.in_order.get(node.output)
+        if not candidates and in_order in self.free:
+            candidates = [in_order]
+        if not candidates:
+            return
+        found = candidates[0] if len(candidates) == 1 else self._most_alike(node, candidates)
+        ours = self.ours.graph
+        _, weight, bias = (
+            (self.theirs.root[name], ours[own].shape) for own, name in zip(node.inputs, found.inputs, strict=True)
+        )
+        self.tensors[node.inputs[1]] = weight
+        readers = ours.consumers(node.output)
+        gate = readers[0] if len(readers) == 1 and readers[0].op == "hardsigmoid" else None
+        if gate is not None and not node.attrs["activation"] and found.attrs["activation"] == "relu6":
+            # relu6(x + 3) is six times the hard-sigmoid, the 3 in the bias.
+            self._take(gate.output, found, 6.0)
+            self.tensors[raised(node.inputs[2])] = bias
+        else:
+            self._take(node.output, found)
+            self.tensors[node.inputs[2]] = bias
+
+    def _most_alike(self, node: Node, candidates: list[Node]) -> Node:
+        ours = _weights(self.ours, node)
+        return max(candidates, key=lambda each: float(np.vdot(ours, _weights(self.theirs, each))))
+
+    def _name(self, name: str) -> str:
+        """Write down which tensor of the file `name` is; why there is none, or ""."""
+        root = self.ours.root[name]
+        if root not in self.found:
+            return next(iter(self.unread.values()), "the file has no op that reads the same and computes this")
+        theirs, times = self.found[root]
+        shape, factor = self.ours.graph[name].shape, self.ours.form[name].factor
+        forms = [
+            (form, times * form.factor / factor)
+            for form in self.theirs.of(theirs)
+            if form.name in self.shown and self._fits(form, shape)
+        ]
+        whole = [(form, round(multiple)) for form, multiple in forms if _is_whole(multiple)]
+        if not whole:
+            return "the file holds it in no form that compares"
+        # The last is what the layers behind it read.
+        *_, (form, multiple) = sorted(whole, key=lambda each: (not each[0].is_real, each[1] == 1))
+        self.tensors[multiplied(name, multiple)] = form.name, shape
+        return ""
+
+    def _fits(self, form: _Form, shape: tuple[int, ...]) -> bool:
+        # Of an input the shape has to tell: a file may take NCHW and transpose it.
+        ordered = form.order == () or self.theirs.root[form.name] in self.theirs.graph.inputs
+        return ordered and _sides(self.theirs.graph[form.name].shape) == _sides(shape)
+
+
+def _is_whole(multiple: float) -> bool:
+    return round(multiple) >= 1 and math.isclose(multiple, round(multiple), rel_tol=1e-3)
+
+
+def _kind(node: Node) -> str:
+    return "layer" if node.op in _LAYERS else _KINDS.get(node.op, node.op)
 
 
 def _layers(graph: Graph) -> list[Node]:
     return [node for node in graph.nodes if node.op in _LAYERS]
 
 
-def _computing(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if node.op not in ("quantize", "dequantize")]
+def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the batch, which a file may leave free, and without sides of one."""
+    return tuple(side for side in shape[1:] if side != 1)
 
 
-def _signature(graph: Graph, node: Node) -> tuple[tuple[int, ...], ...]:
-    # Without the batch, which a file may leave free.
-    return graph[_stored(graph, node.inputs[1])].shape, graph[node.output].shape[1:]
+def _signature(forms: _Forms, node: Node) -> tuple[object, ...]:
+    weight = forms.graph[forms.root[node.inputs[1]]].shape
+    return weight[0], _sides(weight), _sides(forms.graph[node.output].shape)
 
 
-def _stored(graph: Graph, name: str) -> str:
-    """The constant behind a dequantize node; the tensor itself elsewhere."""
-    producer = graph.producer(name)
-    return producer.inputs[0] if producer is not None and producer.op == "dequantize" else name
+def _weights(forms: _Forms, node: Node) -> np.ndarray:
+    """The weights f32[n] of a layer, to length one."""
+    tensor = forms.graph[forms.root[node.inputs[1]]]
+    if tensor.data is None:
+        return np.zeros(math.prod(tensor.shape), np.float32)
+    values = (dequantize(tensor.data, tensor.qparams) if tensor.qparams else tensor.data).astype(np.float32).ravel()
+    return values / max(float(np.linalg.norm(values)), 1e-30)

@@ -27,7 +27,7 @@ from edgemobile.graph.embed import EMBEDDED
 from edgemobile.inspection import contents_of
 from edgemobile.model_file import layout_of, read_model
 from edgemobile.parity.layers import Observed, integers
-from edgemobile.parity.names import matched_by_order
+from edgemobile.parity.names import are_alike, match
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["File", "Place", "local_places", "observe", "open_file", "output_step", "read_graph", "takes_pixels"]
@@ -160,12 +160,20 @@ def takes_pixels(contents: Contents) -> bool:
 
 def read_graph(file: File) -> Graph:
     """What the file computes. Raises Unsupported, naming the op, where a Graph has no word for it."""
+    graph, unread = _read_known(file)
+    for reason in unread.values():
+        raise Unsupported(f"the layers of {file.path} cannot be run again: {reason}")
+    return graph
+
+
+def _read_known(file: File) -> tuple[Graph, dict[str, str]]:
+    """(what the file computes, as far as a Graph has words for it; what other ops make, with the reason)."""
     try:
         if file.format == "onnx":
-            from edgemobile.exporters.onnx_graph import read_graph as read_onnx
+            from edgemobile.exporters.onnx_graph import read_known as read_onnx
 
             return read_onnx(file.data)
-        from edgemobile.exporters.tflite_graph import read_graph as read_tflite
+        from edgemobile.exporters.tflite_graph import read_known as read_tflite
 
         return read_tflite(file.data)
     except (GraphError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -200,8 +208,8 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
         seen = dict.fromkeys(seen, values[EMBEDDED])
     constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
     unsigned = frozenset(_graph_name(file, name) for name in constants)
-    renamed = _renamed(file, reference)
-    return Observed({**seen, **values}, tensors, file.factors, renamed, unsigned=unsigned), end
+    observed = Observed({**seen, **values}, tensors, file.factors, unsigned=unsigned)
+    return (observed if reference is None else _renamed(file, reference, observed)), end
 
 
 def _flattened(contents: Contents) -> dict[str, tuple[int, ...]]:
@@ -258,12 +266,28 @@ def _graph_name(file: File, name: str) -> str:
     return name
 
 
-def _renamed(file: File, reference: Graph | None) -> dict[str, str]:
-    """Reference tensor -> the file's, where they go by other names."""
-    if reference is None:
-        return {}
-    try:
-        return matched_by_order(reference, read_graph(file))
-    except EdgemobileError:
-        # Its ops have no Graph: then only names can match, and what does not is reported.
-        return {}
+def _renamed(file: File, reference: Graph, observed: Observed) -> Observed:
+    """What was observed, by the reference's names where the file has names of its own."""
+    if are_alike(reference, observed.values):
+        return observed
+    graph, unread = _read_known(file)
+    found = match(reference, graph, observed.values, unread)
+    values, tensors = {}, {}
+    for name, (own, shape) in found.tensors.items():
+        if own in observed.values:
+            values[name] = observed.values[own].reshape(-1, *shape[1:])
+        if own in observed.tensors:
+            tensors[name] = _reshaped(observed.tensors[own], name, shape)
+    unsigned = frozenset(name for name, (own, _) in found.tensors.items() if own in observed.unsigned)
+    renamed = {name: own for name, (own, _) in found.tensors.items()}
+    factors = {name: observed.factors[own] for name, own in renamed.items() if own in observed.factors}
+    return Observed(values, tensors, factors, renamed, found.unknown, unsigned=unsigned)
+
+
+def _reshaped(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor under another name and in a shape that differs in sides of one."""
+    qparams = tensor.qparams
+    if qparams is not None and qparams.axis:
+        qparams = replace(qparams, axis=qparams.axis - len(tensor.shape) + len(shape))
+    data = None if tensor.data is None else tensor.data.reshape(shape)
+    return Tensor(name, shape, tensor.dtype, data, qparams)
