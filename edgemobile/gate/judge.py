@@ -59,6 +59,10 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
         found = f"{file.agreeing} of {len(file.layers)}"
         words = inner or tuple(f"{tensor} is not compared: {reason}" for tensor, reason in file.unmatched)
         yield Check(base, name, "layers", file.place, _judged(not inner), found, "all", words, kept)
+    elif file.not_compared:
+        yield Check(
+            base, name, "layers", file.place, Outcome.SKIPPED, "not compared", "all", (file.not_compared,), kept
+        )
 
 
 def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept: bool) -> list[Check]:

@@ -35,6 +35,9 @@ _FORMS = ("quantize", "dequantize", "reshape", "transpose")
 # Ops that are one to a walk: the pool of a whole image, and activations, of which a file may have the wrong one.
 _KINDS = {"avg_pool2d": "mean", **dict.fromkeys(("relu", "relu6", "hardswish", "hardsigmoid"), "activation")}
 
+# n times the input gives n times the output.
+_HOMOGENEOUS = ("add", "concat", "mean", "relu", "max_pool2d", "avg_pool2d")
+
 
 @dataclass(frozen=True)
 class Match:
@@ -180,20 +183,25 @@ class _Walk:
 
     def _find(self, node: Node) -> None:
         readers = self._readers(node)
-        times = self._times(node)
         right = next((each for each in readers if each.op == node.op), None)
         # Another activation is taken for this one where there is no doubt whose place it has.
         taken = right or (readers[0] if len(readers) == 1 else None)
+        times = None if taken is None else self._times(node, taken)
         if taken is not None and times is not None:
             self._take(node.output, taken, times)
 
-    def _times(self, node: Node) -> float | None:
-        """How many times its output a node of the file gives, whose inputs are multiples; None where it depends."""
-        times = [self.found[root][1] for root in self.ours.reads(node) if root in self.found]
+    def _times(self, node: Node, theirs: Node) -> float | None:
+        """How many times the output of `node` a node of the file gives; None where its inputs' multiples do not say."""
+        factors = {self.theirs.root[name]: self.theirs.form[name].factor for name in theirs.inputs}
+        times = []
+        for name in node.inputs:
+            if (root := self.ours.root[name]) in self.found:
+                own, multiple = self.found[root]
+                times.append(multiple * factors[own] / self.ours.form[name].factor)
         if node.op == "mul":
             return math.prod(times)
-        linear = node.op in ("add", "concat", "mean", "relu", "max_pool2d", "avg_pool2d")
-        return times[0] if times and len(set(times)) == 1 and (linear or times[0] == 1) else None
+        alike = bool(times) and all(math.isclose(each, times[0], rel_tol=1e-3) for each in times)
+        return times[0] if alike and (node.op in _HOMOGENEOUS or math.isclose(times[0], 1, rel_tol=1e-3)) else None
 
     def _find_layer(self, node: Node) -> None:
         wanted = _signature(self.ours, node)

@@ -12,9 +12,12 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.parity.causes import Cause
 from edgemobile.parity.layers import LayerParity, first_diverging
 
-__all__ = ["REPORT_VERSION", "FileParity", "ParityReport"]
+__all__ = ["FAIL", "NOT_COMPARED", "PASS", "REPORT_VERSION", "FileParity", "ParityReport"]
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
+
+# What a file's verdict may be.
+PASS, NOT_COMPARED, FAIL = "pass", "not compared", "FAIL"
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class FileParity:
 
     `metrics` are of its output, `bounds` what they are held to, `missed` what fell short, in words, and `missed_layers`
     what of it is about layers. `layers` are in the reference's order, () where they were not asked for; `unmatched` is
-    (tensor of the reference, why it could not be compared). `first_diverging` is the first layer that does, `cause` the
-    likely reason. `sha256` is of the file's bytes.
+    (tensor of the reference, why it could not be compared), and `not_compared` why no layer could be, "" where one was
+    or none was asked for. `first_diverging` is the first layer that does, `cause` the likely reason. `sha256` is of the
+    file's bytes.
 
     On a device, `machine` says what it is, and `lsb` how many steps its int8 outputs are at most from the same
     runtime's on this machine; None where nothing was compared.
@@ -46,10 +50,23 @@ class FileParity:
     sha256: str = ""
     machine: str = ""
     lsb: int | None = None
+    not_compared: str = ""
 
     @property
     def passed(self) -> bool:
+        """Whether nothing that was compared fell short."""
         return not self.missed
+
+    @property
+    def verdict(self) -> str:
+        """PASS, FAIL, or NOT_COMPARED where the outputs hold and no layer that was asked for could be compared."""
+        return FAIL if self.missed else NOT_COMPARED if self.not_compared else PASS
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """All that was asked for and not compared, in words."""
+        whole = (self.not_compared,) if self.not_compared else ()
+        return whole or tuple(f"{tensor}: {reason}" for tensor, reason in self.unmatched)
 
     @property
     def missed_outputs(self) -> tuple[str, ...]:
@@ -83,7 +100,13 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
+        """Whether no file fell short."""
         return all(file.passed for file in self.files)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked for was compared."""
+        return not any(file.gaps for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
         """JSON's own types; inf and nan are the texts "inf", "-inf" and "nan"."""
@@ -104,8 +127,8 @@ class ParityReport:
         lines = [f"{self.reference}: {'pass' if self.passed else 'FAIL'} on {self.images}"]
         for file in self.files:
             found = ", ".join(f"{name} {value:.4g}" for name, value in file.metrics.items())
-            lines.append(f"  {'pass' if file.passed else 'FAIL'} {file.file} ({file.place}): {found}")
-            lines += [f"       {missed}" for missed in file.missed]
+            lines.append(f"  {file.verdict} {file.file} ({file.place}): {found}")
+            lines += [f"       {words}" for words in (*file.missed, *filter(None, [file.not_compared]))]
         return "\n".join(lines)
 
 

@@ -88,6 +88,7 @@ def _accuracy(one: Artifact) -> Iterator[str]:
     for compared in one.compared:
         file = compared.file
         verdict = "holds" if file.passed else f"FAILS: {'; '.join(file.missed)}"
+        verdict += f" ({file.not_compared})" if file.not_compared else ""
         yield f"- parity with {markdown_text(compared.report.reference)} {markdown_text(verdict)}"
 
 

@@ -166,6 +166,7 @@ def _parity(value: Mapping[str, Any], path: Path) -> list[ParityReport]:
         numbers += [number for layer in file.layers for number in (layer.sqnr_db, layer.max_abs, layer.cosine)]
         numbers += [number for layer in file.layers for number in (layer.own_db, layer.constants_db, layer.excess)]
         texts = [file.file, file.format, file.precision, file.place, file.isa, *file.missed, *file.notes]
+        texts.append(file.not_compared)
         texts += [text for layer in file.layers for text in (layer.name, layer.op, layer.diverges_in)]
         if not all(isinstance(one, float | int | None) for one in numbers) or not all(
             isinstance(text, str) for text in texts

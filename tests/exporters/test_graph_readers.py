@@ -138,5 +138,10 @@ def test_a_concatenation_of_anything_but_channels_is_refused() -> None:
 
 
 def test_an_op_without_a_graph_is_named(colour_model) -> None:
-    with pytest.raises(Unsupported, match=r"ReduceMean .at means.|MatMul .at picked."):
-        onnx_graph.read_graph(colour_model())
+    model = onnx.load_from_string(colour_model())
+    model.graph.node[-1].op_type = "Erf"
+    with pytest.raises(Unsupported, match=r"Erf .at scores. cannot be run again by itself. Supported: Conv, Gemm"):
+        onnx_graph.read_graph(model.SerializeToString())
+    graph, unknown = onnx_graph.read_known(model.SerializeToString())
+    assert [node.op for node in graph.nodes][-1] == "linear", "the MatMul and the Add behind it"
+    assert list(unknown) == ["scores"]
