@@ -134,7 +134,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", default=",".join(_NETS), help="models, or package.module:factory")
     parser.add_argument("--only", default="", help="only the exporters whose name has this in it")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the files here, and take those there already")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="leave the files here, and take those there already"
+    )
     parser.add_argument("--litert-torch-python", metavar="PYTHON", help="a Python with litert-torch")
     parser.add_argument("--onnx2tf-python", metavar="PYTHON", help="a Python with onnx2tf")
     options = parser.parse_args()

@@ -53,7 +53,7 @@ litert_torch.convert(net, (torch.zeros(*map(int, shape)),)).export(target)
 
 
 def litert_torch(python: str, program: Any, input_shape: tuple[int, ...]) -> bytes:
-    """The float TFLite file it makes of an ExportedProgram. `python` is a Python that has it: it brings its own torch."""
+    """The float TFLite file it makes of an ExportedProgram. `python` is one that has it, with a torch of its own."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +88,9 @@ def onnx2tf(python: str, data: bytes, calibration: np.ndarray, precision: Litera
         # It writes into its input, and would fetch this file of images where it is not there.
         (Path(folder) / "net.onnx").write_bytes(data)
         np.save(Path(folder) / "calibration.npy", calibration)
-        np.save(Path(folder) / "calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), "f"))
+        np.save(
+            Path(folder) / "calibration_image_sample_data_20x128x128x3_float32.npy", np.zeros((20, 128, 128, 3), "f")
+        )
         command = [python, "-c", _ONNX2TF, precision, "calibration.npy"]
         subprocess.run(command, check=True, capture_output=True, cwd=folder)
         return (Path(folder) / "out" / names[precision]).read_bytes()

@@ -5,7 +5,7 @@
     MatMul by a constant, and the Add     Gemm with transB=1
     behind it; Gemm with transB=0
 
-Tensors keep their names. The reals that a quantized operator computes in are new: `t:dq` and `t:raw` of the integers `t`.
+Tensors keep their names. New are the reals that a quantized operator computes in: `t:dq` and `t:raw` of integers `t`.
 """
 
 from __future__ import annotations
@@ -174,42 +174,55 @@ def _input(node: Any, place: int) -> str:
 
 def _name_gemms(graph: Any) -> None:
     """Write x W and the + b behind it, and x W + b with W not transposed, as Gemm with transB=1."""
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {name: node for node in graph.node for name in node.output}
-    readers: dict[str, list[Any]] = {}
+    matrices = _Matrices(graph)
+    gone: list[int] = []
     for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    outputs, gone = {value.name for value in graph.output}, []
-    for node in graph.node:
-        if node.op_type == "MatMul" and _turned(node.input[1], stored, makers, readers):
-            node.op_type = "Gemm"
-            node.attribute.append(onnx.helper.make_attribute("transB", 1))
-            added = readers.get(node.output[0], [])
-            if len(added) == 1 and added[0].op_type == "Add" and node.output[0] not in outputs:
-                bias = next(name for name in added[0].input if name != node.output[0])
-                if bias in stored and len(stored[bias].dims) == 1:
-                    node.input.append(bias)
-                    node.output[0] = added[0].output[0]
-                    gone.append(added[0])
-        elif node.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in node.attribute):
-            if _turned(node.input[1], stored, makers, readers):
-                kept = [attribute for attribute in node.attribute if attribute.name != "transB"]
-                del node.attribute[:]
-                node.attribute.extend([*kept, onnx.helper.make_attribute("transB", 1)])
-    _replace_nodes(graph, [node for node in graph.node if not any(node is one for one in gone)])
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        if node.op_type not in ("MatMul", "Gemm") or transposed or not matrices.turn(node.input[1]):
+            continue
+        if node.op_type == "MatMul" and (added := matrices.added(node)) is not None:
+            bias, add = added
+            node.input.append(bias)
+            node.output[0] = add.output[0]
+            gone.append(id(add))
+        kept = [attribute for attribute in node.attribute if attribute.name != "transB"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("transB", 1)])
+        node.op_type = "Gemm"
+    _replace_nodes(graph, [node for node in graph.node if id(node) not in gone])
 
 
-def _turned(name: str, stored: dict[str, Any], makers: dict[str, Any], readers: dict[str, list[Any]]) -> bool:
-    """Transpose the stored matrix behind `name`; False where there is none, or others read it too."""
-    maker = makers.get(name)
-    quantized = maker is not None and maker.op_type == "DequantizeLinear"
-    tensor = stored.get(maker.input[0] if quantized else name)
-    if tensor is None or len(tensor.dims) != 2 or len(readers[tensor.name]) > 1 or len(readers[name]) > 1:
-        return False
-    turned = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor).T)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(turned, tensor.name))
-    for attribute in maker.attribute if quantized else ():
-        if attribute.name == "axis":
-            attribute.i = 1 - attribute.i % 2
-    return True
+class _Matrices:
+    """The stored matrices of a graph, and what reads them."""
+
+    def __init__(self, graph: Any) -> None:
+        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.makers = {name: node for node in graph.node for name in node.output}
+        self.outputs = {value.name for value in graph.output}
+        self.readers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def turn(self, name: str) -> bool:
+        """Transpose the stored matrix behind `name`; False where there is none, or others read it too."""
+        maker = self.makers.get(name)
+        conversion = maker if maker is not None and maker.op_type == "DequantizeLinear" else None
+        tensor = self.stored.get(name if conversion is None else conversion.input[0])
+        if tensor is None or len(tensor.dims) != 2 or len(self.readers[tensor.name]) > 1 or len(self.readers[name]) > 1:
+            return False
+        turned = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor).T)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(turned, tensor.name))
+        for attribute in () if conversion is None else conversion.attribute:
+            if attribute.name == "axis":
+                attribute.i = 1 - attribute.i % 2
+        return True
+
+    def added(self, node: Any) -> tuple[str, Any] | None:
+        """(a stored bias, the Add of it) that alone reads what `node` makes."""
+        (output,) = node.output
+        readers = self.readers.get(output, [])
+        if len(readers) != 1 or readers[0].op_type != "Add" or output in self.outputs:
+            return None
+        bias = next(name for name in readers[0].input if name != output)
+        return (bias, readers[0]) if bias in self.stored and len(self.stored[bias].dims) == 1 else None

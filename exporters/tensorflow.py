@@ -29,7 +29,8 @@ def to_bytes(
     """The .tflite file TFLiteConverter makes of a float `graph`.
 
     With `representative`, arrays f32[N,H,W,C] for the graph's one input, it is full-integer int8, inputs and outputs
-    included; the converter chooses the ranges. With `dynamic_range` only the weights are int8. Raises Unsupported for an int8 graph and where the converter refuses.
+    included; the converter chooses the ranges. With `dynamic_range` only the weights are int8. Raises Unsupported for
+    an int8 graph and where the converter refuses.
     """
     _check_float(graph)
     with quiet_stderr():

@@ -226,6 +226,7 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "PADV2": _pad,
     "RELU": _first("relu"),
     "RELU6": _first("relu6"),
+    "RELU_0_TO_1": _first("relu1"),
     "HARD_SWISH": _first("hardswish"),
     "LOGISTIC": _first("sigmoid"),
     "SOFTMAX": _softmax,

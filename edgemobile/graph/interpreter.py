@@ -132,6 +132,7 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "avg_pool2d": _avg_pool,
     "relu": lambda node, out, x: np.maximum(x, 0),
     "relu6": lambda node, out, x: np.clip(x, 0, 6),
+    "relu1": lambda node, out, x: np.clip(x, 0, 1),
     "hardswish": lambda node, out, x: x * _hardsigmoid(x),
     "hardsigmoid": lambda node, out, x: _hardsigmoid(x),
     "sigmoid": lambda node, out, x: _sigmoid(x),

@@ -23,7 +23,8 @@ import numpy as np
 __all__ = ["OPS", "Graph", "GraphError", "Node", "QParams", "Tensor"]
 
 # op -> what it does and the attributes it carries. `activation` is "", "relu" or "relu6", fused after the op.
-# stride, dilation and kernel are (h, w); padding is ((top, bottom), (left, right)). No writer has softmax and transpose.
+# stride, dilation and kernel are (h, w); padding is ((top, bottom), (left, right)).
+# No writer has relu1, softmax and transpose: files of others do.
 OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "conv2d": ("stride", "padding", "dilation", "groups", "activation"),  # x, weight, bias
@@ -36,6 +37,7 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "avg_pool2d": ("kernel", "stride"),  # no padding
         "relu": (),
         "relu6": (),
+        "relu1": (),  # 0 to 1
         "hardswish": (),  # x * relu6(x + 3) / 6
         "hardsigmoid": (),  # relu6(x + 3) / 6
         "sigmoid": (),  # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0

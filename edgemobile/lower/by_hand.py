@@ -7,7 +7,7 @@ import numpy as np
 from edgemobile.graph import Graph, Node
 from edgemobile.graph.affine import dequantize
 
-__all__ = ["recognise_gates"]
+__all__ = ["gate_input", "recognise_gates"]
 
 
 def recognise_gates(graph: Graph) -> Graph:
@@ -37,15 +37,15 @@ def _gate(graph: Graph, makers: dict[str, Node], node: Node) -> Node | None:
             return Node("hardswish", (b,), node.output)
         if not _is_number(graph, b, 1 / 6):
             continue
-        if (x := _shifted(graph, makers, a)) is not None:
+        if (x := gate_input(graph, makers, a)) is not None:
             return Node("hardsigmoid", (x,), node.output)
         for x, gate in (made.inputs, made.inputs[::-1]) if made.op == "mul" else ():
-            if _shifted(graph, makers, gate) == x:
+            if gate_input(graph, makers, gate) == x:
                 return Node("hardswish", (x,), node.output)
     return None
 
 
-def _shifted(graph: Graph, makers: dict[str, Node], name: str) -> str | None:
+def gate_input(graph: Graph, makers: dict[str, Node], name: str) -> str | None:
     """The x where `name` is relu6(x + 3)."""
     plus = makers.get(name)
     if plus is not None and plus.op == "relu6":

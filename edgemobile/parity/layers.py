@@ -405,10 +405,13 @@ def _in_steps(
 def _gate_noise(
     node: Node, inputs: Mapping[str, np.ndarray], steps: np.ndarray, observed: Observed
 ) -> np.ndarray | float:
-    """What rounding the gate of x * gate / 6 adds, as a variance f64[C] in the output's steps."""
+    """What rounding the gate of x * gate / 6 adds, or what a hard-sigmoid is cut from, as a variance f64[C] in the
+    output's steps."""
     gate = observed.qparams(gate_of(node.output))
-    if node.op != "hardswish" or gate is None:
+    if gate is None or node.op not in _FUSED:
         return 0.0
+    if node.op == "hardsigmoid":
+        return (float(gate.scale[0]) / steps) ** 2 / 12
     ((name, x),) = inputs.items()
     source = observed.qparams(name)
     if source is not None and gate.scale[0] == source.scale[0]:

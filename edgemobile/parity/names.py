@@ -22,29 +22,35 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgemobile.graph import Graph, Node
-from edgemobile.graph.affine import dequantize
-from edgemobile.graph.tensor_names import multiplied, raised, split_name
-from edgemobile.lower.by_hand import recognise_gates
-from edgemobile.lower.dead_code import without_dead_code
-from edgemobile.lower.fusion import fuse_activations
+from edgemobile.graph.tensor_names import gate_of, multiplied, raised, split_name
+from edgemobile.parity.spellings import LAYERS, SIXTH, as_lowered, real
 
-__all__ = ["Match", "are_alike", "match"]
+__all__ = ["Match", "Own", "are_alike", "match"]
 
-_LAYERS = ("conv2d", "linear")
 _FORMS = ("quantize", "dequantize", "reshape", "transpose")
 # Ops that are one to a walk: the pool of a whole image, and activations, of which a file may have the wrong one.
-_KINDS = {"avg_pool2d": "mean", **dict.fromkeys(("relu", "relu6", "hardswish", "hardsigmoid"), "activation")}
+_KINDS = {"avg_pool2d": "mean", **dict.fromkeys(("relu", "relu6", "relu1", "hardswish", "hardsigmoid"), "activation")}
 
 # n times the input gives n times the output.
 _HOMOGENEOUS = ("add", "concat", "mean", "relu", "max_pool2d", "avg_pool2d")
 
 
 @dataclass(frozen=True)
-class Match:
-    """`tensors`: the reference's name, with the ends of graph.tensor_names -> (the file's name, the reference's shape).
-    `unknown`: tensors of the reference that are none of the file's, with the reason."""
+class Own:
+    """A file's tensor, in the reference's shape; `times` it are the reference's numbers, for what has no multiple in
+    its name."""
 
-    tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    name: str
+    shape: tuple[int, ...]
+    times: float = 1.0
+
+
+@dataclass(frozen=True)
+class Match:
+    """`tensors`: the reference's name, with the ends of graph.tensor_names -> the file's. `unknown`: tensors of the
+    reference that are none of the file's, with the reason."""
+
+    tensors: Mapping[str, Own] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -59,7 +65,6 @@ def match(reference: Graph, other: Graph, shown: Collection[str], unread: Mappin
 
     `unread` are tensors that an op of the file makes which a Graph has no word for, with the reason.
     """
-    other = fuse_activations(without_dead_code(recognise_gates(other)))
     return _Walk(reference, other, shown, unread).match()
 
 
@@ -121,10 +126,10 @@ class _Forms:
 
     def _number(self, name: str) -> float | None:
         """The value of a constant that is one positive number."""
-        tensor = self.graph[self.root.get(name, name)]
-        if tensor.data is None or tensor.data.size != 1:
+        values = real(self.graph[self.root.get(name, name)])
+        if values is None or values.size != 1:
             return None
-        value = float((dequantize(tensor.data, tensor.qparams) if tensor.qparams else tensor.data).item())
+        value = float(values.item())
         return value if value > 0 and math.isfinite(value) else None
 
     def of(self, root: str) -> Iterator[_Form]:
@@ -140,13 +145,15 @@ class _Walk:
     """Both graphs along together: what was found so far."""
 
     def __init__(self, reference: Graph, other: Graph, shown: Collection[str], unread: Mapping[str, str]) -> None:
-        self.ours, self.theirs = _Forms(reference), _Forms(other)
+        lowered = as_lowered(other)
+        self.ours, self.theirs = _Forms(reference), _Forms(lowered)
         self.shown, self.unread = shown, unread
+        self.written = {node.output: node for node in other.nodes}
         # Root of the reference -> (root of the file, how many times it that is).
         self.found: dict[str, tuple[str, float]] = {}
-        self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self.free = [node for node in other.nodes if self.theirs.root[node.output] == node.output]
-        layers = _layers(reference), _layers(other)
+        self.tensors: dict[str, Own] = {}
+        self.free = [node for node in lowered.nodes if self.theirs.root[node.output] == node.output]
+        layers = _layers(reference), _layers(lowered)
         signatures = [
             [_signature(forms, node) for node in each]
             for forms, each in zip((self.ours, self.theirs), layers, strict=True)
@@ -161,7 +168,7 @@ class _Walk:
         )
         for node in graph.nodes:
             if self.ours.root[node.output] == node.output and node.output not in self.found:
-                (self._find_layer if node.op in _LAYERS else self._find)(node)
+                (self._find_layer if node.op in LAYERS else self._find)(node)
         unknown = {}
         for name in (*graph.inputs, *(node.output for node in graph.nodes)):
             if reason := self._name(name):
@@ -189,6 +196,28 @@ class _Walk:
         times = None if taken is None else self._times(node, taken)
         if taken is not None and times is not None:
             self._take(node.output, taken, times)
+            if (gate := self._gate(taken)) is not None:
+                self.tensors[gate_of(node.output)] = gate
+
+    def _gate(self, hardswish: Node) -> Own | None:
+        """relu6(x + 3) of a hard-swish that the file writes as a product, or a sixth of it; None for one op."""
+        product = self.written.get(hardswish.output.removesuffix(SIXTH))
+        if hardswish.op != "hardswish" or product is None or product.op != "mul":
+            return None
+        x = self.theirs.root[hardswish.inputs[0]]
+        others = [name for name in product.inputs if self.theirs.root.get(name, name) != x]
+        if len(others) != 1 or others[0] not in self.written:
+            return None
+        (gate,) = others
+        maker = self.written[gate].op
+        times = 6.0 if maker == "hardsigmoid" else self._apart(gate, x) if maker in LAYERS else 1.0
+        return Own(gate, self.theirs.graph[hardswish.output].shape, times)
+
+    def _apart(self, gate: str, x: str) -> float:
+        """How many steps of a gate its distance from relu6(x + 3) is rounded to, where it was not computed from x but
+        beside it, so that both were rounded."""
+        steps = [qparams.scale[0] for name in (gate, x) if (qparams := self.theirs.graph[name].qparams) is not None]
+        return math.hypot(*steps) / float(steps[0]) if len(steps) == 2 else 1.0
 
     def _times(self, node: Node, theirs: Node) -> float | None:
         """How many times the output of `node` a node of the file gives; None where its inputs' multiples do not say."""
@@ -212,20 +241,30 @@ class _Walk:
         if not candidates:
             return
         found = candidates[0] if len(candidates) == 1 else self._most_alike(node, candidates)
-        ours = self.ours.graph
-        _, weight, bias = (
-            (self.theirs.root[name], ours[own].shape) for own, name in zip(node.inputs, found.inputs, strict=True)
-        )
-        self.tensors[node.inputs[1]] = weight
-        readers = ours.consumers(node.output)
-        gate = readers[0] if len(readers) == 1 and readers[0].op == "hardsigmoid" else None
+        times, bias = 1.0, node.inputs[2]
+        gate = self._only_reader(self.ours.graph, node, "hardsigmoid")
+        clamp = self._only_reader(self.theirs.graph, found, "relu1")
         if gate is not None and not node.attrs["activation"] and found.attrs["activation"] == "relu6":
-            # relu6(x + 3) is six times the hard-sigmoid, the 3 in the bias.
+            # relu6(y + 3) is six times the hard-sigmoid of y, the 3 in the bias.
+            bias = raised(bias)
             self._take(gate.output, found, 6.0)
-            self.tensors[raised(node.inputs[2])] = bias
+        elif gate is not None and clamp is not None:
+            # The same with both divided by 6.
+            times, bias = 6.0, raised(bias)
+            self.free.remove(found)
+            self._take(gate.output, clamp)
+            self.tensors[gate_of(gate.output)] = Own(found.output, self.ours.graph[gate.output].shape)
         else:
             self._take(node.output, found)
-            self.tensors[node.inputs[2]] = bias
+        for name, own, position in ((node.inputs[1], found.inputs[1], 1), (bias, found.inputs[2], 2)):
+            shape = self.ours.graph[node.inputs[position]].shape
+            self.tensors[name] = Own(self.theirs.root[own], shape, times)
+
+    @staticmethod
+    def _only_reader(graph: Graph, node: Node, op: str) -> Node | None:
+        """What alone reads the output of `node`, where it is of the kind `op`."""
+        readers = graph.consumers(node.output)
+        return readers[0] if len(readers) == 1 and readers[0].op == op else None
 
     def _most_alike(self, node: Node, candidates: list[Node]) -> Node:
         ours = _weights(self.ours, node)
@@ -248,7 +287,7 @@ class _Walk:
             return "the file holds it in no form that compares"
         # The last is what the layers behind it read.
         *_, (form, multiple) = sorted(whole, key=lambda each: (not each[0].is_real, each[1] == 1))
-        self.tensors[multiplied(name, multiple)] = form.name, shape
+        self.tensors[multiplied(name, multiple)] = Own(form.name, shape)
         return ""
 
     def _fits(self, form: _Form, shape: tuple[int, ...]) -> bool:
@@ -262,11 +301,11 @@ def _is_whole(multiple: float) -> bool:
 
 
 def _kind(node: Node) -> str:
-    return "layer" if node.op in _LAYERS else _KINDS.get(node.op, node.op)
+    return "layer" if node.op in LAYERS else _KINDS.get(node.op, node.op)
 
 
 def _layers(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if node.op in _LAYERS]
+    return [node for node in graph.nodes if node.op in LAYERS]
 
 
 def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -282,7 +321,7 @@ def _signature(forms: _Forms, node: Node) -> tuple[object, ...]:
 def _weights(forms: _Forms, node: Node) -> np.ndarray:
     """The weights f32[n] of a layer, to length one."""
     tensor = forms.graph[forms.root[node.inputs[1]]]
-    if tensor.data is None:
+    values = real(tensor)
+    if values is None:
         return np.zeros(math.prod(tensor.shape), np.float32)
-    values = (dequantize(tensor.data, tensor.qparams) if tensor.qparams else tensor.data).astype(np.float32).ravel()
-    return values / max(float(np.linalg.norm(values)), 1e-30)
+    return values.astype(np.float32).ravel() / max(float(np.linalg.norm(values)), 1e-30)

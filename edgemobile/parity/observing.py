@@ -27,7 +27,7 @@ from edgemobile.graph.embed import EMBEDDED
 from edgemobile.inspection import contents_of
 from edgemobile.model_file import layout_of, read_model
 from edgemobile.parity.layers import Observed, integers
-from edgemobile.parity.names import are_alike, match
+from edgemobile.parity.names import Own, are_alike, match
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["File", "Place", "local_places", "observe", "open_file", "output_step", "read_graph", "takes_pixels"]
@@ -273,21 +273,23 @@ def _renamed(file: File, reference: Graph, observed: Observed) -> Observed:
     graph, unread = _read_known(file)
     found = match(reference, graph, observed.values, unread)
     values, tensors = {}, {}
-    for name, (own, shape) in found.tensors.items():
-        if own in observed.values:
-            values[name] = observed.values[own].reshape(-1, *shape[1:])
-        if own in observed.tensors:
-            tensors[name] = _reshaped(observed.tensors[own], name, shape)
-    unsigned = frozenset(name for name, (own, _) in found.tensors.items() if own in observed.unsigned)
-    renamed = {name: own for name, (own, _) in found.tensors.items()}
+    for name, own in found.tensors.items():
+        if own.name in observed.values:
+            values[name] = observed.values[own.name].reshape(-1, *own.shape[1:])
+        if own.name in observed.tensors:
+            tensors[name] = _as_reference(observed.tensors[own.name], name, own)
+    renamed = {name: own.name for name, own in found.tensors.items()}
+    unsigned = frozenset(name for name, own in renamed.items() if own in observed.unsigned)
     factors = {name: observed.factors[own] for name, own in renamed.items() if own in observed.factors}
     return Observed(values, tensors, factors, renamed, found.unknown, unsigned=unsigned)
 
 
-def _reshaped(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
-    """A tensor under another name and in a shape that differs in sides of one."""
-    qparams = tensor.qparams
-    if qparams is not None and qparams.axis:
-        qparams = replace(qparams, axis=qparams.axis - len(tensor.shape) + len(shape))
-    data = None if tensor.data is None else tensor.data.reshape(shape)
-    return Tensor(name, shape, tensor.dtype, data, qparams)
+def _as_reference(tensor: Tensor, name: str, own: Own) -> Tensor:
+    """A file's tensor by its name in the reference, in a shape that differs in sides of one, times what it takes."""
+    qparams, data = tensor.qparams, tensor.data
+    if qparams is not None:
+        axis = qparams.axis and qparams.axis - len(tensor.shape) + len(own.shape)
+        qparams = replace(qparams, scale=qparams.scale * np.float32(own.times), axis=axis)
+    elif data is not None and own.times != 1:
+        data = data * data.dtype.type(own.times)
+    return Tensor(name, own.shape, tensor.dtype, None if data is None else data.reshape(own.shape), qparams)
