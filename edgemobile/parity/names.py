@@ -148,7 +148,7 @@ class _Walk:
         lowered = as_lowered(other)
         self.ours, self.theirs = _Forms(reference), _Forms(lowered)
         self.shown, self.unread = shown, unread
-        self.written = {node.output: node for node in other.nodes}
+        self.other, self.written = other, {node.output: node for node in other.nodes}
         # Root of the reference -> (root of the file, how many times it that is).
         self.found: dict[str, tuple[str, float]] = {}
         self.tensors: dict[str, Own] = {}
@@ -216,7 +216,7 @@ class _Walk:
     def _apart(self, gate: str, x: str) -> float:
         """How many steps of a gate its distance from relu6(x + 3) is rounded to, where it was not computed from x but
         beside it, so that both were rounded."""
-        steps = [qparams.scale[0] for name in (gate, x) if (qparams := self.theirs.graph[name].qparams) is not None]
+        steps = [qparams.scale[0] for name in (gate, x) if (qparams := self.other[name].qparams) is not None]
         return math.hypot(*steps) / float(steps[0]) if len(steps) == 2 else 1.0
 
     def _times(self, node: Node, theirs: Node) -> float | None:

@@ -13,7 +13,6 @@ import numpy as np
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize
 from edgemobile.lower.by_hand import gate_input, recognise_gates
-from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.fusion import fuse_activations
 
 __all__ = ["LAYERS", "SIXTH", "as_lowered", "real"]
@@ -27,7 +26,8 @@ _STEP = 0.01
 
 def as_lowered(graph: Graph) -> Graph:
     """`graph` in the reference's ops. Tensors keep their names; what only stands between them is new."""
-    return fuse_activations(_undivided(without_dead_code(recognise_gates(_untwinned(graph)))))
+    graph = _untwinned(graph)
+    return fuse_activations(_undivided(_without_leftovers(recognise_gates(graph), graph)))
 
 
 def real(tensor: Tensor) -> np.ndarray | None:
@@ -47,6 +47,17 @@ def _untwinned(graph: Graph) -> Graph:
                 node = Node("add", (twin.output, _THREE), node.output, {"activation": "relu6"})
         nodes.append(node)
     return graph.replaced(nodes, [_number(_THREE, 3)])
+
+
+def _without_leftovers(graph: Graph, before: Graph) -> Graph:
+    """`graph` without the nodes that only `before` reads. What neither reads may be read by an op without a node."""
+    once = {name for node in before.nodes for name in node.inputs}
+    read, live = set(graph.outputs), []
+    for node in reversed(graph.nodes):
+        if node.output in read or node.output not in once:
+            read.update(node.inputs)
+            live.append(node)
+    return graph.replaced(reversed(live))
 
 
 def _is_gate_of(graph: Graph, node: Node, plain: Node) -> bool:
