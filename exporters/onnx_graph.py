@@ -54,7 +54,7 @@ def read_named_tensors(data: bytes) -> dict[str, Tensor]:
 
 def tensor_name(name: str) -> str:
     """The Graph's name of an ONNX value, from our own suffixes and from those of onnxruntime's quantizer."""
-    return re.sub(r"(_(Quantize|Dequantize)Linear_Output|_quantized)?(:(q|raw|linear|dq|wide))*$", "", name)
+    return re.sub(r"(_(Quantize|Dequantize)Linear_(Input|Output)|_quantized)?(:(q|raw|linear|dq|wide))*$", "", name)
 
 
 def _tensors(model: Any) -> dict[str, Tensor]:
@@ -122,6 +122,16 @@ class _Reader:
         """Give a node an activation behind it, whose output takes the place of its own."""
         fused = Node(host.op, host.inputs, output, {**host.attrs, "activation": activation})
         self.nodes[self.nodes.index(host)] = fused
+
+    def in_steps_of(self, output: Tensor, name: str, index: int) -> str:
+        """An input of a concatenation in the scale of its output, which a Graph's integers share."""
+        source = self.stored[self.named(name)]
+        if source.qparams is None or output.qparams is None or source.qparams.equals(output.qparams):
+            return name
+        scaled = replace(source, name=f"{output.name}.{index}", qparams=output.qparams)
+        self.stored[scaled.name] = scaled
+        self.nodes.append(Node("quantize", (source.name,), scaled.name))
+        return scaled.name
 
     def feeds_only(self, name: str, reader: Any) -> bool:
         """Whether `reader` is all that reads a value."""
@@ -246,10 +256,11 @@ def _reduce_mean(reader: _Reader, node: Any) -> None:
 
 
 def _concat(reader: _Reader, node: Any) -> None:
-    rank = len(reader.stored[tensor_name(node.output[0])].shape)
+    output = reader.stored[tensor_name(node.output[0])]
+    rank = len(output.shape)
     if rank not in (2, 4) or _attrs(node)["axis"] % rank != 1:
         raise Unsupported(f"Concat (at {node.output[0]}) is supported of channels")
-    reader.emit("concat", node, list(node.input))
+    reader.emit("concat", node, [reader.in_steps_of(output, name, index) for index, name in enumerate(node.input)])
 
 
 def _plain(op: str, **attrs: Any) -> Callable[[_Reader, Any], None]:
