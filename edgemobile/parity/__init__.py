@@ -3,7 +3,8 @@
 Names are loaded when they are asked for, so `edgemobile.parity.tolerances` costs numpy alone. From the bottom up:
 
     tolerances   what a healthy file keeps, one table     layers      what each layer adds by itself
-    names        a stranger's tensors                     integers    int8 against the same int8, op by op
+    names        a stranger's tensors, by what reads      integers    int8 against the same int8, op by op
+                 what, past its spellings
     observing    files, and the places they run           causes      every known mistake, made on purpose:
     claims       what a file says of itself                           wrong_wiring, wrong_numbers, on a suspect
     report       the records                              output      JUnit, markdown

@@ -391,7 +391,7 @@ def _with_layers(
         observed, end = observe(file, place, shown[: len(images)], graph)
         layers, unmatched = _walked(graph, values, observed, row)
     except (Unsupported, GraphError, OverflowError) as error:
-        return replace(result, not_compared=f"layers cannot be compared: {error}")
+        return replace(result, not_compared=str(error))
     _note_exposure(file, found[: len(images)], end, notes)
     first = first_diverging(layers)
     cause = result.cause
