@@ -5,8 +5,10 @@ first convolution, a linear layer as a 1x1 convolution, the 1/6 of a hard-sigmoi
 both graphs are walked along together, from the input on:
 
     a layer      is the one that reads the same and has weights of the same shape; of several, the one whose weights are
-                 most alike. Where none reads the same, the k-th layer is the k-th, if all shapes agree.
+                 most alike.
     another op   is the one of the same kind that reads the same.
+    or both      are the k-th of their kind, where none reads the same and both nets have as many: so what a fault has
+                 wired otherwise is still compared.
     no op        are transposes, reshapes, conversions and multiplications by a number: what they give is what they
                  read, in another form.
 
@@ -27,6 +29,7 @@ from edgemobile.parity.spellings import LAYERS, SIXTH, as_lowered, real
 
 __all__ = ["Match", "Own", "are_alike", "match"]
 
+_LAYER = "layer"
 _FORMS = ("quantize", "dequantize", "reshape", "transpose")
 # Ops that are one to a walk: the pool of a whole image, and activations, of which a file may have the wrong one.
 _KINDS = {"avg_pool2d": "mean", **dict.fromkeys(("relu", "relu6", "relu1", "hardswish", "hardsigmoid"), "activation")}
@@ -153,13 +156,24 @@ class _Walk:
         self.found: dict[str, tuple[str, float]] = {}
         self.tensors: dict[str, Own] = {}
         self.free = [node for node in lowered.nodes if self.theirs.root[node.output] == node.output]
-        layers = _layers(reference), _layers(lowered)
-        signatures = [
-            [_signature(forms, node) for node in each]
-            for forms, each in zip((self.ours, self.theirs), layers, strict=True)
-        ]
-        in_order = signatures[0] == signatures[1]
-        self.in_order = {left.output: right for left, right in zip(*layers, strict=True)} if in_order else {}
+        self.in_order = self._in_order()
+
+    def _in_order(self) -> dict[str, Node]:
+        """Node of the reference -> the file's of the same place among its kind, for kinds of which both have as many.
+
+        Layers have to agree in all their shapes, too.
+        """
+        ours, theirs = (_by_kind(forms) for forms in (self.ours, self.theirs))
+        pairs: dict[str, Node] = {}
+        for kind, nodes in ours.items():
+            others = theirs.get(kind, [])
+            shapes = [
+                [_signature(forms, node) for node in each] if kind == _LAYER else len(each)
+                for forms, each in ((self.ours, nodes), (self.theirs, others))
+            ]
+            if shapes[0] == shapes[1]:
+                pairs |= {node.output: other for node, other in zip(nodes, others, strict=True)}
+        return pairs
 
     def match(self) -> Match:
         graph = self.ours.graph
@@ -191,8 +205,11 @@ class _Walk:
     def _find(self, node: Node) -> None:
         readers = self._readers(node)
         right = next((each for each in readers if each.op == node.op), None)
-        # Another activation is taken for this one where there is no doubt whose place it has.
-        taken = right or (readers[0] if len(readers) == 1 else None)
+        # Another activation, or an op that reads something else, is taken for this one where its place leaves no doubt.
+        in_order = self.in_order.get(node.output)
+        taken = right or (
+            readers[0] if len(readers) == 1 else in_order if not readers and in_order in self.free else None
+        )
         times = None if taken is None else self._times(node, taken)
         if taken is not None and times is not None:
             self._take(node.output, taken, times)
@@ -226,7 +243,7 @@ class _Walk:
         for name in node.inputs:
             if (root := self.ours.root[name]) in self.found:
                 own, multiple = self.found[root]
-                times.append(multiple * factors[own] / self.ours.form[name].factor)
+                times.append(multiple * factors.get(own, 1.0) / self.ours.form[name].factor)
         if node.op == "mul":
             return math.prod(times)
         alike = bool(times) and all(math.isclose(each, times[0], rel_tol=1e-3) for each in times)
@@ -301,7 +318,16 @@ def _is_whole(multiple: float) -> bool:
 
 
 def _kind(node: Node) -> str:
-    return "layer" if node.op in LAYERS else _KINDS.get(node.op, node.op)
+    return _LAYER if node.op in LAYERS else _KINDS.get(node.op, node.op)
+
+
+def _by_kind(forms: _Forms) -> dict[str, list[Node]]:
+    """The nodes that compute something."""
+    found: dict[str, list[Node]] = {}
+    for node in forms.graph.nodes:
+        if forms.root[node.output] == node.output:
+            found.setdefault(_kind(node), []).append(node)
+    return found
 
 
 def _layers(graph: Graph) -> list[Node]:

@@ -132,6 +132,20 @@ def test_another_scale_in_a_quantized_operator_is_found(made: Callable[[str], Pa
     assert "squeeze" in file.first_diverging.name or "relu" in file.first_diverging.name
 
 
+def test_a_residual_that_reads_something_else_is_named(made: Callable[[str], Path]) -> None:
+    """The sum takes the gated image, in its own scale, for the one the gate was made of."""
+    path = made("onnxruntime's quantizer QOperator")
+    model = onnx.load(path)
+    product = next(node for node in model.graph.node if node.op_type == "QLinearMul")
+    total = next(node for node in model.graph.node if node.op_type == "QLinearAdd")
+    total.input[0], total.input[1], total.input[2] = product.output[0], product.input[6], product.input[7]
+    wrong = path.with_name("rewired.onnx")
+    wrong.write_bytes(model.SerializeToString())
+    file = _compared(wrong)
+    assert file.first_diverging is not None
+    assert (file.first_diverging.op, file.first_diverging.diverges_in) == ("add", "arithmetic")
+
+
 def test_a_fault_in_a_file_of_torch_is_named(made: Callable[[str], Path]) -> None:
     path = made("torch.onnx.export(dynamo=False)")
     file = _compared(_with_initializer(path, "left.weight", lambda weight: -weight))
