@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,48 +142,41 @@ def main() -> None:
     options = parser.parse_args()
     given = {"litert-torch": options.litert_torch_python, "onnx2tf": options.onnx2tf_python}
     pythons = {peer: python for peer, python in given.items() if python}
-    names = options.nets.split(",")
-    rows = {name: [] for name in EXPORTERS if options.only in name}
+    nets = options.nets.split(",")
+    exporters = [name for name in EXPORTERS if options.only in name]
     with tempfile.TemporaryDirectory() as folder:
-        for spec in names:
-            for name, cell in cells(spec, tuple(rows), pythons, options.keep or Path(folder)):
-                rows[name].append(cell)
-                print(f"{spec}, {name}: {cell}", flush=True)
-    print("\n| exporter | " + " | ".join(name.rpartition(":")[2] for name in names) + " |")
-    print("|---|" + "---|" * len(names))
-    for name, found in rows.items():
-        print(f"| {name} | " + " | ".join(found) + " |")
+        columns = [column(spec, exporters, pythons, options.keep or Path(folder)) for spec in nets]
+    print("| exporter | " + " | ".join(spec.rpartition(":")[2] for spec in nets) + " |")
+    print("|---|" + "---|" * len(nets))
+    for name in exporters:
+        print(f"| {name} | " + " | ".join(found[name] for found in columns) + " |")
 
 
-def cells(spec: str, exporters: tuple[str, ...], pythons: dict[str, str], folder: Path):
-    """(exporter, what parity says of its file of the net `spec`) for each of `exporters`."""
+def column(spec: str, exporters: Sequence[str], pythons: dict[str, str], folder: Path) -> dict[str, str]:
+    """Exporter -> what parity says of its file of the net `spec`, or why there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         model = load_model(spec, res=_PX)
     except EdgemobileError as error:
-        yield from ((name, f"not made: {error}") for name in exporters)
-        return
-    made = synthesize(model.net, model.preprocess, images=2 * _CALIBRATION, seed=0)
-    calibration = from_synthesis(made, calibration=_CALIBRATION, seed=0).calibration
-    net = Net(model, calibration, pythons)
-    for number, (name, (suffix, make)) in enumerate(EXPORTERS.items()):
-        if name not in exporters:
-            continue
-        path = folder / f"{model.name}-{number}{suffix}"
+        return dict.fromkeys(exporters, f"not made: {error}")
+    images = synthesize(model.net, model.preprocess, images=2 * _CALIBRATION, seed=0)
+    net = Net(model, from_synthesis(images, calibration=_CALIBRATION, seed=0).calibration, pythons)
+    found, paths = {}, {}
+    for name in exporters:
+        suffix, make = EXPORTERS[name]
+        path = folder / f"{model.name} {name}{suffix}"
         try:
             if not path.exists():
                 path.write_bytes(make(net))
-            yield name, told(compared(spec, path))
+            paths[name] = path
         except MissingExtra as error:
-            yield name, str(error)
+            found[name] = str(error)
         except Unsupported as error:
-            yield name, f"not made: {first_line(error)}"
-
-
-def compared(spec: str, path: Path, images: int = _IMAGES) -> FileParity:
-    """What `edgemobile parity SPEC PATH --layers` finds."""
-    (file,) = parity(ParityRequest(spec, (str(path),), layers=True, images=images)).files
-    return file
+            found[name] = f"not made: {first_line(error)}"
+    if paths:
+        request = ParityRequest(spec, tuple(map(str, paths.values())), layers=True, images=_IMAGES)
+        found |= dict(zip(paths, map(told, parity(request).files), strict=True))
+    return found
 
 
 def told(file: FileParity) -> str:

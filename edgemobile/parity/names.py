@@ -36,6 +36,8 @@ _KINDS = {"avg_pool2d": "mean", **dict.fromkeys(("relu", "relu6", "relu1", "hard
 
 # n times the input gives n times the output.
 _HOMOGENEOUS = ("add", "concat", "mean", "relu", "max_pool2d", "avg_pool2d")
+# Two multiples that differ by less are one.
+_NEAR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -203,18 +205,16 @@ class _Walk:
         return [each for each in self.free if _kind(each) == _kind(node) and self.theirs.reads(each) == wanted]
 
     def _find(self, node: Node) -> None:
-        readers = self._readers(node)
-        right = next((each for each in readers if each.op == node.op), None)
-        # Another activation, or an op that reads something else, is taken for this one where its place leaves no doubt.
-        in_order = self.in_order.get(node.output)
-        taken = right or (
-            readers[0] if len(readers) == 1 else in_order if not readers and in_order in self.free else None
-        )
-        times = None if taken is None else self._times(node, taken)
-        if taken is not None and times is not None:
-            self._take(node.output, taken, times)
-            if (gate := self._gate(taken)) is not None:
-                self.tensors[gate_of(node.output)] = gate
+        readers, in_order = self._readers(node), self.in_order.get(node.output)
+        candidates = [each for each in readers if each.op == node.op] or readers
+        if not candidates and in_order in self.free:
+            candidates = [in_order]
+        if not candidates:
+            return
+        taken = candidates[0]
+        self._take(node.output, taken, self._times(node, taken))
+        if (gate := self._gate(taken)) is not None:
+            self.tensors[gate_of(node.output)] = gate
 
     def _gate(self, hardswish: Node) -> Own | None:
         """relu6(x + 3) of a hard-swish that the file writes as a product, or a sixth of it; None for one op."""
@@ -236,8 +236,9 @@ class _Walk:
         steps = [qparams.scale[0] for name in (gate, x) if (qparams := self.other[name].qparams) is not None]
         return math.hypot(*steps) / float(steps[0]) if len(steps) == 2 else 1.0
 
-    def _times(self, node: Node, theirs: Node) -> float | None:
-        """How many times the output of `node` a node of the file gives; None where its inputs' multiples do not say."""
+    def _times(self, node: Node, theirs: Node) -> float:
+        """How many times the output of `node` a node of the file gives, as its inputs are multiples. A multiple that no
+        exporter has a use for is a mistake, and 1: the comparison will show it."""
         factors = {self.theirs.root[name]: self.theirs.form[name].factor for name in theirs.inputs}
         times = []
         for name in node.inputs:
@@ -245,9 +246,10 @@ class _Walk:
                 own, multiple = self.found[root]
                 times.append(multiple * factors.get(own, 1.0) / self.ours.form[name].factor)
         if node.op == "mul":
-            return math.prod(times)
-        alike = bool(times) and all(math.isclose(each, times[0], rel_tol=1e-3) for each in times)
-        return times[0] if alike and (node.op in _HOMOGENEOUS or math.isclose(times[0], 1, rel_tol=1e-3)) else None
+            product = math.prod(times)
+            return product if _is_whole(product) or _is_whole(1 / product) else 1.0
+        alike = node.op in _HOMOGENEOUS and all(math.isclose(each, times[0], rel_tol=_NEAR) for each in times)
+        return times[0] if alike and times else 1.0
 
     def _find_layer(self, node: Node) -> None:
         wanted = _signature(self.ours, node)
@@ -300,6 +302,8 @@ class _Walk:
             if form.name in self.shown and self._fits(form, shape)
         ]
         whole = [(form, round(multiple)) for form, multiple in forms if _is_whole(multiple)]
+        # A multiple that no exporter has a use for is a mistake: the comparison will show it.
+        whole = whole or [(form, 1) for form, multiple in forms if not _is_whole(1 / multiple)]
         if not whole:
             return "the file holds it in no form that compares"
         # The last is what the layers behind it read.
@@ -314,7 +318,7 @@ class _Walk:
 
 
 def _is_whole(multiple: float) -> bool:
-    return round(multiple) >= 1 and math.isclose(multiple, round(multiple), rel_tol=1e-3)
+    return round(multiple) >= 1 and math.isclose(multiple, round(multiple), rel_tol=_NEAR)
 
 
 def _kind(node: Node) -> str:

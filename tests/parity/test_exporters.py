@@ -27,6 +27,7 @@ from edgemobile.parity import FileParity, ParityRequest, parity
 from edgemobile.preprocess import IMAGENET
 
 REF = "small_net:make"
+RELU6 = tflite_file.schema.ActivationFunctionType.RELU6
 # What each format and precision can be made of here: all but what needs a Python of its own.
 EXPORTERS = [
     "torch.onnx.export(dynamo=True)",
@@ -153,19 +154,46 @@ def test_a_fault_in_a_file_of_torch_is_named(made: Callable[[str], Path]) -> Non
     assert "left" in file.first_diverging.name
 
 
-def test_a_fault_in_a_file_of_the_converter_is_found(made: Callable[[str], Path]) -> None:
-    """The bias of the excitation, which holds the 3 of the hard-sigmoid."""
-    path = made("TFLiteConverter int8")
+def _converted(path: Path, change: Callable[[Any], None]) -> FileParity:
+    """What is found of a TFLite file once its ModelT was changed."""
     model = tflite_file.unpack(path.read_bytes())
-    graph = model.subgraphs[0]
-    gated = next(op for op in graph.operators if getattr(op.builtinOptions, "fusedActivationFunction", 0) == 3)
-    bias = model.buffers[graph.tensors[gated.inputs[2]].buffer]
-    bias.data = np.zeros_like(np.asarray(bias.data))
-    wrong = path.with_name("wrong.tflite")
+    change(model)
+    wrong = path.with_name(f"wrong {path.name}")
     wrong.write_bytes(tflite_file.pack(model))
-    file = _compared(wrong)
+    return _compared(wrong)
+
+
+def test_a_bias_that_holds_the_3_of_a_hard_sigmoid_is_compared(made: Callable[[str], Path]) -> None:
+    def without_bias(model: Any) -> None:
+        graph = model.subgraphs[0]
+        # The depthwise layer has a ReLU6 of its own, before it.
+        *_, gate = (op for op in graph.operators if getattr(op.builtinOptions, "fusedActivationFunction", 0) == RELU6)
+        bias = model.buffers[graph.tensors[gate.inputs[2]].buffer]
+        bias.data = np.zeros_like(np.asarray(bias.data))
+
+    file = _converted(made("TFLiteConverter int8"), without_bias)
     assert file.verdict == "FAIL"
     assert file.first_diverging is not None
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_fifth_in_place_of_a_sixth_is_found(made: Callable[[str], Path], precision: str) -> None:
+    def by_five(model: Any) -> None:
+        (sixth,) = (tensor for tensor in model.subgraphs[0].tensors if _is_a_number(model, tensor))
+        if precision == "int8":
+            sixth.quantization.scale = [1.2 * float(sixth.quantization.scale[0])]
+        else:
+            model.buffers[sixth.buffer].data = np.frombuffer(np.float32(1 / 5).tobytes(), np.uint8)
+
+    file = _converted(made(f"TFLiteConverter {precision}"), by_five)
+    assert file.first_diverging is not None, "the product is 1.2 times what it should be"
+    assert file.first_diverging.op == "mul"
+
+
+def _is_a_number(model: Any, tensor: Any) -> bool:
+    """Whether a tensor is a constant without dimensions."""
+    data = model.buffers[tensor.buffer].data
+    return (tensor.shape is None or len(tensor.shape) == 0) and data is not None and len(data) > 0
 
 
 # ---- what cannot be compared ----------------------------------------------------------------------------------------

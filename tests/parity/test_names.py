@@ -64,6 +64,15 @@ def test_the_sixth_of_a_hard_sigmoid_may_stand_anywhere(gated: Graph, sixth_firs
     assert "g" not in found, "the file computes it in one op with the hard-sigmoid"
 
 
+def test_a_multiple_without_a_use_is_compared_and_so_found(gated: Graph) -> None:
+    """relu6(conv + 3) times 1/5 is 1.2 times the hard-sigmoid."""
+    nodes = [_conv("image", "t0"), _conv("t0", "t1", "relu6"), Node("mul", ("t1", "fifth"), "t2", {"activation": ""})]
+    nodes.append(Node("mul", ("t2", "t0"), "t3", {"activation": ""}))
+    other = _graph(nodes, [*_constants("t0", 0), *_constants("t1", 1, shift=3), _number("fifth", 1 / 5)])
+    found = {name: own.name for name, own in _found(gated, other).items()}
+    assert (found["a"], found["h.x6"], found["m"]) == ("t0", "t1", "t3")
+
+
 def test_a_hard_sigmoid_may_be_a_cut_to_one(gated: Graph) -> None:
     """clip(conv / 6 + 1/2, 0, 1)."""
     nodes = [_conv("image", "t0"), _conv("t0", "t1"), Node("relu1", ("t1",), "t2")]
