@@ -34,7 +34,12 @@ def _described(model: Any) -> Any:
     """`model` with the shape of every value."""
     stated = {value.name for value in (*model.graph.value_info, *model.graph.output)}
     made = {name for node in model.graph.node for name in node.output if name}
-    return model if made <= stated else onnx.shape_inference.infer_shapes(model)
+    if made <= stated:
+        return model
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except Exception:  # What has no shape then is named where it is needed.
+        return model
 
 
 # ---- Constant nodes -------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ __all__ = ["OPS", "Graph", "GraphError", "Node", "QParams", "Tensor"]
 
 # op -> what it does and the attributes it carries. `activation` is "", "relu" or "relu6", fused after the op.
 # stride, dilation and kernel are (h, w); padding is ((top, bottom), (left, right)).
-# No writer has relu1, softmax and transpose: files of others do.
+# relu1, softmax and transpose are read from files of other tools; no writer has them.
 OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "conv2d": ("stride", "padding", "dilation", "groups", "activation"),  # x, weight, bias

@@ -1,9 +1,11 @@
-"""A file's graph in the ops the reference has, whatever its exporter wrote in their place.
+"""A file's graph in the ops the reference has, whatever its exporter wrote in their place:
 
-layer(x), relu6(layer(x) + 3)         one layer computed twice, the 3 in the second's bias: the sum behind the first
-x * relu6(x + 3)                      6 times hardswish(x), where the 1/6 is in a later layer's weights
-relu6(x + 3) / 6, and so on           hardsigmoid, hardswish (edgemobile.lower.by_hand)
-ReLU and ReLU6 behind a layer         its activation
+    layer(x), relu6(layer(x) + 3)       one layer computed twice, the 3 in the second's bias: a sum behind the first
+    x * relu6(x + 3)                    6 times hardswish(x), where the 1/6 is in a later layer's weights
+    relu6(x + 3) / 6, and so on         hardsigmoid, hardswish (edgemobile.lower.by_hand)
+    ReLU and ReLU6 behind a layer       its activation
+
+Where the 3 is in the bias alone, only the reference can tell a hard-sigmoid from a ReLU6: that is for names.
 """
 
 from __future__ import annotations
