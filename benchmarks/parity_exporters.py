@@ -21,14 +21,15 @@ from pathlib import Path
 import numpy as np
 import peers
 
+from edgemobile.comparison.report import FileParity
+from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, first_line
 from edgemobile.exporters import FORMATS, tensorflow, torch_onnx
 from edgemobile.graph import Graph
 from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.images.samples import from_synthesis
+from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
-from edgemobile.model import Model, load_model
-from edgemobile.parity import FileParity, ParityRequest, parity
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.weights_only import to_int8_weights

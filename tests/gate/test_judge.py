@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from edgemobile.comparison.layers import LayerParity
+from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.gate.checks import Check, Outcome
 from edgemobile.gate.judge import parities
-from edgemobile.metrics import METRICS
-from edgemobile.parity import FileParity, LayerParity, ParityReport
+from edgemobile.metrics.measures import METRICS
 
 INPUT, LAYER = (LayerParity(name, name, 120.0, 0.0, 1.0) for name in ("input", "conv"))
 FILE = FileParity("a.onnx", "onnx", "float32", "onnxruntime", "x86_64", dict.fromkeys(METRICS, 1.0), {})
