@@ -152,6 +152,9 @@ class _Writer:
         if node.op in _SPECIAL:
             _SPECIAL[node.op](self, node)
             return
+        if node.op not in _ROWS:
+            known = ", ".join(sorted({*_ROWS, *_SPECIAL}))
+            raise Unsupported(f"onnx has no row for {node.op} (at {node.output}). Supported: {known}")
         op, attributes = _ROWS[node.op]
         self.result(node, op, [self.real(name) for name in node.inputs], **attributes(node))
 

@@ -17,17 +17,30 @@ import numpy as np
 
 from edgemobile.errors import Unsupported
 from edgemobile.exporters.onnx_contents import load, onnx
+from edgemobile.exporters.onnx_plain import plain
 from edgemobile.graph import Graph, Node, QParams, Tensor
 
-__all__ = ["read_graph", "read_named_tensors", "tensor_name"]
+__all__ = ["read_graph", "read_known", "read_named_tensors", "tensor_name"]
 
 _KNOWN_DTYPES = {getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "INT8", "UINT8", "INT16", "INT32")}
 
 
 def read_graph(data: bytes) -> Graph:
     """The Graph of an ONNX file. Raises Unsupported, naming the op, for what a Graph has no word for."""
-    model = _described(data)
-    return _Reader(model, _tensors(model)).graph()
+    graph, unknown = read_known(data)
+    for reason in unknown.values():
+        raise Unsupported(f"{reason}. Supported: {', '.join(_ROWS)}")
+    return graph
+
+
+def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
+    """(the Graph of an ONNX file as far as there is one, the outputs of all other ops with the reason).
+
+    What such an op makes is an input of the Graph.
+    """
+    model = plain(load(data))
+    reader = _Reader(model, _tensors(model))
+    return reader.graph(), reader.unknown
 
 
 def read_named_tensors(data: bytes) -> dict[str, Tensor]:
@@ -36,20 +49,12 @@ def read_named_tensors(data: bytes) -> dict[str, Tensor]:
     As edgemobile.exporters.onnx.read_tensors, but of any file: what a Graph has no dtype for (the int64 of shapes and
     axes) is left out.
     """
-    return _tensors(_described(data))
+    return _tensors(plain(load(data)))
 
 
 def tensor_name(name: str) -> str:
     """The Graph's name of an ONNX value, from our own suffixes and from those of onnxruntime's quantizer."""
-    return re.sub(r"((:(q|raw|linear|dq|wide))+|_(Quantize|Dequantize)Linear_Output|_quantized)$", "", name)
-
-
-def _described(data: bytes) -> Any:
-    """The ModelProto, with the shapes of its values."""
-    model = load(data)
-    if len(model.graph.value_info) < len(model.graph.node) // 2:
-        return onnx.shape_inference.infer_shapes(model)
-    return model
+    return re.sub(r"(_(Quantize|Dequantize)Linear_(Input|Output)|_quantized)?(:(q|raw|linear|dq|wide))*$", "", name)
 
 
 def _tensors(model: Any) -> dict[str, Tensor]:
@@ -74,6 +79,7 @@ class _Reader:
     stored: dict[str, Tensor]
     nodes: list[Node] = field(default_factory=list)
     same: dict[str, str] = field(default_factory=dict)  # values an Identity or Dropout copies
+    unknown: dict[str, str] = field(default_factory=dict)  # outputs of ops that have no row, with the reason
 
     def graph(self) -> Graph:
         graph = self.model.graph
@@ -85,14 +91,17 @@ class _Reader:
             self._take(node)
         inputs = tuple(tensor_name(value.name) for value in graph.input if value.name not in initializers)
         outputs = tuple(self.named(value.name) for value in graph.output)
-        return Graph(graph.name, inputs, outputs, tuple(self.nodes), self.stored)
+        return Graph(graph.name, (*inputs, *self.unknown), outputs, tuple(self.nodes), self.stored)
 
     def _take(self, node: Any) -> None:
-        if node.op_type not in _ROWS:
-            raise Unsupported(
-                f"{node.op_type} (at {node.output[0]}) cannot be run again by itself. Supported: {', '.join(_ROWS)}"
-            )
-        _ROWS[node.op_type](self, node)
+        try:
+            if node.op_type not in _ROWS:
+                raise Unsupported(f"{node.op_type} (at {node.output[0]}) cannot be run again by itself")
+            _ROWS[node.op_type](self, node)
+        except Unsupported as error:
+            for name in filter(None, map(tensor_name, node.output)):
+                self.unknown[name] = str(error)
+                self.stored.setdefault(name, Tensor(name, ()))
 
     def named(self, name: str) -> str:
         """The Graph's name of a value, past what only copies it."""
@@ -114,13 +123,26 @@ class _Reader:
         fused = Node(host.op, host.inputs, output, {**host.attrs, "activation": activation})
         self.nodes[self.nodes.index(host)] = fused
 
+    def in_steps_of(self, output: Tensor, name: str, index: int) -> str:
+        """An input of a concatenation in the scale of its output, which a Graph's integers share."""
+        source = self.stored[self.named(name)]
+        if source.qparams is None or output.qparams is None or source.qparams.equals(output.qparams):
+            return name
+        scaled = replace(source, name=f"{output.name}.{index}", qparams=output.qparams)
+        self.stored[scaled.name] = scaled
+        self.nodes.append(Node("quantize", (source.name,), scaled.name))
+        return scaled.name
+
     def feeds_only(self, name: str, reader: Any) -> bool:
         """Whether `reader` is all that reads a value."""
         if any(value.name == name for value in self.model.graph.output):
             return False
         return all(node is reader or name not in node.input for node in self.model.graph.node)
 
-    def zeros(self, name: str, size: int) -> str:
+    def no_bias(self, weight: str) -> str:
+        """The zeros of a layer that adds none."""
+        name = f"{self.named(weight)}.no_bias"
+        size = self.stored[self.named(weight)].shape[0]
         self.stored[name] = Tensor.constant(name, np.zeros(size, np.float32))
         return name
 
@@ -145,7 +167,7 @@ def _pads(attrs: dict[str, Any], node: Any) -> tuple[tuple[int, int], tuple[int,
 def _conv(reader: _Reader, node: Any) -> None:
     attrs = _attrs(node)
     x, weight, *bias = node.input
-    offset = bias[0] if bias else reader.zeros(f"{weight}.no_bias", reader.stored[tensor_name(weight)].shape[0])
+    offset = bias[0] if bias and bias[0] else reader.no_bias(weight)
     reader.emit(
         "conv2d",
         node,
@@ -160,20 +182,25 @@ def _conv(reader: _Reader, node: Any) -> None:
 
 def _gemm(reader: _Reader, node: Any) -> None:
     attrs = _attrs(node)
-    if not attrs.get("transB") or attrs.get("alpha", 1.0) != 1 or attrs.get("beta", 1.0) != 1 or len(node.input) < 3:
+    if not attrs.get("transB") or attrs.get("transA") or attrs.get("alpha", 1.0) != 1 or attrs.get("beta", 1.0) != 1:
         raise Unsupported(
-            f"Gemm (at {node.output[0]}) is supported as x W' + b: transB=1, alpha and beta 1, with a bias"
+            f"Gemm (at {node.output[0]}) is supported as x W' + b of a stored W: transB=1, alpha and beta 1"
         )
-    reader.emit("linear", node, list(node.input), activation="")
+    x, weight, *bias = node.input
+    reader.emit("linear", node, [x, weight, bias[0] if bias and bias[0] else reader.no_bias(weight)], activation="")
 
 
 def _clip(reader: _Reader, node: Any) -> None:
     if _cut_integers(reader, node) or _moved_zero(reader, node):
         return
     bounds = [reader.parameter(name) for name in node.input[1:]]
-    if [None if bound is None else bound.item() for bound in bounds] != [0, 6]:
-        raise Unsupported(f"Clip (at {node.output[0]}) is supported from 0 to 6")
-    _activation("relu6")(reader, node)
+    activation = _CLIPS.get(tuple(None if bound is None else float(bound.item()) for bound in bounds))
+    if activation is None:
+        raise Unsupported(f"Clip (at {node.output[0]}) is supported from 0 to 6, and from 0 up")
+    _activation(activation)(reader, node)
+
+
+_CLIPS = {(0.0, 6.0): "relu6", (0.0,): "relu", (0.0, None): "relu"}
 
 
 def _activation(activation: str) -> Callable[[_Reader, Any], None]:
@@ -222,16 +249,18 @@ def _reduce_mean(reader: _Reader, node: Any) -> None:
     axes = attrs.get("axes")
     if axes is None and len(node.input) > 1 and (given := reader.parameter(node.input[1])) is not None:
         axes = given.tolist()
-    if sorted(axis % 4 for axis in axes or ()) != [2, 3] or not attrs.get("keepdims", 1):
-        raise Unsupported(f"ReduceMean (at {node.output[0]}) is supported over height and width with keepdims")
+    rank = len(reader.stored[reader.named(node.input[0])].shape)
+    if rank != 4 or sorted(axis % 4 for axis in axes or ()) != [2, 3]:
+        raise Unsupported(f"ReduceMean (at {node.output[0]}) is supported over height and width")
     _mean(reader, node)
 
 
 def _concat(reader: _Reader, node: Any) -> None:
-    rank = len(reader.stored[tensor_name(node.output[0])].shape)
+    output = reader.stored[tensor_name(node.output[0])]
+    rank = len(output.shape)
     if rank not in (2, 4) or _attrs(node)["axis"] % rank != 1:
         raise Unsupported(f"Concat (at {node.output[0]}) is supported of channels")
-    reader.emit("concat", node, list(node.input))
+    reader.emit("concat", node, [reader.in_steps_of(output, name, index) for index, name in enumerate(node.input)])
 
 
 def _plain(op: str, **attrs: Any) -> Callable[[_Reader, Any], None]:
@@ -250,6 +279,32 @@ def _pool(op: str) -> Callable[[_Reader, Any], None]:
 
 def _reshape(reader: _Reader, node: Any) -> None:
     reader.emit("reshape", node, [node.input[0]])
+
+
+def _hardsigmoid(reader: _Reader, node: Any) -> None:
+    attrs = _attrs(node)
+    alpha, beta = attrs.get("alpha", 0.2), attrs.get("beta", 0.5)
+    if not (abs(alpha - 1 / 6) < 1e-6 and beta == 0.5):
+        raise Unsupported(
+            f"HardSigmoid (at {node.output[0]}) is supported as relu6(x + 3) / 6: alpha 1/6 and beta 0.5, found "
+            f"{alpha:g} and {beta:g}"
+        )
+    reader.emit("hardsigmoid", node, [node.input[0]])
+
+
+def _softmax(reader: _Reader, node: Any) -> None:
+    rank = len(reader.stored[tensor_name(node.output[0])].shape)
+    if rank != 2 or _attrs(node).get("axis", -1) % rank != 1:
+        raise Unsupported(f"Softmax (at {node.output[0]}) is supported of [N, classes], over the classes")
+    reader.emit("softmax", node, [node.input[0]])
+
+
+def _transpose(reader: _Reader, node: Any) -> None:
+    rank = len(reader.stored[tensor_name(node.output[0])].shape)
+    perm = _attrs(node).get("perm", tuple(reversed(range(rank))))
+    # A Graph has both sides with their channels last.
+    last = (0, 2, 3, 1) if rank == 4 else tuple(range(rank))
+    reader.emit("transpose", node, [node.input[0]], perm=tuple(last.index(perm[axis]) for axis in last))
 
 
 def _copy(reader: _Reader, node: Any) -> None:
@@ -293,8 +348,10 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "Relu": _activation("relu"),
     "Clip": _clip,
     "HardSwish": _plain("hardswish"),
-    "HardSigmoid": _plain("hardsigmoid"),
+    "HardSigmoid": _hardsigmoid,
     "Sigmoid": _plain("sigmoid"),
+    "Softmax": _softmax,
+    "Transpose": _transpose,
     "Concat": _concat,
     "GlobalAveragePool": _mean,
     "ReduceMean": _reduce_mean,
@@ -302,6 +359,8 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "AveragePool": _pool("avg_pool2d"),
     "Flatten": _reshape,
     "Reshape": _reshape,
+    "Squeeze": _reshape,
+    "Unsqueeze": _reshape,
     "Identity": _copy,
     "Pad": _widen,
     "Dropout": _copy,

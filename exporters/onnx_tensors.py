@@ -71,7 +71,7 @@ class _Reader:
         scale = self.arrays[node.input[1]]
         zero_point = self.arrays[node.input[2]] if len(node.input) > 2 else np.zeros(scale.shape, np.int8)
         offset = 128 if zero_point.dtype == np.uint8 else 0
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if scale.size > 1 or scale.ndim else None
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if self._has_axis(integers, scale) else None
         qparams = QParams(scale, zero_point.astype(np.int32) - offset, axis)
         if integers not in self.arrays:
             return Tensor(name, nhwc(self.shapes[integers]), "int8", qparams=qparams)
@@ -79,6 +79,11 @@ class _Reader:
         if array.dtype != np.int32:
             array = (array.astype(np.int16) - offset).astype(np.int8)
         return Tensor.constant(name, array, qparams)
+
+    def _has_axis(self, integers: str, scale: np.ndarray) -> bool:
+        """Whether a scale is one a channel: one of a single value may stand in a list, too."""
+        several = integers in self.arrays and max(self.arrays[integers].shape, default=1) > 1
+        return scale.size > 1 or (scale.ndim == 1 and not several)
 
     def _unpacked(self, node: Any) -> Tensor:
         """The int8 constant that `unpack` wrote as Cast and Mul."""
@@ -121,7 +126,7 @@ class _Reader:
     def _flattened_image(self, name: str) -> tuple[int, ...] | None:
         flat = self._before(name, ("QuantizeLinear", "DequantizeLinear"))
         node = self.producers.get(flat)
-        if node is None or node.op_type != "Flatten":
+        if node is None or node.op_type not in ("Flatten", "Reshape"):
             return None
         shape = self.shapes.get(node.input[0], ())
         return nhwc(shape) if len(shape) == 4 else None

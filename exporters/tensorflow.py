@@ -20,17 +20,22 @@ __all__ = ["to_bytes"]
 
 
 def to_bytes(
-    graph: Graph, *, metadata: Mapping[str, str] | None = None, representative: Iterable[np.ndarray] | None = None
+    graph: Graph,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    representative: Iterable[np.ndarray] | None = None,
+    dynamic_range: bool = False,
 ) -> bytes:
     """The .tflite file TFLiteConverter makes of a float `graph`.
 
     With `representative`, arrays f32[N,H,W,C] for the graph's one input, it is full-integer int8, inputs and outputs
-    included; the converter chooses the ranges. Raises Unsupported for an int8 graph and where the converter refuses.
+    included; the converter chooses the ranges. With `dynamic_range` only the weights are int8. Raises Unsupported for
+    an int8 graph and where the converter refuses.
     """
     _check_float(graph)
     with quiet_stderr():
         tf = require("tensorflow", "tensorflow")
-        data = _convert(tf, graph, representative)
+        data = _convert(tf, graph, representative, dynamic_range)
     if metadata:
         from edgemobile.exporters.tflite_file import with_metadata
 
@@ -49,13 +54,15 @@ def _check_float(graph: Graph) -> None:
         raise Unsupported(f"the tensorflow route takes one input, found {', '.join(graph.inputs)}")
 
 
-def _convert(tf: Any, graph: Graph, representative: Iterable[np.ndarray] | None) -> bytes:
+def _convert(tf: Any, graph: Graph, representative: Iterable[np.ndarray] | None, dynamic_range: bool) -> bytes:
     module = tf.Module()
     module.function = tf.function(lambda x: _outputs(tf, graph, x))
     spec = tf.TensorSpec(graph[graph.inputs[0]].shape, tf.float32, name=graph.inputs[0])
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.function.get_concrete_function(spec)], module)
     if representative is not None:
         _ask_for_int8(tf, converter, representative, graph[graph.inputs[0]].shape[0])
+    elif dynamic_range:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
     try:
         return converter.convert()
     except EdgemobileError:

@@ -18,7 +18,7 @@ from edgemobile.exporters.tflite_file import op_name, read_tensors, reading, sch
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.padding import Pads, same_pads, unpadded
 
-__all__ = ["read_graph"]
+__all__ = ["read_graph", "read_known"]
 
 _ACTIVATIONS = {
     schema.ActivationFunctionType.NONE: "",
@@ -29,9 +29,21 @@ _ACTIVATIONS = {
 
 def read_graph(data: bytes) -> Graph:
     """The Graph of a TFLite file. Raises Unsupported, naming the op, for what a Graph has no word for."""
+    graph, unknown = read_known(data)
+    for reason in unknown.values():
+        raise Unsupported(f"{reason}. Supported: {', '.join(_ROWS)}")
+    return graph
+
+
+def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
+    """(the Graph of a TFLite file as far as there is one, the outputs of all other ops with the reason).
+
+    What such an op makes is an input of the Graph.
+    """
     model = unpack(data)
     with reading(data):
-        return _Reader(model, read_tensors(data)).graph()
+        reader = _Reader(model, read_tensors(data))
+        return reader.graph(), reader.unknown
 
 
 @dataclass
@@ -42,6 +54,7 @@ class _Reader:
     tensors: dict[str, Tensor]
     nodes: list[Node] = field(default_factory=list)
     padded: dict[str, tuple[str, Pads]] = field(default_factory=dict)  # what a PAD made -> (its source, the pads)
+    unknown: dict[str, str] = field(default_factory=dict)  # outputs of ops that have no row, with the reason
 
     def __post_init__(self) -> None:
         # read_tensors keeps the file's order.
@@ -50,21 +63,44 @@ class _Reader:
     def graph(self) -> Graph:
         subgraph = self.model.subgraphs[0]
         for operator in subgraph.operators:
-            kind = op_name(self.model.operatorCodes[operator.opcodeIndex])
-            if kind not in _ROWS:
-                output = self.names[operator.outputs[0]]
-                raise Unsupported(f"{kind} (at {output}) cannot be run again by itself. Supported: {', '.join(_ROWS)}")
-            _ROWS[kind](self, operator)
+            self._take(operator)
         inputs, outputs = (
             tuple(self.names[index] for index in indices) for indices in (subgraph.inputs, subgraph.outputs)
         )
-        return Graph(text(subgraph.name) or "main", inputs, outputs, tuple(self.nodes), self.tensors)
+        name = text(subgraph.name) or "main"
+        return Graph(name, (*inputs, *self.unknown), outputs, tuple(self.nodes), self.tensors)
+
+    def _take(self, operator: Any) -> None:
+        kind = op_name(self.model.operatorCodes[operator.opcodeIndex])
+        try:
+            if kind not in _ROWS:
+                raise Unsupported(f"{kind} (at {self.output(operator)}) cannot be run again by itself")
+            _ROWS[kind](self, operator)
+        except Unsupported as error:
+            self.unknown |= {self.names[index]: str(error) for index in operator.outputs}
+
+    def output(self, operator: Any) -> str:
+        return self.names[operator.outputs[0]]
 
     def inputs(self, operator: Any) -> list[str]:
         return [self.names[index] for index in operator.inputs if index >= 0]
 
     def emit(self, op: str, operator: Any, inputs: list[str], **attrs: Any) -> None:
-        self.nodes.append(Node(op, tuple(inputs), self.names[operator.outputs[0]], attrs))
+        self.nodes.append(Node(op, tuple(inputs), self.output(operator), attrs))
+
+    def layer(self, operator: Any) -> tuple[str, str, str]:
+        """(x, weight, bias) of a layer; zeros where it has no bias. Integer weights of reals are dequantized."""
+        x, weight, *bias = self.inputs(operator)
+        if self.tensors[weight].qparams is not None and self.tensors[self.output(operator)].qparams is None:
+            stored, weight = weight, f"{weight}.real"
+            self.tensors[weight] = Tensor(weight, self.tensors[stored].shape)
+            if not any(node.output == weight for node in self.nodes):
+                self.nodes.append(Node("dequantize", (stored,), weight))
+        if not bias:
+            bias = [f"{weight}.no_bias"]
+            zeros = np.zeros(self.tensors[weight].shape[0], np.float32)
+            self.tensors[bias[0]] = Tensor.constant(bias[0], zeros)
+        return x, weight, bias[0]
 
     def window(self, operator: Any, x: str, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[str, Pads]:
         """(the tensor an op with a window reads, its padding in pixels)."""
@@ -73,7 +109,7 @@ class _Reader:
         if options.padding != schema.Padding.SAME:
             return source, pads
         if source != x:
-            raise Unsupported(f"a PAD before SAME (at {self.names[operator.outputs[0]]}) has no one padding")
+            raise Unsupported(f"a PAD before SAME (at {self.output(operator)}) has no one padding")
         return source, same_pads(self.tensors[x].shape[1:3], kernel, _stride(options), dilation)
 
 
@@ -89,17 +125,14 @@ def _activation(options: Any) -> str:
 
 def _conv(reader: _Reader, operator: Any) -> None:
     options = operator.builtinOptions
-    x, weight, *bias = reader.inputs(operator)
-    out_channels, height, width, in_channels = reader.tensors[weight].shape
+    x, weight, bias = reader.layer(operator)
+    _, height, width, in_channels = reader.tensors[weight].shape
     dilation = (options.dilationHFactor, options.dilationWFactor)
     source, padding = reader.window(operator, x, (height, width), dilation)
-    if not bias:
-        bias = [f"{weight}.no_bias"]
-        reader.tensors[bias[0]] = Tensor.constant(bias[0], np.zeros(out_channels, np.float32))
     reader.emit(
         "conv2d",
         operator,
-        [source, weight, bias[0]],
+        [source, weight, bias],
         stride=_stride(options),
         padding=padding,
         dilation=dilation,
@@ -112,9 +145,9 @@ def _pad(reader: _Reader, operator: Any) -> None:
     x, amounts = reader.inputs(operator)[:2]
     data = reader.tensors[amounts].data
     if data is None or data.shape != (4, 2) or data[[0, 3]].any():
-        raise Unsupported(f"PAD (at {reader.names[operator.outputs[0]]}) is supported of height and width by constants")
+        raise Unsupported(f"PAD (at {reader.output(operator)}) is supported of height and width by constants")
     (top, bottom), (left, right) = data[1:3].tolist()
-    reader.padded[reader.names[operator.outputs[0]]] = (x, ((top, bottom), (left, right)))
+    reader.padded[reader.output(operator)] = (x, ((top, bottom), (left, right)))
 
 
 def _pool(op: str) -> Callable[[_Reader, Any], None]:
@@ -124,10 +157,40 @@ def _pool(op: str) -> Callable[[_Reader, Any], None]:
         source, padding = reader.window(operator, reader.inputs(operator)[0], kernel, (1, 1))
         pads = {"padding": padding} if op == "max_pool2d" else {}
         if op == "avg_pool2d" and padding != unpadded:
-            raise Unsupported(f"AVERAGE_POOL_2D (at {reader.names[operator.outputs[0]]}) is supported without padding")
+            raise Unsupported(f"AVERAGE_POOL_2D (at {reader.output(operator)}) is supported without padding")
         reader.emit(op, operator, [source], kernel=kernel, stride=_stride(options), **pads)
 
     return row
+
+
+def _linear(reader: _Reader, operator: Any) -> None:
+    if len(reader.tensors[reader.output(operator)].shape) != 2:
+        raise Unsupported(f"FULLY_CONNECTED (at {reader.output(operator)}) is supported of [N, features]")
+    activation = _activation(operator.builtinOptions)
+    reader.emit("linear", operator, list(reader.layer(operator)), activation=activation)
+
+
+def _mean(reader: _Reader, operator: Any) -> None:
+    x, axes = reader.inputs(operator)[:2]
+    over = reader.tensors[axes].data
+    if len(reader.tensors[x].shape) != 4 or over is None or sorted(over.ravel() % 4) != [1, 2]:
+        raise Unsupported(f"MEAN (at {reader.output(operator)}) is supported over height and width")
+    reader.emit("mean", operator, [x])
+
+
+def _softmax(reader: _Reader, operator: Any) -> None:
+    beta = operator.builtinOptions.beta
+    if beta != 1 or len(reader.tensors[reader.output(operator)].shape) != 2:
+        raise Unsupported(f"SOFTMAX (at {reader.output(operator)}) is supported of [N, classes], with beta 1")
+    reader.emit("softmax", operator, reader.inputs(operator))
+
+
+def _transpose(reader: _Reader, operator: Any) -> None:
+    x, perm = reader.inputs(operator)
+    order = reader.tensors[perm].data
+    if order is None:
+        raise Unsupported(f"TRANSPOSE (at {reader.output(operator)}) is supported by a constant order")
+    reader.emit("transpose", operator, [x], perm=tuple(order.ravel().tolist()))
 
 
 def _fused(op: str) -> Callable[[_Reader, Any], None]:
@@ -138,7 +201,7 @@ def _fused(op: str) -> Callable[[_Reader, Any], None]:
 
 
 def _concat(reader: _Reader, operator: Any) -> None:
-    options, output = operator.builtinOptions, reader.names[operator.outputs[0]]
+    options, output = operator.builtinOptions, reader.output(operator)
     rank = len(reader.tensors[output].shape)
     if options.axis % rank != rank - 1 or _activation(options):
         raise Unsupported(f"CONCATENATION (at {output}) is supported of channels, without an activation")
@@ -152,20 +215,24 @@ def _first(op: str) -> Callable[[_Reader, Any], None]:
 _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "CONV_2D": _conv,
     "DEPTHWISE_CONV_2D": _conv,
-    "FULLY_CONNECTED": _fused("linear"),
+    "FULLY_CONNECTED": _linear,
     "ADD": _fused("add"),
     "MUL": _fused("mul"),
     "CONCATENATION": _concat,
-    "MEAN": _first("mean"),
+    "MEAN": _mean,
     "MAX_POOL_2D": _pool("max_pool2d"),
     "AVERAGE_POOL_2D": _pool("avg_pool2d"),
     "PAD": _pad,
     "PADV2": _pad,
     "RELU": _first("relu"),
     "RELU6": _first("relu6"),
+    "RELU_0_TO_1": _first("relu1"),
     "HARD_SWISH": _first("hardswish"),
     "LOGISTIC": _first("sigmoid"),
+    "SOFTMAX": _softmax,
+    "TRANSPOSE": _transpose,
     "RESHAPE": _first("reshape"),
+    "SQUEEZE": _first("reshape"),
     "QUANTIZE": _first("quantize"),
     "DEQUANTIZE": _first("dequantize"),
 }

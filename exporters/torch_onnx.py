@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -60,8 +60,14 @@ def to_bytes(program_or_net: Any, input_shape: Sequence[int], *, metadata: Mappi
     return simplified.SerializeToString(deterministic=True)
 
 
-def quantize_static(data: bytes, batches: Iterable[np.ndarray], *, metadata: Mapping[str, str] | None = None) -> bytes:
-    """An int8 QDQ file by onnxruntime's static quantizer: uint8 activations, int8 weights per channel, min-max.
+def quantize_static(
+    data: bytes,
+    batches: Iterable[np.ndarray],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    form: Literal["QDQ", "QOperator"] = "QDQ",
+) -> bytes:
+    """An int8 file by onnxruntime's static quantizer: uint8 activations, int8 weights per channel, min-max.
 
     `batches` are f32[N,C,H,W] of the file's batch size. `metadata` takes the place of the float file's, which the
     quantizer keeps. Raises EdgemobileError when there are none.
@@ -80,7 +86,7 @@ def quantize_static(data: bytes, batches: Iterable[np.ndarray], *, metadata: Map
             model,
             str(target),
             reader(),
-            quant_format=quantization.QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat[form],
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,

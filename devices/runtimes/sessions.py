@@ -228,7 +228,9 @@ class Session(ABC):
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
-            parts.append([array[: len(part)].copy() for array in self._answer(padded)])
+            # An inner value may be one number for the whole batch.
+            arrays = map(np.atleast_1d, self._answer(padded))
+            parts.append([array[: len(part)].copy() for array in arrays])
         return [np.concatenate([part[index] for part in parts]) for index in range(len(parts[0]))]
 
     def _answer(self, images: np.ndarray) -> list[np.ndarray]:

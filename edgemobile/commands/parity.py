@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["parity", "print_parity"]
 
-_SHOWN_UNMATCHED = 5
+_SHOWN_GAPS = 5
+# The exit code of --strict: not 1, as nothing fell short, and none of 3, 4 and 5, as trying again changes nothing.
+_NOT_COMPARED = 6
+_COLOURS = {"pass": "green", "not compared": "yellow", "FAIL": "red", "refused": "red"}
 
 
 @click.command("parity")
@@ -55,6 +58,7 @@ _SHOWN_UNMATCHED = 5
     help="Run the files on devices (see `edgemobile devices list`).",
 )
 @click.option("--min", "minimums", metavar="METRIC=BOUND,...", help="Bounds in place of the table's: sqnr_db=40,...")
+@click.option("--strict", is_flag=True, help="Exit 6 where nothing falls short and a layer could not be compared.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
 @FOR_CI
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every metric, bound and layer.")
@@ -71,6 +75,7 @@ def parity(
     runtime: str | None,
     on: str | None,
     minimums: str | None,
+    strict: bool,
     threads: int,
     junit: Path | None,
     github_summary: bool,
@@ -81,6 +86,7 @@ def parity(
 
     REF is a reference model's name, a checkpoint, a .pt2, package.module:factory, or any .onnx or .tflite
     file; OTHERs are such files, float or int8. Bounds come from one table by format, precision and ISA.
+    A layer that cannot be compared is named with the reason and fails nothing; with --strict it is exit 6.
 
     \b
     Examples:
@@ -120,7 +126,8 @@ def parity(
         print(to_json_text(report.to_json()), end="")
     else:
         print_parity(report)
-    return report.exit_code
+    code = report.exit_code
+    return _NOT_COMPARED if code == 0 and strict and not report.complete else code
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -136,7 +143,8 @@ def print_parity(report: ParityReport) -> None:
     columns = ["", "file", "on", *METRICS, "layers", *remote]
     table = format_table(escape(f"parity with {report.reference}, on {report.images}"), columns, left=3)
     for file in report.files:
-        mark = f"[{'green' if file.passed else 'red'}]{file.verdict}[/]"
+        colour = _COLOURS[file.verdict]
+        mark = f"[{colour}]{file.verdict}[/{colour}]"
         metrics = ["-" if file.refused else shown(name, file.metrics[name]) for name in METRICS]
         cells = [*metrics, _layers(file)]
         cells += [escape(file.machine), "-" if file.lsb is None else str(file.lsb)] if remote else []
@@ -167,11 +175,10 @@ def _print_file(file: FileParity) -> None:
         screen.print(f"[dim]measured:[/dim] {name}: with that {near:.1f} dB, without {right:.1f} dB")
     if file.first_diverging is not None:
         _print_layers(file)
-    for tensor, reason in file.unmatched[:_SHOWN_UNMATCHED]:
-        screen.print(f"[yellow]not compared:[/yellow] {name}: {escape(tensor)}: {escape(reason)}")
-    if len(file.unmatched) > _SHOWN_UNMATCHED:
-        more = len(file.unmatched) - _SHOWN_UNMATCHED
-        screen.print(f"[yellow]not compared:[/yellow] {name}: {more} more; --json names them all")
+    for words in file.gaps[:_SHOWN_GAPS]:
+        screen.print(f"[yellow]not compared:[/yellow] {name}: {escape(words)}")
+    if len(file.gaps) > _SHOWN_GAPS:
+        screen.print(f"[yellow]not compared:[/yellow] {name}: {len(file.gaps) - _SHOWN_GAPS} more; --json names all")
     for note in file.notes:
         screen.print(f"[dim]note:[/dim] {name}: {escape(note)}")
 

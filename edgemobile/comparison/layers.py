@@ -92,15 +92,16 @@ class Observed:
     """A file as it ran, by the Graph's tensor names.
 
     `values` are its activations in NHWC: f32, or int8 whatever the file stores. `tensors` has its constants and the
-    QParams of its activations. `factors`: tensor name -> f64[C] that its channels were multiplied by. `renamed`:
-    reference tensor -> this file's, for files with names of their own. `known` are a float reference's tensors.
-    `unsigned` are the constants stored as uint8.
+    QParams of its activations. `factors`: tensor name -> f64[C] that its channels were multiplied by. `renamed`: the
+    name here -> the file's own, for files that have other names. `unknown`: reference tensor -> why none of the file's
+    is it. `known` are a float reference's tensors. `unsigned` are the constants stored as uint8.
     """
 
     values: Mapping[str, np.ndarray]
     tensors: Mapping[str, Tensor]
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
     known: Collection[str] = ()
     unsigned: Collection[str] = ()
 
@@ -110,8 +111,6 @@ class Observed:
 
     def name_of(self, path: str) -> str | None:
         """This file's name of a reference's tensor."""
-        if path in self.renamed:
-            return self.renamed[path]
         paths: Mapping[str, str] = self._paths  # type: ignore[attr-defined]
         return paths.get(path)
 
@@ -119,7 +118,7 @@ class Observed:
         """Why a reference's tensor cannot be compared here; "" where it can."""
         name = self.name_of(path)
         if name is None or name not in self.values:
-            return "the file has no tensor of this name"
+            return self.unknown.get(path, "the file has no tensor of this name")
         if is_equalized(name) and name not in self.factors:
             return f"{name} has its channels rescaled, and the file does not say by how much; export it again"
         return ""
@@ -206,8 +205,6 @@ class Observed:
 
     def constant_name(self, name: str) -> str | None:
         """This file's name of a reference's constant: "w" may be "w.d6" there."""
-        if name in self.renamed:
-            return self.renamed[name]
         return next((each for each in self.tensors if is_constant_of(each, name)), None)
 
     def _constant(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
@@ -408,10 +405,13 @@ def _in_steps(
 def _gate_noise(
     node: Node, inputs: Mapping[str, np.ndarray], steps: np.ndarray, observed: Observed
 ) -> np.ndarray | float:
-    """What rounding the gate of x * gate / 6 adds, as a variance f64[C] in the output's steps."""
+    """What rounding the gate of x * gate / 6 adds, or what a hard-sigmoid is cut from, as a variance f64[C] in the
+    output's steps."""
     gate = observed.qparams(gate_of(node.output))
-    if node.op != "hardswish" or gate is None:
+    if gate is None or node.op not in _FUSED:
         return 0.0
+    if node.op == "hardsigmoid":
+        return (float(gate.scale[0]) / steps) ** 2 / 12
     ((name, x),) = inputs.items()
     source = observed.qparams(name)
     if source is not None and gate.scale[0] == source.scale[0]:

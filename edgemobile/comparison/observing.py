@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.comparison.layers import Observed, integers
-from edgemobile.comparison.names import matched_by_order
+from edgemobile.comparison.names import Own, are_alike, match
 from edgemobile.devices.host.saturation import open_on_target
 from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
 from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
@@ -175,12 +175,20 @@ def takes_pixels(contents: Contents) -> bool:
 
 def read_graph(file: File) -> Graph:
     """What the file computes. Raises Unsupported, naming the op, where a Graph has no word for it."""
+    graph, unread = _read_known(file)
+    for reason in unread.values():
+        raise Unsupported(f"the layers of {file.path} cannot be run again: {reason}")
+    return graph
+
+
+def _read_known(file: File) -> tuple[Graph, dict[str, str]]:
+    """(what the file computes, as far as a Graph has words for it; what other ops make, with the reason)."""
     try:
         if file.format == "onnx":
-            from edgemobile.exporters.onnx_graph import read_graph as read_onnx
+            from edgemobile.exporters.onnx_graph import read_known as read_onnx
 
             return read_onnx(file.data)
-        from edgemobile.exporters.tflite_graph import read_graph as read_tflite
+        from edgemobile.exporters.tflite_graph import read_known as read_tflite
 
         return read_tflite(file.data)
     except (GraphError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -215,8 +223,8 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
         seen = dict.fromkeys(seen, values[EMBEDDED])
     constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
     unsigned = frozenset(_graph_name(file, name) for name in constants)
-    renamed = _renamed(file, reference)
-    return Observed({**seen, **values}, tensors, file.factors, renamed, unsigned=unsigned), end
+    observed = Observed({**seen, **values}, tensors, file.factors, unsigned=unsigned)
+    return (observed if reference is None else _renamed(file, reference, observed)), end
 
 
 def _flattened(contents: Contents) -> dict[str, tuple[int, ...]]:
@@ -273,12 +281,30 @@ def _graph_name(file: File, name: str) -> str:
     return name
 
 
-def _renamed(file: File, reference: Graph | None) -> dict[str, str]:
-    """Reference tensor -> the file's, where they go by other names."""
-    if reference is None:
-        return {}
-    try:
-        return matched_by_order(reference, read_graph(file))
-    except EdgemobileError:
-        # Its ops have no Graph: then only names can match, and what does not is reported.
-        return {}
+def _renamed(file: File, reference: Graph, observed: Observed) -> Observed:
+    """What was observed, by the reference's names where the file has names of its own."""
+    if are_alike(reference, observed.values):
+        return observed
+    graph, unread = _read_known(file)
+    found = match(reference, graph, observed.values, unread)
+    values, tensors = {}, {}
+    for name, own in found.tensors.items():
+        if own.name in observed.values:
+            values[name] = observed.values[own.name].reshape(-1, *own.shape[1:])
+        if own.name in observed.tensors:
+            tensors[name] = _as_reference(observed.tensors[own.name], name, own)
+    renamed = {name: own.name for name, own in found.tensors.items()}
+    unsigned = frozenset(name for name, own in renamed.items() if own in observed.unsigned)
+    factors = {name: observed.factors[own] for name, own in renamed.items() if own in observed.factors}
+    return Observed(values, tensors, factors, renamed, found.unknown, unsigned=unsigned)
+
+
+def _as_reference(tensor: Tensor, name: str, own: Own) -> Tensor:
+    """A file's tensor by its name in the reference, in a shape that differs in sides of one, times what it takes."""
+    qparams, data = tensor.qparams, tensor.data
+    if qparams is not None:
+        axis = qparams.axis and qparams.axis - len(tensor.shape) + len(own.shape)
+        qparams = replace(qparams, scale=qparams.scale * np.float32(own.times), axis=axis)
+    elif data is not None and own.times != 1:
+        data = data * data.dtype.type(own.times)
+    return Tensor(name, own.shape, tensor.dtype, None if data is None else data.reshape(own.shape), qparams)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgemobile.comparison.layers import LayerParity
-from edgemobile.comparison.report import FileParity, ParityReport
+from edgemobile.comparison.report import FAIL, NOT_COMPARED, PASS, REFUSED, FileParity, ParityReport
 from edgemobile.metrics.measures import METRICS
 from edgemobile.util.junit import TestCase, junit_document
 from edgemobile.util.markdown import markdown_text
@@ -14,6 +14,7 @@ __all__ = ["junit_xml", "markdown", "shown", "worst_layers"]
 
 # Only the layers around the first that diverges help in a summary.
 _SHOWN_LAYERS = 8
+_MARKS = {PASS: "✅", NOT_COMPARED: "➖", FAIL: "❌", REFUSED: "refused"}
 
 
 def junit_xml(report: ParityReport) -> str:
@@ -29,10 +30,9 @@ def _cases(file: FileParity) -> list[TestCase]:
     inner = file.missed_layers
     found = ", ".join(f"{name} {shown(name, value)}" for name, value in file.metrics.items())
     cases = [TestCase("outputs", group, "parity", file.missed_outputs, found)]
-    if file.layers or inner:
-        cases.append(
-            TestCase("layers", group, "parity", inner, f"{len(file.layers)} compared, {len(file.unmatched)} not")
-        )
+    if file.layers or inner or file.not_compared:
+        out = f"{len(file.layers)} compared, {len(file.unmatched)} not"
+        cases.append(TestCase("layers", group, "parity", inner, out, skipped="" if inner else file.not_compared))
     return cases
 
 
@@ -43,7 +43,7 @@ def markdown(report: ParityReport) -> str:
     lines.append("|---|---|---|" + "---:|" * len(METRICS))
     for file in report.files:
         values = " | ".join("-" if file.refused else shown(name, file.metrics[name]) for name in METRICS)
-        mark = "✅" if file.passed else "refused" if file.refused else "❌"
+        mark = _MARKS[file.verdict]
         lines.append(f"| {mark} | {markdown_text(file.file)} | {markdown_text(file.place)} | {values} |")
     for file in report.files:
         lines += _details(file)
@@ -51,13 +51,13 @@ def markdown(report: ParityReport) -> str:
 
 
 def _details(file: FileParity) -> list[str]:
-    if file.passed:
+    if file.verdict == PASS:
         return []
     lines = [
         "",
         f"**{markdown_text(file.file)}** on {markdown_text(file.place)}",
         "",
-        *(f"- {markdown_text(missed)}" for missed in file.reasons),
+        *(f"- {markdown_text(words)}" for words in file.reasons),
     ]
     if file.first_diverging is not None:
         lines += [

@@ -12,9 +12,12 @@ from edgemobile.comparison.causes import Cause
 from edgemobile.comparison.layers import LayerParity, first_diverging
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["REPORT_VERSION", "FileParity", "ParityReport"]
+__all__ = ["FAIL", "NOT_COMPARED", "PASS", "REFUSED", "REPORT_VERSION", "FileParity", "ParityReport"]
 
 REPORT_VERSION = 3
+
+# What a file's verdict may be.
+PASS, NOT_COMPARED, FAIL, REFUSED = "pass", "not compared", "FAIL", "refused"
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class FileParity:
 
     `metrics` are of its output, `bounds` what they are held to, `missed` what fell short, in words, and `missed_layers`
     what of it is about layers. `layers` are in the reference's order, () where they were not asked for; `unmatched` is
-    (tensor of the reference, why it could not be compared). `first_diverging` is the first layer that does, `cause` the
-    likely reason. `sha256` is of the file's bytes.
+    (tensor of the reference, why it could not be compared), and `not_compared` why no layer could be, "" where one was
+    or none was asked for. `first_diverging` is the first layer that does, `cause` the likely reason. `sha256` is of the
+    file's bytes.
 
     `refused` says why nothing was measured: the file is damaged, no image classifier, or its runtime does not run it.
     It then neither passed nor fell short.
@@ -50,19 +54,30 @@ class FileParity:
     machine: str = ""
     lsb: int | None = None
     refused: str = ""
+    not_compared: str = ""
 
     @property
     def passed(self) -> bool:
+        """Whether it was run, and nothing that was compared fell short."""
         return not self.missed and not self.refused
 
     @property
-    def verdict(self) -> str:
-        return "refused" if self.refused else "FAIL" if self.missed else "pass"
+    def reasons(self) -> tuple[str, ...]:
+        """Why its verdict is not PASS."""
+        return tuple(filter(None, (self.refused, *self.missed, self.not_compared)))
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why it did not pass."""
-        return (self.refused, *self.missed) if self.refused else self.missed
+    def verdict(self) -> str:
+        """PASS, FAIL or REFUSED; NOT_COMPARED where the outputs hold and no layer that was asked for could be compared."""
+        if self.refused:
+            return REFUSED
+        return FAIL if self.missed else NOT_COMPARED if self.not_compared else PASS
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """All that was asked for and not compared, in words."""
+        whole = (self.not_compared,) if self.not_compared else ()
+        return whole or tuple(f"{tensor}: {reason}" for tensor, reason in self.unmatched)
 
     @property
     def missed_outputs(self) -> tuple[str, ...]:
@@ -96,6 +111,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
+        """Whether no file fell short."""
         return all(file.passed for file in self.files)
 
     @property
@@ -104,6 +120,11 @@ class ParityReport:
         if any(file.refused for file in self.files):
             return EdgemobileError.exit_code
         return 0 if self.passed else 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked for was compared."""
+        return not any(file.gaps for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
         """JSON's own types; inf and nan are the texts "inf", "-inf" and "nan"."""
@@ -125,7 +146,7 @@ class ParityReport:
         for file in self.files:
             found = ", ".join(f"{name} {value:.4g}" for name, value in file.metrics.items())
             lines.append(f"  {file.verdict} {file.file} ({file.place}): {file.refused or found}")
-            lines += [f"       {missed}" for missed in file.missed]
+            lines += [f"       {words}" for words in (*file.missed, *filter(None, [file.not_compared]))]
         return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.devices.runtimes.sessions import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.exporters import FILE_SUFFIXES
-from edgemobile.graph import Graph
+from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
@@ -469,8 +469,8 @@ def _with_layers(
         graph, values = reference.graph, reference.values(images)
         observed, end = observe(file, place, shown[: len(images)], graph)
         layers, unmatched = _walked(graph, values, observed, row)
-    except Unsupported as error:
-        return _missing_layers(result, f"layers cannot be compared: {error}")
+    except (Unsupported, GraphError, OverflowError) as error:
+        return replace(result, not_compared=str(error))
     _note_exposure(file, found[: len(images)], end, notes)
     first = first_diverging(layers)
     cause = result.cause
@@ -480,9 +480,10 @@ def _with_layers(
     elif result.missed and cause is None:
         cause = _narrowest(layers)
     if not any(layer.op != "input" for layer in layers):
-        result = _missing_layers(result, "no layer of the file could be matched to the reference's")
+        why = next((reason for _, reason in unmatched), "the reference has none")
+        result = replace(result, not_compared=f"no layer of the file could be matched to the reference's: {why}")
     if observed.renamed:
-        notes.append("names differ: layers were matched by their order")
+        notes.append("names differ: layers were matched by what they read and by their weights")
     return replace(result, layers=tuple(layers), unmatched=tuple(unmatched), cause=cause)
 
 

@@ -58,10 +58,14 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     found = ", ".join(f"{_metric(metric, file.metrics[metric])}" for metric in shown)
     allowed = ", ".join(_metric(metric, bound) for metric, bound in file.bounds.items())
     yield Check(base, name, "outputs", file.place, _judged(not outer), found, allowed, outer or file.notes, kept)
-    if file.layers or inner:
+    if inner or (file.layers and not file.not_compared):
         found = f"{file.agreeing} of {len(file.layers)}"
         words = inner or tuple(f"{tensor} is not compared: {reason}" for tensor, reason in file.unmatched)
         yield Check(base, name, "layers", file.place, _judged(not inner), found, "all", words, kept)
+    elif file.not_compared:
+        yield Check(
+            base, name, "layers", file.place, Outcome.SKIPPED, "not compared", "all", (file.not_compared,), kept
+        )
 
 
 def _lost(file: Scored, max_drop: float) -> Iterator[str]:

@@ -99,6 +99,15 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return (np.where(x < 0, small, 1) / (1 + small)).astype(x.dtype)
 
 
+def _softmax(x: np.ndarray) -> np.ndarray:
+    shares = np.exp(x - x.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+def _mean(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    return x.mean(axis=(1, 2), dtype=np.float32).reshape(len(x), *output.shape[1:])
+
+
 def _max_pool(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     padded = np.pad(x, ((0, 0), *node.attrs["padding"], (0, 0)), constant_values=lowest)
@@ -115,20 +124,28 @@ def _reshape(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
 
 _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "conv2d": lambda node, out, x, w, b: _activate(node, _convolve(node, x, w) + b),
-    "linear": lambda node, out, x, w, b: _activate(node, x @ w.T + b),
+    "linear": lambda node, out, x, w, b: _activate(node, _rows(x, w) @ w.T + b),
     "add": lambda node, out, a, b: _activate(node, a + b),
     "mul": lambda node, out, a, b: _activate(node, a * b),
     "concat": lambda node, out, *parts: np.concatenate(parts, axis=-1),
-    "mean": lambda node, out, x: x.mean(axis=(1, 2), keepdims=True, dtype=np.float32),
+    "mean": _mean,
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
     "relu": lambda node, out, x: np.maximum(x, 0),
     "relu6": lambda node, out, x: np.clip(x, 0, 6),
+    "relu1": lambda node, out, x: np.clip(x, 0, 1),
     "hardswish": lambda node, out, x: x * _hardsigmoid(x),
     "hardsigmoid": lambda node, out, x: _hardsigmoid(x),
     "sigmoid": lambda node, out, x: _sigmoid(x),
+    "softmax": lambda node, out, x: _softmax(x),
     "reshape": _reshape,
+    "transpose": lambda node, out, x: x.transpose(node.attrs["perm"]),
 }
+
+
+def _rows(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """x [N,in] or [N,1,1,in] as [N,in], for a weight [out,in]."""
+    return x.reshape(len(x), weight.shape[1])
 
 
 def _windows(
@@ -195,14 +212,14 @@ def _qparams(tensor: Tensor) -> QParams:
 def _integer_matmul(
     node: Node, operands: list[Tensor], output: Tensor, x: np.ndarray, weight: np.ndarray, bias: np.ndarray
 ) -> np.ndarray:
-    """acc = sum (x - zx) * w + b in int32; y = rint(acc * sx * sw / sy) + zy.
+    """acc = sum (x - zx) * (w - zw) + b in int32; y = rint(acc * sx * sw / sy) + zy.
 
     The sum runs in float64, which holds every int32 exactly and has a fast matmul.
     """
     qx, qw, qy = _qparams(operands[0]), _qparams(operands[1]), _qparams(output)
     centred = x.astype(np.float64) - qx.zero_point[0]
-    filters = weight.astype(np.float64)
-    acc = _convolve(node, centred, filters) if node.op == "conv2d" else centred @ filters.T
+    filters = weight.astype(np.float64) - qw.along(weight.ndim)[1]
+    acc = _convolve(node, centred, filters) if node.op == "conv2d" else _rows(centred, filters) @ filters.T
     acc = acc + bias
     if np.abs(acc).max(initial=0) >= 2**31:
         raise OverflowError(f"{node.output}: the int32 accumulator overflows ({np.abs(acc).max():.3g})")

@@ -30,6 +30,7 @@ class Op:
     selects         every value of the output is a value of an input
     homogeneous     n times the one input gives n times the output
     channelwise     homogeneous in each channel alone
+    read_only       found in files of other tools; no writer has it
     """
 
     shape: Callable[..., Shape | None]
@@ -39,6 +40,7 @@ class Op:
     selects: bool = False
     homogeneous: bool = False
     channelwise: bool = False
+    read_only: bool = False
 
 
 def _same(attrs: Mapping[str, Any], x: Shape) -> Shape:
@@ -69,6 +71,10 @@ def _concat(attrs: Mapping[str, Any], *parts: Shape) -> Shape | None:
     return (*leading.pop(), sum(part[-1] for part in parts)) if len(leading) == 1 else None
 
 
+def _transpose(attrs: Mapping[str, Any], x: Shape) -> Shape:
+    return tuple(x[axis] for axis in attrs["perm"])
+
+
 def _pool(attrs: Mapping[str, Any], x: Shape) -> Shape:
     return (x[0], *_windows(x, attrs["kernel"], attrs), x[3])
 
@@ -85,13 +91,13 @@ OPS: Mapping[str, Op] = MappingProxyType(
     {
         # x, weight, bias
         "conv2d": Op(_conv2d, ("stride", "padding", "dilation", "groups", "activation"), has_weights=True),
-        # x[N,in], weight, bias
+        # x[N,in], in files of other tools also [N,1,1,in]; weight, bias -> [N,out]
         "linear": Op(_linear, ("activation",), has_weights=True),
         "add": Op(_broadcast, ("activation",)),
         "mul": Op(_broadcast, ("activation",)),
         # a, b, ...: their channels one after the other, along the last dimension
         "concat": Op(_concat, shares_qparams=True, selects=True),
-        # [N,H,W,C] -> [N,1,1,C]
+        # [N,H,W,C] -> [N,1,1,C], in files of other tools also [N,C]
         "mean": Op(lambda attrs, x: (x[0], 1, 1, x[3]), homogeneous=True, channelwise=True),
         "max_pool2d": Op(
             _pool,
@@ -105,12 +111,18 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "avg_pool2d": Op(_pool, ("kernel", "stride"), shares_qparams=True, homogeneous=True, channelwise=True),
         "relu": Op(_same, homogeneous=True, channelwise=True),
         "relu6": Op(_same),
+        # 0 to 1
+        "relu1": Op(_same, read_only=True),
         # x * relu6(x + 3) / 6
         "hardswish": Op(_same),
         # relu6(x + 3) / 6
         "hardsigmoid": Op(_same),
         # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0
         "sigmoid": Op(_same),
+        # [N,classes]; of integers in steps of 1 / 256 from 0
+        "softmax": Op(_same, read_only=True),
+        # as numpy's
+        "transpose": Op(_transpose, ("perm",), shares_qparams=True, selects=True, homogeneous=True, read_only=True),
         # to the output's shape, row-major
         "reshape": Op(lambda attrs, x: (math.prod(x),), shares_qparams=True, selects=True, homogeneous=True),
         # real or integer -> integer, by the output's QParams

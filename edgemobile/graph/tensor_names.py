@@ -1,7 +1,8 @@
 """What int8 does to a tensor, told by the end of its name. The name that PyTorch has for it stands before:
 
     activation   <module>[.xN][.eq]              n times the module's output; each channel rescaled by its own factor
-                 <module>.gate                   relu6(x + 3) of the hard-swish <module>
+                 <module>.gate                   relu6(x + 3) of the hard-swish <module>; what is cut to 0..1 for
+                                                 the hard-sigmoid <module>
     constant     <constant>[.dN][.xN][.plus3]    divided by n; multiplied by n; with the 3 of a hard-sigmoid added
 
 A comparison with PyTorch undoes what a name says, and nobody who opens a file in a viewer is misled. The factors of an

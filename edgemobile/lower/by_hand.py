@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from edgemobile.graph import Graph, Node
+from edgemobile.graph.affine import dequantize
 
-__all__ = ["recognise_gates"]
+__all__ = ["gate_input", "recognise_gates"]
 
 
 def recognise_gates(graph: Graph) -> Graph:
@@ -36,18 +37,21 @@ def _gate(graph: Graph, makers: dict[str, Node], node: Node) -> Node | None:
             return Node("hardswish", (b,), node.output)
         if not _is_number(graph, b, 1 / 6):
             continue
-        if (x := _shifted(graph, makers, a)) is not None:
+        if (x := gate_input(graph, makers, a)) is not None:
             return Node("hardsigmoid", (x,), node.output)
         for x, gate in (made.inputs, made.inputs[::-1]) if made.op == "mul" else ():
-            if _shifted(graph, makers, gate) == x:
+            if gate_input(graph, makers, gate) == x:
                 return Node("hardswish", (x,), node.output)
     return None
 
 
-def _shifted(graph: Graph, makers: dict[str, Node], name: str) -> str | None:
+def gate_input(graph: Graph, makers: dict[str, Node], name: str) -> str | None:
     """The x where `name` is relu6(x + 3)."""
-    relu6 = makers.get(name)
-    plus = makers.get(relu6.inputs[0]) if relu6 is not None and relu6.op == "relu6" else None
+    plus = makers.get(name)
+    if plus is not None and plus.op == "relu6":
+        plus = makers.get(plus.inputs[0])
+    elif plus is not None and plus.attrs.get("activation") != "relu6":
+        return None
     for x, three in (plus.inputs, plus.inputs[::-1]) if plus is not None and plus.op == "add" else ():
         if _is_number(graph, three, 3):
             return x
@@ -55,5 +59,8 @@ def _shifted(graph: Graph, makers: dict[str, Node], name: str) -> str | None:
 
 
 def _is_number(graph: Graph, name: str, number: float) -> bool:
-    data = graph[name].data
-    return data is not None and data.size == 1 and bool(np.isclose(data.item(), number, rtol=1e-6))
+    tensor = graph[name]
+    if tensor.data is None or tensor.data.size != 1:
+        return False
+    value = tensor.data if tensor.qparams is None else dequantize(tensor.data, tensor.qparams)
+    return bool(np.isclose(value.item(), number, rtol=1e-6))

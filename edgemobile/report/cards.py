@@ -91,6 +91,7 @@ def _accuracy(one: Artifact) -> Iterator[str]:
     for compared in one.compared:
         file = compared.file
         verdict = "holds" if file.passed else f"{'REFUSED' if file.refused else 'FAILS'}: {'; '.join(file.reasons)}"
+        verdict += f" ({file.not_compared})" if file.passed and file.not_compared else ""
         yield f"- parity with {markdown_text(compared.report.reference)} {markdown_text(verdict)}"
 
 

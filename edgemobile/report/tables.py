@@ -178,7 +178,7 @@ def parity_table(found: Findings) -> Table:
                 (
                     _text(artifact.name),
                     _text(file.place),
-                    Cell("pass", "pass") if file.passed else Cell(file.verdict, "fail", "bad"),
+                    Cell(file.verdict, file.verdict.lower(), "" if file.passed else "bad"),
                     _number(db(metrics.get("sqnr_db")), metrics.get("sqnr_db")),
                     _general(metrics.get("max_abs")),
                     _number(_agree(metrics.get("top1_agree")), metrics.get("top1_agree")),

@@ -46,7 +46,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, form in (("right.onnx", graph), ("right.tflite", graph), ("wrong.tflite", wrong)):
         (folder / name).write_bytes(FORMATS[name.rpartition(".")[2]].load().to_bytes(form, metadata={}))
     (folder / "broken.onnx").write_bytes(b"\x08 not a model")
+    (folder / "erf.onnx").write_bytes(_with_erf((folder / "right.onnx").read_bytes()))
     return folder
+
+
+def _with_erf(data: bytes) -> bytes:
+    """A file with Erf behind its last op, which is not recomputed alone."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    last = next(node for node in model.graph.node if "fc" in node.output)
+    last.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Erf", ["before"], ["fc"]))
+    return model.SerializeToString()
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -133,6 +145,30 @@ def test_junit_and_summary_for_a_pipeline(files: Path, monkeypatch, tmp_path: Pa
     capsys.readouterr()
     _run(monkeypatch, *arguments, "--github-summary")
     assert "### Parity with" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_0_and_with_strict_6(files: Path, monkeypatch, tmp_path: Path, capsys) -> None:
+    """The outputs hold; the layers are a third verdict, with its reason, in every form."""
+    junit, summary = tmp_path / "out.xml", tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    arguments = (files / "erf.onnx", files / "erf.onnx", "--layers", "--images", 4)
+    assert _run(monkeypatch, *arguments, "--junit", junit, "--github-summary") == 0
+    shown = capsys.readouterr().out
+    assert "not compared  erf.onnx  onnxruntime" in shown
+    assert "Erf (at fc) cannot be run again by itself" in shown
+    assert "missed" not in shown
+    suite = ElementTree.parse(junit).getroot()[0]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("2", "0", "1")
+    assert "Erf" in str(next(suite.iter("skipped")).get("message"))
+    assert "➖" in summary.read_text()
+    assert _run(monkeypatch, *arguments, "--strict") == 6
+    complete = (files / "right.onnx", files / "right.tflite", "--layers", "--images", 4)
+    assert _run(monkeypatch, *complete, "--strict") == 0
+
+
+def test_a_shortfall_outranks_what_cannot_be_compared(files: Path, monkeypatch, capsys) -> None:
+    arguments = (files / "erf.onnx", files / "erf.onnx", files / "wrong.tflite", "--layers", "--images", 4, "--strict")
+    assert _run(monkeypatch, *arguments) == 1
 
 
 def test_an_error_leaves_no_green_junit(files: Path, monkeypatch, tmp_path: Path, capsys) -> None:

@@ -74,7 +74,7 @@ def test_a_file_that_shows_its_inside_says_the_same(
     assert names[: len(contents.outputs)] == contents.outputs
     plain, shown = open_session(data), open_layers(exposed(data, contents))
     prepared = plain.prepare(images[:1])
-    arrays = shown.invoke_all(prepared)
+    arrays = shown.invoke_all([prepared])
     assert len(arrays) == len(names)
     np.testing.assert_allclose(arrays[0], plain.invoke(prepared), rtol=1e-4, atol=1e-5)
     for tensor, array in zip(names, arrays, strict=True):
@@ -138,5 +138,73 @@ def test_a_concatenation_of_anything_but_channels_is_refused() -> None:
 
 
 def test_an_op_without_a_graph_is_named(colour_model) -> None:
-    with pytest.raises(Unsupported, match=r"ReduceMean .at means.|MatMul .at picked."):
-        onnx_graph.read_graph(colour_model())
+    model = onnx.load_from_string(colour_model())
+    model.graph.node[-1].op_type = "Erf"
+    with pytest.raises(Unsupported, match=r"Erf .at scores. cannot be run again by itself. Supported: Conv, Gemm"):
+        onnx_graph.read_graph(model.SerializeToString())
+    graph, unknown = onnx_graph.read_known(model.SerializeToString())
+    assert [node.op for node in graph.nodes][-1] == "linear", "the MatMul and the Add behind it"
+    assert list(unknown) == ["scores"]
+
+
+def _onnx(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], inputs: int = 6, outputs: int = 4) -> bytes:
+    value, numbers = onnx.helper.make_tensor_value_info, onnx.numpy_helper.from_array
+    graph = onnx.helper.make_graph(
+        nodes,
+        "one",
+        [value("x", onnx.TensorProto.FLOAT, (1, inputs))],
+        [value("y", onnx.TensorProto.FLOAT, (1, outputs))],
+        [numbers(data, name) for name, data in constants.items()],
+    )
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "ops",
+    [("MatMul", "Add"), ("Gemm",), ("MatMul",), ("MatMul", "Add", "Softmax")],
+    ids=" ".join,
+)
+def test_a_matrix_product_is_a_linear_layer_however_it_is_written(ops: tuple[str, ...]) -> None:
+    """The weights from a Constant node, [in, out], where a Graph has [out, in]."""
+    rng = np.random.default_rng(0)
+    weight, bias = rng.standard_normal((6, 4)).astype(np.float32), rng.standard_normal(4).astype(np.float32)
+    node = onnx.helper.make_node
+    nodes, made = [node("Constant", [], ["w"], value=onnx.numpy_helper.from_array(weight))], "x"
+    for index, op in enumerate(ops):
+        given = {"MatMul": [made, "w"], "Gemm": [made, "w", "b"], "Add": [made, "b"], "Softmax": [made]}[op]
+        made = "y" if index == len(ops) - 1 else f"t{index}"
+        nodes.append(node(op, given, [made]))
+    data = _onnx(nodes, {"b": bias} if len(ops) > 1 or ops == ("Gemm",) else {})
+    graph = onnx_graph.read_graph(data)
+    assert [op.op for op in graph.nodes] == ["linear", *(["softmax"] if "Softmax" in ops else [])]
+    tensors = onnx_graph.read_named_tensors(data)
+    np.testing.assert_array_equal(np.asarray(tensors["w"].data), weight.T)
+    x = rng.standard_normal((1, 6)).astype(np.float32)
+    np.testing.assert_allclose(run_real(graph, x), _run_onnx(data, x), rtol=1e-5, atol=1e-6)
+
+
+def _run_onnx(data: bytes, x: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_file_of_onnxruntimes_quantizer_is_the_integer_graph(images: np.ndarray, form: str) -> None:
+    """QLinearConv, QLinearAdd, QLinearMul, QLinearConcat, QGemm: within two steps of what onnxruntime computes."""
+    from edgemobile.exporters import torch_onnx
+
+    graph = lower(export_program(_Joined(), (1, 3, 32, 32)))
+    batches = [np.ascontiguousarray(image[None].transpose(0, 3, 1, 2)) for image in images]
+    data = torch_onnx.quantize_static(FORMATS["onnx"].load().to_bytes(graph, metadata={}), batches, form=form)
+    read = onnx_graph.read_graph(data)
+    layers = [node.op for node in read.nodes if node.op in ("conv2d", "linear", "concat")]
+    assert layers == ["conv2d", "conv2d", "concat", "linear"]
+    (output,) = read.outputs
+    qparams = read[output].qparams or read[read.nodes[-1].inputs[0]].qparams
+    assert qparams is not None
+    apart = run_real(read, images[:1]) - _run_onnx(data, batches[0])
+    assert np.abs(apart).max() <= 2.01 * float(qparams.scale[0])

@@ -286,6 +286,47 @@ def test_integer_mean_is_the_mean_of_the_reals(seed: int) -> None:
         assert abs(int(y[n, 0, 0, c]) - expected) <= (1 if distance > Fraction(499, 1000) else 0)
 
 
+def test_weights_may_have_a_zero_point() -> None:
+    """Those of uint8 files have: acc = sum (x - zx) (w - zw)."""
+    rng = _rng(0)
+    qx, qw, qy = QParams(0.1, 7), QParams(0.05, 131), QParams(2.0, 90)  # type: ignore[arg-type]
+    x, weight = _integers(rng, (3, 5), "uint8"), _integers(rng, (4, 5), "uint8")
+    bias = np.zeros(4, np.int32)
+    graph = _one_node(
+        "linear",
+        [
+            Tensor("x", (1, 5), "uint8", qparams=qx),
+            Tensor.constant("w", weight, qw),
+            Tensor.constant("b", bias, QParams(0.005, 0)),  # type: ignore[arg-type]
+        ],
+        Tensor("y", (1, 4), "uint8", qparams=qy),
+        activation="",
+    )
+    exact = (x.astype(int) - 7) @ (weight.astype(int) - 131).T * 0.005 / 2 + 90
+    assert np.abs(run(graph, x)["y"] - np.clip(exact, 0, 255)).max() <= 0.51
+
+
+def test_softmax_is_a_distribution_in_floats_and_in_integers() -> None:
+    x = np.array([[0.0, 1.0, 1000.0], [2.0, 2.0, -5.0]], np.float32)
+    graph = _one_node("softmax", [Tensor("x", (1, 3))], Tensor("y", (1, 3)))
+    expected = torch.softmax(torch.from_numpy(x), 1).numpy()
+    np.testing.assert_allclose(run(graph, x)["y"], expected, atol=1e-7)
+    steps = QParams(0.25, 0), QParams(1 / 256, 0)  # type: ignore[arg-type]
+    given, made = (Tensor(name, (1, 3), "uint8", qparams=each) for name, each in zip("xy", steps, strict=True))
+    integers = np.array([[0, 4, 12]], np.uint8)
+    shares = torch.softmax(torch.tensor([[0.0, 1.0, 3.0]]), 1).numpy() * 256
+    np.testing.assert_array_equal(run(_one_node("softmax", [given], made), integers)["y"], np.rint(shares))
+
+
+def test_a_mean_may_leave_rows_and_a_linear_layer_may_read_an_image_of_one_pixel() -> None:
+    x = _rng(0).standard_normal((2, 3, 3, 4)).astype(np.float32)
+    rows = _one_node("mean", [Tensor("x", (1, 3, 3, 4))], Tensor("y", (1, 4)))
+    np.testing.assert_allclose(run(rows, x)["y"], x.mean((1, 2)), rtol=1e-6)
+    constants = [Tensor.constant("w", np.eye(4, dtype=np.float32)), Tensor.constant("b", np.zeros(4, np.float32))]
+    pixel = _one_node("linear", [Tensor("x", (1, 1, 1, 4)), *constants], Tensor("y", (1, 4)), activation="")
+    np.testing.assert_array_equal(run(pixel, x[:, :1, :1])["y"], x[:, 0, 0])
+
+
 @pytest.mark.parametrize("op", ["concat", "reshape", "max_pool2d"])
 def test_ops_that_move_integers_need_one_scale(op: str) -> None:
     attrs = {"kernel": (2, 2), "stride": (2, 2), "padding": ((1, 1), (1, 1))} if op == "max_pool2d" else {}

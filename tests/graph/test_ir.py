@@ -16,6 +16,7 @@ _ATTRS = {
     "groups": 1,
     "kernel": (2, 2),
     "activation": "",
+    "perm": (0, 2, 1),
 }
 
 

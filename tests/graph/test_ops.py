@@ -34,11 +34,15 @@ EXAMPLES = {
     "hardswish": ([IMAGE], [], {}, IMAGE),
     "hardsigmoid": ([IMAGE], [], {}, IMAGE),
     "sigmoid": ([IMAGE], [], {}, IMAGE),
+    "relu1": ([IMAGE], [], {}, IMAGE),
+    "softmax": ([(1, 7)], [], {}, (1, 7)),
+    "transpose": ([IMAGE], [], {"perm": (0, 3, 1, 2)}, (1, 3, 6, 5)),
     "reshape": ([IMAGE], [], {}, (1, 90)),
     "quantize": ([IMAGE], [], {}, IMAGE),
     "dequantize": ([IMAGE], [], {}, IMAGE),
 }
 COMPUTED = [op for op in OPS if op not in ("quantize", "dequantize")]
+WRITTEN = [op for op in OPS if not OPS[op].read_only]
 
 
 def _graph(op: str) -> Graph:
@@ -129,11 +133,16 @@ def _back_ends() -> dict[str, Collection[str]]:
 
 
 def test_no_back_end_misses_a_row() -> None:
-    missing = [f"{file}: {op}" for file, rows in _back_ends().items() for op in OPS if op not in rows]
+    everything = {"edgemobile/graph/interpreter.py": list(OPS)}
+    missing = [
+        f"{file}: {op}" for file, rows in _back_ends().items() for op in everything.get(file, WRITTEN) if op not in rows
+    ]
     assert not missing, f"rows to add: {', '.join(missing)}"
 
 
-@pytest.mark.parametrize(("format", "op"), itertools.product(("onnx", "tflite"), COMPUTED))
+@pytest.mark.parametrize(
+    ("format", "op"), itertools.product(("onnx", "tflite"), [op for op in COMPUTED if op in WRITTEN])
+)
 def test_what_a_format_writes_its_reader_reads(format: str, op: str) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("ai_edge_litert")

@@ -1,0 +1,89 @@
+"""A file's graph in the ops the reference has, whatever its exporter wrote in their place:
+
+    layer(x), relu6(layer(x) + 3)       one layer computed twice, the 3 in the second's bias: a sum behind the first
+    x * relu6(x + 3)                    6 times hardswish(x), where the 1/6 is in a later layer's weights
+    relu6(x + 3) / 6, and so on         hardsigmoid, hardswish (edgemobile.lower.by_hand)
+    ReLU and ReLU6 behind a layer       its activation
+
+Where the 3 is in the bias alone, only the reference can tell a hard-sigmoid from a ReLU6: that is for names.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.affine import dequantize
+from edgemobile.lower.by_hand import gate_input, recognise_gates
+from edgemobile.lower.fusion import fuse_activations
+
+__all__ = ["LAYERS", "SIXTH", "as_lowered", "real"]
+
+LAYERS = ("conv2d", "linear")
+SIXTH = " / 6"  # the end of the name of what a file holds 6 times
+_THREE, _SIX = "the number 3", "the number 6"
+# A bias of int32 holds its 3 to a step of the accumulator.
+_STEP = 0.01
+
+
+def as_lowered(graph: Graph) -> Graph:
+    """`graph` in the reference's ops. Tensors keep their names; what only stands between them is new."""
+    graph = _untwinned(graph)
+    return fuse_activations(_undivided(_without_leftovers(recognise_gates(graph), graph)))
+
+
+def real(tensor: Tensor) -> np.ndarray | None:
+    """The reals of a constant."""
+    if tensor.data is None:
+        return None
+    return tensor.data if tensor.qparams is None else dequantize(tensor.data, tensor.qparams)
+
+
+def _untwinned(graph: Graph) -> Graph:
+    first: dict[tuple[str, ...], Node] = {}
+    nodes = []
+    for node in graph.nodes:
+        if node.op in LAYERS:
+            twin = first.setdefault(node.inputs[:2], node)
+            if twin is not node and _is_gate_of(graph, node, twin):
+                node = Node("add", (twin.output, _THREE), node.output, {"activation": "relu6"})
+        nodes.append(node)
+    return graph.replaced(nodes, [_number(_THREE, 3)])
+
+
+def _without_leftovers(graph: Graph, before: Graph) -> Graph:
+    """`graph` without the nodes that only `before` reads. What neither reads may be read by an op without a node."""
+    once = {name for node in before.nodes for name in node.inputs}
+    read, live = set(graph.outputs), []
+    for node in reversed(graph.nodes):
+        if node.output in read or node.output not in once:
+            read.update(node.inputs)
+            live.append(node)
+    return graph.replaced(reversed(live))
+
+
+def _is_gate_of(graph: Graph, node: Node, plain: Node) -> bool:
+    """Whether a layer is relu6(y + 3) of the layer that gives y."""
+    low, high = (real(graph[each.inputs[2]]) for each in (plain, node))
+    alike = plain.attrs == {**node.attrs, "activation": ""} and node.attrs["activation"] == "relu6"
+    return alike and low is not None and high is not None and bool(np.allclose(high - low, 3, atol=_STEP))
+
+
+def _undivided(graph: Graph) -> Graph:
+    makers = {node.output: node for node in graph.nodes}
+    nodes, between = [], [_number(_SIX, 6)]
+    for node in graph.nodes:
+        pairs = (node.inputs, node.inputs[::-1]) if node.op == "mul" else ()
+        x = next((a for a, b in pairs if gate_input(graph, makers, b) == a), None)
+        if x is None:
+            nodes.append(node)
+            continue
+        sixth = Tensor(f"{node.output}{SIXTH}", graph[node.output].shape)
+        between.append(sixth)
+        nodes.append(Node("hardswish", (x,), sixth.name))
+        nodes.append(Node("mul", (sixth.name, _SIX), node.output, {"activation": ""}))
+    return graph.replaced(nodes, between)
+
+
+def _number(name: str, value: float) -> Tensor:
+    return Tensor.constant(name, np.array(value, np.float32))

@@ -1,0 +1,233 @@
+"""Any ONNX file in the ops that the readers know: the same computation, spelled in one way. For reading only.
+
+    Constant nodes                        initializers
+    QLinearConv, QLinearAdd, QGemm, ...   the float op between DequantizeLinear and QuantizeLinear
+    MatMul by a constant, and the Add     Gemm with transB=1
+    behind it; Gemm with transB=0
+
+Tensors keep their names. New are the reals that a quantized operator computes in: `t:dq` and `t:raw` of integers `t`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgemobile.exporters.onnx_contents import onnx
+
+__all__ = ["plain"]
+
+
+def plain(model: Any) -> Any:
+    """A ModelProto rewritten; `model` stays as it is. Shapes are those onnx can derive."""
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    _store_constants(rewritten.graph)
+    _split_operators(rewritten.graph)
+    _name_gemms(rewritten.graph)
+    return _described(rewritten)
+
+
+def _described(model: Any) -> Any:
+    """`model` with the shape of every value."""
+    stated = {value.name for value in (*model.graph.value_info, *model.graph.output)}
+    made = {name for node in model.graph.node for name in node.output if name}
+    if made <= stated:
+        return model
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except Exception:  # What has no shape then is named where it is needed.
+        return model
+
+
+# ---- Constant nodes -------------------------------------------------------------------------------------------------
+
+
+def _store_constants(graph: Any) -> None:
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Constant" and (tensor := _constant(node)) is not None:
+            graph.initializer.append(tensor)
+        else:
+            kept.append(node)
+    _replace_nodes(graph, kept)
+
+
+def _constant(node: Any) -> Any:
+    """The TensorProto of a Constant node; None for text and sparse tensors, which no reader knows."""
+    (attribute,) = node.attribute
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(value)
+        tensor.name = node.output[0]
+        return tensor
+    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if attribute.name not in dtypes:
+        return None
+    return onnx.numpy_helper.from_array(np.array(value, dtypes[attribute.name]), node.output[0])
+
+
+def _replace_nodes(graph: Any, nodes: list[Any]) -> None:
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+# ---- quantized operators --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """A quantized operator and the float op it is.
+
+    `operands` and `result` say where tensor, scale and zero point stand among its inputs (the tensor of the result is
+    its output), `bias` where int32 in steps of the product of the first two scales does. `drops` are attributes that
+    the float op does not have.
+    """
+
+    op: str
+    operands: tuple[tuple[int, int, int], ...]
+    result: tuple[int, int]
+    bias: int | None = None
+    drops: tuple[str, ...] = ()
+
+
+_ONE, _TWO = ((0, 1, 2),), ((0, 1, 2), (3, 4, 5))
+_OPERATORS = {
+    "QLinearConv": _Operator("Conv", _TWO, (6, 7), bias=8),
+    "QGemm": _Operator("Gemm", _TWO, (7, 8), bias=6),
+    "QLinearMatMul": _Operator("MatMul", _TWO, (6, 7)),
+    "QLinearAdd": _Operator("Add", _TWO, (6, 7)),
+    "QLinearMul": _Operator("Mul", _TWO, (6, 7)),
+    "QLinearSigmoid": _Operator("Sigmoid", _ONE, (3, 4)),
+    "QLinearSoftmax": _Operator("Softmax", _ONE, (3, 4), drops=("opset",)),
+    "QLinearAveragePool": _Operator("AveragePool", _ONE, (3, 4), drops=("channels_last",)),
+    "QLinearGlobalAveragePool": _Operator("GlobalAveragePool", _ONE, (3, 4), drops=("channels_last",)),
+}
+
+
+def _split_operators(graph: Any) -> None:
+    """Write each quantized operator as the float op between conversions. One on images NHWC stays as it is."""
+    split = _Split(graph)
+    for node in graph.node:
+        given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if node.op_type == "QLinearConcat":
+            split.concat(node, given)
+        elif node.op_type in _OPERATORS and not given.get("channels_last"):
+            split.operator(node, _OPERATORS[node.op_type], given)
+        else:
+            split.nodes.append(node)
+    _replace_nodes(graph, split.nodes)
+    graph.initializer.extend(split.scales)
+
+
+@dataclass
+class _Split:
+    """The nodes so far. Each tensor is dequantized once."""
+
+    graph: Any
+    nodes: list[Any] = field(default_factory=list)
+    scales: list[Any] = field(default_factory=list)
+    reals: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.arrays = {tensor.name: tensor for tensor in self.graph.initializer}
+
+    def operator(self, node: Any, row: _Operator, given: dict[str, Any]) -> None:
+        # Weights of a convolution have their output channels first, those of a plain matrix product last.
+        axis = 0 if row.op == "Conv" or given.get("transB") else 1
+        reals = [self.real(*(_input(node, place) for place in places), axis=axis) for places in row.operands]
+        if row.bias is not None and (bias := _input(node, row.bias)):
+            first, second = (onnx.numpy_helper.to_array(self.arrays[_input(node, place)]) for place in (1, 4))
+            step = np.float32(given.get("alpha", 1.0)) * first * second
+            self.scales.append(onnx.numpy_helper.from_array(step, f"{bias}:scale"))
+            reals.append(self.real(bias, f"{bias}:scale", "", axis=0))
+        kept = {key: value for key, value in given.items() if key not in row.drops}
+        self.quantized(node, row.op, reals, [_input(node, place) for place in row.result], kept)
+
+    def concat(self, node: Any, given: dict[str, Any]) -> None:
+        scale, zero_point, *parts = node.input
+        reals = [self.real(*parts[start : start + 3], axis=1) for start in range(0, len(parts), 3)]
+        self.quantized(node, "Concat", reals, [scale, zero_point], given)
+
+    def quantized(self, node: Any, op: str, reals: list[str], qparams: list[str], given: dict[str, Any]) -> None:
+        """The float op and the conversion of its result; of a result without a scale, the op alone."""
+        (output,) = node.output
+        real = f"{output}:raw" if qparams[0] else output
+        self.nodes.append(onnx.helper.make_node(op, reals, [real], **given))
+        if qparams[0]:
+            self.nodes.append(onnx.helper.make_node("QuantizeLinear", [real, *filter(None, qparams)], [output]))
+
+    def real(self, tensor: str, scale: str, zero_point: str, *, axis: int) -> str:
+        """The reals of a quantized tensor."""
+        if tensor not in self.reals:
+            self.reals[tensor] = f"{tensor}:dq"
+            inputs = [tensor, scale, *filter(None, [zero_point])]
+            self.nodes.append(onnx.helper.make_node("DequantizeLinear", inputs, [f"{tensor}:dq"], axis=axis))
+        return self.reals[tensor]
+
+
+def _input(node: Any, place: int) -> str:
+    """The name of an input, "" for one that is left out."""
+    return node.input[place] if place < len(node.input) else ""
+
+
+# ---- matrix products ------------------------------------------------------------------------------------------------
+
+
+def _name_gemms(graph: Any) -> None:
+    """Write x W and the + b behind it, and x W + b with W not transposed, as Gemm with transB=1."""
+    matrices = _Matrices(graph)
+    gone: list[int] = []
+    for node in graph.node:
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        if node.op_type not in ("MatMul", "Gemm") or transposed or not matrices.turn(node.input[1]):
+            continue
+        if node.op_type == "MatMul" and (added := matrices.added(node)) is not None:
+            bias, add = added
+            node.input.append(bias)
+            node.output[0] = add.output[0]
+            gone.append(id(add))
+        kept = [attribute for attribute in node.attribute if attribute.name != "transB"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("transB", 1)])
+        node.op_type = "Gemm"
+    _replace_nodes(graph, [node for node in graph.node if id(node) not in gone])
+
+
+class _Matrices:
+    """The stored matrices of a graph, and what reads them."""
+
+    def __init__(self, graph: Any) -> None:
+        self.stored = {tensor.name: tensor for tensor in graph.initializer}
+        self.makers = {name: node for node in graph.node for name in node.output}
+        self.outputs = {value.name for value in graph.output}
+        self.readers: dict[str, list[Any]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+
+    def turn(self, name: str) -> bool:
+        """Transpose the stored matrix behind `name`; False where there is none, or others read it too."""
+        maker = self.makers.get(name)
+        conversion = maker if maker is not None and maker.op_type == "DequantizeLinear" else None
+        tensor = self.stored.get(name if conversion is None else conversion.input[0])
+        if tensor is None or len(tensor.dims) != 2 or len(self.readers[tensor.name]) > 1 or len(self.readers[name]) > 1:
+            return False
+        turned = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor).T)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(turned, tensor.name))
+        for attribute in () if conversion is None else conversion.attribute:
+            if attribute.name == "axis":
+                attribute.i = 1 - attribute.i % 2
+        return True
+
+    def added(self, node: Any) -> tuple[str, Any] | None:
+        """(a stored bias, the Add of it) that alone reads what `node` makes."""
+        (output,) = node.output
+        readers = self.readers.get(output, [])
+        if len(readers) != 1 or readers[0].op_type != "Add" or output in self.outputs:
+            return None
+        bias = next(name for name in readers[0].input if name != output)
+        return (bias, readers[0]) if bias in self.stored and len(self.stored[bias].dims) == 1 else None
