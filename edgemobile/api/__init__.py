@@ -18,8 +18,8 @@ from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optio
 from edgemobile.api.records import Benched, Compared, Evaluated, Exported
 from edgemobile.commands.options import default_out, recipe_of, refuse_unused
 from edgemobile.errors import EdgemobileError
-from edgemobile.pipeline.export import ExportRequest
 from edgemobile.pipeline.export import export as _export
+from edgemobile.pipeline.request import ExportRequest
 from edgemobile.preprocess import Preprocess
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.targets import DEFAULT_TARGET, suited

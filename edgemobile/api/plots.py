@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgemobile.accuracy.evaluation import Evaluation
     from edgemobile.comparison.report import ParityReport
     from edgemobile.devices.host.records import Run
-    from edgemobile.pipeline.export import ExportResult
+    from edgemobile.pipeline.request import ExportResult
 
 __all__ = ["benched", "compared", "evaluated", "exported"]
 

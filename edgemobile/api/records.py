@@ -11,7 +11,7 @@ from edgemobile.api import plots
 from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import Run, save_run
 from edgemobile.latency.compare import Comparison, Judgement
-from edgemobile.pipeline.export import ExportResult
+from edgemobile.pipeline.request import ExportResult
 from edgemobile.printing.terminal import recorded
 
 if TYPE_CHECKING:

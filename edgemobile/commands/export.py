@@ -27,7 +27,7 @@ from edgemobile.models.arch import get_arch
 from edgemobile.printing.terminal import console, format_bytes, format_table, progress
 
 if TYPE_CHECKING:
-    from edgemobile.pipeline.export import Checked, ExportResult
+    from edgemobile.pipeline.request import Checked, ExportResult
 
 __all__ = ["check_model", "export", "print_export"]
 
@@ -82,8 +82,8 @@ def export(
     """
     check_model(model)
     refuse_unused(given_options(), int8=int8, via=options["via"])
-    from edgemobile.pipeline.export import ExportRequest
     from edgemobile.pipeline.export import export as run_export
+    from edgemobile.pipeline.request import ExportRequest
 
     quantization = recipe_of(recipe, hswish, target, keep_float, options)
     chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}

@@ -17,7 +17,7 @@ from edgemobile.printing.terminal import console, format_table, progress
 from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.pipeline.export import ExportRequest
+    from edgemobile.pipeline.request import ExportRequest
     from edgemobile.quant.sensitivity import Cost
 
 __all__ = ["quantize"]
@@ -123,7 +123,8 @@ def quantize(
     if print_recipe:
         click.echo(to_json_text(chosen.to_json()), nl=False)
         return 0
-    from edgemobile.pipeline.export import ExportRequest, export, ranking
+    from edgemobile.pipeline.export import export, ranking
+    from edgemobile.pipeline.request import ExportRequest
 
     request = ExportRequest(
         model=model,

@@ -68,7 +68,7 @@ class FileParity:
 
     @property
     def verdict(self) -> str:
-        """PASS, FAIL or REFUSED; NOT_COMPARED where the outputs hold and no layer that was asked for could be compared."""
+        """PASS, FAIL or REFUSED; NOT_COMPARED where the outputs hold and no layer asked for could be compared."""
         if self.refused:
             return REFUSED
         return FAIL if self.missed else NOT_COMPARED if self.not_compared else PASS

@@ -165,7 +165,8 @@ def _source(entry: ModelEntry) -> list[Any]:
 
 
 def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progress) -> tuple[Written, ...]:
-    from edgemobile.pipeline.export import ExportRequest, export
+    from edgemobile.pipeline.export import export
+    from edgemobile.pipeline.request import ExportRequest
     from edgemobile.quant.recipes import read_recipe, recipe_for
     from edgemobile.quant.targets import suited
 

@@ -1,6 +1,8 @@
 """The main job: a model in, checked files and their manifest out.
 
 export    lower, calibrate, quantize, write, check
+request   what to export, and what came of it
+check     the written files, run and judged against PyTorch
 backends  how a graph becomes a file of each format
 manifest  what an export says of itself
 artifact  the folder an export leaves: written whole or not at all

@@ -1,178 +1,44 @@
 """The main job: a model goes in, a folder of files that were run and compared comes out.
 
-model + weights -> torch.export -> a route (edgemobile.pipeline.backends) -> files -> run in their runtimes
--> judge against PyTorch -> folder with manifest
+model + weights -> torch.export -> a route (pipeline.backends) -> files -> run in their runtimes
+-> judge against PyTorch (pipeline.check) -> folder with manifest
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
-from edgemobile.comparison.oracle import Strayed, why_it_strays
-from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
-from edgemobile.devices.runtimes.latency import Latency, latency_ns
-from edgemobile.devices.runtimes.sessions import Session, open_session
-from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
-from edgemobile.graph import Graph
 from edgemobile.graph.embed import normalised, to_pixels
-from edgemobile.graph.interpreter import run_real
 from edgemobile.images.samples import Samples, from_blots, from_dataset, from_synthesis
 from edgemobile.loading.model import Model, load_model
-from edgemobile.loading.model_spec import is_factory
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
-from edgemobile.metrics.measures import checked_max_drop, measure
-from edgemobile.metrics.tolerances import TOLERANCES, Verdict, judge
 from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
-from edgemobile.pipeline.backends import PRECISIONS, Emitted, Job, route_for
+from edgemobile.pipeline.backends import Emitted, Job, route_for
+from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
+from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.preprocess import Preprocess
-from edgemobile.quant.recipe import Recipe
-from edgemobile.quant.recipes import RECIPES, recipe_for
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
-from edgemobile.quant.targets import DEFAULT_TARGET, target_for
+from edgemobile.quant.targets import target_for
 from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.progress import Progress, Silent
 from edgemobile.util.strict_json import to_json_text
 
-__all__ = ["Checked", "ExportRequest", "ExportResult", "export", "ranking"]
+__all__ = ["export", "ranking"]
 
-_LATENCY_ROUNDS = 30
-_QUANTIZED = ("int8", "dynamic")
 _RANKED_BATCH = 32
-# The numpy reference is slow; this many images show an integer that differs.
-_ORACLE_IMAGES = 16
-# A tie may be rounded either way. Nets that are usual carry it on to this many steps at most.
-_TIE_LSB, _USUAL_LSB = 1, 4
 _BLOT_IMAGES = 32
 # To see what int8 does, fewer made images are enough than to calibrate it.
 _MADE_CHECK_IMAGES = 16
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export. None takes the checkpoint's own value, or the model's where it has none.
-
-    `model` is a reference model's name, a checkpoint of one, `package.module:factory`, or a saved torch.export program,
-    FILE.pt2. `labels` is a list of class names, one a line; `preprocess` is a name of loading.presets, JSON, or a
-    file of it.
-
-    `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
-    on another, or on other images where it has no splits. Images that look wrong (noise, not normalised) are refused
-    unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on random
-    blots of colour, as is everything of random weights.
-
-    `recipe` None is the one that measured best for such images (quant.recipes).
-
-    `max_drop` is how many points of top-1 int8 may lose, or, where labels are not known, in how many of 100 images it
-    may differ from float. With `search` the costliest layers stay in float until it does. `target` is a row of
-    quant.targets: it says how ONNX stores int8 weights, and the manifest has its reasons. Files are checked as it
-    computes them, also where this machine's kernels would saturate.
-
-    With `embed_preprocess` the files take uint8 pixels and normalise them themselves.
-    """
-
-    model: str
-    out: Path
-    weights: str | None = None
-    formats: tuple[str, ...] | None = None
-    precisions: tuple[str, ...] = ("float32",)
-    via: str = "native"
-    width: float | None = None
-    res: int | None = None
-    classes: int | None = None
-    labels: Path | None = None
-    preprocess: str | None = None
-    batch: int = 1
-    calib: Path | None = None
-    calib_images: int = 128
-    unchecked_calib: bool = False
-    check_images: int = 200
-    recipe: Recipe | None = None
-    target: str = DEFAULT_TARGET
-    max_drop: float | None = None
-    search: bool = False
-    embed_preprocess: bool = False
-    threads: int = 1
-    seed: int = 0
-    overwrite: bool = False
-    command: tuple[str, ...] = ()
-
-    @property
-    def chosen_recipe(self) -> Recipe:
-        return self.recipe or RECIPES[recipe_for(self.calib_images, real=self.calib is not None)]
-
-    @property
-    def not_made(self) -> tuple[str, ...]:
-        """Of `quantize`, which makes int8 alone, the precisions of an export that it must not replace."""
-        return () if "float32" in self.precisions else tuple(name for name in PRECISIONS if name not in self.precisions)
-
-    def __post_init__(self) -> None:
-        route_for(self.via, self.formats, self.precisions)
-        for name in ("batch", "calib_images", "check_images", "threads"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise EdgemobileError(f"--{option} must be at least 1, found {getattr(self, name)}")
-        target_for(self.target)
-        if self.max_drop is not None:
-            checked_max_drop(self.max_drop)
-        if self.search and (self.max_drop is None or "int8" not in self.precisions or self.via != "native"):
-            raise EdgemobileError("--search looks for int8 within a bound: give --int8 and --max-drop, and no --via")
-        if self.unchecked_calib and self.calib is None:
-            raise EdgemobileError("--unchecked-calib: only for images of --calib. Give them, or leave it out")
-        if self.embed_preprocess and self.via != "native":
-            raise EdgemobileError(f"--embed-preprocess is for our own emitters: leave out --via {self.via}")
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A written file, run in its runtime.
-
-    `accuracy` is top-1 where labels are known. `max_lsb` is the largest difference to the int8 reference arithmetic, in
-    steps of the output's scale; None for other arithmetic. `strays` explains one that is unusually large. `config` is
-    what the runtime was told so that it computes what the file's target computes, and `metrics_here` what this machine
-    makes of the file without: None where that is the same. `latency` is always of the file as this machine runs it.
-    """
-
-    artifact: Artifact
-    runtime: str
-    verdict: Verdict
-    latency: Latency
-    accuracy: float | None = None
-    max_lsb: int | None = None
-    config: Mapping[str, str] = field(default_factory=dict)
-    metrics_here: Mapping[str, float] | None = None
-    strays: str | None = None
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What an export made. `images` says what the files were checked on; `notes` is what a reader should know.
-
-    `recipe` is how int8 was made, with what a search added to it; None where it was not ours.
-    """
-
-    out: Path
-    model: str
-    source: str
-    input_px: int
-    images: str
-    float_accuracy: float | None
-    files: tuple[Checked, ...]
-    recipe: Recipe | None = None
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def passed(self) -> bool:
-        return all(file.verdict.passed for file in self.files)
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
@@ -206,14 +72,14 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)
         doubts = _doubts(request, model, samples, reference, progress)
-        files = _check(request, model, samples, reference, emitted.int8, artifacts, folder, progress)
+        files = check(request, model, samples, reference, emitted.int8, artifacts, folder, progress)
         result = ExportResult(
             out=request.out,
             model=model.name,
             source=model.source,
             input_px=model.preprocess.input_px,
             images=samples.described,
-            float_accuracy=_accuracy(reference, samples.labels),
+            float_accuracy=accuracy(reference, samples.labels),
             recipe=emitted.recipe,
             files=files,
             notes=(
@@ -222,8 +88,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *doubts,
                 *samples.notes,
                 *emitted.notes,
-                *_file_notes(request, model, files),
-                *_notes_of_here(request, files),
+                *file_notes(request, model, files),
             ),
         )
         (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
@@ -269,12 +134,14 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 outputs=model.classes,
             )
     if "int8" not in request.precisions or model.random:
-        check = min(request.check_images, _BLOT_IMAGES)
-        return from_blots(model.preprocess, calibration=min(calibration, _BLOT_IMAGES), check=check, seed=request.seed)
+        checked = min(request.check_images, _BLOT_IMAGES)
+        return from_blots(
+            model.preprocess, calibration=min(calibration, _BLOT_IMAGES), check=checked, seed=request.seed
+        )
     most = enough_images(model.preprocess.input_px)
-    calibration, check = min(calibration, most), min(request.check_images, most, _MADE_CHECK_IMAGES)
+    calibration, checked = min(calibration, most), min(request.check_images, most, _MADE_CHECK_IMAGES)
     with progress.step("synthesise images", STEPS) as report:
-        made = calibration + check
+        made = calibration + checked
         images = synthesize(model.net, model.preprocess, images=made, seed=request.seed, progress=report)
     return from_synthesis(images, calibration=calibration, seed=request.seed)
 
@@ -294,18 +161,6 @@ def _model_notes(model: Model) -> tuple[str, ...]:
         *model.notes,
         "random weights: good for size and latency; int8 is not held to a tolerance, nor is its distance a finding",
     )
-
-
-def _file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
-    """What explains a file's numbers."""
-    notes = [file.strays for file in files if file.strays is not None]
-    poor = any(file.artifact.precision in _QUANTIZED and not file.verdict.passed for file in files)
-    if poor and is_factory(request.model) and request.weights is None and not model.random:
-        notes.append(
-            f"if the weights that {request.model} makes were never trained, say --weights random: int8 of such is not "
-            "held to a tolerance"
-        )
-    return tuple(notes)
 
 
 def _doubts(
@@ -352,124 +207,3 @@ def _hswish_form(ops: Mapping[str, int], total: int, other: str) -> str:
     fused = ops.get("HARD_SWISH", 0) + ops.get("HardSwish", 0)
     parts = ((fused, "fused"), (total - fused, other))
     return ", ".join(f"{count} {form}" for count, form in parts if count > 0)
-
-
-def _check(
-    request: ExportRequest,
-    model: Model,
-    samples: Samples,
-    reference: np.ndarray,
-    int8: Graph | None,
-    artifacts: list[Artifact],
-    folder: Path,
-    progress: Progress,
-) -> tuple[Checked, ...]:
-    """Run every file on the check images as its target would, judge it against `reference`, and time all in turns."""
-    sessions = {artifact.file: open_session(folder / artifact.file, threads=request.threads) for artifact in artifacts}
-    exact = {
-        file: open_session(folder / file, threads=request.threads, exact=True)
-        for file, session in sessions.items()
-        if target_elsewhere(session.metadata)
-    }
-    for session in (*sessions.values(), *exact.values()):
-        session.settle(samples.check.shape[1])
-    outputs, here = {}, {}
-    with progress.step("run the files", len(artifacts)) as report:
-        for file, session in sessions.items():
-            outputs[file] = exact.get(file, session).run(samples.check)
-            if file in exact:
-                here[file] = measure(reference, session.run(samples.check))
-            report(len(outputs))
-        oracle = None if int8 is None else run_real(int8, samples.check[:_ORACLE_IMAGES])
-    with progress.step("measure latency"):
-        prepared = {file: session.prepare(_one_batch(samples.check, session)) for file, session in sessions.items()}
-        latencies = latency_ns(sessions, prepared, rounds=_LATENCY_ROUNDS)
-    checked = (
-        Checked(
-            artifact,
-            f"{sessions[artifact.file].runtime} {sessions[artifact.file].version}",
-            _judged(request, model, artifact.precision, reference, outputs[artifact.file], samples.labels),
-            latencies[artifact.file],
-            _accuracy(outputs[artifact.file], samples.labels),
-            _max_lsb(int8, oracle, outputs[artifact.file]) if artifact.precision == "int8" else None,
-            exact.get(artifact.file, sessions[artifact.file]).config,
-            here.get(artifact.file),
-        )
-        for artifact in artifacts
-    )
-    return tuple(_explained(file, int8, oracle, outputs[file.artifact.file], samples.check, folder) for file in checked)
-
-
-def _notes_of_here(request: ExportRequest, files: Iterable[Checked]) -> Iterator[str]:
-    for file in files:
-        if file.metrics_here is not None:
-            sqnr_db, agree = file.metrics_here["sqnr_db"], file.metrics_here["top1_agree"]
-            here = f"without, it has {sqnr_db:.1f} dB and {agree:.1%} of PyTorch's answers"
-            yield note_on_target(file.artifact.file, request.target, here)
-
-
-def _judged(
-    request: ExportRequest,
-    model: Model,
-    precision: str,
-    reference: np.ndarray,
-    output: np.ndarray,
-    labels: np.ndarray | None,
-) -> Verdict:
-    """The verdict on a file by the table of tolerances and, for int8, by the request's own bound."""
-    verdict = judge(reference, output, _tolerances(precision, random=model.random))
-    if request.max_drop is None or precision != "int8":
-        return verdict
-    was, became = _accuracy(reference, labels), _accuracy(output, labels)
-    if was is None or became is None:
-        lost, what = 100 * (1 - verdict.metrics["top1_agree"]), "differs from float on"
-    else:
-        lost, what = 100 * (was - became), "loses"
-    if lost <= request.max_drop:
-        return verdict
-    return replace(verdict, missed=(*verdict.missed, f"{what} {lost:.2f} in 100, --max-drop is {request.max_drop:g}"))
-
-
-def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
-    """Untrained layers amplify whatever noise goes in: random weights are held to a bound in float only."""
-    return {} if random and precision in _QUANTIZED else TOLERANCES[precision]
-
-
-def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
-    """As many images as the session's batch, repeated where there are fewer."""
-    return np.resize(images, (session.input.shape[0], *images.shape[1:]))
-
-
-def _max_lsb(graph: Graph | None, exact: np.ndarray | None, output: np.ndarray) -> int | None:
-    """The largest difference of a file to the reference arithmetic, in steps of the output's scale."""
-    return None if graph is None or exact is None else int(_steps(graph, exact, output).max())
-
-
-def _steps(graph: Graph, exact: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """The differences to `exact` f32[N,classes] in steps of the output's scale, for its images."""
-    qparams = graph[graph.outputs[0]].qparams
-    assert qparams is not None
-    return np.rint(np.abs(output[: len(exact)] - exact) / qparams.scale[0])
-
-
-def _explained(
-    file: Checked, graph: Graph | None, exact: np.ndarray | None, output: np.ndarray, images: np.ndarray, folder: Path
-) -> Checked:
-    """`file` with where its distance to the reference arithmetic comes from; an op that is beyond a tie is missed."""
-    if graph is None or exact is None or file.max_lsb is None or file.max_lsb <= _TIE_LSB:
-        return file
-    worst = int(_steps(graph, exact, output).max(axis=1).argmax())
-    try:
-        found = why_it_strays(graph, folder / file.artifact.file, images[worst : worst + 1], _TIE_LSB)
-    except Unsupported as error:
-        found = Strayed((), f"its ops cannot be looked at ({error})")
-    if found.wrong:
-        return replace(file, verdict=replace(file.verdict, missed=(*file.verdict.missed, *found.wrong)))
-    if file.max_lsb <= _USUAL_LSB:
-        return file
-    steps = f"{file.artifact.file} is up to {file.max_lsb} steps of its output from the reference arithmetic"
-    return replace(file, strays=f"{steps}: {found.words}")
-
-
-def _accuracy(logits: np.ndarray, labels: np.ndarray | None) -> float | None:
-    return None if labels is None else float(np.mean(logits.argmax(axis=1) == labels))

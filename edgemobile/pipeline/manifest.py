@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgemobile import __version__
 from edgemobile.graph.embed import outside
@@ -15,10 +15,8 @@ from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
 from edgemobile.model_file.metadata import LABELS, MODEL, PRECISION, PREPROCESS, VERSION, WEIGHTS_SHA256, embedded_entry
 from edgemobile.pipeline.artifact import MANIFEST_VERSION
+from edgemobile.pipeline.request import Checked, ExportRequest, ExportResult
 from edgemobile.quant.targets import target_for
-
-if TYPE_CHECKING:
-    from edgemobile.pipeline.export import Checked, ExportRequest, ExportResult
 
 __all__ = ["file_metadata", "manifest"]
 

@@ -293,7 +293,7 @@ def test_no_pixels_are_not_the_default(edgemobile, command: str) -> None:
 
 
 def test_brackets_are_shown_as_they_are(edgemobile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgemobile.pipeline.export.TOLERANCES", {**TOLERANCES, "float32": {"sqnr_db": 1000.0}})
+    monkeypatch.setattr("edgemobile.pipeline.check.TOLERANCES", {**TOLERANCES, "float32": {"sqnr_db": 1000.0}})
     ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK, "--out", "runs[v2]/[red]")
     assert ran.code == 1
     assert "wrote runs[v2]/[red]/\n" in ran.out
@@ -359,7 +359,7 @@ def test_a_missing_extra_says_which(edgemobile, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_missed_tolerance_is_exit_1_and_the_folder_shows_why(edgemobile, monkeypatch, tmp_path: Path) -> None:
     bounds = {**TOLERANCES, "float32": {"sqnr_db": 1000.0}}
-    monkeypatch.setattr("edgemobile.pipeline.export.TOLERANCES", bounds)
+    monkeypatch.setattr("edgemobile.pipeline.check.TOLERANCES", bounds)
     ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
     assert ran.code == 1
     assert "MISSED" in ran.out
@@ -372,7 +372,7 @@ def test_an_interruption_leaves_nothing_and_says_so(edgemobile, monkeypatch, tmp
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgemobile.pipeline.export._check", interrupted)
+    monkeypatch.setattr("edgemobile.pipeline.export.check", interrupted)
     ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
     assert ran.code == 130
     assert "interrupted" in ran.err
@@ -381,7 +381,7 @@ def test_an_interruption_leaves_nothing_and_says_so(edgemobile, monkeypatch, tmp
 
 def test_sigterm_leaves_nothing(edgemobile, monkeypatch, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("edgemobile.pipeline.export._check", lambda *args: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr("edgemobile.pipeline.export.check", lambda *args: signal.raise_signal(signal.SIGTERM))
     # Where nobody takes the signal it must not end the tests.
     signal.signal(signal.SIGTERM, lambda *args: None)
     try:

@@ -19,7 +19,8 @@ from edgemobile.comparison.report import FileParity
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.devices.host import saturation
 from edgemobile.model_file.metadata import TARGET
-from edgemobile.pipeline.export import ExportRequest, ExportResult, export
+from edgemobile.pipeline.export import export
+from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.quant.targets import TARGETS
 
 _NOTE = "v2-int8.onnx is for arm; onnxruntime on this CPU saturates sums of int8 products"

@@ -49,7 +49,7 @@ def test_the_command_line_python_and_the_gate_agree_on_it(command: str) -> None:
     import edgemobile
     from edgemobile.cli import cli
     from edgemobile.gate.config import ModelEntry
-    from edgemobile.pipeline.export import ExportRequest
+    from edgemobile.pipeline.request import ExportRequest
 
     (option,) = (option for option in cli.commands[command].params if option.name == "target")
     assert list(option.type.choices) == list(TARGETS)  # type: ignore[attr-defined]

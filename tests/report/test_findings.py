@@ -219,7 +219,8 @@ def test_the_program_of_an_embedded_export_feeds_pixels(colour_photos: Path, tmp
     for module in ("onnxruntime", "ai_edge_litert"):
         pytest.importorskip(module)
     from edgemobile.accuracy.classifier import ClassifierOptions, open_classifier
-    from edgemobile.pipeline.export import ExportRequest, export
+    from edgemobile.pipeline.export import export
+    from edgemobile.pipeline.request import ExportRequest
     from edgemobile.quant.recipes import read_recipe
     from edgemobile.report.findings import join
 

@@ -1,0 +1,167 @@
+"""Every file that was written, run in its runtime as its target computes it, and judged against PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgemobile.comparison.oracle import Strayed, why_it_strays
+from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
+from edgemobile.devices.runtimes.latency import latency_ns
+from edgemobile.devices.runtimes.sessions import Session, open_session
+from edgemobile.errors import Unsupported
+from edgemobile.graph import Graph
+from edgemobile.graph.interpreter import run_real
+from edgemobile.images.samples import Samples
+from edgemobile.loading.model import Model
+from edgemobile.loading.model_spec import is_factory
+from edgemobile.metrics.measures import measure
+from edgemobile.metrics.tolerances import TOLERANCES, Verdict, judge
+from edgemobile.pipeline.artifact import Artifact
+from edgemobile.pipeline.request import Checked, ExportRequest
+from edgemobile.util.progress import Progress
+
+__all__ = ["accuracy", "check", "file_notes"]
+
+_LATENCY_ROUNDS = 30
+_QUANTIZED = ("int8", "dynamic")
+# The numpy reference is slow; this many images show an integer that differs.
+_ORACLE_IMAGES = 16
+# A tie may be rounded either way. Nets that are usual carry it on to this many steps at most.
+_TIE_LSB, _USUAL_LSB = 1, 4
+
+
+def check(
+    request: ExportRequest,
+    model: Model,
+    samples: Samples,
+    reference: np.ndarray,
+    int8: Graph | None,
+    artifacts: list[Artifact],
+    folder: Path,
+    progress: Progress,
+) -> tuple[Checked, ...]:
+    """Run every file on the check images as its target would, judge it against `reference`, and time all in turns."""
+    sessions = {artifact.file: open_session(folder / artifact.file, threads=request.threads) for artifact in artifacts}
+    exact = {
+        file: open_session(folder / file, threads=request.threads, exact=True)
+        for file, session in sessions.items()
+        if target_elsewhere(session.metadata)
+    }
+    for session in (*sessions.values(), *exact.values()):
+        session.settle(samples.check.shape[1])
+    outputs, here = {}, {}
+    with progress.step("run the files", len(artifacts)) as report:
+        for file, session in sessions.items():
+            outputs[file] = exact.get(file, session).run(samples.check)
+            if file in exact:
+                here[file] = measure(reference, session.run(samples.check))
+            report(len(outputs))
+        oracle = None if int8 is None else run_real(int8, samples.check[:_ORACLE_IMAGES])
+    with progress.step("measure latency"):
+        prepared = {file: session.prepare(_one_batch(samples.check, session)) for file, session in sessions.items()}
+        latencies = latency_ns(sessions, prepared, rounds=_LATENCY_ROUNDS)
+    checked = (
+        Checked(
+            artifact,
+            f"{sessions[artifact.file].runtime} {sessions[artifact.file].version}",
+            _judged(request, model, artifact.precision, reference, outputs[artifact.file], samples.labels),
+            latencies[artifact.file],
+            accuracy(outputs[artifact.file], samples.labels),
+            _max_lsb(int8, oracle, outputs[artifact.file]) if artifact.precision == "int8" else None,
+            exact.get(artifact.file, sessions[artifact.file]).config,
+            here.get(artifact.file),
+        )
+        for artifact in artifacts
+    )
+    return tuple(_explained(file, int8, oracle, outputs[file.artifact.file], samples.check, folder) for file in checked)
+
+
+def file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
+    """What explains the files' numbers."""
+    notes = [file.strays for file in files if file.strays is not None]
+    poor = any(file.artifact.precision in _QUANTIZED and not file.verdict.passed for file in files)
+    if poor and is_factory(request.model) and request.weights is None and not model.random:
+        notes.append(
+            f"if the weights that {request.model} makes were never trained, say --weights random: int8 of such is not "
+            "held to a tolerance"
+        )
+    return (*notes, *_notes_of_here(request, files))
+
+
+def _notes_of_here(request: ExportRequest, files: Iterable[Checked]) -> Iterator[str]:
+    for file in files:
+        if file.metrics_here is not None:
+            sqnr_db, agree = file.metrics_here["sqnr_db"], file.metrics_here["top1_agree"]
+            here = f"without, it has {sqnr_db:.1f} dB and {agree:.1%} of PyTorch's answers"
+            yield note_on_target(file.artifact.file, request.target, here)
+
+
+def _judged(
+    request: ExportRequest,
+    model: Model,
+    precision: str,
+    reference: np.ndarray,
+    output: np.ndarray,
+    labels: np.ndarray | None,
+) -> Verdict:
+    """The verdict on a file by the table of tolerances and, for int8, by the request's own bound."""
+    verdict = judge(reference, output, _tolerances(precision, random=model.random))
+    if request.max_drop is None or precision != "int8":
+        return verdict
+    was, became = accuracy(reference, labels), accuracy(output, labels)
+    if was is None or became is None:
+        lost, what = 100 * (1 - verdict.metrics["top1_agree"]), "differs from float on"
+    else:
+        lost, what = 100 * (was - became), "loses"
+    if lost <= request.max_drop:
+        return verdict
+    return replace(verdict, missed=(*verdict.missed, f"{what} {lost:.2f} in 100, --max-drop is {request.max_drop:g}"))
+
+
+def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
+    """Untrained layers amplify whatever noise goes in: random weights are held to a bound in float only."""
+    return {} if random and precision in _QUANTIZED else TOLERANCES[precision]
+
+
+def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
+    """As many images as the session's batch, repeated where there are fewer."""
+    return np.resize(images, (session.input.shape[0], *images.shape[1:]))
+
+
+def _max_lsb(graph: Graph | None, exact: np.ndarray | None, output: np.ndarray) -> int | None:
+    """The largest difference of a file to the reference arithmetic, in steps of the output's scale."""
+    return None if graph is None or exact is None else int(_steps(graph, exact, output).max())
+
+
+def _steps(graph: Graph, exact: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """The differences to `exact` f32[N,classes] in steps of the output's scale, for its images."""
+    qparams = graph[graph.outputs[0]].qparams
+    assert qparams is not None
+    return np.rint(np.abs(output[: len(exact)] - exact) / qparams.scale[0])
+
+
+def _explained(
+    file: Checked, graph: Graph | None, exact: np.ndarray | None, output: np.ndarray, images: np.ndarray, folder: Path
+) -> Checked:
+    """`file` with where its distance to the reference arithmetic comes from; an op that is beyond a tie is missed."""
+    if graph is None or exact is None or file.max_lsb is None or file.max_lsb <= _TIE_LSB:
+        return file
+    worst = int(_steps(graph, exact, output).max(axis=1).argmax())
+    try:
+        found = why_it_strays(graph, folder / file.artifact.file, images[worst : worst + 1], _TIE_LSB)
+    except Unsupported as error:
+        found = Strayed((), f"its ops cannot be looked at ({error})")
+    if found.wrong:
+        return replace(file, verdict=replace(file.verdict, missed=(*file.verdict.missed, *found.wrong)))
+    if file.max_lsb <= _USUAL_LSB:
+        return file
+    steps = f"{file.artifact.file} is up to {file.max_lsb} steps of its output from the reference arithmetic"
+    return replace(file, strays=f"{steps}: {found.words}")
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray | None) -> float | None:
+    return None if labels is None else float(np.mean(logits.argmax(axis=1) == labels))
