@@ -16,10 +16,9 @@ from typing import Any, Literal
 
 from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
 from edgemobile.api.records import Benched, Compared, Evaluated, Exported
-from edgemobile.commands.options import default_out, recipe_of, refuse_unused
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline.export import export as _export
-from edgemobile.pipeline.request import ExportRequest
+from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of, refuse_unused
 from edgemobile.preprocess import Preprocess
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.targets import DEFAULT_TARGET, suited

@@ -62,7 +62,7 @@ class Exported(_Shown, ExportResult):
         return plots.exported(self)
 
     def _print(self) -> None:
-        from edgemobile.commands.export import print_export
+        from edgemobile.printing.export import print_export
 
         print_export(self)
 
@@ -78,7 +78,7 @@ class Compared(_Shown, ParityReport):
         return plots.compared(self)
 
     def _print(self) -> None:
-        from edgemobile.commands.parity import print_parity
+        from edgemobile.printing.parity import print_parity
 
         print_parity(self)
 
@@ -100,7 +100,7 @@ class Evaluated(_Shown, Evaluation):
         return plots.evaluated(self)
 
     def _print(self) -> None:
-        from edgemobile.commands.eval import print_evaluation
+        from edgemobile.printing.evaluation import print_evaluation
 
         print_evaluation(self, quiet=False)
 
@@ -140,7 +140,7 @@ class Benched(_Shown):
         return plots.benched(self.run)
 
     def _print(self) -> None:
-        from edgemobile.commands.bench import print_bench
+        from edgemobile.printing.runs import print_bench
 
         print_bench(self.run, self.comparison, self.max_regress, quiet=False)
 

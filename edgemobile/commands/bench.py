@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
-from edgemobile.commands.bench_tables import label, print_run
-from edgemobile.commands.compare import UNSTABLE, comparison_json, gate, percentage, print_comparison, print_unstable
+from edgemobile.commands.compare import comparison_json, percentage
 from edgemobile.commands.completion import complete_devices
 from edgemobile.commands.writable import check_apart, check_writable
 from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
 from edgemobile.errors import EdgemobileError
-from edgemobile.printing.terminal import console, print_error, progress
+from edgemobile.printing.runs import UNSTABLE, print_bench
+from edgemobile.printing.terminal import print_error, progress
 from edgemobile.util.strict_json import encode, to_json_text
 
 if TYPE_CHECKING:
     from edgemobile.devices.host.records import Run
     from edgemobile.latency.compare import Comparison
 
-__all__ = ["bench", "print_bench"]
+__all__ = ["bench"]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "": 1}
 _DEVICE = "{device}"
@@ -224,32 +223,6 @@ def _compared(reference: Run, run: Run) -> Comparison:
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------------
-
-
-def print_bench(run: Run, compared: Comparison | None, max_regress: float | None, *, quiet: bool) -> int:
-    """Print it, unless `quiet`; give the exit code."""
-    from edgemobile.latency.run import advice
-    from edgemobile.latency.statistics import verdict
-
-    verdicts = {id(case): verdict(case, run) for case in run.cases}
-    if not quiet:
-        print_run(run, {key: found.stable for key, found in verdicts.items()})
-        for case in run.cases:
-            if not verdicts[id(case)].stable:
-                reasons = "; ".join(verdicts[id(case)].reasons)
-                console().print(f"[yellow]unstable:[/yellow] {label(case)}: {escape(reasons)}")
-        for words in advice(run):
-            console().print(f"[yellow]warning:[/yellow] {escape(words)}")
-        for refusal in run.refused:
-            console().print(f"[red]refused:[/red] {escape(Path(refusal.file).name)}: {escape(refusal.reason)}")
-        for note in run.notes:
-            console().print(f"[dim]note:[/dim] {escape(note)}")
-        if compared is not None:
-            print_comparison(compared)
-            print_unstable(compared, "the baseline", None)
-    code = 0 if compared is None else gate(compared, max_regress, quiet=quiet)
-    trusted = all(found.stable for found in verdicts.values())
-    return code if trusted and (compared is None or compared.stable) else UNSTABLE
 
 
 def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> dict[str, Any]:

@@ -7,29 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
 from edgemobile.commands.completion import complete_refs
-from edgemobile.commands.options import (
-    IMAGES,
-    INT8,
-    MODEL,
-    OUTPUT,
-    List,
-    default_out,
-    given_options,
-    recipe_of,
-    refuse_unused,
-)
+from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, given_options
 from edgemobile.loading.files import is_checkpoint
 from edgemobile.loading.model_spec import is_own
 from edgemobile.models.arch import get_arch
-from edgemobile.printing.terminal import console, format_bytes, format_table, progress
+from edgemobile.printing.export import print_export
+from edgemobile.printing.terminal import progress
 
 if TYPE_CHECKING:
-    from edgemobile.pipeline.request import Checked, ExportResult
+    from edgemobile.pipeline.request import ExportResult
 
-__all__ = ["check_model", "export", "print_export"]
+__all__ = ["check_model", "export", "show_export"]
 
 
 @click.command()
@@ -81,9 +71,10 @@ def export(
       edgemobile export mypkg.models:make_net --weights my.pth --res 96
     """
     check_model(model)
-    refuse_unused(given_options(), int8=int8, via=options["via"])
     from edgemobile.pipeline.export import export as run_export
-    from edgemobile.pipeline.request import ExportRequest
+    from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of, refuse_unused
+
+    refuse_unused(given_options(), int8=int8, via=options["via"])
 
     quantization = recipe_of(recipe, hswish, target, keep_float, options)
     chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}
@@ -99,7 +90,7 @@ def export(
     )
     with progress(quiet=quiet or as_json) as bars:
         result = run_export(request, bars)
-    print_export(result, as_json=as_json, verbose=verbose)
+    show_export(result, as_json=as_json, verbose=verbose)
     return 0 if result.passed else 1
 
 
@@ -109,55 +100,9 @@ def check_model(model: str) -> None:
         get_arch(model)
 
 
-def print_export(result: ExportResult, *, as_json: bool = False, verbose: bool = False) -> None:
+def show_export(result: ExportResult, *, as_json: bool, verbose: bool) -> None:
+    """The table, or the manifest."""
     if as_json:
         print((result.out / "manifest.json").read_text(encoding="utf-8"), end="")
-        return
-    screen = console()
-    accuracy = f", PyTorch top-1 {result.float_accuracy:.1%}" if result.float_accuracy is not None else ""
-    title = escape(f"{result.model} at {result.input_px} px, {result.source}\nchecked on {result.images}{accuracy}")
-    columns = [
-        "file",
-        "precision",
-        "size",
-        "ops",
-        "hard-swish",
-        "SQNR",
-        "max abs",
-        "agree",
-        "top-1",
-        "latency",
-        "runtime",
-        "",
-    ]
-    table = format_table(title, columns, left=2)
-    for file in result.files:
-        table.add_row(*_file_row(file))
-    screen.print(table)
-    for note in result.notes:
-        screen.print(f"[dim]note:[/dim] {escape(note)}")
-    for file in result.files:
-        for missed in file.verdict.missed:
-            screen.print(f"[red]missed:[/red] {escape(f'{file.artifact.file}: {missed}')}")
-        if verbose:
-            ops = ", ".join(f"{op} {count}" for op, count in sorted(file.artifact.ops.items()))
-            screen.print(f"[dim]{escape(file.artifact.file)}:[/dim] {escape(ops)}")
-    screen.print(f"wrote [bold]{escape(f'{result.out}/')}[/bold]")
-
-
-def _file_row(file: Checked) -> list[str]:
-    artifact, metrics = file.artifact, file.verdict.metrics
-    return [
-        escape(artifact.file),
-        artifact.precision,
-        format_bytes(artifact.bytes),
-        str(artifact.op_count),
-        artifact.hswish or "-",
-        f"{metrics['sqnr_db']:.1f} dB",
-        f"{metrics['max_abs']:.2g}",
-        f"{metrics['top1_agree']:.1%}",
-        "-" if file.accuracy is None else f"{file.accuracy:.2%}",
-        f"{file.latency.median_ns / 1e6:.2f} ms",
-        escape(file.runtime),
-        "ok" if file.verdict.passed else "[red]MISSED[/red]",
-    ]
+    else:
+        print_export(result, verbose=verbose)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from edgemobile.commands.completion import complete_models, complete_recipes
-from edgemobile.errors import EdgemobileError
-from edgemobile.loading.files import is_checkpoint
-from edgemobile.loading.model_spec import is_program
 from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS
-
-if TYPE_CHECKING:
-    from edgemobile.quant.recipe import Recipe
 
 __all__ = [
     "CLASSIFIER",
@@ -27,15 +20,8 @@ __all__ = [
     "MODEL",
     "OUTPUT",
     "List",
-    "default_out",
     "given_options",
-    "recipe_of",
-    "refuse_unused",
 ]
-
-# What says how int8 is made: by ours, and by any route.
-_OUR_INT8 = ("recipe", "hswish", "target", "keep_float", "unchecked_calib")
-_ANY_INT8 = (*_OUR_INT8, "max_drop", "calib_images")
 
 
 class List(click.ParamType):
@@ -175,44 +161,7 @@ FOR_CI = _group(
 )
 
 
-def recipe_of(
-    recipe: str | None, hswish: str, target: str, keep_float: tuple[str, ...], images: dict[str, Any], **fields: Any
-) -> Recipe:
-    """The recipe that the options of INT8 add up to.
-
-    `images` are the options of IMAGES, which decide where no recipe is named. `fields` are fields of Recipe that stand
-    above the named recipe's; None changes nothing.
-    """
-    from edgemobile.quant.recipe import Rule
-    from edgemobile.quant.recipes import read_recipe, recipe_for
-    from edgemobile.quant.targets import suited
-
-    chosen = read_recipe(recipe or recipe_for(images["calib_images"], real=images["calib"] is not None))
-    changes = {name: value for name, value in fields.items() if value is not None}
-    rules = (*chosen.rules, *changes.pop("rules", ()), *(Rule(name, precision="float") for name in keep_float))
-    chosen = replace(chosen, rules=rules, **changes)
-    form: Any = hswish
-    return suited(chosen, target) if form == "auto" else replace(chosen, hswish=form)
-
-
 def given_options() -> tuple[str, ...]:
     """The options that stand on the command line; a default of edgemobile.toml or the environment is not asked for."""
     context = click.get_current_context()
     return tuple(name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
-
-
-def refuse_unused(given: Collection[str], *, int8: bool, via: str) -> None:
-    """Raises EdgemobileError for options that would change nothing, as no int8 file is made, or not by us."""
-    unused = [name for name in (_OUR_INT8 if int8 else _ANY_INT8) if name in given]
-    if not unused or (int8 and via == "native"):
-        return
-    options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-    if not int8:
-        raise EdgemobileError(f"{options}: only for int8 files, and none is asked for. Add --int8")
-    raise EdgemobileError(f"{options}: only for our own int8, and --via {via} makes another. Leave out --via")
-
-
-def default_out(model: str) -> Path:
-    """The folder a model is written to where none is named."""
-    name = model.replace(":", ".")
-    return Path(Path(name).stem if is_program(model) or is_checkpoint(model) else name)

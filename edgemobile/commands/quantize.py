@@ -11,13 +11,13 @@ import click
 from rich.markup import escape
 
 from edgemobile.commands.completion import complete_refs
-from edgemobile.commands.export import check_model, print_export
-from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
+from edgemobile.commands.export import check_model, show_export
+from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List
 from edgemobile.printing.terminal import console, format_table, progress
 from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.pipeline.request import ExportRequest
+    from edgemobile.pipeline.request import ExportRequest, recipe_of
     from edgemobile.quant.sensitivity import Cost
 
 __all__ = ["quantize"]
@@ -124,7 +124,7 @@ def quantize(
         click.echo(to_json_text(chosen.to_json()), nl=False)
         return 0
     from edgemobile.pipeline.export import export, ranking
-    from edgemobile.pipeline.request import ExportRequest
+    from edgemobile.pipeline.request import ExportRequest, default_out
 
     request = ExportRequest(
         model=model,
@@ -144,7 +144,7 @@ def quantize(
     if rank:
         _print_ranking(request, costs, as_json=as_json)
         return 0
-    print_export(result, as_json=as_json, verbose=verbose)
+    show_export(result, as_json=as_json, verbose=verbose)
     return 0 if result.passed else 1
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from edgemobile.devices.runtimes.latency import Latency
 from edgemobile.errors import EdgemobileError
+from edgemobile.loading.files import is_checkpoint
+from edgemobile.loading.model_spec import is_program
 from edgemobile.metrics.measures import checked_max_drop
 from edgemobile.metrics.tolerances import Verdict
 from edgemobile.pipeline.artifact import Artifact
 from edgemobile.pipeline.backends import PRECISIONS, route_for
-from edgemobile.quant.recipe import Recipe
-from edgemobile.quant.recipes import RECIPES, recipe_for
-from edgemobile.quant.targets import DEFAULT_TARGET, target_for
+from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.quant.recipes import RECIPES, read_recipe, recipe_for
+from edgemobile.quant.targets import DEFAULT_TARGET, suited, target_for
 
-__all__ = ["Checked", "ExportRequest", "ExportResult"]
+__all__ = ["Checked", "ExportRequest", "ExportResult", "default_out", "recipe_of", "refuse_unused"]
+
+# What says how int8 is made: by ours, and by any route.
+_OUR_INT8 = ("recipe", "hswish", "target", "keep_float", "unchecked_calib")
+_ANY_INT8 = (*_OUR_INT8, "max_drop", "calib_images")
 
 
 @dataclass(frozen=True)
@@ -135,3 +142,36 @@ class ExportResult:
     @property
     def passed(self) -> bool:
         return all(file.verdict.passed for file in self.files)
+
+
+def default_out(model: str) -> Path:
+    """The folder a model is written to where none is named."""
+    name = model.replace(":", ".")
+    return Path(Path(name).stem if is_program(model) or is_checkpoint(model) else name)
+
+
+def recipe_of(
+    recipe: str | None, hswish: str, target: str, keep_float: tuple[str, ...], images: dict[str, Any], **fields: Any
+) -> Recipe:
+    """The recipe that the options of `export` and `quantize` add up to.
+
+    `images` has `calib` and `calib_images`, which decide where no recipe is named. `fields` are fields of Recipe that
+    take the place of the named recipe's; None changes nothing.
+    """
+    chosen = read_recipe(recipe or recipe_for(images["calib_images"], real=images["calib"] is not None))
+    changes = {name: value for name, value in fields.items() if value is not None}
+    rules = (*chosen.rules, *changes.pop("rules", ()), *(Rule(name, precision="float") for name in keep_float))
+    chosen = replace(chosen, rules=rules, **changes)
+    form: Any = hswish
+    return suited(chosen, target) if form == "auto" else replace(chosen, hswish=form)
+
+
+def refuse_unused(given: Collection[str], *, int8: bool, via: str) -> None:
+    """Raises EdgemobileError for options that would change nothing, as no int8 file is made, or not by us."""
+    unused = [name for name in (_OUR_INT8 if int8 else _ANY_INT8) if name in given]
+    if not unused or (int8 and via == "native"):
+        return
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+    if not int8:
+        raise EdgemobileError(f"{options}: only for int8 files, and none is asked for. Add --int8")
+    raise EdgemobileError(f"{options}: only for our own int8, and --via {via} makes another. Leave out --via")

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from edgemobile.cli import main
-from edgemobile.commands.bench_tables import grouped_instructions
 from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Run, load_run
 from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError
+from edgemobile.printing.runs import grouped_instructions
 
 pytest.importorskip("onnxruntime")
 

@@ -1,4 +1,4 @@
-"""A run as `edgemobile bench` prints it: who computed stands beside every figure."""
+"""Runs of `edgemobile bench`, each figure beside who computed it, and two of them compared."""
 
 from __future__ import annotations
 
@@ -8,16 +8,47 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import console, format_table
 
 if TYPE_CHECKING:
     from edgemobile.devices.host.records import Case, Run
+    from edgemobile.latency.compare import Compared, Comparison
 
-__all__ = ["grouped_instructions", "label", "print_run"]
+__all__ = ["UNSTABLE", "gate", "grouped_instructions", "print_bench", "print_comparison", "print_run", "print_unstable"]
+
+# The exit code of a measurement that cannot be trusted.
+UNSTABLE = 5
 
 _SHOWN_OPS = 12
 # The columns that _who fills.
 _WHO = ("file", "precision", "runtime", "int8 with", "threads", "partitions")
+
+
+def print_bench(run: Run, compared: Comparison | None, max_regress: float | None, *, quiet: bool) -> int:
+    """Print it, unless `quiet`; give the exit code."""
+    from edgemobile.latency.run import advice
+    from edgemobile.latency.statistics import verdict
+
+    verdicts = {id(case): verdict(case, run) for case in run.cases}
+    if not quiet:
+        print_run(run, {key: found.stable for key, found in verdicts.items()})
+        for case in run.cases:
+            if not verdicts[id(case)].stable:
+                reasons = "; ".join(verdicts[id(case)].reasons)
+                console().print(f"[yellow]unstable:[/yellow] {_label(case)}: {escape(reasons)}")
+        for words in advice(run):
+            console().print(f"[yellow]warning:[/yellow] {escape(words)}")
+        for refusal in run.refused:
+            console().print(f"[red]refused:[/red] {escape(Path(refusal.file).name)}: {escape(refusal.reason)}")
+        for note in run.notes:
+            console().print(f"[dim]note:[/dim] {escape(note)}")
+        if compared is not None:
+            print_comparison(compared)
+            print_unstable(compared, "the baseline", None)
+    code = 0 if compared is None else gate(compared, max_regress, quiet=quiet)
+    trusted = all(found.stable for found in verdicts.values())
+    return code if trusted and (compared is None or compared.stable) else UNSTABLE
 
 
 def print_run(run: Run, stable: Mapping[int, bool]) -> None:
@@ -101,7 +132,7 @@ def _print_sustained(run: Run) -> None:
         first, last = summarize(case.rounds_ns[:tenth]), summarize(case.rounds_ns[-tenth:])
         change = last.median_ns / first.median_ns - 1
         console().print(
-            f"{label(case)}: {_ms(first.median_ns)} in the first tenth, {_ms(last.median_ns)} in the last "
+            f"{_label(case)}: {_ms(first.median_ns)} in the first tenth, {_ms(last.median_ns)} in the last "
             f"({change:+.1%})"
         )
     for what, unit in (("temp_c", "C"), ("freq_mhz", "MHz")):
@@ -121,10 +152,10 @@ def _print_profile(case: Case) -> None:
             if case.partitions is None
             else f"delegate partitions: {case.partitions}, with {outside} outside"
         )
-        console().print(f"{label(case)}: {escape(case.runtime)} gives Python no time by op; {escape(cut)}")
+        console().print(f"{_label(case)}: {escape(case.runtime)} gives Python no time by op; {escape(cut)}")
         return
     whole = sum(op.ns for op in case.profile) or 1
-    title = f"{label(case)}: by op, as onnxruntime's profiler has it"
+    title = f"{_label(case)}: by op, as onnxruntime's profiler has it"
     table = format_table(title, ["op", "kind", "time", "share"], left=2)
     slowest = sorted(case.profile, key=lambda op: -op.ns)
     for op in slowest[:_SHOWN_OPS]:
@@ -165,7 +196,7 @@ def _who(case: Case, run: Run) -> tuple[str, ...]:
     )
 
 
-def label(case: Case) -> str:
+def _label(case: Case) -> str:
     """A case in a sentence."""
     return escape(f"{Path(case.file).name} ({case.threads} thread{'s' if case.threads > 1 else ''})")
 
@@ -186,3 +217,76 @@ def _memory(case: Case) -> str:
 
 def _millions(count: float) -> str:
     return f"{count / 1e6:.3f}"
+
+
+# ---- two runs -------------------------------------------------------------------------------------------------------
+
+
+def print_unstable(compared: Comparison, reference: str, other: str | None) -> None:
+    """Which figures cannot be trusted, and why, of the runs called `reference` and `other`; None is told elsewhere."""
+    for pair in compared.pairs:
+        sides = [(reference, pair.reference, pair.reference_verdict)]
+        sides += [(other, pair.other, pair.other_verdict)] if other is not None else []
+        for name, case, found in sides:
+            if not found.stable:
+                console().print(f"[yellow]{escape(f'{name}, {Path(case.file).name}')}:[/yellow] {escape(str(found))}")
+
+
+def print_comparison(compared: Comparison) -> None:
+    counted = all(pair.unit == "instructions" for pair in compared.pairs)
+    columns = [
+        "file",
+        "against",
+        "runtime",
+        "threads",
+        "was",
+        "is",
+        "ratio",
+        "least to most" if counted else "95 % interval",
+    ]
+    table = format_table("", columns, left=3)
+    for pair in compared.pairs:
+        low_high = f"{pair.low:.4f} to {pair.high:.4f}"
+        table.add_row(
+            escape(Path(pair.other.file).name),
+            escape(Path(pair.reference.file).name),
+            escape(f"{pair.other.runtime} {pair.other.version}"),
+            str(pair.other.threads),
+            *_figures(pair),
+            f"{pair.ratio:.4f}",
+            low_high,
+        )
+    console().print(table)
+    for words in compared.unlike:
+        console().print(f"[yellow]not alike:[/yellow] {escape(words)}")
+    for words in compared.unpaired:
+        console().print(f"[yellow]only in one run:[/yellow] {escape(words)}")
+
+
+def gate(compared: Comparison, max_regress: float | None, *, quiet: bool = False) -> int:
+    """The exit code: 1 where a file regressed, 5 where one may have, 0 otherwise and where no limit is given."""
+    from edgemobile.latency.compare import Judgement
+
+    if max_regress is None:
+        return 0
+    if not compared.pairs:
+        raise EdgemobileError("nothing to judge: no file of the baseline was measured")
+    judged = [(pair, pair.judge(max_regress)) for pair in compared.pairs]
+    for pair, found in judged:
+        if found is not Judgement.PASSED and not quiet:
+            console().print(f"[red]{found.value}:[/red] {_missed(pair, max_regress)}")
+    found_all = {found for _, found in judged}
+    return 1 if Judgement.REGRESSED in found_all else UNSTABLE if Judgement.UNSURE in found_all else 0
+
+
+def _missed(pair: Compared, max_regress: float) -> str:
+    name, what = escape(Path(pair.other.file).name), "slower" if pair.unit == "time" else "more instructions"
+    doubt = "" if pair.low > 1 + max_regress else f", but the interval begins at {pair.low - 1:+.1%}: measure more runs"
+    return f"{name}: {pair.ratio - 1:+.2%} {what}; {max_regress:.2%} is allowed{doubt}"
+
+
+def _figures(pair: Compared) -> tuple[str, str]:
+    if pair.unit == "time":
+        return f"{pair.reference.median_ns / 1e6:.3f} ms", f"{pair.other.median_ns / 1e6:.3f} ms"
+    was, now = (case.instructions_median["total"] for case in (pair.reference, pair.other))
+    return f"{was / 1e6:.3f} M instr.", f"{now / 1e6:.3f} M instr."

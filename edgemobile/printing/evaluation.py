@@ -1,0 +1,94 @@
+"""The table of an evaluation, and what was found of each file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from edgemobile.printing.terminal import console, format_table
+
+if TYPE_CHECKING:
+    from edgemobile.accuracy.evaluation import Evaluation, FileResult
+
+__all__ = ["print_evaluation"]
+
+_SHOWN_SKIPPED = 5
+
+
+def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
+    names = _short_names([file.classifier.file for file in result.files])
+    columns = ["file", "images", "top-1", "95 % interval", "top-5"]
+    columns += ["to baseline", "McNemar p"] if result.request.baseline else []
+    guessed = any(file.classifier.is_assumed for file in result.files)
+    columns += ["images/s", "skipped", *(["preprocess"] if guessed else [])]
+    table = format_table(_title(result), columns)
+    for name, file in zip(names, result.files, strict=True):
+        cells = [*_row(file, with_baseline=bool(result.request.baseline)), str(len(result.skipped))]
+        table.add_row(escape(name), *cells, *([_preprocess_cell(file)] if guessed else []))
+    screen = console()
+    screen.print(table)
+    for name, reason in result.skipped[:_SHOWN_SKIPPED]:
+        screen.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
+    if len(result.skipped) > _SHOWN_SKIPPED:
+        screen.print(f"[yellow]skipped[/yellow] {len(result.skipped) - _SHOWN_SKIPPED} more; --json names them all")
+    for file_name, reason in result.refused:
+        screen.print(f"[red]refused:[/red] {escape(file_name)}: {escape(reason)}")
+    for note in dict.fromkeys(result.notes):
+        screen.print(f"[dim]note:[/dim] {escape(note)}")
+    if not quiet:
+        _print_found(names, result.files)
+
+
+def _title(result: Evaluation) -> str:
+    request, dataset = result.request, result.dataset
+    split = f" ({dataset.split})" if dataset.split else ""
+    drawn = f", drawn from {len(dataset)} with seed {request.seed}" if request.limit else ""
+    processes = f"{result.workers} process{'es' if result.workers > 1 else ''} of {request.options.threads} thread"
+    many = "s" if request.options.threads > 1 else ""
+    if request.on is not None:
+        return (
+            f"{len(result.images)} images of {request.data.name}{split}{drawn}; on {request.on}, {result.wall_s:.1f} s"
+        )
+    return f"{len(result.images)} images of {request.data.name}{split}{drawn}; {processes}{many}, {result.wall_s:.1f} s"
+
+
+def _row(file: FileResult, *, with_baseline: bool) -> list[str]:
+    low, high = file.interval
+    paired = ["baseline", ""]
+    if file.paired is not None:
+        p = file.paired.p_mid
+        paired = [f"{0 - file.paired.drop_points:+.2f} points", "< 0.001" if p < 0.001 else f"{p:.3f}"]
+    return [
+        str(file.count),
+        f"{file.correct / file.count:.2%}",
+        f"{100 * low:.2f} to {100 * high:.2f}",
+        "-" if file.top5_correct is None else f"{file.top5_correct / file.count:.2%}",
+        *(paired if with_baseline else []),
+        f"{file.images_per_s:.0f}" if file.inference_s else "-",
+    ]
+
+
+def _preprocess_cell(file: FileResult) -> str:
+    """Where the preprocessing is from, in a few words."""
+    words = escape(file.classifier.preprocess_from.partition(":")[0])
+    return f"[yellow]{words}[/yellow]" if file.classifier.is_assumed else words
+
+
+def _print_found(names: Sequence[str], files: Sequence[FileResult]) -> None:
+    """What was found of each file, and where: a wrong guess here is a wrong accuracy."""
+    screen = console()
+    for name, file in zip(names, files, strict=True):
+        found = file.classifier.found
+        screen.print(f"\n[bold]{escape(name)}[/bold]  {found['runtime']}")
+        for what in ("input", "preprocess", "outputs"):
+            screen.print(f"  [dim]{what:10}[/dim] {escape(found[what])}")
+        screen.print(f"  [dim]{'classes':10}[/dim] {file.rule}; labels {escape(found['labels'])}")
+
+
+def _short_names(files: Sequence[str]) -> list[str]:
+    """File names without their folders, where that tells them apart."""
+    names = [Path(file).name for file in files]
+    return names if len(set(names)) == len(names) else list(files)
