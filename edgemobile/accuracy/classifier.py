@@ -22,8 +22,7 @@ from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.images.class_labels import Labels, find_labels, has_background, printable
 from edgemobile.loading.checkpoint import Checkpoint, build, bundled, identify, load_weights
-from edgemobile.loading.files import SUFFIXES
-from edgemobile.loading.model_spec import is_factory, is_program
+from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_factory, is_program
 from edgemobile.loading.presets import ASSUMED, chosen_preprocess, default_preprocess, described, says_resolution
 from edgemobile.model_file.file import read_model
 from edgemobile.model_file.metadata import TARGET, preprocess_in, whole
@@ -215,7 +214,7 @@ def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint 
         return *_own_session(file, options), None
     if not path.suffix and not path.is_file():
         return *_reference_session("bundled", _in_the_package(file), options), None
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES:
         arch = get_arch(options.arch) if options.arch else identify(path)
         return *_reference_session(file, arch, options), None
     data = read_model(path)

@@ -10,8 +10,7 @@ import click
 
 from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, given_options
-from edgemobile.loading.files import is_checkpoint
-from edgemobile.loading.model_spec import is_own
+from edgemobile.loading.model_spec import is_checkpoint, is_own
 from edgemobile.models.arch import get_arch
 from edgemobile.printing.export import print_export
 from edgemobile.printing.terminal import progress

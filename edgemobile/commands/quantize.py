@@ -17,7 +17,7 @@ from edgemobile.printing.terminal import console, format_table, progress
 from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.pipeline.request import ExportRequest, recipe_of
+    from edgemobile.pipeline.request import ExportRequest
     from edgemobile.quant.sensitivity import Cost
 
 __all__ = ["quantize"]
@@ -102,6 +102,7 @@ def quantize(
       edgemobile quantize v3-large --print-recipe > mine.json; edgemobile quantize v3-large --recipe mine.json
     """
     check_model(model)
+    from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of
     from edgemobile.quant.recipe import Rule
 
     whole = (Rule(observer=observer, weights=granularity),) if observer or granularity else None
@@ -124,7 +125,6 @@ def quantize(
         click.echo(to_json_text(chosen.to_json()), nl=False)
         return 0
     from edgemobile.pipeline.export import export, ranking
-    from edgemobile.pipeline.request import ExportRequest, default_out
 
     request = ExportRequest(
         model=model,

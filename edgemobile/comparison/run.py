@@ -35,9 +35,9 @@ from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
 from edgemobile.loading.checkpoint import bundled, identify, load_weights
-from edgemobile.loading.files import SUFFIXES, first_few
+from edgemobile.loading.files import first_few
 from edgemobile.loading.model import Model, load_model
-from edgemobile.loading.model_spec import is_program
+from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
 from edgemobile.loading.presets import described
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
@@ -244,7 +244,7 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
         preprocess, place = at_resolution(stated, input_px), _reader_here(file, request)
         return Reference(str(path), preprocess, file=file, place=place, claims=claims)
     spec, weights = request.ref, request.weights
-    if path.suffix.lower() in SUFFIXES and path.is_file():
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES and path.is_file():
         spec, weights = request.arch or identify(path).name, str(path)
     res = None if is_program(spec) else next(filter(None, map(_input_px, files)), None)
     model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.loading import checkpoint_facts as facts
-from edgemobile.loading.files import SUFFIXES, described, existing, first_few, read
+from edgemobile.loading.files import described, existing, first_few, read
 from edgemobile.loading.key_layouts import Layout, check_complete, known_keys, recognised, translated
+from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES
 from edgemobile.loading.public import SPECS, PublicWeights, fetch, public_weights
 from edgemobile.loading.wrappers import unwrapped
 from edgemobile.models.arch import ARCHS, Arch, get_arch, scaled
@@ -296,7 +297,7 @@ def _of_tflite(path: Path, arch: Arch | None, width: float | None, classes: int 
         )
     from edgemobile.loading.tflite_checkpoint import read_tflite_weights
 
-    held = read_tflite_weights(existing(path, "weights", (*SUFFIXES, ".tflite")), arch)
+    held = read_tflite_weights(existing(path, "weights", (*CHECKPOINT_SUFFIXES, ".tflite")), arch)
     note = f"{path.name} is a TFLite file: its weights as reals, batch norm folded, padding as {held.padding!r}"
     checkpoint = Checkpoint(
         held.state, str(path), held.sha256, preprocess=held.preprocess, padding=held.padding, notes=(note,)

@@ -18,24 +18,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
+from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "SUFFIXES",
     "Content",
     "described",
     "error_line",
     "existing",
     "first_few",
-    "is_checkpoint",
     "read",
     "why_unread",
 ]
 
-_PICKLES = (".pt", ".pth", ".tar", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", *_PICKLES)
 # Averaged weights are what a training run is evaluated with, so they come first.
 _AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "params_ema", "average", "shadow")
 _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "params", "weights")
@@ -43,11 +40,6 @@ _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "mo
 
 # Entries of a checkpoint inside of each other, and values a byte of a tensor may stand for.
 _DEEPEST, _MOST_REPEATED = 8, 1024
-
-
-def is_checkpoint(spec: str) -> bool:
-    """Whether a model is named by a file of its weights, whose shapes say which it is."""
-    return spec.lower().endswith(SUFFIXES)
 
 
 class Content(NamedTuple):
@@ -65,7 +57,7 @@ class Content(NamedTuple):
 
 def read(path: Path) -> Content:
     """The weights in `path`, f32. Raises EdgemobileError with the reason where there are none to be had."""
-    path = existing(path, "weights", SUFFIXES)
+    path = existing(path, "weights", CHECKPOINT_SUFFIXES)
     sha256 = _file_sha256(path)
     whole: Any
     if path.suffix.lower() == ".safetensors":

@@ -18,8 +18,7 @@ from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.images.class_labels import find_labels
 from edgemobile.loading.checkpoint import NAMED, Checkpoint, build, identify, load_into, load_weights
-from edgemobile.loading.files import is_checkpoint
-from edgemobile.loading.model_spec import is_factory, is_program
+from edgemobile.loading.model_spec import is_checkpoint, is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import chosen_preprocess, says_resolution
 from edgemobile.lower.hints import GREY, check_not_quantized, training_branches

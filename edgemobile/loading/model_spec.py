@@ -1,11 +1,26 @@
-"""How a model of one's own is named wherever a model is asked for: `package.module:factory`, or FILE.pt2."""
+"""How a model is named that is not a reference model: a checkpoint of one, `package.module:factory`, or FILE.pt2."""
 
 from __future__ import annotations
 
-__all__ = ["PROGRAM_SUFFIX", "is_factory", "is_own", "is_program"]
+__all__ = [
+    "CHECKPOINT_SUFFIXES",
+    "PICKLE_SUFFIXES",
+    "PROGRAM_SUFFIX",
+    "is_checkpoint",
+    "is_factory",
+    "is_own",
+    "is_program",
+]
 
+PICKLE_SUFFIXES = (".pt", ".pth", ".tar", ".bin", ".ckpt")
+CHECKPOINT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 # What torch.export.save writes.
 PROGRAM_SUFFIX = ".pt2"
+
+
+def is_checkpoint(spec: str) -> bool:
+    """Whether it is a file of weights, whose shapes say which reference model it is."""
+    return spec.lower().endswith(CHECKPOINT_SUFFIXES)
 
 
 def is_factory(spec: str) -> bool:

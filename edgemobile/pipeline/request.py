@@ -9,8 +9,7 @@ from typing import Any
 
 from edgemobile.devices.runtimes.latency import Latency
 from edgemobile.errors import EdgemobileError
-from edgemobile.loading.files import is_checkpoint
-from edgemobile.loading.model_spec import is_program
+from edgemobile.loading.model_spec import is_checkpoint, is_program
 from edgemobile.metrics.measures import checked_max_drop
 from edgemobile.metrics.tolerances import Verdict
 from edgemobile.pipeline.artifact import Artifact

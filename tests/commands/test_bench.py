@@ -126,15 +126,15 @@ def test_boards_that_answer_are_measured(
 def test_an_interruption_names_the_runs_before_it(
     call: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgemobile import bench
+    from edgemobile.latency import run as module
 
-    def measure(request: bench.BenchRequest, *rest: object) -> Run:
+    def measure(request: module.BenchRequest, *rest: object) -> Run:
         if request.device == "here":
             raise KeyboardInterrupt
         return real(request)
 
-    real = bench.bench
-    monkeypatch.setattr(bench, "bench", measure)
+    real = module.bench
+    monkeypatch.setattr(module, "bench", measure)
     out = tmp_path / "run-{device}.json"
     assert call("bench", model, "--runs", "20", "--on", "local,here", "--out", out) == 130
     assert f"interrupted; written before: {tmp_path / 'run-local.json'}" in capsys.readouterr().err
@@ -152,7 +152,7 @@ def test_where_no_run_can_be_saved_none_is_measured(
     name: str,
     said: str,
 ) -> None:
-    monkeypatch.setattr("edgemobile.latency.bench", lambda *args: pytest.fail("measured"))
+    monkeypatch.setattr("edgemobile.latency.run.bench", lambda *args: pytest.fail("measured"))
     (tmp_path / "folder").mkdir()
     assert call("bench", model, "--out", tmp_path / name) == 2
     assert said in capsys.readouterr().err

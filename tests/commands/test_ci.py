@@ -374,7 +374,7 @@ def test_on_a_device(
         calls.append(request)
         return _run(str(request.files[0]), **measured)
 
-    monkeypatch.setattr("edgemobile.latency.bench", bench)
+    monkeypatch.setattr("edgemobile.latency.run.bench", bench)
     device = "[devices.local]\n"
     if baseline is not None:
         save_run(_run(**{"name": "right.onnx", **baseline}), Path("base.json"))
@@ -394,7 +394,7 @@ def test_other_runs_or_threads_are_measured_anew(gate, monkeypatch: pytest.Monke
         asked.append((request.settings.runs, request.settings.threads))
         return _run(str(request.files[0]), ms=2.0)
 
-    monkeypatch.setattr("edgemobile.latency.bench", bench)
+    monkeypatch.setattr("edgemobile.latency.run.bench", bench)
     for text in ("runs = 30", "runs = 30\nthreads = 2", "runs = 40", "runs = 30\nthreads = 2", "runs = 30"):
         assert gate(f"[devices.local]\n{text}").code == 0
     assert asked == [(30, (1,)), (30, (2,)), (40, (1,))]
