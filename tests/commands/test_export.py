@@ -114,8 +114,9 @@ def test_a_model_of_ones_own_and_a_saved_program(edgemobile, tmp_path: Path) -> 
         "import torch\n"
         "def make():\n"
         "    torch.manual_seed(0)\n"
-        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8),\n"
-        "        torch.nn.Hardswish(),\n"
+        "    norm = torch.nn.BatchNorm2d(8)\n"
+        "    norm.running_mean.fill_(0.1)\n"
+        "    return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), norm, torch.nn.Hardswish(),\n"
         "        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 4))\n"
     )
     ran = edgemobile("export", "mynets:make", "--res", "40", "--to", "onnx", *_QUICK)
