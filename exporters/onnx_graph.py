@@ -182,9 +182,11 @@ def _conv(reader: _Reader, node: Any) -> None:
 
 def _gemm(reader: _Reader, node: Any) -> None:
     attrs = _attrs(node)
-    if not attrs.get("transB") or attrs.get("transA") or attrs.get("alpha", 1.0) != 1 or attrs.get("beta", 1.0) != 1:
+    rank = len(reader.stored[tensor_name(node.output[0])].shape)
+    usual = attrs.get("transB") and not attrs.get("transA") and attrs.get("alpha", 1.0) == attrs.get("beta", 1.0) == 1
+    if rank != 2 or not usual:
         raise Unsupported(
-            f"Gemm (at {node.output[0]}) is supported as x W' + b of a stored W: transB=1, alpha and beta 1"
+            f"Gemm (at {node.output[0]}) is supported as x W' + b of rows x[N,in] and a stored W: alpha and beta 1"
         )
     x, weight, *bias = node.input
     reader.emit("linear", node, [x, weight, bias[0] if bias and bias[0] else reader.no_bias(weight)], activation="")

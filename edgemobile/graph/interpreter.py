@@ -105,7 +105,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 
 
 def _mean(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
-    return x.mean(axis=(1, 2), dtype=np.float32).reshape(len(x), *output.shape[1:])
+    return x.mean(axis=(1, 2), keepdims=len(output.shape) != 2, dtype=np.float32)
 
 
 def _max_pool(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
