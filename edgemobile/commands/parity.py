@@ -161,7 +161,7 @@ def _print_file(file: FileParity) -> None:
         screen.print(f"[red]missed:[/red] {name}: {escape(missed)}")
     if file.cause is not None and file.first_diverging is None:
         screen.print(f"[red]likely cause:[/red] {name}: {file.cause.kind} ({escape(file.cause.words)})")
-    if file.cause is not None:
+    if file.cause is not None and file.cause.explained_db is not None:
         near, right = file.cause.explained_db, file.cause.right_db
         screen.print(f"[dim]measured:[/dim] {name}: with that {near:.1f} dB, without {right:.1f} dB")
     if file.first_diverging is not None:
