@@ -10,7 +10,6 @@ What a recipe chooses by its images (the ranges inside, rounding, a refit's smal
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -139,15 +138,35 @@ def _moved_by(op: Op, ranges: Mapping[str, QParams], named: Mapping[str, str]) -
 
 # ---- to the reference -----------------------------------------------------------------------------------------------
 
-# Pixels reach this much less than an input's range where its ends were rounded to its steps.
+# How many steps an input's range may reach beyond pixels: its ends were rounded.
 _ROUNDED_ENDS = 2.0
 # A channel whose reference has less than this at its largest, in the file's steps, says nothing.
 _LOUD = 8.0
 _OTHER, _SAME = 0.9, 0.98  # cosines of two channels
-# Healthy channels are within 6 % of the reference's size, healthy layers within 1.8 %: refit moves them.
-_CHANNEL_GAIN, _LAYER_GAIN, _SPREADS = 0.25, 0.008, 5.0
-# A healthy number is at most 6 times as far from the reference as the ninth tenth of its row, column and tensor.
-_STANDS_OUT, _NINTH_TENTH = 10.0, 90
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """How far a healthy file's weights are from the reference's: `channel_gain` and `layer_gain` are of the size of a
+    channel among its layer's, and of a layer; `stands_out` times as far as the ninth tenth of its row, column and
+    tensor, and at least `apart` steps, is damage."""
+
+    channel_gain: float
+    layer_gain: float
+    stands_out: float
+    apart: float
+
+
+# Rounded and no more, as TFLiteConverter does: within half a step, channels within 0.5 % and layers within 0.2 %.
+_ROUNDED = _Allowed(0.05, 0.008, 0.0, 1.0)
+# Refitted to what int8 gives: channels within 6 %, layers within 1.8 %, a number at most 6 times as far as its company.
+_REFITTED = _Allowed(0.25, 0.05, 10.0, 4.0)
+_ROUNDED_APART = 0.51
+# Fewer rows do not tell what is usual of a column.
+_ROWS = 8
+_HARD_SIGMOID = 3.0
+# Biases of millions of steps are products of float32.
+_BIAS_ROUNDING = 1e-4
 
 
 def check_input_range(contents: Contents, tensor: Tensor | None, preprocess: Preprocess) -> list[Finding]:
@@ -168,11 +187,14 @@ def check_input_range(contents: Contents, tensor: Tensor | None, preprocess: Pre
 
 def check_layers(graph: Graph, observed: Observed) -> list[Finding]:
     """The weights and biases of a file that its float reference does not explain, in the reference's order."""
-    findings = []
-    for node in graph.nodes:
-        weight = _weight(graph, node, observed)
-        if weight is not None:
-            findings += [*_weight_findings(weight), *_bias_findings(graph, node, observed)]
+    pairs = [(node, _weight(graph, node, observed)) for node in graph.nodes]
+    layers = [(node, weight) for node, weight in pairs if weight is not None]
+    rounded = np.mean([weight.is_rounded for _, weight in layers]) >= _CONVENTION if layers else False
+    allowed = _ROUNDED if rounded else _REFITTED
+    findings: list[Finding] = []
+    for node, weight in layers:
+        findings += _weight_findings(weight, allowed)
+        findings += _bias_findings(graph, node, observed, weight, is_rounded=bool(rounded))
     return findings
 
 
@@ -188,6 +210,11 @@ class _Weight:
     erased: np.ndarray
     shape: tuple[int, ...]
 
+    @property
+    def is_rounded(self) -> bool:
+        """Whether nearly all of it is the reference's weight rounded to the nearest step."""
+        return float(np.percentile(np.abs(self.found - self.right), 98)) <= _ROUNDED_APART
+
 
 def _weight(graph: Graph, node: Node, observed: Observed) -> _Weight | None:
     pair = observed.weight(graph, node)
@@ -197,7 +224,9 @@ def _weight(graph: Graph, node: Node, observed: Observed) -> _Weight | None:
     if stored.data is None or stored.qparams is None:
         return None
     found = rows_of(stored.data.astype(np.float64) - stored.qparams.along(stored.data.ndim)[1])
-    wanted = rows_of(right)
+    # With one scale for all channels the largest are meant to saturate.
+    info = np.iinfo(stored.dtype)
+    wanted = rows_of(np.clip(right, info.min, info.max))
     loud = np.abs(wanted).max(axis=1) >= _LOUD
     erased = np.flatnonzero(loud & ~found.any(axis=1))
     return _Weight(stored.name, found, wanted, _moved_rows(found, wanted, loud), erased, stored.shape)
@@ -221,15 +250,15 @@ def _moved_rows(found: np.ndarray, right: np.ndarray, loud: np.ndarray) -> dict[
     return moved if set(moved) == set(moved.values()) else {}
 
 
-def _weight_findings(weight: _Weight) -> Iterator[Finding]:
+def _weight_findings(weight: _Weight, allowed: _Allowed) -> Iterator[Finding]:
     if weight.moved:
         yield Finding("swapped channels", weight.name, exchange_in_words(weight.moved, weight.name))
     if weight.erased.size:
         yield Finding("erased channels", weight.name, f"{channels(weight.erased)} of {weight.name} are all zero")
     rows = np.setdiff1d(np.arange(len(weight.found)), [*weight.moved, *weight.erased])
     gains = _gains(weight, rows)
-    yield from _gain_findings(weight, rows, gains)
-    yield from _damage(weight, rows, np.where(np.isfinite(gains), gains, 1.0))
+    yield from _gain_findings(weight, rows, gains, allowed)
+    yield from _damage(weight, rows, np.where(np.isfinite(gains), gains, 1.0), allowed)
 
 
 def _gains(weight: _Weight, rows: np.ndarray) -> np.ndarray:
@@ -241,50 +270,75 @@ def _gains(weight: _Weight, rows: np.ndarray) -> np.ndarray:
     return np.where((np.abs(right).max(axis=1, initial=0) >= _LOUD) & (alike > _OTHER), gains, np.nan)
 
 
-def _gain_findings(weight: _Weight, rows: np.ndarray, gains: np.ndarray) -> Iterator[Finding]:
+def _gain_findings(weight: _Weight, rows: np.ndarray, gains: np.ndarray, allowed: _Allowed) -> Iterator[Finding]:
     told = np.flatnonzero(np.isfinite(gains))
-    if not told.size:
-        return
-    middle = float(np.median(gains[told]))
-    spread = float(np.diff(np.percentile(gains[told], [16, 84]))[0]) / 2
-    if told.size >= _LEAST and abs(middle - 1) > max(_LAYER_GAIN, _SPREADS * spread):
-        words = f"the scale of {weight.name} is {times(middle)} what the reference's weights are"
+    middle = float(np.median(gains[told])) if told.size else 1.0
+    if told.size >= _LEAST and abs(middle - 1) > allowed.layer_gain:
+        words = f"the scale of {weight.name} makes its weights {times(middle)} the reference's"
         yield Finding("layer scale", weight.name, words)
-    off = told[np.abs(gains[told] / middle - 1) > _CHANNEL_GAIN]
+    off = told[np.abs(gains[told] / middle - 1) > allowed.channel_gain]
     if off.size and off.size <= told.size / 2:
         low, high = gains[off].min(), gains[off].max()
-        amount = times(low) if high - low < _LAYER_GAIN * high else f"{low:.3g} to {high:.3g} times"
-        words = f"the scale of {channels(rows[off])} of {weight.name} is {amount} what the reference's weights are"
+        amount = times(low) if high - low < 0.01 * high else f"{low:.3g} to {high:.3g} times"
+        words = f"the scale of {channels(rows[off])} of {weight.name} makes its weights {amount} the reference's"
         yield Finding("channel scale", weight.name, words)
 
 
-def _damage(weight: _Weight, rows: np.ndarray, gains: np.ndarray) -> Iterator[Finding]:
+def _damage(weight: _Weight, rows: np.ndarray, gains: np.ndarray, allowed: _Allowed) -> Iterator[Finding]:
     """Numbers that stand out of their row, their column and the tensor. A recipe moves whole rows and columns."""
     if rows.size < 2:
         return
     apart = np.abs(weight.found[rows] - gains[:, None] * weight.right[rows])
-    usual = np.maximum(np.percentile(apart, _NINTH_TENTH, axis=1)[:, None], max(0.5, float(np.percentile(apart, 98))))
-    if rows.size >= 8:
-        usual = np.maximum(usual, np.percentile(apart, _NINTH_TENTH, axis=0)[None])
-    places = np.argwhere(apart > _STANDS_OUT * usual)
+    usual = np.maximum(_ninth_tenth(apart, 1), float(np.percentile(apart, 98)))
+    if rows.size >= _ROWS:
+        usual = np.maximum(usual, _ninth_tenth(apart, 0))
+    places = np.argwhere(apart > np.maximum(allowed.stands_out * usual, allowed.apart))
     if not len(places):
         return
     row, column = int(rows[places[0][0]]), int(places[0][1])
     index = [row, *map(int, np.unravel_index(column, weight.shape[1:]))]
-    value = f"{weight.found[row, column]:.0f}, and the reference's is {weight.right[row, column]:.1f} of its steps"
-    kind = "flipped bit" if len(places) == 1 else "flipped bits"
-    count = f"{len(places)} of {weight.found.size} numbers of {weight.name} stand out from all around them"
-    least = "" if len(places) == 1 else "; smaller damage cannot be told from a recipe's moves"
-    yield Finding(kind, weight.name, f"{count}; the first is {weight.name}{index}: {value}{least}")
-
-
-def _bias_findings(graph: Graph, node: Node, observed: Observed) -> Iterator[Finding]:
-    stored = observed.bias(graph, node)
-    right = graph[node.inputs[2]].data
-    if stored is None or stored.data is None or right is None or stored.data.any():
+    value = f"{weight.found[row, column]:.0f} where the reference has {weight.right[row, column]:.1f} of its steps"
+    if len(places) == 1:
+        yield Finding("flipped bit", weight.name, f"{weight.name}{index} stands alone: {value}")
         return
-    step = math.nan if stored.qparams is None else float(stored.qparams.scale.min())
-    real = np.abs(np.asarray(right, np.float64) * observed.multiple(node.output)).max(initial=0.0)
-    if real > step:
-        words = f"{stored.name} is all zero, and the reference's reaches {real:.3g}, {real / step:.3g} of its steps"
+    count = f"{len(places)} of {weight.found.size} numbers of {weight.name} are damaged"
+    if allowed is not _ROUNDED:
+        count = f"at least {count}, what is smaller cannot be told from a recipe's moves"
+    yield Finding("flipped bits", weight.name, f"{count}; the first is {weight.name}{index}: {value}")
+
+
+def _ninth_tenth(apart: np.ndarray, axis: int) -> np.ndarray:
+    return np.percentile(apart, 90, axis=axis, keepdims=True)
+
+
+def _bias_findings(
+    graph: Graph, node: Node, observed: Observed, weight: _Weight, *, is_rounded: bool
+) -> Iterator[Finding]:
+    """A bias that is gone; of a file that only rounds also one that is another."""
+    stored, right = observed.bias(graph, node), graph[node.inputs[2]].data
+    if (
+        stored is None
+        or stored.data is None
+        or stored.qparams is None
+        or right is None
+        or stored.data.dtype != np.int32
+    ):
+        return
+    wanted = right * np.asarray(observed.multiple(node.output)) / stored.qparams.scale
+    if not stored.data.any():
+        if np.abs(wanted).max(initial=0) > 1:
+            reach = f"{np.abs(right).max():.3g}, {np.abs(wanted).max():.3g} of its steps"
+            yield Finding("bias", stored.name, f"{stored.name} is all zero, and the reference's reaches {reach}")
+        return
+    if not is_rounded:
+        return
+    places = np.arange(len(wanted))
+    places[list(weight.moved)] = list(weight.moved.values())
+    # A converter may put the 3 of a hard-sigmoid behind the layer into its bias.
+    forms = (wanted, wanted[places], wanted + _HARD_SIGMOID / stored.qparams.scale)
+    apart = np.min([np.abs(stored.data - form) for form in forms], axis=0)
+    off = np.flatnonzero(apart > np.maximum(2, _BIAS_ROUNDING * np.abs(wanted)))
+    if off.size:
+        furthest = float((apart * stored.qparams.scale)[off].max())
+        words = f"{off.size} of {len(wanted)} numbers of {stored.name} are not the reference's, by up to {furthest:.3g}"
         yield Finding("bias", stored.name, words)

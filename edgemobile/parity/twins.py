@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.graph.affine import activation_range
+from edgemobile.graph.affine import activation_range, dequantize
 from edgemobile.graph.tensor_names import split_name
 from edgemobile.parity.findings import (
     Finding,
@@ -32,8 +33,8 @@ __all__ = ["Pair", "different_numbers", "different_wiring", "pair_of"]
 _SHARED, _ALIKE = 0.9, 0.5
 # What dividing a scale by 6 in float32 may lose.
 _FLOAT32 = 1e-6
-# A bias's scale is a product that was rounded.
-_BIAS_RATIO = 1e-5
+# Products that were rounded in float32: a bias's scale, the 3 of a gate in whole steps.
+_PRODUCT = 1e-5
 # A layer that was computed anew has other scales in most channels, or many other numbers.
 _MOST, _MANY, _SPARSE = 0.5, 0.01, 0.1
 _HALF_ULP = 2.0**-10  # of float16
@@ -221,7 +222,7 @@ def _scale_is_told(ratio: np.ndarray, pair: Pair) -> bool:
         for name in pair.shared
         if pair.right[name].dtype == "int8" and pair.found[name].qparams and pair.right[name].qparams
     )
-    return any(other.size in (1, ratio.size) and np.allclose(ratio, other, rtol=_BIAS_RATIO) for other in others)
+    return any(other.size in (1, ratio.size) and np.allclose(ratio, other, rtol=_PRODUCT) for other in others)
 
 
 # ---- faults of all layers -------------------------------------------------------------------------------------------
@@ -306,12 +307,27 @@ def different_wiring(found: Graph, right: Graph) -> list[Finding]:
         reads, should = ([_name(source) for source in each.inputs] for each in (node, wanted))
         if node.op != wanted.op:
             findings.append(Finding("wiring", name, f"{name} is {node.op} instead of {wanted.op}"))
-        elif reads != should:
+        elif not all(map(partial(_same_source, found, right), node.inputs, wanted.inputs)) or len(reads) != len(should):
             words = f"{name} ({node.op}) reads {', '.join(reads)} instead of {', '.join(should)}"
             findings.append(Finding("wiring", name, words))
         elif attrs := _different_attrs(node, wanted, right[wanted.output]):
             findings.append(Finding("wiring", name, f"{name} ({node.op}) has {attrs}"))
     return findings
+
+
+def _same_source(found: Graph, right: Graph, mine: str, wanted: str) -> bool:
+    """The same tensor by name, or a constant of one value: the 3 of a gate may be one for all or one each."""
+    if _name(mine) == _name(wanted):
+        return True
+    ours, theirs = found[mine], right[wanted]
+    if not (ours.is_constant and theirs.is_constant):
+        return False
+    values, others = _real(ours).ravel(), _real(theirs).ravel()
+    return values.size == others.size and np.allclose(values, others, rtol=_PRODUCT, atol=0)
+
+
+def _real(constant: Tensor) -> np.ndarray:
+    return _numbers(constant) if constant.qparams is None else dequantize(_numbers(constant), constant.qparams)
 
 
 def _different_attrs(node: Node, wanted: Node, output: Tensor) -> str:
