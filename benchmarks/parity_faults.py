@@ -68,6 +68,12 @@ class TFLiteFile:
                 self._last |= {weight} if kind == "DEPTHWISE_CONV_2D" else set()
         self.output = self._name(self._graph.outputs[0])
 
+    def _alike(self, name: str) -> set[str]:
+        """The tensors that must have the scale of this one: behind a PAD, or in front of it."""
+        pads = [operator for operator in self._graph.operators if self._kind(operator) in ("PAD", "PADV2")]
+        pairs = [{self._name(pad.inputs[0]), self._name(pad.outputs[0])} for pad in pads]
+        return {name}.union(*(pair for pair in pairs if name in pair))
+
     def _kind(self, operator: Any) -> str:
         return op_name(self._model.operatorCodes[operator.opcodeIndex])
 
@@ -89,11 +95,13 @@ class TFLiteFile:
         return np.array(self._tensors[name].quantization.scale, np.float32)
 
     def set_scale(self, name: str, values: np.ndarray) -> None:
-        self._tensors[name].quantization.scale = np.asarray(values, np.float32)
+        for each in self._alike(name):
+            self._tensors[each].quantization.scale = np.asarray(values, np.float32)
 
     def move_zero_point(self, name: str, steps: int) -> None:
-        quantization = self._tensors[name].quantization
-        quantization.zeroPoint = np.asarray(quantization.zeroPoint) + steps
+        for each in self._alike(name):
+            quantization = self._tensors[each].quantization
+            quantization.zeroPoint = np.asarray(quantization.zeroPoint) + steps
 
     def rewire(self) -> None:
         adds = [operator for operator in self._graph.operators if self._kind(operator) == "ADD"]
@@ -190,7 +198,8 @@ def _flip(file: ModelFile, name: str, count: int, seed: int = 0) -> None:
     values = file.data(name)
     flat = values.reshape(-1).view(np.uint8)
     if count == 1:
-        flat[int(np.flatnonzero(flat)[flat.size // 3])] ^= 64
+        places = np.flatnonzero(flat)
+        flat[places[len(places) // 3]] ^= 64
     else:
         rng = np.random.default_rng(seed)
         places = rng.choice(flat.size, count, replace=False)

@@ -35,6 +35,7 @@ CAUSES: Mapping[str, Callable[[Case], Iterator[Output]]] = {
     "normalisation": wrong_wiring.normalised,
     "hard-swish form": wrong_wiring.hswish_form,
     "activation": wrong_wiring.activation,
+    "wiring": wrong_wiring.rewired,
     "bias overflow": wrong_numbers.bias_overflow,
     "flipped bit": wrong_numbers.flipped_bit,
     "int16 saturation": wrong_numbers.pair_saturation,

@@ -180,7 +180,7 @@ class Observed:
         weight = self.weight(graph, node)
         if weight is None or weight[1].size < 2:
             return None
-        stored, right = weight
+        stored, right, _ = weight
         assert stored.data is not None
         apart = np.abs(stored.data.astype(np.float64) - right).ravel()
         if not np.isfinite(apart).all():
@@ -190,9 +190,9 @@ class Observed:
             return furthest / max((second, *others)[-1], 1.0)
         return math.inf if furthest and not second else 0.0
 
-    def weight(self, graph: Graph, node: Node) -> tuple[Tensor, np.ndarray] | None:
-        """(a layer's weight as the file stores it, the reference's f64 in the file's units and steps); None for other
-        nodes, and where the file has none of its shape."""
+    def weight(self, graph: Graph, node: Node) -> tuple[Tensor, np.ndarray, np.ndarray] | None:
+        """(a layer's weight as the file stores it, the reference's f64 in the file's steps, what 1 step is in the
+        reference's units, to broadcast); None for other nodes, and where the file has none of its shape."""
         name = node.inputs[1] if node.op in _LAYERS else ""
         stored = self._constant(name, graph[name].shape) if name else None
         right = graph[name].data if name else None
@@ -201,7 +201,7 @@ class Observed:
         units = self._units(node, stored, is_bias=False)
         if stored.qparams is not None:
             units = units * stored.qparams.along(stored.data.ndim)[0]
-        return stored, right / units
+        return stored, right / units, units
 
     def bias(self, graph: Graph, node: Node) -> Tensor | None:
         """A layer's bias as the file stores it."""

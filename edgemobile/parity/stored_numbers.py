@@ -7,13 +7,13 @@ that explains them (own_numbers).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph
 from edgemobile.parity.findings import Finding
 from edgemobile.parity.observing import File, graph_name, read_graph, stored, stored_tensors, takes_pixels
-from edgemobile.parity.own_numbers import check_input_range, check_layers, check_units
+from edgemobile.parity.own_numbers import Weights, check_input_range, check_layers, check_units
 from edgemobile.parity.twins import Pair, different_numbers, different_wiring, pair_of
 from edgemobile.preprocess import Preprocess
 
@@ -53,19 +53,21 @@ def against_file(file: File, reference: File) -> StoredNumbers:
 
 def against_float(file: File, graph: Callable[[], Graph], preprocess: Preprocess) -> StoredNumbers:
     """An int8 file against itself, its preprocessing and the float `graph` of its reference."""
-    findings: list[Finding] = []
-    notes = []
+    weights, notes = Weights(), []
     try:
         tensors = stored_tensors(file)
     except Unsupported as error:
         return StoredNumbers(notes=(f"its numbers are not checked: {error}",))
     try:
-        findings += check_layers(graph(), stored(file, graph()))
+        weights = check_layers(graph(), stored(file, graph()))
     except Unsupported as error:
         notes.append(f"its weights are not compared with the reference's: {error}")
+    notes += filter(None, [weights.note])
+    findings = [*weights.findings]
     if not takes_pixels(file.contents):
         source = tensors.get(graph_name(file, file.contents.inputs[0]))
         findings += check_input_range(file.contents, source, file.preprocess or preprocess)
     named = {name: graph_name(file, name) for op in file.contents.ops for name in (*op.inputs, *op.outputs)}
-    findings += check_units(file.contents, tensors, named, findings)
+    # What an input's range says needs no second proof.
+    findings += check_units(file.contents, tensors, named, replace(weights, findings=tuple(findings)))
     return StoredNumbers(tuple(findings), notes=tuple(notes))
