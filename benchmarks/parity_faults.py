@@ -34,6 +34,7 @@ class Layer:
     weight: str
     bias: str
     y: str
+    shape: tuple[int, ...]  # of y
 
 
 class ModelFile(Protocol):
@@ -64,7 +65,7 @@ class TFLiteFile:
             kind = self._kind(operator)
             if kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
                 x, weight, bias, y = map(self._name, (*operator.inputs[:3], operator.outputs[0]))
-                self.layers.append(Layer(x, weight, bias, y))
+                self.layers.append(Layer(x, weight, bias, y, tuple(self._tensors[y].shape)))
                 self._last |= {weight} if kind == "DEPTHWISE_CONV_2D" else set()
         self.output = self._name(self._graph.outputs[0])
 
@@ -124,12 +125,16 @@ class OnnxFile:
         self._model = load(data)
         self._stored = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self._behind = {node.output[0]: node for node in self._model.graph.node}
+        self._shapes = {
+            value.name: tuple(side.dim_value for side in value.type.tensor_type.shape.dim)
+            for value in self._model.graph.value_info
+        }
         self._readers = {node.input[0]: node for node in self._model.graph.node if node.op_type == "DequantizeLinear"}
         self.layers = []
         for node in self._model.graph.node:
             if node.op_type in ("Conv", "Gemm"):
                 x, weight, bias = (self._behind[name].input[0] for name in node.input)
-                self.layers.append(Layer(x, weight, bias, node.output[0]))
+                self.layers.append(Layer(x, weight, bias, node.output[0], self._shapes.get(node.output[0], ())))
         self.output = self._behind[self._model.graph.output[0].name].input[0]
 
     def _parameter(self, name: str, position: int) -> str:
@@ -159,14 +164,10 @@ class OnnxFile:
         self._set(parameter, (values.astype(np.int16) + steps).astype(values.dtype))
 
     def rewire(self) -> None:
-        shapes = {
-            value.name: tuple(side.dim_value for side in value.type.tensor_type.shape.dim)
-            for value in self._model.graph.value_info
-        }
         adds = [node for node in self._model.graph.node if node.op_type == "Add"]
         first, second = _two_alike(
             adds,
-            lambda add: [shapes.get(name, ()) for name in add.input],
+            lambda add: [self._shapes.get(name, ()) for name in add.input],
             lambda add: not set(add.input) & {*self._stored},
         )
         second.input[0] = first.input[1]
@@ -188,9 +189,13 @@ _IMAGES = 8  # noise at the end is not what is measured
 
 
 def _middle(file: ModelFile) -> Layer:
-    """A pointwise layer in the middle of the net."""
-    wide = [layer for layer in file.layers if file.data(layer.weight)[0].size >= 16]
-    return wide[len(wide) // 2]
+    """A convolution of many products a sum, in the middle of the net; not of a squeeze-and-excite."""
+    images = [
+        layer
+        for layer in file.layers
+        if file.data(layer.weight)[0].size >= 16 and min(sorted(layer.shape)[1:], default=1) > 1
+    ]
+    return images[len(images) // 2]
 
 
 def _flip(file: ModelFile, name: str, count: int, seed: int = 0) -> None:
@@ -353,11 +358,12 @@ def _noticed(file: FileParity) -> str:
 
 
 def _named(fault: str, default: FileParity, layered: FileParity) -> str:
-    cause = layered.cause or default.cause
-    if cause is None or (default.passed and layered.passed):
+    """Whether a cause is the right one, and which was told, by default first."""
+    told = [file.cause.kind for file in (default, layered) if file.cause is not None and not file.passed]
+    if not told:
         return ""
-    right = fault in FAULTS and cause.kind in FAULTS[fault].kinds
-    return f"{'yes' if right else 'no'}: {cause.kind}"
+    right = [kind for kind in told if fault in FAULTS and kind in FAULTS[fault].kinds]
+    return f"yes: {right[0]}" if right else f"no: {told[0]}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
 from edgemobile.graph.channel_factors import factors_metadata
+from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
 from edgemobile.model import Model
@@ -101,7 +102,8 @@ def _native(job: Job) -> Emitted:
     files = {}
     with job.progress.step("write the files", len(graphs) * len(job.formats)) as report:
         for precision, form in graphs.items():
-            metadata = {**job.metadata(precision), **(factors if precision == "int8" else {})}
+            own = {**factors, **checksums_metadata(form.tensors)} if precision == "int8" else {}
+            metadata = {**job.metadata(precision), **own}
             for name in job.formats:
                 told = job.onnx if name == "onnx" else {}
                 files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=metadata, **told)

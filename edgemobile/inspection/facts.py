@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents
-from edgemobile.file_metadata import CHANNEL_FACTORS, LABELS, PREPROCESS, labels_in
+from edgemobile.file_metadata import CHANNEL_FACTORS, CHECKSUMS, LABELS, PREPROCESS, labels_in
 from edgemobile.graph import GraphError, Tensor
 from edgemobile.inspection.hswish import hswish_forms
 from edgemobile.inspection.islands import islands
@@ -41,8 +41,8 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
     partitions = _noted(notes, _delegate_partitions, data) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
     labels, preprocess = labels_in(contents.metadata), _json(contents.metadata.get(PREPROCESS))
-    # Of channel factors there are thousands, of use to a comparison only.
-    apart = (LABELS, PREPROCESS, CHANNEL_FACTORS)
+    # Of channel factors and checksums there are thousands, of use to a comparison only.
+    apart = (LABELS, PREPROCESS, CHANNEL_FACTORS, CHECKSUMS)
     return Inspection(
         file=str(path),
         bytes=len(data),

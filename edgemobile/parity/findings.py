@@ -5,10 +5,12 @@ A Finding is read off the numbers a file stores; nothing is run for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from edgemobile.graph import QParams
 
 __all__ = [
     "Finding",
@@ -18,6 +20,7 @@ __all__ = [
     "exchanged_rows",
     "flipped_bits",
     "listed",
+    "range_faults",
     "rows_of",
     "scale_fault",
     "times",
@@ -70,6 +73,17 @@ def scale_fault(tensor: str, ratio: np.ndarray) -> Finding | None:
     return Finding(
         "channel scale", tensor, f"the scale of {channels(others)} of {tensor} is {amount} what it should be"
     )
+
+
+def range_faults(tensor: str, role: str, found: QParams, scale: float, zero_point: int) -> Iterator[Finding]:
+    """What is wrong with the range of an activation; its `role` is input, output or activation."""
+    subject = tensor if role == "activation" else f"the {role} {tensor}"
+    if found.scale[0] != np.float32(scale):
+        ratio, values = times(float(found.scale[0]) / scale), f"{found.scale[0]:.6g} instead of {scale:.6g}"
+        yield Finding(f"{role} scale", tensor, f"the scale of {subject} is {ratio} what it should be: {values}")
+    if found.zero_point[0] != zero_point:
+        words = f"the zero point of {subject} is {found.zero_point[0]} instead of {zero_point}"
+        yield Finding(f"{role} zero point", tensor, words)
 
 
 # ---- integers -------------------------------------------------------------------------------------------------------

@@ -11,18 +11,19 @@ What a recipe chooses by its images (the ranges inside, rounding, a refit's smal
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from edgemobile.exporters.contents import Contents, Op
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.parity.findings import Finding, channels, exchange_in_words, rows_of, times
+from edgemobile.graph.checksums import Checksums
+from edgemobile.parity.findings import Finding, channels, exchange_in_words, range_faults, rows_of, times
 from edgemobile.parity.layers import Observed
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Weights", "check_input_range", "check_layers", "check_units"]
+__all__ = ["Weights", "check_checksums", "check_input_range", "check_layers", "check_units"]
 
 _LAYER_KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "Conv", "Gemm")
 _MOVES_INTEGERS = ("PAD", "PADV2", "RESHAPE", "MAX_POOL_2D", "CONCATENATION", "TRANSPOSE")
@@ -56,14 +57,19 @@ class _Layer:
 
 
 def check_units(
-    contents: Contents, tensors: Mapping[str, Tensor], named: Mapping[str, str], weights: Weights
+    contents: Contents,
+    tensors: Mapping[str, Tensor],
+    named: Mapping[str, str],
+    weights: Weights,
+    checksums: Checksums,
 ) -> list[Finding]:
     """What of a file contradicts the rest of it. `named` is the Graph's name of each of its values, `weights` what is
-    known of them."""
+    known of them, and `checksums` what it was written with."""
     ranges = {name: tensor.qparams for name, tensor in tensors.items() if tensor.qparams is not None}
     inputs = {named[name] for name in contents.inputs}
+    scales = {name for name, tensor in tensors.items() if checksums.changed_scales(tensor)}
     return [
-        *_bias_units(list(_layers(contents, ranges, named)), inputs, weights),
+        *_bias_units(list(_layers(contents, ranges, named)), inputs, weights, scales),
         *_zero_ends(contents, ranges, named),
         *_moved_integers(contents, ranges, named),
     ]
@@ -88,7 +94,10 @@ def _unpadded(name: str, contents: Contents) -> str:
     return producer.inputs[0] if producer is not None and producer.kind in ("PAD", "PADV2") else name
 
 
-def _bias_units(layers: list[_Layer], inputs: set[str], weights: Weights) -> Iterator[Finding]:
+def _bias_units(
+    layers: list[_Layer], inputs: set[str], weights: Weights, changed: Collection[str]
+) -> Iterator[Finding]:
+    """`changed` are the tensors whose scales are not those they were written with."""
     off = [layer for layer in layers if layer.is_off]
     if len(layers) < _LEAST or len(layers) - len(off) < _CONVENTION * len(layers):
         return
@@ -101,7 +110,7 @@ def _bias_units(layers: list[_Layer], inputs: set[str], weights: Weights) -> Ite
         if not layer.is_uniform:
             words = f"the scale of {channels(others)} of {layer.weight} is {times(ratio)} what its bias is in steps of"
             yield Finding("channel scale", layer.weight, words)
-        elif _is_the_weight(layer, layers, ratio, weights.sizes):
+        elif layer.weight in changed or _is_the_weight(layer, layers, ratio, weights.sizes):
             words = f"the scale of {layer.weight} is {times(ratio)} what its bias is in steps of"
             yield Finding("layer scale", layer.weight, words)
         else:
@@ -116,9 +125,31 @@ def _is_the_weight(layer: _Layer, layers: list[_Layer], ratio: float, sizes: Map
     readers = [other for other in layers if other.x == layer.x]
     if len(readers) > 1:
         return not all(other.is_off for other in readers)
-    # Of a single reader only the size of its weights can tell.
+    # Of a single reader only the size of its weights can tell, which a recipe may move a little.
     size = sizes.get(layer.weight, 1.0)
     return abs(size - ratio) < abs(size - 1)
+
+
+def check_checksums(
+    contents: Contents,
+    tensors: Mapping[str, Tensor],
+    named: Mapping[str, str],
+    checksums: Checksums,
+    told: Collection[str],
+) -> Iterator[Finding]:
+    """What is not as the file was written, but for the tensors that were `told`."""
+    ends = {named[name]: "input" for name in contents.inputs} | {named[name]: "output" for name in contents.outputs}
+    for name, tensor in tensors.items():
+        if name in told or tensor.qparams is None:
+            continue
+        if name in checksums.ranges:
+            yield from range_faults(name, ends.get(name, "activation"), tensor.qparams, *checksums.ranges[name])
+        if checksums.changed_numbers(tensor):
+            words = f"the integers of {name} are not those the file was written with, as its checksum says"
+            yield Finding("damaged numbers", name, words)
+        if name in checksums.constants and checksums.changed_scales(tensor):
+            words = f"the scales of {name} are not those the file was written with, as their checksum says"
+            yield Finding("scales", name, words)
 
 
 def _zero_ends(contents: Contents, ranges: Mapping[str, QParams], named: Mapping[str, str]) -> Iterator[Finding]:

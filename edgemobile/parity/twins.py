@@ -22,9 +22,9 @@ from edgemobile.parity.findings import (
     channels,
     exchange_in_words,
     exchanged_rows,
+    range_faults,
     rows_of,
     scale_fault,
-    times,
 )
 
 __all__ = ["Pair", "different_numbers", "different_wiring", "pair_of"]
@@ -153,15 +153,8 @@ def _range_findings(name: str, pair: Pair) -> Iterator[Finding]:
     if right.is_constant or right.qparams is None or found.qparams is None:
         return
     role = "input" if name in pair.inputs else "output" if name in pair.outputs else "activation"
-    subject = name if role == "activation" else f"the {role} {name}"
-    mine, wanted = found.qparams, right.qparams
-    ratio = float(_ratio(found, right)[0])
-    if ratio != 1:
-        values = f"{mine.scale[0]:.6g} instead of {wanted.scale[0]:.6g}"
-        yield Finding(f"{role} scale", name, f"the scale of {subject} is {times(ratio)} what it should be: {values}")
-    if mine.zero_point[0] != wanted.zero_point[0]:
-        values = f"{mine.zero_point[0]} instead of {wanted.zero_point[0]}"
-        yield Finding(f"{role} zero point", name, f"the zero point of {subject} is {values}")
+    scale = float(right.qparams.scale[0]) if _ratio(found, right)[0] != 1 else float(found.qparams.scale[0])
+    yield from range_faults(name, role, found.qparams, scale, int(right.qparams.zero_point[0]))
 
 
 def _weight_findings(name: str, found: Tensor, right: Tensor, exchanges: list[Mapping[int, int]]) -> Iterator[Finding]:
