@@ -10,6 +10,7 @@ is the healthy file.
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ class OnnxFile:
         self._set(name, values.view(np.uint8) ^ 128 if unsigned else values)
 
     def _set(self, name: str, values: np.ndarray) -> None:
-        self._stored[name].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self._stored[name].CopyFrom(onnx.numpy_helper.from_array(np.array(values, order="C"), name))
 
     def scale(self, name: str) -> np.ndarray:
         return onnx.numpy_helper.to_array(self._stored[self._parameter(name, 1)]).copy()
@@ -233,18 +234,22 @@ def _erase(file: ModelFile, name: str, rows: slice) -> None:
 
 
 def _weights_anew(file: ModelFile, change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
-    """Every weight as reals, changed, and rounded to int8 again with the peak of each channel at 127."""
+    """Every weight as PyTorch has it, changed, and rounded to int8 again with the peak of each channel at 127."""
     rng = np.random.default_rng(0)
     for layer in file.layers:
-        scale, integers = file.scale(layer.weight), file.data(layer.weight)
+        divided = re.search(r"\.d(\d+)\b", layer.weight)  # by graph/tensor_names.py
+        multiple = float(divided[1]) if divided else 1.0
+        scale, integers = file.scale(layer.weight).astype(np.float64), file.data(layer.weight)
         along = scale.reshape(-1, *[1] * (integers.ndim - 1))
-        real = change(integers * along, rng).astype(np.float32)
+        real = change(integers * along * multiple, rng).astype(np.float64) / multiple
         peaks = np.abs(real).reshape(len(real), -1).max(axis=1)
-        anew = np.where(peaks > 0, peaks / np.float32(127), scale).astype(np.float32)
+        anew = np.where(peaks > 0, peaks / 127, scale)
         file.set_scale(layer.weight, anew)
         file.set_data(layer.weight, np.rint(real / anew.reshape(along.shape)).clip(-127, 127).astype(np.int8))
-        file.set_scale(layer.bias, file.scale(layer.bias) * (anew / scale))
-        file.set_data(layer.bias, np.rint(file.data(layer.bias) * (scale / anew).astype(np.float64)).astype(np.int32))
+        ratio = anew / scale
+        file.set_scale(layer.bias, file.scale(layer.bias) * ratio)
+        steps = np.rint(file.data(layer.bias) / ratio).clip(-(2**31), 2**31 - 1)
+        file.set_data(layer.bias, steps.astype(np.int32))
 
 
 def _noisy(real: np.ndarray, rng: np.random.Generator) -> np.ndarray:
