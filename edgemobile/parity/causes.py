@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,8 +96,14 @@ def likely_cause(
         flipped = next(_scored(cases[0], "flipped bit", wrong_numbers.flipped_bit, right_db), None)
         if flipped is not None and _explained(flipped) >= right_db:
             return flipped
-    best = _best(CAUSES, cases, right_db) or told or _best(_GENERAL, cases, right_db)
-    return best or _rounding(cases[0], right_db)
+    particular = _best(CAUSES, cases, right_db)
+    if particular is not None:
+        return particular
+    general = _best(_GENERAL, cases, right_db)
+    if told is not None:
+        # What the numbers tell is more than that they differ; how much that explains was measured.
+        return told if general is None else replace(general, kind=told.kind, words=told.words)
+    return general or _rounding(cases[0], right_db)
 
 
 def _explained(cause: Cause) -> float:

@@ -3,7 +3,7 @@
     to each other       a bias is in steps of its input's scale times its weight's; what ReLU gives has its zero at the
                         end of the range; an op that moves integers has one scale and zero point on both sides
     to the reference    channels in their places, none lost, as large as the reference's; a bias that is there; no
-                        number far from all others of its row and column; an input that covers no more than pixels reach
+                        number far from all others of its row and column
 
 What a recipe chooses by its images (the ranges inside, rounding, a refit's small moves) has no right value here.
 """
@@ -23,7 +23,7 @@ from edgemobile.parity.findings import Finding, channels, exchange_in_words, ran
 from edgemobile.parity.layers import Observed
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Weights", "check_checksums", "check_input_range", "check_layers", "check_units"]
+__all__ = ["Weights", "check_checksums", "check_layers", "check_units", "unused_input"]
 
 _LAYER_KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "Conv", "Gemm")
 _MOVES_INTEGERS = ("PAD", "PADV2", "RESHAPE", "MAX_POOL_2D", "CONCATENATION", "TRANSPOSE")
@@ -227,20 +227,22 @@ _EPS_CHANNELS, _EPS_SIDE, _MOST = 0.25, 0.95, 0.5
 _NOISE_STEPS = 1.5
 
 
-def check_input_range(contents: Contents, tensor: Tensor | None, preprocess: Preprocess) -> list[Finding]:
-    """Whether the input's integers reach values that no pixel has."""
+def unused_input(contents: Contents, tensor: Tensor | None, preprocess: Preprocess) -> str:
+    """In words that the input's integers reach values that no pixel has; "" where they do not.
+
+    It is no fault by itself: who calibrates on other images gets such a range.
+    """
     if tensor is None or tensor.qparams is None:
-        return []
+        return ""
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
     reach = float((-mean / std).min()), float(((1 - mean) / std).max())
     scale, zero = float(tensor.qparams.scale[0]), int(tensor.qparams.zero_point[0])
     ends = (-128 - zero) * scale, (127 - zero) * scale
     beyond = (reach[0] - ends[0]) / scale, (ends[1] - reach[1]) / scale
     if max(beyond) <= _ROUNDED_ENDS:
-        return []
-    kind = "input scale" if min(beyond) > -_ROUNDED_ENDS else "input zero point"
-    words = f"the input {contents.inputs[0]} covers {ends[0]:.4g} to {ends[1]:.4g}, and normalised pixels are from "
-    return [Finding(kind, tensor.name, f"{words}{reach[0]:.4g} to {reach[1]:.4g}")]
+        return ""
+    words = f"its input {contents.inputs[0]} covers {ends[0]:.4g} to {ends[1]:.4g}, and normalised pixels are from "
+    return f"{words}{reach[0]:.4g} to {reach[1]:.4g}: steps that no image uses"
 
 
 @dataclass(frozen=True)
@@ -380,7 +382,9 @@ def _rms(weight: _Weight) -> float:
 def _place_findings(weight: _Weight) -> Iterator[Finding]:
     if weight.moved:
         yield Finding("swapped channels", weight.name, exchange_in_words(weight.moved, weight.name))
-    if weight.erased.size:
+    if weight.erased.size and not weight.found.any():
+        yield Finding("weights", weight.name, f"{weight.name} is all zero")
+    elif weight.erased.size:
         yield Finding("erased channels", weight.name, f"{channels(weight.erased)} of {weight.name} are all zero")
 
 

@@ -7,7 +7,7 @@ that explains them (own_numbers).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.file_metadata import CHECKSUMS
@@ -15,7 +15,7 @@ from edgemobile.graph import Graph
 from edgemobile.graph.checksums import Checksums, read_checksums
 from edgemobile.parity.findings import Finding
 from edgemobile.parity.observing import File, graph_name, read_graph, stored, stored_tensors, takes_pixels
-from edgemobile.parity.own_numbers import Weights, check_checksums, check_input_range, check_layers, check_units
+from edgemobile.parity.own_numbers import Weights, check_checksums, check_layers, check_units, unused_input
 from edgemobile.parity.twins import Pair, different_numbers, different_wiring, pair_of
 from edgemobile.preprocess import Preprocess
 
@@ -68,16 +68,14 @@ def against_float(file: File, graph: Callable[[], Graph], preprocess: Preprocess
     findings = [*weights.findings]
     if not takes_pixels(file.contents):
         source = tensors.get(graph_name(file, file.contents.inputs[0]))
-        findings += check_input_range(file.contents, source, file.preprocess or preprocess)
+        notes += filter(None, [unused_input(file.contents, source, file.preprocess or preprocess)])
     named = {name: graph_name(file, name) for op in file.contents.ops for name in (*op.inputs, *op.outputs)}
-    # What an input's range says needs no second proof.
-    known = replace(weights, findings=tuple(findings))
     checksums = Checksums()
     try:
         checksums = read_checksums(file.contents.metadata, tensors)
     except EdgemobileError as error:
         findings.append(Finding("checksums", CHECKSUMS, str(error)))
-    findings += check_units(file.contents, tensors, named, known, checksums)
+    findings += check_units(file.contents, tensors, named, weights, checksums)
     told = {finding.tensor for finding in findings}
     # What was done to all layers is told once.
     findings += () if "" in told else check_checksums(file.contents, tensors, named, checksums, told)

@@ -164,7 +164,9 @@ def _weight_findings(name: str, found: Tensor, right: Tensor, exchanges: list[Ma
         exchanges.append(moved)
         yield Finding("swapped channels", name, exchange_in_words(moved, name))
     erased = np.flatnonzero(wanted.any(axis=1) & ~mine.any(axis=1))
-    if erased.size:
+    if erased.size and not mine.any():
+        yield Finding("weights", name, f"{name} is all zero")
+    elif erased.size:
         yield Finding("erased channels", name, f"{channels(erased)} of {name} are all zero")
     places = _places(moved, len(wanted))
     expected = _numbers(right)[places]
