@@ -29,7 +29,7 @@ __all__ = ["FAULTS", "OnnxFile", "TFLiteFile", "planted"]
 
 @dataclass(frozen=True)
 class Layer:
-    """The tensors of a convolution or linear layer, by the file's own names."""
+    """The tensors of a convolution or linear layer, by the file's own names; `bias` is "" where there is none."""
 
     x: str
     weight: str
@@ -80,7 +80,7 @@ class TFLiteFile:
         return op_name(self._model.operatorCodes[operator.opcodeIndex])
 
     def _name(self, index: int) -> str:
-        return text(self._graph.tensors[index].name)
+        return text(self._graph.tensors[index].name) if index >= 0 else ""
 
     def data(self, name: str) -> np.ndarray:
         raw = self._tensors[name]
@@ -220,7 +220,7 @@ def _scaled(file: ModelFile, name: str, ratio: float, channel: int | None = None
 
 
 def _exchange(file: ModelFile, layer: Layer, a: int, b: int) -> None:
-    for name in (layer.weight, layer.bias):
+    for name in filter(None, (layer.weight, layer.bias)):
         for get, put in ((file.data, file.set_data), (file.scale, file.set_scale)):
             values = get(name)
             values[[a, b]] = values[[b, a]]
@@ -247,6 +247,8 @@ def _weights_anew(file: ModelFile, change: Callable[[np.ndarray, np.random.Gener
         file.set_scale(layer.weight, anew)
         file.set_data(layer.weight, np.rint(real / anew.reshape(along.shape)).clip(-127, 127).astype(np.int8))
         ratio = anew / scale
+        if not layer.bias:
+            continue
         file.set_scale(layer.bias, file.scale(layer.bias) * ratio)
         steps = np.rint(file.data(layer.bias) / ratio).clip(-(2**31), 2**31 - 1)
         file.set_data(layer.bias, steps.astype(np.int32))

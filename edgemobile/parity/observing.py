@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,6 @@ __all__ = [
     "output_step",
     "read_graph",
     "stored",
-    "stored_tensors",
     "takes_pixels",
 ]
 
@@ -68,6 +67,16 @@ class File:
     factors: Mapping[str, np.ndarray]
     labels: tuple[str, ...] | None = None
     stated_precision: str | None = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What it computes, as read_graph."""
+        return read_graph(self)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Constants and quantized activations by the Graph's names. Raises Unsupported where they have no such form."""
+        return _tensors(self)
 
     @property
     def whole_preprocess(self) -> Preprocess | None:
@@ -192,7 +201,7 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
     if place.layers is None:
         raise Unsupported(f"{place.name} shows no inner tensors; leave out --layers")
     arrays = place.layers(exposed(file.data, file.contents), images)
-    tensors = stored_tensors(file)
+    tensors = dict(file.tensors)
     values = {}
     flattened = _flattened(file.contents) if file.format == "onnx" else {}
     for name, array in zip(exposed_names(file.contents), arrays, strict=True):
@@ -252,14 +261,12 @@ def _output(observed: Observed, name: str) -> np.ndarray:
 
 
 def stored(file: File, reference: Graph) -> Observed:
-    """A file as it lies, not run: its activations have names and no values. Raises Unsupported like stored_tensors."""
-    tensors = stored_tensors(file)
-    values = {name: np.empty(0, np.int8) for name, tensor in tensors.items() if not tensor.is_constant}
-    return Observed(values, tensors, file.factors, _renamed(file, reference), known=reference.tensors)
+    """A file as it lies, not run: its activations have names and no values. Raises Unsupported like File.tensors."""
+    values = {name: np.empty(0, np.int8) for name, tensor in file.tensors.items() if not tensor.is_constant}
+    return Observed(values, file.tensors, file.factors, _renamed(file, reference), known=reference.tensors)
 
 
-def stored_tensors(file: File) -> dict[str, Tensor]:
-    """Constants and quantized activations by the Graph's names. Raises Unsupported where they have no such form."""
+def _tensors(file: File) -> dict[str, Tensor]:
     try:
         if file.format == "onnx":
             from edgemobile.exporters.onnx_graph import read_named_tensors
@@ -284,7 +291,7 @@ def _renamed(file: File, reference: Graph | None) -> dict[str, str]:
     if reference is None:
         return {}
     try:
-        return matched_by_order(reference, read_graph(file))
+        return matched_by_order(reference, file.graph)
     except EdgemobileError:
         # Its ops have no Graph: then only names can match, and what does not is reported.
         return {}

@@ -42,7 +42,6 @@ from edgemobile.parity.observing import (
     observe,
     open_file,
     output_step,
-    read_graph,
     takes_pixels,
 )
 from edgemobile.parity.remote import opened_places
@@ -127,7 +126,7 @@ class Reference:
     def graph(self) -> Graph:
         """What it computes. Raises Unsupported for a file with ops a Graph has no word for."""
         if self.file is not None:
-            return read_graph(self.file)
+            return self.file.graph
         from edgemobile.lower import lower
 
         assert self.model is not None

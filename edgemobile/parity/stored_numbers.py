@@ -14,7 +14,7 @@ from edgemobile.file_metadata import CHECKSUMS
 from edgemobile.graph import Graph
 from edgemobile.graph.checksums import Checksums, read_checksums
 from edgemobile.parity.findings import Finding
-from edgemobile.parity.observing import File, graph_name, read_graph, stored, stored_tensors, takes_pixels
+from edgemobile.parity.observing import File, graph_name, stored, takes_pixels
 from edgemobile.parity.own_numbers import Weights, check_checksums, check_layers, check_units, unused_input
 from edgemobile.parity.twins import Pair, different_numbers, different_wiring, pair_of
 from edgemobile.preprocess import Preprocess
@@ -34,7 +34,7 @@ class StoredNumbers:
 def against_file(file: File, reference: File) -> StoredNumbers:
     """An int8 file against another one."""
     try:
-        mine, right = stored_tensors(file), stored_tensors(reference)
+        mine, right = file.tensors, reference.tensors
     except Unsupported as error:
         return StoredNumbers(notes=(f"its numbers are not compared with the reference's: {error}",))
     inputs, outputs = (
@@ -47,7 +47,7 @@ def against_file(file: File, reference: File) -> StoredNumbers:
         return StoredNumbers(notes=(words,))
     findings, notes = different_numbers(pair), []
     try:
-        findings += different_wiring(read_graph(file), read_graph(reference))
+        findings += different_wiring(file.graph, reference.graph)
     except Unsupported as error:
         notes.append(f"which op reads what is not compared: {error}")
     return StoredNumbers(tuple(findings), True, tuple(notes))
@@ -57,7 +57,7 @@ def against_float(file: File, graph: Callable[[], Graph], preprocess: Preprocess
     """An int8 file against itself, its preprocessing and the float `graph` of its reference."""
     weights, notes = Weights(), []
     try:
-        tensors = stored_tensors(file)
+        tensors = file.tensors
     except Unsupported as error:
         return StoredNumbers(notes=(f"its numbers are not checked: {error}",))
     try:
