@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 from peers import ai_edge_quantizer
 
-from edgemobile.devices.runtimes import open_session
+from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.exporters import tensorflow, tflite, torch_onnx
 from edgemobile.graph import Graph
 from edgemobile.images.samples import from_dataset
+from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
-from edgemobile.metrics import sqnr_db, top1_agree
-from edgemobile.model import Model, load_model
+from edgemobile.metrics.measures import sqnr_db, top1_agree
 from edgemobile.quant.equalize import rescale_randomly
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe, Rule

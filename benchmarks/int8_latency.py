@@ -29,21 +29,21 @@ from pathlib import Path
 import numpy as np
 from peers import ai_edge_quantizer
 
-from edgemobile.devices.latency import Latency, latency_ns
-from edgemobile.devices.runtimes import Session, open_session
+from edgemobile.devices.runtimes.latency import Latency, latency_ns
+from edgemobile.devices.runtimes.sessions import Session, open_session
 from edgemobile.exporters import onnx, tensorflow, tflite, torch_onnx
 from edgemobile.graph import Graph
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.interpreter import run
 from edgemobile.inspection import Inspection, inspect_file
+from edgemobile.loading.model import load_model
 from edgemobile.lower import lower
-from edgemobile.metrics import sqnr_db
-from edgemobile.model import load_model
+from edgemobile.metrics.measures import sqnr_db
+from edgemobile.printing.terminal import console, format_bytes, format_table
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.targets import target_for
-from edgemobile.terminal import console, format_bytes, format_table
 
 PX, CALIBRATION, CHECKED = 224, 4, 4
 BASELINE = "tflite float"

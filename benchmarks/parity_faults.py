@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgemobile.comparison.report import FileParity
+from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.exporters.onnx_contents import load, onnx
 from edgemobile.exporters.tflite_file import octets, op_name, pack, text, unpack
-from edgemobile.parity import FileParity, ParityRequest, parity
 
 __all__ = ["FAULTS", "OnnxFile", "TFLiteFile", "planted"]
 
@@ -318,7 +319,7 @@ class Setting:
 
 
 def _settings(model: str, folder: Path, *, tensorflow: bool) -> Iterator[Setting]:
-    from edgemobile.pipeline import ExportRequest, export
+    from edgemobile.pipeline.export import ExportRequest, export
 
     ours, theirs = folder / model, folder / f"{model}-tensorflow"
     export(ExportRequest(model=model, out=ours, precisions=("int8",)))

@@ -32,7 +32,7 @@ from edgemobile.commands.predict import predict
 from edgemobile.commands.quantize import quantize
 from edgemobile.commands.report import report
 from edgemobile.errors import EdgemobileError
-from edgemobile.terminal import print_error
+from edgemobile.printing.terminal import print_error
 
 __all__ = ["cli", "main"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from edgemobile.errors import BrokenImage, EdgemobileError
-from edgemobile.strict_json import versioned
+from edgemobile.util.strict_json import versioned
 
 __all__ = ["CIFAR10", "IMAGENET", "Channels", "Preprocess", "at_resolution", "upright_rgb"]
 

@@ -30,12 +30,12 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from edgemobile.arch import get_arch, scaled
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset, open_dataset
-from edgemobile.nets import build_net
+from edgemobile.loading.checkpoint import Checkpoint, build, load_weights
+from edgemobile.models.arch import get_arch, scaled
+from edgemobile.models.nets import build_net
 from edgemobile.preprocess import CIFAR10, at_resolution
-from edgemobile.weights import Checkpoint, build, load_weights
 
 MEAN, STD = CIFAR10.mean, CIFAR10.std
 HEAT = 2.0

@@ -15,7 +15,7 @@ from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.exporters.padding import padding_name
 from edgemobile.graph import Graph, Node
 from edgemobile.graph.checksums import checksums_metadata
-from edgemobile.quiet import quiet_stderr
+from edgemobile.util.quiet import quiet_stderr
 
 __all__ = ["to_bytes"]
 

@@ -26,7 +26,7 @@ from edgemobile.exporters.tflite_metadata import (
 )
 from edgemobile.graph import GraphError, QParams, Tensor
 from edgemobile.preprocess import Channels
-from edgemobile.quiet import quiet_stderr
+from edgemobile.util.quiet import quiet_stderr
 
 schema: Any = require("ai_edge_litert.schema_py_generated", "litert")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgemobile.errors import EdgemobileError, require
-from edgemobile.file_metadata import MODEL, PRECISION, labels_in, preprocess_in
+from edgemobile.model_file.metadata import MODEL, PRECISION, labels_in, preprocess_in
 from edgemobile.preprocess import Channels
 
 __all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "label_lines", "normalisation", "packed_labels"]

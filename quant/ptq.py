@@ -19,7 +19,6 @@ from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import SIGMOID_QPARAMS
 from edgemobile.graph.affine import quantize as quantize_array
 from edgemobile.graph.tensor_names import equalized
-from edgemobile.progress import Progress, Report, Silent, unheard
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.clip import clip
@@ -42,6 +41,7 @@ from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.refit import refit
 from edgemobile.quant.side_by_side import Mend, mend_layers
 from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
+from edgemobile.util.progress import Progress, Report, Silent, unheard
 
 __all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph.tensor_names import split_name
 from edgemobile.quant.observers import OBSERVERS
-from edgemobile.strict_json import versioned
+from edgemobile.util.strict_json import versioned
 
 __all__ = ["DEFAULT", "Hswish", "Recipe", "Rule"]
 

@@ -14,9 +14,9 @@ import numpy as np
 from edgemobile.errors import require
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import dequantize
-from edgemobile.progress import Report
 from edgemobile.quant.qparams import bias_tensor, weight_tensor
 from edgemobile.quant.torch_graph import evaluate, to_nchw
+from edgemobile.util.progress import Report
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, first_line
 from edgemobile.preprocess import Preprocess
-from edgemobile.progress import Report, unheard
+from edgemobile.util.progress import Report, unheard
 
 if TYPE_CHECKING:
     import torch

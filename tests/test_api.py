@@ -175,8 +175,8 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
         asked.append(request)
         raise EdgemobileError("asked")
 
-    for name in ("edgemobile.parity.run.parity", "edgemobile.bench.run.bench", "edgemobile.accuracy.evaluate.evaluate"):
-        monkeypatch.setattr(name, ask)
+    for name in ("comparison.run.parity", "latency.run.bench", "accuracy.evaluate.evaluate"):
+        monkeypatch.setattr(f"edgemobile.{name}", ask)
     monkeypatch.setattr("edgemobile.api._export", ask)
     exported = documented["exported"]
     files, normalised = tuple(map(str, exported.paths)), {"mean": [0, 0, 0], "std": [1, 1, 1]}
@@ -208,7 +208,8 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
 
 
 @pytest.mark.parametrize(
-    "first", ["import edgemobile", "import edgemobile.parity, edgemobile.bench, edgemobile.accuracy.evaluate"]
+    "first",
+    ["import edgemobile", "import edgemobile.comparison.run, edgemobile.latency.run, edgemobile.accuracy.evaluate"],
 )
 def test_the_import_is_light_and_in_any_order(first: str) -> None:
     code = f"""

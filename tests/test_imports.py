@@ -12,7 +12,7 @@ import pytest
 EXTRAS = ["torch", "onnx", "onnxscript", "onnxruntime", "tensorflow", "ai_edge_litert"]
 HEAVY = [*EXTRAS, "numpy", "PIL"]
 # What runs on a board: numpy, Pillow and one runtime, never what only an export needs.
-BOARD = ["arch", "artifact", "cost", "devices", "errors", "graph", "images", "metrics", "model_file", "preprocess"]
+BOARD = ["devices.board", "devices.runtimes", "errors", "graph", "images", "metrics", "model_file", "preprocess"]
 EXPORT_ONLY = ["torch", "onnx", "onnxscript", "tensorflow"]
 
 
@@ -45,7 +45,7 @@ print([name for name in {HEAVY} if name in sys.modules])
 
 def test_a_board_needs_neither_torch_nor_onnx_nor_tensorflow(repo_root: Path) -> None:
     modules = [module for part in BOARD for module in _modules(repo_root, part)]
-    assert {"edgemobile.graph", "edgemobile.graph.interpreter", "edgemobile.devices.worker"} <= set(modules)
+    assert {"edgemobile.graph", "edgemobile.graph.interpreter", "edgemobile.devices.board.worker"} <= set(modules)
     code = f"""
 import sys
 for name in {EXPORT_ONLY}:
@@ -63,8 +63,8 @@ def test_library_modules_import_without_any_extra(repo_root: Path) -> None:
 import sys
 for name in {EXTRAS}:
     sys.modules[name] = None
-import edgemobile, edgemobile.arch, edgemobile.cost, edgemobile.graph.interpreter
-import edgemobile.exporters, edgemobile.lower, edgemobile.pipeline, edgemobile.api
+import edgemobile, edgemobile.models.arch, edgemobile.models.cost, edgemobile.graph.interpreter
+import edgemobile.exporters, edgemobile.lower, edgemobile.pipeline.export, edgemobile.api
 assert edgemobile.exporters.FORMATS
 """
     _python(code, repo_root)

@@ -68,10 +68,10 @@ def test_the_wheel_works_away_from_the_checkout(wheel: Path, repo_root: Path, tm
     site = tmp_path / "site"
     _pip("install", "--no-deps", "--no-index", "--target", str(site), str(wheel), cwd=tmp_path)
     code = """
-import edgemobile.arch, edgemobile.cost, edgemobile.devices, edgemobile.exporters, edgemobile.quant
+import edgemobile.models.arch, edgemobile.models.cost, edgemobile.devices, edgemobile.exporters, edgemobile.quant
 print(edgemobile.__file__)
 print(edgemobile.exporters.__file__)
-print(edgemobile.cost.total(edgemobile.cost.arch_costs(edgemobile.arch.get_arch("v1"))).params)
+print(edgemobile.models.cost.total(edgemobile.models.cost.arch_costs(edgemobile.models.arch.get_arch("v1"))).params)
 """
     env = {**os.environ, "PYTHONPATH": str(site)}
     result = subprocess.run(

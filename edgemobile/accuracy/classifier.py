@@ -14,19 +14,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from edgemobile.arch import Arch, get_arch
-from edgemobile.devices.runtime_table import RUNTIMES
-from edgemobile.devices.runtimes import Port, Session, open_session
+from edgemobile.devices.runtimes.sessions import Port, Session, open_session
+from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
-from edgemobile.file_metadata import preprocess_in, whole
 from edgemobile.images.class_labels import Labels, find_labels, has_background
-from edgemobile.model_spec import is_factory, is_program
+from edgemobile.loading.checkpoint import Checkpoint, build, bundled, identify, load_weights
+from edgemobile.loading.files import SUFFIXES
+from edgemobile.loading.model_spec import is_factory, is_program
+from edgemobile.loading.presets import chosen_preprocess, default_preprocess, described
+from edgemobile.model_file.metadata import preprocess_in, whole
+from edgemobile.models.arch import Arch, get_arch
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
-from edgemobile.presets import chosen_preprocess, default_preprocess, described
-from edgemobile.quiet import quiet_stderr
-from edgemobile.weights import Checkpoint, build, bundled, identify, load_weights
-from edgemobile.weights.files import SUFFIXES
+from edgemobile.util.quiet import quiet_stderr
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
 
@@ -217,7 +217,7 @@ def _reference_session(weights: str, arch: Arch, threads: int) -> tuple[Session,
 
 def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkpoint, int]:
     """(the session of a model of one's own, what is known of it, its resolution)."""
-    from edgemobile.model import load_model
+    from edgemobile.loading.model import load_model
 
     res = options.res or (options.beside.input_px if options.beside else None)
     model = load_model(spec, res=None if is_program(spec) else res)

@@ -30,7 +30,7 @@ from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, BrokenImage, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
-from edgemobile.progress import Progress, Silent
+from edgemobile.util.progress import Progress, Silent
 
 __all__ = ["evaluate"]
 
@@ -186,7 +186,7 @@ def _evaluate_on(
 ) -> Evaluation:
     """File by file: images are read here, in the same parts, and their scores come from the device."""
     from edgemobile.accuracy.remote import score_on
-    from edgemobile.devices.profiles import open_device
+    from edgemobile.devices.host.profiles import open_device
 
     started, files = time.perf_counter(), []
     device, transport = open_device(name)

@@ -12,10 +12,10 @@ import numpy as np
 
 from edgemobile.accuracy.classifier import Classifier, ClassifierOptions
 from edgemobile.accuracy.statistics import Paired, confusion, wilson
-from edgemobile.artifact import sha256_hex
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset
-from edgemobile.metrics import checked_max_drop
+from edgemobile.metrics.measures import checked_max_drop
+from edgemobile.util.hashing import sha256_hex
 
 __all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult"]
 

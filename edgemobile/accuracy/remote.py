@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.accuracy.classifier import Classifier
-from edgemobile.devices.answers import Told, answers
-from edgemobile.devices.profiles import Device
-from edgemobile.devices.runtime_table import RUNTIMES
-from edgemobile.devices.transport import Transport
+from edgemobile.devices.host.answers import Told, answers
+from edgemobile.devices.host.profiles import Device
+from edgemobile.devices.host.transport import Transport
+from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.preprocess import Preprocess
-from edgemobile.progress import Report
+from edgemobile.util.progress import Report
 
 __all__ = ["ReadPart", "RemoteScores", "score_on"]
 

@@ -18,12 +18,12 @@ from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optio
 from edgemobile.api.records import Benched, Compared, Evaluated, Exported
 from edgemobile.commands.options import default_out, recipe_of
 from edgemobile.errors import EdgemobileError
-from edgemobile.pipeline import ExportRequest
-from edgemobile.pipeline import export as _export
+from edgemobile.pipeline.export import ExportRequest
+from edgemobile.pipeline.export import export as _export
 from edgemobile.preprocess import Preprocess
-from edgemobile.progress import Progress
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.targets import suited
+from edgemobile.util.progress import Progress
 
 __all__ = ["Benched", "Compared", "Evaluated", "Exported", "bench", "evaluate", "export", "parity", "quantize"]
 
@@ -202,9 +202,10 @@ def parity(
 
     `minimums` is metric -> bound, or text like "sqnr_db=20,top1_agree=0.95".
     """
-    from edgemobile.devices.runtime_table import runtime_called
-    from edgemobile.parity import ParityRequest, parse_bounds
-    from edgemobile.parity import parity as compare
+    from edgemobile.comparison.run import ParityRequest
+    from edgemobile.comparison.run import parity as compare
+    from edgemobile.devices.runtimes.table import runtime_called
+    from edgemobile.metrics.tolerances import parse_bounds
 
     if minimums is not None and not isinstance(minimums, str):
         minimums = ",".join(f"{name}={least}" for name, least in minimums.items())
@@ -250,11 +251,11 @@ def bench(
 
     `baseline` is a saved run; `max_regress` a share of it, 0.05 for 5 %.
     """
-    from edgemobile.bench import BenchRequest
-    from edgemobile.bench import bench as measure
-    from edgemobile.bench.compare import compare
-    from edgemobile.devices.runtime_table import runtime_called
-    from edgemobile.records import Settings, load_run
+    from edgemobile.devices.host.records import Settings, load_run
+    from edgemobile.devices.runtimes.table import runtime_called
+    from edgemobile.latency.compare import compare
+    from edgemobile.latency.run import BenchRequest
+    from edgemobile.latency.run import bench as measure
 
     if max_regress is not None and baseline is None:
         raise EdgemobileError("max_regress says how much slower than a baseline: give one, baseline='run.json'")
@@ -308,7 +309,7 @@ def evaluate(
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.evaluate import evaluate as count
     from edgemobile.accuracy.evaluation import EvalRequest
-    from edgemobile.metrics import checked_max_drop
+    from edgemobile.metrics.measures import checked_max_drop
 
     if max_drop is not None and baseline is None:
         raise EdgemobileError(

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from edgemobile.accuracy.evaluation import Evaluation
-    from edgemobile.parity import ParityReport
-    from edgemobile.pipeline import ExportResult
-    from edgemobile.records import Run
+    from edgemobile.comparison.report import ParityReport
+    from edgemobile.devices.host.records import Run
+    from edgemobile.pipeline.export import ExportResult
 
 __all__ = ["benched", "compared", "evaluated", "exported"]
 

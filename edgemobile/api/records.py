@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgemobile.accuracy.evaluation import Evaluation
 from edgemobile.api import plots
-from edgemobile.bench.compare import Comparison, Judgement
-from edgemobile.parity import ParityReport
-from edgemobile.pipeline import ExportResult
-from edgemobile.records import Run, save_run
-from edgemobile.terminal import recorded
+from edgemobile.comparison.report import ParityReport
+from edgemobile.devices.host.records import Run, save_run
+from edgemobile.latency.compare import Comparison, Judgement
+from edgemobile.pipeline.export import ExportResult
+from edgemobile.printing.terminal import recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,7 +118,7 @@ class Benched(_Shown):
     @property
     def stable(self) -> bool:
         """Whether every figure can be trusted; counts of instructions always can."""
-        from edgemobile.bench.statistics import verdict
+        from edgemobile.latency.statistics import verdict
 
         return all(verdict(case, self.run).stable for case in self.run.cases)
 

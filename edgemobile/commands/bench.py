@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.commands.bench_tables import label, print_run
 from edgemobile.commands.compare import UNSTABLE, comparison_json, gate, percentage, print_comparison, print_unstable
 from edgemobile.commands.completion import complete_devices
 from edgemobile.commands.writable import check_writable
-from edgemobile.devices.runtime_table import RUNTIMES, runtime_called
+from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
 from edgemobile.errors import EdgemobileError
-from edgemobile.strict_json import encode
-from edgemobile.terminal import console, print_error, progress
+from edgemobile.printing.terminal import console, print_error, progress
+from edgemobile.util.strict_json import encode, to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.bench.compare import Comparison
-    from edgemobile.records import Run
+    from edgemobile.devices.host.records import Run
+    from edgemobile.latency.compare import Comparison
 
 __all__ = ["bench", "print_bench"]
 
@@ -108,10 +107,10 @@ def bench(
       edgemobile bench int8.tflite --baseline run.json --max-regress 5%
       edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline counts.json --max-regress 1%
     """
-    from edgemobile.bench import BenchRequest
-    from edgemobile.bench import bench as measure
-    from edgemobile.bench.compare import check_alike
-    from edgemobile.records import Settings, load_run, save_run
+    from edgemobile.devices.host.records import Settings, load_run, save_run
+    from edgemobile.latency.compare import check_alike
+    from edgemobile.latency.run import BenchRequest
+    from edgemobile.latency.run import bench as measure
 
     devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
     if settings["runtime"] is not None:
@@ -166,7 +165,7 @@ def _check_options(
     out: Path | None,
 ) -> None:
     """All that can be refused before a long measurement."""
-    from edgemobile.devices.profiles import find_device
+    from edgemobile.devices.host.profiles import find_device
 
     if not devices:
         raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
@@ -191,7 +190,7 @@ def _out_of(out: Path, device: str) -> Path:
 
 
 def _compared(reference: Run, run: Run) -> Comparison:
-    from edgemobile.bench.compare import compare
+    from edgemobile.latency.compare import compare
 
     return compare(reference, run)
 
@@ -201,8 +200,8 @@ def _compared(reference: Run, run: Run) -> Comparison:
 
 def print_bench(run: Run, compared: Comparison | None, max_regress: float | None, *, quiet: bool) -> int:
     """Print it, unless `quiet`; give the exit code."""
-    from edgemobile.bench import advice
-    from edgemobile.bench.statistics import verdict
+    from edgemobile.latency.run import advice
+    from edgemobile.latency.statistics import verdict
 
     verdicts = {id(case): verdict(case, run) for case in run.cases}
     if not quiet:
@@ -224,8 +223,8 @@ def print_bench(run: Run, compared: Comparison | None, max_regress: float | None
 
 
 def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> dict[str, Any]:
-    from edgemobile.bench import advice
-    from edgemobile.bench.statistics import summarize, verdict
+    from edgemobile.latency.run import advice
+    from edgemobile.latency.statistics import summarize, verdict
 
     return {
         "device": run.device,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from edgemobile.terminal import console, format_table
+from edgemobile.printing.terminal import console, format_table
 
 if TYPE_CHECKING:
-    from edgemobile.records import Case, Run
+    from edgemobile.devices.host.records import Case, Run
 
 __all__ = ["grouped_instructions", "label", "print_run"]
 
@@ -34,7 +34,7 @@ def print_run(run: Run, stable: Mapping[int, bool]) -> None:
 
 
 def _print_times(run: Run, stable: Mapping[int, bool]) -> None:
-    from edgemobile.bench.statistics import summarize
+    from edgemobile.latency.statistics import summarize
 
     columns = [*_WHO, "median", "95 % interval", "p90", "p99", "images/s", "load", "first"]
     memory, energy = (any(getattr(case, name) for case in run.cases) for name in ("peak_mib", "energy_mj"))
@@ -93,7 +93,7 @@ def grouped_instructions(counts: Mapping[str, float]) -> dict[str, float]:
 
 def _print_sustained(run: Run) -> None:
     """How the first tenth of the time compares with the last, and the heat with it."""
-    from edgemobile.bench.statistics import summarize, throttle_words, throttled_now
+    from edgemobile.latency.statistics import summarize, throttle_words, throttled_now
 
     during = [sample.conditions for sample in run.conditions if sample.when == "during"]
     for case in run.cases:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_gate_models
 from edgemobile.commands.defaults import refuse_bad_config
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
 from edgemobile.commands.writable import check_writable
-from edgemobile.config_file import CONFIG_NAME, read_config
 from edgemobile.errors import EdgemobileError
-from edgemobile.terminal import console, format_table, progress
+from edgemobile.printing.terminal import console, format_table, progress
+from edgemobile.util.config_file import CONFIG_NAME, read_config
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
     from edgemobile.gate.checks import Check, GateReport

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.errors import EdgemobileError
-from edgemobile.terminal import console, format_table
+from edgemobile.printing.terminal import console, format_table
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.bench.compare import Compared, Comparison
+    from edgemobile.latency.compare import Compared, Comparison
 
 __all__ = ["UNSTABLE", "compare", "comparison_json", "gate", "percentage", "print_comparison", "print_unstable"]
 
@@ -48,8 +48,8 @@ def compare(reference: Path, other: Path, max_regress: float | None, allow_unlik
       edgemobile compare monday.json tuesday.json --max-regress 5%
       edgemobile compare pi4.json pi5.json --allow-unlike
     """
-    from edgemobile.bench.compare import compare as compare_runs
-    from edgemobile.records import load_run
+    from edgemobile.devices.host.records import load_run
+    from edgemobile.latency.compare import compare as compare_runs
 
     compared = compare_runs(load_run(reference), load_run(other), allow_unlike=allow_unlike)
     if as_json:
@@ -105,7 +105,7 @@ def print_comparison(compared: Comparison) -> None:
 
 def gate(compared: Comparison, max_regress: float | None, *, quiet: bool = False) -> int:
     """The exit code: 1 where a file regressed, 5 where one may have, 0 otherwise and where no limit is given."""
-    from edgemobile.bench.compare import Judgement
+    from edgemobile.latency.compare import Judgement
 
     if max_regress is None:
         return 0

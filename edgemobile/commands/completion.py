@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from edgemobile.arch import ARCHS
 from edgemobile.errors import EdgemobileError
+from edgemobile.models.arch import ARCHS
 
 __all__ = [
     "complete_device_rows",
@@ -61,14 +61,14 @@ def _completer(names: Callable[[], Iterable[str]], *, files: bool = False, sever
 
 
 def _devices() -> list[str]:
-    from edgemobile.devices.emulation import CORES
-    from edgemobile.devices.profiles import load_devices
+    from edgemobile.devices.host.emulation import CORES
+    from edgemobile.devices.host.profiles import load_devices
 
     return [*load_devices(), *(f"emulated:{cpu}" for cpu in CORES)]
 
 
 def _device_rows() -> list[str]:
-    from edgemobile.devices.profiles import load_devices
+    from edgemobile.devices.host.profiles import load_devices
 
     return [name for name in load_devices() if name != "local"]
 
@@ -80,7 +80,7 @@ def _recipes() -> list[str]:
 
 
 def _gate_models() -> list[str]:
-    from edgemobile.config_file import CONFIG_NAME, read_config
+    from edgemobile.util.config_file import CONFIG_NAME, read_config
 
     context = click.get_current_context(silent=True)
     named = context.params.get("config") if context is not None else None

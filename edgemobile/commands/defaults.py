@@ -16,8 +16,8 @@ from typing import Any
 
 import click
 
-from edgemobile.config_file import CONFIG_NAME, ConfigFile, read_config
 from edgemobile.errors import EdgemobileError
+from edgemobile.util.config_file import CONFIG_NAME, ConfigFile, read_config
 
 __all__ = ["config_option", "defaults_of", "name_variables", "refuse_bad_config"]
 

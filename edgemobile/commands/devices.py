@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_device_rows, complete_devices
-from edgemobile.devices.runtime_table import CARRIED, DEFAULTS
-from edgemobile.terminal import console, format_table, progress
+from edgemobile.devices.runtimes.table import CARRIED, DEFAULTS
+from edgemobile.printing.terminal import console, format_table, progress
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.records import Conditions, Facts
+    from edgemobile.devices.host.records import Conditions, Facts
 
 __all__ = ["devices"]
 
@@ -31,8 +31,8 @@ def devices() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_devices(as_json: bool) -> None:
     """List the boards. Nothing is connected."""
-    from edgemobile.devices.emulation import CORES
-    from edgemobile.devices.profiles import devices_file, load_devices
+    from edgemobile.devices.host.emulation import CORES
+    from edgemobile.devices.host.profiles import devices_file, load_devices
 
     rows = load_devices()
     if as_json:
@@ -63,7 +63,7 @@ def add(name: str, address: str, **options: str | None) -> None:
       edgemobile devices add jetson ssh://jetson            a Host of ~/.ssh/config
       edgemobile devices add phone adb:R58M123ABC
     """
-    from edgemobile.devices.profiles import Device, add_device, devices_file
+    from edgemobile.devices.host.profiles import Device, add_device, devices_file
 
     device = Device(name, address, {key: value for key, value in options.items() if value is not None})
     add_device(device)
@@ -76,7 +76,7 @@ def add(name: str, address: str, **options: str | None) -> None:
 @click.argument("name", shell_complete=complete_device_rows)
 def remove(name: str) -> None:
     """Forget the board called NAME. What is on it stays there."""
-    from edgemobile.devices.profiles import remove_device
+    from edgemobile.devices.host.profiles import remove_device
 
     device = remove_device(name)
     console().print(f"removed {escape(device.name)} ({escape(device.address)})")
@@ -98,9 +98,9 @@ def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
     The board needs Python 3.9 to 3.14 on a 64-bit system, and no network: wheels are downloaded here and carried over.
     For emulated:CPU the aarch64 userland is installed first. Repeating it finishes what was cut off.
     """
-    from edgemobile.devices.emulation import install_emulation
-    from edgemobile.devices.profiles import find_device
-    from edgemobile.devices.setup import setup as put_runtimes
+    from edgemobile.devices.host.emulation import install_emulation
+    from edgemobile.devices.host.profiles import find_device
+    from edgemobile.devices.host.setup import setup as put_runtimes
 
     device = find_device(name)
     with progress(quiet=quiet) as bars:
@@ -120,10 +120,10 @@ def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def probe(name: str, as_json: bool) -> None:
     """What the board NAME is, and how it feels right now. What it does not tell is shown as '-'."""
-    from edgemobile.devices.profiles import open_device
-    from edgemobile.devices.setup import probe as ask
-    from edgemobile.records import probed
-    from edgemobile.strict_json import encode
+    from edgemobile.devices.host.profiles import open_device
+    from edgemobile.devices.host.records import probed
+    from edgemobile.devices.host.setup import probe as ask
+    from edgemobile.util.strict_json import encode
 
     device, transport = open_device(name)
     with closing(transport):

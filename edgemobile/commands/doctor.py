@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
-from edgemobile.terminal import console
+from edgemobile.printing.terminal import console
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.devices.diagnosis import Finding
+    from edgemobile.devices.host.diagnosis import Finding
 
 __all__ = ["doctor"]
 
@@ -43,10 +43,10 @@ def doctor(name: str | None, as_json: bool) -> int:
 
 
 def _findings(name: str | None) -> Iterator[Finding]:
-    from edgemobile.devices.diagnosis import diagnose_board, diagnose_host, diagnose_state
-    from edgemobile.devices.profiles import open_device
-    from edgemobile.devices.setup import probe
-    from edgemobile.records import probed
+    from edgemobile.devices.host.diagnosis import diagnose_board, diagnose_host, diagnose_state
+    from edgemobile.devices.host.profiles import open_device
+    from edgemobile.devices.host.records import probed
+    from edgemobile.devices.host.setup import probe
 
     yield from diagnose_host()
     if name is None:

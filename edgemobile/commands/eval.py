@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_devices
 from edgemobile.commands.options import CLASSIFIER
 from edgemobile.errors import EdgemobileError
-from edgemobile.terminal import console, format_table, progress
+from edgemobile.printing.terminal import console, format_table, progress
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
     from edgemobile.accuracy.evaluation import Evaluation, FileResult
@@ -83,7 +83,7 @@ def evaluate(
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.evaluate import evaluate as run_evaluation
     from edgemobile.accuracy.evaluation import EvalRequest
-    from edgemobile.metrics import checked_max_drop
+    from edgemobile.metrics.measures import checked_max_drop
 
     if max_drop is not None:
         checked_max_drop(max_drop)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from edgemobile.arch import get_arch
 from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
-from edgemobile.model_spec import is_own
-from edgemobile.terminal import console, format_bytes, format_table, progress
+from edgemobile.loading.model_spec import is_own
+from edgemobile.models.arch import get_arch
+from edgemobile.printing.terminal import console, format_bytes, format_table, progress
 
 if TYPE_CHECKING:
-    from edgemobile.pipeline import Checked, ExportResult
+    from edgemobile.pipeline.export import Checked, ExportResult
 
 __all__ = ["check_model", "export", "print_export"]
 
@@ -69,8 +69,8 @@ def export(
       edgemobile export mypkg.models:make_net --weights my.pth --res 96
     """
     check_model(model)
-    from edgemobile.pipeline import ExportRequest
-    from edgemobile.pipeline import export as run_export
+    from edgemobile.pipeline.export import ExportRequest
+    from edgemobile.pipeline.export import export as run_export
 
     quantization = recipe_of(recipe, hswish, target, keep_float, options)
     chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}

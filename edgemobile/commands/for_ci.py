@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgemobile.artifact import to_json_text
 from edgemobile.errors import EdgemobileError, in_a_line
-from edgemobile.writing import write_whole
+from edgemobile.util.strict_json import to_json_text
+from edgemobile.util.writing import write_whole
 
 __all__ = ["tell_ci", "telling_errors"]
 
@@ -39,7 +39,7 @@ def _named(error: BaseException) -> str:
 
 
 def _error_xml(title: str, words: str) -> str:
-    from edgemobile.junit import TestCase, junit_document
+    from edgemobile.util.junit import TestCase, junit_document
 
     return junit_document(title, {title: [TestCase("run", title, "", (), "", error=words)]})
 

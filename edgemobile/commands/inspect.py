@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.errors import EdgemobileError
-from edgemobile.terminal import console, format_bytes, format_table
+from edgemobile.printing.terminal import console, format_bytes, format_table
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
     from edgemobile.inspection import Inspection, PortFacts, WeightFacts

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from edgemobile.arch import ARCHS, Arch, get_arch, scaled
-from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_models
-from edgemobile.cost import Cost, arch_costs, total
-from edgemobile.terminal import console, format_bytes, format_table
+from edgemobile.models.arch import ARCHS, Arch, get_arch, scaled
+from edgemobile.models.cost import Cost, arch_costs, total
+from edgemobile.printing.terminal import console, format_bytes, format_table
+from edgemobile.util.strict_json import to_json_text
 
 __all__ = ["models"]
 

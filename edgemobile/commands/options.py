@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgemobile.commands.completion import complete_models, complete_recipes
-from edgemobile.model_spec import is_program
+from edgemobile.loading.model_spec import is_program
 
 if TYPE_CHECKING:
     from edgemobile.quant.recipe import Recipe

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_devices, complete_models, complete_refs
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
 from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
-from edgemobile.terminal import console, format_table, progress
+from edgemobile.printing.terminal import console, format_table, progress
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.parity import FileParity, ParityReport
+    from edgemobile.comparison.report import FileParity, ParityReport
 
 __all__ = ["parity", "print_parity"]
 
@@ -91,10 +91,11 @@ def parity(
       edgemobile parity v3-large int8.tflite --on pi4,emulated:cortex-a76 --layers
       edgemobile parity model.pt2 theirs.onnx --junit parity.xml --github-summary
     """
-    from edgemobile.devices.runtime_table import runtime_called
-    from edgemobile.parity import ParityRequest, parse_bounds
-    from edgemobile.parity import parity as compare
-    from edgemobile.parity.output import junit_xml, markdown
+    from edgemobile.comparison.output import junit_xml, markdown
+    from edgemobile.comparison.run import ParityRequest
+    from edgemobile.comparison.run import parity as compare
+    from edgemobile.devices.runtimes.table import runtime_called
+    from edgemobile.metrics.tolerances import parse_bounds
 
     with telling_errors("edgemobile parity", junit, as_json=as_json):
         check_writable("--junit", junit)
@@ -129,8 +130,8 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def print_parity(report: ParityReport) -> None:
-    from edgemobile.metrics import METRICS
-    from edgemobile.parity.output import shown
+    from edgemobile.comparison.output import shown
+    from edgemobile.metrics.measures import METRICS
 
     # What a device is, and whether its integers are those of this machine.
     remote = ["machine", "steps"] if any(file.machine for file in report.files) else []
@@ -176,7 +177,7 @@ def _print_file(file: FileParity) -> None:
 
 
 def _print_layers(file: FileParity) -> None:
-    from edgemobile.parity.output import worst_layers
+    from edgemobile.comparison.output import worst_layers
 
     columns = ["layer", "op", "drift dB", "own dB", "ref. weights dB", "steps"]
     title = f"around the first layer that diverges, {Path(file.file).name} on {file.place}"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.commands.options import CLASSIFIER
 from edgemobile.errors import BrokenImage, EdgemobileError
-from edgemobile.terminal import console
+from edgemobile.printing.terminal import console
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
     from PIL import Image

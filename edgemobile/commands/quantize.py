@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from edgemobile.artifact import to_json_text
 from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.export import check_model, print_export
 from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, default_out, recipe_of
-from edgemobile.terminal import console, format_table, progress
+from edgemobile.printing.terminal import console, format_table, progress
+from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.pipeline import ExportRequest
+    from edgemobile.pipeline.export import ExportRequest
     from edgemobile.quant.sensitivity import Cost
 
 __all__ = ["quantize"]
@@ -123,7 +123,7 @@ def quantize(
     if print_recipe:
         click.echo(to_json_text(chosen.to_json()), nl=False)
         return 0
-    from edgemobile.pipeline import ExportRequest, export, ranking
+    from edgemobile.pipeline.export import ExportRequest, export, ranking
 
     request = ExportRequest(
         model=model,

@@ -10,7 +10,7 @@ import click
 from rich.markup import escape
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.terminal import console, format_bytes
+from edgemobile.printing.terminal import console, format_bytes
 
 __all__ = ["report"]
 
@@ -44,7 +44,7 @@ def report(
     from edgemobile.report.page import page
     from edgemobile.report.sources import read_sources
     from edgemobile.report.text import as_csv, as_markdown
-    from edgemobile.writing import write_whole
+    from edgemobile.util.writing import write_whole
 
     found = join(read_sources(sources))
     written = {} if cards is None else {cards / name: text for name, text in model_cards(found).items()}

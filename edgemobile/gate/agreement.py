@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FILE_SUFFIXES, FORMATS
 from edgemobile.gate.selectors import PRECISIONS, selects
-from edgemobile.model_spec import is_own
+from edgemobile.loading.model_spec import is_own
 
 if TYPE_CHECKING:
-    from edgemobile.config_file import ConfigFile
     from edgemobile.gate.config import DeviceEntry, GateConfig, ModelEntry
+    from edgemobile.util.config_file import ConfigFile
 
 __all__ = ["check_agreement"]
 
@@ -51,7 +51,7 @@ def _check_name(file: ConfigFile, entry: ModelEntry) -> None:
 
 
 def _check_model(file: ConfigFile, entry: ModelEntry) -> None:
-    from edgemobile.arch import ARCHS
+    from edgemobile.models.arch import ARCHS
 
     at = ("models", entry.name)
     where = (*at, "model") if "model" in file.tables["models"][entry.name] else at

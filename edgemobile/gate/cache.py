@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgemobile.devices.host.records import MAX_RUN_BYTES
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import MAX_RUN_BYTES
-from edgemobile.strict_json import parse, to_text
-from edgemobile.writing import write_whole
+from edgemobile.util.strict_json import parse, to_text
+from edgemobile.util.writing import write_whole
 
 __all__ = ["CACHE_VERSION", "Cache"]
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgemobile.config_file import ConfigFile
 from edgemobile.exporters import FORMATS
 from edgemobile.gate.agreement import check_agreement
 from edgemobile.gate.reading import (
@@ -35,8 +34,9 @@ from edgemobile.gate.reading import (
     whole,
 )
 from edgemobile.gate.selectors import MODEL_SUFFIXES, PRECISIONS, checked
-from edgemobile.metrics import METRICS
-from edgemobile.weights import NAMED
+from edgemobile.loading.checkpoint import NAMED
+from edgemobile.metrics.measures import METRICS
+from edgemobile.util.config_file import ConfigFile
 
 __all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry", "load_gate"]
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgemobile.comparison.report import FileParity, ParityReport
+from edgemobile.devices.host.records import Case, Run
 from edgemobile.gate.checks import Check, Outcome
 from edgemobile.gate.config import Accuracy, DeviceEntry
 from edgemobile.gate.measured import Measured, Scored, Written
 from edgemobile.gate.selectors import selects
-from edgemobile.metrics import METRICS
-from edgemobile.parity import FileParity, ParityReport
-from edgemobile.records import Case, Run
+from edgemobile.metrics.measures import METRICS
 
 __all__ = ["accuracies", "on_device", "on_no_file", "parities", "sizes"]
 
@@ -112,7 +112,7 @@ def on_no_file(device: DeviceEntry, model: Measured) -> list[Check]:
 
 
 def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, most: int | None, kept: bool) -> Check:
-    from edgemobile.bench.statistics import verdict
+    from edgemobile.latency.statistics import verdict
 
     row = Check(model.entry.name, Path(case.file).name, "latency", device.name, Outcome.PASSED, kept=kept)
     if not run.emulated:
@@ -134,8 +134,8 @@ def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, most: int 
 
 
 def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool) -> Iterator[Check]:
-    from edgemobile.bench.compare import Judgement, compare
-    from edgemobile.records import load_run
+    from edgemobile.devices.host.records import load_run
+    from edgemobile.latency.compare import Judgement, compare
 
     if device.baseline is None or device.max_regress is None:
         return

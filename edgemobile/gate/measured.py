@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgemobile.comparison.report import ParityReport
+from edgemobile.devices.host.records import Run
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import format_of
 from edgemobile.gate.cache import Cache
@@ -18,12 +20,12 @@ from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, software
 from edgemobile.gate.selectors import MODEL_SUFFIXES
 from edgemobile.images import class_labels
-from edgemobile.model_spec import is_factory
-from edgemobile.parity import TABLE, LayerTolerance, ParityReport, Tolerance
-from edgemobile.progress import Progress
-from edgemobile.records import Run
-from edgemobile.strict_json import decode, encode
-from edgemobile.weights import NAMED, facts
+from edgemobile.loading import checkpoint_facts as facts
+from edgemobile.loading.checkpoint import NAMED
+from edgemobile.loading.model_spec import is_factory
+from edgemobile.metrics.tolerances import TABLE, LayerTolerance, Tolerance
+from edgemobile.util.progress import Progress
+from edgemobile.util.strict_json import decode, encode
 
 __all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
@@ -126,7 +128,7 @@ def _named_files(entry: ModelEntry, config: GateConfig, cache: Cache) -> Measure
         key = fingerprint("file", digest, software())
         precision = cache.get("file", key, str)
         if precision is None:
-            from edgemobile.parity.observing import open_file
+            from edgemobile.comparison.observing import open_file
 
             precision = open_file(path).precision
             cache.put("file", key, precision)
@@ -159,7 +161,7 @@ def _source(entry: ModelEntry) -> list[Any]:
 
 
 def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progress) -> tuple[Written, ...]:
-    from edgemobile.pipeline import ExportRequest, export
+    from edgemobile.pipeline.export import ExportRequest, export
     from edgemobile.quant.recipes import read_recipe, recipe_for
     from edgemobile.quant.targets import suited
 
@@ -196,7 +198,7 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
     key = fingerprint("parity", software(), _source(entry), digests, asked)
 
     def run() -> tuple[ParityReport, Any]:
-        from edgemobile.parity import ParityRequest, parity
+        from edgemobile.comparison.run import ParityRequest, parity
 
         request = ParityRequest(
             ref=entry.model,
@@ -281,16 +283,16 @@ def measure_device(model: Measured, device: DeviceEntry, files: Sequence[Written
 
     Raises EdgemobileError, DeviceUnreachable, MissingTool.
     """
-    from edgemobile.devices.profiles import find_device
+    from edgemobile.devices.host.profiles import find_device
 
     row = find_device(device.name)
     digests = [(file.name, file.sha256) for file in files]
     key = fingerprint("device", software(), row.address, row.options, device.runs, device.threads, digests)
 
     def run() -> tuple[Run, Any]:
-        from edgemobile.bench import BenchRequest, bench
-        from edgemobile.bench.statistics import verdict
-        from edgemobile.records import Settings
+        from edgemobile.devices.host.records import Settings
+        from edgemobile.latency.run import BenchRequest, bench
+        from edgemobile.latency.statistics import verdict
 
         settings = Settings(threads=(device.threads,), runs=device.runs)
         found = bench(BenchRequest(tuple(model.path(file) for file in files), device.name, settings))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgemobile.gate.checks import Check, GateReport, Outcome
-from edgemobile.junit import TestCase, junit_document
-from edgemobile.markdown import markdown_text
+from edgemobile.util.junit import TestCase, junit_document
+from edgemobile.util.markdown import markdown_text
 
 __all__ = ["gate_junit", "gate_markdown", "totals"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgemobile.config_file import ConfigFile
+from edgemobile.util.config_file import ConfigFile
 
 __all__ = [
     "Read",

@@ -14,7 +14,7 @@ from edgemobile.gate.cache import Cache
 from edgemobile.gate.checks import Check, GateReport, Outcome
 from edgemobile.gate.config import DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.measured import Measured, measure_accuracy, measure_device, measure_parity, written_files
-from edgemobile.progress import Progress, Silent
+from edgemobile.util.progress import Progress, Silent
 
 __all__ = ["run_gate"]
 

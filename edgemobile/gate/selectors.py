@@ -5,7 +5,7 @@ a format ("tflite") or both ("int8.tflite").
 from __future__ import annotations
 
 from edgemobile.exporters import FILE_SUFFIXES, FORMATS
-from edgemobile.model_spec import PROGRAM_SUFFIX
+from edgemobile.loading.model_spec import PROGRAM_SUFFIX
 
 __all__ = ["MODEL_SUFFIXES", "PRECISIONS", "checked", "selects"]
 

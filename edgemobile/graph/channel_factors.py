@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.file_metadata import CHANNEL_FACTORS
+from edgemobile.model_file.metadata import CHANNEL_FACTORS
 
 __all__ = ["factors_metadata", "read_factors"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.file_metadata import CHECKSUMS
 from edgemobile.graph import Tensor
+from edgemobile.model_file.metadata import CHECKSUMS
 
 __all__ = ["Checksums", "checksums_metadata", "read_checksums"]
 

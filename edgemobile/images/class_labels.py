@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.file_metadata import labels_in
 from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
+from edgemobile.model_file.metadata import labels_in
 
 __all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside"]
 

@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents
-from edgemobile.file_metadata import CHANNEL_FACTORS, CHECKSUMS, LABELS, PREPROCESS, labels_in
 from edgemobile.graph import GraphError, Tensor
 from edgemobile.inspection.hswish import hswish_forms
 from edgemobile.inspection.islands import islands
 from edgemobile.inspection.precision import precisions
 from edgemobile.inspection.records import Inspection, PortFacts
 from edgemobile.inspection.weights import weight_facts
-from edgemobile.model_file import file_format, layout_of, read_model
+from edgemobile.model_file.file import file_format, layout_of, read_model
+from edgemobile.model_file.metadata import CHANNEL_FACTORS, CHECKSUMS, LABELS, PREPROCESS, labels_in
 
 __all__ = ["contents_of", "facts_of", "inspect_file", "read_stored_tensors"]
 

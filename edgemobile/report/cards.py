@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 from edgemobile.graph.embed import outside
-from edgemobile.markdown import markdown_text
 from edgemobile.report.findings import Artifact, Findings
 from edgemobile.report.words import device_words, megabytes, percent, value_words
+from edgemobile.util.markdown import markdown_text
 
 __all__ = ["card", "model_cards", "snippet"]
 

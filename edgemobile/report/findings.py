@@ -14,11 +14,11 @@ from itertools import chain, combinations
 from pathlib import PurePath
 
 from edgemobile.accuracy.statistics import wilson
-from edgemobile.bench.compare import conditions
-from edgemobile.bench.statistics import Summary, summarize, verdict
+from edgemobile.comparison.report import FileParity, ParityReport
+from edgemobile.devices.host.records import Case, Run
 from edgemobile.exporters import FILE_SUFFIXES
-from edgemobile.parity import FileParity, ParityReport
-from edgemobile.records import Case, Run
+from edgemobile.latency.compare import conditions
+from edgemobile.latency.statistics import Summary, summarize, verdict
 from edgemobile.report.sources import Evaluated, Export, ExportedFile, Scores, Sources
 
 __all__ = ["Accuracy", "Artifact", "Compared", "Findings", "Line", "Timing", "join"]

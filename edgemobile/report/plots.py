@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from edgemobile.records import Case
+from edgemobile.devices.host.records import Case
 from edgemobile.report.drawing import NARROW_PX, Drawing, colour, empty_figure, say, set_margins, short
 from edgemobile.report.findings import Accuracy, Artifact, Compared, Line, Timing
 from edgemobile.report.words import case_words, db, line_words, megabytes, ms

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgemobile.accuracy.evaluation import EVALUATION_VERSION
-from edgemobile.artifact import MANIFEST_VERSION
+from edgemobile.comparison.report import ParityReport
+from edgemobile.devices.host.records import MAX_RUN_BYTES, RUN_VERSION, Run
 from edgemobile.errors import EdgemobileError
-from edgemobile.parity import ParityReport
+from edgemobile.pipeline.artifact import MANIFEST_VERSION
 from edgemobile.preprocess import Preprocess
-from edgemobile.records import MAX_RUN_BYTES, RUN_VERSION, Run
-from edgemobile.strict_json import decode, parse
+from edgemobile.util.strict_json import decode, parse
 
 __all__ = ["Evaluated", "Export", "ExportedFile", "Scores", "Sources", "read_sources"]
 

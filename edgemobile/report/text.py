@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Iterator
 
-from edgemobile.markdown import markdown_text
 from edgemobile.report.findings import Artifact, Findings, Timing
 from edgemobile.report.tables import Table, artifact_table, case_table, conditions_table, layer_table, parity_table
 from edgemobile.report.words import all_notes
+from edgemobile.util.markdown import markdown_text
 
 __all__ = ["COLUMNS", "as_csv", "as_markdown"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from edgemobile.records import Run
+from edgemobile.devices.host.records import Run
 from edgemobile.report.findings import Accuracy, Artifact, Findings, Line, Timing
 from edgemobile.report.sources import Sources
 

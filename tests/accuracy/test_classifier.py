@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from edgemobile.accuracy.classifier import Classifier, ClassifierOptions, classify, is_probability, open_classifier
-from edgemobile.arch import get_arch, scaled
 from edgemobile.errors import EdgemobileError, Unsupported
-from edgemobile.nets import build_net
+from edgemobile.models.arch import get_arch, scaled
+from edgemobile.models.nets import build_net
 from edgemobile.preprocess import Preprocess
 
 pytest.importorskip("onnxruntime")

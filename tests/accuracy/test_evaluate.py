@@ -15,9 +15,9 @@ from PIL import Image
 from edgemobile.accuracy.classifier import ClassifierOptions
 from edgemobile.accuracy.evaluate import evaluate
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation
-from edgemobile.artifact import sha256_hex
 from edgemobile.errors import EdgemobileError
-from edgemobile.progress import Silent
+from edgemobile.util.hashing import sha256_hex
+from edgemobile.util.progress import Silent
 
 pytest.importorskip("onnxruntime")
 

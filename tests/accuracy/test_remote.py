@@ -12,9 +12,9 @@ import pytest
 
 from edgemobile.accuracy.evaluate import evaluate
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation
-from edgemobile.devices import desk, profiles
-from edgemobile.devices.local import LocalTransport
-from edgemobile.devices.transport import DeviceUnreachable
+from edgemobile.devices.host import desk, profiles
+from edgemobile.devices.host.local import LocalTransport
+from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.errors import EdgemobileError, Unsupported
 
 pytest.importorskip("onnxruntime")
@@ -162,7 +162,7 @@ def test_another_number_of_outputs_is_refused(
     tmp_path: Path, on: Callable[[LocalTransport], Evaluation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "edgemobile.devices.answers.infer", lambda *words, **options: iter([np.zeros((4, 7), np.float32)])
+        "edgemobile.devices.host.answers.infer", lambda *words, **options: iter([np.zeros((4, 7), np.float32)])
     )
     with pytest.raises(EdgemobileError, match=r"local gives 7 outputs of .*right.onnx, which has 3"):
         on(LocalTransport(tmp_path / "board"))

@@ -15,9 +15,9 @@ import pytest
 
 from edgemobile.cli import main
 from edgemobile.commands.bench_tables import grouped_instructions
-from edgemobile.devices.runtime_table import RUNTIMES
+from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Run, load_run
+from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import INSTRUCTION_CLASSES, Run, load_run
 
 pytest.importorskip("onnxruntime")
 
@@ -151,7 +151,7 @@ def test_where_no_run_can_be_saved_none_is_measured(
     name: str,
     said: str,
 ) -> None:
-    monkeypatch.setattr("edgemobile.bench.bench", lambda *args: pytest.fail("measured"))
+    monkeypatch.setattr("edgemobile.latency.bench", lambda *args: pytest.fail("measured"))
     (tmp_path / "folder").mkdir()
     assert call("bench", model, "--out", tmp_path / name) == 2
     assert said in capsys.readouterr().err
@@ -163,7 +163,7 @@ def test_a_run_that_cannot_be_saved_is_shown(
     def fail(run: Run, path: Path) -> None:
         raise EdgemobileError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr("edgemobile.records.save_run", fail)
+    monkeypatch.setattr("edgemobile.devices.host.records.save_run", fail)
     assert call("bench", model, "--runs", "20", "--out", tmp_path / "run.json") == 2
     shown = capsys.readouterr()
     assert "95 % interval" in shown.out

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from made_runs import make_case, make_counted, make_run
 
+from edgemobile.devices.host.records import Run, save_run
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import Run, save_run
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -76,8 +76,8 @@ def test_an_export_runs_once(edgemobile, tmp_path: Path, monkeypatch: pytest.Mon
         raise AssertionError("nothing has changed, and it ran")
 
     with monkeypatch.context() as patch:
-        patch.setattr("edgemobile.pipeline.export", refuse)
-        patch.setattr("edgemobile.parity.run.parity", refuse)
+        patch.setattr("edgemobile.pipeline.export.export", refuse)
+        patch.setattr("edgemobile.comparison.run.parity", refuse)
         ran = edgemobile("ci", "--json")
         assert ran.code == 0
         assert all(check["kept"] for check in _checks(ran).values())
@@ -100,7 +100,7 @@ def test_an_export_runs_once(edgemobile, tmp_path: Path, monkeypatch: pytest.Mon
     assert kept == {"size": False, "outputs": True, "layers": True}
     assert file.read_bytes() == exported
 
-    monkeypatch.setattr("edgemobile.pipeline.export", refuse)
+    monkeypatch.setattr("edgemobile.pipeline.export.export", refuse)
     ran = edgemobile("ci", "--force")
     assert (ran.code, "AssertionError: nothing has changed, and it ran" in ran.out) == (1, True)
 
@@ -127,8 +127,8 @@ def test_what_is_said_beside_a_checkpoint_counts(edgemobile, tmp_path: Path) -> 
     pytest.importorskip("torch")
     from safetensors.torch import save_file
 
-    from edgemobile.arch import get_arch
-    from edgemobile.weights import load_weights
+    from edgemobile.loading.checkpoint import load_weights
+    from edgemobile.models.arch import get_arch
 
     state = load_weights("random", get_arch("v3-small"), width=0.35, classes=10).state_dict
     save_file(dict(state), tmp_path / "mine.safetensors")
@@ -255,7 +255,7 @@ def test_a_dependency_that_is_missing(gate, monkeypatch: pytest.MonkeyPatch) -> 
     def missing(*args: object) -> None:
         raise MissingExtra("onnxruntime is not installed")
 
-    monkeypatch.setattr("edgemobile.parity.run.parity", missing)
+    monkeypatch.setattr("edgemobile.comparison.run.parity", missing)
     ran = gate("", "--junit", "gate.xml")
     assert ran.code == 3
     (error,) = ElementTree.parse("gate.xml").getroot().iter("error")
@@ -263,14 +263,14 @@ def test_a_dependency_that_is_missing(gate, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_crash_is_a_failed_check_and_stops_no_other(gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgemobile.parity.run import parity
+    from edgemobile.comparison.run import parity
 
     def loose(request: Any, progress: Any) -> Any:
         if request.others == ("right.onnx",):
             raise ValueError("a loose\nend")
         return parity(request, progress)
 
-    monkeypatch.setattr("edgemobile.parity.run.parity", loose)
+    monkeypatch.setattr("edgemobile.comparison.run.parity", loose)
     ran = gate('[models.other]\nmodel = "right.onnx"\nfiles = ["swapped.onnx"]', "--junit", "gate.xml")
     assert ran.code == 1
     assert "FAIL colours parity on here: ValueError: a loose end (at test_ci.py:" in ran.out
@@ -320,7 +320,7 @@ def test_on_a_device(
         calls.append(request)
         return _run(str(request.files[0]), **measured)
 
-    monkeypatch.setattr("edgemobile.bench.bench", bench)
+    monkeypatch.setattr("edgemobile.latency.bench", bench)
     device = "[devices.local]\n"
     if baseline is not None:
         save_run(_run(**{"name": "right.onnx", **baseline}), Path("base.json"))
@@ -340,7 +340,7 @@ def test_other_runs_or_threads_are_measured_anew(gate, monkeypatch: pytest.Monke
         asked.append((request.settings.runs, request.settings.threads))
         return _run(str(request.files[0]), ms=2.0)
 
-    monkeypatch.setattr("edgemobile.bench.bench", bench)
+    monkeypatch.setattr("edgemobile.latency.bench", bench)
     for text in ("runs = 30", "runs = 30\nthreads = 2", "runs = 40", "runs = 30\nthreads = 2", "runs = 30"):
         assert gate(f"[devices.local]\n{text}").code == 0
     assert asked == [(30, (1,)), (30, (2,)), (40, (1,))]
@@ -403,7 +403,7 @@ def test_an_interruption_leaves_nothing_green(gate, monkeypatch: pytest.MonkeyPa
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgemobile.parity.run.parity", interrupted)
+    monkeypatch.setattr("edgemobile.comparison.run.parity", interrupted)
     assert gate("", "--force", "--junit", "gate.xml").code == 130
     (error,) = ElementTree.parse("gate.xml").getroot().iter("error")
     assert error.get("message") == "KeyboardInterrupt"

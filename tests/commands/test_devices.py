@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgemobile.cli import cli
-from edgemobile.devices import diagnosis
+from edgemobile.devices.host import diagnosis
 from edgemobile.errors import EdgemobileError
 
 

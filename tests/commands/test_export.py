@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from edgemobile import routes
 from edgemobile.exporters import format_of
-from edgemobile.parity import TOLERANCES
+from edgemobile.loading.checkpoint import bundled
+from edgemobile.metrics.tolerances import TOLERANCES
+from edgemobile.pipeline import backends as routes
 from edgemobile.preprocess import Preprocess
-from edgemobile.weights import bundled
 
 # Small enough for a test, whole enough to have every op.
 _SMALL = ("v3-small", "--weights", "random", "--width", "0.35", "--res", "32", "--classes", "10")
@@ -74,8 +74,8 @@ def test_all_precisions_of_a_small_model_with_real_images(edgemobile, photos: Pa
 def _save_checkpoint(path: Path, labels: list[str]) -> None:
     from safetensors.torch import save_file
 
-    from edgemobile.arch import get_arch, scaled
-    from edgemobile.nets import build_net
+    from edgemobile.models.arch import get_arch, scaled
+    from edgemobile.models.nets import build_net
 
     net = build_net(scaled(get_arch("v3-small"), width=0.35, classes=len(labels)))
     save_file(net.state_dict(), path)
@@ -247,7 +247,7 @@ def test_no_pixels_are_not_the_default(edgemobile, command: str) -> None:
 
 
 def test_brackets_are_shown_as_they_are(edgemobile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgemobile.pipeline.TOLERANCES", {**TOLERANCES, "float32": {"sqnr_db": 1000.0}})
+    monkeypatch.setattr("edgemobile.pipeline.export.TOLERANCES", {**TOLERANCES, "float32": {"sqnr_db": 1000.0}})
     ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK, "--out", "runs[v2]/[red]")
     assert ran.code == 1
     assert "wrote runs[v2]/[red]/\n" in ran.out
@@ -313,7 +313,7 @@ def test_a_missing_extra_says_which(edgemobile, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_missed_tolerance_is_exit_1_and_the_folder_shows_why(edgemobile, monkeypatch, tmp_path: Path) -> None:
     bounds = {**TOLERANCES, "float32": {"sqnr_db": 1000.0}}
-    monkeypatch.setattr("edgemobile.pipeline.TOLERANCES", bounds)
+    monkeypatch.setattr("edgemobile.pipeline.export.TOLERANCES", bounds)
     ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
     assert ran.code == 1
     assert "MISSED" in ran.out
@@ -326,7 +326,7 @@ def test_an_interruption_leaves_nothing_and_says_so(edgemobile, monkeypatch, tmp
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edgemobile.pipeline._check", interrupted)
+    monkeypatch.setattr("edgemobile.pipeline.export._check", interrupted)
     ran = edgemobile("export", *_SMALL, "--to", "tflite", *_QUICK)
     assert ran.code == 130
     assert "interrupted" in ran.err

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edgemobile.arch import ARCHS
+from edgemobile.models.arch import ARCHS
 
 
 def test_the_list_says_what_the_packages_weights_reach(edgemobile) -> None:

@@ -16,10 +16,10 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
 from edgemobile import cli
+from edgemobile.comparison.output import junit_xml, markdown
+from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.parity import FileParity, ParityReport
-from edgemobile.parity.output import junit_xml, markdown
 
 
 @pytest.fixture(scope="module")

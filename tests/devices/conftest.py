@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from edgemobile.devices.emulation import Emulation, find_emulation
-from edgemobile.devices.profiles import Device
+from edgemobile.devices.host.emulation import Emulation, find_emulation
+from edgemobile.devices.host.profiles import Device
 from edgemobile.errors import EdgemobileError
 
 

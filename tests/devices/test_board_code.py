@@ -12,20 +12,20 @@ import pytest
 BOARD = {
     "edgemobile",
     "edgemobile.errors",
-    "edgemobile.model_file",
-    "edgemobile.quiet",
+    "edgemobile.model_file.file",
+    "edgemobile.util.quiet",
     "edgemobile.graph",
     "edgemobile.graph.affine",
     "edgemobile.graph.ir",
     "edgemobile.devices",
-    "edgemobile.devices.latency",
-    "edgemobile.devices.measuring",
-    "edgemobile.devices.probe",
-    "edgemobile.devices.profiling",
-    "edgemobile.devices.runtime_table",
-    "edgemobile.devices.runtimes",
-    "edgemobile.devices.unpack",
-    "edgemobile.devices.worker",
+    "edgemobile.devices.runtimes.latency",
+    "edgemobile.devices.board.measuring",
+    "edgemobile.devices.board.probe",
+    "edgemobile.devices.board.profiling",
+    "edgemobile.devices.runtimes.table",
+    "edgemobile.devices.runtimes.sessions",
+    "edgemobile.devices.board.unpack",
+    "edgemobile.devices.board.worker",
 }
 
 
@@ -48,7 +48,7 @@ def _imports(source: str) -> set[str]:
 def test_a_worker_draws_in_these_modules_and_numpy(repo_root: Path) -> None:
     # edgemobile's own __init__ imports what is asked of it, later.
     seen, others = {"edgemobile"}, set()
-    waiting = ["edgemobile.devices.worker", "edgemobile.devices.probe", "edgemobile.devices.unpack"]
+    waiting = ["edgemobile.devices.board.worker", "edgemobile.devices.board.probe", "edgemobile.devices.board.unpack"]
     while waiting:
         module = waiting.pop()
         if module in seen:
@@ -71,13 +71,13 @@ def test_the_probe_needs_no_numpy(repo_root: Path) -> None:
         for module in ("probe", "runtime_table")
         for name in _imports(_source(repo_root, f"edgemobile.devices.{module}"))
     }
-    names.remove("edgemobile.devices.runtime_table")
+    names.remove("edgemobile.devices.runtimes.table")
     assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)
 
 
 def test_unpacking_needs_no_numpy(repo_root: Path) -> None:
     """A board has none before its first wheel is unpacked."""
-    names = _imports(_source(repo_root, "edgemobile.devices.unpack")) - {"edgemobile.errors"}
+    names = _imports(_source(repo_root, "edgemobile.devices.board.unpack")) - {"edgemobile.errors"}
     assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)
 
 

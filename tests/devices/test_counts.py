@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from edgemobile.bench import BenchRequest, bench
-from edgemobile.devices.profiles import open_device
-from edgemobile.devices.setup import ready
+from edgemobile.devices.host.profiles import open_device
+from edgemobile.devices.host.records import Run, load_run
+from edgemobile.devices.host.setup import ready
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import Run, load_run
+from edgemobile.latency.run import BenchRequest, bench
 
 CORE = "emulated:cortex-a72"
 _CHANNELS, _PX, _CONVOLUTIONS = 16, 32, 4
@@ -128,8 +128,8 @@ def test_the_same_answers_as_here(core: str, tmp_path: Path, colour_model: Calla
     """Float kernels of two machines: alike to the last bits."""
     import numpy as np
 
-    from edgemobile.devices.runner import infer
-    from edgemobile.devices.runtimes import open_session
+    from edgemobile.devices.host.runner import infer
+    from edgemobile.devices.runtimes.sessions import open_session
 
     pytest.importorskip("onnxruntime")
     path = tmp_path / "model.onnx"

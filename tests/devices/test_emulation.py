@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from edgemobile.devices import emulation as module
-from edgemobile.devices.emulated import COUNTS_VARIABLE, EmulatedTransport
-from edgemobile.devices.emulation import CORES, Emulation, get_core, install_emulation, parse_counts
-from edgemobile.devices.profiles import open_device
-from edgemobile.devices.transport import Transport
+from edgemobile.devices.host import emulation as module
+from edgemobile.devices.host.emulated import COUNTS_VARIABLE, EmulatedTransport
+from edgemobile.devices.host.emulation import CORES, Emulation, get_core, install_emulation, parse_counts
+from edgemobile.devices.host.profiles import open_device
+from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import EdgemobileError, Unsupported
 
 _MARK = """

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemobile.devices.latency import warm_up_ns
-from edgemobile.devices.local import LocalTransport
-from edgemobile.devices.runner import ModelFile, bench_job, run_job
+from edgemobile.devices.host.local import LocalTransport
+from edgemobile.devices.host.records import Settings
+from edgemobile.devices.host.runner import ModelFile, bench_job, run_job
+from edgemobile.devices.runtimes.latency import warm_up_ns
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.records import Settings
 
 
 def test_warm_up_ends_when_it_is_steady() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemobile.devices import measuring
-from edgemobile.devices.runtimes import Delegation, Port, Session, _delegation
+from edgemobile.devices.board import measuring
+from edgemobile.devices.runtimes.sessions import Delegation, Port, Session, _delegation
 from edgemobile.errors import EdgemobileError, Unsupported
 
 QUIET = {"governor": None, "freq_mhz": None, "temp_c": None, "throttled": None, "load1": None, "available_mib": None}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgemobile.devices import probe
+from edgemobile.devices.board import probe
+from edgemobile.devices.host.records import Facts, probed
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import Facts, probed
-from edgemobile.strict_json import decode
+from edgemobile.util.strict_json import decode
 
 PI5 = {
     "proc/cpuinfo": "processor\t: 0\nFeatures\t: fp asimd asimddp asimdhp crc32\nCPU implementer\t: 0x41\n"
@@ -104,7 +104,7 @@ def test_an_ina_sensor_comes_first(tmp_path: Path) -> None:
 
 
 def test_this_machine_by_the_command(repo_root: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "edgemobile.devices.probe"], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "edgemobile.devices.board.probe"], capture_output=True, check=True)
     facts, conditions = probed(done.stdout)
     assert facts.cores
     assert facts.machine

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edgemobile.devices.local import LocalTransport
-from edgemobile.devices.profiles import (
+from edgemobile.devices.host.local import LocalTransport
+from edgemobile.devices.host.profiles import (
     Device,
     add_device,
     devices_file,
@@ -16,7 +16,7 @@ from edgemobile.devices.profiles import (
     open_device,
     remove_device,
 )
-from edgemobile.devices.ssh import SshTransport
+from edgemobile.devices.host.ssh import SshTransport
 from edgemobile.errors import EdgemobileError
 
 

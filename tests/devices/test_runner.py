@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemobile.devices import desk
-from edgemobile.devices.local import LocalTransport
-from edgemobile.devices.runner import Measured, ModelFile, bench_job, infer, run_job
-from edgemobile.devices.runtimes import open_session
-from edgemobile.devices.transport import DeviceUnreachable
+from edgemobile.devices.host import desk
+from edgemobile.devices.host.local import LocalTransport
+from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Settings
+from edgemobile.devices.host.runner import Measured, ModelFile, bench_job, infer, run_job
+from edgemobile.devices.host.transport import DeviceUnreachable
+from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError
-from edgemobile.records import INSTRUCTION_CLASSES, Settings
 
 pytest.importorskip("onnxruntime")
 
@@ -558,7 +558,7 @@ class _Counting(LocalTransport):
 
 
 def test_instructions_instead_of_time(tmp_path: Path, model: Path) -> None:
-    pytest.importorskip("edgemobile.devices.emulation")
+    pytest.importorskip("edgemobile.devices.host.emulation")
     measured = _bench(_Counting(tmp_path), model, settings=Settings())
     (case,) = measured.cases
     assert measured.emulated
@@ -568,7 +568,7 @@ def test_instructions_instead_of_time(tmp_path: Path, model: Path) -> None:
 
 
 def test_counts_that_do_not_fit_the_inferences(tmp_path: Path, model: Path) -> None:
-    pytest.importorskip("edgemobile.devices.emulation")
+    pytest.importorskip("edgemobile.devices.host.emulation")
 
     class Short(_Counting):
         marks = 9

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemobile.devices.latency import Latency, latency_ns
-from edgemobile.devices.runtimes import Port, Session, open_session
+from edgemobile.devices.runtimes.latency import Latency, latency_ns
+from edgemobile.devices.runtimes.sessions import Port, Session, open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.graph import Graph, Node, QParams, Tensor
 
@@ -100,7 +100,7 @@ def test_missing_file_and_wrong_runtime_are_refused(tmp_path: Path) -> None:
 # Makes a small TFLite file, runs it whole, then cuts it at 16 places; in a child, which alone would die of a crash.
 _TFLITE = """
 import numpy as np, tensorflow as tf
-from edgemobile.devices.runtimes import open_session
+from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError
 kernel = tf.constant(np.random.default_rng(0).standard_normal((1, 1, 3, 4)), tf.float32)
 step = tf.function(lambda x: tf.reduce_mean(tf.nn.conv2d(x, kernel, 1, "VALID"), [1, 2]))
@@ -131,7 +131,7 @@ def test_tflite_session_and_its_truncations() -> None:
 
 def test_board_code_needs_no_training_framework() -> None:
     code = "import sys\nfor m in ('torch', 'onnx', 'tensorflow'): sys.modules[m] = None\n"
-    code += "import edgemobile.devices.runtimes, edgemobile.devices.latency"
+    code += "import edgemobile.devices.runtimes.sessions, edgemobile.devices.runtimes.latency"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from edgemobile.devices import setup as module
-from edgemobile.devices import unpack, wheels
-from edgemobile.devices.diagnosis import diagnose_board, diagnose_state
-from edgemobile.devices.local import LocalTransport
-from edgemobile.devices.profiles import Device
-from edgemobile.devices.setup import NotSetUp, find_target, payload, probe, ready, setup
-from edgemobile.devices.transport import Completed
-from edgemobile.devices.wheels import Target, fetch_wheels, pin_for
+from edgemobile.devices.board import unpack
+from edgemobile.devices.host import setup as module
+from edgemobile.devices.host import wheels
+from edgemobile.devices.host.diagnosis import diagnose_board, diagnose_state
+from edgemobile.devices.host.local import LocalTransport
+from edgemobile.devices.host.profiles import Device
+from edgemobile.devices.host.setup import NotSetUp, find_target, payload, probe, ready, setup
+from edgemobile.devices.host.transport import Completed
+from edgemobile.devices.host.wheels import Target, fetch_wheels, pin_for
 from edgemobile.errors import EdgemobileError, Unsupported
 
 _PI5 = Target("aarch64", (3, 11), (2, 36))
@@ -256,7 +257,7 @@ def test_what_makes_a_measurement_worth_less_has_its_remedy() -> None:
 
 
 def test_a_board_that_does_not_answer_is_one_finding() -> None:
-    from edgemobile.devices.ssh import SshTransport
+    from edgemobile.devices.host.ssh import SshTransport
 
     findings = list(diagnose_board(Device("pi5", "ssh://127.0.0.1:1"), SshTransport("127.0.0.1", port="1", root="/x")))
     assert [(finding.what, finding.exit_code) for finding in findings] == [("connection", 4)]
@@ -279,7 +280,9 @@ def test_a_setup_over_ssh_to_aarch64(arm_sshd: Any, monkeypatch: pytest.MonkeyPa
     assert "ai-edge-litert==" in setup(device, transport, ["litert"])["litert"]
     assert setup(device, transport, ["litert"])["litert"].endswith("was there")
     prepared = ready(device, transport, "litert")
-    code = "import numpy, sys, ai_edge_litert.interpreter, edgemobile.devices.runtimes; print(numpy.__version__)"
+    code = (
+        "import numpy, sys, ai_edge_litert.interpreter, edgemobile.devices.runtimes.sessions; print(numpy.__version__)"
+    )
     done = transport.run([*prepared.python, "-c", code], env=prepared.env)
     assert done.returncode == 0, done.stderr
     assert f"numpy=={done.stdout.decode().strip()}" in pin_for("litert", target).packages

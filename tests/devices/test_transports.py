@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from edgemobile.devices.adb import AdbTransport
-from edgemobile.devices.local import LocalTransport
-from edgemobile.devices.profiles import Device
-from edgemobile.devices.ssh import SshTransport
-from edgemobile.devices.transport import DeviceUnreachable, Transport
+from edgemobile.devices.host.adb import AdbTransport
+from edgemobile.devices.host.local import LocalTransport
+from edgemobile.devices.host.profiles import Device
+from edgemobile.devices.host.ssh import SshTransport
+from edgemobile.devices.host.transport import DeviceUnreachable, Transport
 from edgemobile.errors import EdgemobileError
 
 # Names and arguments a shell would do something about.

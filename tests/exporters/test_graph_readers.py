@@ -15,8 +15,7 @@ pytest.importorskip("ai_edge_litert")
 import onnx
 import torch
 
-from edgemobile.arch import get_arch, scaled
-from edgemobile.devices.runtimes import open_layers, open_session
+from edgemobile.devices.runtimes.sessions import open_layers, open_session
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS, onnx_graph, tflite_file, tflite_graph
 from edgemobile.exporters.exposed import exposed, exposed_names
@@ -24,7 +23,8 @@ from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import run_real
 from edgemobile.inspection import contents_of
 from edgemobile.lower import export_program, lower
-from edgemobile.nets import build_net
+from edgemobile.models.arch import get_arch, scaled
+from edgemobile.models.nets import build_net
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.weights_only import to_float16, to_int8_weights

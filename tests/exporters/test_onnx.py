@@ -13,8 +13,7 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from edgemobile.arch import ARCHS, get_arch, scaled  # noqa: E402
-from edgemobile.devices.runtimes import open_session  # noqa: E402
+from edgemobile.devices.runtimes.sessions import open_session  # noqa: E402
 from edgemobile.errors import EdgemobileError, Unsupported  # noqa: E402
 from edgemobile.exporters.onnx import op_counts, read_metadata, read_tensors, to_bytes  # noqa: E402
 from edgemobile.exporters.onnx_contents import read_optimized  # noqa: E402
@@ -24,7 +23,8 @@ from edgemobile.graph.affine import dequantize, quantize  # noqa: E402
 from edgemobile.graph.interpreter import run  # noqa: E402
 from edgemobile.inspection.tensor_diff import diff_tensors  # noqa: E402
 from edgemobile.lower import export_program, lower  # noqa: E402
-from edgemobile.nets import build_net  # noqa: E402
+from edgemobile.models.arch import ARCHS, get_arch, scaled  # noqa: E402
+from edgemobile.models.nets import build_net  # noqa: E402
 
 PX = 48
 RNG = np.random.default_rng(7)

@@ -46,9 +46,9 @@ def graph_of(name):
     """A narrow net with batch norm statistics measured on images, lowered."""
     import torch
 
-    from edgemobile.arch import ARCHS, scaled
     from edgemobile.lower import export_program, lower
-    from edgemobile.nets import build_net
+    from edgemobile.models.arch import ARCHS, scaled
+    from edgemobile.models.nets import build_net
 
     torch.manual_seed(5)
     net = build_net(scaled(ARCHS[name], width=0.25, input_px=PX, classes=30), dropout=0.0)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgemobile.arch import ARCHS, scaled
 from edgemobile.errors import Unsupported
 from edgemobile.graph import OPS, Graph, Node, QParams, Tensor, interpreter
 from edgemobile.graph.affine import quantize
+from edgemobile.models.arch import ARCHS, scaled
 
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 
@@ -389,7 +389,7 @@ def net_and_graph(name, px):
     import torch
 
     from edgemobile.lower import export_program, lower
-    from edgemobile.nets import build_net
+    from edgemobile.models.nets import build_net
 
     torch.manual_seed(7)
     net = build_net(scaled(ARCHS[name], width=0.25, input_px=px, classes=50), dropout=0.0)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 
 from edgemobile.accuracy.classifier import ClassifierOptions, open_classifier
-from edgemobile.devices.runtimes import open_session
+from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.exporters import tflite, tflite_contents
 from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words, normalisation
 from edgemobile.graph import Graph, Node, Tensor

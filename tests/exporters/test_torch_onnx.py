@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 for module in ("onnx", "onnxscript", "onnxsim", "onnxruntime"):
     pytest.importorskip(module)
 
-from edgemobile.devices.runtimes import open_session  # noqa: E402
+from edgemobile.devices.runtimes.sessions import open_session  # noqa: E402
 from edgemobile.errors import EdgemobileError, Unsupported  # noqa: E402
 from edgemobile.exporters import onnx as native  # noqa: E402
 from edgemobile.exporters import torch_onnx  # noqa: E402

@@ -11,9 +11,9 @@ import pytest
 
 from edgemobile.cli import cli
 from edgemobile.commands.defaults import defaults_of
-from edgemobile.config_file import read_config
 from edgemobile.errors import EdgemobileError
 from edgemobile.gate.config import load_gate
+from edgemobile.util.config_file import read_config
 
 
 def _blocks(repo_root: Path, kind: str) -> list[str]:

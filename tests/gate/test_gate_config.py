@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from edgemobile.config_file import read_config
 from edgemobile.errors import EdgemobileError
 from edgemobile.gate import config as module
 from edgemobile.gate.config import GateConfig, load_gate
 from edgemobile.gate.selectors import PRECISIONS, selects
+from edgemobile.util.config_file import read_config
 
 
 def _load(folder: Path, text: str) -> GateConfig:
@@ -74,7 +74,7 @@ def test_the_projects_own(repo_root: Path) -> None:
 
 
 def test_names_are_those_of_the_library() -> None:
-    from edgemobile import routes
+    from edgemobile.pipeline import backends as routes
     from edgemobile.quant.targets import TARGETS
 
     assert routes.PRECISIONS == PRECISIONS

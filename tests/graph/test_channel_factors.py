@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.file_metadata import CHANNEL_FACTORS
 from edgemobile.graph.channel_factors import factors_metadata, read_factors
+from edgemobile.model_file.metadata import CHANNEL_FACTORS
 
 
 def test_factors_come_back_with_as_many_digits_as_int8_can_tell() -> None:

@@ -10,7 +10,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
-from edgemobile.devices.runtimes import open_session
+from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import onnx, tflite
 from edgemobile.exporters.onnx_contents import read_optimized

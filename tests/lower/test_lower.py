@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edgemobile.arch import ARCHS, scaled
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph
 from edgemobile.graph.interpreter import run
 from edgemobile.lower import export_program, lower
 from edgemobile.lower.ops import LOWERINGS
-from edgemobile.nets import build_net
+from edgemobile.models.arch import ARCHS, scaled
+from edgemobile.models.nets import build_net
 
 MIN_SQNR_DB = 90.0
 

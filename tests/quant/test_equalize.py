@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgemobile.arch import get_arch, scaled
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.interpreter import run
 from edgemobile.graph.tensor_names import split_name
 from edgemobile.lower import export_program, lower
-from edgemobile.metrics import sqnr_db
-from edgemobile.nets import build_net
+from edgemobile.metrics.measures import sqnr_db
+from edgemobile.models.arch import get_arch, scaled
+from edgemobile.models.nets import build_net
 from edgemobile.quant.equalize import equalizable, equalize, rescale_randomly, rescaled
 from edgemobile.quant.gates import GATES, costly, split_gates
 from edgemobile.quant.hswish import integer_form

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgemobile.arch import get_arch, scaled
 from edgemobile.graph import Graph, Tensor
 from edgemobile.graph.affine import dequantize
 from edgemobile.lower import export_program, lower
-from edgemobile.nets import build_net
+from edgemobile.models.arch import get_arch, scaled
+from edgemobile.models.nets import build_net
 from edgemobile.quant.hswish import integer_form
 from edgemobile.quant.least_noise import least_noise
 from edgemobile.quant.noise import Channels, Readers, above, observe_channels, readers

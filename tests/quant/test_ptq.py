@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemobile.arch import get_arch, scaled
-from edgemobile.devices.runtimes import open_session
+from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
@@ -24,10 +23,10 @@ from edgemobile.graph.interpreter import run
 from edgemobile.graph.tensor_names import split_name
 from edgemobile.inspection import inspect_file
 from edgemobile.lower import export_program, lower
-from edgemobile.metrics import sqnr_db
-from edgemobile.nets import build_net
+from edgemobile.metrics.measures import sqnr_db
+from edgemobile.models.arch import get_arch, scaled
+from edgemobile.models.nets import build_net
 from edgemobile.preprocess import CIFAR10, at_resolution
-from edgemobile.progress import Report
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.qparams import (
     activation_qparams,
@@ -39,6 +38,7 @@ from edgemobile.quant.qparams import (
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
+from edgemobile.util.progress import Report
 
 _PX = 32
 

@@ -11,9 +11,9 @@ from edgemobile.graph import Graph
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_blots
+from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
-from edgemobile.metrics import sqnr_db
-from edgemobile.model import Model, load_model
+from edgemobile.metrics.measures import sqnr_db
 from edgemobile.quant.ptq import calibrated
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.sensitivity import rank, search

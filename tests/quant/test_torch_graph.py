@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgemobile.arch import get_arch, scaled
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import run
 from edgemobile.lower import export_program, lower
-from edgemobile.metrics import sqnr_db
-from edgemobile.nets import build_net
+from edgemobile.metrics.measures import sqnr_db
+from edgemobile.models.arch import get_arch, scaled
+from edgemobile.models.nets import build_net
 from edgemobile.quant.hswish import integer_form
 from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 

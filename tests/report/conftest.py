@@ -16,8 +16,9 @@ from typing import Any
 import made_runs
 import pytest
 
-from edgemobile.parity import FileParity, LayerParity, ParityReport
-from edgemobile.records import Case, Conditions, Core, Facts, OpTime, Run, Sample
+from edgemobile.comparison.layers import LayerParity
+from edgemobile.comparison.report import FileParity, ParityReport
+from edgemobile.devices.host.records import Case, Conditions, Core, Facts, OpTime, Run, Sample
 from edgemobile.report.findings import Findings, join
 from edgemobile.report.sources import read_sources
 

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.markdown import markdown_text
 from edgemobile.report.cards import card, model_cards, snippet
 from edgemobile.report.sources import read_sources
 from edgemobile.report.text import COLUMNS, as_csv, as_markdown
+from edgemobile.util.markdown import markdown_text
 
 FLOAT, INT8 = "a" * 64, "b" * 64
 
@@ -99,7 +99,7 @@ def test_a_devices_own_accuracy_comes_before_one_of_more_images(found, make) -> 
 
 
 def test_layers_that_part_come_before_those_that_drift_more(found, make) -> None:
-    from edgemobile.parity import LayerParity
+    from edgemobile.comparison.layers import LayerParity
     from edgemobile.report.tables import layer_table
 
     drifting = [LayerParity(f"l{db}", "conv2d", float(db), 0.1, 1.0) for db in range(30, 18, -1)]
@@ -218,7 +218,7 @@ def test_the_program_of_an_embedded_export_feeds_pixels(colour_photos: Path, tmp
     for module in ("onnxruntime", "ai_edge_litert"):
         pytest.importorskip(module)
     from edgemobile.accuracy.classifier import ClassifierOptions, open_classifier
-    from edgemobile.pipeline import ExportRequest, export
+    from edgemobile.pipeline.export import ExportRequest, export
     from edgemobile.quant.recipes import read_recipe
     from edgemobile.report.findings import join
 
@@ -247,7 +247,7 @@ def test_the_program_of_an_embedded_export_feeds_pixels(colour_photos: Path, tmp
 
 def test_infinite_and_nan_layers_are_drawn(found, make) -> None:
     pytest.importorskip("matplotlib")
-    from edgemobile.parity import LayerParity
+    from edgemobile.comparison.layers import LayerParity
     from edgemobile.report.drawing import svg
     from edgemobile.report.plots import layer_plot
 
@@ -263,7 +263,7 @@ def test_infinite_and_nan_layers_are_drawn(found, make) -> None:
 
 
 def test_a_layer_that_is_not_finite_is_the_worst(found, make) -> None:
-    from edgemobile.parity import LayerParity
+    from edgemobile.comparison.layers import LayerParity
     from edgemobile.report.tables import layer_table
 
     values = (30.0, math.nan, 10.0, math.inf, 20.0, math.nan, 5.0, -math.inf)

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.records import INSTRUCTION_CLASSES, RUN_VERSION, Case, Conditions, Core, Facts, Run, Sample, Settings
+from edgemobile.devices.host.records import (
+    INSTRUCTION_CLASSES,
+    RUN_VERSION,
+    Case,
+    Conditions,
+    Core,
+    Facts,
+    Run,
+    Sample,
+    Settings,
+)
 
 FACTS = Facts("Pi 5", None, "aarch64", (Core(0, "Cortex-A76", None),), ("dotprod",), 1.0, "D", "6", "3.11", 64, {})
 CALM = Conditions("performance", None, None, None, None, None)

@@ -1,0 +1,455 @@
+"""The measurement itself: files opened, warmed up and run in turns, with the conditions around it. Runs on the board.
+
+A round runs every case (a file with a number of threads) in a block of inferences, and every round begins with the next
+case, so that a warm or busy moment of the board hits all alike. The first inference of a block finds its weights driven
+out of the caches by the case before: it is kept apart, with the warm-up.
+
+The rounds are spread over several processes, one after the other. Where the memory of a file comes to lie is luck, it
+lasts as long as its process, and it makes 1 or 2 %: within one process, two equal files would differ beyond doubt.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgemobile import errors
+from edgemobile.devices.board.probe import conditions, facts, power_w
+from edgemobile.devices.board.profiling import op_times
+from edgemobile.devices.runtimes.latency import warm_up_ns
+from edgemobile.devices.runtimes.sessions import Session, import_runtime, open_session
+from edgemobile.devices.runtimes.table import default_runtime
+from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.model_file.file import file_format
+
+__all__ = ["MARK", "Job", "bench", "memory", "read_file", "start"]
+
+MARK = 0x7E57
+# A mark that nobody counts: Python's own code around an inference warms up as well, and marks are part of it.
+_NO_MARK = MARK + 1
+
+_STARTS, _ROUNDS, _FEWEST_ROUNDS, _RUNS = 5, 10, 5, 100
+_COUNTED_RUNS, _COUNTED_WARMUPS = 5, 10
+_BLOCK_NS, _SMALLEST_BLOCK, _LARGEST_BLOCK = 50_000_000, 3, 100
+_FREE_PX = 224
+_LOOK_EVERY_S = 0.5
+_LONGEST_COOLING_S = 1800
+_IDLE_S, _POWER_S, _POWER_EVERY_S = 2.0, 3.0, 0.1
+_MEMORY_INFERENCES = 3
+
+
+class Job(Protocol):
+    """What the worker gives: the job as the host wrote it, its folder, and a way to say how far it is."""
+
+    spec: dict[str, Any]
+    folder: Path
+
+    def tell(self, event: str, **facts: Any) -> None: ...
+
+    def check(self) -> None:
+        """Raises where the host asked to stop."""
+        ...
+
+
+@dataclass
+class _Case:
+    """A file with a number of threads, open."""
+
+    row: dict[str, Any]
+    threads: int
+    session: Session
+    prepared: np.ndarray
+    load_ns: int | None = None
+    first_ns: int | None = None
+    warmup_ns: list[int] = field(default_factory=list)
+    rounds_ns: list[list[int]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def invoke(self) -> None:
+        self.session.invoke(self.prepared)
+
+    def timed(self) -> int:
+        began = time.perf_counter_ns()
+        self.session.invoke(self.prepared)
+        return time.perf_counter_ns() - began
+
+    def round(self, block: int) -> None:
+        self.warmup_ns.append(self.timed())
+        self.rounds_ns.append([self.timed() for _ in range(block)])
+
+    def to_json(self) -> dict[str, Any]:
+        port, cut = self.session.input, self.session.delegation()
+        return {
+            **{name: self.row[name] for name in ("file", "sha256", "bytes", "format", "precision")},
+            "input": f"{port.dtype} {port.layout}{list(port.shape)}",
+            "batch": port.shape[0],
+            "runtime": self.session.runtime,
+            "version": self.session.version,
+            "threads": self.threads,
+            "load_ns": self.load_ns,
+            "first_ns": self.first_ns,
+            "warmup_ns": self.warmup_ns,
+            "rounds_ns": self.rounds_ns,
+            "starts": [len(self.rounds_ns)] if self.rounds_ns else [],
+            "peak_mib": None,
+            "runtime_mib": None,
+            "partitions": None if cut is None else cut.partitions,
+            "outside": None if cut is None else dict(cut.outside),
+            "instructions": None,
+            "profile": None,
+            "energy_mj": None,
+            "idle_w": None,
+            **self.extra,
+        }
+
+
+def bench(job: Job) -> dict[str, Any]:
+    """Measure what `job.spec` asks for: the facts, conditions and cases of a run.
+
+    Raises EdgemobileError for what this board cannot do, or cannot open.
+    """
+    settings, emulated = job.spec["settings"], job.spec["emulated"]
+    _pin(settings["cores"])
+    watch = _Watch(time.monotonic())
+    watch.look("before")
+    with _no_collection():
+        cases = _counted_cases(job) if emulated else _timed_cases(job, watch)
+    watch.look("after")
+    return {"emulated": emulated, "facts": facts(), "conditions": watch.samples, "cases": cases}
+
+
+def read_file(job: Job, row: dict[str, Any]) -> bytes:
+    """The bytes of a model file on the board. Raises EdgemobileError where they are not those the host sent."""
+    # jobs/<id> and files/<sha256> stand side by side under the root.
+    data = (job.folder.parent.parent / row["path"]).read_bytes()
+    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+        raise EdgemobileError(f"the board's copy of {row['file']} is damaged; delete {row['path']} there and try again")
+    return data
+
+
+def memory(job: Job, index: int, threads: int) -> dict[str, float]:
+    """Of this process, which does nothing else: the most memory it took with the file, and before it was opened."""
+    row = job.spec["files"][index]
+    _pin(job.spec["settings"]["cores"])
+    import_runtime(_runtime(job, row))
+    before = _peak_mib()
+    case = _opened(job, row, threads, timed=False)
+    for _ in range(_MEMORY_INFERENCES):
+        case.invoke()
+    return {"peak_mib": _peak_mib(), "runtime_mib": before}
+
+
+def start(job: Job, number: int, since: float) -> dict[str, Any]:
+    """The part of this process, the `number`th from 0, in a timed bench: its cases, and the conditions meanwhile.
+
+    `since` is when the measurement began, by the monotonic clock of the board. Energy and profile are in the last part.
+    """
+    settings = job.spec["settings"]
+    _pin(settings["cores"])
+    watch = _Watch(since)
+    with _no_collection():
+        # All cases open at once, since they take turns.
+        cases: list[_Case] = []
+        asked = _asked(job)
+        for row, threads in asked:
+            job.check()
+            if number == 0:
+                job.tell("opening", done=len(cases), total=len(asked))
+            cases.append(_opened(job, row, threads, timed=True))
+        _time(job, cases, watch, number)
+        if number + 1 == _starts(settings):
+            _measure_energy(job, cases)
+            if settings["profile"]:
+                _profile(job, cases)
+    return {"samples": watch.samples, "cases": [case.to_json() for case in cases]}
+
+
+def _in_a_process(job: Job, *words: str) -> dict[str, Any]:
+    """What the worker answers when it is started anew for a part of the job. Raises what it raised."""
+    site = ["-S"] if sys.flags.no_site else []
+    argv = [sys.executable, *site, "-m", "edgemobile.devices.board.worker", *words]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    job.check()
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
+        raise EdgemobileError(f"a process of the measurement died: {last[:300]}") from None
+    if done.returncode:
+        raise getattr(errors, answer["kind"], EdgemobileError)(answer["reason"])
+    return answer
+
+
+# ---- opening --------------------------------------------------------------------------------------------------------
+
+
+def _runtime(job: Job, row: dict[str, Any]) -> str:
+    return job.spec["settings"]["runtime"] or default_runtime(row["format"])
+
+
+def _opened(job: Job, row: dict[str, Any], threads: int, *, timed: bool) -> _Case:
+    data, runtime = read_file(job, row), _runtime(job, row)
+    file_format(data, row["file"])
+    import_runtime(runtime)
+    began = time.perf_counter_ns()
+    session = open_session(data, runtime=runtime, threads=threads, name=row["file"])
+    load_ns = time.perf_counter_ns() - began
+    session.settle(_FREE_PX)
+    case = _Case(row, threads, session, _example(session))
+    if timed:
+        case.load_ns, case.first_ns = load_ns, case.timed()
+    return case
+
+
+def _example(session: Session) -> np.ndarray:
+    """Made images, the same on every board, in what the file takes: noise as of preprocessed photos."""
+    shape, rng = session.input.shape, np.random.default_rng(0)
+    if session.input.layout == "NCHW":
+        shape = (shape[0], *shape[2:], shape[1])
+    return session.prepare(rng.standard_normal(shape, np.float32))
+
+
+def _pin(cores: list[int] | None) -> None:
+    """Keep this process, and every thread of the runtime after it, on some cores."""
+    if not cores:
+        return
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError:
+        allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise EdgemobileError(
+            f"--cores {','.join(map(str, cores))}: the board does not have them all. Allowed: {allowed}"
+        ) from None
+
+
+# ---- timing ---------------------------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Looks at the board's conditions, with the time since the measurement began."""
+
+    def __init__(self, since: float) -> None:
+        self.samples: list[dict[str, Any]] = []
+        self.since = since
+
+    def look(self, when: str) -> None:
+        at_s = time.monotonic() - self.since
+        last = self.samples[-1] if self.samples else None
+        if when == "during" and last and last["when"] == "during" and at_s - last["at_s"] < _LOOK_EVERY_S:
+            return
+        self.samples.append({"when": when, "at_s": at_s, "conditions": conditions()})
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's collector would run inside of an inference now and then: in the 99th percentile, and in a count."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _timed_cases(job: Job, watch: _Watch) -> list[dict[str, Any]]:
+    settings = job.spec["settings"]
+    memories = [_memory_of(job, row, threads) if settings["memory"] else {} for row, threads in _asked(job)]
+    cases: list[dict[str, Any]] = []
+    for number in range(_starts(settings)):
+        job.check()
+        part = _in_a_process(job, "--start", str(job.folder), str(number), repr(watch.since))
+        watch.samples += part["samples"]
+        cases = _joined(cases, part["cases"]) if cases else part["cases"]
+    return [{**case, **memories[index]} for index, case in enumerate(cases)]
+
+
+def _asked(job: Job) -> list[tuple[dict[str, Any], int]]:
+    """(file, threads) of every case."""
+    return list(itertools.product(job.spec["files"], job.spec["settings"]["threads"]))
+
+
+def _joined(cases: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Cases with the rounds of another process after theirs, and the energy and profile that it took."""
+    added, last = ("warmup_ns", "rounds_ns", "starts"), ("profile", "energy_mj", "idle_w")
+    return [
+        {**case, **{name: case[name] + other[name] for name in added}, **{name: other[name] for name in last}}
+        for case, other in zip(cases, more)  # noqa: B905  # strict= came with Python 3.10
+    ]
+
+
+def _starts(settings: dict[str, Any]) -> int:
+    """How many processes: never more than there are rounds, and one where heat is what is looked at."""
+    if settings["sustained_s"]:
+        return 1
+    starts = settings["starts"] or _STARTS
+    return starts if settings["seconds"] else min(starts, _rounds(settings)[1])
+
+
+def _rounds(settings: dict[str, Any]) -> tuple[int, int]:
+    """(inferences in a block, rounds in all) where inferences are counted out, about ten rounds."""
+    runs = settings["runs"] or _RUNS
+    block = -(-runs // _ROUNDS)
+    return block, -(-runs // block)
+
+
+def _time(job: Job, cases: list[_Case], watch: _Watch, number: int) -> None:
+    settings = job.spec["settings"]
+    for case in cases:
+        job.check()
+        case.warmup_ns += warm_up_ns(case.invoke)
+    blocks, rounds, seconds = _plan(settings, cases, number)
+    started = time.monotonic()
+    for index in itertools.count():
+        elapsed = time.monotonic() - started
+        if index >= rounds and elapsed >= seconds:
+            break
+        job.check()
+        if settings["cooldown_c"] is not None:
+            _cool(job, settings["cooldown_c"])
+        first = (number + index) % len(cases)
+        for case in cases[first:] + cases[:first]:
+            case.round(blocks[id(case)])
+        watch.look("during")
+        done = elapsed / seconds if seconds else (index + 1) / rounds
+        job.tell("round", done=round(100 * (number + min(done, 1)) / _starts(settings)), total=100)
+
+
+def _plan(settings: dict[str, Any], cases: list[_Case], number: int) -> tuple[dict[int, int], int, float]:
+    """(case -> inferences in a block, at least so many rounds, at least so many seconds) of a process."""
+    starts = _starts(settings)
+    seconds = settings["sustained_s"] or (settings["seconds"] or 0) * len(cases) / starts
+    block, rounds = _rounds(settings)
+    share = rounds // starts + (number < rounds % starts)
+    if settings["runs"]:
+        return {id(case): block for case in cases}, share, 0.0
+    # A block of a fast file is over before anything can disturb it: a time says more than a number of inferences.
+    least = _SMALLEST_BLOCK if seconds else block
+    fits = {id(case): _BLOCK_NS / max(statistics.median(case.warmup_ns), 1) for case in cases}
+    blocks = {key: max(least, min(_LARGEST_BLOCK, int(fit))) for key, fit in fits.items()}
+    return blocks, -(-_FEWEST_ROUNDS // starts) if seconds else share, float(seconds)
+
+
+def _cool(job: Job, limit_c: float) -> None:
+    for waited_s in itertools.count():
+        temp_c = conditions()["temp_c"]
+        if temp_c is None:
+            raise Unsupported("--cooldown needs a temperature, and this board tells none. Leave it out")
+        if temp_c <= limit_c:
+            return
+        if waited_s > _LONGEST_COOLING_S:
+            raise EdgemobileError(
+                f"the board is at {temp_c:.0f} C and does not cool to {limit_c:g} C; raise --cooldown"
+            )
+        job.check()
+        job.tell("cooling", temp_c=temp_c, limit_c=limit_c)
+        time.sleep(1)
+
+
+# ---- counting, under emulation --------------------------------------------------------------------------------------
+
+
+def _counted_cases(job: Job) -> list[dict[str, Any]]:
+    """One file after the other, so that none sees what another left in memory."""
+    found, runs = [], job.spec["settings"]["runs"] or _COUNTED_RUNS
+    for number, row in enumerate(job.spec["files"]):
+        job.tell("opening", done=number, total=len(job.spec["files"]))
+        case = _opened(job, row, 1, timed=False)
+        _count(job, case, number * runs, runs)
+        found.append(case.to_json())
+        job.tell("round", done=number + 1, total=len(job.spec["files"]))
+    return found
+
+
+def _count(job: Job, case: _Case, first: int, runs: int) -> None:
+    """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it."""
+    for _ in range(_COUNTED_WARMUPS):
+        _between_marks(case, 0, _NO_MARK)
+    for index in range(first, first + runs):
+        job.check()
+        _between_marks(case, index, MARK)
+
+
+def _between_marks(case: _Case, index: int, which: int) -> None:
+    _mark(which, 2 * index)
+    case.invoke()
+    _mark(which, 2 * index + 1)
+
+
+def _mark(which: int, value: int) -> None:
+    """A system call that does nothing anywhere else: it asks for the priority of what does not exist."""
+    with suppress(OSError):
+        os.getpriority(which, value)
+
+
+# ---- memory, energy, profile ----------------------------------------------------------------------------------------
+
+
+def _memory_of(job: Job, row: dict[str, Any], threads: int) -> dict[str, Any]:
+    """Peak memory, taken in a process of its own: in others, more files are open."""
+    job.tell("memory", file=row["file"])
+    return _in_a_process(job, "--memory", str(job.folder), str(job.spec["files"].index(row)), str(threads))
+
+
+def _peak_mib() -> float:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def _measure_energy(job: Job, cases: list[_Case]) -> None:
+    """mJ of the whole board for one inference, where it has a sensor; what it draws doing nothing stands beside it."""
+    if power_w() is None:
+        return
+    job.tell("energy")
+    idle_w = _mean_power_w(lambda: time.sleep(_POWER_EVERY_S), _IDLE_S)[0]
+    for case in cases:
+        job.check()
+        watts, per_call_s = _mean_power_w(case.invoke, _POWER_S)
+        if idle_w is not None and watts is not None:
+            case.extra.update(energy_mj=watts * per_call_s * 1000, idle_w=idle_w)
+
+
+def _mean_power_w(call: Any, seconds: float) -> tuple[float | None, float]:
+    """(mean power while `call` is repeated, seconds a call)."""
+    values: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_POWER_EVERY_S):
+            watts = power_w()
+            if watts is not None:
+                values.append(watts)
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    started, calls = time.monotonic(), 0
+    while time.monotonic() - started < seconds:
+        call()
+        calls += 1
+    per_call_s = (time.monotonic() - started) / calls
+    over.set()
+    looking.join()
+    return (statistics.mean(values) if values else None), per_call_s
+
+
+def _profile(job: Job, cases: list[_Case]) -> None:
+    for case in cases:
+        job.check()
+        if case.session.runtime == "onnxruntime":
+            job.tell("profile", file=case.row["file"])
+            data = read_file(job, case.row)
+            case.extra["profile"] = op_times(data, case.threads, case.prepared, job.folder)

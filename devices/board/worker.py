@@ -1,0 +1,297 @@
+"""What runs on the board: `python -m edgemobile.devices.board.worker jobs/<id>` does the job in that folder.
+
+In the folder: job.json, written by the host, with a token of its own for every attempt; progress.jsonl, a line an
+event; run.json, written whole and last, however the job ended, with the token. Starting it twice is harmless: the
+second sees the first at work, or its result, and leaves. So the host may lose the connection at any moment, and come
+back.
+
+    --state JOB                    prints running, finished, dead, or full: dead, and the disk has no room
+    --start JOB NUMBER SINCE       one of the processes that the inferences of a bench are spread over
+    --memory JOB FILE THREADS      a process of its own for the peak memory of one file
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemobile.devices.board.measuring import bench, memory, read_file, start
+from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["JOB_VERSION", "main"]
+
+JOB_VERSION = 1
+
+_POLL_S = 0.02
+_IDLE_S = 120
+_OLD_JOB_S, _OLD_FILE_S = 7 * 86400, 30 * 86400
+# A worker that cannot write cannot say so either.
+_NO_ROOM_BYTES = 2**16
+
+
+class _Stopped(Exception):
+    """The host asked to stop."""
+
+
+class _Idle(Exception):
+    """The host is gone, for a while or for good. Nothing has ended: it finds its outputs when it comes back."""
+
+
+class _Job:
+    """A job's folder. See devices/board/measuring.py for what others may use of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spec: dict[str, Any] = json.loads((folder / "job.json").read_text())
+        if self.spec["version"] != JOB_VERSION:
+            raise EdgemobileError(f"a job of version {self.spec['version']}; this worker does version {JOB_VERSION}")
+
+    def tell(self, event: str, **facts: Any) -> None:
+        with (self.folder / "progress.jsonl").open("a") as file:
+            file.write(json.dumps({"event": event, **facts}) + "\n")
+
+    def asked(self, what: str) -> bool:
+        """Whether the host, the one that wrote job.json last, put a file `what` there: "stop", "end"."""
+        try:
+            token = (self.folder / what).read_text()
+            return token == json.loads((self.folder / "job.json").read_text())["token"]
+        except FileNotFoundError:
+            return False
+
+    def check(self) -> None:
+        if self.asked("stop"):
+            raise _Stopped("stopped by the host")
+
+    @contextmanager
+    def board(self, *, alone: bool) -> Iterator[None]:
+        """The board for us alone while we measure, shared while we only compute."""
+        how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        with (self.folder.parent.parent / "lock").open("a") as ours:
+            self._lock(ours.fileno(), how)
+            everybodys = None if self.spec["emulated"] else _open_board_lock()
+            try:
+                if everybodys is not None:
+                    self._lock(everybodys, how)
+                yield
+            finally:
+                if everybodys is not None:
+                    os.close(everybodys)
+
+    def _lock(self, file: int, how: int) -> None:
+        for waited in range(1 << 30):
+            try:
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+                return
+            except OSError:
+                self.check()
+                if waited % 50 == 0:
+                    self.tell("waiting")
+                time.sleep(_POLL_S)
+
+
+def _open_board_lock() -> int | None:
+    """A file that the users of a board share, each with a root of their own; None where there can be none.
+
+    Reading it is enough for a lock, so nobody has to be able to write what is another's.
+    """
+    path = os.path.join(tempfile.gettempdir(), "edgemobile.lock")
+    for flags in (0, os.O_CREAT | os.O_EXCL, 0):
+        with suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o444)
+    return None
+
+
+def main(argv: list[str]) -> int:
+    if argv[0] == "--state":
+        print(_state(Path(argv[1])))
+    elif argv[0] in _PARTS:
+        return _part(argv[0], Path(argv[1]), *argv[2:])
+    else:
+        _work(Path(argv[0]))
+    return 0
+
+
+def _part(which: str, folder: Path, *words: str) -> int:
+    """Do a part of a job and print the answer as JSON in a line; an error that is known is one, too."""
+    try:
+        answer, code = _PARTS[which](_Job(folder), *words), 0
+    except (EdgemobileError, _Stopped) as error:
+        answer, code = {"kind": type(error).__name__, "reason": str(error)}, 1
+    print(json.dumps(answer))
+    return code
+
+
+def _work(folder: Path) -> None:
+    with _claimed(folder) as ours:
+        job = _Job(folder)
+        if not ours or _is_done(folder, job.spec["token"]):
+            return
+        _keep(job)
+        _sweep(folder)
+        try:
+            result = {"ended": "done", **_KINDS[job.spec["kind"]](job)}
+        except _Idle:
+            return
+        except _Stopped as stopped:
+            result = {"ended": "stopped", "reason": str(stopped)}
+        except EdgemobileError as error:
+            result = {"ended": "error", "kind": type(error).__name__, "reason": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            result = {"ended": "error", "kind": type(error).__name__, "reason": _reason(error)}
+        if folder.is_dir():
+            ended = {"version": JOB_VERSION, "token": job.spec["token"], **result}
+            _write_whole(folder / "run.json", json.dumps(ended).encode())
+            job.tell("ended")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error}). Make room there"
+    return f"{type(error).__name__}: {error}"
+
+
+def _is_done(folder: Path, token: str) -> bool:
+    """Whether there is a result, and of this attempt: an answer to an earlier one is not one to this."""
+    try:
+        return json.loads((folder / "run.json").read_text())["token"] == token
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process has the job; another one at it keeps it. The kernel lets go when a process dies."""
+    with (folder / "running").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _state(folder: Path) -> str:
+    if not (folder / "job.json").exists():
+        return "dead"
+    with _claimed(folder) as ours:
+        if not ours:
+            return "running"
+        if _is_done(folder, _Job(folder).spec["token"]):
+            return "finished"
+        return "full" if shutil.disk_usage(folder).free < _NO_ROOM_BYTES else "dead"
+
+
+def _keep(job: _Job) -> None:
+    """Mark the models of a job as used: many boards do not note when a file was read."""
+    for row in job.spec["files"]:
+        with suppress(FileNotFoundError):
+            os.utime(job.folder.parent.parent / row["path"])
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what nobody came back for: jobs of a week ago, and models not used for a month."""
+    now = time.time()
+    # Another worker may be sweeping too.
+    for job in folder.parent.iterdir():
+        with suppress(FileNotFoundError):
+            if job != folder and now - job.stat().st_mtime > _OLD_JOB_S:
+                shutil.rmtree(job, ignore_errors=True)
+    for file in (folder.parent.parent / "files").iterdir():
+        with suppress(FileNotFoundError):
+            if now - file.stat().st_mtime > _OLD_FILE_S:
+                file.unlink()
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+# ---- kinds of jobs --------------------------------------------------------------------------------------------------
+
+
+def _bench(job: _Job) -> dict[str, Any]:
+    with job.board(alone=True):
+        return bench(job)
+
+
+def _infer(job: _Job) -> dict[str, Any]:
+    """Answer every input-*.npy, f32[N,H,W,C], with an output-*.npy of the same name, f32[N,classes], until `end`.
+
+    A job of `layers` has a file of several outputs, and is answered with all of them, flat in one row.
+    Outputs stay until then, so that a host that comes back finds what was done. An input goes only once its output is
+    written: whenever this stops, nothing is lost and nothing is done twice.
+    """
+    (row,) = job.spec["files"]
+    with job.board(alone=False):
+        opened = open_layers if job.spec.get("layers") else open_session
+        session = opened(read_file(job, row), runtime=job.spec["runtime"], threads=job.spec["threads"])
+    job.tell("opened", runtime=session.runtime, version=session.version)
+    last = time.monotonic()
+    while not job.asked("end"):
+        job.check()
+        given = sorted(job.folder.glob("input-*.npy"))
+        for path in given:
+            with job.board(alone=False):
+                _answer(job, session, path)
+            last = time.monotonic()
+        if not given:
+            time.sleep(_POLL_S)
+        if time.monotonic() - last > _IDLE_S:
+            raise _Idle
+    shutil.rmtree(job.folder)
+    return {}
+
+
+def _answer(job: _Job, session: Session, path: Path) -> None:
+    images = np.load(path, allow_pickle=False)
+    session.settle(images.shape[1])
+    layers = bool(job.spec.get("layers"))
+    if not layers:
+        # A file need not tell the shape of its output, where its batch or its resolution is free.
+        one = np.zeros((session.input.shape[0], *images.shape[1:]), np.float32)
+        session.output = replace(session.output, shape=session.invoke(session.prepare(one)).shape)
+    start = time.perf_counter_ns()
+    outputs = session.run_all(images) if layers else [session.run(images)]
+    ns = 0 if job.spec["emulated"] else time.perf_counter_ns() - start
+    answer = np.concatenate([array.reshape(len(images), -1).astype(np.float32) for array in outputs], axis=1)
+    target = path.with_name(path.name.replace("input", "output", 1))
+    partial = target.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            np.save(file, answer)
+    except OSError:
+        # On a full disk that leaves room for the words about it.
+        partial.unlink(missing_ok=True)
+        raise
+    # Told first: who finds the output has heard of it.
+    job.tell("chunk", name=path.stem.partition("-")[2], images=len(images), ns=ns)
+    os.replace(partial, target)
+    path.unlink()
+
+
+_KINDS = {"bench": _bench, "infer": _infer}
+_PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "--start": lambda job, number, since: start(job, int(number), float(since)),
+    "--memory": lambda job, index, threads: memory(job, int(index), int(threads)),
+}
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,56 @@
+"""A device that answers images with a model file: what `eval --on` and `parity --on` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemobile.devices.host.profiles import Device
+from edgemobile.devices.host.runner import infer
+from edgemobile.devices.host.setup import ready
+from edgemobile.devices.host.transport import Transport
+
+__all__ = ["Told", "answers"]
+
+
+@dataclass
+class Told:
+    """What a device told while it answered: `runtime`, who computed ("litert 2.3.0"), and how long it took."""
+
+    runtime: str
+    _seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def inference_s(self) -> float:
+        """0 where time means nothing."""
+        return sum(self._seconds.values())
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "opened":
+            self.runtime = f"{event.get('runtime')} {event.get('version')}"
+        elif event["event"] == "chunk" and isinstance(event.get("ns"), int):
+            # By name: what was computed before an interruption is told once more.
+            self._seconds[str(event.get("name"))] = event["ns"] / 1e9
+
+
+def answers(
+    device: Device,
+    transport: Transport,
+    file: Path,
+    images: Iterable[np.ndarray],
+    runtime: str,
+    threads: int,
+    told: Told,
+    layers_width: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Preprocessed images f32[n,px,px,3], part by part -> f32[n,outputs], in order.
+
+    With `layers_width` the file has its inner tensors as outputs, and answers all of them flat, f32[n,layers_width].
+    Raises NotSetUp, DeviceUnreachable, Unsupported as ready and infer do.
+    """
+    prepared = ready(device, transport, runtime)
+    yield from infer(device, transport, prepared, file, images, runtime, threads, told, layers_width=layers_width)

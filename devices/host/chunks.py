@@ -1,0 +1,131 @@
+"""Images to a board in chunks, and its answers back: in order, each once, and not twice after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import platform
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from edgemobile.devices.host.desk import JOB_VERSION, PATIENCE_S, Chunk, Desk, ModelFile, Named, OnProgress, Prepared
+from edgemobile.devices.host.transport import Transport
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["infer"]
+
+_MAX_CLASSES = 100_000
+_WINDOW = 2
+
+
+def infer(
+    device: Named,
+    transport: Transport,
+    prepared: Prepared,
+    file: Path,
+    batches: Iterable[np.ndarray],
+    runtime: str | None = None,
+    threads: int = 1,
+    on_progress: OnProgress | None = None,
+    *,
+    layers_width: int | None = None,
+    patience_s: float = PATIENCE_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[np.ndarray]:
+    """Preprocessed images f32[N,H,W,C] in chunks -> logits f32[N,classes], a chunk at a time, in order.
+
+    With `layers_width` the file has several outputs, and the answer is all of them flat in a row: f32[N,layers_width].
+
+    The next chunk is on its way while the board computes. What an interrupted call left on the board is not computed
+    again by the next: chunks are known by their content. Raises as run_job does.
+    """
+    model = ModelFile.of(file)
+    emulated = transport.emulated
+    job = {
+        "version": JOB_VERSION,
+        "kind": "infer",
+        "emulated": emulated,
+        "files": [model.to_json()],
+        "runtime": runtime,
+        "threads": threads,
+        "layers": layers_width is not None,
+    }
+    folder = f"jobs/infer-{_resume_id(model, runtime, threads)}"
+    desk = Desk(device.name, transport, prepared, folder, on_progress, patience_s, sleep)
+    try:
+        resumed = desk.read(f"{folder}/job.json", 1) is not None
+        desk.begin(job, [model])
+        yield from _answers(desk, batches, resumed, layers_width)
+    except BaseException:
+        desk.stop()
+        raise
+    desk.end()
+
+
+def _answers(
+    desk: Desk, batches: Iterable[np.ndarray], resumed: bool, classes: int | None = None
+) -> Iterator[np.ndarray]:
+    for chunk in _ahead(desk, (_chunk(number, images) for number, images in enumerate(batches)), resumed):
+        data = desk.answer(chunk, max_bytes=128 + 4 * chunk.images * (classes or _MAX_CLASSES))
+        logits = _logits(data, chunk.images, classes, desk.named)
+        classes = logits.shape[1]
+        yield logits
+
+
+def _ahead(desk: Desk, chunks: Iterator[Chunk], resumed: bool) -> Iterator[Chunk]:
+    """Each chunk, once those after it, as many as fit the window, are on the board."""
+    waiting: deque[Chunk] = deque()
+    for chunk in chunks:
+        if not resumed or desk.read(desk.output(chunk), 1) is None:
+            desk.put(chunk.data, desk.input(chunk))
+        waiting.append(chunk)
+        desk.waiting = waiting
+        if len(waiting) == _WINDOW:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
+def _chunk(number: int, images: np.ndarray) -> Chunk:
+    if images.ndim != 4 or not len(images):
+        raise EdgemobileError(f"a chunk of images is f32[N,H,W,C] with N >= 1, found {list(images.shape)}")
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(images, np.float32))
+    data = buffer.getvalue()
+    return Chunk(f"{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}", len(images), data)
+
+
+def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.ndarray:
+    """f32[images,classes] from a stranger's .npy: only what was asked for is taken.
+
+    numpy.load would make room for whatever the header claims.
+    """
+    wanted = f"float32[{images}, {'classes' if classes is None else classes}]"
+    try:
+        file = io.BytesIO(data)
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("not version 1.0")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:
+        raise EdgemobileError(f"{named} answered a chunk with no array; expected {wanted}") from error
+    fits = (
+        len(shape) == 2
+        and shape[0] == images
+        and 1 <= shape[1] <= (classes or _MAX_CLASSES)
+        and shape[1] == (classes or shape[1])
+    )
+    body = data[file.tell() :]
+    if not fits or fortran or dtype != np.float32 or len(body) != 4 * shape[0] * shape[1]:
+        raise EdgemobileError(f"{named} answered a chunk with {dtype}{list(shape)} of {len(body)} bytes, not {wanted}")
+    return np.frombuffer(body, np.float32).reshape(shape)
+
+
+def _resume_id(model: ModelFile, runtime: str | None, threads: int) -> str:
+    """The same for the same work of the same user of the same machine, so that it is found again."""
+    whose = f"{os.getuid()}@{platform.node()}"
+    return hashlib.sha256(f"{model.sha256} {runtime} {threads} {whose}".encode()).hexdigest()[:16]

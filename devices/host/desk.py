@@ -1,0 +1,343 @@
+"""The host's desk for one job on one board: send it, start it, follow it, and believe nothing unchecked.
+
+A lost connection does not end a job. It goes on there; here we knock again and pick it up by its id. Every step can be
+repeated without harm: files are named by their content, a second worker beside a first one leaves at once, a finished
+job is not run again.
+
+What a user should hear at once goes to the log, which commands print (terminal.py): the connection is lost, is back,
+another measurement has the board.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from edgemobile.devices.host.records import MAX_RUN_BYTES
+from edgemobile.devices.host.transport import DeviceUnreachable, Transport
+from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
+from edgemobile.model_file.file import file_format
+from edgemobile.util.strict_json import parse
+
+__all__ = ["JOB_VERSION", "PATIENCE_S", "Chunk", "Desk", "Event", "ModelFile", "Named", "OnProgress", "Prepared"]
+
+JOB_VERSION = 1
+PATIENCE_S = 300.0
+
+_T = TypeVar("_T")
+_LOG = logging.getLogger(__name__)
+Event = Mapping[str, Any]
+OnProgress = Callable[[Event], None]
+
+_WORKER = ("-m", "edgemobile.devices.board.worker")
+_EVENTS = {"opening", "opened", "memory", "waiting", "cooling", "round", "energy", "profile", "chunk", "ended"}
+_KINDS: Mapping[str, type[EdgemobileError]] = {"MissingExtra": MissingExtra, "Unsupported": Unsupported}
+
+_MAX_PROGRESS_BYTES, _MAX_LINE_BYTES = 4 * 2**20, 2**16
+_READ_BYTES = 2**20
+# Each look takes some of the board's time, and it is measuring.
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S, _LONGEST_CHUNK_PAUSE_S = 0.02, 1.0, 0.5
+_QUIET_S, _LONGEST_QUIET_S = 5.0, 60.0
+_EMULATED_IS_SLOWER = 6
+_RESTARTS = 2
+
+
+class Prepared(Protocol):
+    """How to start Python on the board, with a runtime; setup.ready gives one."""
+
+    @property
+    def python(self) -> tuple[str, ...]: ...
+
+    @property
+    def env(self) -> Mapping[str, str]: ...
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model file of this machine, and what it will be called on a board: its content decides, never its name."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    format: str
+    precision: str = "unknown"
+
+    @classmethod
+    def of(cls, path: Path, precision: str = "unknown") -> ModelFile:
+        """Raises EdgemobileError where it cannot be read or is no model."""
+        if not str(path).isprintable():
+            raise EdgemobileError(f"the file name {str(path)!r} cannot be shown; rename it to printable characters")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise EdgemobileError(f"cannot read {path}: {error.strerror or error}") from error
+        return cls(path, hashlib.sha256(data).hexdigest(), len(data), file_format(data, str(path)), precision)
+
+    @property
+    def target(self) -> str:
+        return f"files/{self.sha256}.{self.format}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": str(self.path),
+            "path": self.target,
+            "sha256": self.sha256,
+            "bytes": self.bytes,
+            "format": self.format,
+            "precision": self.precision,
+        }
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Images on their way: `data` is an .npy file, `name` tells it from all others by number and content."""
+
+    name: str
+    images: int
+    data: bytes
+
+
+class Desk:
+    """One job on one board. Every method knocks again when the connection is lost, with longer and longer pauses."""
+
+    def __init__(
+        self,
+        named: str,
+        transport: Transport,
+        prepared: Prepared,
+        folder: str,
+        on_progress: OnProgress | None,
+        patience_s: float,
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.named, self.folder = named, folder
+        self.waiting: Collection[Chunk] = ()
+        self._transport, self._prepared = transport, prepared
+        self._tell: OnProgress = on_progress or (lambda event: None)
+        self._patience_s, self._sleep = patience_s, sleep
+        self._token = uuid.uuid4().hex
+        self._reached = self._counting = False
+        self._lost = self._ended = False
+        self._restarts = 0
+        self._quiet_s = _QUIET_S * (_EMULATED_IS_SLOWER if transport.emulated else 1)
+        self._progress = b""
+        self._progress_read = 0
+
+    # -- files
+
+    def put(self, source: Path | bytes, target: str) -> None:
+        self._knock(lambda: self._transport.put(source, target))
+
+    def read(self, path: str, max_bytes: int, offset: int = 0) -> bytes | None:
+        """At most `max_bytes`, whatever the board has or says."""
+        data = self._knock(lambda: self._transport.read(path, offset=offset, max_bytes=max_bytes))
+        if data is not None and len(data) > max_bytes:
+            raise EdgemobileError(f"{self.named} sent {len(data)} bytes where {max_bytes} were asked for")
+        return data
+
+    def read_whole(self, path: str, max_bytes: int) -> bytes | None:
+        """All of a file. Raises EdgemobileError where it is larger than `max_bytes`."""
+        parts: list[bytes] = []
+        size = 0
+        while size <= max_bytes:
+            part = self.read(path, _READ_BYTES, size)
+            if part is None:
+                return None
+            parts.append(part)
+            size += len(part)
+            if len(part) < _READ_BYTES:
+                break
+        if size > max_bytes:
+            raise EdgemobileError(f"{path} on {self.named} is larger than {max_bytes} bytes, which is refused")
+        return b"".join(parts)
+
+    def input(self, chunk: Chunk) -> str:
+        return f"{self.folder}/input-{chunk.name}.npy"
+
+    def output(self, chunk: Chunk) -> str:
+        return f"{self.folder}/output-{chunk.name}.npy"
+
+    # -- the job
+
+    def begin(self, job: Mapping[str, Any], files: Sequence[ModelFile]) -> None:
+        """Bring what the board has not, and start the worker."""
+        for file in files:
+            # A file is put whole or not at all: its last byte and no byte more says that it is there.
+            if len(self.read(file.target, 2, file.bytes - 1) or b"") != 1:
+                self.put(file.path, file.target)
+        self._counting = job["kind"] == "bench" and job["emulated"]
+        self.put(json.dumps({**job, "token": self._token}).encode(), f"{self.folder}/job.json")
+        self._start()
+
+    def follow(self) -> Mapping[str, Any]:
+        """The worker's result, once it has one, whatever happens to the connection. Raises what the worker raised."""
+        return self._wait(lambda: self._result() if self._ended else None, _LONGEST_PAUSE_S)
+
+    def answer(self, chunk: Chunk, max_bytes: int) -> bytes:
+        """The output of a chunk, once it is there. Raises what the worker raised."""
+
+        def look() -> bytes | None:
+            data = self.read_whole(self.output(chunk), max_bytes)
+            if data is None and self._ended:
+                self._result()
+            return data
+
+        data = self._wait(look, _LONGEST_CHUNK_PAUSE_S)
+        self._restarts = 0
+        return data
+
+    def end(self) -> None:
+        """All chunks are answered: the worker clears the job away."""
+        self.put(self._token.encode(), f"{self.folder}/end")
+        for _ in range(50):
+            if self.read(f"{self.folder}/job.json", 1) is None:
+                return
+            self._sleep(0.1)
+
+    def stop(self) -> None:
+        """Ask the worker to stop, if it can be asked at once: called while something else went wrong."""
+        try:
+            if self._reached:
+                self._transport.put(self._token.encode(), f"{self.folder}/stop")
+        except EdgemobileError:
+            pass
+
+    # -- underneath
+
+    def _knock(self, step: Callable[[], _T]) -> _T:
+        pause, lost = 0.5, 0.0
+        while True:
+            try:
+                done = step()
+            except DeviceUnreachable as error:
+                # A board that never answered is off, or misspelt; one that did will be back.
+                if not self._reached or lost > self._patience_s:
+                    raise
+                self._lost = True
+                if not lost:
+                    _LOG.warning("%s: the connection is lost, the work goes on there; knocking again", self.named)
+                self._tell({"event": "lost", "reason": str(error)})
+                self._sleep(pause)
+                lost += pause
+                pause = min(2 * pause, 15.0)
+            else:
+                if lost:
+                    _LOG.warning("%s: the connection is back", self.named)
+                    self._tell({"event": "back"})
+                self._reached = True
+                return done
+
+    def _start(self) -> None:
+        argv = [*self._prepared.python, *_WORKER, self.folder]
+        env = dict(self._prepared.env)
+        if self._counting:
+            env["EDGEMOBILE_COUNTS"] = f"{self.folder}/counts"
+        self._knock(lambda: self._transport.start(argv, log=f"{self.folder}/log", env=env))
+
+    def _wait(self, look: Callable[[], _T | None], longest_pause_s: float) -> _T:
+        """What `look` finds, looking less and less often while the worker has nothing to say."""
+        pause, heard, waiting = _SHORTEST_PAUSE_S, time.monotonic(), False
+        while True:
+            found = look()
+            events = self._events()
+            if not waiting and any(event["event"] == "waiting" for event in events):
+                waiting = True
+                _LOG.warning("%s: another measurement has the board; waiting for it", self.named)
+            for event in events:
+                self._tell(event)
+            if found is not None:
+                return found
+            if not self._ended and any(event["event"] == "ended" for event in events):
+                self._ended = True
+                continue
+            if events:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > self._quiet_s:
+                self._revive()
+                heard = time.monotonic()
+            self._sleep(pause)
+            pause = min(2 * pause, longest_pause_s)
+
+    def _revive(self) -> None:
+        """What to do about silence: nothing while it works, a look where it ended, a new start where it died."""
+        argv = [*self._prepared.python, *_WORKER, "--state", self.folder]
+        done = self._knock(lambda: self._transport.run(argv, timeout_s=120, env=dict(self._prepared.env)))
+        state = done.stdout.strip()
+        if state == b"running":
+            self._quiet_s = min(2 * self._quiet_s, _LONGEST_QUIET_S)
+            return
+        if state == b"finished" and self._result() is not None:
+            self._ended = True
+            return
+        if state == b"full":
+            root = self._transport.root
+            raise EdgemobileError(f"the worker on {self.named} died: the disk of {root} is full. Make room there")
+        # A bench that died by itself would die again, or worse, not. Chunks can be asked for again.
+        if self._restarts == _RESTARTS or not (self._lost or self.waiting):
+            raise EdgemobileError(f"the worker on {self.named} died: {self._last_words()}")
+        self._restarts += 1
+        self._lost = False
+        for chunk in self.waiting:
+            if self.read(self.output(chunk), 1) is None:
+                self.put(chunk.data, self.input(chunk))
+        self._start()
+
+    def _last_words(self) -> str:
+        log = (self.read_whole(f"{self.folder}/log", _MAX_PROGRESS_BYTES) or b"").decode("utf-8", "replace")
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        words = lines[-1][:300] if lines else "it left no word, as when memory runs out or an instruction is missing"
+        return "".join(char if char.isprintable() else "?" for char in words)
+
+    def _events(self) -> list[Event]:
+        """What the worker told since the last call; a line it has not finished waits."""
+        data = self.read(f"{self.folder}/progress.jsonl", _READ_BYTES, self._progress_read) or b""
+        self._progress_read += len(data)
+        if self._progress_read > _MAX_PROGRESS_BYTES:
+            raise EdgemobileError(f"the worker on {self.named} told more than {_MAX_PROGRESS_BYTES} bytes of progress")
+        *lines, self._progress = (self._progress + data).split(b"\n")
+        if len(self._progress) > _MAX_LINE_BYTES:
+            raise EdgemobileError(f"the worker on {self.named} told an event of more than {_MAX_LINE_BYTES} bytes")
+        return [_event(line, self.named) for line in lines if line]
+
+    def _result(self) -> Mapping[str, Any] | None:
+        """run.json of this attempt. Raises what it tells that the worker raised."""
+        data = self.read_whole(f"{self.folder}/run.json", MAX_RUN_BYTES)
+        if data is None:
+            return None
+        result = parse(data, f"run.json of {self.named}", MAX_RUN_BYTES)
+        if not isinstance(result, dict) or result.get("version") != JOB_VERSION:
+            raise EdgemobileError(
+                f"run.json of {self.named} is not of version {JOB_VERSION}; run `edgemobile devices setup`"
+            )
+        if result.get("token") != self._token:
+            return None
+        if result.get("ended") == "done":
+            return result
+        kind = _KINDS.get(str(result.get("kind")), EdgemobileError)
+        raise kind(f"{self.named}: {_printable(result.get('reason'))}")
+
+
+def _event(line: bytes, named: str) -> Event:
+    event = parse(line, f"an event of {named}", _MAX_LINE_BYTES)
+    if not isinstance(event, dict) or event.get("event") not in _EVENTS:
+        raise EdgemobileError(
+            f"the worker on {named} told an event that is none: {_printable(line[:80].decode('latin1'))}"
+        )
+    simple = {key: value for key, value in event.items() if isinstance(value, str | int | float)}
+    return {key: _printable(value) if isinstance(value, str) else value for key, value in simple.items()}
+
+
+def _printable(value: Any) -> str:
+    return "".join(char if char.isprintable() else "?" for char in str(value)[:1000])

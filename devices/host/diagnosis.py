@@ -1,0 +1,129 @@
+"""What is amiss here or on a board, each finding with the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+from edgemobile.devices.host.emulation import CORES, find_emulation
+from edgemobile.devices.host.profiles import Device, load_devices
+from edgemobile.devices.host.setup import find_target, runtimes_there
+from edgemobile.devices.host.transport import DeviceUnreachable, Transport
+from edgemobile.devices.host.wheels import PINS, pin_for
+from edgemobile.devices.runtimes.table import DEFAULTS, RUNTIMES
+from edgemobile.errors import EdgemobileError, MissingExtra
+
+__all__ = ["Finding", "diagnose_board", "diagnose_host", "diagnose_state"]
+
+MISSING, UNREACHABLE = MissingExtra.exit_code, DeviceUnreachable.exit_code
+_PERFORMANCE = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+# Above this share of its cores a board is busy with something else.
+_BUSY = 0.5
+_HOT_C = 70
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`exit_code` is 0 where the work goes on without it: all is well (`remedy` is empty), or it could be better."""
+
+    what: str
+    found: str
+    remedy: str = ""
+    exit_code: int = 0
+
+
+def diagnose_host() -> Iterator[Finding]:
+    """This machine: runtimes, the programs that reach the boards of devices.toml, emulation, room in the cache."""
+    versions = {name: _version(RUNTIMES[name].distribution) for name in DEFAULTS}
+    there = [f"{name} {version}" for name, version in versions.items() if version]
+    for name, version in versions.items():
+        if version:
+            yield Finding(name, version)
+        else:
+            needed = "" if there else "no runtime is installed, so no file can be run here"
+            yield Finding(name, needed or "not installed", f"pip install 'edgemobile[{name}]'", 0 if there else MISSING)
+    if importlib.util.find_spec("torch"):
+        yield Finding("export", f"torch {_version('torch')}")
+    else:
+        yield Finding("export", "torch is not installed; existing files can be run", "pip install 'edgemobile[export]'")
+    rows = load_devices()
+    for scheme, program, package in (("ssh", "ssh", "openssh-client"), ("adb", "adb", "adb")):
+        users = [row.name for row in rows.values() if row.scheme == scheme]
+        path = shutil.which(program)
+        if path:
+            yield Finding(program, path)
+        elif users:
+            needed = f"not installed; {', '.join(users)} needs it"
+            yield Finding(program, needed, f"sudo apt-get install {package}", MISSING)
+    yield from _emulation([row.address.partition(":")[2] for row in rows.values() if row.scheme == "emulated"])
+
+
+def diagnose_board(device: Device, transport: Transport) -> Iterator[Finding]:
+    """A board: whether it answers, its Python, what of our runtimes fits and is there. Ends at what stops the rest."""
+    try:
+        target = find_target(device, transport)
+    except DeviceUnreachable as error:
+        message, _, remedy = str(error).partition("; ")
+        yield Finding("connection", message, remedy or "ping it", UNREACHABLE)
+        return
+    except EdgemobileError as error:
+        message, _, remedy = str(error).partition(". ")
+        yield Finding("python", message, remedy, MISSING)
+        return
+    yield Finding("connection", device.address)
+    yield Finding("python", str(target))
+    there = runtimes_there(device, transport)
+    for runtime in dict.fromkeys(pin.runtime for pin in PINS):
+        setup = f"edgemobile devices setup {device.name} --runtime {runtime}"
+        if runtime in there:
+            yield Finding(runtime, ", ".join(there[runtime]))
+            continue
+        try:
+            pin_for(runtime, target)
+            yield Finding(runtime, "not set up", setup, 0 if there else MISSING)
+        except EdgemobileError as error:
+            message, _, remedy = str(error).partition(": ")
+            yield Finding(runtime, message, remedy, 0 if runtime == "tflite_runtime" or there else MISSING)
+
+
+def diagnose_state(
+    *, governor: str | None, temp_c: float | None, throttled: int | None, load1: float | None, cores: int
+) -> Iterator[Finding]:
+    """What of a board's conditions makes a measurement worth less. None is what it does not tell."""
+    if governor is not None:
+        steady = governor in ("performance", "userspace")
+        yield Finding("governor", governor, "" if steady else f"on the board: {_PERFORMANCE}")
+    if temp_c is not None:
+        yield Finding("temperature", f"{temp_c:.1f} °C", "let it cool, or fit a heat sink" if temp_c >= _HOT_C else "")
+    if throttled is not None:
+        remedies = {
+            0: "use the board's own power supply: it has too little voltage now",
+            2: "let it cool, or fit a fan: it is throttled now",
+            16: "use the board's own power supply (its voltage was too low since it started), then restart it",
+            18: "let it cool, or fit a fan (it was throttled since it started), then restart it",
+        }
+        remedy = next((text for bit, text in remedies.items() if throttled >> bit & 1), "")
+        yield Finding("throttled", f"0x{throttled:x}", remedy)
+    if load1 is not None:
+        busy = load1 > _BUSY * max(cores, 1)
+        yield Finding("load", f"{load1:.2f} on {cores} cores", "stop what runs there: top" if busy else "")
+
+
+def _emulation(named: list[str]) -> Iterator[Finding]:
+    for cpu in CORES:
+        try:
+            find_emulation(cpu)
+            yield Finding(f"emulated:{cpu}", "set up")
+        except EdgemobileError as error:
+            message, _, remedy = str(error).partition(". Run: ")
+            yield Finding(f"emulated:{cpu}", message, remedy, MISSING if cpu in named else 0)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

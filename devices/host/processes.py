@@ -1,0 +1,135 @@
+"""Run a program of this machine with a bound on its time and on what it may say."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from edgemobile.devices.host.transport import Completed, DeviceUnreachable
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["MAX_OUTPUT_BYTES", "NOT_FOUND", "MissingTool", "bounded_run", "exit_reason", "required"]
+
+MAX_OUTPUT_BYTES = 16 * 2**20
+_CHUNK = 1 << 16
+NOT_FOUND = 127
+
+
+def bounded_run(
+    argv: Sequence[str],
+    *,
+    stdin: bytes | Path = b"",
+    timeout_s: float = 60,
+    max_bytes: int = MAX_OUTPUT_BYTES,
+    cwd: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    inherit: bool = True,
+    named: str = "",
+) -> Completed:
+    """Run `argv` to its end; a program that is not there ends with 127. `env` is added to the environment of this
+    process, or with `inherit` off is all of it.
+
+    Raises DeviceUnreachable after `timeout_s`, and EdgemobileError where it says more than `max_bytes`. Either way the
+    program and its children are gone. `named` stands for `argv` in what is raised.
+    """
+    named = named or f"{Path(argv[0]).name}"
+    with _as_file(stdin) as source:
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env={**(os.environ if inherit else {}), **(env or {})},
+                start_new_session=True,
+            )
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            return Completed(NOT_FOUND, b"", f"{argv[0]}: {error.strerror}".encode())
+        with process:
+            try:
+                stdout, stderr = _collect(process, time.monotonic() + timeout_s, max_bytes, named, timeout_s)
+            except BaseException:
+                _kill(process)
+                raise
+            return Completed(process.returncode, stdout, stderr)
+
+
+def exit_reason(done: Completed, words: int = 300) -> str:
+    """The last line a program that failed left on standard error, printable, else its exit code."""
+    lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    text = "".join(char if char.isprintable() else "?" for char in (lines[-1] if lines else ""))
+    return text[:words] or f"exit code {done.returncode}"
+
+
+def _collect(
+    process: subprocess.Popen[bytes], deadline: float, max_bytes: int, named: str, timeout_s: float
+) -> tuple[bytes, bytes]:
+    late = DeviceUnreachable(f"{named} did not end within {timeout_s:g} s")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    parts: dict[int, bytearray] = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    with selectors.DefaultSelector() as waiting:
+        for pipe in parts:
+            waiting.register(pipe, selectors.EVENT_READ)
+        while waiting.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise late
+            for key, _ in waiting.select(left):
+                chunk = os.read(key.fd, _CHUNK)
+                parts[key.fd] += chunk
+                if not chunk:
+                    waiting.unregister(key.fd)
+                if len(parts[key.fd]) > max_bytes:
+                    raise EdgemobileError(f"{named} said more than {max_bytes} bytes, which is refused")
+    try:
+        process.wait(max(deadline - time.monotonic(), 0.01))
+    except subprocess.TimeoutExpired:
+        raise late from None
+    stdout, stderr = parts.values()
+    return bytes(stdout), bytes(stderr)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()
+
+
+@contextmanager
+def _as_file(stdin: bytes | Path) -> Iterator[IO[bytes] | int]:
+    if not stdin:
+        yield subprocess.DEVNULL
+    elif isinstance(stdin, Path):
+        with stdin.open("rb") as file:
+            yield file
+    else:
+        with tempfile.TemporaryFile() as spooled:
+            spooled.write(stdin)
+            spooled.seek(0)
+            yield spooled
+
+
+class MissingTool(EdgemobileError):
+    """A program of this machine that the work needs is not installed."""
+
+    exit_code = 3
+
+
+def required(program: str, remedy: str) -> str:
+    """The path of `program`. Raises MissingTool with the command that installs it."""
+    found = shutil.which(program)
+    if found is None:
+        raise MissingTool(f"{program} is not installed, and this needs it. Run: {remedy}")
+    return found

@@ -1,0 +1,299 @@
+"""What a measurement leaves: raw values, where they were taken and under which conditions. Nothing is averaged here.
+
+A Run is one measurement on one board. Its JSON carries a version; a file of another version is refused.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.util.strict_json import decode, encode, parse, to_text
+from edgemobile.util.writing import write_whole
+
+__all__ = [
+    "INSTRUCTION_CLASSES",
+    "MAX_RUN_BYTES",
+    "RUN_VERSION",
+    "Case",
+    "Conditions",
+    "Core",
+    "Facts",
+    "OpTime",
+    "Run",
+    "Sample",
+    "Settings",
+    "check_figures",
+    "load_run",
+    "probed",
+    "save_run",
+]
+
+RUN_VERSION = 3
+MAX_RUN_BYTES = 64 * 2**20
+_MAX_PROBE_BYTES = 2**20
+
+# What a count of instructions is split into, in the order shown.
+INSTRUCTION_CLASSES = (
+    "total",
+    "dp_imm",
+    "branch_sys",
+    "ldst_gpr",
+    "ldst_simd",
+    "dp_reg",
+    "fmla",
+    "dot",
+    "mmla",
+    "mlal_mull",
+    "simd_fp_other",
+    "sve",
+    "sme",
+    "other",
+)
+
+
+@dataclass(frozen=True)
+class Core:
+    cpu: int
+    kind: str
+    max_mhz: float | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a board is. `features` are what decides the speed of a network: dotprod, i8mm, fp16, avx2, avx512_vnni...
+
+    `runtimes` is runtime -> version, of the Python that measured.
+    """
+
+    model: str
+    soc: str | None
+    machine: str
+    cores: tuple[Core, ...]
+    features: tuple[str, ...]
+    memory_mib: float | None
+    os: str
+    kernel: str
+    python: str
+    bits: int
+    runtimes: Mapping[str, str]
+
+    @property
+    def int8_isa(self) -> str:
+        """What int8 kernels can use here, the best first: "i8mm, dotprod", "neon, no dotprod", "avx2, no VNNI"."""
+        fast = [name for name in ("i8mm", "dotprod", "amx_int8", "avx512_vnni", "avx_vnni") if name in self.features]
+        if fast:
+            return ", ".join(fast)
+        plain = next((name for name in ("avx512f", "avx2", "neon") if name in self.features), "")
+        lacks = "dotprod" if self.machine.startswith(("aarch64", "arm")) else "VNNI"
+        return f"{plain}, no {lacks}" if plain else f"no {lacks}"
+
+    @property
+    def has_int8_dot(self) -> bool:
+        return not self.int8_isa.endswith(("no dotprod", "no VNNI"))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a board feels; None is what it does not tell. `throttled` are the bits of a Raspberry Pi's get_throttled."""
+
+    governor: str | None
+    freq_mhz: tuple[float, ...] | None
+    temp_c: float | None
+    throttled: int | None
+    load1: float | None
+    available_mib: float | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Conditions at a moment: "before", "during" or "after" the measurement, `at_s` seconds after its start."""
+
+    when: str
+    at_s: float
+    conditions: Conditions
+
+    def __post_init__(self) -> None:
+        if self.when not in ("before", "during", "after") or self.at_s < 0:
+            raise ValueError(f"a sample is before, during or after, at_s >= 0; found {self.when!r} at {self.at_s}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked. Of `runs` (a case) and `seconds` (a case) one is given; None takes the default.
+
+    `starts` is over how many processes the inferences are spread.
+    """
+
+    threads: tuple[int, ...] = (1,)
+    cores: str | None = None
+    runtime: str | None = None
+    runs: int | None = None
+    seconds: float | None = None
+    starts: int | None = None
+    memory: bool = False
+    cooldown_c: float | None = None
+    sustained_s: float | None = None
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.threads or min(self.threads) < 1 or len(set(self.threads)) != len(self.threads):
+            raise ValueError(f"threads must be different numbers of at least 1, found {list(self.threads)}")
+        for name in ("runs", "seconds", "sustained_s", "starts"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be more than 0, found {value}")
+        if sum(value is not None for value in (self.runs, self.seconds, self.sustained_s)) > 1:
+            raise ValueError("give one of runs, seconds and sustained")
+        if self.sustained_s is not None and self.starts not in (None, 1):
+            raise ValueError("a sustained run is one process; leave starts out")
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """Median time of one op in one inference, by the runtime's own profiler, which itself slows the inference down."""
+
+    name: str
+    op: str
+    ns: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file with one number of threads. Times are wall clock in ns, in the order measured, nothing discarded.
+
+    `load_ns` opens the file in a runtime already imported; `warmup_ns` are the inferences after the first until it is
+    steady, and the one that warms the caches again at the start of each round; `rounds_ns` is what counts. `starts` is
+    how many of the rounds each process took, one process after the other; load and first are of the first.
+    `peak_mib` is the most memory a process of its own took, `runtime_mib` what it took before the file was opened.
+    `partitions` is into how many the delegate cuts the file, `outside` counts the ops that run outside of them.
+    `instructions` (emulated boards only) are those of each inference, by class; there, no time is kept at all.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    format: str
+    precision: str
+    input: str
+    batch: int
+    runtime: str
+    version: str
+    threads: int
+    load_ns: int | None
+    first_ns: int | None
+    warmup_ns: tuple[int, ...]
+    rounds_ns: tuple[tuple[int, ...], ...]
+    starts: tuple[int, ...]
+    peak_mib: float | None
+    runtime_mib: float | None
+    partitions: int | None
+    outside: Mapping[str, int] | None
+    instructions: tuple[Mapping[str, int], ...] | None
+    profile: tuple[OpTime, ...] | None
+    energy_mj: float | None
+    idle_w: float | None
+
+    def __post_init__(self) -> None:
+        times = (self.load_ns or 0, self.first_ns or 0, *self.warmup_ns, *self.values_ns)
+        if min(times) < 0 or any(not taken for taken in self.rounds_ns):
+            raise ValueError("times must not be negative, nor a round empty")
+        if sum(self.starts) != len(self.rounds_ns) or min(self.starts, default=1) < 1:
+            raise ValueError(f"{len(self.rounds_ns)} rounds are not those of starts of {list(self.starts)}")
+        if self.batch < 1 or self.threads < 1 or (self.partitions or 0) < 0 or not _is_sha256(self.sha256):
+            raise ValueError("batch and threads are at least 1, partitions at least 0, sha256 is 64 hexadecimal digits")
+        for counts in self.instructions or ():
+            if tuple(counts) != INSTRUCTION_CLASSES or min(counts.values()) < 0:
+                raise ValueError(f"instructions are counts of exactly {', '.join(INSTRUCTION_CLASSES)}")
+
+    @property
+    def values_ns(self) -> tuple[int, ...]:
+        return tuple(chain.from_iterable(self.rounds_ns))
+
+    @property
+    def median_ns(self) -> float:
+        return statistics.median(self.values_ns)
+
+    @property
+    def images_per_s(self) -> float:
+        return self.batch * 1e9 / self.median_ns
+
+    @property
+    def instructions_median(self) -> dict[str, float]:
+        """The median of each class; {} where nothing was counted."""
+        counted = self.instructions or ()
+        return {name: statistics.median(one[name] for one in counted) for name in INSTRUCTION_CLASSES if counted}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement on one board. `created` is UTC, ISO 8601; `device` is the name the user gave the board."""
+
+    version: int
+    edgemobile: str
+    created: str
+    device: str
+    emulated: bool
+    facts: Facts
+    settings: Settings
+    conditions: tuple[Sample, ...]
+    cases: tuple[Case, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.version != RUN_VERSION:
+            raise ValueError(f"a run of version {self.version}; this edgemobile reads version {RUN_VERSION}")
+        check_figures(self.cases, emulated=self.emulated)
+
+    def to_text(self) -> str:
+        return to_text(encode(self))
+
+
+def check_figures(cases: Sequence[Case], *, emulated: bool) -> None:
+    """Raises ValueError where a case has a time under emulation, or instructions without."""
+    for case in cases:
+        timed = case.load_ns is not None or case.first_ns is not None or case.warmup_ns or case.rounds_ns
+        if emulated and (timed or not case.instructions):
+            raise ValueError(f"{case.file}: under emulation time means nothing, and instructions are counted")
+        if not emulated and (case.instructions is not None or not case.rounds_ns):
+            raise ValueError(f"{case.file}: a board that is not emulated is timed, and counts no instructions")
+
+
+def load_run(path: Path) -> Run:
+    """Raises EdgemobileError for a file that cannot be read, is no run, or is one of another version."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_RUN_BYTES + 1)
+    except OSError as error:
+        raise EdgemobileError(f"cannot read {path}: {error.strerror or error}. Name a run saved with --out") from error
+    value = parse(data, str(path), MAX_RUN_BYTES)
+    if not isinstance(value, dict) or not {"version", "facts", "cases"} <= value.keys():
+        raise EdgemobileError(f"{path} is no run of edgemobile: save one with `edgemobile bench ... --out {path.name}`")
+    if value["version"] != RUN_VERSION:
+        raise EdgemobileError(f"{path} is a run of another version than {RUN_VERSION}; measure again with this one")
+    return decode(Run, value, path.name)
+
+
+def save_run(run: Run, path: Path) -> None:
+    """Raises EdgemobileError where it cannot be written."""
+    write_whole(path, run.to_text())
+
+
+@dataclass(frozen=True)
+class _Probe:
+    facts: Facts
+    conditions: Conditions
+
+
+def probed(data: bytes) -> tuple[Facts, Conditions]:
+    """What `python -m edgemobile.devices.board.probe` printed on a board. Raises EdgemobileError for anything else."""
+    found = decode(_Probe, parse(data, "the board's probe", _MAX_PROBE_BYTES), "probe")
+    return found.facts, found.conditions
+
+
+def _is_sha256(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")

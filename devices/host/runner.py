@@ -1,0 +1,118 @@
+"""Work on a board from this side: run a bench there and check what it says, or have it answer images."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgemobile.devices.host.chunks import infer
+from edgemobile.devices.host.desk import JOB_VERSION, PATIENCE_S, Desk, ModelFile, Named, OnProgress, Prepared
+from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Case, Facts, Sample, Settings, check_figures
+from edgemobile.devices.host.transport import Transport
+from edgemobile.devices.runtimes.table import readers
+from edgemobile.errors import EdgemobileError
+from edgemobile.util.strict_json import decode, encode
+
+__all__ = ["Measured", "ModelFile", "Prepared", "bench_job", "infer", "run_job"]
+
+_MAX_COUNTS_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a bench on a board gave, checked."""
+
+    emulated: bool
+    facts: Facts
+    conditions: tuple[Sample, ...]
+    cases: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        check_figures(self.cases, emulated=self.emulated)
+
+
+def bench_job(
+    files: Sequence[ModelFile], settings: Settings, cores: Sequence[int], *, emulated: bool
+) -> dict[str, Any]:
+    """job.json of a bench, with an id of its own. `cores` are those of settings.cores, read."""
+    return {
+        "version": JOB_VERSION,
+        "id": uuid.uuid4().hex[:16],
+        "kind": "bench",
+        "emulated": emulated,
+        "files": [file.to_json() for file in files],
+        "settings": {**encode(settings), "threads": list(settings.threads), "cores": list(cores) or None},
+    }
+
+
+def run_job(
+    device: Named,
+    transport: Transport,
+    prepared: Prepared,
+    job: Mapping[str, Any],
+    files: Sequence[ModelFile],
+    on_progress: OnProgress | None = None,
+    *,
+    patience_s: float = PATIENCE_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Measured:
+    """Run a bench on a board to its end, through lost connections, and give what it measured.
+
+    An interrupt stops the job on the board too. Raises DeviceUnreachable where the board stays away for `patience_s`,
+    EdgemobileError for what the worker refused, died of, or answered that cannot be.
+    """
+    desk = Desk(device.name, transport, prepared, f"jobs/{job['id']}", on_progress, patience_s, sleep)
+    started = time.monotonic()
+    try:
+        desk.begin(job, files)
+        result = desk.follow()
+    except BaseException:
+        desk.stop()
+        raise
+    fields = {name: value for name, value in result.items() if name not in ("version", "token", "ended")}
+    if job["emulated"]:
+        fields["cases"] = _with_instructions(fields.get("cases"), desk)
+    measured = decode(Measured, fields, f"the run of {device.name}")
+    _check(measured, job, time.monotonic() - started, device.name)
+    return measured
+
+
+def _with_instructions(cases: Any, desk: Desk) -> list[Any]:
+    """The cases of a run.json with the counts between each two marks; see _count of devices/board/measuring.py."""
+    from edgemobile.devices.host.emulation import parse_counts
+
+    if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
+        raise EdgemobileError(f"{desk.named} answered no list of cases")
+    data = desk.read_whole(f"{desk.folder}/counts", _MAX_COUNTS_BYTES)
+    marks = {mark.v: mark.counts for mark in parse_counts(data or b"")}
+    runs = len(marks) // 2 // max(len(cases), 1)
+    if not runs or sorted(marks) != list(range(2 * runs * len(cases))):
+        raise EdgemobileError(f"{desk.named} counted {len(marks)} marks for {len(cases)} cases; try again")
+    counted = [
+        {name: marks[2 * index + 1][name] - marks[2 * index][name] for name in INSTRUCTION_CLASSES}
+        for index in range(runs * len(cases))
+    ]
+    return [{**case, "instructions": counted[n * runs : (n + 1) * runs]} for n, case in enumerate(cases)]
+
+
+def _check(measured: Measured, job: Mapping[str, Any], elapsed_s: float, named: str) -> None:
+    """What was measured against what was asked."""
+    settings = job["settings"]
+    asked = [(row, threads) for row in job["files"] for threads in settings["threads"]]
+    if measured.emulated is not job["emulated"]:
+        raise EdgemobileError(f"{named} says emulated={measured.emulated}, and it is the other way round")
+    for case, (row, threads) in zip(measured.cases, asked, strict=False):
+        told = {name: getattr(case, name) for name in ("file", "sha256", "bytes", "format", "precision")}
+        runtime = settings["runtime"] or case.runtime
+        if told != {name: row[name] for name in told} or case.threads != threads or case.runtime != runtime:
+            raise EdgemobileError(f"{named} answered for {case.file} on {case.threads} threads, which nobody asked for")
+        if case.runtime not in (allowed := readers(row["format"])):
+            raise EdgemobileError(f"{named} says {case.runtime} ran {case.file}. Allowed: {', '.join(allowed)}")
+    if len(measured.cases) != len(asked):
+        raise EdgemobileError(f"{named} answered {len(measured.cases)} cases of {len(asked)}")
+    claimed_s = sum(sum(case.values_ns) for case in measured.cases) / 1e9
+    if claimed_s > 1.01 * elapsed_s:
+        raise EdgemobileError(f"{named} claims {claimed_s:.1f} s of inferences within {elapsed_s:.1f} s")

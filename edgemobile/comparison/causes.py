@@ -1,0 +1,142 @@
+"""Why a layer diverges from its reference: each known mistake is made on the reference layer, and the one whose output
+is the file's is the cause.
+
+The reference layer runs on the inputs the file gave it. A hypothesis is an output that layer would have under one
+mistake; it counts when it comes much nearer to what the file computed than the right layer does. Nothing is concluded
+from names.
+
+Add a cause: a function in wrong_wiring or wrong_numbers that yields (words, output), and a row in CAUSES.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgemobile.comparison import wrong_numbers, wrong_wiring
+from edgemobile.comparison.layers import LayerParity, Observed, channel_db, fused_to, rerun, sources
+from edgemobile.comparison.suspect import Case, Normalisation, Output
+from edgemobile.graph import Graph
+
+__all__ = ["CAUSES", "Cause", "Normalisation", "likely_cause"]
+
+# A hypothesis explains a difference when it takes away nine tenths of the noise and leaves little.
+_GAIN_DB = 10.0
+_LEAST_DB = 10.0
+_UNIT_ROUNDOFF = 2.0**-24
+
+CAUSES: Mapping[str, Callable[[Case], Iterator[Output]]] = {
+    "padding": wrong_wiring.padding,
+    "layout": wrong_wiring.layout,
+    "channel order": wrong_wiring.channel_order,
+    "normalisation": wrong_wiring.normalised,
+    "hard-swish form": wrong_wiring.hswish_form,
+    "activation": wrong_wiring.activation,
+    "wiring": wrong_wiring.rewired,
+    "bias overflow": wrong_numbers.bias_overflow,
+    "flipped bit": wrong_numbers.flipped_bit,
+    "int16 saturation": wrong_numbers.pair_saturation,
+}
+
+# What is true of many mistakes: told only where nothing more particular explains the layer.
+_GENERAL: Mapping[str, Callable[[Case], Iterator[Output]]] = {
+    "bias": wrong_numbers.bias,
+    "weights": wrong_numbers.weights,
+}
+
+
+@dataclass(frozen=True)
+class Cause:
+    """`kind` is a name of CAUSES, or of a Finding in the stored numbers. The file is `explained_db` near to the layer
+    with the mistake, `right_db` to the right one: SQNR of the worst channel; None of a Finding, for which nothing ran.
+    """
+
+    kind: str
+    words: str
+    explained_db: float | None = None
+    right_db: float | None = None
+
+
+def likely_cause(
+    graph: Graph,
+    layer: LayerParity,
+    observed: Observed,
+    normalisation: Normalisation | None = None,
+    told: Cause | None = None,
+) -> Cause | None:
+    """The known mistake that makes the reference layer give what the file gave; None where none does.
+
+    `told` is what the stored numbers say: it stands where no mistake in the layer's wiring or a single number explains
+    more. Mistakes are made in real numbers: a layer of an int8 reference is not looked into.
+    """
+    node = graph.producer(layer.name)
+    if node is None or not layer.diverges_in or graph[layer.name].qparams is not None:
+        return told
+    source = fused_to(graph, node, observed)
+    if any(map(observed.problem, (*sources(graph, source or node), node.output))):
+        return told
+    inputs = {name: observed.real(name) for name in sources(graph, source or node)}
+    found = observed.real(layer.name)
+    # Where the weights are what differs, the file's own would explain everything and say nothing.
+    constants: tuple[Mapping[str, np.ndarray], ...] = ({},)
+    if layer.diverges_in == "arithmetic" and (own := observed.constants(graph, source or node)):
+        constants = (own, {})
+    diverges_in, fused = layer.diverges_in, node if source else None
+    cases = [Case(graph, source or node, inputs, found, observed, constants, normalisation, fused, diverges_in)]
+    if source is not None:
+        fed = {source.output: rerun(graph, source, inputs, constants[0])}
+        cases.append(Case(graph, node, fed, found, observed, ({},), normalisation, diverges_in=diverges_in))
+    right = layer.own_db if layer.diverges_in == "arithmetic" else layer.constants_db
+    right_db = -math.inf if right is None or math.isnan(right) else right
+    if layer.is_damaged:
+        # One weight stands out: there is nothing else to suspect, unless the layer without it is further off.
+        flipped = next(_scored(cases[0], "flipped bit", wrong_numbers.flipped_bit, right_db), None)
+        if flipped is not None and _explained(flipped) >= right_db:
+            return flipped
+    particular = _best(CAUSES, cases, right_db)
+    if particular is not None:
+        return particular
+    general = _best(_GENERAL, cases, right_db)
+    if told is not None:
+        # What the numbers tell is more than that they differ; how much that explains was measured.
+        return told if general is None else replace(general, kind=told.kind, words=told.words)
+    return general or _rounding(cases[0], right_db)
+
+
+def _explained(cause: Cause) -> float:
+    return -math.inf if cause.explained_db is None else cause.explained_db
+
+
+def _best(
+    rows: Mapping[str, Callable[[Case], Iterator[Output]]], cases: Sequence[Case], right_db: float
+) -> Cause | None:
+    found = [cause for case in cases for kind, make in rows.items() for cause in _scored(case, kind, make, right_db)]
+    explaining = [cause for cause in found if _explained(cause) >= max(right_db + _GAIN_DB, _LEAST_DB)]
+    return max(explaining, key=_explained, default=None)
+
+
+def _scored(case: Case, kind: str, make: Callable[[Case], Iterator[Output]], right_db: float) -> Iterator[Cause]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        for words, output in make(case):
+            if output.shape == case.found.shape:
+                yield Cause(kind, words, channel_db(case.seen(output), case.found), right_db)
+
+
+def _rounding(case: Case, right_db: float) -> Cause | None:
+    """Float sums in another order: every difference is within the bound K u sum |x w| of its sum of K products."""
+    if not case.is_layer or case.observed.steps(case.node.output) is not None:
+        return None
+    weight, bias = (case.data(name) for name in case.node.inputs[1:])
+    size = {case.node.inputs[1]: np.abs(weight), case.node.inputs[2]: np.abs(bias)}
+    linear = case.changed(activation="")
+    terms = rerun(case.graph, linear, {name: np.abs(x) for name, x in case.inputs.items()}, size)
+    products = weight[0].size + 1
+    right = rerun(case.graph, case.node, case.inputs, case.constants[0])
+    if right.shape != case.found.shape or not (np.abs(right - case.found) <= products * _UNIT_ROUNDOFF * terms).all():
+        return None
+    return Cause(
+        "accumulation order", f"{products} terms summed in another order: within float32's bound", right_db, right_db
+    )

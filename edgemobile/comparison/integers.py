@@ -1,0 +1,86 @@
+"""Two int8 files of the same integers: every op, on what the file itself fed it, within a step of the arithmetic both
+are meant to compute (edgemobile.graph.interpreter), or named.
+
+Ends may differ by more, since one tie rounded otherwise is seen by every later layer; ops may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from edgemobile.comparison.layers import LayerParity, Observed, channel_db, rerun
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.affine import dequantize
+from edgemobile.metrics.measures import cosine, max_abs, sqnr_db
+
+__all__ = ["compare_integers", "same_integers"]
+
+
+def same_integers(graph: Graph, observed: Observed) -> bool:
+    """Whether the file's quantized activations are those of `graph`: the same names and scales, most of them."""
+    names = [node.output for node in graph.nodes if graph[node.output].qparams is not None]
+    return bool(names) and sum(_alike(graph[name], observed) for name in names) >= 0.9 * len(names)
+
+
+def compare_integers(
+    graph: Graph, reference: Mapping[str, np.ndarray], observed: Observed, lsb: int
+) -> tuple[list[LayerParity], list[tuple[str, str]]]:
+    """(the layers of `graph` that the file has, the others with the reason).
+
+    `reference` has every value of `graph`, as integers, for the images the file was shown. A layer diverges as
+    "arithmetic" where an integer is more than `lsb` off, as "constants" where its weight or bias is another.
+    """
+    layers, unmatched = [], []
+    for node in graph.nodes:
+        if node.output not in observed.values:
+            unmatched.append((node.output, "the file has no tensor of this name"))
+        elif observed.values[node.output].shape != reference[node.output].shape:
+            unmatched.append((node.output, f"its shape is {list(observed.values[node.output].shape)}"))
+        else:
+            layers.append(_layer(graph, node, reference[node.output], observed, lsb))
+    return layers, unmatched
+
+
+def _layer(graph: Graph, node: Node, reference: np.ndarray, observed: Observed, lsb: int) -> LayerParity:
+    found, output = observed.values[node.output], graph[node.output]
+    expected, real = _real(reference, output), _real(found, output)
+    layer = LayerParity(node.output, node.op, sqnr_db(expected, real), max_abs(expected, real), cosine(expected, real))
+    tensors = [node.output, *(name for name in node.inputs if not graph[name].is_constant)]
+    different = next((name for name in tensors if not _alike(graph[name], observed)), None)
+    if different is not None:
+        diverges_in = "constants" if different == node.output and found.dtype.kind in "iu" else ""
+        return replace(layer, diverges_in=diverges_in)
+    inputs = {name: observed.values[name] for name in tensors[1:]}
+    right = rerun(graph, node, inputs, {})
+    steps = int(np.abs(found.astype(np.int64) - right).max(initial=0)) if found.dtype.kind in "iu" else None
+    db = channel_db(_real(right, output), real)
+    other = any(_differs(graph[name], observed) for name in node.inputs if graph[name].is_constant)
+    diverges_in = "constants" if other else "arithmetic" if steps is not None and steps > lsb else ""
+    return replace(layer, own_db=db, constants_db=db, lsb=steps, diverges_in=diverges_in)
+
+
+def _alike(tensor: Tensor, observed: Observed) -> bool:
+    """Whether the file has this activation with the same scale."""
+    if tensor.name not in observed.values:
+        return False
+    qparams = observed.qparams(tensor.name)
+    if tensor.qparams is None or qparams is None:
+        return tensor.qparams is None and qparams is None
+    return np.array_equal(tensor.qparams.scale, qparams.scale) and np.array_equal(
+        tensor.qparams.zero_point, qparams.zero_point
+    )
+
+
+def _differs(tensor: Tensor, observed: Observed) -> bool:
+    """Whether the file holds other numbers under this constant's name."""
+    other = observed.tensors.get(tensor.name)
+    return other is not None and not (
+        other.dtype == tensor.dtype and np.array_equal(np.asarray(other.data), np.asarray(tensor.data))
+    )
+
+
+def _real(values: np.ndarray, tensor: Tensor) -> np.ndarray:
+    return values if tensor.qparams is None or values.dtype.kind == "f" else dequantize(values, tensor.qparams)

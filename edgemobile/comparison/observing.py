@@ -1,0 +1,297 @@
+"""Open a file, run it and see: its output, and every tensor inside it by the Graph's names.
+
+Where it runs is a Place: a runtime on this machine, or on a device (parity.remote).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+
+from edgemobile.comparison.layers import Observed, integers
+from edgemobile.comparison.names import matched_by_order
+from edgemobile.devices.runtimes.sessions import open_layers, open_session
+from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
+from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.exporters import FORMATS
+from edgemobile.exporters.contents import Contents
+from edgemobile.exporters.exposed import exposed, exposed_names
+from edgemobile.graph import Graph, GraphError, Tensor
+from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.graph.channel_factors import read_factors
+from edgemobile.graph.embed import EMBEDDED
+from edgemobile.inspection import contents_of
+from edgemobile.model_file.file import layout_of, read_model
+from edgemobile.model_file.metadata import PRECISION, labels_in, preprocess_in, whole
+from edgemobile.preprocess import Preprocess
+
+__all__ = [
+    "File",
+    "Place",
+    "graph_name",
+    "local_places",
+    "observe",
+    "open_file",
+    "output_step",
+    "read_graph",
+    "stored",
+    "takes_pixels",
+]
+
+Infer = Callable[[Path, np.ndarray], np.ndarray]
+Layers = Callable[[bytes, np.ndarray], list[np.ndarray]]
+
+_BYTES = ("int8", "uint8")
+
+
+@dataclass(frozen=True)
+class File:
+    """A model file, its bytes and what it says of itself.
+
+    `precision` is of its arithmetic and weights, as the constants show; `stated_precision`, `preprocess` and `labels`
+    are what its metadata says, None where it says nothing. `whole_preprocess` is `preprocess` with what of it the file
+    does itself.
+    """
+
+    path: Path
+    data: bytes
+    contents: Contents
+    format: str
+    precision: str
+    preprocess: Preprocess | None
+    factors: Mapping[str, np.ndarray]
+    labels: tuple[str, ...] | None = None
+    stated_precision: str | None = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What it computes, as read_graph."""
+        return read_graph(self)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Constants and quantized activations by the Graph's names. Raises Unsupported where they have no such form."""
+        return _tensors(self)
+
+    @property
+    def whole_preprocess(self) -> Preprocess | None:
+        return None if self.preprocess is None else whole(self.preprocess, self.contents.metadata)
+
+    @property
+    def sides_px(self) -> tuple[int, int] | None:
+        """(height, width) of the image it takes, -1 for a free one; None where its input is no image."""
+        shape = self.contents.values[self.contents.inputs[0]].shape
+        layout = layout_of(shape, "NCHW" if self.format == "onnx" else "NHWC")
+        if not layout:
+            return None
+        height, width = shape[2:] if layout == "NCHW" else shape[1:3]
+        return tuple(side if side > 1 else -1 for side in (height, width))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where files run. `formats` are those it reads, `isa` is of its machine ("x86_64", "aarch64", ...).
+
+    `infer`: preprocessed images f32[N,px,px,3] -> f32[N,classes]. `layers`, where it can tell: a file with its inner
+    tensors as outputs, and images -> all of them f[N,...], in the file's order, layout and dtype.
+
+    Of a device only: `machine` says what it is ("aarch64, neon, no dotprod"), `here` is its runtime on this machine.
+    """
+
+    name: str
+    formats: tuple[str, ...]
+    isa: str
+    infer: Infer
+    layers: Layers | None = None
+    machine: str = ""
+    here: Place | None = None
+
+
+def local_places(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Place, ...]:
+    """The runtimes of this machine by name; () is the default one of each format. Raises Unsupported for others."""
+    for name in runtimes:
+        if name not in RUNTIMES:
+            raise Unsupported(f"there is no runtime {name!r}. Known: {', '.join(RUNTIMES)}")
+    names = tuple(dict.fromkeys(runtimes or map(default_runtime, FORMATS)))
+    return tuple(
+        Place(
+            name,
+            (RUNTIMES[name].format,),
+            platform.machine(),
+            partial(_infer, runtime=name, threads=threads),
+            partial(_layers, runtime=name, threads=threads),
+        )
+        for name in names
+    )
+
+
+def _infer(path: Path, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
+    session = open_session(path, runtime=runtime, threads=threads)
+    session.settle(images.shape[1])
+    return session.run(images).reshape(len(images), -1)
+
+
+def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> list[np.ndarray]:
+    session = open_layers(data, runtime=runtime, threads=threads)
+    session.settle(images.shape[1])
+    return session.run_all(images)
+
+
+def open_file(path: Path) -> File:
+    """Raises EdgemobileError for a file that is missing, damaged or of no known format."""
+    data = read_model(path)
+    contents = contents_of(path, data)
+    metadata = contents.metadata
+    return File(
+        path,
+        data,
+        contents,
+        contents.format,
+        _precision(contents),
+        preprocess_in(metadata),
+        read_factors(metadata, str(path)),
+        labels_in(metadata),
+        metadata.get(PRECISION),
+    )
+
+
+def _precision(contents: Contents) -> str:
+    """int8 where activations are; else by what the weights are stored as, whatever the file states."""
+    pixels = contents.inputs[0] if takes_pixels(contents) else ""
+    values = [value for name, value in contents.values.items() if name != pixels]
+    if any(value.scale is not None and value.dtype in _BYTES and not value.constant for value in values):
+        return "int8"
+    # Of fewer dimensions are the zero points of ONNX.
+    if any(value.constant and value.dtype in _BYTES and len(value.shape) > 1 for value in values):
+        return "dynamic"
+    return "float16" if any(value.constant and value.dtype == "float16" for value in values) else "float32"
+
+
+def takes_pixels(contents: Contents) -> bool:
+    """Whether a file's input is pixels from 0 to 255, not reals in integers' clothes."""
+    source = contents.values[contents.inputs[0]]
+    plain = source.scale is None or (np.all(source.scale == 1) and not np.any(source.zero_point))
+    return source.dtype == "uint8" and bool(plain)
+
+
+def read_graph(file: File) -> Graph:
+    """What the file computes. Raises Unsupported, naming the op, where a Graph has no word for it."""
+    try:
+        if file.format == "onnx":
+            from edgemobile.exporters.onnx_graph import read_graph as read_onnx
+
+            return read_onnx(file.data)
+        from edgemobile.exporters.tflite_graph import read_graph as read_tflite
+
+        return read_tflite(file.data)
+    except (GraphError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Unsupported(f"the layers of {file.path} cannot be run again: {error}") from error
+
+
+def observe(file: File, place: Place, images: np.ndarray, reference: Graph | None) -> tuple[Observed, np.ndarray]:
+    """(every tensor of the file for these images, its output f32[N,classes] in that run).
+
+    `reference` helps with the names of a stranger's file. Raises Unsupported where the place shows no inner tensors.
+    """
+    if place.layers is None:
+        raise Unsupported(f"{place.name} shows no inner tensors; leave out --layers")
+    arrays = place.layers(exposed(file.data, file.contents), images)
+    tensors = dict(file.tensors)
+    values = {}
+    flattened = _flattened(file.contents) if file.format == "onnx" else {}
+    for name, array in zip(exposed_names(file.contents), arrays, strict=True):
+        plain = graph_name(file, name)
+        ordered = array.transpose(0, 2, 3, 1) if file.format == "onnx" and array.ndim == 4 else array
+        if name in flattened and array.ndim == 2:
+            ordered = array.reshape(-1, *flattened[name]).transpose(0, 2, 3, 1).reshape(array.shape)
+        values[plain] = integers(ordered, tensors.get(plain))
+    output = graph_name(file, file.contents.outputs[0])
+    observed = Observed(values, tensors, file.factors)
+    end = _output(observed, output)
+    sources = {graph_name(file, name): images for name in file.contents.inputs}
+    seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
+    if reference is not None and EMBEDDED in values and EMBEDDED not in reference.tensors:
+        # The file normalises by itself: the reference's input is inside it.
+        tensors |= {name: replace(tensors[EMBEDDED], name=name) for name in seen if EMBEDDED in tensors}
+        seen = dict.fromkeys(seen, values[EMBEDDED])
+    constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
+    unsigned = frozenset(graph_name(file, name) for name in constants)
+    renamed = _renamed(file, reference)
+    return Observed({**seen, **values}, tensors, file.factors, renamed, unsigned=unsigned), end
+
+
+def _flattened(contents: Contents) -> dict[str, tuple[int, ...]]:
+    """(C, H, W) of the image that a tensor [N, features] is: ONNX flattens in that order, and graphs in H, W, C."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, node in contents.producers.items():
+        source = node.inputs[0] if node.inputs else ""
+        if node.kind in ("QuantizeLinear", "DequantizeLinear") and source in found:
+            found[name] = found[source]
+        shape = contents.values[source].shape if source in contents.values else ()
+        if node.kind in ("Reshape", "Flatten") and len(shape) == 4 and shape[2] * shape[3] > 1:
+            found[name] = tuple(shape[1:])
+    return found
+
+
+def output_step(file: File) -> float | None:
+    """The scale of the integers behind a file's output, also where it ends by giving their reals; None for float."""
+    value = file.contents.values[file.contents.outputs[0]]
+    producer = file.contents.producers.get(value.name)
+    if value.scale is None and producer is not None and producer.kind in ("DequantizeLinear", "DEQUANTIZE"):
+        value = file.contents.values[producer.inputs[0]]
+    return float(value.scale[0]) if value.scale is not None and value.scale.size == 1 else None
+
+
+def _seen(tensor: Tensor | None, images: np.ndarray) -> np.ndarray:
+    """The images as a quantized input takes them."""
+    if tensor is None or tensor.qparams is None:
+        return images
+    return quantize(images, tensor.qparams, tensor.dtype)
+
+
+def _output(observed: Observed, name: str) -> np.ndarray:
+    array, qparams = observed.values[name], observed.qparams(name)
+    real = array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)
+    return real.astype(np.float32).reshape(len(real), -1)
+
+
+def stored(file: File, reference: Graph) -> Observed:
+    """A file as it lies, not run: its activations have names and no values. Raises Unsupported like File.tensors."""
+    values = {name: np.empty(0, np.int8) for name, tensor in file.tensors.items() if not tensor.is_constant}
+    return Observed(values, file.tensors, file.factors, _renamed(file, reference), known=reference.tensors)
+
+
+def _tensors(file: File) -> dict[str, Tensor]:
+    try:
+        if file.format == "onnx":
+            from edgemobile.exporters.onnx_graph import read_named_tensors
+
+            return read_named_tensors(file.data)
+        return dict(FORMATS[file.format].load().read_tensors(file.data))
+    except (EdgemobileError, GraphError, LookupError, TypeError, ValueError) as error:
+        raise Unsupported(f"the tensors of {file.path} have no form that compares ({error})") from error
+
+
+def graph_name(file: File, name: str) -> str:
+    """The Graph's name of one of a file's values."""
+    if file.format == "onnx":
+        from edgemobile.exporters.onnx_graph import tensor_name
+
+        return tensor_name(name)
+    return name
+
+
+def _renamed(file: File, reference: Graph | None) -> dict[str, str]:
+    """Reference tensor -> the file's, where they go by other names."""
+    if reference is None:
+        return {}
+    try:
+        return matched_by_order(reference, file.graph)
+    except EdgemobileError:
+        # Its ops have no Graph: then only names can match, and what does not is reported.
+        return {}

@@ -1,0 +1,88 @@
+"""Files on a device: Places that send them there. Images are made and judged here; the device computes."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from edgemobile.comparison.observing import Place, local_places
+from edgemobile.devices.host.answers import Told, answers
+from edgemobile.devices.host.profiles import Device, open_device
+from edgemobile.devices.host.records import probed
+from edgemobile.devices.host.setup import probe
+from edgemobile.devices.host.transport import Transport
+from edgemobile.errors import Unsupported
+from edgemobile.inspection import contents_of
+from edgemobile.model_file.file import file_format
+
+__all__ = ["opened_places"]
+
+# Images on their way at once: the next part travels while the device computes this one.
+_PART = 8
+
+
+@contextmanager
+def opened_places(devices: Sequence[str], runtimes: tuple[str, ...] = (), threads: int = 1) -> Iterator[list[Place]]:
+    """Each of `runtimes` on each device, "litert on pi5"; () is the default one of each format.
+
+    Every device is asked what it is before anything is computed: raises DeviceUnreachable where one does not answer.
+    """
+    with ExitStack() as stack:
+        places = []
+        for name in dict.fromkeys(devices):
+            device, transport = open_device(name)
+            stack.enter_context(closing(transport))
+            facts, _ = probed(probe(device, transport))
+            for here in local_places(runtimes, threads):
+                there = _Runtime(device, transport, here.name, threads)
+                place = f"{here.name} on {device.name}"
+                isa, words = facts.machine, f"{facts.machine}, {facts.int8_isa}"
+                places.append(Place(place, here.formats, isa, there.infer, there.layers, machine=words, here=here))
+        yield places
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """One runtime of one device, as Place wants it."""
+
+    device: Device
+    transport: Transport
+    runtime: str
+    threads: int
+
+    def infer(self, path: Path, images: np.ndarray) -> np.ndarray:
+        return self._answered(path, images)
+
+    def layers(self, data: bytes, images: np.ndarray) -> list[np.ndarray]:
+        form = file_format(data, "the file with its inner tensors as outputs")
+        with tempfile.TemporaryDirectory(prefix="edgemobile-") as folder:
+            path = Path(folder) / f"layers.{form}"
+            path.write_bytes(data)
+            rows = _rows(path, data)
+            widths = [math.prod(shape) for shape, _ in rows]
+            flat = self._answered(path, images, layers_width=sum(widths))
+        parts = np.split(flat, np.cumsum(widths)[:-1], axis=1)
+        return [part.reshape(-1, *shape).astype(dtype) for part, (shape, dtype) in zip(parts, rows, strict=True)]
+
+    def _answered(self, path: Path, images: np.ndarray, layers_width: int | None = None) -> np.ndarray:
+        # Layers take megabytes an image.
+        step = _PART if layers_width is None else 1
+        parts = (images[start : start + step] for start in range(0, len(images), step))
+        answered = partial(answers, self.device, self.transport, path, parts, self.runtime, self.threads)
+        return np.concatenate(list(answered(Told(self.runtime), layers_width=layers_width)))
+
+
+def _rows(path: Path, data: bytes) -> list[tuple[tuple[int, ...], str]]:
+    """(shape of one image's, dtype) of each output. Float32 carries them all: integers here have 8 bits."""
+    contents = contents_of(path, data)
+    found = [contents.values.get(name) for name in contents.outputs]
+    if not all(value is not None and min((1, *value.shape[1:])) > 0 for value in found):
+        raise Unsupported("a file whose inner tensors have no fixed shapes cannot show them on a device")
+    return [(value.shape[1:], value.dtype) for value in found if value is not None]

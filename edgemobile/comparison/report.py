@@ -1,0 +1,141 @@
+"""What a parity run found, as records: immutable, versioned, to JSON and back without losing inf or nan."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edgemobile.comparison.causes import Cause
+from edgemobile.comparison.layers import LayerParity, first_diverging
+from edgemobile.errors import EdgemobileError
+
+__all__ = ["REPORT_VERSION", "FileParity", "ParityReport"]
+
+REPORT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class FileParity:
+    """One file in one place against the reference.
+
+    `metrics` are of its output, `bounds` what they are held to, `missed` what fell short, in words, and `missed_layers`
+    what of it is about layers. `layers` are in the reference's order, () where they were not asked for; `unmatched` is
+    (tensor of the reference, why it could not be compared). `first_diverging` is the first layer that does, `cause` the
+    likely reason. `sha256` is of the file's bytes.
+
+    On a device, `machine` says what it is, and `lsb` how many steps its int8 outputs are at most from the same
+    runtime's on this machine; None where nothing was compared.
+    """
+
+    file: str
+    format: str
+    precision: str
+    place: str
+    isa: str
+    metrics: Mapping[str, float]
+    bounds: Mapping[str, float]
+    missed: tuple[str, ...] = ()
+    missed_layers: tuple[str, ...] = ()
+    layers: tuple[LayerParity, ...] = ()
+    unmatched: tuple[tuple[str, str], ...] = ()
+    cause: Cause | None = None
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+    machine: str = ""
+    lsb: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        return not self.missed
+
+    @property
+    def missed_outputs(self) -> tuple[str, ...]:
+        return tuple(words for words in self.missed if words not in self.missed_layers)
+
+    @property
+    def first_diverging(self) -> LayerParity | None:
+        return first_diverging(self.layers)
+
+    @property
+    def agreeing(self) -> int:
+        """How many of the compared layers hold."""
+        return sum(not layer.diverges_in for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """A reference and the files held to it, on `images`, which says in words what they were."""
+
+    reference: str
+    images: str
+    files: tuple[FileParity, ...]
+    notes: tuple[str, ...] = field(default=())
+    version: int = REPORT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.version != REPORT_VERSION:
+            raise EdgemobileError(
+                f"parity report version {self.version!r} is not known to this edgemobile; it reads {REPORT_VERSION}"
+            )
+
+    @property
+    def passed(self) -> bool:
+        return all(file.passed for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON's own types; inf and nan are the texts "inf", "-inf" and "nan"."""
+        return _plain({"version": self.version, "passed": self.passed, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str | Mapping[str, Any]) -> ParityReport:
+        """Read back what `to_json` wrote; raises EdgemobileError for another version or shape."""
+        try:
+            data = dict(json.loads(text) if isinstance(text, str) else text)
+            data.pop("passed", None)
+            files = tuple(_file(file) for file in data.pop("files"))
+            return cls(files=files, **{**data, "notes": tuple(data["notes"])})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise EdgemobileError(f"not a parity report: {type(error).__name__} {error}") from error
+
+    def __str__(self) -> str:
+        lines = [f"{self.reference}: {'pass' if self.passed else 'FAIL'} on {self.images}"]
+        for file in self.files:
+            found = ", ".join(f"{name} {value:.4g}" for name, value in file.metrics.items())
+            lines.append(f"  {'pass' if file.passed else 'FAIL'} {file.file} ({file.place}): {found}")
+            lines += [f"       {missed}" for missed in file.missed]
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("inf", "-inf", "nan") else value
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _number(value) for key, value in record.items()}
+
+
+def _file(data: Mapping[str, Any]) -> FileParity:
+    return FileParity(
+        **{
+            **data,
+            "metrics": _numbers(data["metrics"]),
+            "bounds": _numbers(data["bounds"]),
+            "missed": tuple(data["missed"]),
+            "missed_layers": tuple(data["missed_layers"]),
+            "layers": tuple(LayerParity(**_numbers(layer)) for layer in data["layers"]),
+            "unmatched": tuple((name, reason) for name, reason in data["unmatched"]),
+            "cause": None if data["cause"] is None else Cause(**_numbers(data["cause"])),
+            "notes": tuple(data["notes"]),
+        }
+    )

@@ -1,0 +1,520 @@
+"""Does a file still say what its reference says, and if not, from which layer on, and why?
+
+The reference is a model in PyTorch or a file; the others are files of any format and precision, each run wherever it
+can be. At the end of the net the metrics are held to the table in metrics.tolerances; inside it every layer is compared
+by name (comparison.layers), and the first that diverges is tried for every mistake known (comparison.causes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from edgemobile.comparison.as_here import as_here
+from edgemobile.comparison.causes import Cause, Normalisation, likely_cause
+from edgemobile.comparison.claims import Claims, check_claims, in_px
+from edgemobile.comparison.integers import compare_integers, same_integers
+from edgemobile.comparison.layers import LayerParity, Observed, compare_layers, first_diverging
+from edgemobile.comparison.observing import File, Place, local_places, observe, open_file, output_step, takes_pixels
+from edgemobile.comparison.remote import opened_places
+from edgemobile.comparison.report import FileParity, ParityReport
+from edgemobile.comparison.stored_numbers import StoredNumbers, against_file, against_float
+from edgemobile.devices.runtimes.sessions import import_runtime
+from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
+from edgemobile.exporters import FILE_SUFFIXES
+from edgemobile.graph import Graph
+from edgemobile.graph.affine import quantize
+from edgemobile.graph.embed import normalised, outside, to_pixels
+from edgemobile.graph.interpreter import run
+from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
+from edgemobile.loading.checkpoint import bundled, identify, load_weights
+from edgemobile.loading.files import SUFFIXES
+from edgemobile.loading.model import Model, load_model
+from edgemobile.loading.model_spec import is_program
+from edgemobile.loading.presets import described
+from edgemobile.metrics.measures import METRICS, measure
+from edgemobile.metrics.tolerances import TABLE, Tolerance, judge, most_steps, tolerance
+from edgemobile.models.arch import get_arch
+from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
+from edgemobile.quant.synthesize import STEPS, synthesize
+from edgemobile.util.hashing import sha256_hex
+from edgemobile.util.progress import Progress, Silent
+
+__all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
+
+# Layers are run again one by one in numpy; a few images show a layer that differs.
+_LAYER_IMAGES, _LAYER_PX = 4, 128
+# Saturation that leaves less than this costs accuracy.
+_CUT_DB = 25.0
+# Of damage everywhere a few lines tell as much as all.
+_SHOWN_FINDINGS = 6
+
+
+@dataclass(frozen=True)
+class ParityRequest:
+    """What to compare, and on what.
+
+    `ref` is a reference model's name, `package.module:factory`, a checkpoint (with `arch`), a .pt2, or a file like the
+    `others`. `data` is an ImageFolder as a directory or a zip; None is made images: synthesised from the reference's
+    batch norm where int8 files are among the others, else random blots. `minimums` is metric -> bound, in place of the
+    table's. The others run on each of the devices `on`, () being this machine, in each of `runtimes`, () being the
+    default one of each format; `places` are places of one's own, in place of both.
+    """
+
+    ref: str
+    others: tuple[str, ...]
+    weights: str | None = None
+    arch: str | None = None
+    width: float | None = None
+    classes: int | None = None
+    data: Path | None = None
+    images: int = 32
+    seed: int = 0
+    layers: bool = False
+    minimums: Mapping[str, float] = field(default_factory=dict)
+    on: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
+    table: tuple[Tolerance, ...] = TABLE
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.others:
+            raise EdgemobileError("nothing to compare: name at least one .onnx or .tflite file behind the reference")
+        for name in ("images", "threads"):
+            if getattr(self, name) < 1:
+                raise EdgemobileError(f"--{name} must be at least 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the others are held to. `model` is a net in PyTorch, `file` a file; one of them is there. `preprocess` is
+    what makes its images, `claims` what it says of itself."""
+
+    name: str
+    preprocess: Preprocess
+    model: Model | None = None
+    file: File | None = None
+    place: Place | None = None
+    claims: Claims = field(default_factory=Claims)
+    _seen: list[tuple[np.ndarray, Mapping[str, np.ndarray]]] = field(default_factory=list, repr=False, compare=False)
+
+    def outputs(self, images: np.ndarray) -> np.ndarray:
+        """f32[N,classes] for preprocessed images f32[N,px,px,3], as PyTorch or the file's runtime computes them."""
+        if self.model is not None:
+            return self.model.logits(images)
+        assert self.file is not None
+        assert self.place is not None
+        return self.place.infer(self.file.path, images)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What it computes. Raises Unsupported for a file with ops a Graph has no word for."""
+        if self.file is not None:
+            return self.file.graph
+        from edgemobile.lower import lower
+
+        assert self.model is not None
+        return lower(self.model.program, self.model.name)
+
+    def values(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Every tensor of the graph, in NHWC, as the reference arithmetic computes it."""
+        if self._seen and self._seen[0][0] is images:
+            return self._seen[0][1]
+        source = self.graph[self.graph.inputs[0]]
+        given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
+        self._seen[:] = [(images, run(self.graph, given, keep_all=True))]
+        return self._seen[0][1]
+
+
+def parity(request: ParityRequest, progress: Progress | None = None) -> ParityReport:
+    """Run the reference and every other file on the same images, and compare.
+
+    A file that falls short is in the report, not raised. Raises EdgemobileError for bad input, MissingExtra where a
+    runtime is not installed, DeviceUnreachable where a device does not answer.
+    """
+    with _opened(request) as places:
+        return _parity(request, places, progress or Silent())
+
+
+@contextmanager
+def _opened(request: ParityRequest) -> Iterator[Sequence[Place]]:
+    if request.places or not request.on:
+        yield request.places or local_places(request.runtimes, request.threads)
+        return
+    with opened_places(request.on, request.runtimes, request.threads) as places:
+        yield places
+
+
+def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress) -> ParityReport:
+    files = [open_file(Path(other)) for other in request.others]
+    with progress.step("load the reference"):
+        reference = load_reference(request, files)
+    images, described_images, notes = _images(request, reference, files, progress)
+    with progress.step("run the reference"):
+        expected = reference.outputs(images)
+    inner = images[: _layer_images(reference.preprocess.input_px)]
+    pairs = [(file, place) for file in files for place in _readers(file, places)]
+    results = []
+    with progress.step("compare", len(pairs)) as report:
+        for file, place in pairs:
+            results.append(_compared(request, reference, expected, images, inner, file, place))
+            report(len(results))
+    return ParityReport(reference.name, described_images, tuple(results), notes)
+
+
+def _layer_images(input_px: int) -> int:
+    return max(1, min(_LAYER_IMAGES, _LAYER_IMAGES * _LAYER_PX**2 // input_px**2))
+
+
+def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
+    """The model or file that `request.ref` names; a model at the resolution of the files. Raises EdgemobileError."""
+    path = Path(request.ref)
+    if path.suffix in FILE_SUFFIXES:
+        file = open_file(path)
+        input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
+        stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
+        claims = Claims(file.preprocess, file.labels)
+        preprocess, place = at_resolution(stated, input_px), _reader_here(file, request)
+        return Reference(str(path), preprocess, file=file, place=place, claims=claims)
+    spec, weights = request.ref, request.weights
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        spec, weights = request.arch or identify(path).name, str(path)
+    res = None if is_program(spec) else next(filter(None, map(_input_px, files)), None)
+    model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
+    said = None if model.assumption else model.preprocess
+    claims = Claims(said, model.labels, _own_px(spec, weights))
+    # Of a model that says nothing, what its files say is the better guess.
+    stated = said or next(filter(None, (file.whole_preprocess for file in files)), model.preprocess)
+    preprocess = at_resolution(stated, model.preprocess.input_px)
+    return Reference(f"{model.name}, {model.source}", preprocess, model, claims=claims)
+
+
+def _is_random(model: Model) -> bool:
+    return model.source.startswith("random")
+
+
+def _own_px(spec: str, weights: str | None) -> int | None:
+    """The resolution of a model in the package; None for others, which take any."""
+    if spec not in bundled() or weights not in (None, "bundled"):
+        return None
+    preprocess = load_weights("bundled", get_arch(spec)).preprocess
+    return None if preprocess is None else preprocess.input_px
+
+
+def _input_px(file: File) -> int | None:
+    sides = file.sides_px
+    return sides[1] if sides is not None and sides[1] > 0 else None
+
+
+def _reader_here(file: File, request: ParityRequest) -> Place:
+    """The default runtime of the reference's format on this machine; where it is not installed, one asked for."""
+    (usual,) = (place for place in local_places(threads=request.threads) if file.format in place.formats)
+    others = [place for place in local_places(request.runtimes, request.threads) if file.format in place.formats]
+    for place in (usual, *others):
+        try:
+            import_runtime(place.name)
+        except MissingExtra:
+            continue
+        return place
+    return usual
+
+
+def _readers(file: File, places: Sequence[Place]) -> list[Place]:
+    readers = [place for place in places if file.format in place.formats]
+    if not readers:
+        raise Unsupported(
+            f"{file.path} is {file.format}, which none of {', '.join(place.name for place in places)} reads; "
+            "add a --runtime that does"
+        )
+    return readers
+
+
+def _images(
+    request: ParityRequest, reference: Reference, files: Sequence[File], progress: Progress
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    """(preprocessed images, what they are in words, notes).
+
+    Where a file takes pixels, they are whole pixels: nobody can be shown others.
+    """
+    images, words, notes = _any_images(request, reference, files, progress)
+    if not any(takes_pixels(file.contents) for file in (*files, *([reference.file] if reference.file else ()))):
+        return images, words, notes
+    whole = normalised(to_pixels(images, reference.preprocess), reference.preprocess)
+    return whole, f"{words}, in whole pixels", notes
+
+
+def _any_images(
+    request: ParityRequest, reference: Reference, files: Sequence[File], progress: Progress
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    preprocess, count = reference.preprocess, request.images
+    if request.data is not None:
+        with progress.step(f"read images of {request.data.name}"):
+            samples = from_dataset(request.data, preprocess, None, calibration=1, check=count, seed=request.seed)
+        notes = tuple(note for note in samples.notes if note.startswith("skipped"))
+        return samples.check, samples.described, notes
+    model = reference.model
+    if model is not None and not _is_random(model) and any(file.precision in ("int8", "dynamic") for file in files):
+        with progress.step("synthesise images", STEPS) as report:
+            made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
+        samples = from_synthesis(made, calibration=0, seed=request.seed)
+    else:
+        samples = from_blots(preprocess, calibration=1, check=count, seed=request.seed)
+    return samples.check, samples.described, ()
+
+
+# ---- one file -------------------------------------------------------------------------------------------------------
+
+
+def _compared(
+    request: ParityRequest,
+    reference: Reference,
+    expected: np.ndarray,
+    images: np.ndarray,
+    inner: np.ndarray,
+    file: File,
+    place: Place,
+) -> FileParity:
+    row = tolerance(file.format, file.precision, place.isa, request.table)
+    notes: list[str] = []
+    numbers = _stored_numbers(reference, file, notes)
+    # The same integers are the same but for steps, which say more than dB.
+    bounds = {**({} if numbers.same_integers else row.bounds), **request.minimums}
+    result = _unmeasured(file, place, bounds)
+    if misfit := _misfit(file, images):
+        return replace(result, missed=(misfit,))
+    shown, words = _as_stated(file, reference.preprocess, images)
+    found = place.infer(file.path, shown)
+    if found.shape != expected.shape:
+        misfit = f"gives {found.shape[1]} outputs, the reference {expected.shape[1]}: they are of different models"
+        return replace(result, missed=(misfit,))
+    left, right = _as_logits(expected, found, notes)
+    verdict = judge(left, right, bounds)
+    wrong, remarks = check_claims(file, reference.claims, found.shape[1], images.shape[1])
+    result = replace(result, metrics=verdict.metrics, missed=verdict.missed)
+    notes += remarks
+    result = _with_findings(result, numbers)
+    if numbers.same_integers:
+        result = _in_steps(reference, inner, expected, shown, found, file, place, row, result, notes)
+    if words:
+        as_reference = judge(*_as_logits(expected, place.infer(file.path, images), []), bounds)
+        notes.append(words)
+        if verdict.missed and as_reference.passed:
+            told = f"{words}; shown the reference's images it agrees"
+            measured = as_reference.metrics["sqnr_db"], verdict.metrics["sqnr_db"]
+            result = replace(result, cause=Cause("preprocess", told, *measured))
+    if request.layers:
+        result = _with_layers(reference, inner, shown, found, file, place, row, result, notes)
+    if place.here is not None:
+        result = as_here(file, place, place.here, shown, found, row.lsb, result, notes)
+    return replace(result, missed=(*wrong, *result.missed), notes=tuple(notes))
+
+
+def _stored_numbers(reference: Reference, file: File, notes: list[str]) -> StoredNumbers:
+    """What an int8 file's own numbers say; nothing of other files."""
+    if file.precision != "int8":
+        return StoredNumbers()
+    if reference.file is not None and reference.file.precision == "int8":
+        numbers = against_file(file, reference.file)
+    else:
+        numbers = against_float(file, lambda: reference.graph, reference.preprocess)
+    notes += numbers.notes
+    return numbers
+
+
+def _with_findings(result: FileParity, numbers: StoredNumbers) -> FileParity:
+    found = numbers.findings
+    words = [f"{finding.kind}: {finding.words}" for finding in found[:_SHOWN_FINDINGS]]
+    if len(found) > _SHOWN_FINDINGS:
+        words.append(f"{len(found) - _SHOWN_FINDINGS} more of its numbers differ: edgemobile inspect --diff lists them")
+    cause = Cause(found[0].kind, found[0].words) if found else None
+    return replace(result, missed=(*result.missed, *words), cause=cause)
+
+
+def _in_steps(
+    reference: Reference,
+    inner: np.ndarray,
+    expected: np.ndarray,
+    shown: np.ndarray,
+    found: np.ndarray,
+    file: File,
+    place: Place,
+    row: Tolerance,
+    result: FileParity,
+    notes: list[str],
+) -> FileParity:
+    """`result` with how many steps the outputs of a file of the reference's integers are from the reference's. Where
+    that is more than their runtimes are known to differ by, the ops decide: what a tie started is nobody's fault."""
+    assert reference.file is not None
+    assert reference.place is not None
+    step = output_step(reference.file)
+    if step is None or not found.size:
+        return result
+    apart = np.rint(np.abs(found - expected) / step)
+    result = replace(result, lsb=int(apart.max(initial=0)))
+    bound = most_steps(reference.place.name, place.name)
+    if result.lsb is None or result.lsb <= bound:
+        return result
+    words = f"its outputs are up to {result.lsb} steps from the reference's"
+    try:
+        graph, values = reference.graph, reference.values(inner)
+        layers, _ = _walked(graph, values, observe(file, place, shown[: len(inner)], graph)[0], row)
+    except Unsupported as error:
+        missed = f"{words}, and its ops cannot be compared: {error}"
+        return replace(result, missed=(*result.missed, missed))
+    first = first_diverging(layers)
+    if first is None:
+        notes.append(f"{words}; every op by itself is within a step: a tie that later layers carry on")
+        return result
+    missed = f"{words}; the first op that differs: {first.name} ({first.op}), in its {first.diverges_in}"
+    return replace(result, missed=(*result.missed, missed))
+
+
+def _unmeasured(file: File, place: Place, bounds: Mapping[str, float]) -> FileParity:
+    return FileParity(
+        str(file.path),
+        file.format,
+        file.precision,
+        place.name,
+        place.isa,
+        dict.fromkeys(METRICS, math.nan),
+        bounds,
+        machine=place.machine,
+        sha256=sha256_hex(file.data),
+    )
+
+
+def _misfit(file: File, images: np.ndarray) -> str:
+    """Why a file cannot be shown the reference's images f32[N,px,px,3]; "" where it can."""
+    ends = {"inputs": file.contents.inputs, "outputs": file.contents.outputs}
+    for what, names in ends.items():
+        if len(names) != 1:
+            return f"has {len(names)} {what} ({', '.join(names)}). Supported: one; cut the others off"
+    sides, wanted = file.sides_px, (images.shape[1], images.shape[2])
+    if sides is None or all(side in (-1, right) for side, right in zip(sides, wanted, strict=True)):
+        return ""
+    return f"takes {in_px(sides)}, the reference {in_px(wanted)}: export both at one resolution"
+
+
+def _as_stated(file: File, usual: Preprocess, images: np.ndarray) -> tuple[np.ndarray, str]:
+    """(the images as the file's own metadata wants them, in words how that differs; "" where it does not).
+
+    Only mean and deviation are applied again: a file that wants another resize sees the reference's pixels.
+    """
+    stated = file.preprocess
+    if stated is None or (stated.mean, stated.std) == (usual.mean, usual.std):
+        return images, ""
+    mean, std, new_mean, new_std = (
+        np.array(values, np.float32) for values in (usual.mean, usual.std, stated.mean, stated.std)
+    )
+    pixels = takes_pixels(file.contents) and stated == outside(stated)
+    words = f"it states another preprocessing ({described(stated)}) than the reference ({described(usual)})"
+    return ((images * std + mean) - new_mean) / new_std, "" if pixels else words
+
+
+def _as_logits(expected: np.ndarray, found: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Both as logits; where only one ends in a softmax, the other gets one, and both are compared as log shares."""
+    from edgemobile.accuracy.classifier import is_probability
+
+    ends = is_probability(expected), is_probability(found)
+    if ends == (False, False):
+        return expected, found
+    if ends[0] != ends[1]:
+        notes.append(f"only {'the reference' if ends[0] else 'the file'} ends in a softmax: the other is given one")
+    return _log_shares(expected, ends[0]), _log_shares(found, ends[1])
+
+
+def _log_shares(scores: np.ndarray, probabilities: bool) -> np.ndarray:
+    if probabilities:
+        return np.log(np.maximum(scores, 1e-6)).astype(np.float32)
+    shifted = scores - scores.max(axis=-1, keepdims=True)
+    shares = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    return np.log(np.maximum(shares, 1e-6)).astype(np.float32)
+
+
+def _with_layers(
+    reference: Reference,
+    images: np.ndarray,
+    shown: np.ndarray,
+    found: np.ndarray,
+    file: File,
+    place: Place,
+    row: Tolerance,
+    result: FileParity,
+    notes: list[str],
+) -> FileParity:
+    """`result` with its layers on the first of the images, the first that diverges among the missed, and the cause.
+
+    `found` is what the file made of all images it was `shown`.
+    """
+    try:
+        graph, values = reference.graph, reference.values(images)
+        observed, end = observe(file, place, shown[: len(images)], graph)
+        layers, unmatched = _walked(graph, values, observed, row)
+    except Unsupported as error:
+        return _missing_layers(result, f"layers cannot be compared: {error}")
+    _note_exposure(file, found[: len(images)], end, notes)
+    first = first_diverging(layers)
+    cause = result.cause
+    if first is not None:
+        if cause is None or cause.explained_db is None:
+            cause = likely_cause(graph, first, observed, _normalisation(reference.preprocess), told=cause)
+        result = _missing_layers(result, _diverging(first, cause))
+    elif result.missed and cause is None:
+        cause = _narrowest(layers)
+    if not any(layer.op != "input" for layer in layers):
+        result = _missing_layers(result, "no layer of the file could be matched to the reference's")
+    if observed.renamed:
+        notes.append("names differ: layers were matched by their order")
+    return replace(result, layers=tuple(layers), unmatched=tuple(unmatched), cause=cause)
+
+
+def _missing_layers(result: FileParity, words: str) -> FileParity:
+    return replace(result, missed=(*result.missed, words), missed_layers=(*result.missed_layers, words))
+
+
+def _walked(
+    graph: Graph, values: Mapping[str, np.ndarray], observed: Observed, row: Tolerance
+) -> tuple[list[LayerParity], list[tuple[str, str]]]:
+    if any(graph[node.output].qparams is not None for node in graph.nodes):
+        if same_integers(graph, observed):
+            return compare_integers(graph, values, observed, row.lsb)
+        raise Unsupported(
+            "the reference is int8 and this file has other integers: compare the layers of each with a float reference"
+        )
+    return compare_layers(graph, values, observed, row.layer)
+
+
+def _note_exposure(file: File, plain: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
+    """A runtime fuses less around tensors it must show; that must not change what the file says."""
+    sqnr = measure(plain, end)["sqnr_db"]
+    if not sqnr >= (40 if file.precision in ("int8", "dynamic") else 90):
+        notes.append(f"with its layers shown the file gives other outputs ({sqnr:.1f} dB): layers are of that run")
+
+
+def _narrowest(layers: Sequence[LayerParity]) -> Cause | None:
+    """Where every layer is right by itself and the end is not: the layer whose integers cut the most off."""
+    cut = [layer for layer in layers if layer.cut_db is not None and layer.cut_db < _CUT_DB]
+    if not cut:
+        return None
+    worst = min(cut, key=lambda layer: layer.cut_db or 0.0)
+    words = (
+        f"no layer diverges by itself; the int8 range of {worst.name} cuts off the most: calibrate on images like these"
+    )
+    assert worst.cut_db is not None
+    return Cause("range", words, worst.cut_db, worst.sqnr_db)
+
+
+def _diverging(layer: LayerParity, cause: Cause | None) -> str:
+    why = "none of the known causes explains it" if cause is None else f"likely cause: {cause.kind} ({cause.words})"
+    return f"layer {layer.name} ({layer.op}) diverges in its {layer.diverges_in}; {why}"
+
+
+def _normalisation(preprocess: Preprocess) -> Normalisation:
+    return Normalisation(preprocess.mean, preprocess.std)

@@ -1,0 +1,185 @@
+"""Two runs against each other: only what was measured alike, as a ratio with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from edgemobile.devices.host.records import Case, Run, Settings
+from edgemobile.errors import EdgemobileError
+from edgemobile.latency.statistics import Verdict, ratio_interval, verdict
+
+__all__ = ["Compared", "Comparison", "Judgement", "check_alike", "compare", "conditions"]
+
+
+class Judgement(Enum):
+    """Against a largest ratio allowed."""
+
+    PASSED = "passed"
+    REGRESSED = "regressed"
+    # The figure is beyond the limit, its interval is not: more runs would tell.
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A pair of cases: `ratio` is other over reference, of median times or of instructions; below 1 is faster.
+
+    `low` to `high` is its 95 % interval, and for instructions the least and the most of all inferences. The verdicts
+    say whether either side can be trusted.
+    """
+
+    reference: Case
+    other: Case
+    unit: str
+    ratio: float
+    low: float
+    high: float
+    reference_verdict: Verdict
+    other_verdict: Verdict
+
+    @property
+    def stable(self) -> bool:
+        return self.reference_verdict.stable and self.other_verdict.stable
+
+    def judge(self, max_regress: float) -> Judgement:
+        """`max_regress` is a share: 0.05 lets the other be 5 % slower."""
+        limit = 1 + max_regress
+        if self.ratio <= limit:
+            return Judgement.PASSED
+        return Judgement.REGRESSED if self.low > limit else Judgement.UNSURE
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All pairs. `unlike` says what differs between the runs beside the files, `unpaired` which files have no other."""
+
+    pairs: tuple[Compared, ...]
+    unlike: tuple[str, ...]
+    unpaired: tuple[str, ...]
+
+    @property
+    def stable(self) -> bool:
+        """Whether both sides of every pair can be trusted."""
+        return all(pair.stable for pair in self.pairs)
+
+
+def compare(reference: Run, other: Run, *, allow_unlike: bool = False) -> Comparison:
+    """Pair cases by file name and threads; a single case on each side is a pair under any name.
+
+    Raises EdgemobileError where the conditions differ, unless `allow_unlike`; where time would meet instructions; and
+    where nothing pairs.
+    """
+    if reference.emulated != other.emulated:
+        raise EdgemobileError("one run is emulated and counts instructions, the other has times: they never compare")
+    pairs, unpaired = _paired(reference, other)
+    if not pairs:
+        names = (", ".join(sorted({Path(case.file).name for case in run.cases})) for run in (reference, other))
+        raise EdgemobileError(f"no file of one run is in the other: {' against '.join(names)}")
+    unlike = tuple(
+        dict.fromkeys((*_unlike_runs(reference, other), *(text for a, b in pairs for text in _unlike(a, b))))
+    )
+    if unlike and not allow_unlike:
+        raise EdgemobileError(
+            f"the runs are not alike: {'; '.join(unlike)}. To compare them all the same: --allow-unlike"
+        )
+    compared = tuple(_compared(a, b, verdict(a, reference), verdict(b, other)) for a, b in pairs)
+    return Comparison(compared, unlike, unpaired)
+
+
+def _paired(reference: Run, other: Run) -> tuple[list[tuple[Case, Case]], tuple[str, ...]]:
+    if len(reference.cases) == len(other.cases) == 1:
+        return [(reference.cases[0], other.cases[0])], ()
+    ours, theirs = _by_key(reference), _by_key(other)
+    pairs = [(ours[key], theirs[key]) for key in ours if key in theirs]
+    left = [
+        f"{Path(name).name} (threads: {threads})"
+        for name, threads in (*ours, *theirs)
+        if ((name, threads) in ours) ^ ((name, threads) in theirs)
+    ]
+    return pairs, tuple(left)
+
+
+def _by_key(run: Run) -> dict[tuple[str, int], Case]:
+    """Cases by file name and threads; by the whole path where names repeat."""
+    names = {(Path(case.file).name, case.threads): case for case in run.cases}
+    return names if len(names) == len(run.cases) else {(case.file, case.threads): case for case in run.cases}
+
+
+def check_alike(reference: Run, device: str, settings: Settings) -> None:
+    """Refuse before measuring what `compare` would refuse after it. Raises EdgemobileError."""
+    asked = {"device": device, "pinned to": settings.cores, "sustained for": settings.sustained_s}
+    asked["cooled to"] = settings.cooldown_c
+    was = conditions(reference)
+    unlike = [
+        f"{what} {_word(was[what])} against {_word(value)}" for what, value in asked.items() if was[what] != value
+    ]
+    if unlike:
+        raise EdgemobileError(f"the baseline was not measured like this: {'; '.join(unlike)}")
+
+
+def _unlike_runs(reference: Run, other: Run) -> Iterator[str]:
+    for what, a, b in zip(_CONDITIONS, _conditions(reference), _conditions(other), strict=True):
+        if a != b:
+            yield f"{what} {_word(a)} against {_word(b)}"
+
+
+_CONDITIONS = (
+    "device",
+    "board",
+    "machine",
+    "cores",
+    "CPU features",
+    "pinned to",
+    "governor",
+    "sustained for",
+    "cooled to",
+)
+
+
+def conditions(run: Run) -> dict[str, Any]:
+    """What must be equal in two runs for their figures to be compared, beside runtime, threads and batch."""
+    return dict(zip(_CONDITIONS, _conditions(run), strict=True))
+
+
+def _conditions(run: Run) -> tuple[Any, ...]:
+    governor = run.conditions[0].conditions.governor if run.conditions else None
+    kinds = tuple(core.kind for core in run.facts.cores)
+    settings = run.settings
+    return (
+        run.device,
+        run.facts.model,
+        run.facts.machine,
+        kinds,
+        run.facts.features,
+        settings.cores,
+        governor,
+        settings.sustained_s,
+        settings.cooldown_c,
+    )
+
+
+def _unlike(a: Case, b: Case) -> Iterator[str]:
+    facts = (
+        ("runtime", f"{a.runtime} {a.version}", f"{b.runtime} {b.version}"),
+        ("threads", a.threads, b.threads),
+        ("batch", a.batch, b.batch),
+    )
+    for what, ours, theirs in facts:
+        if ours != theirs:
+            yield f"{what} {ours} against {theirs} ({Path(b.file).name})"
+
+
+def _word(value: Any) -> str:
+    return "nothing" if value is None else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _compared(a: Case, b: Case, *verdicts: Verdict) -> Compared:
+    if a.instructions is not None and b.instructions is not None:
+        ours, theirs = ([counts["total"] for counts in case.instructions or ()] for case in (a, b))
+        ratio = b.instructions_median["total"] / a.instructions_median["total"]
+        return Compared(a, b, "instructions", ratio, min(theirs) / max(ours), max(theirs) / min(ours), *verdicts)
+    return Compared(a, b, "time", *ratio_interval(a, b), *verdicts)

@@ -1,0 +1,211 @@
+"""A bench from request to Run: which files, on which board, and what to know before believing the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from edgemobile import __version__
+from edgemobile.devices.host.profiles import open_device
+from edgemobile.devices.host.records import RUN_VERSION, Case, Facts, Run, Settings
+from edgemobile.devices.host.runner import Measured, ModelFile, Prepared, bench_job, run_job
+from edgemobile.devices.host.setup import ready
+from edgemobile.devices.runtimes.table import default_runtime
+from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.inspection import CONSTANT, CONVERSION, facts_of
+from edgemobile.latency.statistics import summarize
+from edgemobile.util.progress import Progress, Report, Silent
+
+__all__ = ["BenchRequest", "advice", "bench", "cores_of"]
+
+_MAX_CORE = 1023
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to measure, and on which device."""
+
+    files: tuple[Path, ...]
+    device: str = "local"
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise EdgemobileError("nothing to measure: name at least one .onnx or .tflite file")
+
+
+def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
+    """Measure every file with every number of threads on the device.
+
+    Files of runtimes that live in one Python are interleaved; others are measured after them, which the run notes.
+    Raises EdgemobileError for bad input, DeviceUnreachable, Unsupported for what the device cannot do.
+    """
+    settings, cores = request.settings, cores_of(request.settings.cores)
+    files = [ModelFile.of(path, _precision(path)) for path in dict.fromkeys(request.files)]
+    device, transport = open_device(request.device)
+    shown = progress or Silent()
+    try:
+        if transport.emulated:
+            _check_emulated(settings, device.name)
+        parts = []
+        for prepared, group in _groups(files, settings.runtime, lambda name: ready(device, transport, name)):
+            job = bench_job(group, settings, cores, emulated=transport.emulated)
+            with shown.step(f"measure on {device.name}", 100) as report:
+                parts.append(run_job(device, transport, prepared, job, group, partial(_report, report)))
+    finally:
+        transport.close()
+    run = Run(
+        version=RUN_VERSION,
+        edgemobile=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        device=device.name,
+        emulated=transport.emulated,
+        facts=_merged_facts(parts),
+        settings=settings,
+        conditions=tuple(sample for part in parts for sample in part.conditions),
+        cases=tuple(case for part in parts for case in part.cases),
+    )
+    return replace(run, notes=tuple(_notes(run, len(parts))))
+
+
+def _report(report: Report, event: Mapping[str, Any]) -> None:
+    """An event of the worker, told as progress; a board may say anything."""
+    done, total = event.get("done"), event.get("total")
+    if event["event"] == "round" and isinstance(done, int) and isinstance(total, int):
+        report(done, total)
+
+
+def cores_of(text: str | None) -> list[int]:
+    """ "2-3,5" -> [2, 3, 5]; None -> [], which is all. Raises EdgemobileError."""
+    cores: list[int] = []
+    for part in () if text is None else text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)) or int(last or first) > _MAX_CORE:
+            raise EdgemobileError(f"cores {text!r}: expected numbers and ranges of cores, as in 0-1 or 2,3")
+        cores += range(int(first), int(last or first) + 1)
+    if text is not None and (not cores or len(set(cores)) != len(cores)):
+        raise EdgemobileError(f"cores {text!r}: expected every core once, and ranges that rise")
+    return cores
+
+
+def _groups(
+    files: Sequence[ModelFile], runtime: str | None, prepare: Callable[[str], Prepared]
+) -> Iterator[tuple[Prepared, list[ModelFile]]]:
+    """Files by the Python that runs them: here all runtimes may share one, on a board each has its own."""
+    groups: list[tuple[Prepared, list[ModelFile]]] = []
+    for file in files:
+        prepared = prepare(runtime or default_runtime(file.format))
+        same = [
+            group for other, group in groups if (other.python, dict(other.env)) == (prepared.python, dict(prepared.env))
+        ]
+        if same:
+            same[0].append(file)
+        else:
+            groups.append((prepared, [file]))
+    yield from groups
+
+
+def _check_emulated(settings: Settings, name: str) -> None:
+    asked = {
+        "--threads": settings.threads != (1,),
+        "--cores": settings.cores is not None,
+        "--seconds": settings.seconds is not None,
+        "--starts": settings.starts is not None,
+        "--memory": settings.memory,
+        "--cooldown": settings.cooldown_c is not None,
+        "--sustained": settings.sustained_s is not None,
+        "--profile": settings.profile,
+    }
+    if any(asked.values()):
+        refused = ", ".join(option for option, given in asked.items() if given)
+        raise Unsupported(
+            f"{name} is emulated: it counts the instructions of one thread, and {refused} would mean nothing there. "
+            "Allowed: --runs, --runtime"
+        )
+
+
+def _precision(path: Path) -> str:
+    """What most ops of a file compute in, as far as it can be read here: "int8", "float32", "int8 + float32"."""
+    try:
+        found = facts_of(path, path.read_bytes(), ask_runtimes=False).precision
+    except (EdgemobileError, OSError):
+        return "unknown"
+    kinds = [kind for kind in found if kind not in (CONSTANT, CONVERSION)]
+    return " + ".join(kinds[:2]) or "unknown"
+
+
+def _merged_facts(parts: Sequence[Measured]) -> Facts:
+    runtimes = {name: version for part in parts for name, version in part.facts.runtimes.items()}
+    return replace(parts[0].facts, runtimes=runtimes)
+
+
+# ---- what to know ---------------------------------------------------------------------------------------------------
+
+
+def _notes(run: Run, parts: int) -> Iterator[str]:
+    """What the reader of this run should know, kept in it."""
+    if parts > 1:
+        yield "files of different runtimes were measured one after the other, not in turns: their Pythons are separate"
+    before = run.conditions[0].conditions if run.conditions else None
+    cores = len(cores_of(run.settings.cores)) or len(run.facts.cores)
+    if before and not run.emulated and cores and (before.load1 or 0) > 0.5 * cores:
+        yield f"the board was busy before: a load of {before.load1:.1f} on {cores} cores"
+    if cores and max(run.settings.threads) > cores:
+        yield f"{max(run.settings.threads)} threads on {cores} cores wait for each other"
+    if before and before.governor not in (None, "performance"):
+        yield f"the governor is {before.governor}: the clock follows the load, as it does in use"
+
+
+def advice(run: Run) -> list[str]:
+    """Where an int8 file is slower than a float one of the same runtime and threads, and why, as far as is known."""
+    found = []
+    for slow in (case for case in run.cases if case.precision.startswith("int8")):
+        rivals = [
+            case
+            for case in run.cases
+            if case.precision.startswith("float")
+            and (case.runtime, case.threads) == (slow.runtime, slow.threads)
+            and _slower(slow, case)
+        ]
+        if rivals:
+            names = f"{Path(slow.file).name} (int8) is slower than {Path(rivals[0].file).name} ({rivals[0].precision})"
+            found.append(f"{names}: {'; '.join(_reasons(slow, run)) or 'no reason is known; --profile shows the ops'}")
+    return found
+
+
+def _slower(slow: Case, other: Case) -> bool:
+    """Beyond doubt: the intervals of the medians do not meet."""
+    if slow.instructions is not None and other.instructions is not None:
+        return slow.instructions_median["total"] > other.instructions_median["total"]
+    return summarize(slow.rounds_ns, slow.starts).low_ns > summarize(other.rounds_ns, other.starts).high_ns
+
+
+def _reasons(slow: Case, run: Run) -> Iterator[str]:
+    if slow.partitions == 0:
+        yield "the delegate takes none of it"
+    elif slow.partitions is not None and slow.partitions > 1:
+        outside = ", ".join(f"{count} {op}" for op, count in (slow.outside or {}).items())
+        cure = " (export with --hswish delegated)" if "HARD_SWISH" in (slow.outside or {}) else ""
+        yield f"the delegate cuts it into {slow.partitions} partitions, and {outside} run outside of them{cure}"
+    if slow.runtime == "tflite_runtime":
+        yield "tflite_runtime's int8 kernels use no dot product; ai-edge-litert's do"
+    if slow.runtime == "onnxruntime" and run.facts.has_int8_dot and _has_uint8_weights(slow):
+        target = "arm" if run.facts.machine.startswith(("aarch64", "arm")) else "x86-vnni"
+        yield f"its weights are uint8, for which onnxruntime has slower kernels (export with --target {target})"
+    if not run.facts.has_int8_dot:
+        yield f"this CPU has no instructions for int8 dot products ({run.facts.int8_isa})"
+
+
+def _has_uint8_weights(case: Case) -> bool:
+    """Whether the file of a case, where it still lies here, stores its weights as uint8."""
+    try:
+        data = Path(case.file).read_bytes()
+        weights = facts_of(Path(case.file), data, ask_runtimes=False).weights
+    except (EdgemobileError, OSError):
+        return False
+    return sha256(data).hexdigest() == case.sha256 and any(weight.dtype == "uint8" for weight in weights)

@@ -1,0 +1,352 @@
+"""Where a model's weights come from: the package, torchvision's public files, a seed, or a file from anybody.
+
+    load_weights(spec, arch) -> Checkpoint      "bundled", "imagenet", "random", or a .pt, .pth, .safetensors or
+                                                .tflite file
+    build(arch, checkpoint)  -> (arch, net)     the reference model those weights belong to
+    load_into(net, checkpoint)                  the same for a model of one's own (edgemobile.loading.own_model)
+
+The labels and the preprocessing come from where edgemobile.loading.checkpoint_facts finds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgemobile.errors import EdgemobileError, require
+from edgemobile.loading import checkpoint_facts as facts
+from edgemobile.loading.files import SUFFIXES, described, existing, first_few, read
+from edgemobile.loading.key_layouts import Layout, check_complete, known_keys, recognised, translated
+from edgemobile.loading.public import SPECS, PublicWeights, fetch, public_weights
+from edgemobile.loading.wrappers import unwrapped
+from edgemobile.models.arch import ARCHS, Arch, get_arch, scaled
+from edgemobile.models.layers import layers
+from edgemobile.preprocess import Preprocess, at_resolution
+from edgemobile.util.progress import Report
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["NAMED", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
+
+# What `load_weights` takes besides files.
+NAMED = ("bundled", "random", *SPECS)
+_BUNDLED = Path(__file__).parent.parent / "bundled"
+# The papers' multipliers first, then every step of 0.05: two widths may round to the same channels.
+_WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.35, 1.4, 1.3, 1.25, 1.5, 2.0, *(step / 20 for step in range(1, 41)))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and what is known of them.
+
+    `state_dict` holds f32 tensors (integers stay), under the keys of models.nets for a reference model. `arch`,
+    `width` and `classes` are read off the shapes; `labels` and `preprocess` come from beside the file. None: not known.
+    `sha256` is of the file, or of the tensors where there is none. `bn_eps` and `padding` are those of where the
+    weights come from, where they are not ours. `notes` is what a reader should be told; `assumption` is the note that
+    nobody says `preprocess`, and that it is the usual one of such files.
+    """
+
+    state_dict: Mapping[str, torch.Tensor]
+    source: str
+    sha256: str
+    arch: str | None = None
+    width: float | None = None
+    classes: int | None = None
+    labels: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    bn_eps: float | None = None
+    padding: Literal["both", "same"] | None = None
+    notes: tuple[str, ...] = ()
+    assumption: str | None = None
+
+
+def bundled() -> tuple[str, ...]:
+    """The reference models that have weights in the package."""
+    return tuple(sorted(path.stem for path in _BUNDLED.glob("*.safetensors")))
+
+
+def load_weights(
+    spec: str | Path,
+    arch: Arch | None = None,
+    *,
+    wanted: Collection[str] = (),
+    width: float | None = None,
+    classes: int | None = None,
+    seed: int = 0,
+    on_progress: Report | None = None,
+) -> Checkpoint:
+    """The weights `spec` names, for the reference model `arch`, or for any model (None: a file only).
+
+    `wanted` are the state_dict keys of a model of one's own: they tell a wrapper's part of a key from the model's.
+    `width` and `classes` are demands; None takes the file's, or the model's for random weights. `on_progress` hears of
+    a download (edgemobile.loading.public). Raises EdgemobileError where the file cannot be read or does not hold what
+    is asked for.
+    """
+    require("torch", "export")
+    if spec in NAMED and arch is None:
+        raise EdgemobileError(f"{spec} weights are for reference models only. Known: {', '.join(ARCHS)}")
+    if spec == "random":
+        assert arch is not None
+        return _random(scaled(arch, width=width, classes=classes), seed)
+    if spec in SPECS:
+        assert arch is not None
+        return _public(arch, public_weights(arch.name, str(spec)), width, classes, on_progress)
+    path = _bundled_path(arch) if spec == "bundled" and arch else Path(spec)
+    if path.suffix.lower() == ".tflite":
+        return _of_tflite(path, arch, width, classes)
+    source = f"bundled {path.name}" if spec == "bundled" else str(path)
+    content = read(path)
+    checkpoint = Checkpoint(content.state, source + content.entry, content.sha256, notes=content.notes)
+    checkpoint = _bare(checkpoint, known_keys(arch) if arch else wanted)
+    checkpoint = _with_facts(checkpoint, {**facts.inside(content.whole), **facts.beside(path, content.sha256)})
+    return checkpoint if arch is None else _fitted(checkpoint, arch, width, classes)
+
+
+def load_into(net: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Give `net` the weights, all of them. Raises EdgemobileError naming the first keys and shapes that do not fit."""
+    wanted, found = _shapes(net.state_dict()), _shapes(checkpoint.state_dict)
+    # Checkpoints from before PyTorch 0.4 do not count batches, and inference does not need the count.
+    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    left_over = [key for key in found if key not in wanted]
+    reshaped = [
+        f"{key} (found {list(found[key])}, needed {list(wanted[key])})"
+        for key in wanted
+        if key in found and found[key] != wanted[key]
+    ]
+    problems = {"missing": missing, "left over": left_over, "of another shape": reshaped}
+    if any(problems.values()):
+        said = "; ".join(f"{len(keys)} {what}: {first_few(keys)}" for what, keys in problems.items() if keys)
+        raise EdgemobileError(f"{checkpoint.source} does not fit {type(net).__name__}: {said}")
+    net.load_state_dict(checkpoint.state_dict, strict=False)
+
+
+def build(arch: Arch, checkpoint: Checkpoint, *, input_px: int | None = None) -> tuple[Arch, torch.nn.Module]:
+    """(`arch` at the checkpoint's width and classes, its net in eval mode with those weights).
+
+    The resolution is `input_px`, else what the checkpoint was trained at, else that of `arch`.
+    """
+    import torch
+
+    from edgemobile.models.nets import build_net
+
+    trained_px = checkpoint.preprocess.input_px if checkpoint.preprocess else None
+    arch = scaled(arch, width=checkpoint.width, classes=checkpoint.classes, input_px=input_px or trained_px)
+    arch = replace(arch, bn_eps=checkpoint.bn_eps or arch.bn_eps, padding=checkpoint.padding or arch.padding)
+    with torch.random.fork_rng(devices=[]):
+        net = build_net(arch)
+    load_into(net, checkpoint)
+    return arch, net.eval()
+
+
+# ---- what is known of them ------------------------------------------------------------------------------------------
+
+
+def _bare(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
+    """`checkpoint` without what a wrapper put before its keys, and without what else was in the wrapper."""
+    state, where = unwrapped(checkpoint.state_dict, wanted)
+    notes = checkpoint.notes
+    if where.left_out:
+        notes += (
+            f"took what {checkpoint.source} has under {where.prefix!r}; "
+            f"left out what stands beside it ({len(where.left_out)}): {first_few(where.left_out)}",
+        )
+    return replace(checkpoint, state_dict=state, notes=notes)
+
+
+def _with_facts(checkpoint: Checkpoint, known: dict[str, Any]) -> Checkpoint:
+    """`checkpoint` with the labels and preprocessing of edgemobile.loading.checkpoint_facts, checked."""
+    labels, preprocess, notes = known.get("labels"), known.get("preprocess"), checkpoint.notes
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise EdgemobileError(f"the labels of {checkpoint.source} must be a list of names; found {described(labels)}")
+    if isinstance(preprocess, dict) and "version" not in preprocess:
+        notes += (f"the preprocess beside {checkpoint.source} is not edgemobile's (it has no version): not used",)
+        preprocess = None
+    return replace(
+        checkpoint,
+        labels=tuple(labels) if labels else None,
+        preprocess=Preprocess.from_json(preprocess) if preprocess else None,
+        notes=notes,
+    )
+
+
+def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: int | None) -> Checkpoint:
+    """`checkpoint` under our keys, with its arch, width and classes, held to what is asked for."""
+    layout = recognised(checkpoint.state_dict, arch)
+    state = translated(checkpoint.state_dict, arch, layout) if layout else checkpoint.state_dict
+    shapes = _shapes(state)
+    found_width = _width(shapes, arch, first=width)
+    if found_width is None and (other := _identify(checkpoint.state_dict)):
+        its_name, its_width = other
+        raise EdgemobileError(
+            f"{checkpoint.source} holds weights of {its_name} (width {its_width:g}), not of {arch.name}"
+        )
+    if layout:
+        checkpoint = _as_laid_out(checkpoint, state, arch, layout)
+    if width is not None and found_width not in (None, width):
+        raise EdgemobileError(
+            f"{checkpoint.source} is {arch.name} at width {found_width:g}, and width {width:g} is asked for. "
+            "Leave --width out, or give other weights (--weights FILE or random)"
+        )
+    found_classes = (shapes.get(_classifier(arch)) or (None,))[0]
+    if classes is not None and found_classes not in (None, classes):
+        raise EdgemobileError(
+            f"{checkpoint.source} has {found_classes} classes, and {classes} are asked for. "
+            "Leave --classes out, or give other weights (--weights FILE or random)"
+        )
+    if checkpoint.labels and found_classes not in (None, len(checkpoint.labels)):
+        raise EdgemobileError(
+            f"{checkpoint.source} has {found_classes} classes, and the labels beside it are {len(checkpoint.labels)}"
+        )
+    # Where the shapes say nothing the demand stands, and load_into says what does not fit.
+    known_width = width if found_width is None else found_width
+    name = arch.name if found_width is not None else None
+    return replace(checkpoint, arch=name, width=known_width, classes=found_classes or classes)
+
+
+def _as_laid_out(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], arch: Arch, layout: Layout) -> Checkpoint:
+    """`checkpoint` with `state`, its translation, and what the layout knows of such files."""
+    notes = []
+    if layout.keys != arch.keys:
+        check_complete(checkpoint.state_dict, arch, layout, checkpoint.source)
+        eps = f", with batch norm's eps {layout.bn_eps:g}" if layout.bn_eps else ""
+        notes.append(f"{checkpoint.source} has {layout.source} keys: read as such{eps}")
+        notes += [layout.caution] if layout.caution else []
+    assumption = (
+        f"{checkpoint.source} says nothing of preprocessing: that of {layout.source} checkpoints is assumed "
+        f"({layout.preprocess.interpolation}, mean {layout.preprocess.mean}, std {layout.preprocess.std})"
+    )
+    return replace(
+        checkpoint,
+        state_dict=state,
+        bn_eps=layout.bn_eps,
+        preprocess=checkpoint.preprocess or at_resolution(layout.preprocess, arch.input_px),
+        notes=(*checkpoint.notes, *notes),
+        assumption=assumption if checkpoint.preprocess is None else None,
+    )
+
+
+def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def _width(shapes: Mapping[str, tuple[int, ...]], arch: Arch, first: float | None = None) -> float | None:
+    """The width multiplier at which every layer of `arch` has the shape found; `first` is tried first."""
+    for width in dict.fromkeys((first or arch.width, arch.width, *_WIDTHS)):
+        if _weight_shapes(scaled(arch, width=width)) <= shapes.items():
+            return width
+    return None
+
+
+def _weight_shapes(arch: Arch) -> set[tuple[str, tuple[int, ...]]]:
+    """(key, shape) of every layer's weight but the classifier's, whose classes are the checkpoint's own."""
+    shapes = set()
+    for layer in list(layers(arch))[:-1]:
+        inputs = 1 if layer.op == "depthwise" else layer.in_shape[0]
+        kernel = () if layer.op == "linear" else (layer.kernel, layer.kernel)
+        if layer.op != "mean":
+            shapes.add((f"{layer.name}.weight", (layer.out_shape[0], inputs, *kernel)))
+    return shapes
+
+
+def _classifier(arch: Arch) -> str:
+    """The key of the last layer's weight [classes, in]."""
+    return f"{list(layers(arch))[-1].name}.weight"
+
+
+def identify(path: Path) -> Arch:
+    """The reference model whose weights a file holds. Raises EdgemobileError where it is none of them."""
+    found = _identify(read(path).state)
+    if found is None:
+        raise EdgemobileError(f"{path} holds weights of no reference model. Known: {', '.join(ARCHS)}")
+    return get_arch(found[0])
+
+
+def _identify(state: Mapping[str, torch.Tensor]) -> tuple[str, float] | None:
+    """(the reference model these weights belong to, its width)."""
+    for arch in ARCHS.values():
+        bare, _ = unwrapped(state, known_keys(arch))
+        layout = recognised(bare, arch)
+        width = _width(_shapes(translated(bare, arch, layout) if layout else bare), arch)
+        if width is not None:
+            return arch.name, width
+    return None
+
+
+def _of_tflite(path: Path, arch: Arch | None, width: float | None, classes: int | None) -> Checkpoint:
+    """The weights in a TFLite file of `arch`, whoever wrote it."""
+    if arch is None:
+        raise EdgemobileError(
+            f"{path}: a TFLite file is read as weights of a reference model. Known: {', '.join(ARCHS)}"
+        )
+    from edgemobile.loading.tflite_checkpoint import read_tflite_weights
+
+    held = read_tflite_weights(existing(path, "weights", (*SUFFIXES, ".tflite")), arch)
+    note = f"{path.name} is a TFLite file: its weights as reals, batch norm folded, padding as {held.padding!r}"
+    checkpoint = Checkpoint(
+        held.state, str(path), held.sha256, preprocess=held.preprocess, padding=held.padding, notes=(note,)
+    )
+    return _fitted(checkpoint, arch, width, classes)
+
+
+# ---- weights the user has no file of --------------------------------------------------------------------------------
+
+
+def _public(
+    arch: Arch, public: PublicWeights, width: float | None, classes: int | None, on_progress: Report | None
+) -> Checkpoint:
+    """torchvision's checkpoint, fetched where it is not here yet. It brings no class names."""
+    content = read(fetch(public, on_progress=on_progress))
+    source = f"torchvision's ImageNet {public.file}"
+    checkpoint = Checkpoint(content.state, source, content.sha256, preprocess=public.preprocess)
+    return _fitted(checkpoint, arch, width, classes)
+
+
+def _bundled_path(arch: Arch) -> Path:
+    path = _BUNDLED / f"{arch.name}.safetensors"
+    if not path.is_file():
+        raise EdgemobileError(
+            f"no weights of {arch.name} are bundled; bundled are: {', '.join(bundled())}. "
+            "Take --weights random, imagenet (v2, v3) or the path of a checkpoint"
+        )
+    return path
+
+
+def _keep_size(net: torch.nn.Module) -> None:
+    """Let every batch norm divide by the size its input has on noise, as training would.
+
+    A fresh net divides by 1, and 50 layers on its logits are 1e-17: neither int8 nor a latency measured on such numbers
+    says anything.
+    """
+    import torch
+
+    def settle(norm: torch.nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+        assert norm.running_var is not None
+        norm.running_var.copy_(inputs[0].square().mean(dim=(0, 2, 3)))
+
+    hooks = [
+        module.register_forward_pre_hook(settle) for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)
+    ]
+    with torch.no_grad():
+        net.eval()(torch.randn(2, 3, 64, 64))
+    for hook in hooks:
+        hook.remove()
+
+
+def _random(arch: Arch, seed: int) -> Checkpoint:
+    import torch
+
+    from edgemobile.models.nets import build_net
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build_net(arch)
+        _keep_size(net)
+        state = net.state_dict()
+    digest = hashlib.sha256()
+    for key, value in state.items():
+        digest.update(key.encode() + value.numpy().tobytes())
+    return Checkpoint(state, f"random, seed {seed}", digest.hexdigest(), arch.name, arch.width, arch.classes)

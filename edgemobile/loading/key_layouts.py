@@ -1,0 +1,132 @@
+"""Other libraries' checkpoints of the same models: their keys brought to those of our nets, by table.
+
+A layout says whose names a state_dict carries, what else differs from our net, and how the public checkpoints under it
+were trained to see images. Recognised by its keys alone; then every tensor of the file must have its place, and every
+place its tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.loading.files import first_few
+from edgemobile.models.arch import Arch
+from edgemobile.models.layers import layers
+from edgemobile.preprocess import IMAGENET, Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["LAYOUTS", "Layout", "check_complete", "key_pairs", "known_keys", "recognised", "translated"]
+
+_IMAGENET_BICUBIC = Preprocess(input_px=224, resize="shorter", shorter_px=256, interpolation="bicubic")
+_HALVES_BICUBIC = Preprocess(
+    input_px=224, resize="shorter", shorter_px=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One library's checkpoints of some of our models.
+
+    `keys` is a row of models.layers.KEYS; `preprocess` is that of the public checkpoints. `bn_eps` is the library's
+    where it is not ours. `caution` is what the keys cannot tell.
+    """
+
+    source: str
+    models: tuple[str, ...]
+    keys: str
+    preprocess: Preprocess
+    bn_eps: float | None = None
+    caution: str = ""
+
+
+LAYOUTS: tuple[Layout, ...] = (
+    Layout("timm's mobilenetv1", ("v1",), "timm", _HALVES_BICUBIC),
+    Layout("torchvision's mobilenet_v2", ("v2",), "torchvision-v2", IMAGENET),
+    Layout("timm's mobilenetv2", ("v2",), "timm", _IMAGENET_BICUBIC),
+    Layout("torchvision's mobilenet_v3", ("v3-small", "v3-large"), "torchvision-v3", IMAGENET),
+    Layout(
+        "timm's mobilenetv3",
+        ("v3-small", "v3-large"),
+        "timm-v3",
+        _IMAGENET_BICUBIC,
+        bn_eps=1e-5,
+        caution="timm's tf_mobilenetv3 has the same keys and pads as TensorFlow does: its weights come out wrong here",
+    ),
+    Layout("timm's mobilenetv4", ("v4-conv-small",), "timm-v4", _IMAGENET_BICUBIC),
+    Layout("efficientnet_lite_pytorch's", ("efficientnet-lite0",), "efficientnet-pytorch", _HALVES_BICUBIC),
+    Layout(
+        "timm's tf_efficientnet_lite",
+        ("efficientnet-lite0",),
+        "timm",
+        _HALVES_BICUBIC,
+        caution="timm's efficientnet_lite has the same keys and pads both ends alike: its weights come out wrong here",
+    ),
+)
+
+_NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
+_BATCH_COUNT = "num_batches_tracked"  # older checkpoints do without
+
+
+def recognised(keys: Collection[str], arch: Arch) -> Layout | None:
+    """The layout of `arch` that most of these state_dict keys are of; None where it is less than half of them."""
+    shares = {layout: _share(keys, arch, layout) for layout in LAYOUTS if arch.name in layout.models}
+    best = max(shares, key=shares.__getitem__, default=None)
+    return best if best and shares[best] > 0.5 else None
+
+
+def _share(keys: Collection[str], arch: Arch, layout: Layout) -> float:
+    known = key_pairs(arch, layout)
+    return sum(key in known for key in keys) / max(1, len(keys))
+
+
+def known_keys(arch: Arch) -> set[str]:
+    """Every state_dict key of `arch`, in our layout and in all others."""
+    rows = {arch.keys, *(layout.keys for layout in LAYOUTS if arch.name in layout.models)}
+    return {key for row in rows for key in _pairs(arch, row)}
+
+
+def key_pairs(arch: Arch, layout: Layout) -> dict[str, str]:
+    """The layout's key of every tensor -> our net's, in our net's order."""
+    return _pairs(arch, layout.keys)
+
+
+def _pairs(arch: Arch, keys: str) -> dict[str, str]:
+    pairs = {}
+    for ours, theirs in zip(layers(arch), layers(arch, keys), strict=True):
+        if ours.op != "mean":
+            pairs[f"{theirs.name}.weight"] = f"{ours.name}.weight"
+        if ours.bias:
+            pairs[f"{theirs.name}.bias"] = f"{ours.name}.bias"
+        if ours.norm:
+            pairs |= {f"{theirs.norm}.{leaf}": f"{ours.norm}.{leaf}" for leaf in (*_NORM_LEAVES, _BATCH_COUNT)}
+    return pairs
+
+
+def translated(state: Mapping[str, torch.Tensor], arch: Arch, layout: Layout) -> dict[str, torch.Tensor]:
+    """`state` under our net's keys; keys the layout does not have stay as they are.
+
+    timm's layer behind v3's pool is a 1x1 convolution [out, in, 1, 1]: the same numbers as a linear layer [out, in].
+    """
+    pairs = key_pairs(arch, layout)
+    linear = {f"{layer.name}.weight" for layer in layers(arch) if layer.op == "linear"}
+    ours = {pairs.get(key, key): value for key, value in state.items()}
+    return {key: value.flatten(1) if key in linear and value.ndim == 4 else value for key, value in ours.items()}
+
+
+def check_complete(keys: Collection[str], arch: Arch, layout: Layout, source: str) -> None:
+    """Raise EdgemobileError, in the layout's own names, unless `keys` are all it has and nothing else."""
+    known = key_pairs(arch, layout)
+    missing = [key for key in known if key not in keys and not key.endswith(_BATCH_COUNT)]
+    left_over = [key for key in keys if key not in known]
+    said = [
+        f"{len(names)} {what}: {first_few(names)}"
+        for what, names in (("missing", missing), ("left over", left_over))
+        if names
+    ]
+    if said:
+        raise EdgemobileError(f"{source} does not fit {arch.name} under {layout.source} keys: {'; '.join(said)}")

@@ -1,0 +1,113 @@
+"""A model of one's own: what `package.module:factory` makes, or a saved torch.export program."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgemobile.errors import EdgemobileError, Unsupported, require
+from edgemobile.loading.files import error_line, existing, first_few, why_unread
+from edgemobile.loading.model_spec import PROGRAM_SUFFIX
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load_factory", "load_program"]
+
+# What torch.export.load would run: compiled libraries and pickled objects.
+_RUNNABLE = re.compile(r"(^|/)(data/aotinductor|custom_obj_|opaque_obj_)")
+
+
+def load_factory(spec: str) -> torch.nn.Module:
+    """The net that `package.module:factory` makes (called without arguments) or is, in eval mode.
+
+    The module is looked for in the working directory first. Raises Unsupported where it does not give an nn.Module, or
+    wants to end the program.
+    """
+    torch = require("torch", "export")
+    module_name, _, name = spec.partition(":")
+    if not re.fullmatch(r"[\w.]+:\w+", spec):
+        raise Unsupported(f"model {spec!r} is not of the form package.module:factory")
+    with _working_directory_first():
+        try:
+            module = importlib.import_module(module_name)
+        except SystemExit as error:
+            raise _ended(f"importing {module_name}") from error
+        except Exception as error:
+            raise Unsupported(f"cannot import {module_name} for the model {spec}: {error_line(error)}") from error
+        if not hasattr(module, name):
+            raise Unsupported(
+                f"{module_name} has no {name!r}. It has: {first_few([n for n in vars(module) if n[0] != '_'])}"
+            )
+        factory = getattr(module, name)
+        try:
+            net = factory if isinstance(factory, torch.nn.Module) else factory()
+        except SystemExit as error:
+            raise _ended(f"calling {spec}") from error
+        except Exception as error:
+            raise Unsupported(f"calling {spec} without arguments failed: {error_line(error)}") from error
+    if not isinstance(net, torch.nn.Module):
+        raise Unsupported(f"{spec} gave something of type {type(net).__name__}, not a torch.nn.Module")
+    return net.eval()
+
+
+def _ended(step: str) -> Unsupported:
+    """A training script that parses its arguments wherever it is used leaves by SystemExit."""
+    return Unsupported(f"{step} ended the program; guard its script part with if __name__ == '__main__'")
+
+
+def load_program(path: str | Path) -> torch.export.ExportedProgram:
+    """The torch.export program saved as `path`. Raises EdgemobileError where it cannot be read, or could run code."""
+    torch = require("torch", "export")
+    path = existing(Path(path), "program", (PROGRAM_SUFFIX,))
+    try:
+        names = zipfile.ZipFile(path).namelist()
+        # What torch's own reader finds counts as well: it is the one that loads.
+        with suppress(RuntimeError):
+            names += torch._C.PyTorchFileReader(str(path)).get_all_records()
+        if runnable := [name for name in names if _RUNNABLE.search(name)]:
+            raise EdgemobileError(
+                f"{path} holds {runnable[0]}, which would run code when loaded. "
+                "Save the plain program: torch.export.save(torch.export.export(net, (example,)), FILE)"
+            )
+        with _only_tensors():
+            return torch.export.load(path)
+    except EdgemobileError:
+        raise
+    except Exception as error:
+        reason = why_unread(str(error)) if isinstance(error, pickle.UnpicklingError) else error_line(error)
+        raise EdgemobileError(f"cannot read {path} as a saved torch.export program: {reason}") from error
+
+
+@contextmanager
+def _working_directory_first() -> Iterator[None]:
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+@contextmanager
+def _only_tensors() -> Iterator[None]:
+    """torch.export.load unpickles anything where weights_only=True fails; with this variable torch refuses instead."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

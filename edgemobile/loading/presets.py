@@ -1,0 +1,126 @@
+"""How images are prepared for a file that does not say so itself: by name, by JSON, or by what its input looks like.
+
+Add a preset here: a row in PRESETS.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from edgemobile.devices.runtimes.sessions import Port
+from edgemobile.errors import EdgemobileError
+from edgemobile.preprocess import IMAGENET, Channels, Preprocess, at_resolution
+
+__all__ = ["PRESETS", "chosen_preprocess", "default_preprocess", "described"]
+
+_IDENTITY = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+# Models of smaller images than this were trained on whole images: there is nothing to crop.
+_CROPPED_FROM_PX = 96
+
+
+def _raw(port: Port) -> tuple[Channels, Channels]:
+    """The mean and deviation after which quantizing gives back the pixel itself, or the pixel - 128 for int8.
+
+    real = scale * (q - zero_point) with q = px - offset; and Preprocess computes (px / 255 - mean) / std.
+    """
+    scale, zero_point = (1.0, 0) if port.scale is None else (port.scale, port.zero_point or 0)
+    offset = 128 if port.dtype == "int8" else 0
+    mean, std = (zero_point + offset) / 255, 1 / (255 * scale)
+    return (mean,) * 3, (std,) * 3
+
+
+# name -> (mean, std) for an input, on pixels from 0 to 1
+PRESETS: dict[str, Callable[[Port], tuple[Channels, Channels]]] = {
+    "imagenet": lambda port: (IMAGENET.mean, IMAGENET.std),
+    "inception": lambda port: ((0.5,) * 3, (0.5,) * 3),
+    "unit": lambda port: ((0.0,) * 3, (1.0,) * 3),
+    "raw": _raw,
+}
+_WORDS = {
+    "imagenet": "ImageNet's mean and deviation",
+    "inception": "pixels from -1 to 1",
+    "unit": "pixels from 0 to 1",
+    "raw": "pixels as they are",
+}
+
+
+def default_preprocess(
+    port: Port, input_px: int, stated: tuple[Channels, Channels] | None = None
+) -> tuple[Preprocess, str]:
+    """(what files with such an input usually want, that in words).
+
+    `stated` is the (mean, std) on pixels from 0 to 255 of TFLite's official metadata. Integer inputs whose metadata has
+    0 and 1 there are not normalised at all: they take the pixels.
+    """
+    integer = port.dtype in ("uint8", "int8")
+    if stated and not (integer and stated == _IDENTITY):
+        mean, std = ((red / 255, green / 255, blue / 255) for red, green, blue in stated)
+        return _of_size(input_px, mean, std), "mean and std in its TFLite metadata"
+    if integer:
+        name, because = "raw", f"the input is {port.dtype}"
+    elif port.layout == "NCHW":
+        name, because = "imagenet", "the input is float NCHW, as PyTorch's are"
+    else:
+        name, because = "inception", "the input is float NHWC, as TensorFlow's are"
+    return _preset(name, port, input_px), f"assumed {_WORDS[name]}: the file does not say, and {because}"
+
+
+def chosen_preprocess(text: str, port: Port, input_px: int | None, usual_px: int) -> tuple[Preprocess, str]:
+    """(what `text` asks for, that in words). It is a name of PRESETS, JSON, or a file of JSON.
+
+    `input_px` is the model's resolution. Where it takes any (None), JSON may say one, else it is `usual_px`. JSON may
+    leave out the version, too. Raises EdgemobileError.
+    """
+    if text in PRESETS:
+        return _preset(text, port, input_px or usual_px), f"--preprocess {text}, {_WORDS[text]}"
+    record, source = _record(text)
+    preprocess = Preprocess.from_json({"version": 1, "input_px": input_px or usual_px, **record})
+    return at_resolution(preprocess, input_px or preprocess.input_px), f"--preprocess {source}"
+
+
+def described(preprocess: Preprocess) -> str:
+    """A preprocessing in a line."""
+    px = preprocess.input_px
+    if preprocess.shorter_px is None:
+        size = f"resized to {px} px"
+    else:
+        size = f"shorter side to {preprocess.shorter_px} px, the centre {px}"
+    mean, std = (
+        f"{values[0]:.4g}" if len(set(values)) == 1 else ", ".join(f"{value:.4g}" for value in values)
+        for values in (preprocess.mean, preprocess.std)
+    )
+    smooth = ", antialiased" if preprocess.antialias else ""
+    return f"{size} ({preprocess.interpolation}{smooth}), mean {mean}, std {std}"
+
+
+def _preset(name: str, port: Port, input_px: int) -> Preprocess:
+    return _of_size(input_px, *PRESETS[name](port))
+
+
+def _of_size(input_px: int, mean: Channels, std: Channels) -> Preprocess:
+    if input_px < _CROPPED_FROM_PX:
+        return Preprocess(input_px, mean=mean, std=std)
+    # The ImageNet convention in every library: the central 0.875 of the image.
+    return Preprocess(input_px, resize="shorter", shorter_px=round(input_px / 0.875), mean=mean, std=std)
+
+
+def _record(text: str) -> tuple[dict[str, object], str]:
+    """(the JSON object in `text` or in the file it names, what to call it)."""
+    inline = text.lstrip().startswith("{")
+    source = "JSON" if inline else text
+    try:
+        record = json.loads(text if inline else Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EdgemobileError(
+            f"preprocess {text!r} is neither known nor a file that can be read ({error.strerror}). "
+            f"Allowed: {', '.join(PRESETS)}, JSON, or a file of JSON"
+        ) from error
+    except ValueError as error:
+        raise EdgemobileError(f"preprocess {source} is no JSON: {error}") from error
+    # A checkpoint's FILE.json and a manifest hold the record under this name.
+    inner = record.get("preprocess", record) if isinstance(record, dict) else record
+    if not isinstance(inner, dict):
+        raise EdgemobileError(f"preprocess {source} must be a JSON object, found {type(inner).__name__}")
+    return inner, source

@@ -1,0 +1,244 @@
+"""Arch -> its layers in order of execution, at their real sizes, under the module paths of a state_dict layout.
+
+One walk knows the order; a row of KEYS knows the names. Two rows walked side by side are a translation between two
+libraries' checkpoints (edgemobile.loading.key_layouts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from edgemobile.models.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail
+
+__all__ = ["KEYS", "Keys", "Layer", "block_places", "layers"]
+
+Op = Literal["conv2d", "depthwise", "mean", "linear"]
+Pair = tuple[str, str]  # module paths of a convolution and of its batch norm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with weights or one pool, at its real size. Shapes are (channels, height, width), batch 1.
+
+    `name` is the PyTorch module path, so it matches the state_dict, the graph's tensors and a parity report; `norm` is
+    the path of the batch norm behind it, "" where there is none.
+    """
+
+    name: str
+    op: Op
+    in_shape: tuple[int, int, int]
+    out_shape: tuple[int, int, int]
+    kernel: int = 1
+    stride: int = 1
+    norm: str = ""
+    bias: bool = False
+    act: str = ""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """How a library names a model's modules: templates, the parts of a block below `block`.
+
+    Of the block: {stage}.{place} as timm groups them, {index} from 0, {number} from 1. Of the part: {step} and {next}
+    count the block's parts from 0 and 1, {norm} its batch norms from 1. `last` takes the place behind the blocks.
+    `plain_project` is the projection of a block that does not expand; `squeeze` is the pool and the two convolutions of
+    squeeze-and-excite.
+    """
+
+    stem: Pair
+    block: str
+    expand: Pair
+    depthwise: Pair
+    project: Pair
+    plain_project: Pair
+    last: Pair
+    hidden: Pair
+    pool: str
+    classifier: str
+    squeeze: tuple[str, str, str] = ("", "", "")
+    start: Pair = ("", "")
+    conv: Pair = ("", "")
+
+
+_TORCHVISION_V3 = Keys(
+    stem=("features.0.0", "features.0.1"),
+    block="features.{number}.block",
+    expand=("{step}.0", "{step}.1"),
+    depthwise=("{step}.0", "{step}.1"),
+    squeeze=("{step}.avgpool", "{step}.fc1", "{step}.fc2"),
+    project=("{step}.0", "{step}.1"),
+    plain_project=("{step}.0", "{step}.1"),
+    last=("features.{number}.0", "features.{number}.1"),
+    pool="avgpool",
+    hidden=("classifier.0", ""),
+    classifier="classifier.3",
+)
+
+_TIMM = Keys(
+    stem=("conv_stem", "bn1"),
+    block="blocks.{stage}.{place}",
+    expand=("conv_pw", "bn{norm}"),
+    depthwise=("conv_dw", "bn{norm}"),
+    squeeze=("se", "se.conv_reduce", "se.conv_expand"),
+    project=("conv_pwl", "bn{norm}"),
+    plain_project=("conv_pw", "bn{norm}"),
+    last=("conv_head", "bn2"),
+    pool="global_pool",
+    hidden=("", ""),
+    classifier="classifier",
+)
+
+KEYS: dict[str, Keys] = {
+    "torchvision-v2": replace(
+        _TORCHVISION_V3,
+        block="features.{number}.conv",
+        project=("{step}", "{next}"),
+        plain_project=("{step}", "{next}"),
+        classifier="classifier.1",
+    ),
+    "torchvision-v3": _TORCHVISION_V3,
+    "timm": _TIMM,
+    "timm-v3": replace(_TIMM, last=("blocks.{stage}.0.conv", "blocks.{stage}.0.bn1"), hidden=("conv_head", "")),
+    "timm-v4": replace(
+        _TIMM,
+        conv=("conv", "bn1"),
+        start=("dw_start.conv", "dw_start.bn"),
+        expand=("pw_exp.conv", "pw_exp.bn"),
+        depthwise=("dw_mid.conv", "dw_mid.bn"),
+        project=("pw_proj.conv", "pw_proj.bn"),
+        plain_project=("pw_proj.conv", "pw_proj.bn"),
+        last=("blocks.{stage}.0.conv", "blocks.{stage}.0.bn1"),
+        hidden=("conv_head", "norm_head"),
+    ),
+    "efficientnet-pytorch": Keys(
+        stem=("_conv_stem", "_bn0"),
+        block="_blocks.{index}",
+        expand=("_expand_conv", "_bn0"),
+        depthwise=("_depthwise_conv", "_bn1"),
+        project=("_project_conv", "_bn2"),
+        plain_project=("_project_conv", "_bn2"),
+        last=("_conv_head", "_bn1"),
+        pool="_avg_pooling",
+        hidden=("", ""),
+        classifier="_fc",
+    ),
+}
+
+
+def layers(arch: Arch, keys: str | None = None) -> Iterator[Layer]:
+    """The layers of `arch`, named as its own net names them or by another row of KEYS."""
+    walk = _Walk(arch, KEYS[keys or arch.keys])
+    *places, behind = block_places(arch)
+    yield walk.conv(walk.keys.stem, scaled_stem(arch), kernel=3, stride=2, act=arch.stem_act)
+    for place, block in zip(places, scaled_blocks(arch), strict=True):
+        yield from walk.block(place, block)
+    yield from walk.tail(behind)
+
+
+def block_places(arch: Arch) -> list[dict[str, int]]:
+    """Where each block stands, and one more: the place behind the last.
+
+    timm opens a stage where a block halves the picture or adds channels.
+    """
+    places, channels = [], 0
+    stage = place = -1
+    for index, block in enumerate(arch.blocks):
+        place += 1
+        if not index or block.stride == 2 or block.out_channels > channels:
+            stage, place = stage + 1, 0
+        channels = block.out_channels
+        places.append({"stage": stage, "place": place, "index": index, "number": index + 1})
+    count = len(places)
+    return [*places, {"stage": stage + 1, "place": 0, "index": count, "number": count + 1}]
+
+
+class _Part(NamedTuple):
+    """A convolution inside a block; `role` is the field of Keys that names it."""
+
+    role: str
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+    act: str = ""
+
+
+def _parts(block: ScaledBlock) -> Iterator[_Part]:
+    if block.kind == "conv":
+        yield _Part("conv", block.out_channels, block.kernel, block.stride, block.act)
+        return
+    if block.start:
+        yield _Part("start", block.in_channels, block.start, block.start_stride)
+    if block.expands:
+        yield _Part("expand", block.expand, act=block.act)
+    if block.kernel:
+        yield _Part("depthwise", block.expand, block.kernel, block.stride, block.act)
+    if block.squeeze:
+        yield _Part("squeeze", block.squeeze)
+    role = "project" if block.expands else "plain_project"
+    yield _Part(role, block.out_channels, act=block.act if block.kind == "separable" else "")
+
+
+class _Walk:
+    """Builds layers one after the other, carrying the shape along."""
+
+    def __init__(self, arch: Arch, keys: Keys) -> None:
+        self.arch = arch
+        self.keys = keys
+        self.shape = (3, arch.input_px, arch.input_px)
+
+    def block(self, place: dict[str, int], block: ScaledBlock) -> Iterator[Layer]:
+        prefix = self.keys.block.format(**place)
+        norm = 0
+        for step, part in enumerate(_parts(block)):
+            norm += part.role != "squeeze"
+            names = [
+                f"{prefix}.{name.format(step=step, next=step + 1, norm=norm)}" for name in getattr(self.keys, part.role)
+            ]
+            if part.role == "squeeze":
+                yield from self.squeeze_excite(names, part.channels)
+            else:
+                op: Op = "depthwise" if part.role in ("start", "depthwise") else "conv2d"
+                yield self.conv((names[0], names[1]), part.channels, part.kernel, part.stride, part.act, op)
+
+    def tail(self, place: dict[str, int]) -> Iterator[Layer]:
+        tail = self.arch.tail
+        last, hidden = scaled_tail(self.arch)
+        if last:
+            yield self.conv(_at(place, self.keys.last), last, act=tail.act)
+        yield self.pool(self.keys.pool)
+        if hidden and tail.hidden_norm:
+            yield self.conv(_at(place, self.keys.hidden), hidden, act=tail.act)
+        elif hidden:
+            yield self.linear(self.keys.hidden[0], hidden, act=tail.act)
+        yield self.linear(self.keys.classifier, self.arch.classes)
+
+    def conv(
+        self, names: Pair, channels: int, kernel: int = 1, stride: int = 1, act: str = "", op: Op = "conv2d"
+    ) -> Layer:
+        side = tuple(-(-size // stride) for size in self.shape[1:])
+        layer = Layer(names[0], op, self.shape, (channels, *side), kernel, stride, names[1], act=act)  # type: ignore[arg-type]
+        self.shape = layer.out_shape
+        return layer
+
+    def squeeze_excite(self, names: list[str], squeeze: int) -> Iterator[Layer]:
+        pool, fc1, fc2 = names
+        channels = self.shape[0]
+        yield Layer(pool, "mean", self.shape, (channels, 1, 1))
+        yield Layer(fc1, "conv2d", (channels, 1, 1), (squeeze, 1, 1), bias=True, act="relu")
+        yield Layer(fc2, "conv2d", (squeeze, 1, 1), (channels, 1, 1), bias=True, act="hardsigmoid")
+
+    def pool(self, name: str) -> Layer:
+        layer = Layer(name, "mean", self.shape, (self.shape[0], 1, 1))
+        self.shape = layer.out_shape
+        return layer
+
+    def linear(self, name: str, channels: int, act: str = "") -> Layer:
+        layer = Layer(name, "linear", self.shape, (channels, 1, 1), bias=True, act=act)
+        self.shape = layer.out_shape
+        return layer
+
+
+def _at(place: dict[str, int], names: Pair) -> Pair:
+    return names[0].format(**place), names[1].format(**place)

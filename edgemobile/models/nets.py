@@ -1,0 +1,296 @@
+"""Arch -> torch.nn.Module: the only model code on torch.
+
+state_dict keys, their order and shapes are torchvision's for v2, v3 and EfficientNet-Lite (v2 with other numbers) and
+timm's for v1 and v4, so that public checkpoints load with strict=True; edgemobile.loading.key_layouts brings the keys
+of other libraries to these. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+
+import torch
+from torch import nn
+
+from edgemobile.graph.padding import same_pads
+from edgemobile.models.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail
+from edgemobile.models.layers import block_places
+
+__all__ = ["MobileNetV1", "MobileNetV2", "MobileNetV3", "MobileNetV4", "build_net"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
+
+
+def build_net(arch: Arch, *, dropout: float = 0.2) -> nn.Module:
+    """A freshly initialised net for `arch`, in training mode. Seed torch before for repeatable weights."""
+    net = _NETS[arch.keys](arch, dropout)
+    _initialise(net)
+    return net
+
+
+def _initialise(net: nn.Module) -> None:
+    """He initialisation for convolutions, N(0, 0.01) for linear layers, as the public training recipes do."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+            nn.init.zeros_(module.bias)
+
+
+def _activation(name: str) -> nn.Module:
+    return _ACTIVATIONS[name](inplace=True)
+
+
+class _SamePaddedConv2d(nn.Conv2d):
+    """TensorFlow's 'SAME': output ceil(size / stride), the odd pixel of padding at the bottom and on the right."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (top, bottom), (left, right) = same_pads(x.shape[2:], self.kernel_size, self.stride, (1, 1))
+        padded = nn.functional.pad(x, (left, right, top, bottom)) if top + bottom + left + right else x
+        return nn.functional.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def _conv(
+    arch: Arch, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, depthwise: bool = False
+) -> nn.Conv2d:
+    groups = in_channels if depthwise else 1
+    if arch.padding == "same":
+        return _SamePaddedConv2d(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def _norm(arch: Arch, channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=arch.bn_eps, momentum=arch.bn_momentum)
+
+
+def _conv_norm(
+    arch: Arch,
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    act: str | None = None,
+    *,
+    depthwise: bool = False,
+    names: tuple[str, str, str] = ("0", "1", "2"),
+) -> nn.Sequential:
+    """A convolution, its batch norm and, with `act`, its activation, under `names`."""
+    conv = _conv(arch, in_channels, out_channels, kernel, stride, depthwise=depthwise)
+    steps = [conv, _norm(arch, out_channels), *([_activation(act)] if act else [])]
+    return nn.Sequential(OrderedDict(zip(names, steps, strict=False)))
+
+
+def _stages(arch: Arch, blocks: list[nn.Module]) -> nn.Sequential:
+    """Blocks grouped as timm groups them; one more than the table has is a stage of its own."""
+    stages: list[list[nn.Module]] = []
+    for place, block in zip(block_places(arch), blocks, strict=False):
+        if place["place"] == 0:
+            stages.append([])
+        stages[-1].append(block)
+    return nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
+
+
+class _Separable(nn.Module):
+    """v1's block: depthwise, then pointwise, each with batch norm and activation. Keys as in timm."""
+
+    def __init__(self, arch: Arch, block: ScaledBlock) -> None:
+        super().__init__()
+        self.conv_dw = _conv(arch, block.in_channels, block.in_channels, block.kernel, block.stride, depthwise=True)
+        self.bn1 = _norm(arch, block.in_channels)
+        self.act1 = _activation(block.act)
+        self.conv_pw = _conv(arch, block.in_channels, block.out_channels)
+        self.bn2 = _norm(arch, block.out_channels)
+        self.act2 = _activation(block.act)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act1(self.bn1(self.conv_dw(x)))
+        return self.act2(self.bn2(self.conv_pw(x)))
+
+
+class MobileNetV1(nn.Module):
+    """MobileNets: 13 separable blocks. Keys as in timm's mobilenetv1."""
+
+    def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
+        super().__init__()
+        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
+        self.conv_stem = _conv(arch, 3, stem, 3, 2)
+        self.bn1 = _norm(arch, stem)
+        self.act1 = _activation(arch.stem_act)
+        self.blocks = _stages(arch, [_Separable(arch, block) for block in blocks])
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(blocks[-1].out_channels, arch.classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
+        return self.classifier(self.dropout(torch.flatten(self.global_pool(x), 1)))
+
+
+class _InvertedResidualV2(nn.Module):
+    """Expand, depthwise, linear bottleneck; a skip where stride is 1 and the channels match."""
+
+    def __init__(self, arch: Arch, block: ScaledBlock) -> None:
+        super().__init__()
+        self.use_res_connect = block.skip
+        steps: list[nn.Module] = []
+        if block.expands:
+            steps.append(_conv_norm(arch, block.in_channels, block.expand, act=block.act))
+        steps += [
+            _conv_norm(arch, block.expand, block.expand, block.kernel, block.stride, block.act, depthwise=True),
+            _conv(arch, block.expand, block.out_channels),
+            _norm(arch, block.out_channels),
+        ]
+        self.conv = nn.Sequential(*steps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(x) if self.use_res_connect else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """Inverted residuals with linear bottlenecks. Keys as in torchvision's mobilenet_v2."""
+
+    def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
+        super().__init__()
+        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
+        last, _ = scaled_tail(arch)
+        self.features = nn.Sequential(
+            _conv_norm(arch, 3, stem, 3, 2, arch.stem_act),
+            *(_InvertedResidualV2(arch, block) for block in blocks),
+            _conv_norm(arch, blocks[-1].out_channels, last, act=arch.tail.act),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last, arch.classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class _SqueezeExcite(nn.Module):
+    """Scale each channel by hard_sigmoid(fc2(relu(fc1(mean(x)))))."""
+
+    def __init__(self, channels: int, squeeze: int) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, squeeze, 1)
+        self.fc2 = nn.Conv2d(squeeze, channels, 1)
+        self.activation = nn.ReLU()
+        self.scale_activation = nn.Hardsigmoid()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.activation(self.fc1(self.avgpool(x)))
+        return self.scale_activation(self.fc2(gate)) * x
+
+
+class _InvertedResidualV3(nn.Module):
+    """Expand, depthwise, squeeze-and-excite after the depthwise activation, linear bottleneck, skip."""
+
+    def __init__(self, arch: Arch, block: ScaledBlock) -> None:
+        super().__init__()
+        self.use_res_connect = block.skip
+        steps: list[nn.Module] = []
+        if block.expands:
+            steps.append(_conv_norm(arch, block.in_channels, block.expand, act=block.act))
+        steps.append(
+            _conv_norm(arch, block.expand, block.expand, block.kernel, block.stride, block.act, depthwise=True)
+        )
+        if block.squeeze:
+            steps.append(_SqueezeExcite(block.expand, block.squeeze))
+        steps.append(_conv_norm(arch, block.expand, block.out_channels))
+        self.block = nn.Sequential(*steps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.block(x) if self.use_res_connect else self.block(x)
+
+
+class MobileNetV3(nn.Module):
+    """v3-small and v3-large, with the efficient last stage. Keys as in torchvision's mobilenet_v3."""
+
+    def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
+        super().__init__()
+        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
+        last, hidden = scaled_tail(arch)
+        self.features = nn.Sequential(
+            _conv_norm(arch, 3, stem, 3, 2, arch.stem_act),
+            *(_InvertedResidualV3(arch, block) for block in blocks),
+            _conv_norm(arch, blocks[-1].out_channels, last, act=arch.tail.act),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(
+            nn.Linear(last, hidden),
+            _activation(arch.tail.act),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, arch.classes),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+# timm's names for a part of a bottleneck, and for a layer that is a block by itself.
+_part = partial(_conv_norm, names=("conv", "bn", "act"))
+_whole = partial(_conv_norm, names=("conv", "bn1", "act"))
+
+
+class _UniversalInvertedBottleneck(nn.Module):
+    """Depthwise, expand, depthwise, project, either depthwise left out where its kernel is 0; a skip where it fits."""
+
+    def __init__(self, arch: Arch, block: ScaledBlock) -> None:
+        super().__init__()
+        self.use_res_connect = block.skip
+        inside, outside, wide, act = block.in_channels, block.out_channels, block.expand, block.act
+        if block.start:
+            self.dw_start = _part(arch, inside, inside, block.start, block.start_stride, depthwise=True)
+        if block.expands:
+            self.pw_exp = _part(arch, inside, wide, act=act)
+        if block.kernel:
+            self.dw_mid = _part(arch, wide, wide, block.kernel, block.stride, act, depthwise=True)
+        self.pw_proj = _part(arch, wide, outside)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x
+        for step in self.children():
+            y = step(y)
+        return x + y if self.use_res_connect else y
+
+
+def _v4_block(arch: Arch, block: ScaledBlock) -> nn.Module:
+    if block.kind == "inverted":
+        return _UniversalInvertedBottleneck(arch, block)
+    return _whole(arch, block.in_channels, block.out_channels, block.kernel, block.stride, block.act)
+
+
+class MobileNetV4(nn.Module):
+    """v4's convolutional models: universal inverted bottlenecks. Keys as in timm's mobilenetv4."""
+
+    def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
+        super().__init__()
+        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
+        last, hidden = scaled_tail(arch)
+        last_conv = _whole(arch, blocks[-1].out_channels, last, act=arch.tail.act)
+        self.conv_stem = _conv(arch, 3, stem, 3, 2)
+        self.bn1 = _norm(arch, stem)
+        self.act1 = _activation(arch.stem_act)
+        self.blocks = _stages(arch, [*(_v4_block(arch, block) for block in blocks), last_conv])
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.conv_head = _conv(arch, last, hidden)
+        self.norm_head = _norm(arch, hidden)
+        self.act2 = _activation(arch.tail.act)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, arch.classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.act1(self.bn1(self.conv_stem(x))))
+        x = self.act2(self.norm_head(self.conv_head(self.global_pool(x))))
+        return self.classifier(self.dropout(torch.flatten(x, 1)))
+
+
+_NETS: dict[str, type[nn.Module]] = {
+    "timm": MobileNetV1,
+    "timm-v4": MobileNetV4,
+    "torchvision-v2": MobileNetV2,
+    "torchvision-v3": MobileNetV3,
+}

@@ -1,0 +1,217 @@
+"""How a traced model becomes files. One row a route.
+
+    native       lower -> Graph -> our int8 -> our emitters: every format and precision, the same integers in each
+    torch        torch.onnx.export + onnxsim, int8 by onnxruntime's quantizer: ONNX, also of ops we do not lower
+    tensorflow   lower -> Graph -> tf.function -> TFLiteConverter, int8 by its quantizer: TFLite
+
+The libraries' routes are a second opinion, and the way out where ours does not go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from edgemobile.devices.runtimes.sessions import open_session
+from edgemobile.errors import Unsupported
+from edgemobile.exporters import FORMATS
+from edgemobile.graph import Graph
+from edgemobile.graph.channel_factors import factors_metadata
+from edgemobile.graph.checksums import checksums_metadata
+from edgemobile.graph.embed import embed
+from edgemobile.images.samples import Samples
+from edgemobile.loading.model import Model
+from edgemobile.quant.ptq import ptq
+from edgemobile.quant.recipe import Recipe
+from edgemobile.quant.sensitivity import search
+from edgemobile.quant.weights_only import to_float16, to_int8_weights
+from edgemobile.util.progress import Progress
+
+__all__ = ["PRECISIONS", "ROUTES", "Emitted", "Job", "Route", "route_for"]
+
+_FLOAT_FORMS: dict[str, Callable[[Graph], Graph]] = {
+    "float32": lambda graph: graph,
+    "float16": to_float16,
+    "dynamic": to_int8_weights,
+}
+PRECISIONS = (*_FLOAT_FORMS, "int8")
+_CALIBRATION_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a route is asked for. `metadata` gives what a file of a precision says of itself.
+
+    With `strict_calib`, calibration images that cannot be what the model is used on are refused. `search_drop` asks for
+    a search: how many points of top-1 int8 may lose before a layer more stays in float. With `embed_preprocess` the
+    files take raw pixels. `onnx` is what exporters.onnx.to_bytes is told of where the files will run.
+    """
+
+    model: Model
+    samples: Samples
+    formats: Sequence[str]
+    precisions: Sequence[str]
+    recipe: Recipe
+    metadata: Callable[[str], Mapping[str, str]]
+    progress: Progress
+    strict_calib: bool = True
+    search_drop: float | None = None
+    embed_preprocess: bool = False
+    onnx: Mapping[str, Any] = field(default_factory=dict)
+
+    def calibration_batches(self) -> list[np.ndarray]:
+        return self.samples.batches(_CALIBRATION_BATCH)
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What a route made: (format, precision) -> the file's bytes.
+
+    `int8` is the integer graph behind the int8 files, and `recipe` how it was made, where it is ours.
+    `hardswish_count` is how many the model has.
+    """
+
+    files: Mapping[tuple[str, str], bytes]
+    int8: Graph | None = None
+    hardswish_count: int = 0
+    notes: tuple[str, ...] = field(default=())
+    recipe: Recipe | None = None
+
+
+def _native(job: Job) -> Emitted:
+    graph = _lowered(job)
+    graphs: dict[str, Graph] = {}
+    recipe: Recipe | None
+    notes: tuple[str, ...]
+    factors: dict[str, str]
+    recipe, notes, factors = None, (), {}
+    for precision in job.precisions:
+        if precision == "int8":
+            recipe, notes = _searched(graph, job)
+            quantized = ptq(graph, job.calibration_batches(), recipe, strict=job.strict_calib, progress=job.progress)
+            graphs[precision], notes = quantized.graph, (*notes, *quantized.notes)
+            factors = factors_metadata(quantized.channel_factors)
+        else:
+            graphs[precision] = _FLOAT_FORMS[precision](graph)
+    if job.embed_preprocess:
+        graphs = {precision: embed(form, job.model.preprocess) for precision, form in graphs.items()}
+    files = {}
+    with job.progress.step("write the files", len(graphs) * len(job.formats)) as report:
+        for precision, form in graphs.items():
+            own = {**factors, **checksums_metadata(form.tensors)} if precision == "int8" else {}
+            metadata = {**job.metadata(precision), **own}
+            for name in job.formats:
+                told = job.onnx if name == "onnx" else {}
+                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata=metadata, **told)
+                report(len(files))
+    return Emitted(files, graphs.get("int8"), _hardswishes(graph), notes, recipe)
+
+
+def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
+    """(the job's recipe with the layers in float that its bound needs, what that cost in words).
+
+    The bound is held on every fourth calibration image, which the others are not calibrated on meanwhile.
+    """
+    if job.search_drop is None:
+        return job.recipe, ()
+    images, labels = job.samples.calibration, job.samples.calibration_labels
+    held = np.arange(len(images)) % 4 == 3
+    rest = images[~held]
+    batches = [rest[start : start + _CALIBRATION_BATCH] for start in range(0, len(rest), _CALIBRATION_BATCH)]
+    with job.progress.step("search layers to keep in float") as report:
+        found = search(
+            graph,
+            batches,
+            job.recipe,
+            images=images[held],
+            labels=None if labels is None else labels[held],
+            max_drop=job.search_drop,
+            evaluate=partial(_in_runtime, job.formats[0]),
+            progress=report,
+        )
+    lost = f"{found.drop:.2f} points" if found.drop is not None else f"{100 * (1 - found.agreement):.2f} answers of 100"
+    kept = ", ".join(found.kept_float) or "none"
+    note = f"search: {kept} kept in float; int8 then loses {lost} on {held.sum()} calibration images held out"
+    return found.recipe, (note,)
+
+
+def _in_runtime(format_name: str, graph: Graph, images: np.ndarray) -> np.ndarray:
+    return open_session(FORMATS[format_name].load().to_bytes(graph, metadata={})).run(images)
+
+
+def _torch(job: Job) -> Emitted:
+    from edgemobile.exporters import torch_onnx
+
+    model = job.model
+    px = model.preprocess.input_px
+    with job.progress.step("torch.onnx.export"):
+        data = torch_onnx.to_bytes(model.program, (model.batch, 3, px, px), metadata=job.metadata("float32"))
+    files = {("onnx", "float32"): data}
+    if "int8" in job.precisions:
+        with job.progress.step("onnxruntime's quantizer"):
+            batches = [images.transpose(0, 3, 1, 2) for images in job.samples.batches(model.batch)]
+            full = [images for images in batches if len(images) == model.batch]
+            files["onnx", "int8"] = torch_onnx.quantize_static(data, full, metadata=job.metadata("int8"))
+    return Emitted(files)
+
+
+def _tensorflow(job: Job) -> Emitted:
+    from edgemobile.exporters import tensorflow
+
+    graph = _lowered(job)
+    files = {}
+    for precision in job.precisions:
+        with job.progress.step(f"TFLiteConverter, {precision}"):
+            representative = job.calibration_batches() if precision == "int8" else None
+            files["tflite", precision] = tensorflow.to_bytes(
+                graph, metadata=job.metadata(precision), representative=representative
+            )
+    return Emitted(files, hardswish_count=_hardswishes(graph))
+
+
+def _lowered(job: Job) -> Graph:
+    from edgemobile.lower import lower
+
+    with job.progress.step("lower to a graph"):
+        return lower(job.model.program, job.model.name)
+
+
+def _hardswishes(graph: Graph) -> int:
+    return graph.op_counts().get("hardswish", 0)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One row: the formats and precisions a route can make, and the function that makes them."""
+
+    formats: tuple[str, ...]
+    precisions: tuple[str, ...]
+    run: Callable[[Job], Emitted]
+
+
+ROUTES = {
+    "native": Route(tuple(FORMATS), PRECISIONS, _native),
+    "torch": Route(("onnx",), ("float32", "int8"), _torch),
+    "tensorflow": Route(("tflite",), ("float32", "int8"), _tensorflow),
+}
+
+
+def route_for(via: str, formats: Sequence[str] | None, precisions: Sequence[str]) -> tuple[Route, tuple[str, ...]]:
+    """(the route `via`, the formats to make: all it has where `formats` is None).
+
+    Raises Unsupported for what the route cannot make.
+    """
+    if via not in ROUTES:
+        raise Unsupported(f"there is no route {via!r}. Known: {', '.join(ROUTES)}")
+    route = ROUTES[via]
+    formats = route.formats if formats is None else tuple(formats)
+    for what, wanted, known in (("format", formats, route.formats), ("precision", precisions, route.precisions)):
+        unknown = [name for name in wanted if name not in known]
+        if unknown or not wanted:
+            found = ", ".join(unknown) or "(none)"
+            raise Unsupported(f"{what} {found} cannot be made via {via}. Allowed: {', '.join(known)}")
+    return route, formats

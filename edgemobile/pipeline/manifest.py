@@ -1,0 +1,89 @@
+"""What an export says of itself: in manifest.json beside the files, and inside each of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from edgemobile import __version__
+from edgemobile.graph.embed import outside
+from edgemobile.images.samples import Samples
+from edgemobile.loading.model import Model
+from edgemobile.model_file.metadata import LABELS, MODEL, PRECISION, PREPROCESS, VERSION, WEIGHTS_SHA256, embedded_entry
+from edgemobile.pipeline.artifact import MANIFEST_VERSION
+from edgemobile.quant.targets import target_for
+
+if TYPE_CHECKING:
+    from edgemobile.pipeline.export import Checked, ExportRequest, ExportResult
+
+__all__ = ["file_metadata", "manifest"]
+
+_TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "tensorflow-cpu", "tensorflow", "numpy")
+
+
+def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = False) -> Mapping[str, str]:
+    """What travels inside every file, so that it can be used without its folder (edgemobile/model_file/metadata.py)."""
+    preprocess = outside(model.preprocess) if embed_preprocess else model.preprocess
+    entries = {
+        VERSION: __version__,
+        MODEL: model.name,
+        PRECISION: precision,
+        WEIGHTS_SHA256: model.sha256,
+        PREPROCESS: json.dumps(preprocess.to_json()),
+    }
+    if embed_preprocess:
+        entries |= embedded_entry(model.preprocess)
+    if model.labels is not None:
+        entries[LABELS] = json.dumps(list(model.labels))
+    return entries
+
+
+def manifest(request: ExportRequest, model: Model, samples: Samples, result: ExportResult) -> dict[str, Any]:
+    """manifest.json: where everything came from, and every number the export measured, unrounded."""
+    int8 = "int8" in request.precisions
+    return {
+        "version": MANIFEST_VERSION,
+        "edgemobile": __version__,
+        "command": shlex.join(("edgemobile", *request.command)) if request.command else None,
+        "via": request.via,
+        "model": {
+            "name": model.name,
+            **model.facts,
+            "classes": model.classes,
+            "input_px": model.preprocess.input_px,
+            "batch": model.batch,
+            "labels": list(model.labels) if model.labels is not None else None,
+            "preprocess": model.preprocess.to_json(),
+            "preprocess_embedded": request.embed_preprocess,
+        },
+        "weights": {"source": model.source, "sha256": model.sha256},
+        "calibration": samples.facts if int8 else None,
+        "recipe": result.recipe.to_json() if result.recipe else None,
+        "target": asdict(target_for(request.target)) if result.recipe else None,
+        "checked_on": {"images": samples.described, "float_top1": result.float_accuracy},
+        "files": [_file_facts(file) for file in result.files],
+        "notes": list(result.notes),
+        "tools": {name: version for name in _TOOLS if (version := _version(name))},
+    }
+
+
+def _file_facts(file: Checked) -> dict[str, Any]:
+    return asdict(file.artifact) | {
+        "runtime": file.runtime,
+        "metrics": dict(file.verdict.metrics),
+        "top1": file.accuracy,
+        "max_lsb_to_reference": file.max_lsb,
+        "missed": list(file.verdict.missed),
+        "latency_ns": list(file.latency.values_ns),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

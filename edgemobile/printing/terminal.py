@@ -1,0 +1,189 @@
+"""What every command shows on a terminal: tables, sizes, progress bars. Numbers are rounded here and nowhere else."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from edgemobile.util.progress import Report, Silent
+
+__all__ = ["console", "format_bytes", "format_table", "print_error", "progress", "recorded"]
+
+# Columns of characters: between two columns of a table, and what a text keeps of its longest word when it is folded.
+_GAP = 2
+_LEAST_TEXT = 24
+_recorder: ContextVar[Console | None] = ContextVar("recorder", default=None)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """As wide as a terminal is; as wide as it takes where the output is piped."""
+    recorder = _recorder.get()
+    if recorder is not None and not stderr:
+        return recorder
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=not stream.isatty())
+
+
+def print_error(words: str) -> None:
+    """On standard error, as one line."""
+    console(stderr=True).print(Text(f"error: {words}", style="red"), soft_wrap=True)
+
+
+@contextmanager
+def recorded() -> Iterator[Console]:
+    """What is printed meanwhile is not shown: the console keeps it, to export as text or HTML."""
+    recorder = Console(record=True, file=io.StringIO(), highlight=False, emoji=False, soft_wrap=True)
+    token = _recorder.set(recorder)
+    try:
+        yield recorder
+    finally:
+        _recorder.reset(token)
+
+
+class _Table(Table):
+    """A table that shows every figure whole. Columns to the left are text, those to the right figures.
+
+    Where a terminal is too narrow, texts go over several lines; where that is not enough, the columns go below each
+    other in bands, each beside the first text.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.title:
+            yield console.render_str(str(self.title), style=self.title_style or "")
+        for number, widths in enumerate(self._bands(console, options)):
+            if number:
+                yield Segment.line()
+            width = _total(widths) if console.soft_wrap else min(_total(widths), options.max_width)
+            for line in console.render_lines(self._band(widths), options.update(width=width), pad=False):
+                yield from _trimmed(line)
+                yield Segment.line()
+
+    def _bands(self, console: Console, options: ConsoleOptions) -> list[dict[int, int]]:
+        """Column -> width, of every band."""
+        unbound = options.update(width=sys.maxsize)
+        found = {
+            column: console.measure(self._band({column: None}), options=unbound) for column in range(len(self.columns))
+        }
+        whole = {column: one.maximum for column, one in found.items()}
+        if console.soft_wrap or _total(whole) <= options.max_width:
+            return [whole]
+        texts = [column for column, one in enumerate(self.columns) if one.justify == "left"]
+        least = {**whole, **{column: min(found[column].minimum, _LEAST_TEXT) for column in texts}}
+        if _total(least) <= options.max_width:
+            return [_narrowed(whole, least, options.max_width)]
+        first = next((column for column in texts if self.columns[column].header), 0)
+        whole[first] = least[first] = min(whole[first], max(_LEAST_TEXT, options.max_width // 2))
+        key = list(range(first + 1))
+        bands = [key]
+        for column in range(first + 1, len(self.columns)):
+            if bands[-1] is not key and _total({one: whole[one] for one in (*bands[-1], column)}) > options.max_width:
+                bands.append(key)
+            bands[-1] = [*bands[-1], column]
+        return [_narrowed({column: whole[column] for column in band}, least, options.max_width) for band in bands]
+
+    def _band(self, widths: Mapping[int, int | None]) -> Table:
+        """Some of the columns; None is a width as it comes."""
+        band = Table(box=None, padding=(0, _GAP // 2), pad_edge=False)
+        band.rows = self.rows
+        band.columns = [
+            replace(self.columns[column], width=width, _index=index)
+            for index, (column, width) in enumerate(widths.items())
+        ]
+        return band
+
+
+def _total(widths: Mapping[int, int]) -> int:
+    return sum(widths.values()) + _GAP * (len(widths) - 1)
+
+
+def _narrowed(whole: Mapping[int, int], least: Mapping[int, int], width: int) -> dict[int, int]:
+    """`whole`, the widest cut to one width that lets all fit into `width`; none below its `least`."""
+    for most in range(max(whole.values()), 0, -1):
+        widths = {column: max(least[column], min(own, most)) for column, own in whole.items()}
+        if _total(widths) <= width:
+            break
+    return widths
+
+
+def _trimmed(line: list[Segment]) -> list[Segment]:
+    """A line without the blanks that fill its last column."""
+    kept = list(line)
+    while kept and not kept[-1].text.strip():
+        kept.pop()
+    return [*kept[:-1], Segment(kept[-1].text.rstrip(), kept[-1].style)] if kept else []
+
+
+def format_table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:
+    """An empty table; the first `left` columns are text, the others numbers."""
+    table = _Table(title=title, title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", header_style="dim", overflow="fold")
+    return table
+
+
+def format_bytes(count: int) -> str:
+    return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+class _Bars:
+    """Draws a bar a step on standard error; a step that ends within a second leaves no line."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Report]:
+        started = time.monotonic()
+        task = self.bars.add_task(title, total=total)
+        yield lambda done, total=total: self.bars.update(task, completed=done, total=total)
+        self.bars.update(task, total=total or 1, completed=total or 1)
+        if time.monotonic() - started < 1:
+            self.bars.remove_task(task)
+
+
+class _Said(logging.Handler):
+    """Lines of the log above the bars."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(record.getMessage(), markup=False)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[_Bars | Silent]:
+    """Progress for a command, and what the log has to say meanwhile: bars on a terminal; nothing when quiet."""
+    if quiet:
+        yield Silent()
+        return
+    errors = console(stderr=True)
+    said, log = _Said(errors), logging.getLogger("edgemobile")
+    log.addHandler(said)
+    try:
+        if not sys.stderr.isatty():
+            yield Silent()
+            return
+        columns = (
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=errors) as bars:
+            yield _Bars(bars)
+    finally:
+        log.removeHandler(said)
