@@ -14,6 +14,7 @@ import numpy as np
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.exporters.padding import padding_name
 from edgemobile.graph import Graph, Node
+from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.util.quiet import quiet_stderr
 
 __all__ = ["to_bytes"]
@@ -37,9 +38,10 @@ def to_bytes(
         tf = require("tensorflow", "tensorflow")
         data = _convert(tf, graph, representative, dynamic_range)
     if metadata:
-        from edgemobile.exporters.tflite_file import with_metadata
+        from edgemobile.exporters.tflite_file import read_tensors, with_metadata
 
-        data = with_metadata(data, metadata)
+        checksums = {} if representative is None else checksums_metadata(read_tensors(data))
+        data = with_metadata(data, {**metadata, **checksums})
     return data
 
 

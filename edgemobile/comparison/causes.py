@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ CAUSES: Mapping[str, Callable[[Case], Iterator[Output]]] = {
     "normalisation": wrong_wiring.normalised,
     "hard-swish form": wrong_wiring.hswish_form,
     "activation": wrong_wiring.activation,
+    "wiring": wrong_wiring.rewired,
     "bias overflow": wrong_numbers.bias_overflow,
     "flipped bit": wrong_numbers.flipped_bit,
     "int16 saturation": wrong_numbers.pair_saturation,
@@ -49,28 +50,34 @@ _GENERAL: Mapping[str, Callable[[Case], Iterator[Output]]] = {
 
 @dataclass(frozen=True)
 class Cause:
-    """`kind` is a name of CAUSES. The file is `explained_db` near to the layer with the mistake, `right_db` to the
-    right one: SQNR of the worst channel."""
+    """`kind` is a name of CAUSES, or of a Finding in the stored numbers. The file is `explained_db` near to the layer
+    with the mistake, `right_db` to the right one: SQNR of the worst channel; None of a Finding, for which nothing ran.
+    """
 
     kind: str
     words: str
-    explained_db: float
-    right_db: float
+    explained_db: float | None = None
+    right_db: float | None = None
 
 
 def likely_cause(
-    graph: Graph, layer: LayerParity, observed: Observed, normalisation: Normalisation | None = None
+    graph: Graph,
+    layer: LayerParity,
+    observed: Observed,
+    normalisation: Normalisation | None = None,
+    told: Cause | None = None,
 ) -> Cause | None:
     """The known mistake that makes the reference layer give what the file gave; None where none does.
 
-    Mistakes are made in real numbers: a layer of an int8 reference is not looked into.
+    `told` is what the stored numbers say: it stands where no mistake in the layer's wiring or a single number explains
+    more. Mistakes are made in real numbers: a layer of an int8 reference is not looked into.
     """
     node = graph.producer(layer.name)
     if node is None or not layer.diverges_in or graph[layer.name].qparams is not None:
-        return None
+        return told
     source = fused_to(graph, node, observed)
     if any(map(observed.problem, (*sources(graph, source or node), node.output))):
-        return None
+        return told
     inputs = {name: observed.real(name) for name in sources(graph, source or node)}
     found = observed.real(layer.name)
     # Where the weights are what differs, the file's own would explain everything and say nothing.
@@ -87,20 +94,28 @@ def likely_cause(
     if layer.is_damaged:
         # One weight stands out: there is nothing else to suspect, unless the layer without it is further off.
         flipped = next(_scored(cases[0], "flipped bit", wrong_numbers.flipped_bit, right_db), None)
-        if flipped is not None and flipped.explained_db >= right_db:
+        if flipped is not None and _explained(flipped) >= right_db:
             return flipped
-    return _best(cases, right_db)
+    particular = _best(CAUSES, cases, right_db)
+    if particular is not None:
+        return particular
+    general = _best(_GENERAL, cases, right_db)
+    if told is not None:
+        # What the numbers tell is more than that they differ; how much that explains was measured.
+        return told if general is None else replace(general, kind=told.kind, words=told.words)
+    return general or _rounding(cases[0], right_db)
 
 
-def _best(cases: Sequence[Case], right_db: float) -> Cause | None:
-    for rows in (CAUSES, _GENERAL):
-        found = [
-            cause for case in cases for kind, make in rows.items() for cause in _scored(case, kind, make, right_db)
-        ]
-        explaining = [cause for cause in found if cause.explained_db >= max(right_db + _GAIN_DB, _LEAST_DB)]
-        if explaining:
-            return max(explaining, key=lambda cause: cause.explained_db)
-    return _rounding(cases[0], right_db)
+def _explained(cause: Cause) -> float:
+    return -math.inf if cause.explained_db is None else cause.explained_db
+
+
+def _best(
+    rows: Mapping[str, Callable[[Case], Iterator[Output]]], cases: Sequence[Case], right_db: float
+) -> Cause | None:
+    found = [cause for case in cases for kind, make in rows.items() for cause in _scored(case, kind, make, right_db)]
+    explaining = [cause for cause in found if _explained(cause) >= max(right_db + _GAIN_DB, _LEAST_DB)]
+    return max(explaining, key=_explained, default=None)
 
 
 def _scored(case: Case, kind: str, make: Callable[[Case], Iterator[Output]], right_db: float) -> Iterator[Cause]:

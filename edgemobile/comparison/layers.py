@@ -176,21 +176,35 @@ class Observed:
         one step: a number that was damaged stands alone, what a recipe moves has company. inf where all others are
         the same; None without weights.
         """
-        weight = node.inputs[1] if node.op in _LAYERS else ""
-        stored = self._constant(weight, graph[weight].shape) if weight else None
-        right = graph[weight].data if weight else None
-        if stored is None or stored.data is None or right is None or stored.data.size < 2:
+        weight = self.weight(graph, node)
+        if weight is None or weight[1].size < 2:
             return None
-        units = self._units(node, stored, is_bias=False)
-        if stored.qparams is not None:
-            units = units * stored.qparams.along(stored.data.ndim)[0]
-        apart = np.abs(stored.data.astype(np.float64) - right / units).ravel()
+        stored, right, _ = weight
+        assert stored.data is not None
+        apart = np.abs(stored.data.astype(np.float64) - right).ravel()
         if not np.isfinite(apart).all():
             return math.inf
         furthest, second, *others = np.sort(apart)[: -_COMPANY - 1 : -1].tolist()
         if stored.qparams is not None:
             return furthest / max((second, *others)[-1], 1.0)
         return math.inf if furthest and not second else 0.0
+
+    def weight(self, graph: Graph, node: Node) -> tuple[Tensor, np.ndarray, np.ndarray] | None:
+        """(a layer's weight as the file stores it, the reference's f64 in the file's steps, what 1 step is in the
+        reference's units, to broadcast); None for other nodes, and where the file has none of its shape."""
+        name = node.inputs[1] if node.op in _LAYERS else ""
+        stored = self._constant(name, graph[name].shape) if name else None
+        right = graph[name].data if name else None
+        if stored is None or stored.data is None or right is None:
+            return None
+        units = self._units(node, stored, is_bias=False)
+        if stored.qparams is not None:
+            units = units * stored.qparams.along(stored.data.ndim)[0]
+        return stored, right / units, units
+
+    def bias(self, graph: Graph, node: Node) -> Tensor | None:
+        """A layer's bias as the file stores it."""
+        return self._constant(node.inputs[2], graph[node.inputs[2]].shape) if node.op in _LAYERS else None
 
     def _units(self, node: Node, stored: Tensor, *, is_bias: bool) -> np.ndarray:
         """What a constant of a layer is multiplied by for the reference's units: the file has weight * written / read

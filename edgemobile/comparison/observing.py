@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,18 @@ from edgemobile.model_file.file import layout_of, read_model
 from edgemobile.model_file.metadata import PRECISION, labels_in, preprocess_in, whole
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["File", "Place", "local_places", "observe", "open_file", "output_step", "read_graph", "takes_pixels"]
+__all__ = [
+    "File",
+    "Place",
+    "graph_name",
+    "local_places",
+    "observe",
+    "open_file",
+    "output_step",
+    "read_graph",
+    "stored",
+    "takes_pixels",
+]
 
 Infer = Callable[[Path, np.ndarray], np.ndarray]
 Layers = Callable[[bytes, np.ndarray], list[np.ndarray]]
@@ -57,6 +68,16 @@ class File:
     factors: Mapping[str, np.ndarray]
     labels: tuple[str, ...] | None = None
     stated_precision: str | None = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """What it computes, as read_graph."""
+        return read_graph(self)
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Constants and quantized activations by the Graph's names. Raises Unsupported where they have no such form."""
+        return _tensors(self)
 
     @property
     def whole_preprocess(self) -> Preprocess | None:
@@ -203,26 +224,26 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
     if place.layers is None:
         raise Unsupported(f"{place.name} shows no inner tensors; leave out --layers")
     arrays = place.layers(exposed(file.data, file.contents), images)
-    tensors = _tensors(file)
+    tensors = dict(file.tensors)
     values = {}
     flattened = _flattened(file.contents) if file.format == "onnx" else {}
     for name, array in zip(exposed_names(file.contents), arrays, strict=True):
-        plain = _graph_name(file, name)
+        plain = graph_name(file, name)
         ordered = array.transpose(0, 2, 3, 1) if file.format == "onnx" and array.ndim == 4 else array
         if name in flattened and array.ndim == 2:
             ordered = array.reshape(-1, *flattened[name]).transpose(0, 2, 3, 1).reshape(array.shape)
         values[plain] = integers(ordered, tensors.get(plain))
-    output = _graph_name(file, file.contents.outputs[0])
+    output = graph_name(file, file.contents.outputs[0])
     observed = Observed(values, tensors, file.factors)
     end = _output(observed, output)
-    sources = {_graph_name(file, name): images for name in file.contents.inputs}
+    sources = {graph_name(file, name): images for name in file.contents.inputs}
     seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
     if reference is not None and EMBEDDED in values and EMBEDDED not in reference.tensors:
         # The file normalises by itself: the reference's input is inside it.
         tensors |= {name: replace(tensors[EMBEDDED], name=name) for name in seen if EMBEDDED in tensors}
         seen = dict.fromkeys(seen, values[EMBEDDED])
     constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
-    unsigned = frozenset(_graph_name(file, name) for name in constants)
+    unsigned = frozenset(graph_name(file, name) for name in constants)
     observed = Observed({**seen, **values}, tensors, file.factors, unsigned=unsigned)
     return (observed if reference is None else _renamed(file, reference, observed)), end
 
@@ -262,6 +283,13 @@ def _output(observed: Observed, name: str) -> np.ndarray:
     return real.astype(np.float32).reshape(len(real), -1)
 
 
+def stored(file: File, reference: Graph) -> Observed:
+    """A file as it lies, not run: its activations have names and no values. Raises Unsupported like File.tensors."""
+    values = {name: np.empty(0, np.int8) for name, tensor in file.tensors.items() if not tensor.is_constant}
+    observed = _renamed(file, reference, Observed(values, file.tensors, file.factors))
+    return replace(observed, known=reference.tensors)
+
+
 def _tensors(file: File) -> dict[str, Tensor]:
     try:
         if file.format == "onnx":
@@ -273,7 +301,8 @@ def _tensors(file: File) -> dict[str, Tensor]:
         raise Unsupported(f"the tensors of {file.path} have no form that compares ({error})") from error
 
 
-def _graph_name(file: File, name: str) -> str:
+def graph_name(file: File, name: str) -> str:
+    """The Graph's name of one of a file's values."""
     if file.format == "onnx":
         from edgemobile.exporters.onnx_graph import tensor_name
 

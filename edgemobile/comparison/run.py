@@ -21,9 +21,18 @@ from edgemobile.comparison.causes import Cause, Normalisation, likely_cause
 from edgemobile.comparison.claims import Claims, check_claims, in_px
 from edgemobile.comparison.integers import compare_integers, same_integers
 from edgemobile.comparison.layers import LayerParity, Observed, compare_layers, first_diverging
-from edgemobile.comparison.observing import File, Place, local_places, observe, open_file, read_graph, takes_pixels
+from edgemobile.comparison.observing import (
+    File,
+    Place,
+    local_places,
+    observe,
+    open_file,
+    output_step,
+    takes_pixels,
+)
 from edgemobile.comparison.remote import opened_places
 from edgemobile.comparison.report import FileParity, ParityReport
+from edgemobile.comparison.stored_numbers import StoredNumbers, against_file, against_float
 from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
 from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.devices.runtimes.sessions import import_runtime
@@ -41,7 +50,7 @@ from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
 from edgemobile.loading.presets import described
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
-from edgemobile.metrics.tolerances import TABLE, Tolerance, judge, tolerance, untrained
+from edgemobile.metrics.tolerances import TABLE, Tolerance, judge, most_steps, tolerance, untrained
 from edgemobile.model_file.file import read_same
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
@@ -56,6 +65,8 @@ _LAYER_IMAGES, _LAYER_PX = 4, 128
 _SHOWN_NAMES = 8
 # Saturation that leaves less than this costs accuracy.
 _CUT_DB = 25.0
+# Of damage everywhere a few lines tell as much as all.
+_SHOWN_FINDINGS = 6
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,7 @@ class Reference:
     def graph(self) -> Graph:
         """What it computes. Raises Unsupported for a file with ops a Graph has no word for."""
         if self.file is not None:
-            return read_graph(self.file)
+            return self.file.graph
         from edgemobile.lower import lower
 
         assert self.model is not None
@@ -338,8 +349,10 @@ def _compared(
     place: Place,
 ) -> FileParity:
     row = tolerance(file.format, file.precision, place.isa, request.table)
-    bounds = {**row.bounds, **request.minimums}
     notes: list[str] = []
+    numbers = _stored_numbers(reference, file, notes)
+    # The same integers are the same but for steps, which say more than dB.
+    bounds = {**({} if numbers.same_integers else row.bounds), **request.minimums}
     result = _unmeasured(file, place, bounds)
     _check_ends(file)
     if misfit := _misfit(file, images):
@@ -355,6 +368,9 @@ def _compared(
     result = replace(result, metrics=verdict.metrics, missed=verdict.missed)
     notes += remarks
     notes += _notes_of_here(file, place, shown, expected)
+    result = _with_findings(result, numbers)
+    if numbers.same_integers:
+        result = _in_steps(reference, inner, expected, shown, found, file, place, row, result, notes)
     if words:
         as_reference = judge(*_as_logits(expected, place.infer(file.path, images), []), bounds)
         notes.append(words)
@@ -377,6 +393,66 @@ def _notes_of_here(file: File, place: Place, images: np.ndarray, expected: np.nd
     found = measure(*_as_logits(expected, place.infer_here(file.path, images), []))
     here = f"without, it has {found['sqnr_db']:.1f} dB and {found['top1_agree']:.1%} of the reference's answers"
     yield note_on_target(file.path.name, target, here)
+
+
+def _stored_numbers(reference: Reference, file: File, notes: list[str]) -> StoredNumbers:
+    """What an int8 file's own numbers say; nothing of other files."""
+    if file.precision != "int8":
+        return StoredNumbers()
+    if reference.file is not None and reference.file.precision == "int8":
+        numbers = against_file(file, reference.file)
+    else:
+        numbers = against_float(file, lambda: reference.graph, reference.preprocess)
+    notes += numbers.notes
+    return numbers
+
+
+def _with_findings(result: FileParity, numbers: StoredNumbers) -> FileParity:
+    found = numbers.findings
+    words = [f"{finding.kind}: {finding.words}" for finding in found[:_SHOWN_FINDINGS]]
+    if len(found) > _SHOWN_FINDINGS:
+        words.append(f"{len(found) - _SHOWN_FINDINGS} more of its numbers differ: edgemobile inspect --diff lists them")
+    cause = Cause(found[0].kind, found[0].words) if found else None
+    return replace(result, missed=(*result.missed, *words), cause=cause)
+
+
+def _in_steps(
+    reference: Reference,
+    inner: np.ndarray,
+    expected: np.ndarray,
+    shown: np.ndarray,
+    found: np.ndarray,
+    file: File,
+    place: Place,
+    row: Tolerance,
+    result: FileParity,
+    notes: list[str],
+) -> FileParity:
+    """`result` with how many steps the outputs of a file of the reference's integers are from the reference's. Where
+    that is more than their runtimes are known to differ by, the ops decide: what a tie started is nobody's fault."""
+    assert reference.file is not None
+    assert reference.place is not None
+    step = output_step(reference.file)
+    if step is None or not found.size:
+        return result
+    apart = np.rint(np.abs(found - expected) / step)
+    result = replace(result, lsb=int(apart.max(initial=0)))
+    bound = most_steps(reference.place.name, place.name)
+    if result.lsb is None or result.lsb <= bound:
+        return result
+    words = f"its outputs are up to {result.lsb} steps from the reference's"
+    try:
+        graph, values = reference.graph, reference.values(inner)
+        layers, _ = _walked(graph, values, observe(file, place, shown[: len(inner)], graph)[0], row)
+    except Unsupported as error:
+        missed = f"{words}, and its ops cannot be compared: {error}"
+        return replace(result, missed=(*result.missed, missed))
+    first = first_diverging(layers)
+    if first is None:
+        notes.append(f"{words}; every op by itself is within a step: a tie that later layers carry on")
+        return result
+    missed = f"{words}; the first op that differs: {first.name} ({first.op}), in its {first.diverges_in}"
+    return replace(result, missed=(*result.missed, missed))
 
 
 def _unmeasured(file: File, place: Place, bounds: Mapping[str, float]) -> FileParity:
@@ -475,7 +551,8 @@ def _with_layers(
     first = first_diverging(layers)
     cause = result.cause
     if first is not None:
-        cause = cause or likely_cause(graph, first, observed, _normalisation(reference.preprocess))
+        if cause is None or cause.explained_db is None:
+            cause = likely_cause(graph, first, observed, _normalisation(reference.preprocess), told=cause)
         result = _missing_layers(result, _diverging(first, cause))
     elif result.missed and cause is None:
         cause = _narrowest(layers)

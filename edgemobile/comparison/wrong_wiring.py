@@ -10,7 +10,7 @@ import numpy as np
 from edgemobile.comparison.suspect import Case, Output
 from edgemobile.graph.padding import Pads, same_pads, unpadded
 
-__all__ = ["activation", "channel_order", "hswish_form", "layout", "normalised", "padding"]
+__all__ = ["activation", "channel_order", "hswish_form", "layout", "normalised", "padding", "rewired"]
 
 
 def padding(case: Case) -> Iterator[Output]:
@@ -152,3 +152,17 @@ def _activated(case: Case, x: np.ndarray, usual: str) -> Iterator[Output]:
     for words, function in _ACTIVATIONS.items():
         if words != right:
             yield f"{words} instead of {right}", function(x).astype(np.float32)
+
+
+def rewired(case: Case) -> Iterator[Output]:
+    """An addition, a product or a concatenation that reads another tensor of the same shape."""
+    if case.node.op not in ("add", "mul", "concat"):
+        return
+    shapes = {name: x.shape for name, x in case.inputs.items()}
+    names = [node.output for node in case.graph.nodes if node.output != case.node.output and node.output not in shapes]
+    for other in names:
+        if case.observed.problem(other):
+            continue
+        x = case.observed.real(other)
+        for name in (name for name, shape in shapes.items() if shape == x.shape):
+            yield from case.outputs(f"it reads {other} instead of {name}", inputs={name: x})

@@ -22,7 +22,7 @@ from edgemobile.inspection.precision import precisions
 from edgemobile.inspection.records import Inspection, PortFacts
 from edgemobile.inspection.weights import weight_facts
 from edgemobile.model_file.file import file_format, layout_of, output_layout, read_model
-from edgemobile.model_file.metadata import CHANNEL_FACTORS, LABELS, PREPROCESS, labels_in
+from edgemobile.model_file.metadata import CHANNEL_FACTORS, CHECKSUMS, LABELS, PREPROCESS, labels_in
 
 __all__ = ["contents_of", "facts_of", "inspect_file", "read_stored_tensors"]
 
@@ -42,8 +42,8 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
     partitions = _noted(notes, _delegate_partitions, data) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
     labels, preprocess = labels_in(contents.metadata), _json(contents.metadata.get(PREPROCESS))
-    # Of channel factors there are thousands, of use to a comparison only.
-    apart = (LABELS, PREPROCESS, CHANNEL_FACTORS)
+    # Of channel factors and checksums there are thousands, of use to a comparison only.
+    apart = (LABELS, PREPROCESS, CHANNEL_FACTORS, CHECKSUMS)
     return Inspection(
         file=str(path),
         bytes=len(data),

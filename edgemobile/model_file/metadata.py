@@ -15,6 +15,7 @@ from edgemobile.preprocess import Preprocess
 
 __all__ = [
     "CHANNEL_FACTORS",
+    "CHECKSUMS",
     "EMBEDDED",
     "LABELS",
     "MODEL",
@@ -39,6 +40,7 @@ PREPROCESS = "edgemobile.preprocess"  # what the file leaves to its user
 EMBEDDED = "edgemobile.embedded"  # the normalisation it does itself
 LABELS = "edgemobile.labels"
 CHANNEL_FACTORS = "edgemobile.channel_factors"  # graph/channel_factors.py
+CHECKSUMS = "edgemobile.checksums"  # graph/checksums.py
 
 
 def labels_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:

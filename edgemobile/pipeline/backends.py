@@ -21,6 +21,7 @@ from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
 from edgemobile.graph.channel_factors import factors_metadata
+from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
@@ -103,7 +104,8 @@ def _native(job: Job) -> Emitted:
     files = {}
     with job.progress.step("write the files", len(graphs) * len(job.formats)) as report:
         for precision, form in graphs.items():
-            metadata = {**job.metadata(precision), **(factors if precision == "int8" else {})}
+            own = {**factors, **checksums_metadata(form.tensors)} if precision == "int8" else {}
+            metadata = {**job.metadata(precision), **own}
             for name in job.formats:
                 told, said = _of_target(job.target, name, precision)
                 files[name, precision] = FORMATS[name].load().to_bytes(form, metadata={**metadata, **said}, **told)

@@ -1,0 +1,340 @@
+"""Two int8 files of one quantization: every constant, scale, zero point and connection compared exactly.
+
+What formats write differently is not a difference: uint8 weights (+128), a name that says what its tensor is a multiple
+of (graph/tensor_names.py), a ReLU that the output's integers clamp anyway.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from edgemobile.comparison.findings import (
+    Finding,
+    changed_numbers,
+    channels,
+    exchange_in_words,
+    exchanged_rows,
+    range_faults,
+    rows_of,
+    scale_fault,
+)
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.affine import activation_range, dequantize
+from edgemobile.graph.tensor_names import split_name
+
+__all__ = ["Pair", "different_numbers", "different_wiring", "pair_of"]
+
+# Files of one quantization share nearly all names, and most ranges even where a fault moved some.
+_SHARED, _ALIKE = 0.9, 0.5
+# What dividing a scale by 6 in float32 may lose.
+_FLOAT32 = 1e-6
+# Products that were rounded in float32: a bias's scale, the 3 of a gate in whole steps.
+_PRODUCT = 1e-5
+# A layer that was computed anew has other scales in most channels, or many other numbers.
+_MOST, _MANY, _SPARSE = 0.5, 0.01, 0.1
+_HALF_ULP = 2.0**-10  # of float16
+# Noise has no mean: below this share of its rms.
+_CENTRED = 0.1
+_CONSTANT = re.compile(r"(?P<name>.+?)(?:\.d(?P<divided>\d+))?(?:\.x(?P<multiplied>\d+))?")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two files of one quantization: the tensors of both, by one name, in one unit. `outputs` and `inputs` are the
+    reference's."""
+
+    found: Mapping[str, Tensor]
+    right: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def shared(self) -> list[str]:
+        return [name for name in self.right if name in self.found]
+
+
+def pair_of(
+    found: Mapping[str, Tensor], right: Mapping[str, Tensor], inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> Pair | str:
+    """Both files' tensors to compare exactly, or in words why they are of two quantizations."""
+    pair = Pair(_in_one_unit(found), _in_one_unit(right), tuple(map(_name, inputs)), tuple(map(_name, outputs)))
+    ranges = [_ranges(side) for side in (pair.found, pair.right)]
+    shared = [name for name in ranges[1] if name in ranges[0]]
+    if not shared or len(shared) < _SHARED * min(map(len, ranges)):
+        return f"{len(shared)} of {len(ranges[1])} quantized tensors have the same names"
+    alike = sum(_same_range(pair.found[name], pair.right[name]) for name in shared)
+    if alike < _ALIKE * len(shared):
+        return f"{alike} of {len(shared)} ranges are the same"
+    return pair
+
+
+def _ranges(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, tensor in tensors.items() if tensor.qparams is not None and not tensor.is_constant]
+
+
+def _in_one_unit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensor by the name it has in PyTorch, its scale in that tensor's unit."""
+    return {_name(name): _plain(name, tensor) for name, tensor in tensors.items()}
+
+
+def _name(name: str) -> str:
+    match = _CONSTANT.fullmatch(split_name(name)[0])
+    return match["name"] if match else name
+
+
+def _plain(name: str, tensor: Tensor) -> Tensor:
+    match, multiple = _CONSTANT.fullmatch(name), 1.0
+    if tensor.is_constant and match:
+        multiple = int(match["multiplied"] or 1) / int(match["divided"] or 1)
+    elif not tensor.is_constant:
+        multiple = float(split_name(name)[1])
+    if multiple == 1 or tensor.qparams is None:
+        return tensor
+    return replace(tensor, qparams=replace(tensor.qparams, scale=tensor.qparams.scale / np.float32(multiple)))
+
+
+def _same_range(a: Tensor, b: Tensor) -> bool:
+    if a.qparams is None or b.qparams is None:
+        return a.qparams is b.qparams
+    return a.qparams.scale.shape == b.qparams.scale.shape and not (
+        (np.abs(_ratio(a, b) - 1) > _FLOAT32).any() or (a.qparams.zero_point != b.qparams.zero_point).any()
+    )
+
+
+def _ratio(found: Tensor, right: Tensor) -> np.ndarray:
+    """The scales of one tensor as multiples of the other's, f64[1 or C]."""
+    assert found.qparams is not None
+    assert right.qparams is not None
+    ratio = found.qparams.scale.astype(np.float64) / right.qparams.scale
+    ratio[np.abs(ratio - 1) <= _FLOAT32] = 1
+    return ratio
+
+
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def different_numbers(pair: Pair) -> list[Finding]:
+    """What differs, in the reference's order; a fault of all layers is told once."""
+    ranges = [finding for name in pair.shared for finding in _range_findings(name, pair)]
+    everywhere = _of_all_layers(pair)
+    return [*ranges, everywhere] if everywhere else [*ranges, *_constants_findings(pair)]
+
+
+def _constants_findings(pair: Pair) -> Iterator[Finding]:
+    exchanges: list[Mapping[int, int]] = []
+    constants = [name for name in pair.shared if pair.right[name].is_constant]
+    # What a bias has of its weight is told with the weight.
+    for name in sorted(constants, key=lambda name: pair.right[name].dtype == "int32"):
+        found, right = pair.found[name], pair.right[name]
+        if found.shape != right.shape or found.dtype != right.dtype:
+            words = f"{name} is {found.dtype}{list(found.shape)} instead of {right.dtype}{list(right.shape)}"
+            yield Finding("weights", name, words)
+        elif right.dtype == "int32" and right.qparams is not None:
+            yield from _bias_findings(name, pair, exchanges)
+        elif right.dtype == "int8" and len(right.shape) > 1:
+            yield from _weight_findings(name, found, right, exchanges)
+        elif not np.array_equal(_numbers(found), _numbers(right), equal_nan=right.dtype.startswith("float")):
+            count = int(np.count_nonzero(_numbers(found) != _numbers(right)))
+            yield Finding("weights", name, f"{count} of {_numbers(right).size} numbers of {name} are others")
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    assert tensor.data is not None
+    return tensor.data
+
+
+def _range_findings(name: str, pair: Pair) -> Iterator[Finding]:
+    found, right = pair.found[name], pair.right[name]
+    if right.is_constant or right.qparams is None or found.qparams is None:
+        return
+    role = "input" if name in pair.inputs else "output" if name in pair.outputs else "activation"
+    scale = float(right.qparams.scale[0]) if _ratio(found, right)[0] != 1 else float(found.qparams.scale[0])
+    yield from range_faults(name, role, found.qparams, scale, int(right.qparams.zero_point[0]))
+
+
+def _weight_findings(name: str, found: Tensor, right: Tensor, exchanges: list[Mapping[int, int]]) -> Iterator[Finding]:
+    mine, wanted = rows_of(_numbers(found)), rows_of(_numbers(right))
+    moved = exchanged_rows(mine, wanted)
+    if moved:
+        exchanges.append(moved)
+        yield Finding("swapped channels", name, exchange_in_words(moved, name))
+    erased = np.flatnonzero(wanted.any(axis=1) & ~mine.any(axis=1))
+    if erased.size and not mine.any():
+        yield Finding("weights", name, f"{name} is all zero")
+    elif erased.size:
+        yield Finding("erased channels", name, f"{channels(erased)} of {name} are all zero")
+    places = _places(moved, len(wanted))
+    expected = _numbers(right)[places]
+    expected[erased] = 0
+    if numbers := changed_numbers(_numbers(found), expected, name):
+        yield numbers
+    if found.qparams is None or right.qparams is None:
+        return
+    ratio = _ratio(found, right)
+    if moved and ratio.size == len(places) and not np.array_equal(ratio, np.ones(ratio.size)):
+        # The scales moved with their rows.
+        ratio = found.qparams.scale / right.qparams.scale[places].astype(np.float64)
+    if fault := scale_fault(name, ratio):
+        yield fault
+
+
+def _places(moved: Mapping[int, int], size: int) -> np.ndarray:
+    """Which channel stands at each place."""
+    places = np.arange(size)
+    places[list(moved)] = list(moved.values())
+    return places
+
+
+def _bias_findings(name: str, pair: Pair, exchanges: list[Mapping[int, int]]) -> Iterator[Finding]:
+    found, right = pair.found[name], pair.right[name]
+    mine, wanted = _numbers(found), _numbers(right)
+    fault = scale_fault(name, _ratio(found, right))
+    if fault and not exchanges and not _scale_is_told(_ratio(found, right), pair):
+        yield replace(fault, kind="bias")
+    if np.array_equal(mine, wanted):
+        return
+    if not mine.any():
+        yield Finding("bias", name, f"{name} is all zero")
+    elif not any(np.array_equal(mine, wanted[_places(moved, len(wanted))]) for moved in _fitting(exchanges, wanted)):
+        numbers = changed_numbers(mine, wanted, name)
+        assert numbers is not None
+        yield numbers if numbers.kind == "flipped bit" else replace(numbers, kind="bias")
+
+
+def _fitting(exchanges: list[Mapping[int, int]], bias: np.ndarray) -> list[Mapping[int, int]]:
+    return [moved for moved in exchanges if max(moved) < len(bias)]
+
+
+def _scale_is_told(ratio: np.ndarray, pair: Pair) -> bool:
+    """Whether a weight or an activation has the same fault: a bias is in steps of the product of their scales."""
+    others = (
+        _ratio(pair.found[name], pair.right[name])
+        for name in pair.shared
+        if pair.right[name].dtype == "int8" and pair.found[name].qparams and pair.right[name].qparams
+    )
+    return any(other.size in (1, ratio.size) and np.allclose(ratio, other, rtol=_PRODUCT) for other in others)
+
+
+# ---- faults of all layers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A weight in both files: `ratio` f64[C] of the scales, `apart` i64 of the integers."""
+
+    found: Tensor
+    right: Tensor
+    ratio: np.ndarray
+    apart: np.ndarray
+
+    @property
+    def moved(self) -> bool:
+        """Whether most of its scales or many of its numbers are others, as where all of it was computed anew."""
+        return bool(np.mean(self.ratio != 1) > _MOST or np.mean(self.apart != 0) > _MANY)
+
+
+def _of_all_layers(pair: Pair) -> Finding | None:
+    """What was done to the weights before they were quantized, where most layers show it; None where few do."""
+    layers = [_layer(pair.found[name], pair.right[name]) for name in pair.shared if _is_weight(name, pair)]
+    moved = [layer for layer in layers if layer.moved]
+    if len(moved) < max(3, _MOST * len(layers)):
+        return None
+    told = f"in {len(moved)} of {len(layers)} layers"
+    ratios = np.concatenate([layer.ratio for layer in moved])
+    apart = np.concatenate([layer.apart.ravel() for layer in moved])
+    share, spread = float(np.mean(apart != 0)), f"{ratios.min():.4g} to {ratios.max():.4g} times"
+    if (
+        np.quantile(np.abs(ratios - 1), 1 - _SPARSE) < _HALF_ULP
+        and _ends_in_float16(moved, "found")
+        and not _ends_in_float16(moved, "right")
+    ):
+        words = f"{told} the largest weight of a channel is a float16 number, as in the reference it is not"
+        return Finding("float16 weights", "", words)
+    if share < _MANY and (ratios.max() <= 1 + _FLOAT32 or ratios.min() >= 1 - _FLOAT32):
+        words = f"{told} each channel is the reference's {spread}, and its integers are the same"
+        return Finding("batch norm eps", "", f"{words}: batch norms were folded with another eps")
+    steps = float(np.sqrt(np.mean(apart.astype(np.float64) ** 2)))
+    bias = abs(float(np.mean(apart)))
+    words = f"{told} {share:.1%} of the weights are others, {steps:.2g} steps rms and {bias:.2g} on average"
+    if bias < _CENTRED * steps:
+        return Finding("noise", "", f"{words}: noise was added, or they were rounded by another recipe")
+    return Finding("weights", "", words)
+
+
+def _is_weight(name: str, pair: Pair) -> bool:
+    found, right = pair.found[name], pair.right[name]
+    same = found.shape == right.shape and found.dtype == right.dtype == "int8" and len(right.shape) > 1
+    return same and found.is_constant and right.is_constant and bool(found.qparams and right.qparams)
+
+
+def _layer(found: Tensor, right: Tensor) -> _Layer:
+    apart = rows_of(_numbers(found)).astype(np.int64) - rows_of(_numbers(right))
+    return _Layer(found, right, _ratio(found, right), apart)
+
+
+def _ends_in_float16(layers: list[_Layer], side: str) -> bool:
+    """Whether the largest weight of nearly every channel is a float16 number: a scale is that over 127."""
+    peaks = []
+    for layer in layers:
+        tensor = getattr(layer, side)
+        peaks.append(tensor.qparams.scale * np.abs(rows_of(_numbers(tensor)).astype(np.int32)).max(axis=1))
+    values = np.concatenate(peaks)
+    return float(np.mean(np.abs(values.astype(np.float16) - values) <= _FLOAT32 * values)) > 1 - _SPARSE
+
+
+# ---- wiring ---------------------------------------------------------------------------------------------------------
+
+
+def different_wiring(found: Graph, right: Graph) -> list[Finding]:
+    """The ops of both files that read other tensors or are other ops, by the name of what they make."""
+    mine = {_name(node.output): node for node in found.nodes}
+    findings = []
+    for wanted in right.nodes:
+        name = _name(wanted.output)
+        node = mine.get(name)
+        if node is None or {node.op, wanted.op} & {"quantize", "dequantize"}:
+            continue
+        reads, should = ([_name(source) for source in each.inputs] for each in (node, wanted))
+        if node.op != wanted.op:
+            findings.append(Finding("wiring", name, f"{name} is {node.op} instead of {wanted.op}"))
+        elif not all(map(partial(_same_source, found, right), node.inputs, wanted.inputs)) or len(reads) != len(should):
+            words = f"{name} ({node.op}) reads {', '.join(reads)} instead of {', '.join(should)}"
+            findings.append(Finding("wiring", name, words))
+        elif attrs := _different_attrs(node, wanted, right[wanted.output]):
+            findings.append(Finding("wiring", name, f"{name} ({node.op}) has {attrs}"))
+    return findings
+
+
+def _same_source(found: Graph, right: Graph, mine: str, wanted: str) -> bool:
+    """The same tensor by name, or a constant of one value: the 3 of a gate may be one for all or one each."""
+    if _name(mine) == _name(wanted):
+        return True
+    ours, theirs = found[mine], right[wanted]
+    if not (ours.is_constant and theirs.is_constant):
+        return False
+    values, others = _real(ours).ravel(), _real(theirs).ravel()
+    return values.size == others.size and np.allclose(values, others, rtol=_PRODUCT, atol=0)
+
+
+def _real(constant: Tensor) -> np.ndarray:
+    return _numbers(constant) if constant.qparams is None else dequantize(_numbers(constant), constant.qparams)
+
+
+def _different_attrs(node: Node, wanted: Node, output: Tensor) -> str:
+    differing = [key for key in wanted.attrs if node.attrs[key] != wanted.attrs[key]]
+    if "activation" in differing:
+        ends = [_clamp(output, each.attrs["activation"]) for each in (node, wanted)]
+        differing = [key for key in differing if key != "activation" or ends[0] != ends[1]]
+    return ", ".join(f"{key} {node.attrs[key]!r} instead of {wanted.attrs[key]!r}" for key in differing)
+
+
+def _clamp(output: Tensor, activation: str) -> tuple[int, int] | str:
+    """The integers an activation leaves of a tensor; the activation where it is of reals."""
+    if output.qparams is None:
+        return str(activation)
+    return activation_range(activation, output.qparams, output.dtype)
