@@ -39,7 +39,7 @@ _BATCH = 32
 _NAIVE = replace(RECIPES["minmax"], name="naive per tensor", rules=(Rule(observer="minmax", weights="per_tensor"),))
 _RECIPES = {
     **RECIPES,
-    "channels alike": Recipe(least_noise=False),
+    "channels alike": Recipe(noise_optimal_scaling=False),
     "no refit": Recipe(refit=0),
     "no refit or bias correction": Recipe(refit=0, bias_correction=False),
     "neither gates nor equalization": Recipe(split_gates="none", equalize=0),

@@ -122,7 +122,7 @@ def _arguments(path: Path, command: str) -> list[str]:
         return [str(path), str(path), "--images", "2", "-q"]
     if command == "bench":
         shapes = [word for shape in _SHAPES.get(path.name, ()) for word in ("--shape", shape)]
-        return [str(path), "--runs", "2", "--starts", "1", "-q", *shapes]
+        return [str(path), "--runs", "2", "--processes", "1", "-q", *shapes]
     return [str(path)]
 
 

@@ -51,7 +51,7 @@ _BUG = 70
 
 
 def main() -> None:
-    """Entry point: every error a user can mend is one line, never a traceback."""
+    """Entry point: every error a user can fix is one line, never a traceback."""
     # OpenMP threads that spin while they wait are ten times slower on shared cores. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
@@ -167,7 +167,7 @@ _COMMANDS = (
     (report, "runs as one page, tables, model cards"),
     (ci, "the gate that edgemobile.toml describes"),
     (devices, "the boards to measure on"),
-    (doctor, "what is missing, with the command that mends it"),
+    (doctor, "what is missing, with the command that fixes it"),
     (completion, "shell completion"),
 )
 for _command, _words in _COMMANDS:

@@ -1,4 +1,4 @@
-"""The errors a user can mend. Each names the thing, what was found, what is allowed and what to do."""
+"""The errors a user can fix. Each names the thing, what was found, what is allowed and what to do."""
 
 from __future__ import annotations
 

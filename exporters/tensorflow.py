@@ -49,11 +49,11 @@ def _check_float(graph: Graph) -> None:
     for node in graph.nodes:
         if node.op not in _ROWS or graph[node.output].dtype != "float32":
             raise Unsupported(
-                f"the tensorflow route takes float graphs, found {node.op} ({graph[node.output].dtype}) at "
+                f"the tensorflow backend takes float graphs, found {node.op} ({graph[node.output].dtype}) at "
                 f"{node.output}. Supported: {', '.join(_ROWS)}; give it the graph before quantization"
             )
     if len(graph.inputs) != 1:
-        raise Unsupported(f"the tensorflow route takes one input, found {', '.join(graph.inputs)}")
+        raise Unsupported(f"the tensorflow backend takes one input, found {', '.join(graph.inputs)}")
 
 
 def _convert(tf: Any, graph: Graph, representative: Iterable[np.ndarray] | None, dynamic_range: bool) -> bytes:
@@ -71,7 +71,9 @@ def _convert(tf: Any, graph: Graph, representative: Iterable[np.ndarray] | None,
         raise
     except Exception as error:
         reason = first_line(error)
-        raise Unsupported(f"TFLiteConverter refuses {graph.name}: {reason}; export without --via tensorflow") from error
+        raise Unsupported(
+            f"TFLiteConverter refuses {graph.name}: {reason}; export without --backend tensorflow"
+        ) from error
 
 
 def _ask_for_int8(tf: Any, converter: Any, representative: Iterable[np.ndarray], batch_size: int) -> None:

@@ -52,7 +52,7 @@ def to_bytes(program_or_net: Any, input_shape: Sequence[int], *, metadata: Mappi
             raise Unsupported(f"torch.onnx cannot export this model on input {list(input_shape)}: {reason}") from error
         simplified, same = onnxsim.simplify(exported.model_proto)
     if not same:
-        raise EdgemobileError("onnxsim changed what the model computes; report it, and export without --via torch")
+        raise EdgemobileError("onnxsim changed what the model computes; report it, and export without --backend torch")
     # Torch writes the path of every source line of the model into the file.
     for node in simplified.graph.node:
         del node.metadata_props[:]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgemobile.graph import Tensor
-from edgemobile.quant.side_by_side import Layer
+from edgemobile.quant.layerwise import Layer
 from edgemobile.quant.torch_graph import to_nchw, to_nhwc
 
 if TYPE_CHECKING:

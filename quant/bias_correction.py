@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgemobile.graph import Tensor
-from edgemobile.quant.side_by_side import Layer
+from edgemobile.quant.layerwise import Layer
 
 __all__ = ["correct_bias"]
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgemobile.quant.layerwise import Layer, reals
 from edgemobile.quant.qparams import weight_qparams
-from edgemobile.quant.side_by_side import Layer, reals
 
 __all__ = ["clip"]
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from edgemobile.graph import OPS, Graph, Node, Tensor
-from edgemobile.quant.least_noise import least_noise
 from edgemobile.quant.noise import Channels, readers, weight_peaks
+from edgemobile.quant.noise_optimal_scaling import noise_optimal_scaling
 
 __all__ = ["equalizable", "equalize", "rescale_randomly", "rescaled"]
 
@@ -44,7 +44,7 @@ def equalize(
         width = np.maximum(share, 0.0 if strength == 1 else _NARROWEST)
         factor = np.where(width > 0, np.maximum(width, 1e-30) ** -strength, 1.0)
         if by_noise:
-            factor = least_noise([channels[name] for name in group], factor, readers(graph, group, channels))
+            factor = noise_optimal_scaling([channels[name] for name in group], factor, readers(graph, group, channels))
         factors |= dict.fromkeys(group, factor)
     return factors
 

@@ -23,9 +23,10 @@ from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.clip import clip
 from edgemobile.quant.equalize import equalizable, equalize, rescaled
-from edgemobile.quant.gates import GATES, costly, split_gates
 from edgemobile.quant.guards import check_images, dead_channels, silent_layers
+from edgemobile.quant.hardswish_gates import GATES, highest_cost, split_gates
 from edgemobile.quant.hswish import integer_form, is_gate
+from edgemobile.quant.layerwise import LayerCorrection, correct_layers
 from edgemobile.quant.noise import above, observe_channels
 from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.qparams import (
@@ -39,7 +40,6 @@ from edgemobile.quant.qparams import (
 )
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.refit import refit
-from edgemobile.quant.side_by_side import Mend, mend_layers
 from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 from edgemobile.util.progress import Progress, Report, Silent, unheard
 
@@ -100,9 +100,9 @@ def ptq(
     build = _Build(form, _activation_qparams(form, ranges), recipe)
     result = build.graph()
     notes += [*build.notes, *dead_channels(form), *silent_layers(form, ranges)]
-    if mends := _mends(recipe):
-        with progress.step("mend int8 layers") as report:
-            result = mend_layers(form, result, batches, mends, prepared.floors, report)
+    if corrections := _layer_corrections(recipe):
+        with progress.step("correct int8 layers") as report:
+            result = correct_layers(form, result, batches, corrections, prepared.floors, report)
     names = {name: equalized(name) for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
     factors = {names[name]: factor for name, factor in prepared.factors.items() if name in names}
     return Quantized(_renamed(result, names), tuple(notes), factors)
@@ -112,15 +112,15 @@ def prepare(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAUL
     """The integer form of `graph` with its gates split and its channels equalized, as the recipe says."""
     whole = integer_form(graph, recipe.hswish)
     _refuse_unmatched(recipe, whole)
-    finding = recipe.split_gates == "costly" and recipe.equalize > 0
+    finding = recipe.split_gates == "highest_cost" and recipe.equalize > 0
     wanted = GATES["all" if finding else recipe.split_gates]
     form, split = split_gates(whole, lambda node: wanted(whole, node))
     if not recipe.equalize:
         return Prepared(form, {}, _floors(form, split))
     channels, signal = observe_channels(form, np.concatenate(batches), _floors(form, split))
-    factors = equalize(form, channels, recipe.equalize, by_noise=recipe.least_noise)
+    factors = equalize(form, channels, recipe.equalize, by_noise=recipe.noise_optimal_scaling)
     if finding:
-        worth = costly(form, split, equalizable(form), channels, factors, signal)
+        worth = highest_cost(form, split, equalizable(form), channels, factors, signal)
         form, split = split_gates(whole, lambda node: node.output in worth)
         factors = {name: factors[name] for group in equalizable(form) for name in group}
     floors = {name: floor * factors.get(name, 1.0) for name, floor in _floors(form, split).items()}
@@ -141,18 +141,18 @@ def calibrated(
     return prepared.graph, _activation_qparams(prepared.graph, ranges)
 
 
-def _mends(recipe: Recipe) -> list[Mend]:
+def _layer_corrections(recipe: Recipe) -> list[LayerCorrection]:
     """What the recipe does to each layer once its input is known, in order."""
-    mends: list[Mend] = []
+    corrections: list[LayerCorrection] = []
     if recipe.refit:
-        mends.append(partial(refit, strength=recipe.refit))
+        corrections.append(partial(refit, strength=recipe.refit))
     if recipe.clip_weights and any(rule.weights == "per_tensor" for rule in recipe.rules):
-        mends.append(clip)
+        corrections.append(clip)
     if recipe.adaround:
-        mends.append(adaround)
+        corrections.append(adaround)
     if recipe.bias_correction:
-        mends.append(correct_bias)
-    return mends
+        corrections.append(correct_bias)
+    return corrections
 
 
 def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:

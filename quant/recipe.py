@@ -19,7 +19,7 @@ __all__ = ["DEFAULT", "Hswish", "Recipe", "Rule"]
 Hswish = Literal["delegated", "fused", "relu"]
 Precision = Literal["int8", "float"]
 Granularity = Literal["per_channel", "per_tensor"]
-SplitGates = Literal["none", "stem", "costly", "all"]
+SplitGates = Literal["none", "stem", "highest_cost", "all"]
 _VERSION = 1
 _MOST_REFIT = 1e6
 
@@ -59,27 +59,27 @@ class Recipe:
 
     `hswish` is the integer form of hard-swish: "delegated" (ADD with fused RELU6, then MUL, the 1/6 folded into the
     next layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that have it;
-    "relu" computes another function, ReLU, for hardware that has neither.
-    `split_gates` says which delegated hard-swishes may have their input equalized (quant/gates.py): none, that of the
-    stem, those that cost the most beside it ("costly"), or all. `equalize` is how strongly channels are made alike,
-    from 0, not at all, to 1 (quant/equalize.py); `least_noise` goes on from there to the factors that put the least
-    noise into the logits (quant/least_noise.py). `refit` is how strongly refitted weights are held to the trained ones,
-    0 for no refit (quant/refit.py); `clip_weights` lets weights that share one scale saturate where that serves the
-    output (quant/clip.py); `adaround` learns which weights to round up (quant/adaround.py, minutes);
-    `bias_correction` is quant/bias_correction.py. `output_observer` ranges the model's outputs where no rule does:
-    a range averaged over batches cuts the surest answers. `output_headroom` is what the range of the outputs is widened
-    by: an answer surer than all the calibration images' would be cut to the same integer as the next.
-    `squeeze_headroom` is the same for all inside squeeze-and-excites: made images hold the statistics of batch norm,
-    which say nothing of how far a single image's mean strays.
+    "relu" computes another function, ReLU, for hardware that has neither. `split_gates` says which delegated
+    hard-swishes may have their input equalized (quant/hardswish_gates.py): none, that of the stem, those that cost the
+    most beside it ("highest_cost"), or all. `equalize` is how strongly channels are made alike, from 0, not at all, to
+    1 (quant/equalize.py); `noise_optimal_scaling` goes on from there to the factors that put the least noise into the
+    logits (quant/noise_optimal_scaling.py). `refit` is how strongly refitted weights are held to the trained ones, 0
+    for no refit (quant/refit.py); `clip_weights` lets weights that share one scale saturate where that serves the
+    output (quant/clip.py); `adaround` learns which weights to round up (quant/adaround.py, minutes); `bias_correction`
+    is quant/bias_correction.py. `output_observer` ranges the model's outputs where no rule does: a range averaged over
+    batches cuts the surest answers. `output_headroom` is what the range of the outputs is widened by: an answer surer
+    than all the calibration images' would be cut to the same integer as the next. `squeeze_headroom` is the same for
+    all inside squeeze-and-excites: synthetic images hold the statistics of batch norm, which say nothing of how far a
+    single image's mean strays.
     """
 
     name: str = "default"
     rules: tuple[Rule, ...] = ()
     hswish: Hswish = "delegated"
     bias_correction: bool = True
-    split_gates: SplitGates = "costly"
+    split_gates: SplitGates = "highest_cost"
     equalize: float = 1.0
-    least_noise: bool = True
+    noise_optimal_scaling: bool = True
     refit: float = 3.0
     clip_weights: bool = True
     adaround: bool = False
@@ -94,7 +94,7 @@ class Recipe:
         _check("output_observer", self.output_observer, tuple(OBSERVERS))
         if not _is_from(0, 1, self.equalize):
             raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
-        for name in ("least_noise", "bias_correction", "clip_weights", "adaround"):
+        for name in ("noise_optimal_scaling", "bias_correction", "clip_weights", "adaround"):
             if type(getattr(self, name)) is not bool:
                 raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
         if not _is_from(0, _MOST_REFIT, self.refit):

@@ -29,7 +29,7 @@ RECIPES = {
     for recipe in (
         # With a hundred real images or more.
         Recipe("default"),
-        # With few images, or made ones: they show too little of ranges, and of which gates cost much.
+        # With few images, or synthetic ones: they show too little of ranges, and of which gates cost much.
         Recipe(
             "few-images",
             rules=(Rule(observer="mse"),),

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgemobile.quant.layerwise import Layer
 from edgemobile.quant.qparams import weight_qparams
-from edgemobile.quant.side_by_side import Layer
 
 if TYPE_CHECKING:
     import torch

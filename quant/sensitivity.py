@@ -15,10 +15,10 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
 from edgemobile.graph.interpreter import run_real
 from edgemobile.metrics.measures import sqnr_db, top1_agree
+from edgemobile.quant.layerwise import fake_quantized
 from edgemobile.quant.noise import Backward
 from edgemobile.quant.ptq import Quantized, calibrated, ptq
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
-from edgemobile.quant.side_by_side import fake_quantized
 from edgemobile.util.progress import Report, unheard
 
 __all__ = ["Cost", "Found", "rank", "search"]

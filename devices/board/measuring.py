@@ -43,7 +43,7 @@ MARK = 0x7E57
 # A mark that nobody counts: Python's own code around an inference warms up as well, and marks are part of it.
 _NO_MARK = MARK + 1
 
-_STARTS, _ROUNDS, _FEWEST_ROUNDS, _RUNS = 5, 10, 5, 100
+_PROCESSES, _ROUNDS, _FEWEST_ROUNDS, _RUNS = 5, 10, 5, 100
 _COUNTED_RUNS, _COUNTED_WARMUPS = 5, 10
 _BLOCK_NS, _SMALLEST_BLOCK, _LARGEST_BLOCK = 50_000_000, 3, 100
 _FREE_PX = 224
@@ -107,7 +107,7 @@ class _Case:
             "first_ns": self.first_ns,
             "warmup_ns": self.warmup_ns,
             "rounds_ns": self.rounds_ns,
-            "starts": [len(self.rounds_ns)] if self.rounds_ns else [],
+            "rounds_per_process": [len(self.rounds_ns)] if self.rounds_ns else [],
             "peak_mib": None,
             "runtime_mib": None,
             "partitions": None if cut is None else cut.partitions,
@@ -193,7 +193,7 @@ def start(job: Job, number: int, since: float, left_out: Collection[int] = ()) -
                 refused[index] = _refusal(job, row, error)
         if cases:
             _time(job, cases, watch, number)
-        if number + 1 == _starts(settings):
+        if number + 1 == _processes(settings):
             _measure_energy(job, cases)
             if settings["profile"]:
                 _profile(job, cases)
@@ -306,7 +306,7 @@ def _timed_cases(job: Job, watch: _Watch) -> tuple[list[dict[str, Any]], list[di
     settings = job.spec["settings"]
     cases: list[dict[str, Any]] = []
     refused: dict[str, dict[str, str]] = {}
-    for number in range(_starts(settings)):
+    for number in range(_processes(settings)):
         job.check()
         words = ["--start", str(job.folder), str(number), repr(watch.since), ",".join(refused)]
         part = _in_a_process(job, *words)
@@ -324,19 +324,19 @@ def _timed_cases(job: Job, watch: _Watch) -> tuple[list[dict[str, Any]], list[di
 
 def _joined(cases: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Cases with the rounds of another process after theirs, and the energy and profile that it took."""
-    added, last = ("warmup_ns", "rounds_ns", "starts"), ("profile", "energy_mj", "idle_w")
+    added, last = ("warmup_ns", "rounds_ns", "rounds_per_process"), ("profile", "energy_mj", "idle_w")
     return [
         {**case, **{name: case[name] + other[name] for name in added}, **{name: other[name] for name in last}}
         for case, other in zip(cases, more)  # noqa: B905  # strict= came with Python 3.10
     ]
 
 
-def _starts(settings: dict[str, Any]) -> int:
+def _processes(settings: dict[str, Any]) -> int:
     """How many processes: never more than there are rounds, and one where heat is what is looked at."""
     if settings["sustained_s"]:
         return 1
-    starts = settings["starts"] or _STARTS
-    return starts if settings["seconds"] else min(starts, _rounds(settings)[1])
+    processes = settings["processes"] or _PROCESSES
+    return processes if settings["seconds"] else min(processes, _rounds(settings)[1])
 
 
 def _rounds(settings: dict[str, Any]) -> tuple[int, int]:
@@ -365,22 +365,22 @@ def _time(job: Job, cases: list[_Case], watch: _Watch, number: int) -> None:
             case.round(blocks[id(case)])
         watch.look("during")
         done = elapsed / seconds if seconds else (index + 1) / rounds
-        job.tell("round", done=round(100 * (number + min(done, 1)) / _starts(settings)), total=100)
+        job.tell("round", done=round(100 * (number + min(done, 1)) / _processes(settings)), total=100)
 
 
 def _plan(settings: dict[str, Any], cases: list[_Case], number: int) -> tuple[dict[int, int], int, float]:
     """(case -> inferences in a block, at least so many rounds, at least so many seconds) of a process."""
-    starts = _starts(settings)
-    seconds = settings["sustained_s"] or (settings["seconds"] or 0) * len(cases) / starts
+    processes = _processes(settings)
+    seconds = settings["sustained_s"] or (settings["seconds"] or 0) * len(cases) / processes
     block, rounds = _rounds(settings)
-    share = rounds // starts + (number < rounds % starts)
+    share = rounds // processes + (number < rounds % processes)
     if settings["runs"]:
         return {id(case): block for case in cases}, share, 0.0
     # A block of a fast file is over before anything can disturb it: a time says more than a number of inferences.
     least = _SMALLEST_BLOCK if seconds else block
     fits = {id(case): _BLOCK_NS / max(statistics.median(case.warmup_ns), 1) for case in cases}
     blocks = {key: max(least, min(_LARGEST_BLOCK, int(fit))) for key, fit in fits.items()}
-    return blocks, -(-_FEWEST_ROUNDS // starts) if seconds else share, float(seconds)
+    return blocks, -(-_FEWEST_ROUNDS // processes) if seconds else share, float(seconds)
 
 
 def _cool(job: Job, limit_c: float) -> None:

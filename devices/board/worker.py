@@ -281,7 +281,7 @@ def _answer(job: _Job, session: Session, path: Path) -> None:
         # On a full disk that leaves room for the words about it.
         partial.unlink(missing_ok=True)
         raise
-    # Told first: who finds the output has heard of it.
+    # InferenceStats first: who finds the output has heard of it.
     job.tell("chunk", name=path.stem.partition("-")[2], images=len(images), ns=ns)
     os.replace(partial, target)
     path.unlink()

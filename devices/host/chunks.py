@@ -13,7 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemobile.devices.host.desk import JOB_VERSION, PATIENCE_S, Chunk, Desk, ModelFile, Named, OnProgress, Prepared
+from edgemobile.devices.host.job_client import (
+    JOB_VERSION,
+    PATIENCE_S,
+    Chunk,
+    JobClient,
+    ModelFile,
+    Named,
+    OnProgress,
+    Prepared,
+)
 from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import EdgemobileError
 
@@ -56,35 +65,35 @@ def infer(
         "layers": layers_width is not None,
     }
     folder = f"jobs/infer-{_resume_id(model, runtime, threads)}"
-    desk = Desk(device.name, transport, prepared, folder, on_progress, patience_s, sleep)
+    client = JobClient(device.name, transport, prepared, folder, on_progress, patience_s, sleep)
     try:
-        resumed = desk.read(f"{folder}/job.json", 1) is not None
-        desk.begin(job, [model])
-        yield from _answers(desk, batches, resumed, layers_width)
+        resumed = client.read(f"{folder}/job.json", 1) is not None
+        client.begin(job, [model])
+        yield from _answers(client, batches, resumed, layers_width)
     except BaseException:
-        desk.stop()
+        client.stop()
         raise
-    desk.end()
+    client.end()
 
 
 def _answers(
-    desk: Desk, batches: Iterable[np.ndarray], resumed: bool, classes: int | None = None
+    client: JobClient, batches: Iterable[np.ndarray], resumed: bool, classes: int | None = None
 ) -> Iterator[np.ndarray]:
-    for chunk in _ahead(desk, (_chunk(number, images) for number, images in enumerate(batches)), resumed):
-        data = desk.answer(chunk, max_bytes=128 + 4 * chunk.images * (classes or _MAX_CLASSES))
-        logits = _logits(data, chunk.images, classes, desk.named)
+    for chunk in _ahead(client, (_chunk(number, images) for number, images in enumerate(batches)), resumed):
+        data = client.answer(chunk, max_bytes=128 + 4 * chunk.images * (classes or _MAX_CLASSES))
+        logits = _logits(data, chunk.images, classes, client.named)
         classes = logits.shape[1]
         yield logits
 
 
-def _ahead(desk: Desk, chunks: Iterator[Chunk], resumed: bool) -> Iterator[Chunk]:
+def _ahead(client: JobClient, chunks: Iterator[Chunk], resumed: bool) -> Iterator[Chunk]:
     """Each chunk, once those after it, as many as fit the window, are on the board."""
     waiting: deque[Chunk] = deque()
     for chunk in chunks:
-        if not resumed or desk.read(desk.output(chunk), 1) is None:
-            desk.put(chunk.data, desk.input(chunk))
+        if not resumed or client.read(client.output(chunk), 1) is None:
+            client.put(chunk.data, client.input(chunk))
         waiting.append(chunk)
-        desk.waiting = waiting
+        client.waiting = waiting
         if len(waiting) == _WINDOW:
             yield waiting.popleft()
     while waiting:
@@ -101,7 +110,7 @@ def _chunk(number: int, images: np.ndarray) -> Chunk:
 
 
 def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.ndarray:
-    """f32[images,classes] from a stranger's .npy: only what was asked for is taken.
+    """f32[images,classes] from a third party's .npy: only what was asked for is taken.
 
     numpy.load would make room for whatever the header claims.
     """

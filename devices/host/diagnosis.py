@@ -1,4 +1,4 @@
-"""What is amiss here or on a board, each finding with the command that mends it."""
+"""What is amiss here or on a board, each finding with the command that fixes it."""
 
 from __future__ import annotations
 

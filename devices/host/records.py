@@ -127,8 +127,8 @@ class Sample:
 class Settings:
     """What was asked. Of `runs` (a case) and `seconds` (a case) one is given; None takes the default.
 
-    `starts` is over how many processes the inferences are spread. `shapes` are inputs that a file leaves sizes of open,
-    by name, with their whole shape.
+    `processes` is over how many processes the inferences are spread. `shapes` are inputs that a file leaves sizes of
+    open, by name, with their whole shape.
     """
 
     threads: tuple[int, ...] = (1,)
@@ -136,7 +136,7 @@ class Settings:
     runtime: str | None = None
     runs: int | None = None
     seconds: float | None = None
-    starts: int | None = None
+    processes: int | None = None
     memory: bool = False
     cooldown_c: float | None = None
     sustained_s: float | None = None
@@ -146,14 +146,14 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.threads or min(self.threads) < 1 or len(set(self.threads)) != len(self.threads):
             raise ValueError(f"threads must be different numbers of at least 1, found {list(self.threads)}")
-        for name in ("runs", "seconds", "sustained_s", "starts"):
+        for name in ("runs", "seconds", "sustained_s", "processes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be more than 0, found {value}")
         if sum(value is not None for value in (self.runs, self.seconds, self.sustained_s)) > 1:
             raise ValueError("give one of runs, seconds and sustained")
-        if self.sustained_s is not None and self.starts not in (None, 1):
-            raise ValueError("a sustained run is one process; leave starts out")
+        if self.sustained_s is not None and self.processes not in (None, 1):
+            raise ValueError("a sustained run is one process; leave processes out")
         for name, shape in self.shapes.items():
             if min(shape, default=1) < 1:
                 raise ValueError(f"the sizes of input {name} must be at least 1, found {list(shape)}")
@@ -173,10 +173,10 @@ class Case:
     """One file with one number of threads. Times are wall clock in ns, in the order measured, nothing discarded.
 
     `load_ns` opens the file in a runtime already imported; `warmup_ns` are the inferences after the first until it is
-    steady, and the one that warms the caches again at the start of each round; `rounds_ns` is what counts. `starts` is
-    how many of the rounds each process took, one process after the other; load and first are of the first.
-    `peak_mib` is the most memory a process of its own took, `runtime_mib` what it took before the file was opened.
-    `partitions` is into how many the delegate cuts the file, `outside` counts the ops that run outside of them.
+    steady, and the one that warms the caches again at the start of each round; `rounds_ns` is what counts.
+    `rounds_per_process` is how many of the rounds each process took, one process after the other; load and first are of
+    the first. `peak_mib` is the most memory a process of its own took, `runtime_mib` what it took before the file was
+    opened. `partitions` is into how many the delegate cuts the file, `outside` counts the ops that run outside of them.
     `instructions` (emulated boards only) are those of each inference, by class; there, no time is kept at all.
     """
 
@@ -194,7 +194,7 @@ class Case:
     first_ns: int | None
     warmup_ns: tuple[int, ...]
     rounds_ns: tuple[tuple[int, ...], ...]
-    starts: tuple[int, ...]
+    rounds_per_process: tuple[int, ...]
     peak_mib: float | None
     runtime_mib: float | None
     partitions: int | None
@@ -208,8 +208,10 @@ class Case:
         times = (self.load_ns or 0, self.first_ns or 0, *self.warmup_ns, *self.values_ns)
         if min(times) < 0 or any(not taken for taken in self.rounds_ns):
             raise ValueError("times must not be negative, nor a round empty")
-        if sum(self.starts) != len(self.rounds_ns) or min(self.starts, default=1) < 1:
-            raise ValueError(f"{len(self.rounds_ns)} rounds are not those of starts of {list(self.starts)}")
+        if sum(self.rounds_per_process) != len(self.rounds_ns) or min(self.rounds_per_process, default=1) < 1:
+            raise ValueError(
+                f"rounds_per_process is {list(self.rounds_per_process)}, and there are {len(self.rounds_ns)} rounds"
+            )
         if self.batch < 1 or self.threads < 1 or (self.partitions or 0) < 0 or not _is_sha256(self.sha256):
             raise ValueError("batch and threads are at least 1, partitions at least 0, sha256 is 64 hexadecimal digits")
         for counts in self.instructions or ():

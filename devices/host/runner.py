@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgemobile.devices.host.chunks import infer
-from edgemobile.devices.host.desk import JOB_VERSION, PATIENCE_S, Desk, ModelFile, Named, OnProgress, Prepared
+from edgemobile.devices.host.job_client import (
+    JOB_VERSION,
+    PATIENCE_S,
+    JobClient,
+    ModelFile,
+    Named,
+    OnProgress,
+    Prepared,
+)
 from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Case, Facts, Refusal, Sample, Settings, check_figures
 from edgemobile.devices.host.transport import Transport
 from edgemobile.devices.runtimes.table import readers
@@ -65,35 +73,35 @@ def run_job(
     An interrupt stops the job on the board too. Raises DeviceUnreachable where the board stays away for `patience_s`,
     EdgemobileError for what the worker died of, or answered that cannot be.
     """
-    desk = Desk(device.name, transport, prepared, f"jobs/{job['id']}", on_progress, patience_s, sleep)
+    client = JobClient(device.name, transport, prepared, f"jobs/{job['id']}", on_progress, patience_s, sleep)
     started = time.monotonic()
     try:
-        desk.begin(job, files)
-        result = desk.follow()
+        client.begin(job, files)
+        result = client.follow()
     except BaseException:
-        desk.stop()
+        client.stop()
         raise
     fields = {name: value for name, value in result.items() if name not in ("version", "token", "ended")}
     if job["emulated"]:
-        fields["cases"] = _with_instructions(fields.get("cases"), desk)
+        fields["cases"] = _with_instructions(fields.get("cases"), client)
     measured = decode(Measured, fields, f"the run of {device.name}")
     _check(measured, job, time.monotonic() - started, device.name)
     return measured
 
 
-def _with_instructions(cases: Any, desk: Desk) -> list[Any]:
+def _with_instructions(cases: Any, client: JobClient) -> list[Any]:
     """The cases of a run.json with the counts between each two marks; see _count of devices/board/measuring.py."""
     from edgemobile.devices.host.emulation import parse_counts
 
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
-        raise EdgemobileError(f"{desk.named} answered no list of cases")
+        raise EdgemobileError(f"{client.named} answered no list of cases")
     if not cases:
         return cases
-    data = desk.read_whole(f"{desk.folder}/counts", _MAX_COUNTS_BYTES)
+    data = client.read_whole(f"{client.folder}/counts", _MAX_COUNTS_BYTES)
     marks = {mark.v: mark.counts for mark in parse_counts(data or b"")}
     runs = len(marks) // 2 // max(len(cases), 1)
     if not runs or sorted(marks) != list(range(2 * runs * len(cases))):
-        raise EdgemobileError(f"{desk.named} counted {len(marks)} marks for {len(cases)} cases; try again")
+        raise EdgemobileError(f"{client.named} counted {len(marks)} marks for {len(cases)} cases; try again")
     counted = [
         {name: marks[2 * index + 1][name] - marks[2 * index][name] for name in INSTRUCTION_CLASSES}
         for index in range(runs * len(cases))

@@ -40,7 +40,7 @@ _OPTIONS = {
     "LogLevel": "ERROR",
 }
 
-# What ssh says -> what mends it. {there} is how the user would write it: user@host, with -p and -F; {forget} takes the
+# What ssh says -> what fixes it. {there} is how the user would write it: user@host, with -p and -F; {forget} takes the
 # host out of known_hosts.
 _REMEDIES = (
     ("HOST IDENTIFICATION HAS CHANGED", "its host key changed; if you installed it anew: {forget}"),

@@ -123,7 +123,7 @@ def _download(pin: Pin, target: Target, partial: Path, folder: Path) -> None:
     command += ["--only-binary=:all:", *words, "-d", str(partial / "done"), *pin.packages]
     done = bounded_run(command, timeout_s=_DOWNLOAD_S, named="pip download")
     if done.returncode:
-        remedy = "Install pip: python -m ensurepip" if b"No module named pip" in done.stderr else "Mend that and repeat"
+        remedy = "Install pip: python -m ensurepip" if b"No module named pip" in done.stderr else "Fix that and repeat"
         shutil.rmtree(partial / "done", ignore_errors=True)
         raise EdgemobileError(
             f"cannot download {' and '.join(pin.packages)} for {target}: {exit_reason(done)}. {remedy}; "

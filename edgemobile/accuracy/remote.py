@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.accuracy.classifier import Classifier
-from edgemobile.devices.host.answers import Told, answers
 from edgemobile.devices.host.profiles import Device
+from edgemobile.devices.host.remote_inference import InferenceStats, remote_inference
 from edgemobile.devices.host.transport import Transport
 from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError, Unsupported
@@ -53,7 +53,7 @@ def score_on(
     runtime = classifier.session.runtime
     if runtime not in RUNTIMES:
         raise Unsupported(f"{classifier.file} is a checkpoint; a device runs .onnx and .tflite files. Export it first")
-    result, told = RemoteScores([], [], [], 0.0, runtime), Told(runtime)
+    result, told = RemoteScores([], [], [], 0.0, runtime), InferenceStats(runtime)
 
     def images() -> Iterator[np.ndarray]:
         for kept, arrays, skipped in parts:
@@ -64,7 +64,7 @@ def score_on(
 
     scores: list[np.ndarray] = []
     path = Path(classifier.file)
-    for logits in answers(device, transport, path, images(), runtime, threads, told):
+    for logits in remote_inference(device, transport, path, images(), runtime, threads, told):
         if logits.shape[1] != classifier.outputs:
             raise EdgemobileError(
                 f"{device.name} gives {logits.shape[1]} outputs of {classifier.file}, which has {classifier.outputs}"

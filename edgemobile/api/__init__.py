@@ -40,9 +40,9 @@ def export(
     *,
     int8: bool = False,
     fp16: bool = False,
-    dynamic: bool = False,
+    weight_only: bool = False,
     to: Texts | None = None,
-    via: str = "native",
+    backend: str = "native",
     embed_preprocess: bool = False,
     weights: PathText | None = None,
     width: float | None = None,
@@ -81,8 +81,8 @@ def export(
         "max_drop": max_drop is not None,
         "calib_images": calib_images != 128,
     }
-    refuse_unused([name for name, given in asked.items() if given], int8=int8, via=via)
-    chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}
+    refuse_unused([name for name, given in asked.items() if given], int8=int8, backend=backend)
+    chosen = {"float32": True, "float16": fp16, "weight-only": weight_only, "int8": int8}
     images = {"calib": optional_path(calib), "calib_images": calib_images}
     return _exported(
         model,
@@ -92,7 +92,7 @@ def export(
         target=target,
         formats=None if to is None else texts(to),
         precisions=tuple(name for name, wanted in chosen.items() if wanted),
-        via=via,
+        backend=backend,
         embed_preprocess=embed_preprocess,
         weights=optional_text(weights),
         width=width,
@@ -135,8 +135,8 @@ def quantize(
     observer: Literal["mse", "minmax", "moving_average", "percentile", "entropy"] | None = None,
     granularity: Literal["per_channel", "per_tensor"] | None = None,
     equalize: float | None = None,
-    least_noise: bool | None = None,
-    split_gates: Literal["none", "stem", "costly", "all"] | None = None,
+    noise_optimal_scaling: bool | None = None,
+    split_gates: Literal["none", "stem", "highest_cost", "all"] | None = None,
     refit: float | None = None,
     clip_weights: bool | None = None,
     adaround: bool | None = None,
@@ -155,7 +155,7 @@ def quantize(
     knobs = {
         "rules": whole,
         "equalize": equalize,
-        "least_noise": least_noise,
+        "noise_optimal_scaling": noise_optimal_scaling,
         "split_gates": split_gates,
         "refit": refit,
         "clip_weights": clip_weights,
@@ -247,7 +247,7 @@ def bench(
     runtime: str | None = None,
     runs: int | None = None,
     seconds: float | None = None,
-    starts: int | None = None,
+    processes: int | None = None,
     sustained_s: float | None = None,
     cooldown_c: float | None = None,
     memory: bool = False,
@@ -279,7 +279,7 @@ def bench(
             runtime=None if runtime is None else runtime_called(runtime),
             runs=runs,
             seconds=seconds,
-            starts=starts,
+            processes=processes,
             sustained_s=sustained_s,
             cooldown_c=cooldown_c,
             memory=memory,

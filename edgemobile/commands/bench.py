@@ -84,7 +84,7 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
 )
 @click.option("--seconds", callback=_duration, metavar="S", help="Instead: so long a case, as in 10 or 1m.")
 @click.option(
-    "--starts", type=click.IntRange(1), metavar="N", help="Processes the inferences are spread over. [default: 5]"
+    "--processes", type=click.IntRange(1), metavar="N", help="Processes the inferences are spread over. [default: 5]"
 )
 @click.option("--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead: so long in all, as in 10m.")
 @click.option("--cooldown", "cooldown_c", callback=_temperature, metavar="C", help="Before each round, wait for 60C.")
@@ -236,7 +236,7 @@ def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> d
                 "file": case.file,
                 "runtime": f"{case.runtime} {case.version}",
                 "threads": case.threads,
-                **(asdict(summarize(case.rounds_ns, case.starts)) if case.rounds_ns else {}),
+                **(asdict(summarize(case.rounds_ns, case.rounds_per_process)) if case.rounds_ns else {}),
                 "instructions": case.instructions_median or None,
                 "unstable": list(verdict(case, run).reasons),
             }

@@ -1,4 +1,4 @@
-"""`edgemobile doctor`: what is missing here or on a board, and the command that mends it."""
+"""`edgemobile doctor`: what is missing here or on a board, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["doctor"]
 @click.option("--on", "name", metavar="NAME", help="Look at a board as well (see `edgemobile devices`).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(name: str | None, as_json: bool) -> int:
-    """Say what is missing here, or on a board, each with the command that mends it.
+    """Say what is missing here, or on a board, each with the command that fixes it.
 
     The exit code is 0 when everything needed is there, 3 when something is missing, 4 when the board does not answer.
     """

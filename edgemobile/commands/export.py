@@ -25,10 +25,10 @@ __all__ = ["check_model", "export", "show_export"]
 @click.argument("model", shell_complete=complete_refs)
 @click.option("--int8", is_flag=True, help="Also write int8 files: integer arithmetic throughout.")
 @click.option("--fp16", is_flag=True, help="Also write files with float16 weights.")
-@click.option("--dynamic", is_flag=True, help="Also write files with int8 weights and float arithmetic.")
-@click.option("--to", "formats", type=List(), metavar="onnx,tflite", help="Formats. [default: all the route makes]")
+@click.option("--weight-only", is_flag=True, help="Also write files with int8 weights and float arithmetic.")
+@click.option("--to", "formats", type=List(), metavar="onnx,tflite", help="Formats. [default: all the backend makes]")
 @click.option(
-    "--via",
+    "--backend",
     type=click.Choice(["native", "torch", "tensorflow"]),
     default="native",
     show_default=True,
@@ -45,7 +45,7 @@ def export(
     model: str,
     int8: bool,
     fp16: bool,
-    dynamic: bool,
+    weight_only: bool,
     formats: tuple[str, ...] | None,
     out: Path | None,
     recipe: str | None,
@@ -73,10 +73,10 @@ def export(
     from edgemobile.pipeline.export import export as run_export
     from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of, refuse_unused
 
-    refuse_unused(given_options(), int8=int8, via=options["via"])
+    refuse_unused(given_options(), int8=int8, backend=options["backend"])
 
     quantization = recipe_of(recipe, hswish, target, keep_float, options)
-    chosen = {"float32": True, "float16": fp16, "dynamic": dynamic, "int8": int8}
+    chosen = {"float32": True, "float16": fp16, "weight-only": weight_only, "int8": int8}
     request = ExportRequest(
         model=model,
         out=out or default_out(model),

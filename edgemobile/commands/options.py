@@ -79,7 +79,7 @@ IMAGES = _group(
         type=click.Path(path_type=Path),
         metavar="DIR|ZIP",
         help="ImageFolder to calibrate int8 and to check the files on. [default: images synthesised from the model "
-        "for int8, random blots of colour for float]",
+        "for int8, low-frequency noise for float]",
     ),
     click.option("--calib-images", type=int, default=128, show_default=True, help="Images to calibrate on."),
     click.option(
@@ -108,7 +108,7 @@ INT8 = _group(
         metavar="NAME|FILE",
         shell_complete=complete_recipes,
         help="How to quantize: default, few-images, adaround, per-tensor, minmax, plain, or a .json file. "
-        "[default: default, or few-images for fewer than 100 images or made ones]",
+        "[default: default, or few-images for fewer than 100 images or synthetic ones]",
     ),
     click.option(
         "--hswish",

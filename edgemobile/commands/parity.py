@@ -36,7 +36,7 @@ _NOT_COMPARED = 6
     "--data",
     type=click.Path(path_type=Path),
     metavar="DIR|ZIP",
-    help="Images to run on, in a folder or a zip. [default: made ones, synthesised where there is int8]",
+    help="Images to run on, in a folder or a zip. [default: synthetic ones, synthesised where there is int8]",
 )
 @click.option("--images", type=int, default=32, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which.")

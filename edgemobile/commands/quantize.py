@@ -44,13 +44,13 @@ __all__ = ["quantize"]
     help="How alike channels are made, 0 for not at all. [default: the recipe's]",
 )
 @click.option(
-    "--least-noise/--no-least-noise",
+    "--noise-optimal-scaling/--no-least-noise",
     default=None,
     help="Make channels as wide as serves the logits, not alike. [default: the recipe's]",
 )
 @click.option(
     "--split-gates",
-    type=click.Choice(["none", "stem", "costly", "all"]),
+    type=click.Choice(["none", "stem", "highest_cost", "all"]),
     help="Hard-swishes whose input may be equalized. [default: the recipe's]",
 )
 @click.option(
@@ -76,7 +76,7 @@ def quantize(
     observer: str | None,
     granularity: Any,
     equalize: float | None,
-    least_noise: bool | None,
+    noise_optimal_scaling: bool | None,
     split_gates: Any,
     refit: float | None,
     clip_weights: bool | None,
@@ -114,7 +114,7 @@ def quantize(
         options,
         rules=whole,
         equalize=equalize,
-        least_noise=least_noise,
+        noise_optimal_scaling=noise_optimal_scaling,
         split_gates=split_gates,
         refit=refit,
         clip_weights=clip_weights,

@@ -5,7 +5,7 @@ The reference layer runs on the inputs the file gave it. A hypothesis is an outp
 mistake; it counts when it comes much nearer to what the file computed than the right layer does. Nothing is concluded
 from names.
 
-Add a cause: a function in wrong_wiring or wrong_numbers that yields (words, output), and a row in CAUSES.
+Add a cause: a function in structural_faults or numeric_faults that yields (words, output), and a row in CAUSES.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgemobile.comparison import wrong_numbers, wrong_wiring
-from edgemobile.comparison.layers import LayerParity, Observed, channel_db, fused_to, rerun, sources
-from edgemobile.comparison.suspect import Case, Normalisation, Output
+from edgemobile.comparison import numeric_faults, structural_faults
+from edgemobile.comparison.diverging_layer import DivergingLayer, Normalisation, Output
+from edgemobile.comparison.layers import LayerParity, RecordedActivations, channel_db, fused_to, rerun, sources
 from edgemobile.graph import Graph
 
 __all__ = ["CAUSES", "Cause", "Normalisation", "likely_cause"]
@@ -28,23 +28,23 @@ _GAIN_DB = 10.0
 _LEAST_DB = 10.0
 _UNIT_ROUNDOFF = 2.0**-24
 
-CAUSES: Mapping[str, Callable[[Case], Iterator[Output]]] = {
-    "padding": wrong_wiring.padding,
-    "layout": wrong_wiring.layout,
-    "channel order": wrong_wiring.channel_order,
-    "normalisation": wrong_wiring.normalised,
-    "hard-swish form": wrong_wiring.hswish_form,
-    "activation": wrong_wiring.activation,
-    "wiring": wrong_wiring.rewired,
-    "bias overflow": wrong_numbers.bias_overflow,
-    "flipped bit": wrong_numbers.flipped_bit,
-    "int16 saturation": wrong_numbers.pair_saturation,
+CAUSES: Mapping[str, Callable[[DivergingLayer], Iterator[Output]]] = {
+    "padding": structural_faults.padding,
+    "layout": structural_faults.layout,
+    "channel order": structural_faults.channel_order,
+    "normalisation": structural_faults.normalised,
+    "hard-swish form": structural_faults.hswish_form,
+    "activation": structural_faults.activation,
+    "wiring": structural_faults.rewired,
+    "bias overflow": numeric_faults.bias_overflow,
+    "flipped bit": numeric_faults.flipped_bit,
+    "int16 saturation": numeric_faults.pair_saturation,
 }
 
 # What is true of many mistakes: told only where nothing more particular explains the layer.
-_GENERAL: Mapping[str, Callable[[Case], Iterator[Output]]] = {
-    "bias": wrong_numbers.bias,
-    "weights": wrong_numbers.weights,
+_GENERAL: Mapping[str, Callable[[DivergingLayer], Iterator[Output]]] = {
+    "bias": numeric_faults.bias,
+    "weights": numeric_faults.weights,
 }
 
 
@@ -63,7 +63,7 @@ class Cause:
 def likely_cause(
     graph: Graph,
     layer: LayerParity,
-    observed: Observed,
+    observed: RecordedActivations,
     normalisation: Normalisation | None = None,
     told: Cause | None = None,
 ) -> Cause | None:
@@ -85,15 +85,17 @@ def likely_cause(
     if layer.diverges_in == "arithmetic" and (own := observed.constants(graph, source or node)):
         constants = (own, {})
     diverges_in, fused = layer.diverges_in, node if source else None
-    cases = [Case(graph, source or node, inputs, found, observed, constants, normalisation, fused, diverges_in)]
+    cases = [
+        DivergingLayer(graph, source or node, inputs, found, observed, constants, normalisation, fused, diverges_in)
+    ]
     if source is not None:
         fed = {source.output: rerun(graph, source, inputs, constants[0])}
-        cases.append(Case(graph, node, fed, found, observed, ({},), normalisation, diverges_in=diverges_in))
-    right = layer.own_db if layer.diverges_in == "arithmetic" else layer.constants_db
+        cases.append(DivergingLayer(graph, node, fed, found, observed, ({},), normalisation, diverges_in=diverges_in))
+    right = layer.arithmetic_sqnr_db if layer.diverges_in == "arithmetic" else layer.weights_sqnr_db
     right_db = -math.inf if right is None or math.isnan(right) else right
     if layer.is_damaged:
         # One weight stands out: there is nothing else to suspect, unless the layer without it is further off.
-        flipped = next(_scored(cases[0], "flipped bit", wrong_numbers.flipped_bit, right_db), None)
+        flipped = next(_scored(cases[0], "flipped bit", numeric_faults.flipped_bit, right_db), None)
         if flipped is not None and _explained(flipped) >= right_db:
             return flipped
     particular = _best(CAUSES, cases, right_db)
@@ -111,21 +113,23 @@ def _explained(cause: Cause) -> float:
 
 
 def _best(
-    rows: Mapping[str, Callable[[Case], Iterator[Output]]], cases: Sequence[Case], right_db: float
+    rows: Mapping[str, Callable[[DivergingLayer], Iterator[Output]]], cases: Sequence[DivergingLayer], right_db: float
 ) -> Cause | None:
     found = [cause for case in cases for kind, make in rows.items() for cause in _scored(case, kind, make, right_db)]
     explaining = [cause for cause in found if _explained(cause) >= max(right_db + _GAIN_DB, _LEAST_DB)]
     return max(explaining, key=_explained, default=None)
 
 
-def _scored(case: Case, kind: str, make: Callable[[Case], Iterator[Output]], right_db: float) -> Iterator[Cause]:
+def _scored(
+    case: DivergingLayer, kind: str, make: Callable[[DivergingLayer], Iterator[Output]], right_db: float
+) -> Iterator[Cause]:
     with np.errstate(over="ignore", invalid="ignore"):
         for words, output in make(case):
             if output.shape == case.found.shape:
                 yield Cause(kind, words, channel_db(case.seen(output), case.found), right_db)
 
 
-def _rounding(case: Case, right_db: float) -> Cause | None:
+def _rounding(case: DivergingLayer, right_db: float) -> Cause | None:
     """Float sums in another order: every difference is within the bound K u sum |x w| of its sum of K products."""
     if not case.is_layer or case.observed.steps(case.node.output) is not None:
         return None

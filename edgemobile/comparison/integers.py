@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgemobile.comparison.layers import LayerParity, Observed, channel_db, rerun
+from edgemobile.comparison.layers import LayerParity, RecordedActivations, channel_db, rerun
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize
 from edgemobile.metrics.measures import cosine, max_abs, sqnr_db
@@ -19,14 +19,14 @@ from edgemobile.metrics.measures import cosine, max_abs, sqnr_db
 __all__ = ["compare_integers", "same_integers"]
 
 
-def same_integers(graph: Graph, observed: Observed) -> bool:
+def same_integers(graph: Graph, observed: RecordedActivations) -> bool:
     """Whether the file's quantized activations are those of `graph`: the same names and scales, most of them."""
     names = [node.output for node in graph.nodes if graph[node.output].qparams is not None]
     return bool(names) and sum(_alike(graph[name], observed) for name in names) >= 0.9 * len(names)
 
 
 def compare_integers(
-    graph: Graph, reference: Mapping[str, np.ndarray], observed: Observed, lsb: int
+    graph: Graph, reference: Mapping[str, np.ndarray], observed: RecordedActivations, lsb: int
 ) -> tuple[list[LayerParity], list[tuple[str, str]]]:
     """(the layers of `graph` that the file has, the others with the reason).
 
@@ -44,7 +44,7 @@ def compare_integers(
     return layers, unmatched
 
 
-def _layer(graph: Graph, node: Node, reference: np.ndarray, observed: Observed, lsb: int) -> LayerParity:
+def _layer(graph: Graph, node: Node, reference: np.ndarray, observed: RecordedActivations, lsb: int) -> LayerParity:
     found, output = observed.values[node.output], graph[node.output]
     expected, real = _real(reference, output), _real(found, output)
     layer = LayerParity(node.output, node.op, sqnr_db(expected, real), max_abs(expected, real), cosine(expected, real))
@@ -59,10 +59,10 @@ def _layer(graph: Graph, node: Node, reference: np.ndarray, observed: Observed, 
     db = channel_db(_real(right, output), real)
     other = any(_differs(graph[name], observed) for name in node.inputs if graph[name].is_constant)
     diverges_in = "constants" if other else "arithmetic" if steps is not None and steps > lsb else ""
-    return replace(layer, own_db=db, constants_db=db, lsb=steps, diverges_in=diverges_in)
+    return replace(layer, arithmetic_sqnr_db=db, weights_sqnr_db=db, lsb=steps, diverges_in=diverges_in)
 
 
-def _alike(tensor: Tensor, observed: Observed) -> bool:
+def _alike(tensor: Tensor, observed: RecordedActivations) -> bool:
     """Whether the file has this activation with the same scale."""
     if tensor.name not in observed.values:
         return False
@@ -74,7 +74,7 @@ def _alike(tensor: Tensor, observed: Observed) -> bool:
     )
 
 
-def _differs(tensor: Tensor, observed: Observed) -> bool:
+def _differs(tensor: Tensor, observed: RecordedActivations) -> bool:
     """Whether the file holds other numbers under this constant's name."""
     other = observed.tensors.get(tensor.name)
     return other is not None and not (

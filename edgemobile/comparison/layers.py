@@ -33,7 +33,7 @@ from edgemobile.metrics.tolerances import LayerTolerance
 
 __all__ = [
     "LayerParity",
-    "Observed",
+    "RecordedActivations",
     "channel_db",
     "compare_layers",
     "first_diverging",
@@ -52,20 +52,20 @@ _HSWISH_FLOOR = -3.0
 _DROP_DB = 12.0
 # Rounding and a recipe's refit move weights in company: the furthest is up to 2.5 times as far as the eighth. A flip of
 # bit 5 is 32 steps away, of which rounding is half of one.
-_UNUSUAL, _COMPANY = 6.0, 8
+_MOST_OUTLIER_RATIO, _COMPANY = 6.0, 8
 # A tensor is only written differently where as many layers behind it are so much nearer to the reference.
 _SETTLED, _HEALED_DB = 3, 20.0
 
 
 @dataclass(frozen=True)
 class LayerParity:
-    """One layer. `sqnr_db`, `max_abs` and `cosine` are of the drift; `own_db` and `constants_db` of the worst channel,
-    None where the layer cannot be run again.
+    """One layer. `sqnr_db`, `max_abs` and `cosine` are of the drift; `arithmetic_sqnr_db` and `weights_sqnr_db` are of
+    the worst channel, None where the layer cannot be run again.
 
     Of int8 only: `excess` is how often the noise exceeds that of rounding to the output's integers, `lsb` the largest
-    difference in steps, `cut_db` the SQNR that saturating at the ends of their range alone leaves. `unusual` is how far
-    one weight stands out (Observed.unusual). `diverges_in` says which part missed: "arithmetic", "constants" or
-    "drift"; "" for none.
+    difference in steps, `cut_db` the SQNR that saturating at the ends of their range alone leaves. `outlier_ratio` is
+    how far one weight stands out (RecordedActivations.outlier_ratio). `diverges_in` says which part missed:
+    "arithmetic", "constants" or "drift"; "" for none.
     """
 
     name: str
@@ -73,22 +73,22 @@ class LayerParity:
     sqnr_db: float
     max_abs: float
     cosine: float
-    own_db: float | None = None
-    constants_db: float | None = None
+    arithmetic_sqnr_db: float | None = None
+    weights_sqnr_db: float | None = None
     excess: float | None = None
     lsb: int | None = None
     cut_db: float | None = None
-    unusual: float | None = None
+    outlier_ratio: float | None = None
     diverges_in: str = ""
 
     @property
     def is_damaged(self) -> bool:
         """Whether one weight stands out from all others, as none does in a healthy file."""
-        return self.unusual is not None and self.unusual > _UNUSUAL
+        return self.outlier_ratio is not None and self.outlier_ratio > _MOST_OUTLIER_RATIO
 
 
 @dataclass(frozen=True)
-class Observed:
+class RecordedActivations:
     """A file as it ran, by the Graph's tensor names.
 
     `values` are its activations in NHWC: f32, or int8 whatever the file stores. `tensors` has its constants and the
@@ -171,7 +171,7 @@ class Observed:
                 found[name] = ((real - added(stored.name)) * units).astype(np.float32)
         return found
 
-    def unusual(self, graph: Graph, node: Node) -> float | None:
+    def outlier_ratio(self, graph: Graph, node: Node) -> float | None:
         """How much further the furthest weight is from the reference's than the eighth furthest, rounding counted as
         one step: a number that was damaged stands alone, what a recipe moves has company. inf where all others are
         the same; None without weights.
@@ -239,7 +239,7 @@ def sources(graph: Graph, node: Node) -> list[str]:
     return [name for name in dict.fromkeys(node.inputs) if not graph[name].is_constant]
 
 
-def is_fused(graph: Graph, node: Node, observed: Observed) -> bool:
+def is_fused(graph: Graph, node: Node, observed: RecordedActivations) -> bool:
     """Whether a file computes a layer in one op with what alone reads it: a hard-sigmoid (quant/hswish.py)."""
     readers = graph.consumers(node.output)
     alone = len(readers) == 1 and readers[0].op in _FUSED and node.output not in graph.outputs
@@ -251,7 +251,7 @@ def is_fused(graph: Graph, node: Node, observed: Observed) -> bool:
     )
 
 
-def fused_to(graph: Graph, node: Node, observed: Observed) -> Node | None:
+def fused_to(graph: Graph, node: Node, observed: RecordedActivations) -> Node | None:
     """The layer that a file computes in one op with `node`, which reads it."""
     source = graph.producer(node.inputs[0])
     return source if source is not None and is_fused(graph, source, observed) else None
@@ -288,7 +288,7 @@ def channel_db(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def compare_layers(
-    graph: Graph, reference: Mapping[str, np.ndarray], observed: Observed, tolerance: LayerTolerance
+    graph: Graph, reference: Mapping[str, np.ndarray], observed: RecordedActivations, tolerance: LayerTolerance
 ) -> tuple[list[LayerParity], list[tuple[str, str]]]:
     """(the input and the layers of the reference that the file has, the others with the reason).
 
@@ -321,7 +321,7 @@ def compare_layers(
     return layers, unmatched
 
 
-def _shown(name: str, images: np.ndarray, observed: Observed) -> LayerParity:
+def _shown(name: str, images: np.ndarray, observed: RecordedActivations) -> LayerParity:
     """What the file was shown, as a layer of its own: in int8 it has a range like any other."""
     if observed.problem(name) or observed.real(name).shape != images.shape:
         return LayerParity(name, "input", math.inf, 0.0, 1.0)
@@ -352,7 +352,9 @@ def first_diverging(layers: Sequence[LayerParity]) -> LayerParity | None:
     return next((layer for layer in layers if layer.diverges_in), None)
 
 
-def _comparable(graph: Graph, node: Node, expected: np.ndarray, observed: Observed) -> tuple[np.ndarray, np.ndarray]:
+def _comparable(
+    graph: Graph, node: Node, expected: np.ndarray, observed: RecordedActivations
+) -> tuple[np.ndarray, np.ndarray]:
     """Both values of a tensor, without what its readers cannot tell apart in int8."""
     found = observed.real(node.output)
     if observed.steps(node.output) is None:
@@ -367,7 +369,7 @@ def _useful(graph: Graph, node: Node) -> tuple[float, float]:
     return low, 3.0 if kinds == {"hardsigmoid"} else math.inf
 
 
-def _alone(graph: Graph, node: Node, observed: Observed, layer: LayerParity) -> LayerParity:
+def _alone(graph: Graph, node: Node, observed: RecordedActivations, layer: LayerParity) -> LayerParity:
     """`layer` with what it adds by itself, where all its inputs were observed."""
     source = fused_to(graph, node, observed)
     if any(map(observed.problem, sources(graph, source or node))) or graph[node.output].qparams is not None:
@@ -384,15 +386,21 @@ def _alone(graph: Graph, node: Node, observed: Observed, layer: LayerParity) -> 
     cut_db = None if observed.steps(node.output) is None else sqnr_db(useful, cut)
     own, trained = (observed.representable(node.output, output) for output in (own, trained))
     excess, lsb = _in_steps(node, inputs, own, found, observed)
-    own_db, constants_db = channel_db(own, found), channel_db(trained, found)
-    unusual = observed.unusual(graph, weighted)
+    arithmetic_sqnr_db, weights_sqnr_db = channel_db(own, found), channel_db(trained, found)
+    outlier_ratio = observed.outlier_ratio(graph, weighted)
     return replace(
-        layer, own_db=own_db, constants_db=constants_db, cut_db=cut_db, excess=excess, lsb=lsb, unusual=unusual
+        layer,
+        arithmetic_sqnr_db=arithmetic_sqnr_db,
+        weights_sqnr_db=weights_sqnr_db,
+        cut_db=cut_db,
+        excess=excess,
+        lsb=lsb,
+        outlier_ratio=outlier_ratio,
     )
 
 
 def _again(
-    graph: Graph, node: Node, source: Node | None, observed: Observed, constants: Mapping[str, np.ndarray]
+    graph: Graph, node: Node, source: Node | None, observed: RecordedActivations, constants: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(what a layer gives on what the file fed it, that): through the layer it is fused to, if it is."""
     inputs = {name: observed.real(name) for name in sources(graph, source or node)}
@@ -402,7 +410,7 @@ def _again(
 
 
 def _in_steps(
-    node: Node, inputs: Mapping[str, np.ndarray], own: np.ndarray, found: np.ndarray, observed: Observed
+    node: Node, inputs: Mapping[str, np.ndarray], own: np.ndarray, found: np.ndarray, observed: RecordedActivations
 ) -> tuple[float | None, int | None]:
     """(the worst channel's noise as a multiple of rounding's, the largest difference in steps)."""
     steps = observed.steps(node.output)
@@ -417,7 +425,7 @@ def _in_steps(
 
 
 def _gate_noise(
-    node: Node, inputs: Mapping[str, np.ndarray], steps: np.ndarray, observed: Observed
+    node: Node, inputs: Mapping[str, np.ndarray], steps: np.ndarray, observed: RecordedActivations
 ) -> np.ndarray | float:
     """What rounding the gate of x * gate / 6 adds, or what a hard-sigmoid is cut from, as a variance f64[C] in the
     output's steps."""
@@ -437,15 +445,15 @@ def _gate_noise(
 
 def _divergence(layer: LayerParity, before: float, tolerance: LayerTolerance) -> str:
     """Which part of a layer missed its tolerance; nan misses all."""
-    if layer.own_db is None or layer.constants_db is None:
-        dropped = not layer.sqnr_db >= before - _DROP_DB and not layer.sqnr_db >= tolerance.constants_db
+    if layer.arithmetic_sqnr_db is None or layer.weights_sqnr_db is None:
+        dropped = not layer.sqnr_db >= before - _DROP_DB and not layer.sqnr_db >= tolerance.weights_sqnr_db
         return "drift" if dropped else ""
     if tolerance.excess is not None and layer.excess is not None:
         if not layer.excess <= tolerance.excess:
             return "arithmetic"
-    elif not layer.own_db >= tolerance.own_db:
+    elif not layer.arithmetic_sqnr_db >= tolerance.arithmetic_sqnr_db:
         return "arithmetic"
-    return "" if layer.constants_db >= tolerance.constants_db and not layer.is_damaged else "constants"
+    return "" if layer.weights_sqnr_db >= tolerance.weights_sqnr_db and not layer.is_damaged else "constants"
 
 
 def integers(values: np.ndarray, tensor: Tensor | None) -> np.ndarray:

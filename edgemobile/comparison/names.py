@@ -1,4 +1,4 @@
-"""Which tensor of a stranger's file is which of the reference's, where names do not say: told by what reads what.
+"""Which tensor of a third-party file is which of the reference's, where names do not say: told by what reads what.
 
 Files of other tools name tensors as they like, and write the same layer in other ops: a transpose in front of the
 first convolution, a linear layer as a 1x1 convolution, the 1/6 of a hard-sigmoid in a multiplication of its own. So

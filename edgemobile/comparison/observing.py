@@ -1,6 +1,6 @@
 """Open a file, run it and see: its output, and every tensor inside it by the Graph's names.
 
-Where it runs is a Place: a runtime on this machine, or on a device (parity.remote).
+Where it runs is a ExecutionTarget: a runtime on this machine, or on a device (parity.remote).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemobile.comparison.layers import Observed, integers
+from edgemobile.comparison.layers import RecordedActivations, integers
 from edgemobile.comparison.names import Own, are_alike, match
 from edgemobile.devices.host.saturation import open_on_target
 from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
@@ -21,7 +21,7 @@ from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents
-from edgemobile.exporters.exposed import exposed, exposed_names
+from edgemobile.exporters.intermediate_outputs import intermediate_names, with_intermediate_outputs
 from edgemobile.graph import Graph, GraphError, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.channel_factors import read_factors
@@ -32,10 +32,10 @@ from edgemobile.model_file.metadata import PRECISION, labels_in, preprocess_in, 
 from edgemobile.preprocess import Preprocess
 
 __all__ = [
+    "ExecutionTarget",
     "File",
-    "Place",
     "graph_name",
-    "local_places",
+    "local_targets",
     "observe",
     "open_file",
     "output_step",
@@ -95,7 +95,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Place:
+class ExecutionTarget:
     """Where files run. `formats` are those it reads, `isa` is of its machine ("x86_64", "aarch64", ...).
 
     `infer`: preprocessed images f32[N,px,px,3] -> f32[N,classes]. `layers`, where it can tell: a file with its inner
@@ -113,18 +113,18 @@ class Place:
     infer: Infer
     layers: Layers | None = None
     machine: str = ""
-    here: Place | None = None
+    here: ExecutionTarget | None = None
     infer_here: Infer | None = None
 
 
-def local_places(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Place, ...]:
+def local_targets(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[ExecutionTarget, ...]:
     """The runtimes of this machine by name; () is the default one of each format. Raises Unsupported for others."""
     for name in runtimes:
         if name not in RUNTIMES:
             raise Unsupported(f"there is no runtime {name!r}. Known: {', '.join(RUNTIMES)}")
     names = tuple(dict.fromkeys(runtimes or map(default_runtime, FORMATS)))
     return tuple(
-        Place(
+        ExecutionTarget(
             name,
             (RUNTIMES[name].format,),
             platform.machine(),
@@ -183,7 +183,7 @@ def _precision(contents: Contents) -> str:
         return "int8"
     # Of fewer dimensions are the zero points of ONNX.
     if any(value.constant and value.dtype in _BYTES and len(value.shape) > 1 for value in values):
-        return "dynamic"
+        return "weight-only"
     return "float16" if any(value.constant and value.dtype == "float16" for value in values) else "float32"
 
 
@@ -216,25 +216,27 @@ def _read_known(file: File) -> tuple[Graph, dict[str, str]]:
         raise Unsupported(f"the layers of {file.path} cannot be run again: {error}") from error
 
 
-def observe(file: File, place: Place, images: np.ndarray, reference: Graph | None) -> tuple[Observed, np.ndarray]:
+def observe(
+    file: File, place: ExecutionTarget, images: np.ndarray, reference: Graph | None
+) -> tuple[RecordedActivations, np.ndarray]:
     """(every tensor of the file for these images, its output f32[N,classes] in that run).
 
-    `reference` helps with the names of a stranger's file. Raises Unsupported where the place shows no inner tensors.
+    `reference` helps with the names of a third-party file. Raises Unsupported where the place shows no inner tensors.
     """
     if place.layers is None:
         raise Unsupported(f"{place.name} shows no inner tensors; leave out --layers")
-    arrays = place.layers(exposed(file.data, file.contents), images)
+    arrays = place.layers(with_intermediate_outputs(file.data, file.contents), images)
     tensors = dict(file.tensors)
     values = {}
     flattened = _flattened(file.contents) if file.format == "onnx" else {}
-    for name, array in zip(exposed_names(file.contents), arrays, strict=True):
+    for name, array in zip(intermediate_names(file.contents), arrays, strict=True):
         plain = graph_name(file, name)
         ordered = array.transpose(0, 2, 3, 1) if file.format == "onnx" and array.ndim == 4 else array
         if name in flattened and array.ndim == 2:
             ordered = array.reshape(-1, *flattened[name]).transpose(0, 2, 3, 1).reshape(array.shape)
         values[plain] = integers(ordered, tensors.get(plain))
     output = graph_name(file, file.contents.outputs[0])
-    observed = Observed(values, tensors, file.factors)
+    observed = RecordedActivations(values, tensors, file.factors)
     end = _output(observed, output)
     sources = {graph_name(file, name): images for name in file.contents.inputs}
     seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
@@ -244,7 +246,7 @@ def observe(file: File, place: Place, images: np.ndarray, reference: Graph | Non
         seen = dict.fromkeys(seen, values[EMBEDDED])
     constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
     unsigned = frozenset(graph_name(file, name) for name in constants)
-    observed = Observed({**seen, **values}, tensors, file.factors, unsigned=unsigned)
+    observed = RecordedActivations({**seen, **values}, tensors, file.factors, unsigned=unsigned)
     return (observed if reference is None else _renamed(file, reference, observed)), end
 
 
@@ -277,16 +279,16 @@ def _seen(tensor: Tensor | None, images: np.ndarray) -> np.ndarray:
     return quantize(images, tensor.qparams, tensor.dtype)
 
 
-def _output(observed: Observed, name: str) -> np.ndarray:
+def _output(observed: RecordedActivations, name: str) -> np.ndarray:
     array, qparams = observed.values[name], observed.qparams(name)
     real = array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)
     return real.astype(np.float32).reshape(len(real), -1)
 
 
-def stored(file: File, reference: Graph) -> Observed:
+def stored(file: File, reference: Graph) -> RecordedActivations:
     """A file as it lies, not run: its activations have names and no values. Raises Unsupported like File.tensors."""
     values = {name: np.empty(0, np.int8) for name, tensor in file.tensors.items() if not tensor.is_constant}
-    observed = _renamed(file, reference, Observed(values, file.tensors, file.factors))
+    observed = _renamed(file, reference, RecordedActivations(values, file.tensors, file.factors))
     return replace(observed, known=reference.tensors)
 
 
@@ -310,7 +312,7 @@ def graph_name(file: File, name: str) -> str:
     return name
 
 
-def _renamed(file: File, reference: Graph, observed: Observed) -> Observed:
+def _renamed(file: File, reference: Graph, observed: RecordedActivations) -> RecordedActivations:
     """What was observed, by the reference's names where the file has names of its own."""
     if are_alike(reference, observed.values):
         return observed
@@ -325,7 +327,7 @@ def _renamed(file: File, reference: Graph, observed: Observed) -> Observed:
     renamed = {name: own.name for name, own in found.tensors.items()}
     unsigned = frozenset(name for name, own in renamed.items() if own in observed.unsigned)
     factors = {name: observed.factors[own] for name, own in renamed.items() if own in observed.factors}
-    return Observed(values, tensors, factors, renamed, found.unknown, unsigned=unsigned)
+    return RecordedActivations(values, tensors, factors, renamed, found.unknown, unsigned=unsigned)
 
 
 def _as_reference(tensor: Tensor, name: str, own: Own) -> Tensor:

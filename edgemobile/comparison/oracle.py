@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.comparison.integers import compare_integers
-from edgemobile.comparison.layers import Observed
-from edgemobile.comparison.observing import Place, local_places, observe, open_file
+from edgemobile.comparison.layers import RecordedActivations
+from edgemobile.comparison.observing import ExecutionTarget, local_targets, observe, open_file
 from edgemobile.graph import Graph
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.interpreter import run
@@ -31,20 +31,22 @@ class Strayed:
     words: str
 
 
-def why_it_strays(graph: Graph, path: Path, image: np.ndarray, lsb: int, place: Place | None = None) -> Strayed:
+def why_it_strays(
+    graph: Graph, path: Path, image: np.ndarray, lsb: int, place: ExecutionTarget | None = None
+) -> Strayed:
     """Compare the file at `path` with the int8 `graph` behind it, op by op, on `image` f32[1,px,px,3].
 
     `place` None is the default runtime of its format here. Raises Unsupported where that shows no inner tensors.
     """
     file = open_file(path)
-    place = place or next(one for one in local_places() if file.format in one.formats)
+    place = place or next(one for one in local_targets() if file.format in one.formats)
     observed, _ = observe(file, place, image, None)
     source = graph[graph.inputs[0]]
     given = image if source.qparams is None else quantize(image, source.qparams, source.dtype)
     return strayed(graph, run(graph, given, keep_all=True), observed, lsb)
 
 
-def strayed(graph: Graph, values: Mapping[str, np.ndarray], observed: Observed, lsb: int) -> Strayed:
+def strayed(graph: Graph, values: Mapping[str, np.ndarray], observed: RecordedActivations, lsb: int) -> Strayed:
     """The same of what was observed. `values` has every value of `graph` for the image."""
     layers, _ = compare_integers(graph, values, observed, lsb)
     wrong = tuple(

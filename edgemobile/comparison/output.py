@@ -66,7 +66,7 @@ def _details(file: FileParity) -> list[str]:
             "|---|---|---:|---:|---:|",
         ]
         for layer in worst_layers(file):
-            numbers = (layer.sqnr_db, layer.own_db, layer.constants_db)
+            numbers = (layer.sqnr_db, layer.arithmetic_sqnr_db, layer.weights_sqnr_db)
             cells = " | ".join("-" if number is None else f"{number:.1f}" for number in numbers)
             name = markdown_text(layer.name)
             lines.append(f"| {f'**{name}**' if layer.diverges_in else name} | {layer.op} | {cells} |")

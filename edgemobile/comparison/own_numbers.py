@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgemobile.comparison.findings import Finding, channels, exchange_in_words, range_faults, rows_of, times
-from edgemobile.comparison.layers import Observed
+from edgemobile.comparison.layers import RecordedActivations
 from edgemobile.exporters.contents import Contents, Op
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.checksums import Checksums
@@ -255,7 +255,7 @@ class Weights:
     note: str = ""
 
 
-def check_layers(graph: Graph, observed: Observed) -> Weights:
+def check_layers(graph: Graph, observed: RecordedActivations) -> Weights:
     """The weights and biases of a file that its float reference does not explain."""
     pairs = [(node, _weight(graph, node, observed)) for node in graph.nodes]
     layers = [(node, weight) for node, weight in pairs if weight is not None]
@@ -305,7 +305,7 @@ class _Weight:
         return float(np.percentile(np.abs(self.found - self.right), 98)) <= _ROUNDED_APART
 
 
-def _weight(graph: Graph, node: Node, observed: Observed) -> _Weight | None:
+def _weight(graph: Graph, node: Node, observed: RecordedActivations) -> _Weight | None:
     stored, right, units = observed.weight(graph, node) or (None, None, None)
     if stored is None or stored.data is None or stored.qparams is None or right is None or units is None:
         return None
@@ -440,7 +440,7 @@ def _ninth_tenth(apart: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _bias_findings(
-    graph: Graph, node: Node, observed: Observed, weight: _Weight, *, is_rounded: bool
+    graph: Graph, node: Node, observed: RecordedActivations, weight: _Weight, *, is_rounded: bool
 ) -> Iterator[Finding]:
     """A bias that is gone; of a file that only rounds also one that is another."""
     stored, data = observed.bias(graph, node), graph[node.inputs[2]].data

@@ -12,24 +12,26 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemobile.comparison.observing import Place, local_places
-from edgemobile.devices.host.answers import Told, answers
+from edgemobile.comparison.observing import ExecutionTarget, local_targets
 from edgemobile.devices.host.profiles import Device, open_device
 from edgemobile.devices.host.records import probed
+from edgemobile.devices.host.remote_inference import InferenceStats, remote_inference
 from edgemobile.devices.host.setup import probe
 from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import Unsupported
 from edgemobile.inspection import contents_of
 from edgemobile.model_file.file import file_format
 
-__all__ = ["opened_places"]
+__all__ = ["opened_targets"]
 
 # Images on their way at once: the next part travels while the device computes this one.
 _PART = 8
 
 
 @contextmanager
-def opened_places(devices: Sequence[str], runtimes: tuple[str, ...] = (), threads: int = 1) -> Iterator[list[Place]]:
+def opened_targets(
+    devices: Sequence[str], runtimes: tuple[str, ...] = (), threads: int = 1
+) -> Iterator[list[ExecutionTarget]]:
     """Each of `runtimes` on each device, "litert on pi5"; () is the default one of each format.
 
     Every device is asked what it is before anything is computed: raises DeviceUnreachable where one does not answer.
@@ -40,17 +42,19 @@ def opened_places(devices: Sequence[str], runtimes: tuple[str, ...] = (), thread
             device, transport = open_device(name)
             stack.enter_context(closing(transport))
             facts, _ = probed(probe(device, transport))
-            for here in local_places(runtimes, threads):
+            for here in local_targets(runtimes, threads):
                 there = _Runtime(device, transport, here.name, threads)
                 place = f"{here.name} on {device.name}"
                 isa, words = facts.machine, f"{facts.machine}, {facts.int8_isa}"
-                places.append(Place(place, here.formats, isa, there.infer, there.layers, machine=words, here=here))
+                places.append(
+                    ExecutionTarget(place, here.formats, isa, there.infer, there.layers, machine=words, here=here)
+                )
         yield places
 
 
 @dataclass(frozen=True)
 class _Runtime:
-    """One runtime of one device, as Place wants it."""
+    """One runtime of one device, as ExecutionTarget wants it."""
 
     device: Device
     transport: Transport
@@ -75,8 +79,8 @@ class _Runtime:
         # Layers take megabytes an image.
         step = _PART if layers_width is None else 1
         parts = (images[start : start + step] for start in range(0, len(images), step))
-        answered = partial(answers, self.device, self.transport, path, parts, self.runtime, self.threads)
-        return np.concatenate(list(answered(Told(self.runtime), layers_width=layers_width)))
+        answered = partial(remote_inference, self.device, self.transport, path, parts, self.runtime, self.threads)
+        return np.concatenate(list(answered(InferenceStats(self.runtime), layers_width=layers_width)))
 
 
 def _rows(path: Path, data: bytes) -> list[tuple[tuple[int, ...], str]]:

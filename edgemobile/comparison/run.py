@@ -16,21 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemobile.comparison.as_here import as_here
 from edgemobile.comparison.causes import Cause, Normalisation, likely_cause
-from edgemobile.comparison.claims import Claims, check_claims, in_px
+from edgemobile.comparison.device_vs_host import device_vs_host
 from edgemobile.comparison.integers import compare_integers, same_integers
-from edgemobile.comparison.layers import LayerParity, Observed, compare_layers, first_diverging
+from edgemobile.comparison.layers import LayerParity, RecordedActivations, compare_layers, first_diverging
+from edgemobile.comparison.metadata_checks import StatedMetadata, check_metadata, in_px
 from edgemobile.comparison.observing import (
+    ExecutionTarget,
     File,
-    Place,
-    local_places,
+    local_targets,
     observe,
     open_file,
     output_step,
     takes_pixels,
 )
-from edgemobile.comparison.remote import opened_places
+from edgemobile.comparison.remote import opened_targets
 from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.comparison.stored_numbers import StoredNumbers, against_file, against_float
 from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
@@ -42,7 +42,7 @@ from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
-from edgemobile.images.samples import from_blots, from_dataset, from_synthesis
+from edgemobile.images.samples import from_dataset, from_noise, from_synthesis
 from edgemobile.loading.checkpoint import bundled, identify, load_weights
 from edgemobile.loading.files import first_few
 from edgemobile.loading.model import Model, load_model
@@ -74,10 +74,10 @@ class ParityRequest:
     """What to compare, and on what.
 
     `ref` is a reference model's name, `package.module:factory`, a checkpoint (with `arch`), a .pt2, or a file like the
-    `others`. `data` is an ImageFolder as a directory or a zip; None is made images: synthesised from the reference's
-    batch norm where int8 files are among the others, else random blots. `minimums` is metric -> bound, in place of the
-    table's. The others run on each of the devices `on`, () being this machine, in each of `runtimes`, () being the
-    default one of each format; `places` are places of one's own, in place of both.
+    `others`. `data` is an ImageFolder as a directory or a zip; None is synthetic images: synthesised from the
+    reference's batch norm where int8 files are among the others, else low-frequency noise. `minimums` is metric ->
+    bound, in place of the table's. The others run on each of the devices `on`, () being this machine, in each of
+    `runtimes`, () being the default one of each format; `places` are places of one's own, in place of both.
     """
 
     ref: str
@@ -93,7 +93,7 @@ class ParityRequest:
     minimums: Mapping[str, float] = field(default_factory=dict)
     on: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
-    places: tuple[Place, ...] = ()
+    places: tuple[ExecutionTarget, ...] = ()
     table: tuple[Tolerance, ...] = TABLE
     threads: int = 1
 
@@ -114,8 +114,8 @@ class Reference:
     preprocess: Preprocess
     model: Model | None = None
     file: File | None = None
-    place: Place | None = None
-    claims: Claims = field(default_factory=Claims)
+    place: ExecutionTarget | None = None
+    claims: StatedMetadata = field(default_factory=StatedMetadata)
     _seen: list[tuple[np.ndarray, Mapping[str, np.ndarray]]] = field(default_factory=list, repr=False, compare=False)
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
@@ -158,15 +158,15 @@ def parity(request: ParityRequest, progress: Progress | None = None) -> ParityRe
 
 
 @contextmanager
-def _opened(request: ParityRequest) -> Iterator[Sequence[Place]]:
+def _opened(request: ParityRequest) -> Iterator[Sequence[ExecutionTarget]]:
     if request.places or not request.on:
-        yield request.places or local_places(request.runtimes, request.threads)
+        yield request.places or local_targets(request.runtimes, request.threads)
         return
-    with opened_places(request.on, request.runtimes, request.threads) as places:
+    with opened_targets(request.on, request.runtimes, request.threads) as places:
         yield places
 
 
-def _parity(request: ParityRequest, places: Sequence[Place], progress: Progress) -> ParityReport:
+def _parity(request: ParityRequest, places: Sequence[ExecutionTarget], progress: Progress) -> ParityReport:
     opened = [_opened_or_refused(Path(other)) for other in request.others]
     files = [file for file in opened if isinstance(file, File)]
     if not files:
@@ -251,7 +251,7 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
             raise Unsupported(f"{path}: takes images of {in_px(sides)}. Supported as the reference: square ones")
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
         stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
-        claims = Claims(file.preprocess, file.labels)
+        claims = StatedMetadata(file.preprocess, file.labels)
         preprocess, place = at_resolution(stated, input_px), _reader_here(file, request)
         return Reference(str(path), preprocess, file=file, place=place, claims=claims)
     spec, weights = request.ref, request.weights
@@ -260,7 +260,7 @@ def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
     res = None if is_program(spec) else next(filter(None, map(_input_px, files)), None)
     model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
     said = None if model.assumption else model.preprocess
-    claims = Claims(said, model.labels, _own_px(spec, weights))
+    claims = StatedMetadata(said, model.labels, _own_px(spec, weights))
     # Of a model that says nothing, what its files say is the better guess.
     stated = said or next(filter(None, (file.whole_preprocess for file in files)), model.preprocess)
     preprocess = at_resolution(stated, model.preprocess.input_px)
@@ -280,10 +280,10 @@ def _input_px(file: File) -> int | None:
     return sides[1] if sides is not None and sides[1] > 0 else None
 
 
-def _reader_here(file: File, request: ParityRequest) -> Place:
+def _reader_here(file: File, request: ParityRequest) -> ExecutionTarget:
     """The default runtime of the reference's format on this machine; where it is not installed, one asked for."""
-    (usual,) = (place for place in local_places(threads=request.threads) if file.format in place.formats)
-    others = [place for place in local_places(request.runtimes, request.threads) if file.format in place.formats]
+    (usual,) = (place for place in local_targets(threads=request.threads) if file.format in place.formats)
+    others = [place for place in local_targets(request.runtimes, request.threads) if file.format in place.formats]
     for place in (usual, *others):
         try:
             import_runtime(place.name)
@@ -293,7 +293,7 @@ def _reader_here(file: File, request: ParityRequest) -> Place:
     return usual
 
 
-def _readers(file: File, places: Sequence[Place]) -> list[Place]:
+def _readers(file: File, places: Sequence[ExecutionTarget]) -> list[ExecutionTarget]:
     readers = [place for place in places if file.format in place.formats]
     if not readers:
         raise Unsupported(
@@ -327,12 +327,12 @@ def _any_images(
         notes = tuple(note for note in samples.notes if note.startswith("skipped"))
         return samples.check, samples.described, notes
     model = reference.model
-    if model is not None and not model.random and any(file.precision in ("int8", "dynamic") for file in files):
+    if model is not None and not model.random and any(file.precision in ("int8", "weight-only") for file in files):
         with progress.step("synthesise images", STEPS) as report:
             made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
         samples = from_synthesis(made, calibration=0, seed=request.seed)
     else:
-        samples = from_blots(preprocess, calibration=1, check=count, seed=request.seed)
+        samples = from_noise(preprocess, calibration=1, check=count, seed=request.seed)
     return samples.check, samples.described, ()
 
 
@@ -346,7 +346,7 @@ def _compared(
     images: np.ndarray,
     inner: np.ndarray,
     file: File,
-    place: Place,
+    place: ExecutionTarget,
 ) -> FileParity:
     row = tolerance(file.format, file.precision, place.isa, request.table)
     notes: list[str] = []
@@ -364,7 +364,7 @@ def _compared(
         return replace(result, missed=(misfit,))
     left, right = _as_logits(expected, found, notes)
     verdict = judge(left, right, bounds)
-    wrong, remarks = check_claims(file, reference.claims, found.shape[1], images.shape[1])
+    wrong, remarks = check_metadata(file, reference.claims, found.shape[1], images.shape[1])
     result = replace(result, metrics=verdict.metrics, missed=verdict.missed)
     notes += remarks
     notes += _notes_of_here(file, place, shown, expected)
@@ -381,11 +381,11 @@ def _compared(
     if request.layers:
         result = _with_layers(reference, inner, shown, found, file, place, row, result, notes)
     if place.here is not None:
-        result = as_here(file, place, place.here, shown, found, row.lsb, result, notes)
+        result = device_vs_host(file, place, place.here, shown, found, row.lsb, result, notes)
     return replace(result, missed=(*wrong, *result.missed), notes=tuple(notes))
 
 
-def _notes_of_here(file: File, place: Place, images: np.ndarray, expected: np.ndarray) -> Iterator[str]:
+def _notes_of_here(file: File, place: ExecutionTarget, images: np.ndarray, expected: np.ndarray) -> Iterator[str]:
     """What this machine computes of a file that was run as another target computes it."""
     target = target_elsewhere(file.contents.metadata)
     if place.infer_here is None or target is None:
@@ -423,7 +423,7 @@ def _in_steps(
     shown: np.ndarray,
     found: np.ndarray,
     file: File,
-    place: Place,
+    place: ExecutionTarget,
     row: Tolerance,
     result: FileParity,
     notes: list[str],
@@ -455,7 +455,7 @@ def _in_steps(
     return replace(result, missed=(*result.missed, missed))
 
 
-def _unmeasured(file: File, place: Place, bounds: Mapping[str, float]) -> FileParity:
+def _unmeasured(file: File, place: ExecutionTarget, bounds: Mapping[str, float]) -> FileParity:
     return FileParity(
         str(file.path),
         file.format,
@@ -532,7 +532,7 @@ def _with_layers(
     shown: np.ndarray,
     found: np.ndarray,
     file: File,
-    place: Place,
+    place: ExecutionTarget,
     row: Tolerance,
     result: FileParity,
     notes: list[str],
@@ -569,7 +569,7 @@ def _missing_layers(result: FileParity, words: str) -> FileParity:
 
 
 def _walked(
-    graph: Graph, values: Mapping[str, np.ndarray], observed: Observed, row: Tolerance
+    graph: Graph, values: Mapping[str, np.ndarray], observed: RecordedActivations, row: Tolerance
 ) -> tuple[list[LayerParity], list[tuple[str, str]]]:
     if any(graph[node.output].qparams is not None for node in graph.nodes):
         if same_integers(graph, observed):
@@ -583,7 +583,7 @@ def _walked(
 def _note_exposure(file: File, plain: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
     """A runtime fuses less around tensors it must show; that must not change what the file says."""
     sqnr = measure(plain, end)["sqnr_db"]
-    if not sqnr >= (40 if file.precision in ("int8", "dynamic") else 90):
+    if not sqnr >= (40 if file.precision in ("int8", "weight-only") else 90):
         notes.append(f"with its layers shown the file gives other outputs ({sqnr:.1f} dB): layers are of that run")
 
 

@@ -2,7 +2,7 @@
 
     layer(x), relu6(layer(x) + 3)       one layer computed twice, the 3 in the second's bias: a sum behind the first
     x * relu6(x + 3)                    6 times hardswish(x), where the 1/6 is in a later layer's weights
-    relu6(x + 3) / 6, and so on         hardsigmoid, hardswish (edgemobile.lower.by_hand)
+    relu6(x + 3) / 6, and so on         hardsigmoid, hardswish (edgemobile.lower.decomposed_activations)
     ReLU and ReLU6 behind a layer       its activation
 
 Where the 3 is in the bias alone, only the reference can tell a hard-sigmoid from a ReLU6: that is for names.
@@ -14,7 +14,7 @@ import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize
-from edgemobile.lower.by_hand import gate_input, recognise_gates
+from edgemobile.lower.decomposed_activations import gate_input, recognise_activations
 from edgemobile.lower.fusion import fuse_activations
 
 __all__ = ["LAYERS", "SIXTH", "as_lowered", "real"]
@@ -29,7 +29,7 @@ _STEP = 0.01
 def as_lowered(graph: Graph) -> Graph:
     """`graph` in the reference's ops. Tensors keep their names; what only stands between them is new."""
     graph = _untwinned(graph)
-    return fuse_activations(_undivided(_without_leftovers(recognise_gates(graph), graph)))
+    return fuse_activations(_undivided(_without_leftovers(recognise_activations(graph), graph)))
 
 
 def real(tensor: Tensor) -> np.ndarray | None:

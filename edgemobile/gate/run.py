@@ -90,7 +90,7 @@ def _tried(model: Measured, what: str, place: str, run: Callable[[], Sequence[Ch
 
 
 def _problem(entry: ModelEntry, what: str, place: str, error: Exception) -> Check:
-    """An error a user can mend by its exit code; any other has failed the check, and is told with where it arose."""
+    """An error a user can fix by its exit code; any other has failed the check, and is told with where it arose."""
     if isinstance(error, EdgemobileError):
         return Check(entry.name, "", what, place, Outcome.of_code(error.exit_code), words=(str(error),))
     frame = traceback.extract_tb(error.__traceback__)[-1]

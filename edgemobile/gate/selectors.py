@@ -11,8 +11,8 @@ __all__ = ["MODEL_SUFFIXES", "PRECISIONS", "checked", "selects"]
 
 MODEL_SUFFIXES = (PROGRAM_SUFFIX, *FILE_SUFFIXES)
 
-# As routes.PRECISIONS, which would cost loading every route; a test holds them equal.
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
+# As pipeline.backends.PRECISIONS, which would cost loading every backend; a test holds them equal.
+PRECISIONS = ("float32", "float16", "weight-only", "int8")
 
 
 def selects(selector: str, format: str, precision: str) -> bool:

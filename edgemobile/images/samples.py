@@ -15,11 +15,11 @@ from edgemobile.images.class_labels import match_folders, some
 from edgemobile.images.dataset import CHECK_SPLITS, SPLITS, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Samples", "from_blots", "from_dataset", "from_synthesis"]
+__all__ = ["Samples", "from_dataset", "from_noise", "from_synthesis"]
 
 _NO_LABELS = "no --calib: accuracy is not known; give an ImageFolder to measure it"
 # Blots a side.
-_BLOTS = 8
+_NOISE_CELLS = 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Samples:
     for `calibration`; None where unknown.
 
     `described` says in words what `check` is; `facts` what `calibration` is, for the manifest.
-    `real` images came from a data set and must look like it; made ones are what they are.
+    `real` images came from a data set and must look like it; synthetic ones are what they are.
     """
 
     calibration: np.ndarray
@@ -108,14 +108,14 @@ def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Sample
     return _made(images, calibration, "synthesised", described, seed)
 
 
-def from_blots(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:
+def from_noise(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:
     """Random soft blots of colour: enough for float arithmetic, which is the same for every image, and for random
     weights, which have no images of their own."""
     rng = np.random.default_rng(seed)
-    blots = rng.integers(0, 256, (calibration + check, _BLOTS, _BLOTS, 3), np.uint8)
+    blots = rng.integers(0, 256, (calibration + check, _NOISE_CELLS, _NOISE_CELLS, 3), np.uint8)
     sized = replace(preprocess, resize="exact", shorter_px=None)
     images = np.stack([sized(blot) for blot in blots])
-    return _made(images, calibration, "random blots", f"{check} images of random blots", seed)
+    return _made(images, calibration, "low-frequency noise", f"{check} images of low-frequency noise", seed)
 
 
 def _made(images: np.ndarray, calibration: int, source: str, described: str, seed: int) -> Samples:

@@ -157,7 +157,7 @@ def _check_emulated(settings: Settings, name: str) -> None:
         "--threads": settings.threads != (1,),
         "--cores": settings.cores is not None,
         "--seconds": settings.seconds is not None,
-        "--starts": settings.starts is not None,
+        "--processes": settings.processes is not None,
         "--memory": settings.memory,
         "--cooldown": settings.cooldown_c is not None,
         "--sustained": settings.sustained_s is not None,
@@ -251,7 +251,10 @@ def _slower(slow: Case, other: Case) -> bool:
     """Beyond doubt: the intervals of the medians do not meet."""
     if slow.instructions is not None and other.instructions is not None:
         return slow.instructions_median["total"] > other.instructions_median["total"]
-    return summarize(slow.rounds_ns, slow.starts).low_ns > summarize(other.rounds_ns, other.starts).high_ns
+    return (
+        summarize(slow.rounds_ns, slow.rounds_per_process).low_ns
+        > summarize(other.rounds_ns, other.rounds_per_process).high_ns
+    )
 
 
 def _reasons(slow: Case, run: Run) -> Iterator[str]:

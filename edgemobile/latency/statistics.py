@@ -48,7 +48,7 @@ class Limits:
     frequency: float = 0.05
     values: int = 20
     rounds: int = 5
-    starts: int = 3
+    processes: int = 3
 
 
 LIMITS = Limits()
@@ -86,14 +86,14 @@ class Verdict:
         return "stable" if self.stable else f"unstable: {'; '.join(self.reasons)}"
 
 
-def summarize(rounds: Rounds, starts: Sequence[int] = ()) -> Summary:
-    """`starts` is how many of the rounds each process took. Raises ValueError where there is no value."""
+def summarize(rounds: Rounds, rounds_per_process: Sequence[int] = ()) -> Summary:
+    """`rounds_per_process` is how many of the rounds each process took. Raises ValueError where there is no value."""
     if not rounds:
         raise ValueError("no value to summarize")
     values = np.concatenate([np.asarray(taken, float) for taken in rounds])
     quarter, median, three_quarters, p90, p99 = np.percentile(values, (25, 50, 75, 90, 99))
-    if len(starts) > 1:
-        off = _half_width(_log_medians(rounds, starts))
+    if len(rounds_per_process) > 1:
+        off = _half_width(_log_medians(rounds, rounds_per_process))
         low, high = median * math.exp(-off), median * math.exp(off)
     else:
         low, high = np.percentile(_resampled_medians(rounds, np.random.default_rng(_SEED)), (2.5, 97.5))
@@ -112,8 +112,8 @@ def summarize(rounds: Rounds, starts: Sequence[int] = ()) -> Summary:
 def ratio_interval(reference: Case, other: Case) -> tuple[float, float, float]:
     """(ratio of the medians other / reference, and its 95 % interval)."""
     ratio = float(np.median(other.values_ns) / np.median(reference.values_ns))
-    if len(reference.starts) > 1 and len(other.starts) > 1:
-        off = _half_width(*(_log_medians(case.rounds_ns, case.starts) for case in (reference, other)))
+    if len(reference.rounds_per_process) > 1 and len(other.rounds_per_process) > 1:
+        off = _half_width(*(_log_medians(case.rounds_ns, case.rounds_per_process) for case in (reference, other)))
         return ratio, ratio * math.exp(-off), ratio * math.exp(off)
     rng = np.random.default_rng(_SEED)
     low, high = np.percentile(
@@ -129,15 +129,17 @@ def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
     """
     if run.emulated:
         return Verdict()
-    summary = summarize(case.rounds_ns, case.starts)
+    summary = summarize(case.rounds_ns, case.rounds_per_process)
     reasons = []
     if summary.count < limits.values or len(case.rounds_ns) < limits.rounds:
         reasons.append(
             f"{summary.count} values in {len(case.rounds_ns)} rounds; at least {limits.values} in {limits.rounds}"
         )
     if run.settings.sustained_s is None:
-        if len(case.starts) < limits.starts:
-            reasons.append(f"of {len(case.starts)} processes; at least {limits.starts} show how far those differ")
+        if len(case.rounds_per_process) < limits.processes:
+            reasons.append(
+                f"of {len(case.rounds_per_process)} processes; at least {limits.processes} show how far those differ"
+            )
         if summary.spread > limits.spread:
             reasons.append(f"half of all values spread over {summary.spread:.0%} of the median")
         if abs(summary.drift) > limits.drift:
@@ -177,9 +179,9 @@ def _resampled_medians(rounds: Rounds, rng: np.random.Generator) -> np.ndarray:
     return np.array([np.median(np.concatenate([arrays[index] for index in row])) for row in drawn])
 
 
-def _log_medians(rounds: Rounds, starts: Sequence[int]) -> np.ndarray:
+def _log_medians(rounds: Rounds, rounds_per_process: Sequence[int]) -> np.ndarray:
     """f64[processes]: the logarithm of the median of each."""
-    bounds = pairwise((0, *accumulate(starts)))
+    bounds = pairwise((0, *accumulate(rounds_per_process)))
     return np.log([max(np.median(np.concatenate(rounds[first:last])), 1) for first, last in bounds])
 
 

@@ -53,7 +53,7 @@ def beside(path: Path, sha256: str) -> dict[str, Any]:
         facts = _object(found, path)
         if facts.get("sha256", sha256) != sha256:
             raise EdgemobileError(
-                f"{found} describes another file than {path.name}: their sha256 differ. Mend or remove it"
+                f"{found} describes another file than {path.name}: their sha256 differ. Fix or remove it"
             )
         return facts
     return _of_timm(_object(config, path), config) if config.is_file() else {}
@@ -95,7 +95,7 @@ def _of_timm(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
         )
     except (KeyError, TypeError, ZeroDivisionError, EdgemobileError) as error:
         raise EdgemobileError(
-            f"{source} has a pretrained_cfg that cannot be used: {error_line(error)}. Mend it, or move it away"
+            f"{source} has a pretrained_cfg that cannot be used: {error_line(error)}. Fix it, or move it away"
         ) from error
     labels = _names(config.get("label_names"))
     return {"preprocess": preprocess.to_json(), **({"labels": labels} if labels else {})}

@@ -4,7 +4,7 @@ ops        one aten op a function, a table of them
 lowering   what a walk has made so far
 walk       the program from its inputs to its outputs, op by op; every tensor named by its module path
 dead_code  away with what no output depends on
-by_hand    hard-sigmoid and hard-swish that a net spells out, as the ops they are
+decomposed_activations  hard-sigmoid and hard-swish that a net spells out, as the ops they are
 fusion     ReLU and ReLU6 into the op before them
 
 Add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists the places behind them.
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from edgemobile.errors import Unsupported, first_line
 from edgemobile.graph import Graph
-from edgemobile.lower.by_hand import recognise_gates
 from edgemobile.lower.dead_code import without_dead_code
+from edgemobile.lower.decomposed_activations import recognise_activations
 from edgemobile.lower.fusion import fuse_activations
 from edgemobile.lower.hints import GREY
 from edgemobile.lower.walk import Walk
@@ -89,7 +89,7 @@ def lower(program: torch.export.ExportedProgram, name: str = "model") -> Graph:
     and outputs that are None, are left out. Raises Unsupported for an aten op without a lowering, naming the op, its
     module path and what is supported.
     """
-    graph = recognise_gates(Walk(program, name).graph())
+    graph = recognise_activations(Walk(program, name).graph())
     graph = fuse_activations(without_dead_code(graph))
     graph.check_shapes()
     return graph

@@ -30,13 +30,13 @@ __all__ = [
 class LayerTolerance:
     """What one layer may add by itself, run on the file's own inputs. A layer beyond any of these diverges.
 
-    `own_db` is the least SQNR of the worst channel with the file's own constants, `constants_db` with the reference's:
-    the first says how exact the arithmetic is, the second how near the weights are. `excess` is how often the noise of
-    the output's integers may exceed that of rounding; None where there are none.
+    `arithmetic_sqnr_db` is the least SQNR of the worst channel with the file's own constants, `weights_sqnr_db` with
+    the reference's: the first says how exact the arithmetic is, the second how near the weights are. `excess` is how
+    often the noise of the output's integers may exceed that of rounding; None where there are none.
     """
 
-    own_db: float
-    constants_db: float
+    arithmetic_sqnr_db: float
+    weights_sqnr_db: float
     excess: float | None = None
 
 
@@ -59,7 +59,7 @@ class Tolerance:
 TABLE: tuple[Tolerance, ...] = (
     Tolerance("*", "float32", "*", {"sqnr_db": 90.0, "top1_agree": 0.99}, LayerTolerance(80.0, 80.0)),
     Tolerance("*", "float16", "*", {"sqnr_db": 45.0, "top1_agree": 0.98}, LayerTolerance(80.0, 40.0)),
-    Tolerance("*", "dynamic", "*", {"sqnr_db": 20.0, "top1_agree": 0.90}, LayerTolerance(20.0, 10.0)),
+    Tolerance("*", "weight-only", "*", {"sqnr_db": 20.0, "top1_agree": 0.90}, LayerTolerance(20.0, 10.0)),
     Tolerance("*", "int8", "*", {"sqnr_db": 12.0, "top1_agree": 0.85}, LayerTolerance(15.0, 8.0, 4.0)),
 )
 
@@ -76,7 +76,7 @@ def untrained(table: Sequence[Tolerance]) -> tuple[Tolerance, ...]:
     still told is a layer that is missing, and a weight that is damaged.
     """
     anything = LayerTolerance(-math.inf, -math.inf, math.inf)
-    waived = [row for row in TABLE if row.precision in ("int8", "dynamic")]
+    waived = [row for row in TABLE if row.precision in ("int8", "weight-only")]
     return tuple(replace(row, bounds={}, layer=anything) if row in waived else row for row in table)
 
 

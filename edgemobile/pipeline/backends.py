@@ -1,10 +1,10 @@
-"""How a traced model becomes files. One row a route.
+"""How a traced model becomes files. One row per backend.
 
     native       lower -> Graph -> our int8 -> our emitters: every format and precision, the same integers in each
     torch        torch.onnx.export + onnxsim, int8 by onnxruntime's quantizer: ONNX, also of ops we do not lower
     tensorflow   lower -> Graph -> tf.function -> TFLiteConverter, int8 by its quantizer: TFLite
 
-The libraries' routes are a second opinion, and the way out where ours does not go.
+The libraries' exporters are a second opinion, and the way out where ours does not go.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS, Target
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 from edgemobile.util.progress import Progress
 
-__all__ = ["PRECISIONS", "ROUTES", "Emitted", "Job", "Route", "route_for"]
+__all__ = ["BACKENDS", "PRECISIONS", "Backend", "Emitted", "Job", "backend_for"]
 
 _FLOAT_FORMS: dict[str, Callable[[Graph], Graph]] = {
     "float32": lambda graph: graph,
     "float16": to_float16,
-    "dynamic": to_int8_weights,
+    "weight-only": to_int8_weights,
 }
 PRECISIONS = (*_FLOAT_FORMS, "int8")
 _CALIBRATION_BATCH = 32
@@ -46,7 +46,7 @@ _CALIBRATION_BATCH = 32
 
 @dataclass(frozen=True)
 class Job:
-    """What a route is asked for. `metadata` gives what a file of a precision says of itself.
+    """What a backend is asked for. `metadata` gives what a file of a precision says of itself.
 
     With `strict_calib`, calibration images that cannot be what the model is used on are refused. `search_drop` asks for
     a search: how many points of top-1 int8 may lose before a layer more stays in float. With `embed_preprocess` the
@@ -71,7 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Emitted:
-    """What a route made: (format, precision) -> the file's bytes.
+    """What a backend made: (format, precision) -> the file's bytes.
 
     `int8` is the integer graph behind the int8 files, and `recipe` how it was made, where it is ours.
     `hardswish_count` is how many the model has.
@@ -194,33 +194,33 @@ def _hardswishes(graph: Graph) -> int:
 
 
 @dataclass(frozen=True)
-class Route:
-    """One row: the formats and precisions a route can make, and the function that makes them."""
+class Backend:
+    """One row: the formats and precisions a backend can make, and the function that makes them."""
 
     formats: tuple[str, ...]
     precisions: tuple[str, ...]
     run: Callable[[Job], Emitted]
 
 
-ROUTES = {
-    "native": Route(tuple(FORMATS), PRECISIONS, _native),
-    "torch": Route(("onnx",), ("float32", "int8"), _torch),
-    "tensorflow": Route(("tflite",), ("float32", "int8"), _tensorflow),
+BACKENDS = {
+    "native": Backend(tuple(FORMATS), PRECISIONS, _native),
+    "torch": Backend(("onnx",), ("float32", "int8"), _torch),
+    "tensorflow": Backend(("tflite",), ("float32", "int8"), _tensorflow),
 }
 
 
-def route_for(via: str, formats: Sequence[str] | None, precisions: Sequence[str]) -> tuple[Route, tuple[str, ...]]:
-    """(the route `via`, the formats to make: all it has where `formats` is None).
+def backend_for(name: str, formats: Sequence[str] | None, precisions: Sequence[str]) -> tuple[Backend, tuple[str, ...]]:
+    """(the backend's row, the formats to make: all it has where `formats` is None).
 
-    Raises Unsupported for what the route cannot make.
+    Raises Unsupported for what the backend cannot make.
     """
-    if via not in ROUTES:
-        raise Unsupported(f"there is no route {via!r}. Known: {', '.join(ROUTES)}")
-    route = ROUTES[via]
-    formats = route.formats if formats is None else tuple(formats)
-    for what, wanted, known in (("format", formats, route.formats), ("precision", precisions, route.precisions)):
-        unknown = [name for name in wanted if name not in known]
+    if name not in BACKENDS:
+        raise Unsupported(f"there is no backend {name!r}. Known: {', '.join(BACKENDS)}")
+    row = BACKENDS[name]
+    formats = row.formats if formats is None else tuple(formats)
+    for what, wanted, known in (("format", formats, row.formats), ("precision", precisions, row.precisions)):
+        unknown = [one for one in wanted if one not in known]
         if unknown or not wanted:
             found = ", ".join(unknown) or "(none)"
-            raise Unsupported(f"{what} {found} cannot be made via {via}. Allowed: {', '.join(known)}")
-    return route, formats
+            raise Unsupported(f"{what} {found} cannot be made by the backend {name}. Allowed: {', '.join(known)}")
+    return row, formats

@@ -27,7 +27,7 @@ from edgemobile.util.progress import Progress
 __all__ = ["accuracy", "check", "file_notes"]
 
 _LATENCY_ROUNDS = 30
-_QUANTIZED = ("int8", "dynamic")
+_QUANTIZED = ("int8", "weight-only")
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
 # A tie may be rounded either way. Nets that are usual carry it on to this many steps at most.

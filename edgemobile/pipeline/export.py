@@ -1,6 +1,6 @@
 """The main job: a model goes in, a folder of files that were run and compared comes out.
 
-model + weights -> torch.export -> a route (pipeline.backends) -> files -> run in their runtimes
+model + weights -> torch.export -> a backend (pipeline.backends) -> files -> run in their runtimes
 -> judge against PyTorch (pipeline.check) -> folder with manifest
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
 from edgemobile.exporters import FORMATS
 from edgemobile.graph.embed import normalised, to_pixels
-from edgemobile.images.samples import Samples, from_blots, from_dataset, from_synthesis
+from edgemobile.images.samples import Samples, from_dataset, from_noise, from_synthesis
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
 from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
-from edgemobile.pipeline.backends import Emitted, Job, route_for
+from edgemobile.pipeline.backends import Emitted, Job, backend_for
 from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.pipeline.request import ExportRequest, ExportResult
@@ -36,8 +36,8 @@ from edgemobile.util.strict_json import to_json_text
 __all__ = ["export", "ranking"]
 
 _RANKED_BATCH = 32
-_BLOT_IMAGES = 32
-# To see what int8 does, fewer made images are enough than to calibrate it.
+_NOISE_IMAGES = 32
+# To see what int8 does, fewer synthetic images are enough than to calibrate it.
 _MADE_CHECK_IMAGES = 16
 
 
@@ -49,7 +49,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     """
     check_free(request.out, overwrite=request.overwrite, keep=request.not_made)
     progress = progress or Silent()
-    route, formats = route_for(request.via, request.formats, request.precisions)
+    backend, formats = backend_for(request.backend, request.formats, request.precisions)
     model = _model(request, progress)
     samples = _samples(request, model, progress)
     metadata = partial(file_metadata, model, embed_preprocess=request.embed_preprocess)
@@ -66,7 +66,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         embed_preprocess=request.embed_preprocess,
         target=target_for(request.target),
     )
-    emitted = route.run(job)
+    emitted = backend.run(job)
     with fresh_folder(request.out, overwrite=request.overwrite, keep=request.not_made) as folder:
         artifacts = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
@@ -134,9 +134,9 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
                 outputs=model.classes,
             )
     if "int8" not in request.precisions or model.random:
-        checked = min(request.check_images, _BLOT_IMAGES)
-        return from_blots(
-            model.preprocess, calibration=min(calibration, _BLOT_IMAGES), check=checked, seed=request.seed
+        checked = min(request.check_images, _NOISE_IMAGES)
+        return from_noise(
+            model.preprocess, calibration=min(calibration, _NOISE_IMAGES), check=checked, seed=request.seed
         )
     most = enough_images(model.preprocess.input_px)
     calibration, checked = min(calibration, most), min(request.check_images, most, _MADE_CHECK_IMAGES)

@@ -47,7 +47,7 @@ def manifest(request: ExportRequest, model: Model, samples: Samples, result: Exp
         "version": MANIFEST_VERSION,
         "edgemobile": __version__,
         "command": shlex.join(("edgemobile", *request.command)) if request.command else None,
-        "via": request.via,
+        "backend": request.backend,
         "model": {
             "name": model.name,
             **model.facts,

@@ -13,14 +13,14 @@ from edgemobile.loading.model_spec import is_checkpoint, is_program
 from edgemobile.metrics.measures import checked_max_drop
 from edgemobile.metrics.tolerances import Verdict
 from edgemobile.pipeline.artifact import Artifact
-from edgemobile.pipeline.backends import PRECISIONS, route_for
+from edgemobile.pipeline.backends import PRECISIONS, backend_for
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.recipes import RECIPES, read_recipe, recipe_for
 from edgemobile.quant.targets import DEFAULT_TARGET, suited, target_for
 
 __all__ = ["Checked", "ExportRequest", "ExportResult", "default_out", "recipe_of", "refuse_unused"]
 
-# What says how int8 is made: by ours, and by any route.
+# What says how int8 is made: by ours, and by any backend.
 _OUR_INT8 = ("recipe", "hswish", "target", "keep_float", "unchecked_calib")
 _ANY_INT8 = (*_OUR_INT8, "max_drop", "calib_images")
 
@@ -53,7 +53,7 @@ class ExportRequest:
     weights: str | None = None
     formats: tuple[str, ...] | None = None
     precisions: tuple[str, ...] = ("float32",)
-    via: str = "native"
+    backend: str = "native"
     width: float | None = None
     res: int | None = None
     classes: int | None = None
@@ -84,7 +84,7 @@ class ExportRequest:
         return () if "float32" in self.precisions else tuple(name for name in PRECISIONS if name not in self.precisions)
 
     def __post_init__(self) -> None:
-        route_for(self.via, self.formats, self.precisions)
+        backend_for(self.backend, self.formats, self.precisions)
         for name in ("batch", "calib_images", "check_images", "threads"):
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
@@ -92,12 +92,14 @@ class ExportRequest:
         target_for(self.target)
         if self.max_drop is not None:
             checked_max_drop(self.max_drop)
-        if self.search and (self.max_drop is None or "int8" not in self.precisions or self.via != "native"):
-            raise EdgemobileError("--search looks for int8 within a bound: give --int8 and --max-drop, and no --via")
+        if self.search and (self.max_drop is None or "int8" not in self.precisions or self.backend != "native"):
+            raise EdgemobileError(
+                "--search looks for int8 within a bound: give --int8 and --max-drop, and no --backend"
+            )
         if self.unchecked_calib and self.calib is None:
             raise EdgemobileError("--unchecked-calib: only for images of --calib. Give them, or leave it out")
-        if self.embed_preprocess and self.via != "native":
-            raise EdgemobileError(f"--embed-preprocess is for our own emitters: leave out --via {self.via}")
+        if self.embed_preprocess and self.backend != "native":
+            raise EdgemobileError(f"--embed-preprocess is for our own emitters: leave out --backend {self.backend}")
 
 
 @dataclass(frozen=True)
@@ -165,12 +167,14 @@ def recipe_of(
     return suited(chosen, target) if form == "auto" else replace(chosen, hswish=form)
 
 
-def refuse_unused(given: Collection[str], *, int8: bool, via: str) -> None:
+def refuse_unused(given: Collection[str], *, int8: bool, backend: str) -> None:
     """Raises EdgemobileError for options that would change nothing, as no int8 file is made, or not by us."""
     unused = [name for name in (_OUR_INT8 if int8 else _ANY_INT8) if name in given]
-    if not unused or (int8 and via == "native"):
+    if not unused or (int8 and backend == "native"):
         return
     options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
     if not int8:
         raise EdgemobileError(f"{options}: only for int8 files, and none is asked for. Add --int8")
-    raise EdgemobileError(f"{options}: only for our own int8, and --via {via} makes another. Leave out --via")
+    raise EdgemobileError(
+        f"{options}: only for our own int8, and --backend {backend} makes another. Leave out --backend"
+    )

@@ -74,7 +74,7 @@ def _print_layers(file: FileParity) -> None:
     title = f"around the first layer that diverges, {Path(file.file).name} on {file.place}"
     table = format_table(escape(title), columns, left=2)
     for layer in worst_layers(file):
-        numbers = (layer.sqnr_db, layer.own_db, layer.constants_db)
+        numbers = (layer.sqnr_db, layer.arithmetic_sqnr_db, layer.weights_sqnr_db)
         cells = ["-" if number is None else f"{number:.1f}" for number in numbers]
         name = f"[red]{escape(layer.name)}[/red]" if layer.diverges_in else escape(layer.name)
         table.add_row(name, layer.op, *cells, "-" if layer.lsb is None else str(layer.lsb))

@@ -72,7 +72,7 @@ def _print_times(run: Run, stable: Mapping[int, bool]) -> None:
     columns += (["memory"] if memory else []) + (["energy"] if energy else []) + ["verdict"]
     table = format_table(_title(run), columns, left=4)
     for case in run.cases:
-        summary = summarize(case.rounds_ns, case.starts)
+        summary = summarize(case.rounds_ns, case.rounds_per_process)
         table.add_row(
             *_who(case, run),
             _ms(summary.median_ns),

@@ -31,7 +31,7 @@ COLOURS = {
     "float32": ("#1f6fb4", "#6fb5f0"),
     "int8": ("#c4500a", "#f79a5b"),
     "float16": ("#0a7a60", "#4fc9a5"),
-    "dynamic": ("#96487f", "#dc9bcb"),
+    "weight-only": ("#96487f", "#dc9bcb"),
     "other": ("#5a646e", "#aab3bc"),
     "bad": ("#b00020", "#ff7583"),
     "front": ("#8b959f", "#79838e"),

@@ -202,7 +202,7 @@ def _format(file: str) -> str:
 
 
 def _timing(run: Run, case: Case) -> Timing:
-    summary = summarize(case.rounds_ns, case.starts) if case.rounds_ns else None
+    summary = summarize(case.rounds_ns, case.rounds_per_process) if case.rounds_ns else None
     return Timing(run, case, summary, verdict(case, run).reasons)
 
 

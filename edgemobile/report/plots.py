@@ -229,8 +229,8 @@ def _at_most(value: float, top: float) -> float | None:
 
 def _layer_words(one: Compared, layer: Any) -> str:
     lines = [f"{layer.name} ({layer.op})", f"{_file_name(one)} on {one.file.place}", f"drift {db(layer.sqnr_db)}"]
-    if layer.own_db is not None:
-        lines.append(f"by itself {db(layer.own_db)}")
+    if layer.arithmetic_sqnr_db is not None:
+        lines.append(f"by itself {db(layer.arithmetic_sqnr_db)}")
     if layer.lsb is not None:
         lines.append(f"at most {layer.lsb} steps apart")
     return "\n".join([*lines, f"diverges in its {layer.diverges_in}"] if layer.diverges_in else lines)

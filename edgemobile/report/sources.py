@@ -164,7 +164,11 @@ def _parity(value: Mapping[str, Any], path: Path) -> list[ParityReport]:
     for file in report.files:
         numbers: list[object] = [*file.metrics.values(), *file.bounds.values()]
         numbers += [number for layer in file.layers for number in (layer.sqnr_db, layer.max_abs, layer.cosine)]
-        numbers += [number for layer in file.layers for number in (layer.own_db, layer.constants_db, layer.excess)]
+        numbers += [
+            number
+            for layer in file.layers
+            for number in (layer.arithmetic_sqnr_db, layer.weights_sqnr_db, layer.excess)
+        ]
         texts = [file.file, file.format, file.precision, file.place, file.isa, *file.reasons, *file.notes]
         texts += [text for layer in file.layers for text in (layer.name, layer.op, layer.diverges_in)]
         if not all(isinstance(one, float | int | None) for one in numbers) or not all(
@@ -177,7 +181,7 @@ def _parity(value: Mapping[str, Any], path: Path) -> list[ParityReport]:
 def _export(value: Mapping[str, Any], path: Path) -> list[Export]:
     _check_version(value, path, MANIFEST_VERSION)
     model, weights, checked = (_mapping(value, key, path) for key in ("model", "weights", "checked_on"))
-    kept = ("edgemobile", "command", "via", "target", "calibration", "recipe", "tools", "notes")
+    kept = ("edgemobile", "command", "backend", "target", "calibration", "recipe", "tools", "notes")
     facts = {
         "model": {key: item for key, item in model.items() if key not in ("labels", "preprocess")},
         **{key: value[key] for key in kept if value.get(key) is not None},

@@ -213,7 +213,7 @@ def layer_table(found: Findings) -> Table:
                     _text(layer.name),
                     _text(layer.op),
                     _number(db(layer.sqnr_db), layer.sqnr_db),
-                    _number(db(layer.own_db), layer.own_db),
+                    _number(db(layer.arithmetic_sqnr_db), layer.arithmetic_sqnr_db),
                     _number(dash if layer.lsb is None else str(layer.lsb), layer.lsb),
                     Cell(layer.diverges_in, layer.diverges_in, "bad") if layer.diverges_in else _text(""),
                 )

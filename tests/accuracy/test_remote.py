@@ -12,7 +12,7 @@ import pytest
 
 from edgemobile.accuracy.evaluate import evaluate
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation
-from edgemobile.devices.host import desk, profiles
+from edgemobile.devices.host import job_client, profiles
 from edgemobile.devices.host.local import LocalTransport
 from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.errors import EdgemobileError, Unsupported
@@ -68,8 +68,8 @@ def request_(tmp_path: Path, colour_model: Callable[..., bytes], colour_photos: 
 def on(monkeypatch: pytest.MonkeyPatch, request_: EvalRequest) -> Callable[[LocalTransport], Evaluation]:
     """The evaluation through a transport, in parts of 4 images and without long waits."""
     monkeypatch.setattr("edgemobile.accuracy.evaluate._PART", 4)
-    nap = desk.time.sleep
-    monkeypatch.setattr(desk.time, "sleep", lambda s: nap(min(s, 0.02)))
+    nap = job_client.time.sleep
+    monkeypatch.setattr(job_client.time, "sleep", lambda s: nap(min(s, 0.02)))
 
     def run(transport: LocalTransport) -> Evaluation:
         monkeypatch.setattr(profiles, "open_device", lambda name: (_Device(), transport))
@@ -162,7 +162,7 @@ def test_another_number_of_outputs_is_refused(
     tmp_path: Path, on: Callable[[LocalTransport], Evaluation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "edgemobile.devices.host.answers.infer", lambda *words, **options: iter([np.zeros((4, 7), np.float32)])
+        "edgemobile.devices.host.remote_inference.infer", lambda *words, **options: iter([np.zeros((4, 7), np.float32)])
     )
     with pytest.raises(EdgemobileError, match=r"local gives 7 outputs of .*right.onnx, which has 3"):
         on(LocalTransport(tmp_path / "board"))

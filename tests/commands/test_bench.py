@@ -185,7 +185,7 @@ def saved(call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     def save(name: str, ms: float, **changes: object) -> Path:
         run = json.loads((tmp_path / "real.json").read_text())
         run["cases"][0].update({"rounds_ns": [[int(ms * 1e6)] * 4] * 5, **changes})
-        run["cases"][0]["starts"] = [len(run["cases"][0]["rounds_ns"]) // 5] * 5
+        run["cases"][0]["rounds_per_process"] = [len(run["cases"][0]["rounds_ns"]) // 5] * 5
         (tmp_path / name).write_text(json.dumps(run))
         return tmp_path / name
 
@@ -234,7 +234,7 @@ def test_an_unstable_run_cannot_pass(
 ) -> None:
     drifting = saved("b.json", 1)
     run = json.loads(drifting.read_text())
-    run["cases"][0].update(rounds_ns=[[10**6 + 10**5 * index] * 4 for index in range(6)], starts=[1] * 6)
+    run["cases"][0].update(rounds_ns=[[10**6 + 10**5 * index] * 4 for index in range(6)], rounds_per_process=[1] * 6)
     drifting.write_text(json.dumps(run))
     assert call("compare", saved("a.json", 2), drifting, "--max-regress", "5%") == 5
     assert "from the first rounds to the last" in capsys.readouterr().out
@@ -296,7 +296,7 @@ def test_a_file_that_is_refused_is_told_and_the_others_are_measured(
 ) -> None:
     torn = tmp_path / "torn.onnx"
     torn.write_bytes(model.read_bytes()[:200])
-    assert call("bench", model, torn, "--runs", "2", "--starts", "1") == 2
+    assert call("bench", model, torn, "--runs", "2", "--processes", "1") == 2
     shown = capsys.readouterr().out
     assert "95 % interval" in shown
     assert "refused: torn.onnx: onnxruntime cannot open" in shown

@@ -339,7 +339,11 @@ def test_a_crash_is_a_failed_check_and_stops_no_other(gate, monkeypatch: pytest.
 def _run(name: str, ms: float = 1.0, spread: float = 0.001, count: int | None = None, **changes: Any) -> Run:
     """What a board, or an emulated core, would measure of one file."""
     known = {"precision": "float32", "runtime": "onnxruntime"}
-    case = make_counted(name, [count], **known) if count else make_case(name, ms, spread, starts=(2,) * 5, **known)
+    case = (
+        make_counted(name, [count], **known)
+        if count
+        else make_case(name, ms, spread, rounds_per_process=(2,) * 5, **known)
+    )
     return make_run(case, **{"device": "local", **changes})
 
 

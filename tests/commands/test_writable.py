@@ -30,7 +30,7 @@ def gate_folder(colour_model, tmp_path: Path) -> Path:
     return tmp_path
 
 
-_BENCH = ("bench", "me.onnx", "--runs", "2", "--starts", "1")
+_BENCH = ("bench", "me.onnx", "--runs", "2", "--processes", "1")
 
 
 @pytest.mark.parametrize("name", ["", "symlink-", "hardlink-", "./", "photos/../"])

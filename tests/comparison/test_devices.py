@@ -19,8 +19,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
 from edgemobile import cli
-from edgemobile.comparison.observing import Place, local_places
-from edgemobile.comparison.remote import opened_places
+from edgemobile.comparison.observing import ExecutionTarget, local_targets
+from edgemobile.comparison.remote import opened_targets
 from edgemobile.comparison.report import FileParity
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.devices.host.profiles import open_device
@@ -107,7 +107,9 @@ def test_an_emulated_core_gives_the_same_integers(folder: Path, core: str) -> No
     assert file.machine == ("aarch64, neon, no dotprod" if core == "cortex-a72" else "aarch64, dotprod")
 
 
-def _other_arithmetic(place: Place, tensor: int, steps: int, shown: list[int], *, alone: bool) -> Place:
+def _other_arithmetic(
+    place: ExecutionTarget, tensor: int, steps: int, shown: list[int], *, alone: bool
+) -> ExecutionTarget:
     """`place` as a device whose op behind the file's `tensor`-th output is `steps` off; with `alone`, only where no
     other inner tensor is shown."""
 
@@ -132,7 +134,7 @@ def _other_arithmetic(place: Place, tensor: int, steps: int, shown: list[int], *
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("alone", [False, True])
 def test_the_op_that_differs_is_named(folder: Path, steps: int, alone: bool) -> None:
-    (litert,) = local_places(("litert",))
+    (litert,) = local_targets(("litert",))
     shown: list[int] = []
     # All outputs: fc, stem, conv, pool, flat. Alone: whatever is no larger than conv's 4 x 4 x 8.
     place = _other_arithmetic(litert, 128 if alone else _index(folder, "conv"), steps, shown, alone=alone)
@@ -146,7 +148,7 @@ def test_the_op_that_differs_is_named(folder: Path, steps: int, alone: bool) -> 
 
 
 def test_outputs_that_differ_where_no_op_does_are_a_miss(folder: Path) -> None:
-    (litert,) = local_places(("litert",))
+    (litert,) = local_targets(("litert",))
     (file,) = _checked(folder, "int8.tflite", places=(_other_arithmetic(litert, 0, 0, [], alone=False),))
     assert not file.passed
     assert file.missed[-1].endswith("; no op was found that differs")
@@ -154,16 +156,16 @@ def test_outputs_that_differ_where_no_op_does_are_a_miss(folder: Path) -> None:
 
 def _index(folder: Path, name: str) -> int:
     from edgemobile.comparison.observing import open_file
-    from edgemobile.exporters.exposed import exposed_names
+    from edgemobile.exporters.intermediate_outputs import intermediate_names
 
-    return exposed_names(open_file(folder / "int8.tflite").contents).index(name)
+    return intermediate_names(open_file(folder / "int8.tflite").contents).index(name)
 
 
 def test_a_file_that_normalises_by_itself_has_the_same_layers(folder: Path) -> None:
     for file in _checked(folder, "embedded.tflite", "embedded.onnx", layers=True):
         assert file.passed, file.missed
         assert len(file.layers) == 1 + 5
-        assert min(layer.own_db for layer in file.layers if layer.own_db is not None) > 90
+        assert min(layer.arithmetic_sqnr_db for layer in file.layers if layer.arithmetic_sqnr_db is not None) > 90
 
 
 def test_a_device_that_does_not_answer_is_exit_4_before_anything_is_run(
@@ -181,7 +183,7 @@ def test_a_device_that_does_not_answer_is_exit_4_before_anything_is_run(
 def test_a_runtime_no_device_has_is_refused() -> None:
     with (
         pytest.raises(EdgemobileError, match=r"there is no runtime 'tensorrt'\. Known: onnxruntime, litert"),
-        opened_places(("local",), ("tensorrt",)),
+        opened_targets(("local",), ("tensorrt",)),
     ):
         pass
 

@@ -20,11 +20,11 @@ pytest.importorskip("ai_edge_litert")
 import torch
 
 from edgemobile.comparison.causes import CAUSES
+from edgemobile.comparison.diverging_layer import DivergingLayer
 from edgemobile.comparison.layers import channel_db, sources
-from edgemobile.comparison.observing import Place, local_places, observe, open_file
+from edgemobile.comparison.observing import ExecutionTarget, local_targets, observe, open_file
 from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.comparison.run import ParityRequest, parity
-from edgemobile.comparison.suspect import Case
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.gate.checks import Outcome
@@ -34,7 +34,7 @@ from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.graph.embed import embed, outside
 from edgemobile.graph.tensor_names import split_name
-from edgemobile.images.samples import from_blots
+from edgemobile.images.samples import from_noise
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics.measures import METRICS
 from edgemobile.metrics.tolerances import TABLE, LayerTolerance, Tolerance, parse_bounds, tolerance
@@ -81,7 +81,7 @@ class Net:
 def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
     torch.manual_seed(0)
     module = build_net(scaled(get_arch("v3-small"), width=0.35, classes=10))
-    images = from_blots(PREPROCESS, calibration=24, check=1, seed=1).calibration
+    images = from_noise(PREPROCESS, calibration=24, check=1, seed=1).calibration
     for norm in module.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = None
@@ -118,11 +118,11 @@ def test_every_format_and_precision_of_one_net_is_green(net: Net) -> None:
         # In int8 a hard-sigmoid is one op with the layer before it.
         fused = [node for node in net.graph.nodes if node.op == "hardsigmoid"] if file.precision == "int8" else []
         assert len(file.layers) == 1 + len(net.graph.nodes) - len(fused)
-        assert all(layer.own_db is not None for layer in file.layers[1:])
+        assert all(layer.arithmetic_sqnr_db is not None for layer in file.layers[1:])
         assert file.unmatched == ()
         assert file.cause is None
         assert file.first_diverging is None
-        worst = min(layer.own_db for layer in file.layers if layer.own_db is not None)
+        worst = min(layer.arithmetic_sqnr_db for layer in file.layers if layer.arithmetic_sqnr_db is not None)
         assert worst > (95 if file.precision == "float32" else 15)
     int8 = report.files[-1]
     assert max(layer.excess for layer in int8.layers if layer.excess is not None) < 3
@@ -147,7 +147,7 @@ def test_what_quantization_moves_on_purpose_is_no_damage(tmp_path: Path) -> None
 
     model = load_model("v3-small", res=PX)
     graph = lower(model.program, model.name)
-    images = from_blots(model.preprocess, calibration=16, check=1, seed=1).calibration
+    images = from_noise(model.preprocess, calibration=16, check=1, seed=1).calibration
     quantized = ptq(graph, [images])
     made = Net(graph, quantized.graph, dict(quantized.channel_factors), tmp_path)
     paths = [tmp_path / name for name in ("right.tflite", "wrong.tflite")]
@@ -156,12 +156,12 @@ def test_what_quantization_moves_on_purpose_is_no_damage(tmp_path: Path) -> None
     made.write("float32.onnx", graph)
     right, wrong = _checked(made, *paths, minimums={"sqnr_db": 0, "top1_agree": 0}).files
     assert right.passed, right.missed
-    assert max(layer.unusual for layer in right.layers if layer.unusual is not None) < 4
+    assert max(layer.outlier_ratio for layer in right.layers if layer.outlier_ratio is not None) < 4
     _assert_named(wrong, DEPTHWISE, "flipped bit")
 
 
 def test_a_file_that_takes_pixels_is_green(net: Net) -> None:
-    """The made images are real numbers; both sides see whole pixels."""
+    """The synthetic images are real numbers; both sides see whole pixels."""
     paths = []
     for name, graph in (("pixels.tflite", net.graph), ("pixels.onnx", net.graph), ("int8 pixels.tflite", net.int8)):
         paths.append(net.folder / name)
@@ -309,7 +309,7 @@ def _drifted_int8(net: Net, drift: str) -> Path:
     make, before, _, _ = INT8_DRIFTS[drift]
     if not before:
         return net.write(f"{drift} int8.onnx", make(net.int8))
-    images = from_blots(PREPROCESS, calibration=4, check=1, seed=1).calibration
+    images = from_noise(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(make(net.graph), [images], QUICK)
     drifted = replace(net, int8=quantized.graph, factors=dict(quantized.channel_factors))
     return drifted.write(f"{drift} int8.tflite", quantized.graph)
@@ -381,7 +381,7 @@ def test_a_bias_beyond_int32_is_named(net: Net) -> None:
     dead[int(np.argmax(np.abs(_data(net.graph, bias))))] = 0
     graph = _with_data(net.graph, weight, dead)
     net.write("dead.onnx", graph)
-    images = from_blots(PREPROCESS, calibration=4, check=1, seed=1).calibration
+    images = from_noise(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(graph, [images], QUICK)
     drifted = replace(net, factors=dict(quantized.channel_factors))
     path = drifted.write("overflow.tflite", _overflowed(quantized.graph, graph))
@@ -424,7 +424,7 @@ def test_an_image_in_the_wrong_layout_is_named(net: Net) -> None:
         assert right.layers is not None
         return right.layers(data, np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(images.shape))
 
-    (right,) = local_places(("litert",))
+    (right,) = local_targets(("litert",))
     place = replace(right, name="careless", layers=careless)
     (file,) = _checked(net, net.folder / "float32.tflite", places=(place,)).files
     _assert_named(file, STEM, "layout")
@@ -448,11 +448,11 @@ def test_only_signed_weights_can_saturate_in_pairs(net: Net, weights: Literal["i
 
     path = net.folder / f"{weights} weights.onnx"
     path.write_bytes(onnx.to_bytes(net.int8, metadata=factors_metadata(net.factors), weights=weights))
-    images = from_blots(PREPROCESS, calibration=1, check=1, seed=1).check
-    observed, _ = observe(open_file(path), local_places(("onnxruntime",))[0], images, net.graph)
+    images = from_noise(PREPROCESS, calibration=1, check=1, seed=1).check
+    observed, _ = observe(open_file(path), local_targets(("onnxruntime",))[0], images, net.graph)
     stem = _node(net.graph, STEM)
     inputs = {name: observed.real(name) for name in sources(net.graph, stem)}
-    case = Case(net.graph, stem, inputs, observed.real(STEM), observed, ({},), None, diverges_in="arithmetic")
+    case = DivergingLayer(net.graph, stem, inputs, observed.real(STEM), observed, ({},), None, diverges_in="arithmetic")
     assert bool(list(CAUSES["int16 saturation"](case))) is tried
     assert not list(CAUSES["int16 saturation"](replace(case, diverges_in="constants")))
 
@@ -492,7 +492,7 @@ def test_another_preprocessing_is_the_cause_where_it_is(net: Net) -> None:
 
 def test_a_narrow_range_is_named_where_no_layer_parts(net: Net) -> None:
     """int8 calibrated on grey images saturates on colourful ones."""
-    images = from_blots(PREPROCESS, calibration=4, check=1, seed=1).calibration
+    images = from_noise(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(net.graph, [images * np.float32(0.2)], QUICK)
     path = replace(net, factors=dict(quantized.channel_factors)).write("grey.tflite", quantized.graph)
     (file,) = _checked(net, path).files
@@ -532,7 +532,7 @@ def test_the_op_that_differs_is_named(net: Net, make: Callable[[Graph], Graph], 
 
 
 def test_the_op_that_differs_is_named_where_no_name_has_a_factor(net: Net) -> None:
-    images = from_blots(PREPROCESS, calibration=8, check=1, seed=1).calibration
+    images = from_noise(PREPROCESS, calibration=8, check=1, seed=1).calibration
     plain = replace(net, int8=ptq(net.graph, [images], QUICK).graph, factors={})
     plain.write("plain.onnx", plain.int8)
     path = plain.write("plain drift.tflite", _flipped(plain.int8, DEPTHWISE, 6))
@@ -561,7 +561,7 @@ def test_equalized_channels_need_their_factors(net: Net) -> None:
     assert file.first_diverging is None
 
 
-# ---- strangers' files, other places ---------------------------------------------------------------------------------
+# ---- third-party files, other places ---------------------------------------------------------------------------------
 
 
 def _anonymous(graph: Graph) -> Graph:
@@ -588,9 +588,9 @@ def test_any_place_that_turns_images_into_outputs_will_do(net: Net) -> None:
 
     def remote(path: Path, images: np.ndarray) -> np.ndarray:
         seen.append(path.name)
-        return local_places(("litert",))[0].infer(path, images) * np.float32(1.5)
+        return local_targets(("litert",))[0].infer(path, images) * np.float32(1.5)
 
-    place = Place("board", ("tflite",), "aarch64", remote)
+    place = ExecutionTarget("board", ("tflite",), "aarch64", remote)
     request = ParityRequest(
         str(net.folder / "float32.onnx"), (str(net.folder / "float32.tflite"),), images=4, places=(place,)
     )
@@ -605,9 +605,9 @@ def test_any_place_that_turns_images_into_outputs_will_do(net: Net) -> None:
 
 def test_a_file_no_place_reads_is_refused(net: Net) -> None:
     with pytest.raises(Unsupported, match="none of onnxruntime reads"):
-        _checked(net, net.folder / "float32.tflite", places=local_places(("onnxruntime",)))
+        _checked(net, net.folder / "float32.tflite", places=local_targets(("onnxruntime",)))
     with pytest.raises(Unsupported, match=r"no runtime 'tvm'.*tensorflow"):
-        local_places(("tvm",))
+        local_targets(("tvm",))
     with pytest.raises(EdgemobileError, match="nothing to compare"):
         ParityRequest("v3-large", ())
 

@@ -23,7 +23,7 @@ from small_net import PX
 from edgemobile.comparison.report import FileParity
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.exporters import tflite_file
-from edgemobile.images.samples import from_blots
+from edgemobile.images.samples import from_noise
 from edgemobile.loading.model import load_model
 from edgemobile.preprocess import IMAGENET
 
@@ -55,7 +55,7 @@ def script(repo_root: Path, load_script: Callable[[str], ModuleType]) -> ModuleT
 
 @pytest.fixture(scope="module")
 def net(script: ModuleType) -> Any:
-    images = from_blots(replace(IMAGENET, input_px=PX), calibration=16, check=1, seed=1).calibration
+    images = from_noise(replace(IMAGENET, input_px=PX), calibration=16, check=1, seed=1).calibration
     return script.Net(load_model(REF, res=PX), images)
 
 
@@ -93,7 +93,7 @@ def test_a_healthy_file_passes(made: Callable[[str], Path], net: Any, exporter: 
     assert (file.verdict, file.gaps) == ("pass", ()), (file.missed, file.gaps)
     # In some files the hard-sigmoid is one op with the layer before it.
     assert len(file.layers) in (1 + len(net.graph.nodes), len(net.graph.nodes))
-    assert all(layer.own_db is not None for layer in file.layers[1:]), "every layer is run again"
+    assert all(layer.arithmetic_sqnr_db is not None for layer in file.layers[1:]), "every layer is run again"
     assert max((layer.excess for layer in file.layers if layer.excess is not None), default=0) < 2.5
 
 

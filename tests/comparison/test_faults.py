@@ -26,7 +26,7 @@ from edgemobile.exporters.tflite_file import pack, unpack
 from edgemobile.graph import Graph, QParams, Tensor
 from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.graph.checksums import checksums_metadata, read_checksums
-from edgemobile.images.samples import from_blots
+from edgemobile.images.samples import from_noise
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics.tolerances import most_steps
 from edgemobile.model_file.metadata import CHECKSUMS
@@ -64,7 +64,7 @@ def faults(load_script: Callable[[str], ModuleType]) -> ModuleType:
 def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
     torch.manual_seed(0)
     module = build_net(scaled(get_arch("v3-small"), width=0.35, classes=10))
-    images = from_blots(PREPROCESS, calibration=24, check=1, seed=1).calibration
+    images = from_noise(PREPROCESS, calibration=24, check=1, seed=1).calibration
     for layer in module.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgemobile.comparison.integers import compare_integers, same_integers
-from edgemobile.comparison.layers import LayerParity, Observed, compare_layers
+from edgemobile.comparison.layers import LayerParity, RecordedActivations, compare_layers
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import run
 from edgemobile.metrics.tolerances import LayerTolerance
@@ -33,7 +33,7 @@ KNOWN = ("block.0", "block.x1", "block.x2", "block.x3", "block.x6")
     ],
 )
 def test_a_tensor_is_found_under_what_int8_calls_it(path: str, name: str, multiple: int) -> None:
-    observed = Observed({"block.x3": ONES, name: ONES}, {}, factors={name: np.ones(4)}, known=KNOWN)
+    observed = RecordedActivations({"block.x3": ONES, name: ONES}, {}, factors={name: np.ones(4)}, known=KNOWN)
     assert observed.problem(path) == ""
     assert observed.name_of(path) == name
     np.testing.assert_array_equal(observed.real(path), ONES / np.float32(multiple))
@@ -41,7 +41,7 @@ def test_a_tensor_is_found_under_what_int8_calls_it(path: str, name: str, multip
 
 def test_modules_called_like_multiples_are_told_apart() -> None:
     names = ("block.x1", "block.x2", "block.x6")
-    observed = Observed({name: n * ONES for n, name in enumerate(names)}, {}, known=KNOWN)
+    observed = RecordedActivations({name: n * ONES for n, name in enumerate(names)}, {}, known=KNOWN)
     assert [float(observed.real(name).max()) for name in names] == [0, 1, 2]
 
 
@@ -52,19 +52,21 @@ def test_every_layer_of_such_a_net_is_compared() -> None:
     graph = Graph("g", ("input",), ("block.x6",), nodes, tensors)
     values = run(graph, ONES, keep_all=True)
     wrong = {**values, "block.x2": 2 * values["block.x2"]}
-    layers, unmatched = compare_layers(graph, values, Observed(wrong, {}), LayerTolerance(own_db=60, constants_db=60))
+    layers, unmatched = compare_layers(
+        graph, values, RecordedActivations(wrong, {}), LayerTolerance(arithmetic_sqnr_db=60, weights_sqnr_db=60)
+    )
     assert [layer.name for layer in layers] == names
     assert unmatched == []
     assert {layer.name for layer in layers if layer.diverges_in} == {"block.x2", "block.x6"}
 
 
 def test_what_is_a_multiple_comes_before_what_it_is_divided_to() -> None:
-    observed = Observed({"act.x6": 6 * ONES, "act": ONES}, {})
+    observed = RecordedActivations({"act.x6": 6 * ONES, "act": ONES}, {})
     assert observed.name_of("act") == "act.x6"
 
 
 def test_a_file_without_the_tensor_says_so() -> None:
-    assert "no tensor of this name" in Observed({"block.0": ONES}, {}).problem("block.1")
+    assert "no tensor of this name" in RecordedActivations({"block.0": ONES}, {}).problem("block.1")
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,10 @@ def test_damage_stands_alone(steps: dict[int, int], stands_out: bool) -> None:
         "b": Tensor.constant("b", np.zeros(64, np.float32)),
     }
     graph = Graph("g", ("x",), ("y",), (Node("linear", ("x", "w", "b"), "y", {"activation": ""}),), tensors)
-    unusual = Observed({}, {"w": Tensor.constant("w", stored, scale)}).unusual(graph, graph.nodes[0])
-    assert LayerParity("y", "linear", 0.0, 0.0, 0.0, unusual=unusual).is_damaged is stands_out
+    outlier_ratio = RecordedActivations({}, {"w": Tensor.constant("w", stored, scale)}).outlier_ratio(
+        graph, graph.nodes[0]
+    )
+    assert LayerParity("y", "linear", 0.0, 0.0, 0.0, outlier_ratio=outlier_ratio).is_damaged is stands_out
 
 
 @pytest.mark.parametrize(("steps", "diverges_in"), [(0, ""), (1, ""), (-1, ""), (2, "arithmetic"), (-2, "arithmetic")])
@@ -102,7 +106,7 @@ def test_of_the_same_integers_an_op_may_be_one_step_off_and_no_more(steps: int, 
     values = run(graph, integers, keep_all=True)
     off = values["y"].copy()
     off[0, 0, 0, 0] += steps
-    observed = Observed({"x": integers, "y": off}, tensors)
+    observed = RecordedActivations({"x": integers, "y": off}, tensors)
     assert same_integers(graph, observed)
     ((layer,), unmatched) = compare_integers(graph, values, observed, lsb=1)
     assert (layer.lsb, layer.diverges_in, unmatched) == (abs(steps), diverges_in, [])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgemobile.comparison.layers import rerun
-from edgemobile.comparison.observing import Place
+from edgemobile.comparison.observing import ExecutionTarget
 from edgemobile.comparison.oracle import why_it_strays
 from edgemobile.exporters import tflite
 from edgemobile.graph import Graph, Node, QParams, Tensor
@@ -34,7 +34,7 @@ def _graph() -> Graph:
     return Graph("one", ("x",), ("y",), nodes, {tensor.name: tensor for tensor in tensors})
 
 
-def _place(graph: Graph, off: Mapping[str, int]) -> Place:
+def _place(graph: Graph, off: Mapping[str, int]) -> ExecutionTarget:
     """A runtime whose ops are so many steps off, each on what the ops before it gave."""
 
     def layers(data: bytes, images: np.ndarray) -> list[np.ndarray]:
@@ -48,7 +48,7 @@ def _place(graph: Graph, off: Mapping[str, int]) -> Place:
         # The file's own output comes first.
         return [values["y"], values["sum"]]
 
-    return Place("made", ("tflite",), "x86_64", lambda path, images: images, layers)
+    return ExecutionTarget("made", ("tflite",), "x86_64", lambda path, images: images, layers)
 
 
 @pytest.fixture

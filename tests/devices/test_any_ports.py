@@ -21,7 +21,7 @@ from edgemobile.exporters import tflite
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.latency.run import BenchRequest, bench
 
-QUICK: dict[str, Any] = {"runs": 2, "starts": 1}
+QUICK: dict[str, Any] = {"runs": 2, "processes": 1}
 
 
 def _onnx(nodes: list[Any], inputs: Mapping[str, tuple[list[Any], str]], outputs: Mapping[str, list[Any]]) -> bytes:
@@ -180,8 +180,8 @@ def test_a_file_that_is_refused_does_not_keep_the_others_from_being_measured(tmp
     torn = _write(tmp_path / "torn.onnx", _any_size()[:60])
     text = _onnx([helper.make_node("Cast", ["x"], ["y"], to=1)], {"x": ([1], "STRING")}, {"y": [1]})
     said = _write(tmp_path / "text.onnx", text)
-    run = _bench(torn, good, said, shapes={"image": (1, 3, 8, 8)}, threads=(1, 2), starts=2, memory=True)
-    assert [(case.file, case.threads, case.starts) for case in run.cases] == [
+    run = _bench(torn, good, said, shapes={"image": (1, 3, 8, 8)}, threads=(1, 2), processes=2, memory=True)
+    assert [(case.file, case.threads, case.rounds_per_process) for case in run.cases] == [
         (str(good), 1, (1, 1)),
         (str(good), 2, (1, 1)),
     ]

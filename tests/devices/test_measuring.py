@@ -31,7 +31,7 @@ class _Session(Session):
 
 class _Job:
     def __init__(self, **settings: Any) -> None:
-        unset = dict.fromkeys(("runs", "seconds", "starts", "sustained_s", "cooldown_c"))
+        unset = dict.fromkeys(("runs", "seconds", "processes", "sustained_s", "cooldown_c"))
         self.spec = {"settings": {**unset, **settings}}
         self.folder = Path()
         self.told: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ def test_cases_take_turns_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "warm_up_ns", lambda invoke: [1])
     calls: list[str] = []
     cases = _cases(calls)
-    measuring._time(_Job(runs=20, starts=1), cases, measuring._Watch(0), 0)
+    measuring._time(_Job(runs=20, processes=1), cases, measuring._Watch(0), 0)
     # A warm call and two that count; every round begins with the other.
     assert "".join(calls) == "aaabbbbbbaaa" * 5
     assert [[len(taken) for taken in case.rounds_ns] for case in cases] == [[2] * 10] * 2
@@ -82,7 +82,7 @@ def test_counted_inferences_stand_between_their_marks(monkeypatch: pytest.Monkey
 )
 def test_runs_are_cut_into_about_ten_rounds_of_five_processes(runs: int, block: int, rounds: list[int]) -> None:
     settings, cases = _Job(runs=runs).spec["settings"], _cases([], "a")
-    assert measuring._starts(settings) == len(rounds)
+    assert measuring._processes(settings) == len(rounds)
     plans = [measuring._plan(settings, cases, number) for number in range(len(rounds))]
     assert [least for _, least, _ in plans] == rounds
     assert all((list(blocks.values()), seconds) == ([block], 0) for blocks, _, seconds in plans)
@@ -101,11 +101,17 @@ def test_a_block_is_a_twentieth_of_a_second(ms: float, block: int, timed_block: 
 
 
 def test_processes_are_joined() -> None:
-    first = {"file": "a", "warmup_ns": [1], "rounds_ns": [[2], [3]], "starts": [2], "load_ns": 9}
+    first = {"file": "a", "warmup_ns": [1], "rounds_ns": [[2], [3]], "rounds_per_process": [2], "load_ns": 9}
     first |= {"profile": None, "energy_mj": None, "idle_w": None}
-    second = {**first, "warmup_ns": [4], "rounds_ns": [[5]], "starts": [1], "load_ns": 8, "energy_mj": 7.0}
+    second = {**first, "warmup_ns": [4], "rounds_ns": [[5]], "rounds_per_process": [1], "load_ns": 8, "energy_mj": 7.0}
     (joined,) = measuring._joined([first], [second])
-    assert joined == {**first, "warmup_ns": [1, 4], "rounds_ns": [[2], [3], [5]], "starts": [2, 1], "energy_mj": 7.0}
+    assert joined == {
+        **first,
+        "warmup_ns": [1, 4],
+        "rounds_ns": [[2], [3], [5]],
+        "rounds_per_process": [2, 1],
+        "energy_mj": 7.0,
+    }
 
 
 def test_conditions_are_seen_during_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemobile.devices.host import desk
+from edgemobile.devices.host import job_client
 from edgemobile.devices.host.local import LocalTransport
 from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Settings
 from edgemobile.devices.host.runner import Measured, ModelFile, bench_job, infer, run_job
@@ -40,7 +40,7 @@ class _Board:
 
 
 BOARD, PYTHON = _Board(), _Python()
-SETTINGS = Settings(runs=20, starts=1)
+SETTINGS = Settings(runs=20, processes=1)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_bench(tmp_path: Path, model: Path) -> None:
     assert [(case.file, case.threads) for case in measured.cases] == [(str(model), 1), (str(model), 2)]
     for case in measured.cases:
         assert [len(taken) for taken in case.rounds_ns] == [2] * 10
-        assert case.starts == (2,) * 5
+        assert case.rounds_per_process == (2,) * 5
         # Until it is steady, and once again at the start of each round.
         assert len(case.warmup_ns) >= 5 * 10 + 10
         assert case.load_ns
@@ -164,7 +164,7 @@ def test_a_board_that_stays_away(tmp_path: Path, model: Path) -> None:
 
 
 def test_a_worker_that_dies_says_why(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "_QUIET_S", 0.1)
+    monkeypatch.setattr(job_client, "_QUIET_S", 0.1)
     broken = _Python((sys.executable, "-c", "raise SystemExit('no module named numpy\\x1b[2J')"))
     files = [ModelFile.of(model)]
     with pytest.raises(EdgemobileError, match=r"worker on pi died: no module named numpy\?\[2J"):
@@ -213,7 +213,7 @@ def test_a_disk_that_fills_meanwhile(
     small_disk: Callable[[int], Path], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that cannot write a word is not taken for one that ran out of memory."""
-    monkeypatch.setattr(desk, "_QUIET_S", 0.1)
+    monkeypatch.setattr(job_client, "_QUIET_S", 0.1)
     root = small_disk(2**20)
 
     def fill(event: Any) -> None:
@@ -347,9 +347,9 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
         (_case(threads=4), "which nobody asked for"),
         (_case(runtime="litert"), "says litert ran"),
         (_case(rounds_ns=[[float("nan")]]), "NaN is no number"),
-        (_case(rounds_ns=[[10**13]], starts=[1]), "claims 10000.0 s of inferences"),
+        (_case(rounds_ns=[[10**13]], rounds_per_process=[1]), "claims 10000.0 s of inferences"),
         (_case(rounds_ns="many"), "expected list"),
-        (_case(rounds_ns=[], starts=[]), "is timed, and counts no instructions"),
+        (_case(rounds_ns=[], rounds_per_process=[]), "is timed, and counts no instructions"),
         (_case(instructions=[dict.fromkeys(INSTRUCTION_CLASSES, 1)]), "is timed, and counts no instructions"),
         (_case(version="1\x1b[31m"), "printable"),
         (_changed(lambda result: result.update(ended="error", kind="X", reason="a\x1b[2Jb")), r"pi: a\?\[2Jb"),
@@ -465,7 +465,7 @@ def test_a_worker_that_is_killed_is_started_again(
     tmp_path: Path, model: Path, chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed by the kernel in the middle: the rest is computed by another, and nothing twice."""
-    monkeypatch.setattr(desk, "_QUIET_S", 1.0)
+    monkeypatch.setattr(job_client, "_QUIET_S", 1.0)
     started: list[list[str]] = []
 
     class Mortal(LocalTransport):

@@ -238,7 +238,7 @@ def test_the_payload_is_small_always_the_same_and_replaced_where_a_board_changed
     assert payload() == data
     assert len(data) < 100_000
     names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    assert "edgemobile/devices/worker.py" in names
+    assert "edgemobile/devices/board/worker.py" in names
     assert not [name for name in names if "ssh" in name or "torch" in name]
     transport = LocalTransport(tmp_path)
     path = Path(module._payload(transport))

@@ -18,7 +18,7 @@ import torch
 from edgemobile.devices.runtimes.sessions import open_layers, open_session
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS, onnx_graph, tflite_file, tflite_graph
-from edgemobile.exporters.exposed import exposed, exposed_names
+from edgemobile.exporters.intermediate_outputs import intermediate_names, with_intermediate_outputs
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import run_real
 from edgemobile.inspection import contents_of
@@ -30,7 +30,7 @@ from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 
 READERS = {"onnx": onnx_graph.read_graph, "tflite": tflite_graph.read_graph}
-FORMS = ("float32", "float16", "dynamic", "int8")
+FORMS = ("float32", "float16", "weight-only", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,11 @@ def images() -> np.ndarray:
 def graphs(images: np.ndarray) -> dict[str, Graph]:
     graph = lower(export_program(build_net(scaled(get_arch("v3-small"), width=0.25, classes=5)), (1, 3, 32, 32)))
     recipe = Recipe(refit=0, bias_correction=False, equalize=0)
-    made = {"float16": to_float16(graph), "dynamic": to_int8_weights(graph), "int8": ptq(graph, [images], recipe).graph}
+    made = {
+        "float16": to_float16(graph),
+        "weight-only": to_int8_weights(graph),
+        "int8": ptq(graph, [images], recipe).graph,
+    }
     return {"float32": graph, **made}
 
 
@@ -70,9 +74,9 @@ def test_a_file_that_shows_its_inside_says_the_same(
 ) -> None:
     data = FORMATS[name].load().to_bytes(graphs[form], metadata={})
     contents = contents_of(Path("file"), data)
-    names = exposed_names(contents)
+    names = intermediate_names(contents)
     assert names[: len(contents.outputs)] == contents.outputs
-    plain, shown = open_session(data), open_layers(exposed(data, contents))
+    plain, shown = open_session(data), open_layers(with_intermediate_outputs(data, contents))
     prepared = plain.prepare(images[:1])
     arrays = shown.invoke_all([prepared])
     assert len(arrays) == len(names)

@@ -74,9 +74,9 @@ def test_the_projects_own(repo_root: Path) -> None:
 
 
 def test_names_are_those_of_the_library() -> None:
-    from edgemobile.pipeline import backends as routes
+    from edgemobile.pipeline import backends
 
-    assert routes.PRECISIONS == PRECISIONS
+    assert backends.PRECISIONS == PRECISIONS
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_names_are_those_of_the_library() -> None:
         ("[gate]\nimages = true", 2, "must be a whole number"),
         ("[gate]\n\nimage = 3", 3, "unknown key. Allowed: images, layers, seed, cache"),
         ("gate = 3", 1, r"must be a table, \[gate\]; found 3"),
-        ("[tolerances]\nint4 = {}", 2, "Allowed: float32, float16, dynamic, int8"),
+        ("[tolerances]\nint4 = {}", 2, "Allowed: float32, float16, weight-only, int8"),
         ("[tolerances.int8]\npsnr = 3", 2, "no such metric. Allowed: sqnr_db"),
         ("[tolerances.int8]\nsqnr_db = nan", 2, "must be a number"),
         ("[devices.pi5]\nmax_regress = '1%'\n[models.v2]", 1, "baseline and max_regress need each other"),

@@ -54,7 +54,7 @@ def _graph() -> Graph:
 def _forms() -> dict[str, Graph]:
     graph = _graph()
     int8 = ptq(graph, [normalised(PIXELS, PREPROCESS)]).graph
-    return {"float32": graph, "float16": to_float16(graph), "dynamic": to_int8_weights(graph), "int8": int8}
+    return {"float32": graph, "float16": to_float16(graph), "weight-only": to_int8_weights(graph), "int8": int8}
 
 
 FORMS = _forms()

@@ -80,7 +80,7 @@ BATCH = np.random.default_rng(2).standard_normal((4, 8, 8, 3)).astype(np.float32
 GRAPHS = {
     "float32": lambda: _float_graph(),
     "float16": lambda: to_float16(_float_graph()),
-    "dynamic": lambda: to_int8_weights(_float_graph()),
+    "weight-only": lambda: to_int8_weights(_float_graph()),
     "int8": lambda: ptq(_float_graph(), [BATCH], Recipe(split_gates="none")).graph,
     "split": lambda: ptq(_float_graph(), [BATCH], Recipe(split_gates="stem")).graph,
     "fused": lambda: ptq(_float_graph(), [BATCH], Recipe(hswish="fused")).graph,
@@ -99,7 +99,7 @@ def _write(tmp_path: Path, precision: str, kind: str, graph: Graph | None = None
     [
         ("float32", {"fused": 1}, {"float32"}),
         ("float16", {"fused": 1}, {"float32", "float32, float16 weights", "constant"}),
-        ("dynamic", {"fused": 1}, {"float32", "float32, int8 weights", "constant"}),
+        ("weight-only", {"fused": 1}, {"float32", "float32, int8 weights", "constant"}),
         ("int8", {"delegated": 1}, {"int8"}),
         ("split", {"delegated": 1}, {"int8"}),
         ("fused", {"fused": 1}, {"int8"}),
@@ -337,7 +337,7 @@ def test_json_is_strict_and_terminal_output_is_whole(tmp_path: Path, kind: str) 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_damaged_files_are_read_or_refused_but_never_trip_the_reader(tmp_path: Path, kind: str) -> None:
-    """Cut, and with bytes changed, in a hundred ways; the runtimes are left out, they are not ours to mend."""
+    """Cut, and with bytes changed, in a hundred ways; the runtimes are left out, they are not ours to fix."""
     rng = np.random.default_rng(4)
     whole = np.frombuffer(_write(tmp_path, "int8", kind).read_bytes(), np.uint8)
     refused = []

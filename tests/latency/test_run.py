@@ -175,6 +175,8 @@ def test_int8_that_is_not_slower_is_not_blamed() -> None:
     assert advice(make_run(float32, _case("int8.tflite", "int8", 3, **FUSED))) == []
     # Within the noise, or on another number of threads, or in another runtime.
     noisy = tuple((ms * 1_000_000,) * 5 for ms in (5, 7, 5, 7, 5) for _ in range(2))
-    assert advice(make_run(float32, _case("int8.tflite", "int8", 5, rounds_ns=noisy, starts=(2,) * 5))) == []
+    assert (
+        advice(make_run(float32, _case("int8.tflite", "int8", 5, rounds_ns=noisy, rounds_per_process=(2,) * 5))) == []
+    )
     assert advice(make_run(float32, _case("int8.tflite", "int8", 8, threads=4))) == []
     assert advice(make_run(float32, _case("int8.onnx", "int8", 8, runtime="onnxruntime"))) == []

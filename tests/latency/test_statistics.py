@@ -64,10 +64,12 @@ def test_a_long_round_counts_as_all_its_values() -> None:
     assert (found.median_ns, found.low_ns, found.high_ns) == (1000, 1000, 1000)
 
 
-@pytest.mark.parametrize("starts", [(10,), (2,) * 5])
-def test_ratios(starts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("rounds_per_process", [(10,), (2,) * 5])
+def test_ratios(rounds_per_process: tuple[int, ...]) -> None:
     once, twice = (
-        make_case(rounds_ns=[[scale * value for value in taken] for taken in _rounds()], starts=starts)
+        make_case(
+            rounds_ns=[[scale * value for value in taken] for taken in _rounds()], rounds_per_process=rounds_per_process
+        )
         for scale in (1, 2)
     )
     assert ratio_interval(once, once)[0] == 1
@@ -80,7 +82,7 @@ def _processes(rng: np.random.Generator, count: int = 5) -> Case:
     """10 rounds of 1 ms in so many processes: 0.3 % apart within a process, and each process 2 % off by luck."""
     luck = rng.normal(1, 0.02, count).repeat(10 // count)
     rounds = [(one * rng.normal(1e6, 3e3, 10)).astype(int).tolist() for one in luck]
-    return make_case(rounds_ns=rounds, starts=(10 // count,) * count)
+    return make_case(rounds_ns=rounds, rounds_per_process=(10 // count,) * count)
 
 
 def test_equal_files_differ_about_5_times_of_100() -> None:
@@ -97,7 +99,7 @@ def test_equal_files_differ_about_5_times_of_100() -> None:
 
 def test_the_interval_covers_the_true_median_of_all_processes() -> None:
     rng = np.random.default_rng(4)
-    found = [summarize(case.rounds_ns, case.starts) for case in (_processes(rng) for _ in range(200))]
+    found = [summarize(case.rounds_ns, case.rounds_per_process) for case in (_processes(rng) for _ in range(200))]
     assert 180 <= sum(one.low_ns <= 1e6 <= one.high_ns for one in found) <= 198
 
 
@@ -153,7 +155,7 @@ def test_a_sustained_run_may_drift_and_throttle() -> None:
 
 
 def test_one_process_does_not_show_how_far_processes_differ() -> None:
-    case = make_case(rounds_ns=_rounds(), starts=(10,))
+    case = make_case(rounds_ns=_rounds(), rounds_per_process=(10,))
     assert "of 1 processes; at least 3 show" in str(verdict(case, _run(case)))
     assert verdict(case, _run(case, settings=Settings(sustained_s=600))).stable
 

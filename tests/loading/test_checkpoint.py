@@ -1,4 +1,4 @@
-"""Weights come whole and from where they say, or not at all; a file from a stranger runs nothing."""
+"""Weights come whole and from where they say, or not at all; a file from a third party runs nothing."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_pipe_gets_lines_as_long_as_they_are(capsys: pytest.CaptureFixture[str
 
 
 def test_the_log_is_printed_while_a_command_works(capsys: pytest.CaptureFixture[str]) -> None:
-    log = logging.getLogger("edgemobile.devices.host.desk")
+    log = logging.getLogger("edgemobile.devices.host.job_client")
     with progress():
         log.warning("pi5: the connection is lost [at %d%%]", 40)
         log.info("a detail")

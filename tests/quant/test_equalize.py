@@ -18,12 +18,12 @@ from edgemobile.metrics.measures import sqnr_db
 from edgemobile.models.arch import get_arch, scaled
 from edgemobile.models.nets import build_net
 from edgemobile.quant.equalize import equalizable, equalize, rescale_randomly, rescaled
-from edgemobile.quant.gates import GATES, costly, split_gates
+from edgemobile.quant.hardswish_gates import GATES, highest_cost, split_gates
 from edgemobile.quant.hswish import integer_form
+from edgemobile.quant.layerwise import fake_quantized
 from edgemobile.quant.noise import Channels, observe_channels
 from edgemobile.quant.ptq import calibrated, ptq
 from edgemobile.quant.recipe import Recipe, Rule
-from edgemobile.quant.side_by_side import fake_quantized
 from edgemobile.quant.torch_graph import TorchGraph
 
 _PX = 32
@@ -141,10 +141,10 @@ def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(
     channels = {name: uneven if {dear, split[-1]} & set(group) else even for group in groups for name in group}
     factors = {name: np.array([1.0, 100.0 if channels[name] is uneven else 1.0]) for name in channels}
     noise = sum(of.noise() for of in channels.values())
-    assert costly(form, split, groups, channels, factors, signal=noise) == {stem, dear, split[-1]}
-    assert costly(form, split, groups, channels, factors, signal=10_000 * noise) == {stem}
+    assert highest_cost(form, split, groups, channels, factors, signal=noise) == {stem, dear, split[-1]}
+    assert highest_cost(form, split, groups, channels, factors, signal=10_000 * noise) == {stem}
     # Nothing saved is worth no multiplication.
-    assert costly(form, split, groups, channels, dict.fromkeys(factors, np.ones(2)), signal=noise) == {stem}
+    assert highest_cost(form, split, groups, channels, dict.fromkeys(factors, np.ones(2)), signal=noise) == {stem}
 
 
 def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> None:
@@ -195,7 +195,7 @@ def test_channels_that_hardly_vary_get_the_steps_they_need() -> None:
         depthwise.weight[:4] *= 10
     graph = _lowered(net)
     images = np.random.default_rng(0).normal(size=(16, _PX, _PX, 3)).astype(np.float32)
-    alike, least = (_activations_alone(graph, Recipe(least_noise=least), images) for least in (False, True))
+    alike, least = (_activations_alone(graph, Recipe(noise_optimal_scaling=least), images) for least in (False, True))
     # Some of the steps go to weights; without them it would be 2 dB.
     assert least > alike + 1
 

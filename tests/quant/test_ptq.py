@@ -234,7 +234,9 @@ def test_squeeze_and_excites_have_a_headroom_of_their_own() -> None:
     images = np.random.default_rng(0).normal(size=(16, 4, 4, 3)).astype(np.float32)
 
     def scales(headroom: float) -> list[float]:
-        recipe = Recipe(squeeze_headroom=headroom, equalize=0, refit=0, bias_correction=False, least_noise=False)
+        recipe = Recipe(
+            squeeze_headroom=headroom, equalize=0, refit=0, bias_correction=False, noise_optimal_scaling=False
+        )
         result = ptq(graph, [images], recipe).graph
         return [result[name].qparams.scale[0] for name in (*result.inputs, *(node.output for node in result.nodes))]
 
@@ -412,7 +414,7 @@ def test_progress_counts_images_and_then_layers(images: np.ndarray) -> None:
     ptq(graph, [images[:10], images[10:]], progress=heard)
     layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
     assert heard.steps["calibrate"] == [(10, 16), (16, 16)]
-    assert heard.steps["mend int8 layers"] == [(done + 1, len(layers)) for done in range(len(layers))]
+    assert heard.steps["correct int8 layers"] == [(done + 1, len(layers)) for done in range(len(layers))]
 
 
 class _Heard:

@@ -10,7 +10,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.interpreter import run
-from edgemobile.images.samples import from_blots
+from edgemobile.images.samples import from_noise
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
 from edgemobile.metrics.measures import sqnr_db
@@ -32,7 +32,7 @@ def graph(model: Model) -> Graph:
 
 @pytest.fixture(scope="module")
 def images(model: Model) -> np.ndarray:
-    return from_blots(model.preprocess, calibration=8, check=1, seed=0).calibration
+    return from_noise(model.preprocess, calibration=8, check=1, seed=0).calibration
 
 
 def test_the_first_order_is_near_what_each_tensor_really_costs(graph: Graph, images: np.ndarray) -> None:
@@ -54,14 +54,14 @@ def test_the_first_order_is_near_what_each_tensor_really_costs(graph: Graph, ima
 
 
 def test_a_search_pays_nothing_for_a_bound_that_holds(graph: Graph, model: Model) -> None:
-    samples = from_blots(model.preprocess, calibration=8, check=4, seed=0)
+    samples = from_noise(model.preprocess, calibration=8, check=4, seed=0)
     free = search(graph, [samples.calibration], images=samples.check, max_drop=100)
     assert free.kept_float == ()
     assert free.recipe == Recipe()
 
 
 def test_a_drop_is_of_top1_where_labels_are_known_and_of_agreement_where_not(graph: Graph, model: Model) -> None:
-    samples = from_blots(model.preprocess, calibration=4, check=4, seed=0)
+    samples = from_noise(model.preprocess, calibration=4, check=4, seed=0)
     calls: list[int] = []
 
     def evaluate(asked: Graph, images: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ def make_case(file: str, sha256: str, ms: float | None, **given: Any) -> Case:
     millions = fields.pop("millions", 8)
     if ms is None:
         return made_runs.make_counted(file, [int(millions * 1e6)] * 5, counts={"dot": 10**6}, **fields)
-    return made_runs.make_case(file, ms, starts=(2,) * 5, **fields)
+    return made_runs.make_case(file, ms, rounds_per_process=(2,) * 5, **fields)
 
 
 def make_run(*cases: Case, **given: Any) -> Run:
@@ -88,7 +88,7 @@ def make_manifest(labels: tuple[str, ...] = ("cat", "dog")) -> dict[str, Any]:
         "version": 1,
         "edgemobile": "0.1.0",
         "command": "edgemobile export v3-large --int8",
-        "via": "native",
+        "backend": "native",
         "model": {
             "name": "v3-large",
             "classes": len(labels),

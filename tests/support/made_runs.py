@@ -44,7 +44,7 @@ def make_case(file: str = "a.tflite", ms: float = 1.0, spread: float = 0.01, **c
         "first_ns": 1,
         "warmup_ns": (1,),
         "rounds_ns": rounds,
-        "starts": (1,) * len(rounds),
+        "rounds_per_process": (1,) * len(rounds),
         **dict.fromkeys(unknown),
     }
     return Case(**{**known, **changes})

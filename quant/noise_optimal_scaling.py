@@ -25,7 +25,7 @@ import numpy as np
 
 from edgemobile.quant.noise import Channels, Readers
 
-__all__ = ["least_noise"]
+__all__ = ["noise_optimal_scaling"]
 
 # A channel that adds less than this share of what channels usually add has only not been seen on these images.
 _LEAST_GAIN = 1e-2
@@ -37,7 +37,9 @@ _RATE = 0.05
 _BETA = 0.9, 0.999
 
 
-def least_noise(channels: Sequence[Channels], start: np.ndarray, readers: Sequence[Readers] = ()) -> np.ndarray:
+def noise_optimal_scaling(
+    channels: Sequence[Channels], start: np.ndarray, readers: Sequence[Readers] = ()
+) -> np.ndarray:
     """The factors f64[C] of a group's tensors and of the layers that read them, from `start`, which must be above 0.
 
     A channel that was always zero keeps its factor: nothing is known of it.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgemobile.comparison.layers import Observed, rerun
+from edgemobile.comparison.layers import RecordedActivations, rerun
 from edgemobile.graph import Graph, Node
 
-__all__ = ["Case", "Normalisation", "Output"]
+__all__ = ["DivergingLayer", "Normalisation", "Output"]
 
 Output = tuple[str, np.ndarray]  # a mistake in words, and what the layer gives under it
 
@@ -24,7 +24,7 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
-class Case:
+class DivergingLayer:
     """The layer that diverges, what the file fed it (reference tensor -> f32) and made of it.
 
     `fused` is the hard-sigmoid the file computes in one op with it: `found` is its output then. `diverges_in` is
@@ -35,7 +35,7 @@ class Case:
     node: Node
     inputs: Mapping[str, np.ndarray]
     found: np.ndarray
-    observed: Observed
+    observed: RecordedActivations
     constants: tuple[Mapping[str, np.ndarray], ...]
     normalisation: Normalisation | None
     fused: Node | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgemobile.comparison.suspect import Case, Output
+from edgemobile.comparison.diverging_layer import DivergingLayer, Output
 from edgemobile.graph import Tensor
 from edgemobile.graph.tensor_names import added
 
@@ -18,7 +18,7 @@ __all__ = ["bias", "bias_overflow", "flipped_bit", "pair_saturation", "weights"]
 _FLIP_LEAVES = 0.15
 
 
-def bias_overflow(case: Case) -> Iterator[Output]:
+def bias_overflow(case: DivergingLayer) -> Iterator[Output]:
     """The bias the file should hold, b / (s_in s_w), as int32 wraps or saturates it."""
     stored = case.observed.constant_name(case.node.inputs[2]) if case.is_layer else None
     tensor = None if stored is None else case.observed.tensors[stored]
@@ -39,7 +39,7 @@ def bias_overflow(case: Case) -> Iterator[Output]:
         yield from case.outputs(words, constants={**changed, case.node.inputs[1]: own})
 
 
-def bias(case: Case) -> Iterator[Output]:
+def bias(case: DivergingLayer) -> Iterator[Output]:
     if case.is_layer:
         name = case.node.inputs[2]
         yield from case.outputs("there is no bias", constants={name: np.zeros_like(case.data(name))})
@@ -48,7 +48,7 @@ def bias(case: Case) -> Iterator[Output]:
             yield from case.outputs("the file's bias is another", constants={name: own[name]})
 
 
-def weights(case: Case) -> Iterator[Output]:
+def weights(case: DivergingLayer) -> Iterator[Output]:
     if case.is_layer:
         own = case.observed.constants(case.graph, case.node)
         right = case.data(case.node.inputs[1])
@@ -57,7 +57,7 @@ def weights(case: Case) -> Iterator[Output]:
             yield from case.outputs(_another_weight(case, values, right), constants={case.node.inputs[1]: values})
 
 
-def _another_weight(case: Case, values: np.ndarray, right: np.ndarray) -> str:
+def _another_weight(case: DivergingLayer, values: np.ndarray, right: np.ndarray) -> str:
     stored = case.observed.weight(case.graph, case.node)
     if stored is not None and stored[0].qparams is not None:
         # Rounding moves every number of int8, and a recipe more: how many are wrong only another int8 file can tell.
@@ -67,7 +67,7 @@ def _another_weight(case: Case, values: np.ndarray, right: np.ndarray) -> str:
     return f"the file's weight is another: {differing} of {right.size} numbers differ"
 
 
-def flipped_bit(case: Case) -> Iterator[Output]:
+def flipped_bit(case: DivergingLayer) -> Iterator[Output]:
     """One stored number of a weight or bias that a single bit takes away from where it should be."""
     for name in case.node.inputs[1:] if case.is_layer else ():
         own = case.observed.constants(case.graph, case.node).get(name)
@@ -113,7 +113,7 @@ def _bit(stored: Tensor, index: tuple[np.integer, ...], right: float, own: float
     return bit if apart[bit] <= _FLIP_LEAVES * abs(own - right) or not math.isfinite(own) else None
 
 
-def pair_saturation(case: Case) -> Iterator[Output]:
+def pair_saturation(case: DivergingLayer) -> Iterator[Output]:
     """x86 without VNNI multiplies uint8 by int8 with vpmaddubsw, which adds products in pairs and saturates each sum to
     int16: acc = sum over pairs of clip(x0 w0 + x1 w1, -2^15, 2^15 - 1), pairs in the order height, width, channel.
 
@@ -149,7 +149,7 @@ class _Integers:
     zero_point: int
 
 
-def _int8_layer(case: Case) -> tuple[_Integers, _Integers, _Integers] | None:
+def _int8_layer(case: DivergingLayer) -> tuple[_Integers, _Integers, _Integers] | None:
     """(input, weight, bias) of an int8 layer with symmetric weights and one group; None for others."""
     if not case.is_layer or case.node.attrs.get("groups", 1) != 1:
         return None
@@ -164,7 +164,7 @@ def _int8_layer(case: Case) -> tuple[_Integers, _Integers, _Integers] | None:
     return None if held[1].zero_point else (held[0], held[1], held[2])
 
 
-def _taps(case: Case, x: _Integers, weight: _Integers) -> np.ndarray | None:
+def _taps(case: DivergingLayer, x: _Integers, weight: _Integers) -> np.ndarray | None:
     """What each output pixel multiplies, as uint8 has it, i32[pixels, KH*KW*I]."""
     seen = x.integers.astype(np.int32) + 128
     if case.node.op == "linear":

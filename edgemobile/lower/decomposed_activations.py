@@ -7,10 +7,10 @@ import numpy as np
 from edgemobile.graph import Graph, Node
 from edgemobile.graph.affine import dequantize
 
-__all__ = ["gate_input", "recognise_gates"]
+__all__ = ["gate_input", "recognise_activations"]
 
 
-def recognise_gates(graph: Graph) -> Graph:
+def recognise_activations(graph: Graph) -> Graph:
     """`graph` with one op for every gate written by hand; what it was made of may be left without a reader.
 
     Given:  relu6(x + 3) / 6         Result: hardsigmoid(x)

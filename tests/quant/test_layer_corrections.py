@@ -11,9 +11,9 @@ from edgemobile.graph.affine import dequantize
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.clip import clip
+from edgemobile.quant.layerwise import Layer
 from edgemobile.quant.qparams import bias_tensor, weight_qparams, weight_tensor
 from edgemobile.quant.refit import refit
-from edgemobile.quant.side_by_side import Layer
 
 _SCALE = 1 / 64
 

@@ -12,10 +12,10 @@ from edgemobile.lower import export_program, lower
 from edgemobile.models.arch import get_arch, scaled
 from edgemobile.models.nets import build_net
 from edgemobile.quant.hswish import integer_form
-from edgemobile.quant.least_noise import least_noise
+from edgemobile.quant.layerwise import fake_quantized
 from edgemobile.quant.noise import Channels, Readers, above, observe_channels, readers
+from edgemobile.quant.noise_optimal_scaling import noise_optimal_scaling
 from edgemobile.quant.qparams import activation_qparams, weight_qparams, weight_tensor
-from edgemobile.quant.side_by_side import fake_quantized
 from edgemobile.quant.torch_graph import TorchGraph
 
 _PX = 32
@@ -108,7 +108,7 @@ def test_nothing_near_the_factors_makes_less_noise(tensors: int, layers: int) ->
     group = [_random(seed) for seed in range(tensors)]
     readers = [_random_readers(seed) for seed in range(20, 20 + layers)]
     start = np.ones(6)
-    factors = least_noise(group, start, readers)
+    factors = noise_optimal_scaling(group, start, readers)
     least = _noise(group, readers, factors)
     assert least < 0.9 * _noise(group, readers, start)
     rng = np.random.default_rng(9)
@@ -122,26 +122,29 @@ def test_factors_a_channel_already_has_do_not_matter() -> None:
     of, had = _random(3), 2.0 ** np.array([-4, 4, 0, 2, -2, 1])
     other = Channels(of.low * had, of.high * had, of.power * had**2, of.gain / had**2)
     # Both start from where the channels are alike.
-    noise = of.noise(least_noise([of], 1 / of.width)), other.noise(least_noise([other], 1 / other.width))
+    noise = (
+        of.noise(noise_optimal_scaling([of], 1 / of.width)),
+        other.noise(noise_optimal_scaling([other], 1 / other.width)),
+    )
     assert noise[0] == pytest.approx(noise[1], rel=0.01)
 
 
 def test_a_channel_unheard_of_gives_its_steps_away_but_not_all_of_them() -> None:
     # The second hardly moves the logits on these images: its range may shrink, by as much as is sure.
     of = Channels(np.array([0.0, -1.0]), np.ones(2), np.ones(2), np.array([1.0, 1e-9]))
-    factors = least_noise([of], np.ones(2))
+    factors = noise_optimal_scaling([of], np.ones(2))
     assert 0.02 < factors[1] / factors[0] < 0.5
 
 
 def test_a_channel_that_is_always_zero_keeps_its_factor() -> None:
     of = Channels(np.zeros(3), np.array([1.0, 0.0, 2.0]), np.array([1.0, 0.0, 4.0]), np.ones(3))
     start = np.array([1.0, 7.0, 1.0])
-    factors = least_noise([of], start)
+    factors = noise_optimal_scaling([of], start)
     assert factors[1] == pytest.approx(7.0)
     assert factors[0] / factors[2] == pytest.approx(2.0, rel=0.02)
     # Nor because a large weight reads it.
     reader = Readers(np.array([[1.0, 100.0, 1.0]], np.float32), np.ones(1), of.power)
-    assert least_noise([of], start, [reader])[1] == pytest.approx(7.0)
+    assert noise_optimal_scaling([of], start, [reader])[1] == pytest.approx(7.0)
 
 
 def test_a_channel_that_is_always_zero_moves_no_other() -> None:
@@ -149,6 +152,9 @@ def test_a_channel_that_is_always_zero_moves_no_other() -> None:
     seen = Channels(np.zeros(3), high, high**2 / 3, gain)
     ends = seen.low, seen.high, seen.power
     unseen = Channels(*(np.append(each, 0.0) for each in ends), np.append(gain, 9.0))
-    want, found = least_noise([seen], np.ones(3)), least_noise([unseen], np.array([1.0, 1.0, 1.0, 7.0]))
+    want, found = (
+        noise_optimal_scaling([seen], np.ones(3)),
+        noise_optimal_scaling([unseen], np.array([1.0, 1.0, 1.0, 7.0])),
+    )
     assert np.ptp(np.log(want)) > 1
     np.testing.assert_allclose(found, [*want, 7.0])

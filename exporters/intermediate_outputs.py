@@ -12,10 +12,10 @@ import numpy as np
 
 from edgemobile.exporters.contents import Contents
 
-__all__ = ["exposed", "exposed_names"]
+__all__ = ["intermediate_names", "with_intermediate_outputs"]
 
 
-def exposed_names(contents: Contents) -> tuple[str, ...]:
+def intermediate_names(contents: Contents) -> tuple[str, ...]:
     """The outputs of a file, then its other activations in order: in a QDQ file the integers, not their reals.
 
     A DequantizeLinear whose reals were an output would keep onnxruntime from running its integer kernels.
@@ -41,9 +41,9 @@ def _between_conversions(contents: Contents, name: str) -> bool:
     return quantized or cut
 
 
-def exposed(data: bytes, contents: Contents, names: Sequence[str] | None = None) -> bytes:
-    """The file `data`, whose `contents` these are, with `names` as its outputs; None is all of `exposed_names`."""
-    names = exposed_names(contents) if names is None else names
+def with_intermediate_outputs(data: bytes, contents: Contents, names: Sequence[str] | None = None) -> bytes:
+    """The file `data`, whose `contents` these are, with `names` as its outputs; None is all of `intermediate_names`."""
+    names = intermediate_names(contents) if names is None else names
     return (_exposed_onnx if contents.format == "onnx" else _exposed_tflite)(data, contents, names)
 
 

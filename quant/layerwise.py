@@ -1,4 +1,4 @@
-"""Float and int8 run side by side, layer by layer: each int8 layer may be mended before the next one sees its output.
+"""Float and int8 run side by side, layer by layer: each int8 layer may be corrected before the next sees its output.
 
 The int8 graph runs in real numbers, each tensor rounded to its steps, which is fast and, for fitting, exact enough.
 """
@@ -21,7 +21,7 @@ from edgemobile.util.progress import Report
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Layer", "Mend", "fake_quantized", "mend_layers"]
+__all__ = ["Layer", "LayerCorrection", "correct_layers", "fake_quantized"]
 
 # The last layers have a handful of pixels an image to look at, the first ones fill the memory.
 _MAX_IMAGES = 512
@@ -97,14 +97,14 @@ class Layer:
         return replace(self, x=self.x.to(device), target=self.target.to(device))
 
 
-Mend = Callable[[Layer], Layer]
+LayerCorrection = Callable[[Layer], Layer]
 
 
-def mend_layers(
+def correct_layers(
     reference: Graph,
     quantized: Graph,
     batches: Sequence[np.ndarray],
-    mends: Sequence[Mend],
+    corrections: Sequence[LayerCorrection],
     floors: Mapping[str, np.ndarray],
     report: Report,
 ) -> Graph:
@@ -118,7 +118,7 @@ def mend_layers(
     images = np.concatenate(list(batches))
     count = min(_MAX_IMAGES, max(_MIN_IMAGES, _PIXELS // (images.shape[1] * images.shape[2])))
     with torch.no_grad():
-        return _Walk(reference, quantized, to_nchw(images[:count]), mends, floors).result(report)
+        return _Walk(reference, quantized, to_nchw(images[:count]), corrections, floors).result(report)
 
 
 class _Walk:
@@ -127,10 +127,10 @@ class _Walk:
         reference: Graph,
         quantized: Graph,
         images: torch.Tensor,
-        mends: Sequence[Mend],
+        corrections: Sequence[LayerCorrection],
         floors: Mapping[str, np.ndarray],
     ) -> None:
-        self.reference, self.quantized, self.mends = reference, quantized, mends
+        self.reference, self.quantized, self.corrections = reference, quantized, corrections
         self.floors = {name: to_nchw(floor[None, None, None].astype(np.float32)) for name, floor in floors.items()}
         self.tensors = dict(quantized.tensors)
         first = quantized.inputs[0]
@@ -173,13 +173,13 @@ class _Walk:
             float(source.scale[0]),
             evaluate(self.reference, _bare(original), [self.floats[name] for name in original.inputs]),
         )
-        for mend in self.mends:
-            layer = mend(layer)
+        for correct in self.corrections:
+            layer = correct(layer)
         for tensor in (layer.weight, layer.bias):
             self.tensors[tensor.name], self.reals[tensor.name] = tensor, reals(tensor)
 
     def _above_floor(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """A value as far as it matters: a layer must not be mended for what nobody can tell apart."""
+        """A value as far as it matters: a layer must not be corrected for what nobody can tell apart."""
         return value.maximum(self.floors[name]) if name in self.floors else value
 
     def _int8_output(self, node: Node) -> torch.Tensor:

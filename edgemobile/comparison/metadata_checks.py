@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from edgemobile.comparison.observing import File
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Claims", "check_claims", "in_px"]
+__all__ = ["StatedMetadata", "check_metadata", "in_px"]
 
 # How the images get to their pixels. What normalises the pixels, and their number, show in the outputs.
 _COMPARED = ("resize", "shorter_px", "interpolation", "antialias")
 
 
 @dataclass(frozen=True)
-class Claims:
+class StatedMetadata:
     """What a reference says of itself; None where it says nothing. `own_px` is what its weights were trained at."""
 
     preprocess: Preprocess | None = None
@@ -23,7 +23,9 @@ class Claims:
     own_px: int | None = None
 
 
-def check_claims(file: File, reference: Claims, outputs: int, input_px: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def check_metadata(
+    file: File, reference: StatedMetadata, outputs: int, input_px: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what in the file's metadata is wrong, notes), in words, for a file of `outputs` classes on `input_px` pixels.
 
     What one of the two does not say is not compared.
@@ -32,7 +34,7 @@ def check_claims(file: File, reference: Claims, outputs: int, input_px: int) -> 
     return missed, tuple(_notes(file, reference, input_px))
 
 
-def _labels(file: File, reference: Claims, outputs: int) -> Iterator[str]:
+def _labels(file: File, reference: StatedMetadata, outputs: int) -> Iterator[str]:
     found, wanted = file.labels, reference.labels
     if found is None:
         return
@@ -44,7 +46,7 @@ def _labels(file: File, reference: Claims, outputs: int) -> Iterator[str]:
         yield f"labels: {how}; output {index} is {found[index]!r}, the reference's {wanted[index]!r}"
 
 
-def _preprocess(file: File, reference: Claims, input_px: int) -> Iterator[str]:
+def _preprocess(file: File, reference: StatedMetadata, input_px: int) -> Iterator[str]:
     found, wanted = file.preprocess, reference.preprocess
     if found is None:
         return
@@ -60,7 +62,7 @@ def _preprocess(file: File, reference: Claims, input_px: int) -> Iterator[str]:
             yield f"preprocess: its metadata says {said}, the reference {right}"
 
 
-def _notes(file: File, reference: Claims, input_px: int) -> Iterator[str]:
+def _notes(file: File, reference: StatedMetadata, input_px: int) -> Iterator[str]:
     pairs = {"labels": (file.labels, reference.labels), "preprocessing": (file.preprocess, reference.preprocess)}
     silent = [name for name, (found, wanted) in pairs.items() if found is None and wanted is not None]
     if silent:

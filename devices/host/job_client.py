@@ -1,8 +1,8 @@
-"""The host's desk for one job on one board: send it, start it, follow it, and believe nothing unchecked.
+"""Runs one job on one board: sends it, starts it, follows it, and checks everything that comes back.
 
-A lost connection does not end a job. It goes on there; here we knock again and pick it up by its id. Every step can be
-repeated without harm: files are named by their content, a second worker beside a first one leaves at once, a finished
-job is not run again.
+A lost connection does not end a job: it goes on there, and the client retries and resumes it by its id. Every step can
+be repeated without harm: files are named by their content, a second worker beside a first one leaves at once, a
+finished job is not run again.
 
 What a user should hear at once goes to the log, which commands print (terminal.py): the connection is lost, is back,
 another measurement has the board.
@@ -26,7 +26,7 @@ from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.model_file.file import file_format, read_same
 from edgemobile.util.strict_json import parse
 
-__all__ = ["JOB_VERSION", "PATIENCE_S", "Chunk", "Desk", "Event", "ModelFile", "Named", "OnProgress", "Prepared"]
+__all__ = ["JOB_VERSION", "PATIENCE_S", "Chunk", "Event", "JobClient", "ModelFile", "Named", "OnProgress", "Prepared"]
 
 JOB_VERSION = 2
 PATIENCE_S = 300.0
@@ -109,8 +109,8 @@ class Chunk:
     data: bytes
 
 
-class Desk:
-    """One job on one board. Every method knocks again when the connection is lost, with longer and longer pauses."""
+class JobClient:
+    """One job on one board. Every method retries when the connection is lost, with growing pauses."""
 
     def __init__(
         self,
@@ -138,11 +138,11 @@ class Desk:
     # -- files
 
     def put(self, source: Path | bytes, target: str) -> None:
-        self._knock(lambda: self._transport.put(source, target))
+        self._retry(lambda: self._transport.put(source, target))
 
     def read(self, path: str, max_bytes: int, offset: int = 0) -> bytes | None:
         """At most `max_bytes`, whatever the board has or says."""
-        data = self._knock(lambda: self._transport.read(path, offset=offset, max_bytes=max_bytes))
+        data = self._retry(lambda: self._transport.read(path, offset=offset, max_bytes=max_bytes))
         if data is not None and len(data) > max_bytes:
             raise EdgemobileError(f"{self.named} sent {len(data)} bytes where {max_bytes} were asked for")
         return data
@@ -216,7 +216,7 @@ class Desk:
 
     # -- underneath
 
-    def _knock(self, step: Callable[[], _T]) -> _T:
+    def _retry(self, step: Callable[[], _T]) -> _T:
         pause, lost = 0.5, 0.0
         while True:
             try:
@@ -227,7 +227,7 @@ class Desk:
                     raise
                 self._lost = True
                 if not lost:
-                    _LOG.warning("%s: the connection is lost, the work goes on there; knocking again", self.named)
+                    _LOG.warning("%s: the connection is lost, the work goes on there; retrying", self.named)
                 self._tell({"event": "lost", "reason": str(error)})
                 self._sleep(pause)
                 lost += pause
@@ -244,7 +244,7 @@ class Desk:
         env = dict(self._prepared.env)
         if self._counting:
             env["EDGEMOBILE_COUNTS"] = f"{self.folder}/counts"
-        self._knock(lambda: self._transport.start(argv, log=f"{self.folder}/log", env=env))
+        self._retry(lambda: self._transport.start(argv, log=f"{self.folder}/log", env=env))
 
     def _wait(self, look: Callable[[], _T | None], longest_pause_s: float) -> _T:
         """What `look` finds, looking less and less often while the worker has nothing to say."""
@@ -265,15 +265,15 @@ class Desk:
             if events:
                 heard = time.monotonic()
             elif time.monotonic() - heard > self._quiet_s:
-                self._revive()
+                self._restart_worker()
                 heard = time.monotonic()
             self._sleep(pause)
             pause = min(2 * pause, longest_pause_s)
 
-    def _revive(self) -> None:
+    def _restart_worker(self) -> None:
         """What to do about silence: nothing while it works, a look where it ended, a new start where it died."""
         argv = [*self._prepared.python, *_WORKER, "--state", self.folder]
-        done = self._knock(lambda: self._transport.run(argv, timeout_s=120, env=dict(self._prepared.env)))
+        done = self._retry(lambda: self._transport.run(argv, timeout_s=120, env=dict(self._prepared.env)))
         state = done.stdout.strip()
         if state == b"running":
             self._quiet_s = min(2 * self._quiet_s, _LONGEST_QUIET_S)

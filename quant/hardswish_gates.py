@@ -19,11 +19,11 @@ from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.quant.hswish import is_gate
 from edgemobile.quant.noise import Channels
 
-__all__ = ["GATES", "costly", "split_gates"]
+__all__ = ["GATES", "highest_cost", "split_gates"]
 
-# `costly` splits no gate that takes less than this share off all the noise of activations, and none once the logits
-# are predicted to be this good: weights and what is not to first order take 3 dB off, and of the answers about one in a
-# hundred changes then.
+# `highest_cost` splits no gate that takes less than this share off all the noise of activations, and none once the
+# logits are predicted to be this good: weights and what is not to first order take 3 dB off, and of the answers about
+# one in a hundred changes then.
 _WORTH = 0.02
 _ENOUGH_DB = 32.0
 
@@ -46,7 +46,7 @@ def split_gates(graph: Graph, wanted: Callable[[Node], bool]) -> tuple[Graph, li
     return graph.replaced(nodes, tensors), split
 
 
-def costly(
+def highest_cost(
     graph: Graph,
     split: Sequence[str],
     groups: Sequence[Sequence[str]],
@@ -111,6 +111,6 @@ def _is_stem(graph: Graph, node: Node) -> bool:
 GATES: dict[str, Callable[[Graph, Node], bool]] = {
     "none": lambda graph, node: False,
     "stem": _is_stem,
-    "costly": _is_stem,  # at least: `costly` finds the others
+    "highest_cost": _is_stem,  # at least: `highest_cost` finds the others
     "all": lambda graph, node: True,
 }

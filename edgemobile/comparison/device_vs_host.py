@@ -11,18 +11,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgemobile.comparison.observing import File, Place, output_step
+from edgemobile.comparison.observing import ExecutionTarget, File, output_step
 from edgemobile.comparison.report import FileParity
 from edgemobile.errors import MissingExtra, Unsupported
-from edgemobile.exporters.exposed import exposed, exposed_names
+from edgemobile.exporters.intermediate_outputs import intermediate_names, with_intermediate_outputs
 
-__all__ = ["as_here"]
+__all__ = ["device_vs_host"]
 
 
-def as_here(
+def device_vs_host(
     file: File,
-    there: Place,
-    here: Place,
+    there: ExecutionTarget,
+    here: ExecutionTarget,
     images: np.ndarray,
     found: np.ndarray,
     lsb: int,
@@ -66,12 +66,14 @@ def _steps(count: int) -> str:
     return f"{count} step{'s' if count > 1 else ''}"
 
 
-def _first_apart(file: File, there: Place, here: Place, images: np.ndarray) -> tuple[str, int] | None:
+def _first_apart(
+    file: File, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray
+) -> tuple[str, int] | None:
     """(tensor, steps) of the first integers that differ: what it reads is equal, so the difference is its op's own.
 
     All at once first. Where a runtime that has to show everything computes otherwise, one tensor at a time, by halves.
     """
-    names = [name for name in exposed_names(file.contents) if _is_integer(file, name)]
+    names = [name for name in intermediate_names(file.contents) if _is_integer(file, name)]
     try:
         apart = _apart(file, there, here, images, names)
         for name, steps in zip(names, apart, strict=True):
@@ -83,7 +85,7 @@ def _first_apart(file: File, there: Place, here: Place, images: np.ndarray) -> t
 
 
 def _by_halves(
-    file: File, there: Place, here: Place, images: np.ndarray, names: Sequence[str]
+    file: File, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray, names: Sequence[str]
 ) -> tuple[str, int] | None:
     first, end, found = 0, len(names), None
     while first < end:
@@ -96,13 +98,15 @@ def _by_halves(
     return found
 
 
-def _apart(file: File, there: Place, here: Place, images: np.ndarray, names: Sequence[str]) -> list[int]:
+def _apart(
+    file: File, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray, names: Sequence[str]
+) -> list[int]:
     """How many steps each of the tensors is from itself on this machine."""
     if there.layers is None or here.layers is None:
         raise Unsupported(f"{there.name} shows no inner tensors")
     # The output stays one, or a runtime would leave out what only it needs.
     outputs = tuple(dict.fromkeys((*file.contents.outputs, *names)))
-    data = exposed(file.data, file.contents, outputs)
+    data = with_intermediate_outputs(file.data, file.contents, outputs)
     arrays = [place.layers(data, images) for place in (here, there) if place.layers is not None]
     pairs = dict(zip(outputs, zip(*arrays, strict=True), strict=True))
     return [int(np.abs(pairs[name][0].astype(np.int64) - pairs[name][1]).max(initial=0)) for name in names]

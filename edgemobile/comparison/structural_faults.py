@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from edgemobile.comparison.suspect import Case, Output
+from edgemobile.comparison.diverging_layer import DivergingLayer, Output
 from edgemobile.graph.padding import Pads, same_pads, unpadded
 
 __all__ = ["activation", "channel_order", "hswish_form", "layout", "normalised", "padding", "rewired"]
 
 
-def padding(case: Case) -> Iterator[Output]:
+def padding(case: DivergingLayer) -> Iterator[Output]:
     if "padding" not in case.node.attrs:
         return
     (top, bottom), (left, right) = case.node.attrs["padding"]
@@ -31,7 +31,7 @@ def padding(case: Case) -> Iterator[Output]:
             yield from case.outputs(f"{words}: {pads} instead of {usual}", node=case.changed(padding=pads))
 
 
-def _same_pads(case: Case) -> Pads:
+def _same_pads(case: DivergingLayer) -> Pads:
     size = case.inputs[case.node.inputs[0]].shape[1:3]
     weighted = case.node.op == "conv2d"
     kernel = case.graph[case.node.inputs[1]].shape[1:3] if weighted else case.node.attrs["kernel"]
@@ -39,7 +39,7 @@ def _same_pads(case: Case) -> Pads:
     return same_pads(size, kernel, case.node.attrs["stride"], dilation)
 
 
-def layout(case: Case) -> Iterator[Output]:
+def layout(case: DivergingLayer) -> Iterator[Output]:
     name = case.node.inputs[0]
     x = case.inputs.get(name)
     if x is not None and x.ndim == 4 and math.prod(x.shape[1:3]) > 1:
@@ -59,7 +59,7 @@ def layout(case: Case) -> Iterator[Output]:
         yield from _weight_layouts(case)
 
 
-def _weight_layouts(case: Case) -> Iterator[Output]:
+def _weight_layouts(case: DivergingLayer) -> Iterator[Output]:
     name = case.node.inputs[1]
     weight = case.data(name)
     others: dict[str, np.ndarray] = {}
@@ -78,7 +78,7 @@ def _weight_layouts(case: Case) -> Iterator[Output]:
         yield from case.outputs(words, constants={name: np.ascontiguousarray(values)})
 
 
-def _flattened_image(case: Case) -> tuple[int, int, int] | None:
+def _flattened_image(case: DivergingLayer) -> tuple[int, int, int] | None:
     """(height, width, channels) of the image that was flattened into the layer's input."""
     producer = case.graph.producer(case.node.inputs[0])
     if case.node.op != "linear" or producer is None or producer.op != "reshape":
@@ -87,13 +87,13 @@ def _flattened_image(case: Case) -> tuple[int, int, int] | None:
     return (shape[1], shape[2], shape[3]) if len(shape) == 4 and shape[1] * shape[2] > 1 else None
 
 
-def channel_order(case: Case) -> Iterator[Output]:
+def channel_order(case: DivergingLayer) -> Iterator[Output]:
     if case.image is not None:
         swapped = {case.node.inputs[0]: np.ascontiguousarray(case.image[..., ::-1])}
         yield from case.outputs("the image's channels are read as B, G, R", inputs=swapped)
 
 
-def normalised(case: Case) -> Iterator[Output]:
+def normalised(case: DivergingLayer) -> Iterator[Output]:
     """Other normalisations of the image. Folded into the weights they also change the rim of the padding."""
     image = case.image
     if image is None or case.normalisation is None:
@@ -134,12 +134,12 @@ _ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 _USUAL = {"hardswish": "hard-swish", "hardsigmoid": "hard-sigmoid", "": "no activation"}
 
 
-def hswish_form(case: Case) -> Iterator[Output]:
+def hswish_form(case: DivergingLayer) -> Iterator[Output]:
     if case.node.op in ("hardswish", "hardsigmoid"):
         yield from _activated(case, case.inputs[case.node.inputs[0]], case.node.op)
 
 
-def activation(case: Case) -> Iterator[Output]:
+def activation(case: DivergingLayer) -> Iterator[Output]:
     if case.node.op in ("relu", "relu6"):
         yield from _activated(case, case.inputs[case.node.inputs[0]], case.node.op)
     elif "activation" in case.node.attrs:
@@ -147,14 +147,14 @@ def activation(case: Case) -> Iterator[Output]:
             yield from _activated(case, linear, case.node.attrs["activation"])
 
 
-def _activated(case: Case, x: np.ndarray, usual: str) -> Iterator[Output]:
+def _activated(case: DivergingLayer, x: np.ndarray, usual: str) -> Iterator[Output]:
     right = _USUAL.get(usual, usual)
     for words, function in _ACTIVATIONS.items():
         if words != right:
             yield f"{words} instead of {right}", function(x).astype(np.float32)
 
 
-def rewired(case: Case) -> Iterator[Output]:
+def rewired(case: DivergingLayer) -> Iterator[Output]:
     """An addition, a product or a concatenation that reads another tensor of the same shape."""
     if case.node.op not in ("add", "mul", "concat"):
         return

@@ -14,11 +14,11 @@ from edgemobile.devices.host.runner import infer
 from edgemobile.devices.host.setup import ready
 from edgemobile.devices.host.transport import Transport
 
-__all__ = ["Told", "answers"]
+__all__ = ["InferenceStats", "remote_inference"]
 
 
 @dataclass
-class Told:
+class InferenceStats:
     """What a device told while it answered: `runtime`, who computed ("litert 2.3.0"), and how long it took."""
 
     runtime: str
@@ -37,14 +37,14 @@ class Told:
             self._seconds[str(event.get("name"))] = event["ns"] / 1e9
 
 
-def answers(
+def remote_inference(
     device: Device,
     transport: Transport,
     file: Path,
     images: Iterable[np.ndarray],
     runtime: str,
     threads: int,
-    told: Told,
+    told: InferenceStats,
     layers_width: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Preprocessed images f32[n,px,px,3], part by part -> f32[n,outputs], in order.
