@@ -20,7 +20,7 @@ from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents
-from edgemobile.exporters.exposed import exposed, exposed_names
+from edgemobile.exporters.exposed import exposed, exposed_names, is_read_before_quantized
 from edgemobile.graph import Graph, GraphError, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.channel_factors import read_factors
@@ -242,9 +242,14 @@ def _seen(tensor: Tensor | None, images: np.ndarray) -> np.ndarray:
 
 
 def _output(observed: Observed, name: str) -> np.ndarray:
+    real = _reals(observed, name)
+    return real.reshape(len(real), -1)
+
+
+def _reals(observed: Observed, name: str) -> np.ndarray:
+    """f32[N,...] of one of the file's tensors."""
     array, qparams = observed.values[name], observed.qparams(name)
-    real = array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)
-    return real.astype(np.float32).reshape(len(real), -1)
+    return (array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)).astype(np.float32)
 
 
 def _tensors(file: File) -> dict[str, Tensor]:
@@ -261,8 +266,9 @@ def _tensors(file: File) -> dict[str, Tensor]:
 def _graph_name(file: File, name: str) -> str:
     if file.format == "onnx":
         from edgemobile.exporters.onnx_graph import tensor_name
+        from edgemobile.exporters.onnx_plain import REAL
 
-        return tensor_name(name)
+        return f"{name}{REAL}" if is_read_before_quantized(file.contents, name) else tensor_name(name)
     return name
 
 
@@ -281,7 +287,12 @@ def _renamed(file: File, reference: Graph, observed: Observed) -> Observed:
     renamed = {name: own.name for name, own in found.tensors.items()}
     unsigned = frozenset(name for name, own in renamed.items() if own in observed.unsigned)
     factors = {name: observed.factors[own] for name, own in renamed.items() if own in observed.factors}
-    return Observed(values, tensors, factors, renamed, found.unknown, unsigned=unsigned)
+    inputs = {
+        key: _reals(observed, own.name).reshape(-1, *own.shape[1:])
+        for key, own in found.inputs.items()
+        if own.name in observed.values
+    }
+    return Observed(values, tensors, factors, renamed, found.unknown, inputs, found.rounding, unsigned=unsigned)
 
 
 def _as_reference(tensor: Tensor, name: str, own: Own) -> Tensor:

@@ -9,6 +9,6 @@ tensor_names     what int8 does to a tensor, told by the end of its name
 channel_factors  what equalization multiplied channels by, as it travels in a file
 """
 
-from edgemobile.graph.ir import OPS, Graph, GraphError, Node, QParams, Tensor
+from edgemobile.graph.ir import OPS, READ_ONLY, Graph, GraphError, Node, QParams, Tensor
 
-__all__ = ["OPS", "Graph", "GraphError", "Node", "QParams", "Tensor"]
+__all__ = ["OPS", "READ_ONLY", "Graph", "GraphError", "Node", "QParams", "Tensor"]

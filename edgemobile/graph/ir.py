@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["OPS", "Graph", "GraphError", "Node", "QParams", "Tensor"]
+__all__ = ["OPS", "READ_ONLY", "Graph", "GraphError", "Node", "QParams", "Tensor"]
 
 # op -> what it does and the attributes it carries. `activation` is "", "relu" or "relu6", fused after the op.
 # stride, dilation and kernel are (h, w); padding is ((top, bottom), (left, right)).
-# relu1, softmax and transpose are read from files of other tools; no writer has them.
+# READ_ONLY are read from files of other tools; no writer has them.
 OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "conv2d": ("stride", "padding", "dilation", "groups", "activation"),  # x, weight, bias
@@ -46,8 +46,11 @@ OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "transpose": ("perm",),  # as numpy's
         "quantize": (),  # real or integer -> integer, by the output's QParams
         "dequantize": (),  # integer or float16 -> float32
+        "round": (),  # real -> real: each image to the 255 steps of its own range, as layers of int8 weights may do
     }
 )
+
+READ_ONLY = ("relu1", "softmax", "transpose", "round")
 
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32")
 
