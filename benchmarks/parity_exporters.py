@@ -29,13 +29,15 @@ from edgemobile.graph import Graph
 from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.images.samples import from_synthesis
 from edgemobile.loading.model import Model, load_model
+from edgemobile.loading.model_spec import is_own
 from edgemobile.lower import lower
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.weights_only import to_int8_weights
 
+# Nets, and the pixels of those that do not say theirs.
 _NETS = ("v2", "v3-large", "peers:efficientnet_lite0")
-_PX = 96
+_PX = 224
 _CALIBRATION, _IMAGES = 16, 32
 
 
@@ -157,7 +159,7 @@ def column(spec: str, exporters: Sequence[str], pythons: dict[str, str], folder:
     """Exporter -> what parity says of its file of the net `spec`, or why there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        model = load_model(spec, res=_PX)
+        model = load_model(spec, res=_PX if is_own(spec) else None)
     except EdgemobileError as error:
         return dict.fromkeys(exporters, f"not made: {error}")
     images = synthesize(model.net, model.preprocess, images=2 * _CALIBRATION, seed=0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgemobile.exporters.contents import Contents
 
-__all__ = ["intermediate_names", "with_intermediate_outputs"]
+__all__ = ["intermediate_names", "is_read_before_quantized", "with_intermediate_outputs"]
 
 
 def intermediate_names(contents: Contents) -> tuple[str, ...]:
@@ -35,10 +35,17 @@ def _between_conversions(contents: Contents, name: str) -> bool:
         return name not in contents.outputs
     if name.endswith((":wide", ":linear:q")):
         return True
-    quantized = any(reader.kind == "QuantizeLinear" for reader in readers)
+    quantized = bool(readers) and all(reader.kind == "QuantizeLinear" for reader in readers)
     # What a fused activation cuts is no value of the model.
     cut = len(readers) == 1 and readers[0].kind in ("Relu", "Clip") and op.kind in ("Conv", "Gemm", "Add")
     return quantized or cut
+
+
+def is_read_before_quantized(contents: Contents, name: str) -> bool:
+    """Whether an op reads the reals of a value that others read as integers: two tensors, not one in two forms."""
+    kinds = {reader.kind for reader in contents.consumers.get(name, [])}
+    made = name in contents.producers and contents.producers[name].kind != "DequantizeLinear"
+    return made and name not in contents.outputs and "QuantizeLinear" in kinds and len(kinds) > 1
 
 
 def with_intermediate_outputs(data: bytes, contents: Contents, names: Sequence[str] | None = None) -> bytes:

@@ -19,6 +19,7 @@ from edgemobile.errors import Unsupported
 from edgemobile.exporters.onnx_contents import load, onnx
 from edgemobile.exporters.onnx_plain import plain
 from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph.padding import Pads, unpadded
 
 __all__ = ["read_graph", "read_known", "read_named_tensors", "tensor_name"]
 
@@ -80,6 +81,7 @@ class _Reader:
     nodes: list[Node] = field(default_factory=list)
     same: dict[str, str] = field(default_factory=dict)  # values an Identity or Dropout copies
     unknown: dict[str, str] = field(default_factory=dict)  # outputs of ops that have no row, with the reason
+    padded: dict[str, tuple[str, Pads]] = field(default_factory=dict)  # what a Pad made -> (its source, the pads)
 
     def graph(self) -> Graph:
         graph = self.model.graph
@@ -167,13 +169,17 @@ def _pads(attrs: dict[str, Any], node: Any) -> tuple[tuple[int, int], tuple[int,
 def _conv(reader: _Reader, node: Any) -> None:
     attrs = _attrs(node)
     x, weight, *bias = node.input
+    x, around = reader.padded.get(reader.named(x), (x, unpadded))
+    padding = tuple(
+        (before + more, after + last) for (before, after), (more, last) in zip(_pads(attrs, node), around, strict=True)
+    )
     offset = bias[0] if bias and bias[0] else reader.no_bias(weight)
     reader.emit(
         "conv2d",
         node,
         [x, weight, offset],
         stride=tuple(attrs.get("strides", (1, 1))),
-        padding=_pads(attrs, node),
+        padding=padding,
         dilation=tuple(attrs.get("dilations", (1, 1))),
         groups=attrs.get("group", 1),
         activation="",
@@ -313,10 +319,17 @@ def _copy(reader: _Reader, node: Any) -> None:
     reader.same[tensor_name(node.output[0])] = tensor_name(node.input[0])
 
 
-def _widen(reader: _Reader, node: Any) -> None:
-    """Channels of zeros behind a tensor's own, for weights of zero: nothing to a Graph."""
-    if tensor_name(node.output[0]) != tensor_name(node.input[0]):
-        raise Unsupported(f"Pad (at {node.output[0]}) is supported as edgemobile writes it, of channels")
+def _pad(reader: _Reader, node: Any) -> None:
+    """Zeros around an image, which become the padding of the convolution behind; or channels of zeros behind a tensor's
+    own, for weights of zero, as edgemobile writes them: nothing to a Graph."""
+    if tensor_name(node.output[0]) == tensor_name(node.input[0]):
+        return
+    pads, value = (reader.parameter(name) if name else None for name in (*node.input[1:3], "", "")[:2])
+    zeros = _attrs(node).get("mode", b"constant") == b"constant" and (value is None or not value.any())
+    if pads is None or pads.size != 8 or pads[[0, 1, 4, 5]].any() or not zeros:
+        raise Unsupported(f"Pad (at {node.output[0]}) is supported of height and width by stored zeros")
+    top, left, bottom, right = pads[[2, 3, 6, 7]].tolist()
+    reader.padded[tensor_name(node.output[0])] = (reader.named(node.input[0]), ((top, bottom), (left, right)))
 
 
 def _convert(op: str) -> Callable[[_Reader, Any], None]:
@@ -364,7 +377,7 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "Squeeze": _reshape,
     "Unsqueeze": _reshape,
     "Identity": _copy,
-    "Pad": _widen,
+    "Pad": _pad,
     "Dropout": _copy,
     "QuantizeLinear": _convert("quantize"),
     "DequantizeLinear": _convert("dequantize"),

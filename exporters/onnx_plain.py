@@ -1,11 +1,13 @@
 """Any ONNX file in the ops that the readers know: the same computation, spelled in one way. For reading only.
 
-    Constant nodes                        initializers
+    Constant nodes, and what is made of   initializers
+    stored shapes and axes
     QLinearConv, QLinearAdd, QGemm, ...   the float op between DequantizeLinear and QuantizeLinear
     MatMul by a constant, and the Add     Gemm with transB=1
     behind it; Gemm with transB=0
 
-Tensors keep their names. New are the reals that a quantized operator computes in: `t:dq` and `t:raw` of integers `t`.
+Tensors keep their names, but for reals `t` that some ops read and others as integers: those are `t.real`. New are the
+reals that a quantized operator computes in: `t:dq` and `t:raw` of integers `t`.
 """
 
 from __future__ import annotations
@@ -15,9 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from edgemobile.errors import require
 from edgemobile.exporters.onnx_contents import onnx
 
-__all__ = ["plain"]
+__all__ = ["REAL", "plain"]
+
+# The end of the name of reals that are a tensor beside their integers.
+REAL = ".real"
 
 
 def plain(model: Any) -> Any:
@@ -25,6 +31,8 @@ def plain(model: Any) -> Any:
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     _store_constants(rewritten.graph)
+    _fold(rewritten)
+    _name_reals(rewritten.graph)
     _split_operators(rewritten.graph)
     _name_gemms(rewritten.graph)
     return _described(rewritten)
@@ -55,6 +63,26 @@ def _store_constants(graph: Any) -> None:
     _replace_nodes(graph, kept)
 
 
+def _fold(model: Any) -> None:
+    """Compute what is made of stored integers of 64 bits: shapes, axes and pads. Weights stay as they are."""
+    reference: Any = require("onnx.reference", "export")
+    graph, kept = model.graph, []
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    for node in graph.node:
+        given = [stored.get(name) for name in node.input if name]
+        whole = all(tensor is not None and tensor.data_type == onnx.TensorProto.INT64 for tensor in given)
+        if not (given and whole and node.domain == "") or node.op_type == "DequantizeLinear":
+            kept.append(node)
+            continue
+        feeds = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in given if tensor is not None}
+        arrays = reference.ReferenceEvaluator(node, opsets=opsets).run(None, feeds)
+        for name, array in zip(node.output, arrays, strict=True):
+            stored[name] = onnx.numpy_helper.from_array(np.asarray(array), name)
+            graph.initializer.append(stored[name])
+    _replace_nodes(graph, kept)
+
+
 def _constant(node: Any) -> Any:
     """The TensorProto of a Constant node; None for text and sparse tensors, which no reader knows."""
     (attribute,) = node.attribute
@@ -73,6 +101,24 @@ def _constant(node: Any) -> Any:
 def _replace_nodes(graph: Any, nodes: list[Any]) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+# ---- reals beside their integers ------------------------------------------------------------------------------------
+
+
+def _name_reals(graph: Any) -> None:
+    kinds: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            kinds.setdefault(name, set()).add(node.op_type)
+    made = {name for node in graph.node if node.op_type != "DequantizeLinear" for name in node.output}
+    own = {name for name in made if "QuantizeLinear" in kinds.get(name, ()) and len(kinds[name]) > 1}
+    own -= {value.name for value in graph.output}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{name}{REAL}" if name in own else name for name in names]
+    for value in graph.value_info:
+        value.name += REAL if value.name in own else ""
 
 
 # ---- quantized operators --------------------------------------------------------------------------------------------

@@ -89,18 +89,32 @@ class _Reader:
         self.nodes.append(Node(op, tuple(inputs), self.output(operator), attrs))
 
     def layer(self, operator: Any) -> tuple[str, str, str]:
-        """(x, weight, bias) of a layer; zeros where it has no bias. Integer weights of reals are dequantized."""
+        """(x, weight, bias) of a layer; zeros where it has no bias."""
         x, weight, *bias = self.inputs(operator)
-        if self.tensors[weight].qparams is not None and self.tensors[self.output(operator)].qparams is None:
-            stored, weight = weight, f"{weight}.real"
-            self.tensors[weight] = Tensor(weight, self.tensors[stored].shape)
-            if not any(node.output == weight for node in self.nodes):
-                self.nodes.append(Node("dequantize", (stored,), weight))
+        if self.is_dynamic(operator):
+            weight = self.between("dequantize", weight)
         if not bias:
             bias = [f"{weight}.no_bias"]
             zeros = np.zeros(self.tensors[weight].shape[0], np.float32)
             self.tensors[bias[0]] = Tensor.constant(bias[0], zeros)
         return x, weight, bias[0]
+
+    def is_dynamic(self, operator: Any) -> bool:
+        """Whether a layer has integer weights and real activations: it rounds what it reads."""
+        weight, output = self.names[operator.inputs[1]], self.output(operator)
+        return self.tensors[weight].qparams is not None and self.tensors[output].qparams is None
+
+    def fed(self, operator: Any, x: str) -> str:
+        """What a layer multiplies of what it reads."""
+        return self.between("round", x) if self.is_dynamic(operator) else x
+
+    def between(self, op: str, x: str) -> str:
+        """A node that the file has no op for, once for what it reads."""
+        name = f"{x}.{op}"
+        if name not in self.tensors:
+            self.tensors[name] = Tensor(name, self.tensors[x].shape)
+            self.nodes.append(Node(op, (x,), name))
+        return name
 
     def window(self, operator: Any, x: str, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[str, Pads]:
         """(the tensor an op with a window reads, its padding in pixels)."""
@@ -132,7 +146,7 @@ def _conv(reader: _Reader, operator: Any) -> None:
     reader.emit(
         "conv2d",
         operator,
-        [source, weight, bias],
+        [reader.fed(operator, source), weight, bias],
         stride=_stride(options),
         padding=padding,
         dilation=dilation,
@@ -167,7 +181,8 @@ def _linear(reader: _Reader, operator: Any) -> None:
     if len(reader.tensors[reader.output(operator)].shape) != 2:
         raise Unsupported(f"FULLY_CONNECTED (at {reader.output(operator)}) is supported of [N, features]")
     activation = _activation(operator.builtinOptions)
-    reader.emit("linear", operator, list(reader.layer(operator)), activation=activation)
+    x, weight, bias = reader.layer(operator)
+    reader.emit("linear", operator, [reader.fed(operator, x), weight, bias], activation=activation)
 
 
 def _mean(reader: _Reader, operator: Any) -> None:

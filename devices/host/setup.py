@@ -199,9 +199,7 @@ def payload() -> bytes:
         for name in PAYLOAD:
             # A fixed date: the content alone names the file.
             entry = zipfile.ZipInfo(f"edgemobile/{name}.py", (1980, 1, 1, 0, 0, 0))
-            archive.writestr(
-                entry, package.joinpath(*f"{name}.py".split("/")).read_bytes(), zipfile.ZIP_DEFLATED
-            )
+            archive.writestr(entry, package.joinpath(*f"{name}.py".split("/")).read_bytes(), zipfile.ZIP_DEFLATED)
     return written.getvalue()
 
 

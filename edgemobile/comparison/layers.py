@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.graph.affine import dequantize
+from edgemobile.graph.affine import dequantize, rounded
 from edgemobile.graph.interpreter import run
 from edgemobile.graph.tensor_names import added, gate_of, is_constant_of, is_equalized, split_name
 from edgemobile.metrics.measures import cosine, max_abs, sqnr_db
@@ -94,7 +94,9 @@ class RecordedActivations:
     `values` are its activations in NHWC: f32, or int8 whatever the file stores. `tensors` has its constants and the
     QParams of its activations. `factors`: tensor name -> f64[C] that its channels were multiplied by. `renamed`: the
     name here -> the file's own, for files that have other names. `unknown`: reference tensor -> why none of the file's
-    is it. `known` are a float reference's tensors. `unsigned` are the constants stored as uint8.
+    is it. `inputs`: (reference layer, what it reads) -> the values of that in the form this file's layer reads, where
+    it is not that of `values`. `rounding`: reference layers that round what they read for each image. `known` are a
+    float reference's tensors. `unsigned` are the constants stored as uint8.
     """
 
     values: Mapping[str, np.ndarray]
@@ -102,6 +104,8 @@ class RecordedActivations:
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    rounding: Collection[str] = ()
     known: Collection[str] = ()
     unsigned: Collection[str] = ()
 
@@ -138,6 +142,12 @@ class RecordedActivations:
         name = self.name_of(path)
         assert name is not None
         return (self._real(name) / self.multiple(path)).astype(np.float32)
+
+    def read_by(self, node: Node, path: str) -> np.ndarray:
+        """The values f32 of a reference's tensor as this file's layer for `node` computes with them."""
+        values = self.inputs.get((node.output, path))
+        values = self.real(path) if values is None else values
+        return rounded(values) if node.output in self.rounding else values
 
     def _real(self, name: str) -> np.ndarray:
         array, qparams = self.values[name], self.qparams(name)
@@ -403,7 +413,7 @@ def _again(
     graph: Graph, node: Node, source: Node | None, observed: RecordedActivations, constants: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(what a layer gives on what the file fed it, that): through the layer it is fused to, if it is."""
-    inputs = {name: observed.real(name) for name in sources(graph, source or node)}
+    inputs = {name: observed.read_by(source or node, name) for name in sources(graph, source or node)}
     if source is not None:
         inputs = {source.output: rerun(graph, source, inputs, constants)}
     return rerun(graph, node, inputs, constants), inputs

@@ -30,7 +30,7 @@ from edgemobile.graph.tensor_names import gate_of, multiplied, raised, split_nam
 __all__ = ["Match", "Own", "are_alike", "match"]
 
 _LAYER = "layer"
-_FORMS = ("quantize", "dequantize", "reshape", "transpose")
+_FORMS = ("quantize", "dequantize", "round", "reshape", "transpose")
 # Ops that are one to a walk: the pool of a whole image, and activations, of which a file may have the wrong one.
 _KINDS = {"avg_pool2d": "mean", **dict.fromkeys(("relu", "relu6", "relu1", "hardswish", "hardsigmoid"), "activation")}
 
@@ -52,11 +52,18 @@ class Own:
 
 @dataclass(frozen=True)
 class Match:
-    """`tensors`: the reference's name, with the ends of graph.tensor_names -> the file's. `unknown`: tensors of the
-    reference that are none of the file's, with the reason."""
+    """What of a file is what of the reference.
+
+    tensors: the reference's name, with the ends of graph.tensor_names -> the file's
+    unknown: tensors of the reference that are none of the file's, with the reason
+    inputs: (layer of the reference, what it reads) -> the form that the file's layer reads, where that is another
+    rounding: layers of the reference that round what they read for each image (graph.affine.rounded)
+    """
 
     tensors: Mapping[str, Own] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[tuple[str, str], Own] = field(default_factory=dict)
+    rounding: Collection[str] = ()
 
 
 def are_alike(reference: Graph, names: Collection[str]) -> bool:
@@ -157,6 +164,9 @@ class _Walk:
         # Root of the reference -> (root of the file, how many times it that is).
         self.found: dict[str, tuple[str, float]] = {}
         self.tensors: dict[str, Own] = {}
+        self.rounding: set[str] = set()
+        self.inputs: dict[tuple[str, str], Own] = {}
+        self.pairs: dict[str, Node] = {}
         self.free = [node for node in lowered.nodes if self.theirs.root[node.output] == node.output]
         self.in_order = self._in_order()
 
@@ -189,7 +199,10 @@ class _Walk:
         for name in (*graph.inputs, *(node.output for node in graph.nodes)):
             if reason := self._name(name):
                 unknown[name] = reason
-        return Match(self.tensors, unknown)
+        for node in graph.nodes:
+            if node.output in self.pairs:
+                self._name_inputs(node)
+        return Match(self.tensors, unknown, self.inputs, frozenset(self.rounding))
 
     def _take(self, ours: str, theirs: Node, times: float = 1.0) -> None:
         self.free.remove(theirs)
@@ -212,6 +225,7 @@ class _Walk:
         if not candidates:
             return
         taken = candidates[0]
+        self.pairs[node.output] = taken
         self._take(node.output, taken, self._times(node, taken))
         if (gate := self._gate(taken)) is not None:
             self.tensors[gate_of(node.output)] = gate
@@ -260,7 +274,11 @@ class _Walk:
         if not candidates:
             return
         found = candidates[0] if len(candidates) == 1 else self._most_alike(node, candidates)
+        self.pairs[node.output] = found
         times, bias = 1.0, node.inputs[2]
+        maker = self.theirs.graph.producer(found.inputs[0])
+        if maker is not None and maker.op == "round":
+            self.rounding.add(node.output)
         gate = self._only_reader(self.ours.graph, node, "hardsigmoid")
         clamp = self._only_reader(self.theirs.graph, found, "relu1")
         if gate is not None and not node.attrs["activation"] and found.attrs["activation"] == "relu6":
@@ -306,10 +324,32 @@ class _Walk:
         whole = whole or [(form, 1) for form, multiple in forms if not _is_whole(1 / multiple)]
         if not whole:
             return "the file holds it in no form that compares"
-        # The last is what the layers behind it read.
+        # The last is what most layers behind it read.
         *_, (form, multiple) = sorted(whole, key=lambda each: (not each[0].is_real, each[1] == 1))
         self.tensors[multiplied(name, multiple)] = Own(form.name, shape)
         return ""
+
+    def _name_inputs(self, node: Node) -> None:
+        """Write down what the file's node reads of a tensor where that is another form than the one named."""
+        theirs = self.pairs[node.output]
+        for name in node.inputs:
+            named = self.tensors.get(name)
+            root = self.found.get(self.ours.root[name])
+            if named is None or root is None:
+                continue
+            read = next((self._shown(each) for each in theirs.inputs if self.theirs.root[each] == root[0]), None)
+            alike = read is not None and self.theirs.form[read].factor == self.theirs.form[named.name].factor
+            if read is not None and alike and read != named.name and self._fits(self.theirs.form[read], named.shape):
+                self.inputs[node.output, name] = Own(read, named.shape)
+
+    def _shown(self, name: str) -> str | None:
+        """The nearest form to `name`, up the graph, that is shown."""
+        while name not in self.shown:
+            maker = self.theirs.graph.producer(name)
+            if maker is None or maker.op not in _FORMS:
+                return None
+            name = maker.inputs[0]
+        return name
 
     def _fits(self, form: _Form, shape: tuple[int, ...]) -> bool:
         # Of an input the shape has to tell: a file may take NCHW and transpose it.

@@ -21,7 +21,11 @@ from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.contents import Contents
-from edgemobile.exporters.intermediate_outputs import intermediate_names, with_intermediate_outputs
+from edgemobile.exporters.intermediate_outputs import (
+    intermediate_names,
+    is_read_before_quantized,
+    with_intermediate_outputs,
+)
 from edgemobile.graph import Graph, GraphError, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.channel_factors import read_factors
@@ -280,9 +284,14 @@ def _seen(tensor: Tensor | None, images: np.ndarray) -> np.ndarray:
 
 
 def _output(observed: RecordedActivations, name: str) -> np.ndarray:
+    real = _reals(observed, name)
+    return real.reshape(len(real), -1)
+
+
+def _reals(observed: RecordedActivations, name: str) -> np.ndarray:
+    """f32[N,...] of one of the file's tensors."""
     array, qparams = observed.values[name], observed.qparams(name)
-    real = array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)
-    return real.astype(np.float32).reshape(len(real), -1)
+    return (array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)).astype(np.float32)
 
 
 def stored(file: File, reference: Graph) -> RecordedActivations:
@@ -307,8 +316,9 @@ def graph_name(file: File, name: str) -> str:
     """The Graph's name of one of a file's values."""
     if file.format == "onnx":
         from edgemobile.exporters.onnx_graph import tensor_name
+        from edgemobile.exporters.onnx_plain import REAL
 
-        return tensor_name(name)
+        return f"{name}{REAL}" if is_read_before_quantized(file.contents, name) else tensor_name(name)
     return name
 
 
@@ -327,7 +337,14 @@ def _renamed(file: File, reference: Graph, observed: RecordedActivations) -> Rec
     renamed = {name: own.name for name, own in found.tensors.items()}
     unsigned = frozenset(name for name, own in renamed.items() if own in observed.unsigned)
     factors = {name: observed.factors[own] for name, own in renamed.items() if own in observed.factors}
-    return RecordedActivations(values, tensors, factors, renamed, found.unknown, unsigned=unsigned)
+    inputs = {
+        key: _reals(observed, own.name).reshape(-1, *own.shape[1:])
+        for key, own in found.inputs.items()
+        if own.name in observed.values
+    }
+    return RecordedActivations(
+        values, tensors, factors, renamed, found.unknown, inputs, found.rounding, unsigned=unsigned
+    )
 
 
 def _as_reference(tensor: Tensor, name: str, own: Own) -> Tensor:

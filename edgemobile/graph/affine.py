@@ -6,7 +6,7 @@ import numpy as np
 
 from edgemobile.graph import QParams
 
-__all__ = ["SIGMOID_QPARAMS", "activation_range", "dequantize", "quantize"]
+__all__ = ["SIGMOID_QPARAMS", "activation_range", "dequantize", "quantize", "rounded"]
 
 # What the specification fixes for the output of LOGISTIC: int8 in steps of 1 / 256 from 0.
 SIGMOID_QPARAMS = QParams(np.array([1 / 256]), np.array([-128]))
@@ -34,3 +34,15 @@ def activation_range(activation: str, qparams: QParams, dtype: str) -> tuple[int
     low = max(info.min, zero) if activation else info.min
     high = min(info.max, zero + round(6 / scale)) if activation == "relu6" else info.max
     return low, high
+
+
+def rounded(real: np.ndarray) -> np.ndarray:
+    """Each image of f32[N,...] to int8 in the 255 steps of its own range, 0 among them, and back: what a layer of int8
+    weights and real activations multiplies (XNNPACK's qd8, TFLite's dynamic range)."""
+    axes = tuple(range(1, real.ndim))
+    low = np.minimum(real.min(axis=axes, keepdims=True, initial=0), 0)
+    high = np.maximum(real.max(axis=axes, keepdims=True, initial=0), 0)
+    step = (high - low) / np.float32(255)
+    step[step == 0] = 1
+    zero = np.rint(-128 - low / step)
+    return ((np.clip(np.rint(real / step) + zero, -128, 127) - zero) * step).astype(np.float32)

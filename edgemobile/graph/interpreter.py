@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
-from edgemobile.graph.affine import activation_range, dequantize, quantize
+from edgemobile.graph.affine import activation_range, dequantize, quantize, rounded
 from edgemobile.graph.ops import OPS
 
 __all__ = ["run", "run_real"]
@@ -137,6 +137,7 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "hardswish": lambda node, out, x: x * _hardsigmoid(x),
     "hardsigmoid": lambda node, out, x: _hardsigmoid(x),
     "sigmoid": lambda node, out, x: _sigmoid(x),
+    "round": lambda node, out, x: rounded(x),
     "softmax": lambda node, out, x: _softmax(x),
     "reshape": _reshape,
     "transpose": lambda node, out, x: x.transpose(node.attrs["perm"]),

@@ -24,6 +24,7 @@ from edgemobile.graph.ops import OPS
 
 __all__ = ["Graph", "GraphError", "Node", "QParams", "Tensor"]
 
+
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32")
 
 

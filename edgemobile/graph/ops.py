@@ -129,5 +129,7 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "quantize": Op(_same),
         # integer or float16 -> float32
         "dequantize": Op(_same),
+        # real -> real: each image to the 255 steps of its own range, as layers of int8 weights may do
+        "round": Op(_same, read_only=True),
     }
 )

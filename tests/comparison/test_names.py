@@ -124,6 +124,19 @@ def test_a_transposed_input_and_a_linear_layer_as_a_convolution() -> None:
     assert found["y.w"] == Own("t2.w", (3, 3))
 
 
+def test_each_layer_gets_the_form_that_it_reads() -> None:
+    """A mean reads the reals that a product reads as integers; a layer of int8 weights rounds what it reads."""
+    nodes = [_conv("image", "a"), Node("mean", ("a",), "p"), Node("mul", ("a", "p"), "m", {"activation": ""})]
+    reference = _graph([*nodes, _conv("m", "y")], [*_constants("a", 0), *_constants("y", 1)], p=(1, 1, 1, 3))
+    nodes = [_conv("image", "t0"), Node("quantize", ("t0",), "q0"), Node("mean", ("t0",), "t1")]
+    nodes += [Node("mul", ("q0", "t1"), "t2", {"activation": ""}), Node("round", ("t2",), "r"), _conv("r", "t3")]
+    other = _graph(nodes, [*_constants("t0", 0), *_constants("t3", 1)], t1=(1, 1, 1, 3))
+    found = match(reference, other, shown={"image", "t0", "q0", "t1", "t2", "t3"}, unread={})
+    assert found.tensors["a"].name == "q0"
+    assert {key: own.name for key, own in found.inputs.items()} == {("p", "a"): "t0"}
+    assert found.rounding == {"y"}
+
+
 def test_what_the_file_does_not_have_is_said(gated: Graph) -> None:
     nodes = [_conv("image", "t0"), Node("add", ("t0", "image"), "t1", {"activation": ""})]
     other = _graph(nodes, _constants("t0", 0))

@@ -212,3 +212,30 @@ def test_a_file_of_onnxruntimes_quantizer_is_the_integer_graph(images: np.ndarra
     assert qparams is not None
     apart = run_real(read, images[:1]) - _run_onnx(data, batches[0])
     assert np.abs(apart).max() <= 2.01 * float(qparams.scale[0])
+
+
+def test_pads_that_torch_computes_are_the_padding_of_the_layer() -> None:
+    """torch.onnx.export(dynamo=False) writes F.pad as a Pad whose amounts are computed from constants."""
+    node, number = onnx.helper.make_node, onnx.numpy_helper.from_array
+    value, real = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    nodes = [
+        node("Constant", [], ["ends"], value=number(np.array([1, 1, 0, 2], np.int64))),
+        node("Concat", ["none", "ends"], ["begins"], axis=0),
+        node("Slice", ["begins", "from", "to", "axis"], ["part"]),
+        node("Concat", ["none", "part", "none", "corner"], ["pads"], axis=0),
+        node("Pad", ["x", "pads"], ["padded"]),
+        node("Conv", ["padded", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    weight = np.random.default_rng(0).standard_normal((2, 3, 3, 3)).astype(np.float32)
+    integers = {"none": [0, 0], "corner": [2, 3], "from": [2], "to": [4], "axis": [0]}
+    constants = [number(np.array(each, np.int64), name) for name, each in integers.items()]
+    shapes = [value("x", real, (1, 3, 6, 6))], [value("y", real, (1, 2, 9, 10))]
+    graph = onnx.helper.make_graph(nodes, "padded", *shapes, [*constants, number(weight, "w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    read = onnx_graph.read_graph(model.SerializeToString())
+    (layer,) = read.nodes
+    assert layer.attrs["padding"] == ((2, 3), (2, 4))
+    x = np.random.default_rng(1).standard_normal((1, 6, 6, 3)).astype(np.float32)
+    expected = _run_onnx(model.SerializeToString(), x.transpose(0, 3, 1, 2)).reshape(1, -1)
+    found = run_real(read, x).transpose(0, 3, 1, 2).reshape(1, -1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -318,6 +318,14 @@ def test_softmax_is_a_distribution_in_floats_and_in_integers() -> None:
     np.testing.assert_array_equal(run(_one_node("softmax", [given], made), integers)["y"], np.rint(shares))
 
 
+def test_rounding_is_to_the_range_of_each_image() -> None:
+    x = np.array([[-1.0, 0.013, 4.1], [0.0, 0.0, 0.0], [100.0, 50.0, 2.0]], np.float32)
+    y = run(_one_node("round", [Tensor("x", (1, 3))], Tensor("y", (1, 3))), x)["y"]
+    steps = np.array([[5.1], [1.0], [100.0]]) / 255
+    assert (np.abs(y - x) <= steps / 2 * 1.0001).all()
+    np.testing.assert_allclose(y / steps, np.rint(y / steps), atol=1e-4)
+
+
 def test_a_mean_may_leave_rows_and_a_linear_layer_may_read_an_image_of_one_pixel() -> None:
     x = _rng(0).standard_normal((2, 3, 3, 4)).astype(np.float32)
     rows = _one_node("mean", [Tensor("x", (1, 3, 3, 4))], Tensor("y", (1, 4)))

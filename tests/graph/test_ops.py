@@ -40,6 +40,7 @@ EXAMPLES = {
     "reshape": ([IMAGE], [], {}, (1, 90)),
     "quantize": ([IMAGE], [], {}, IMAGE),
     "dequantize": ([IMAGE], [], {}, IMAGE),
+    "round": ([IMAGE], [], {}, IMAGE),
 }
 COMPUTED = [op for op in OPS if op not in ("quantize", "dequantize")]
 WRITTEN = [op for op in OPS if not OPS[op].read_only]
