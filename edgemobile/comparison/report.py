@@ -26,8 +26,8 @@ class FileParity:
     (tensor of the reference, why it could not be compared). `first_diverging` is the first layer that does, `cause` the
     likely reason. `sha256` is of the file's bytes.
 
-    On a device, `machine` says what it is, and `lsb` how many steps its int8 outputs are at most from the same
-    runtime's on this machine; None where nothing was compared.
+    `lsb` is how many steps int8 outputs are at most from those of the reference's same integers, and on a device, of
+    which `machine` says what it is, from the same runtime's on this machine; None where nothing was compared.
     """
 
     file: str
