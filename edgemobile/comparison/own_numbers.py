@@ -26,7 +26,9 @@ from edgemobile.preprocess import Preprocess
 __all__ = ["Weights", "check_checksums", "check_layers", "check_units", "unused_input"]
 
 _LAYER_KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "Conv", "Gemm")
-_MOVES_INTEGERS = ("PAD", "PADV2", "RESHAPE", "MAX_POOL_2D", "CONCATENATION", "TRANSPOSE")
+# What gives the integers it reads. A concatenation of uint8 may also bring its parts to one range.
+_MOVES_INTEGERS = ("PAD", "PADV2", "RESHAPE", "MAX_POOL_2D", "TRANSPOSE")
+_SHARES_A_RANGE = (*_MOVES_INTEGERS, "CONCATENATION")
 _RELUS = ("RELU", "RELU6")
 # Scales that are one product but for float32.
 _SAME_UNIT = 1e-3
@@ -77,13 +79,10 @@ def check_units(
 
 def _layers(contents: Contents, ranges: Mapping[str, QParams], named: Mapping[str, str]) -> Iterator[_Layer]:
     for op in contents.ops:
-        names = (
-            [named[name] for name in (_unpadded(op.inputs[0], contents), *op.inputs[1:3])]
-            if op.kind in _LAYER_KINDS
-            else []
-        )
-        if len(names) == 3 and all(name in ranges for name in names):
-            x, weight, bias = names
+        if op.kind not in _LAYER_KINDS or len(op.inputs) < 3:
+            continue
+        x, weight, bias = (named[name] for name in (_unpadded(op.inputs[0], contents), *op.inputs[1:3]))
+        if ranges.keys() >= {x, weight, bias}:
             product = ranges[x].scale.astype(np.float64) * ranges[weight].scale
             if ranges[bias].scale.size in (1, product.size):
                 yield _Layer(x, weight, bias, ranges[bias].scale / product)
@@ -160,7 +159,7 @@ def _zero_ends(contents: Contents, ranges: Mapping[str, QParams], named: Mapping
     if len(found) < _LEAST or len(found) - len(off) < _CONVENTION * len(found):
         return
     for name in off:
-        if not any(op.kind in _MOVES_INTEGERS for op in contents.consumers.get(name, ())):
+        if not any(op.kind in _SHARES_A_RANGE for op in contents.consumers.get(name, ())):
             words = f"the zero point of {name} is {found[name].zero_point[0]}, and what ReLU gives is never below -128"
             yield Finding("activation zero point", name, words)
 
@@ -172,16 +171,14 @@ def _moved_integers(contents: Contents, ranges: Mapping[str, QParams], named: Ma
 
 
 def _moved_by(op: Op, ranges: Mapping[str, QParams], named: Mapping[str, str]) -> Iterator[Finding]:
-    output = ranges.get(named[op.outputs[0]])
-    sources = op.inputs if op.kind == "CONCATENATION" else op.inputs[:1]
-    for name in (named[source] for source in sources if source):
-        if output is None or name not in ranges or ranges[name].equals(output):
-            continue
-        scales = f"scale {ranges[name].scale[0]:.6g} and zero point {ranges[name].zero_point[0]}"
-        others = f"{output.scale[0]:.6g} and {output.zero_point[0]}"
-        same = np.array_equal(ranges[name].scale, output.scale)
-        words = f"{name} has {scales} in front of {op.kind}, which only moves integers, and {others} behind it"
-        yield Finding("activation zero point" if same else "activation scale", name, words)
+    name = named[op.inputs[0]]
+    source, output = ranges.get(name), ranges.get(named[op.outputs[0]])
+    if source is None or output is None or source.equals(output):
+        return
+    mine, others = (f"{each.scale[0]:.6g} and zero point {each.zero_point[0]}" for each in (source, output))
+    same = np.array_equal(source.scale, output.scale)
+    words = f"{name} has the scale {mine} in front of {op.kind}, which only moves integers, and {others} behind it"
+    yield Finding("activation zero point" if same else "activation scale", name, words)
 
 
 # ---- to the reference -----------------------------------------------------------------------------------------------
@@ -237,7 +234,8 @@ def unused_input(contents: Contents, tensor: Tensor | None, preprocess: Preproce
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
     reach = float((-mean / std).min()), float(((1 - mean) / std).max())
     scale, zero = float(tensor.qparams.scale[0]), int(tensor.qparams.zero_point[0])
-    ends = (-128 - zero) * scale, (127 - zero) * scale
+    info = np.iinfo(tensor.dtype)
+    ends = (info.min - zero) * scale, (info.max - zero) * scale
     beyond = (reach[0] - ends[0]) / scale, (ends[1] - reach[1]) / scale
     if max(beyond) <= _ROUNDED_ENDS:
         return ""

@@ -33,8 +33,8 @@ class FileParity:
     `refused` says why nothing was measured: the file is damaged, no image classifier, or its runtime does not run it.
     It then neither passed nor fell short.
 
-    On a device, `machine` says what it is, and `lsb` how many steps its int8 outputs are at most from the same
-    runtime's on this machine; None where nothing was compared.
+    `lsb` is how many steps int8 outputs are at most from those of the reference's same integers, and on a device, of
+    which `machine` says what it is, from the same runtime's on this machine; None where nothing was compared.
     """
 
     file: str

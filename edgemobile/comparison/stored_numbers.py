@@ -69,7 +69,7 @@ def against_float(file: File, graph: Callable[[], Graph], preprocess: Preprocess
     if not takes_pixels(file.contents):
         source = tensors.get(graph_name(file, file.contents.inputs[0]))
         notes += filter(None, [unused_input(file.contents, source, file.preprocess or preprocess)])
-    named = {name: graph_name(file, name) for op in file.contents.ops for name in (*op.inputs, *op.outputs)}
+    named = {name: graph_name(file, name) for name in ("", *file.contents.values)}
     checksums = Checksums()
     try:
         checksums = read_checksums(file.contents.metadata, tensors)

@@ -7,6 +7,7 @@ of (graph/tensor_names.py), a ReLU that the output's integers clamp anyway.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -78,8 +79,12 @@ def _ranges(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _in_one_unit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensor by the name it has in PyTorch, its scale in that tensor's unit."""
-    return {_name(name): _plain(name, tensor) for name, tensor in tensors.items()}
+    """Tensor by the name it has in PyTorch, its scale in that tensor's unit; by its own where two have one."""
+    names = Counter(map(_name, tensors))
+    return {
+        name if names[_name(name)] > 1 else _name(name): tensor if names[_name(name)] > 1 else _plain(name, tensor)
+        for name, tensor in tensors.items()
+    }
 
 
 def _name(name: str) -> str:

@@ -52,7 +52,8 @@ def _print_file(file: FileParity) -> None:
         screen.print(f"[red]refused:[/red] {name}: {escape(file.refused)}")
     for missed in file.missed:
         screen.print(f"[red]missed:[/red] {name}: {escape(missed)}")
-    if file.cause is not None and file.first_diverging is None:
+    # What the stored numbers show is among the missed already.
+    if file.cause is not None and file.cause.explained_db is not None and file.first_diverging is None:
         screen.print(f"[red]likely cause:[/red] {name}: {file.cause.kind} ({escape(file.cause.words)})")
     if file.cause is not None and file.cause.explained_db is not None:
         near, right = file.cause.explained_db, file.cause.right_db
