@@ -173,12 +173,12 @@ def test_another_file_is_not_sent_in_its_place(
 ) -> None:
     from edgemobile.accuracy import remote
 
-    answers, (file,) = remote.answers, request_.files
+    infer, (file,) = remote.remote_inference, request_.files
 
     def replaced(*args: object) -> object:
         Path(file).write_bytes(Path(file).read_bytes() + b"\x72\x00")
-        return answers(*args)  # type: ignore[arg-type]
+        return infer(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(remote, "answers", replaced)
+    monkeypatch.setattr(remote, "remote_inference", replaced)
     with pytest.raises(EdgemobileError, match=r"swapped\.onnx was replaced while it was measured"):
         on(LocalTransport(tmp_path / "board"))
