@@ -349,15 +349,19 @@ def _compared(
     place: ExecutionTarget,
 ) -> FileParity:
     row = tolerance(file.format, file.precision, place.isa, request.table)
+    bounds = {**row.bounds, **request.minimums}
     notes: list[str] = []
-    numbers = _stored_numbers(reference, file, notes)
-    # The same integers are the same but for steps, which say more than dB.
-    bounds = {**({} if numbers.same_integers else row.bounds), **request.minimums}
     result = _unmeasured(file, place, bounds)
     _check_ends(file)
     if misfit := _misfit(file, images):
         return replace(result, missed=(misfit,))
     shown, words = _as_stated(file, reference.preprocess, images)
+    numbers = _stored_numbers(reference, file, notes)
+    step = output_step(reference.file) if numbers.same_integers and reference.file is not None else None
+    if step is not None and not words:
+        # The same integers on the same images are the same but for steps, which say more than dB.
+        bounds = dict(request.minimums)
+        result = replace(result, bounds=bounds)
     found = place.infer(file.path, shown)
     if found.shape != expected.shape:
         misfit = f"gives {found.shape[1]} outputs, the reference {expected.shape[1]}: they are of different models"
@@ -369,8 +373,11 @@ def _compared(
     notes += remarks
     notes += _notes_of_here(file, place, shown, expected)
     result = _with_findings(result, numbers)
-    if numbers.same_integers:
-        result = _in_steps(reference, inner, expected, shown, found, file, place, row, result, notes)
+    if step is not None:
+        apart = int(np.rint(np.abs(found - expected) / step).max(initial=0))
+        result = replace(result, lsb=apart)
+        if not words:
+            result = _in_steps(reference, inner, shown, apart, file, place, row, result, notes)
     if words:
         as_reference = judge(*_as_logits(expected, place.infer(file.path, images), []), bounds)
         notes.append(words)
@@ -419,28 +426,24 @@ def _with_findings(result: FileParity, numbers: StoredNumbers) -> FileParity:
 def _in_steps(
     reference: Reference,
     inner: np.ndarray,
-    expected: np.ndarray,
     shown: np.ndarray,
-    found: np.ndarray,
+    apart: int,
     file: File,
     place: ExecutionTarget,
     row: Tolerance,
     result: FileParity,
     notes: list[str],
 ) -> FileParity:
-    """`result` with how many steps the outputs of a file of the reference's integers are from the reference's. Where
-    that is more than their runtimes are known to differ by, the ops decide: what a tie started is nobody's fault."""
-    assert reference.file is not None
+    """`result` of a file of the reference's integers whose outputs are up to `apart` steps from the reference's. Where
+    that is more than their runtimes are known to differ by, and no number is known to be wrong, the ops decide: what a
+    tie started is nobody's fault."""
     assert reference.place is not None
-    step = output_step(reference.file)
-    if step is None or not found.size:
+    if apart <= most_steps(reference.place.name, (place.here or place).name):
         return result
-    apart = np.rint(np.abs(found - expected) / step)
-    result = replace(result, lsb=int(apart.max(initial=0)))
-    bound = most_steps(reference.place.name, place.name)
-    if result.lsb is None or result.lsb <= bound:
+    words = f"its outputs are up to {apart} steps from the reference's"
+    if result.cause is not None:
+        notes.append(words)
         return result
-    words = f"its outputs are up to {result.lsb} steps from the reference's"
     try:
         graph, values = reference.graph, reference.values(inner)
         layers, _ = _walked(graph, values, observe(file, place, shown[: len(inner)], graph)[0], row)

@@ -19,6 +19,7 @@ pytest.importorskip("ai_edge_litert")
 import torch
 
 from edgemobile.comparison.findings import changed_numbers, exchanged_rows
+from edgemobile.comparison.observing import local_targets
 from edgemobile.comparison.report import FileParity
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.exporters import FORMATS, onnx, tflite
@@ -270,6 +271,40 @@ def test_the_same_integers_are_held_to_steps_not_to_db(twins: dict[str, dict[str
     assert healthy.bounds == {"sqnr_db": -99.0, "top1_agree": 0.0}
     assert most_steps("litert", "tensorflow") == most_steps("onnxruntime", "onnxruntime") == 1
     assert most_steps("litert", "onnxruntime") == most_steps("onnxruntime", "tflite_runtime") > 1
+
+
+def test_an_op_that_computes_otherwise_is_a_miss_though_all_numbers_agree(net: Net) -> None:
+    """A runtime 40 steps away on one op."""
+    (right,) = local_targets(("litert",))
+
+    def off(path: Path, images: np.ndarray) -> np.ndarray:
+        return right.infer(path, images) + np.float32(4)
+
+    def off_inside(data: bytes, images: np.ndarray) -> list[np.ndarray]:
+        assert right.layers is not None
+        return [np.where(array < 80, array + 40, array).astype(array.dtype) for array in right.layers(data, images)]
+
+    place = replace(right, infer=off, layers=off_inside)
+    request = ParityRequest(
+        str(net.folder / "int8.tflite"), (str(net.folder / "unsummed.tflite"),), images=2, places=(place,)
+    )
+    (file,) = parity(request).files
+    assert file.lsb is not None
+    assert file.lsb > 1
+    assert any("the first op that differs" in words for words in file.missed)
+
+
+def test_the_same_integers_on_other_images_are_held_to_db(net: Net) -> None:
+    stated = replace(PREPROCESS, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    path = net.folder / "inception.tflite"
+    data = (net.folder / "unsummed.tflite").read_bytes()
+    model = unpack(data)
+    entry = next(entry for entry in model.metadata if entry.name.decode() == "edgemobile.preprocess")
+    model.buffers[entry.buffer].data = np.frombuffer(json.dumps(stated.to_json()).encode(), np.uint8)
+    path.write_bytes(pack(model))
+    (file,) = parity(ParityRequest(str(net.folder / "int8.onnx"), (str(path),), images=4)).files
+    assert set(file.bounds) == {"sqnr_db", "top1_agree"}
+    assert any("another preprocessing" in note for note in file.notes)
 
 
 def test_six_times_under_a_name_that_says_so_is_the_same(net: Net) -> None:
