@@ -108,7 +108,7 @@ def correct_layers(
     floors: Mapping[str, np.ndarray],
     report: Report,
 ) -> Graph:
-    """`quantized` with the weights and biases that `mends`, one after the other, give each of its layers.
+    """`quantized` with the weights and biases that `corrections`, one after the other, give each of its layers.
 
     `reference` is the float graph it was made from, with the same node names; `batches` are f32[N,H,W,C], of which as
     many images are used as settle a mean and fit in memory. `floors`: tensor name -> f64[C], below which nothing that

@@ -58,7 +58,7 @@ class Found:
 
 
 def rank(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) -> list[Cost]:
-    """Every activation of `graph` as the recipe would quantize it, the costliest first.
+    """Every activation of `graph` as the recipe would quantize it, the highest cost first.
 
     `batches` are calibration images f32[N,H,W,C]; the first 16 are what the noise is measured on.
     """
@@ -86,7 +86,7 @@ def search(
     evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
     progress: Report = unheard,
 ) -> Found:
-    """Keep the costliest nodes in float, one more at a time, until int8 loses no more than `max_drop`.
+    """Keep the nodes of the highest cost in float, one more at a time, until int8 loses no more than `max_drop`.
 
     The loss is on `images` f32[N,H,W,C] that calibration has not seen, with `labels` i64[N], in points of top-1;
     without labels the images on which float and int8 differ count as lost, since no more can be. `evaluate` gives the
@@ -95,9 +95,9 @@ def search(
     """
     batches = list(batches)
     reference = evaluate(graph, images)
-    costly = [cost.tensor for cost in rank(graph, batches, recipe) if cost.tensor not in graph.inputs]
-    for count in range(min(_MOST_FLOAT, len(costly)) + 1):
-        found = _with_float(graph, batches, recipe, costly[:count], evaluate, images, reference, labels)
+    highest_cost = [cost.tensor for cost in rank(graph, batches, recipe) if cost.tensor not in graph.inputs]
+    for count in range(min(_MOST_FLOAT, len(highest_cost)) + 1):
+        found = _with_float(graph, batches, recipe, highest_cost[:count], evaluate, images, reference, labels)
         lost = 100 * (1 - found.agreement) if found.drop is None else found.drop
         if lost <= max_drop:
             return found

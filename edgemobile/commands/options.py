@@ -136,7 +136,7 @@ INT8 = _group(
         metavar="POINTS",
         help="Exit 1 when int8 loses more points of top-1 than this (without labels: differs on more of 100 images).",
     ),
-    click.option("--search", is_flag=True, help="Keep the costliest layers in float until --max-drop holds."),
+    click.option("--search", is_flag=True, help="Keep the layers of the highest cost in float until --max-drop holds."),
 )
 
 OUTPUT = _group(

@@ -344,7 +344,7 @@ def _shown(name: str, images: np.ndarray, observed: RecordedActivations) -> Laye
 def _without_other_forms(layers: list[LayerParity]) -> tuple[list[LayerParity], list[tuple[str, str]]]:
     """(the layers, those of them that do not diverge but are another way to compute the same).
 
-    A stranger's converter may put an addition of 3 into a bias: that tensor is another, and the next ones agree again.
+    A third-party converter may put an addition of 3 into a bias: that tensor is another, and the next ones agree again.
     What is really wrong stays wrong.
     """
     kept, others = [], []

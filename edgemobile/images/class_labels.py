@@ -165,7 +165,7 @@ def _lines(text: str) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """A stranger's label without what could steer a terminal."""
+    """An untrusted label without what could steer a terminal."""
     return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in name)
 
 

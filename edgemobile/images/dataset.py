@@ -247,7 +247,7 @@ def _split_apart(entries: list[_Entry], skipped: list[tuple[str, str]]) -> tuple
 
 
 def _reason(error: BaseException) -> str:
-    # Pillow names the buffer it read from, which says nothing to anybody.
+    # Pillow names the buffer it read from, which tells a user nothing.
     return re.sub(r" ?<_io.BytesIO object at \w+>", "", first_line(error))
 
 

@@ -18,7 +18,7 @@ from edgemobile.preprocess import Preprocess
 __all__ = ["Samples", "from_dataset", "from_noise", "from_synthesis"]
 
 _NO_LABELS = "no --calib: accuracy is not known; give an ImageFolder to measure it"
-# Blots a side.
+# Cells of noise per side.
 _NOISE_CELLS = 8
 
 
@@ -109,12 +109,12 @@ def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Sample
 
 
 def from_noise(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:
-    """Random soft blots of colour: enough for float arithmetic, which is the same for every image, and for random
+    """Low-frequency noise: enough for float arithmetic, which is the same for every image, and for random
     weights, which have no images of their own."""
     rng = np.random.default_rng(seed)
-    blots = rng.integers(0, 256, (calibration + check, _NOISE_CELLS, _NOISE_CELLS, 3), np.uint8)
+    cells = rng.integers(0, 256, (calibration + check, _NOISE_CELLS, _NOISE_CELLS, 3), np.uint8)
     sized = replace(preprocess, resize="exact", shorter_px=None)
-    images = np.stack([sized(blot) for blot in blots])
+    images = np.stack([sized(cell) for cell in cells])
     return _made(images, calibration, "low-frequency noise", f"{check} images of low-frequency noise", seed)
 
 

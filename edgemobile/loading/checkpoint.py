@@ -1,4 +1,4 @@
-"""Where a model's weights come from: the package, torchvision's public files, a seed, or a file from anybody.
+"""Where a model's weights come from: the package, torchvision's public files, a seed, or any file.
 
     load_weights(spec, arch) -> Checkpoint      "bundled", "imagenet", "random", or a .pt, .pth, .safetensors or
                                                 .tflite file

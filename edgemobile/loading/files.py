@@ -1,4 +1,4 @@
-"""Reading weight files from anybody: data here, never code. Pickles are read with weights_only=True, always.
+"""Reads third-party weight files as data, never as code. Pickles are read with weights_only=True, always.
 
 A training checkpoint holds more than weights; the state_dict in it is found, averaged weights first. What else is
 in it may be plain data of the usual kinds: a run's arguments, its best accuracy, its paths.

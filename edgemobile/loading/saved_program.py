@@ -1,4 +1,4 @@
-"""A .pt2 from anybody, made an archive that torch.export.load may be given: data, never code.
+"""Makes an untrusted .pt2 an archive that torch.export.load may be given: data, never code.
 
 torch never sees the file itself. What it loads is a new archive of the members that torch.export.save writes, their
 JSON parsed strictly, checked text by text (program_text.py) and written anew without what no model needs.

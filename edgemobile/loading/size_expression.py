@@ -111,5 +111,5 @@ def _is_number(term: ast.AST) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A stranger's text in an error: short, and without what could steer a terminal."""
+    """An untrusted text in an error: short, and without what could steer a terminal."""
     return repr(value if len(str(value)) <= 80 else f"{str(value)[:77]}...")

@@ -96,7 +96,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 
 
 def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Cost]:
-    """What each tensor alone costs in int8, the costliest first, for the model and recipe of `request`."""
+    """What each tensor alone costs in int8, the highest first, for the model and recipe of `request`."""
     progress = progress or Silent()
     model = _model(request, progress)
     samples = _samples(request, model, progress)

@@ -35,14 +35,14 @@ class ExportRequest:
 
     `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
     on another, or on other images where it has no splits. Images that look wrong (noise, not normalised) are refused
-    unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on random
-    blots of colour, as is everything of random weights.
+    unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on
+    low-frequency noise, as is everything of random weights.
 
     `recipe` None is the one that measured best for such images (quant.recipes).
 
     `max_drop` is how many points of top-1 int8 may lose, or, where labels are not known, in how many of 100 images it
-    may differ from float. With `search` the costliest layers stay in float until it does. `target` is a row of
-    quant.targets: it says how ONNX stores int8 weights, and the manifest has its reasons. Files are checked as it
+    may differ from float. With `search` the layers of the highest cost stay in float until it does. `target` is a row
+    of quant.targets: it says how ONNX stores int8 weights, and the manifest has its reasons. Files are checked as it
     computes them, also where this machine's kernels would saturate.
 
     With `embed_preprocess` the files take uint8 pixels and normalise them themselves.

@@ -98,7 +98,7 @@ def page(found: Findings, title: str) -> str:
 
 
 class _Drawn:
-    """Draws figures for the desk and for the phone, each under a name of its own."""
+    """Draws figures for a wide screen and for a phone, each under a name of its own."""
 
     def __init__(self, markup: type[str]) -> None:
         self.markup, self.count = markup, 0

@@ -1,6 +1,6 @@
 """The figures of a report, drawn by matplotlib.
 
-Every figure is drawn twice, for a desk and for a phone, since text must not shrink with the picture.
+Every figure is drawn twice, for a wide screen and for a phone, since text must not shrink with the picture.
 
 Colour-blind safe by Okabe and Ito's palette, and never by colour alone: ONNX is square and dashed, TFLite round.
 """

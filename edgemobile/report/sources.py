@@ -1,6 +1,6 @@
 """What a report is made of: bench runs, evaluations, parity reports and exports, recognised by their content.
 
-Every file is a stranger's: it is parsed strictly, and only the fields named here are taken from it.
+Every file is untrusted: it is parsed strictly, and only the fields named here are taken from it.
 """
 
 from __future__ import annotations

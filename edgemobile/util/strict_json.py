@@ -1,4 +1,4 @@
-"""JSON into records and back, refusing whatever a record does not say: what comes from a board is a stranger's.
+"""JSON into records and back, refusing whatever a record does not say: what comes from a board is untrusted.
 
 A record is a frozen dataclass of int, float, str, bool, records, tuples (tuple[X, ...]), mappings (Mapping[str, X]) and
 any of these | None. Its own checks run when it is built.
@@ -152,7 +152,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _shown(value: Any, most: int = 120) -> str:
-    """A stranger's value in an error: short, and without what could steer a terminal."""
+    """An untrusted value in an error: short, and without what could steer a terminal."""
     text = repr(value) if isinstance(value, str | bytes) else str(value)
     clean = "".join(char if char.isprintable() else "?" for char in text[:most])
     return clean + "..." * (len(text) > most)

@@ -56,7 +56,7 @@ def test_lists_and_groups(edgemobile) -> None:
         ("[defaults.export]\nint8 = 1", 2, "must be true or false; found 1"),
         ("[defaults.export]\n\nres = true", 3, "must be a number, text in quotes or a list"),
         ("[defaults.export]\nres = 'big'", 2, "'big' is not a valid integer"),
-        ("[defaults.export]\nvia = 'jax'", 2, "'jax' is not one of"),
+        ("[defaults.export]\nbackend = 'jax'", 2, "'jax' is not one of"),
         ("[defaults.bench]\ncooldown = 'hot'", 2, "'hot' is no temperature"),
         ("[defaults]\nexport = 3", 2, "must be a table"),
         ("defaults = 3", 1, "must be a table"),
