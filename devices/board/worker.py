@@ -30,12 +30,11 @@ from typing import Any
 import numpy as np
 
 from edgemobile.devices.board.measuring import bench, memory, read_file, start
+from edgemobile.devices.runtimes.job import JOB_VERSION
 from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["JOB_VERSION", "main"]
-
-JOB_VERSION = 2
+__all__ = ["main"]
 
 _POLL_S = 0.02
 _IDLE_S = 120

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.devices.host.job_client import (
-    JOB_VERSION,
     PATIENCE_S,
     Chunk,
     JobClient,
@@ -24,6 +23,7 @@ from edgemobile.devices.host.job_client import (
     Prepared,
 )
 from edgemobile.devices.host.transport import Transport
+from edgemobile.devices.runtimes.job import JOB_VERSION
 from edgemobile.errors import EdgemobileError
 
 __all__ = ["infer"]

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from edgemobile.devices.host.folders import cache_folder
 from edgemobile.devices.host.processes import MissingTool, bounded_run, exit_reason
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES, MAX_COUNTS_BYTES
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.util.progress import Progress, Report, Silent
 
@@ -160,12 +161,6 @@ def install_emulation(cpu: str, progress: Progress | None = None) -> Emulation:
 
 # --- instruction counts ---------------------------------------------------------------------------------------------
 
-_MAX_COUNTS_BYTES = 64 * 2**20
-_CLASSES = (
-    *("total", "dp_imm", "branch_sys", "ldst_gpr", "ldst_simd", "dp_reg", "fmla", "dot", "mmla", "mlal_mull"),
-    *("simd_fp_other", "sve", "sme", "other"),
-)
-
 
 @dataclass(frozen=True)
 class Mark:
@@ -180,8 +175,8 @@ def parse_counts(data: bytes) -> list[Mark]:
 
     Raises EdgemobileError with the line for anything the plugin does not write: another class, a count that falls.
     """
-    if len(data) > _MAX_COUNTS_BYTES:
-        raise EdgemobileError(f"instruction counts of more than {_MAX_COUNTS_BYTES} bytes, which is refused")
+    if len(data) > MAX_COUNTS_BYTES:
+        raise EdgemobileError(f"instruction counts of more than {MAX_COUNTS_BYTES} bytes, which is refused")
     marks: list[Mark] = []
     for number, line in enumerate(data.split(b"\n")[:-1], 1):
         try:
@@ -190,9 +185,9 @@ def parse_counts(data: bytes) -> list[Mark]:
             whole = all(type(value) is int and value >= 0 for value in (v, *row.values()))
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             whole = False
-        if not whole or set(row) != set(_CLASSES) or row["total"] != sum(row.values()) - row["total"]:
+        if not whole or set(row) != set(INSTRUCTION_CLASSES) or row["total"] != sum(row.values()) - row["total"]:
             raise EdgemobileError(f"line {number} of the instruction counts is not one of the counter's")
-        if marks and any(row[name] < marks[-1].counts[name] for name in _CLASSES):
+        if marks and any(row[name] < marks[-1].counts[name] for name in INSTRUCTION_CLASSES):
             raise EdgemobileError(f"line {number} of the instruction counts falls below the line before it")
         marks.append(Mark(v, row))
     return marks

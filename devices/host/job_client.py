@@ -22,13 +22,13 @@ from typing import Any, Protocol, TypeVar
 
 from edgemobile.devices.host.records import MAX_RUN_BYTES
 from edgemobile.devices.host.transport import DeviceUnreachable, Transport
+from edgemobile.devices.runtimes.job import JOB_VERSION, MAX_LINE_BYTES, MAX_PROGRESS_BYTES
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.model_file.file import file_format, read_same
 from edgemobile.util.strict_json import parse
 
-__all__ = ["JOB_VERSION", "PATIENCE_S", "Chunk", "Event", "JobClient", "ModelFile", "Named", "OnProgress", "Prepared"]
+__all__ = ["PATIENCE_S", "Chunk", "Event", "JobClient", "ModelFile", "Named", "OnProgress", "Prepared"]
 
-JOB_VERSION = 2
 PATIENCE_S = 300.0
 
 _T = TypeVar("_T")
@@ -40,7 +40,6 @@ _WORKER = ("-m", "edgemobile.devices.board.worker")
 _EVENTS = {"opening", "opened", "memory", "waiting", "cooling", "round", "energy", "profile", "chunk", "ended"}
 _KINDS: Mapping[str, type[EdgemobileError]] = {"MissingExtra": MissingExtra, "Unsupported": Unsupported}
 
-_MAX_PROGRESS_BYTES, _MAX_LINE_BYTES = 4 * 2**20, 2**16
 _READ_BYTES = 2**20
 # Each look takes some of the board's time, and it is measuring.
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S, _LONGEST_CHUNK_PAUSE_S = 0.02, 1.0, 0.5
@@ -295,7 +294,7 @@ class JobClient:
         self._start()
 
     def _last_words(self) -> str:
-        log = (self.read_whole(f"{self.folder}/log", _MAX_PROGRESS_BYTES) or b"").decode("utf-8", "replace")
+        log = (self.read_whole(f"{self.folder}/log", MAX_PROGRESS_BYTES) or b"").decode("utf-8", "replace")
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         words = lines[-1][:300] if lines else "it left no word, as when memory runs out or an instruction is missing"
         return "".join(char if char.isprintable() else "?" for char in words)
@@ -304,11 +303,11 @@ class JobClient:
         """What the worker told since the last call; a line it has not finished waits."""
         data = self.read(f"{self.folder}/progress.jsonl", _READ_BYTES, self._progress_read) or b""
         self._progress_read += len(data)
-        if self._progress_read > _MAX_PROGRESS_BYTES:
-            raise EdgemobileError(f"the worker on {self.named} told more than {_MAX_PROGRESS_BYTES} bytes of progress")
+        if self._progress_read > MAX_PROGRESS_BYTES:
+            raise EdgemobileError(f"the worker on {self.named} told more than {MAX_PROGRESS_BYTES} bytes of progress")
         *lines, self._progress = (self._progress + data).split(b"\n")
-        if len(self._progress) > _MAX_LINE_BYTES:
-            raise EdgemobileError(f"the worker on {self.named} told an event of more than {_MAX_LINE_BYTES} bytes")
+        if len(self._progress) > MAX_LINE_BYTES:
+            raise EdgemobileError(f"the worker on {self.named} told an event of more than {MAX_LINE_BYTES} bytes")
         return [_event(line, self.named) for line in lines if line]
 
     def _result(self) -> Mapping[str, Any] | None:
@@ -330,7 +329,7 @@ class JobClient:
 
 
 def _event(line: bytes, named: str) -> Event:
-    event = parse(line, f"an event of {named}", _MAX_LINE_BYTES)
+    event = parse(line, f"an event of {named}", MAX_LINE_BYTES)
     if not isinstance(event, dict) or event.get("event") not in _EVENTS:
         raise EdgemobileError(
             f"the worker on {named} told an event that is none: {_printable(line[:80].decode('latin1'))}"

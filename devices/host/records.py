@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.strict_json import decode, encode, parse, to_text
 from edgemobile.util.writing import write_whole
 
 __all__ = [
-    "INSTRUCTION_CLASSES",
     "MAX_RUN_BYTES",
     "RUN_VERSION",
     "Case",
@@ -37,24 +37,6 @@ __all__ = [
 RUN_VERSION = 4
 MAX_RUN_BYTES = 64 * 2**20
 _MAX_PROBE_BYTES = 2**20
-
-# What a count of instructions is split into, in the order shown.
-INSTRUCTION_CLASSES = (
-    "total",
-    "dp_imm",
-    "branch_sys",
-    "ldst_gpr",
-    "ldst_simd",
-    "dp_reg",
-    "fmla",
-    "dot",
-    "mmla",
-    "mlal_mull",
-    "simd_fp_other",
-    "sve",
-    "sme",
-    "other",
-)
 
 
 @dataclass(frozen=True)

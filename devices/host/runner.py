@@ -10,7 +10,6 @@ from typing import Any
 
 from edgemobile.devices.host.chunks import infer
 from edgemobile.devices.host.job_client import (
-    JOB_VERSION,
     PATIENCE_S,
     JobClient,
     ModelFile,
@@ -18,15 +17,14 @@ from edgemobile.devices.host.job_client import (
     OnProgress,
     Prepared,
 )
-from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Case, Facts, Refusal, Sample, Settings, check_figures
+from edgemobile.devices.host.records import Case, Facts, Refusal, Sample, Settings, check_figures
 from edgemobile.devices.host.transport import Transport
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES, JOB_VERSION, MAX_COUNTS_BYTES
 from edgemobile.devices.runtimes.table import readers
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.strict_json import decode, encode
 
 __all__ = ["Measured", "ModelFile", "Prepared", "bench_job", "infer", "run_job"]
-
-_MAX_COUNTS_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def _with_instructions(cases: Any, client: JobClient) -> list[Any]:
         raise EdgemobileError(f"{client.named} answered no list of cases")
     if not cases:
         return cases
-    data = client.read_whole(f"{client.folder}/counts", _MAX_COUNTS_BYTES)
+    data = client.read_whole(f"{client.folder}/counts", MAX_COUNTS_BYTES)
     marks = {mark.v: mark.counts for mark in parse_counts(data or b"")}
     runs = len(marks) // 2 // max(len(cases), 1)
     if not runs or sorted(marks) != list(range(2 * runs * len(cases))):

@@ -65,6 +65,7 @@ PAYLOAD = (
     "devices/board/unpack",
     "devices/board/worker",
     "devices/runtimes/__init__",
+    "devices/runtimes/job",
     "devices/runtimes/latency",
     "devices/runtimes/sessions",
     "devices/runtimes/table",

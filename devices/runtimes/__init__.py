@@ -2,5 +2,6 @@
 
 sessions  opens a model file in a runtime, states its inputs and outputs, and runs it
 table     the runtimes, a row each
+job       what travels between host and board, and its limits
 latency   times inferences
 """

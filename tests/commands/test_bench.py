@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from edgemobile.cli import main
-from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Run, load_run
+from edgemobile.devices.host.records import Run, load_run
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.runs import grouped_instructions

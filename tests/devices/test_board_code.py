@@ -23,6 +23,7 @@ BOARD = {
     "edgemobile.devices.runtimes",
     "edgemobile.model_file",
     "edgemobile.util",
+    "edgemobile.devices.runtimes.job",
     "edgemobile.devices.runtimes.latency",
     "edgemobile.devices.board.measuring",
     "edgemobile.devices.board.probe",

@@ -14,6 +14,7 @@ from edgemobile.devices.host.emulated import COUNTS_VARIABLE, EmulatedTransport
 from edgemobile.devices.host.emulation import CORES, Emulation, get_core, install_emulation, parse_counts
 from edgemobile.devices.host.profiles import open_device
 from edgemobile.devices.host.transport import Transport
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.errors import EdgemobileError, Unsupported
 
 _MARK = """
@@ -27,7 +28,7 @@ for round in range(4):
 
 
 def _row(v: int, **counts: int) -> bytes:
-    row = {name: counts.get(name, 0) for name in module._CLASSES[1:]}
+    row = {name: counts.get(name, 0) for name in INSTRUCTION_CLASSES[1:]}
     return json.dumps({"mark": v, "total": sum(row.values()), **row}).encode() + b"\n"
 
 

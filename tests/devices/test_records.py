@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from made_runs import make_case, make_run
 
 from edgemobile.devices.host.records import (
-    INSTRUCTION_CLASSES,
     Case,
     Conditions,
     Core,
@@ -25,6 +24,7 @@ from edgemobile.devices.host.records import (
     load_run,
     save_run,
 )
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.strict_json import decode, encode, parse, to_text
 

@@ -19,9 +19,10 @@ import pytest
 
 from edgemobile.devices.host import job_client
 from edgemobile.devices.host.local import LocalTransport
-from edgemobile.devices.host.records import INSTRUCTION_CLASSES, Settings
+from edgemobile.devices.host.records import Settings
 from edgemobile.devices.host.runner import Measured, ModelFile, bench_job, infer, run_job
 from edgemobile.devices.host.transport import DeviceUnreachable
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError
 

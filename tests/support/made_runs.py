@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from edgemobile.devices.host.records import (
-    INSTRUCTION_CLASSES,
     RUN_VERSION,
     Case,
     Conditions,
@@ -18,6 +17,7 @@ from edgemobile.devices.host.records import (
     Sample,
     Settings,
 )
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 
 FACTS = Facts("Pi 5", None, "aarch64", (Core(0, "Cortex-A76", None),), ("dotprod",), 1.0, "D", "6", "3.11", 64, {})
 CALM = Conditions("performance", None, None, None, None, None)
