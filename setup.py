@@ -13,7 +13,7 @@ from setuptools import setup
 
 _ROOT = Path(__file__).parent
 # [text](target) and ![text](target); a target with a scheme or of this page is absolute already.
-_RELATIVE_LINK = re.compile(r"(?P<picture>!?)(?P<text>\[[^\]\n]*\])\((?P<target>(?![a-z]+:|#)[^)\s]+)\)")
+_RELATIVE_LINK = re.compile(r"(?P<picture>!?)(?P<text>\[[^\]]*\])\((?P<target>(?![a-z]+:|#)[^)\s]+)\)")
 _FENCED_BLOCK = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 

@@ -59,7 +59,7 @@ def test_the_documentation_runs(documented: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("exported", ("v3-large-int8.tflite", "delegated", "litert")),
+        ("exported", ("v3-large-int8.tflite", "same answer", "latency")),
         ("compared", ("parity with v3-large", "sqnr_db", "122 of 122")),
         ("benched", ("95 % interval", "v3-large-float32.tflite")),
         ("evaluated", ("6 images", "McNemar p", "top-1")),

@@ -38,8 +38,10 @@ _AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "params_ema
 _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "params", "weights")
 
 
-# Entries of a checkpoint inside of each other, and values a byte of a tensor may stand for.
-_DEEPEST, _MOST_REPEATED = 8, 1024
+# Entries of a checkpoint inside of each other.
+_DEEPEST = 8
+# Values that a byte of a large tensor may stand for, and from how many values on it is large.
+_MOST_REPEATED, _LARGE = 1024, 2**26
 
 
 class Content(NamedTuple):
@@ -192,7 +194,7 @@ def _to_f32(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tenso
             )
         # One number may stand for many, and float32 of all of them for more than there is memory.
         held = value.untyped_storage().nbytes()
-        if value.numel() > _MOST_REPEATED * max(held, 1):
+        if value.numel() > max(_MOST_REPEATED * held, _LARGE):
             raise EdgemobileError(f"{path}: {key} holds {held} bytes for {value.numel()} values; save it .contiguous()")
         plain[key] = value.detach().to(torch.float32) if value.is_floating_point() else value.detach()
         if value.is_floating_point() and not plain[key].isfinite().all():

@@ -150,9 +150,10 @@ def _from_factory(
         torch.manual_seed(seed)
         net = load_factory(spec)
     check_not_quantized(spec, net.state_dict())
-    if weights in NAMED:
+    if weights in NAMED and weights != "random":
         raise Unsupported(
-            f"--weights {weights} is for reference models: {spec} makes its own weights; leave it out, or give a file"
+            f"--weights {weights} is for reference models: {spec} makes its own weights; leave it out, say random "
+            "where they were never trained, or give a file"
         )
     others = sorted({str(value.dtype) for value in net.state_dict().values() if value.is_floating_point()})
     net = net.float()
