@@ -32,6 +32,7 @@ from edgemobile.loading.model import Model, load_model
 from edgemobile.loading.model_spec import is_own
 from edgemobile.lower import lower
 from edgemobile.quant.ptq import ptq
+from edgemobile.quant.recipes import RECIPES
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.weights_only import to_int8_weights
 
@@ -68,7 +69,7 @@ class Net:
 
     @cached_property
     def int8(self) -> tuple[Graph, dict[str, str]]:
-        quantized = ptq(self.graph, [self.calibration])
+        quantized = ptq(self.graph, [self.calibration], RECIPES["few-images"])
         return quantized.graph, factors_metadata(quantized.channel_factors)
 
     def python(self, peer: str) -> str:
