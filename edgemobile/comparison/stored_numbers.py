@@ -65,16 +65,17 @@ def against_float(file: File, graph: Callable[[], Graph], preprocess: Preprocess
     except Unsupported as error:
         notes.append(f"its weights are not compared with the reference's: {error}")
     notes += filter(None, [weights.note])
-    findings = [*weights.findings]
-    if not takes_pixels(file.contents):
-        source = tensors.get(graph_name(file, file.contents.inputs[0]))
-        notes += filter(None, [unused_input(file.contents, source, file.preprocess or preprocess)])
-    named = {name: graph_name(file, name) for name in ("", *file.contents.values)}
-    checksums = Checksums()
+    checksums, findings = Checksums(), []
     try:
         checksums = read_checksums(file.contents.metadata, tensors)
     except EdgemobileError as error:
         findings.append(Finding("checksums", CHECKSUMS, str(error)))
+    # Weights that are as they were written are where the recipe moved them.
+    findings += (each for each in weights.findings if not checksums.confirms(tensors.get(each.tensor)))
+    if not takes_pixels(file.contents):
+        source = tensors.get(graph_name(file, file.contents.inputs[0]))
+        notes += filter(None, [unused_input(file.contents, source, file.preprocess or preprocess)])
+    named = {name: graph_name(file, name) for name in ("", *file.contents.values)}
     findings += check_units(file.contents, tensors, named, weights, checksums)
     told = {finding.tensor for finding in findings}
     # What was done to all layers is told once.

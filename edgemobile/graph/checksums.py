@@ -27,6 +27,12 @@ class Checksums:
     ranges: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     constants: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
+    def confirms(self, tensor: Tensor | None) -> bool:
+        """Whether a constant is known to be as it was written."""
+        if tensor is None or tensor.name not in self.constants:
+            return False
+        return not (self.changed_numbers(tensor) or self.changed_scales(tensor))
+
     def changed_numbers(self, tensor: Tensor) -> bool:
         return tensor.name in self.constants and self.constants[tensor.name][0] != _crc(tensor.data)
 
