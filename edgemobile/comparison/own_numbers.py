@@ -457,10 +457,11 @@ def _bias_findings(
     places = np.arange(len(right))
     places[list(weight.moved)] = list(weight.moved.values())
     # A converter may put the 3 of a hard-sigmoid behind the layer into its bias.
-    forms = (wanted, right[places] / scale, (right + _HARD_SIGMOID) / scale)
-    apart = np.min([np.abs(stored.data - form) for form in forms], axis=0)
-    off = np.flatnonzero(apart > np.maximum(2, _BIAS_ROUNDING * np.abs(wanted)))
+    forms = np.stack([wanted, right[places] / scale, (right + _HARD_SIGMOID) / scale])
+    apart = np.abs(stored.data - forms)
+    # Each form has float32's rounding of its own numbers: in steps of a dead layer's scale, 3 is tens of millions.
+    off = np.flatnonzero((apart > np.maximum(2, _BIAS_ROUNDING * np.abs(forms))).all(axis=0))
     if off.size:
-        furthest = float((apart * scale)[off].max())
+        furthest = float((apart.min(axis=0) * scale)[off].max())
         words = f"{off.size} of {len(right)} numbers of {stored.name} are not the reference's, by up to {furthest:.3g}"
         yield Finding("bias", stored.name, words)

@@ -110,3 +110,22 @@ def test_of_the_same_integers_an_op_may_be_one_step_off_and_no_more(steps: int, 
     assert same_integers(graph, observed)
     ((layer,), unmatched) = compare_integers(graph, values, observed, lsb=1)
     assert (layer.lsb, layer.diverges_in, unmatched) == (abs(steps), diverges_in, [])
+
+
+def test_a_bias_with_a_3_in_it_may_be_rounded_as_float32_rounds_3() -> None:
+    """In steps of a dead layer's scale 3 is hundreds of millions, of which float32 keeps 24 bits."""
+    from types import SimpleNamespace
+
+    from edgemobile.comparison.own_numbers import _bias_findings
+
+    bias, scale = np.array([1e-7, -2e-7], np.float32), np.float32(1e-8)
+    tensors = {"x": Tensor("x", (1, 2)), "y": Tensor("y", (1, 2)), "b": Tensor.constant("b", bias)}
+    tensors |= {"w": Tensor.constant("w", np.zeros((2, 2), np.float32))}
+    node = Node("linear", ("x", "w", "b"), "y", {"activation": ""})
+    graph = Graph("g", ("x",), ("y",), (node,), tensors)
+    rounded = np.rint(np.float32(bias + 3) / scale).astype(np.int32) + 20
+    for added, found in ((0, 0), (2**20, 1)):
+        stored = Tensor.constant("b.plus3", rounded + np.int32(added), QParams(scale, 0))
+        observed = RecordedActivations({}, {"b.plus3": stored}, known=graph.tensors)
+        weight = SimpleNamespace(moved={}, name="w")
+        assert len(list(_bias_findings(graph, node, observed, weight, is_rounded=True))) == found  # type: ignore[arg-type]
