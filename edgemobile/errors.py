@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "EdgemobileError",
     "MissingExtra",
     "Unsupported",
+    "first_few",
     "first_line",
     "in_a_line",
     "missing",
@@ -77,3 +79,8 @@ def first_line(error: BaseException) -> str:
 def in_a_line(error: BaseException) -> str:
     """All that another library's exception says, as one line of at most 200 characters; its type for nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def first_few(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and whether there are more."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

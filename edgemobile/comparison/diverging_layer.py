@@ -71,7 +71,7 @@ class DivergingLayer:
 
     @property
     def is_layer(self) -> bool:
-        return self.node.op in ("conv2d", "linear") and self.graph[self.node.inputs[1]].is_constant
+        return self.node.has_weights and self.graph[self.node.inputs[1]].is_constant
 
     @property
     def image(self) -> np.ndarray | None:

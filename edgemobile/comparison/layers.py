@@ -43,7 +43,6 @@ __all__ = [
     "sources",
 ]
 
-_LAYERS = ("conv2d", "linear")
 # What a file may compute in one op with the layer before it; a hard-swish only by mistake.
 _FUSED = ("hardsigmoid", "hardswish")
 # What relu6(x + 3) and its product with x can tell apart.
@@ -173,7 +172,7 @@ class RecordedActivations:
     def constants(self, graph: Graph, node: Node) -> dict[str, np.ndarray]:
         """The weight and bias f32 this file has for a reference's layer, in the reference's units."""
         found = {}
-        for position, name in enumerate(node.inputs[1:] if node.op in _LAYERS else ()):
+        for position, name in enumerate(node.inputs[1:] if node.has_weights else ()):
             stored = self._constant(name, graph[name].shape)
             if stored is not None and stored.data is not None:
                 real = dequantize(stored.data, stored.qparams) if stored.qparams else stored.data
@@ -202,7 +201,7 @@ class RecordedActivations:
     def weight(self, graph: Graph, node: Node) -> tuple[Tensor, np.ndarray, np.ndarray] | None:
         """(a layer's weight as the file stores it, the reference's f64 in the file's steps, what 1 step is in the
         reference's units, to broadcast); None for other nodes, and where the file has none of its shape."""
-        name = node.inputs[1] if node.op in _LAYERS else ""
+        name = node.inputs[1] if node.has_weights else ""
         stored = self._constant(name, graph[name].shape) if name else None
         right = graph[name].data if name else None
         if stored is None or stored.data is None or right is None:
@@ -214,7 +213,7 @@ class RecordedActivations:
 
     def bias(self, graph: Graph, node: Node) -> Tensor | None:
         """A layer's bias as the file stores it."""
-        return self._constant(node.inputs[2], graph[node.inputs[2]].shape) if node.op in _LAYERS else None
+        return self._constant(node.inputs[2], graph[node.inputs[2]].shape) if node.has_weights else None
 
     def _units(self, node: Node, stored: Tensor, *, is_bias: bool) -> np.ndarray:
         """What a constant of a layer is multiplied by for the reference's units: the file has weight * written / read
@@ -254,7 +253,7 @@ def is_fused(graph: Graph, node: Node, observed: RecordedActivations) -> bool:
     readers = graph.consumers(node.output)
     alone = len(readers) == 1 and readers[0].op in _FUSED and node.output not in graph.outputs
     return (
-        node.op in _LAYERS
+        node.has_weights
         and alone
         and observed.name_of(node.output) is None
         and observed.name_of(readers[0].output) is not None

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgemobile.comparison.spellings import LAYERS, SIXTH, as_lowered, real
+from edgemobile.comparison.spellings import SIXTH, as_lowered, real
 from edgemobile.graph import Graph, Node
 from edgemobile.graph.tensor_names import gate_of, multiplied, raised, split_name
 
@@ -194,7 +194,7 @@ class _Walk:
         )
         for node in graph.nodes:
             if self.ours.root[node.output] == node.output and node.output not in self.found:
-                (self._find_layer if node.op in LAYERS else self._find)(node)
+                (self._find_layer if node.has_weights else self._find)(node)
         unknown = {}
         for name in (*graph.inputs, *(node.output for node in graph.nodes)):
             if reason := self._name(name):
@@ -240,8 +240,8 @@ class _Walk:
         if len(others) != 1 or others[0] not in self.written:
             return None
         (gate,) = others
-        maker = self.written[gate].op
-        times = 6.0 if maker == "hardsigmoid" else self._apart(gate, x) if maker in LAYERS else 1.0
+        maker = self.written[gate]
+        times = 6.0 if maker.op == "hardsigmoid" else self._apart(gate, x) if maker.has_weights else 1.0
         return Own(gate, self.theirs.graph[hardswish.output].shape, times)
 
     def _apart(self, gate: str, x: str) -> float:
@@ -362,7 +362,7 @@ def _is_whole(multiple: float) -> bool:
 
 
 def _kind(node: Node) -> str:
-    return _LAYER if node.op in LAYERS else _KINDS.get(node.op, node.op)
+    return _LAYER if node.has_weights else _KINDS.get(node.op, node.op)
 
 
 def _by_kind(forms: _Forms) -> dict[str, list[Node]]:
@@ -375,7 +375,7 @@ def _by_kind(forms: _Forms) -> dict[str, list[Node]]:
 
 
 def _layers(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if node.op in LAYERS]
+    return [node for node in graph.nodes if node.has_weights]
 
 
 def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ from edgemobile.comparison.stored_numbers import StoredNumbers, against_file, ag
 from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
 from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.devices.runtimes.sessions import import_runtime
-from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
+from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, first_few
 from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.affine import quantize
@@ -44,7 +44,6 @@ from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_dataset, from_noise, from_synthesis
 from edgemobile.loading.checkpoint import bundled, identify, load_weights
-from edgemobile.loading.files import first_few
 from edgemobile.loading.model import Model, load_model
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
 from edgemobile.loading.presets import described

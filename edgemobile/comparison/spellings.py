@@ -17,9 +17,8 @@ from edgemobile.graph.affine import dequantize
 from edgemobile.lower.decomposed_activations import gate_input, recognise_activations
 from edgemobile.lower.fusion import fuse_activations
 
-__all__ = ["LAYERS", "SIXTH", "as_lowered", "real"]
+__all__ = ["SIXTH", "as_lowered", "real"]
 
-LAYERS = ("conv2d", "linear")
 SIXTH = " / 6"  # the end of the name of what a file holds 6 times
 _THREE, _SIX = "the number 3", "the number 6"
 # A bias of int32 holds its 3 to a step of the accumulator.
@@ -43,7 +42,7 @@ def _untwinned(graph: Graph) -> Graph:
     first: dict[tuple[str, ...], Node] = {}
     nodes = []
     for node in graph.nodes:
-        if node.op in LAYERS:
+        if node.has_weights:
             twin = first.setdefault(node.inputs[:2], node)
             if twin is not node and _is_gate_of(graph, node, twin):
                 node = Node("add", (twin.output, _THREE), node.output, {"activation": "relu6"})

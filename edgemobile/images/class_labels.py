@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edgemobile.errors import EdgemobileError
+from edgemobile.errors import EdgemobileError, first_few
 from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
 from edgemobile.model_file.metadata import labels_in
 
-__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside", "printable", "some"]
+__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside", "printable"]
 
 _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
@@ -97,8 +97,8 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
     others = [folder for folder in folders if folder not in splits]
     if splits and others:
         return (
-            f"the data set has splits ({some(splits)}) beside other folders ({some(others)}). Give all top folders "
-            f"names of splits ({', '.join(SPLITS)}) with a folder a class in each, or keep the others elsewhere"
+            f"the data set has splits ({first_few(splits)}) beside other folders ({first_few(others)}). Give all top "
+            f"folders names of splits ({', '.join(SPLITS)}) with a folder a class in each, or keep the others elsewhere"
         )
     if len(strays) < len(folders):
         said = "; ".join(f"{folder!r} {why_unmatched(folder, labels)}" for folder in strays[:_SHOWN])
@@ -111,15 +111,10 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
     first = [] if isinstance(labels, int) else [label.partition(",")[0] for label in labels[:_SHOWN]]
     known_as = f"names like {', '.join(first)}" if first else "no names"
     return (
-        f"the data set's {len(folders)} folders ({some(folders)}) match none of the model's classes: its "
+        f"the data set's {len(folders)} folders ({first_few(folders)}) match none of the model's classes: its "
         f"{labels if isinstance(labels, int) else len(labels)} have {known_as}. Give the folders' names with --labels, "
         "or begin the folders with the class index (0007_cat)"
     )
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of `names`, for an error."""
-    return ", ".join((*names[:_SHOWN], *(["..."] if len(names) > _SHOWN else [])))
 
 
 def _places(path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError
-from edgemobile.images.class_labels import match_folders, some
+from edgemobile.errors import EdgemobileError, first_few
+from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, SPLITS, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 
@@ -140,8 +140,8 @@ def _refuse_too_high(dataset: Dataset, model_labels: Sequence[str] | None, outpu
             else "a folder or zip of one of them"
         )
         raise EdgemobileError(
-            f"{dataset.path} is a level above a data set: its folders ({some(dataset.classes)}) hold {held} "
-            f"({some(inner)}), and no images. Give {cure}"
+            f"{dataset.path} is a level above a data set: its folders ({first_few(dataset.classes)}) hold {held} "
+            f"({first_few(inner)}), and no images. Give {cure}"
         )
 
 

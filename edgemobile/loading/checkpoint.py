@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgemobile.errors import EdgemobileError, require
+from edgemobile.errors import EdgemobileError, first_few, require
 from edgemobile.loading import checkpoint_facts as facts
-from edgemobile.loading.files import described, existing, first_few, read
+from edgemobile.loading.files import described, existing, read
 from edgemobile.loading.key_layouts import Layout, check_complete, known_keys, recognised, translated
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES
 from edgemobile.loading.public import SPECS, PublicWeights, fetch, public_weights

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, require
+from edgemobile.errors import EdgemobileError, first_few, require
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ __all__ = [
     "described",
     "error_line",
     "existing",
-    "first_few",
     "read",
     "why_unread",
 ]
@@ -207,11 +206,6 @@ def described(content: Any) -> str:
     if isinstance(content, Mapping):
         return f"a dict of {first_few([str(key) for key in content]) or 'nothing'}"
     return f"something of type {type(content).__name__}"
-
-
-def first_few(names: list[str], count: int = 3) -> str:
-    """The first names, and whether there are more."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def error_line(error: BaseException) -> str:

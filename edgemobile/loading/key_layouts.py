@@ -11,8 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgemobile.errors import EdgemobileError
-from edgemobile.loading.files import first_few
+from edgemobile.errors import EdgemobileError, first_few
 from edgemobile.models.arch import Arch
 from edgemobile.models.layers import layers
 from edgemobile.preprocess import IMAGENET, Preprocess

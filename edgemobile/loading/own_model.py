@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgemobile.errors import EdgemobileError, Unsupported, require
-from edgemobile.loading.files import error_line, existing, first_few, why_unread
+from edgemobile.errors import EdgemobileError, Unsupported, first_few, require
+from edgemobile.loading.files import error_line, existing, why_unread
 from edgemobile.loading.model_spec import PROGRAM_SUFFIX
 from edgemobile.loading.saved_program import checked_archive
 from edgemobile.util.hashing import sha256_hex

@@ -103,7 +103,7 @@ def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
         k = k * walk.array(fx, gamma)
     shift = 0.0 if beta is None else walk.array(fx, beta).astype(np.float64)
     conv = next((node for node in walk.nodes if node.output == name), None)
-    if conv is None or conv.op not in ("conv2d", "linear") or not walk.feeds_only(name, fx):
+    if conv is None or not conv.has_weights or not walk.feeds_only(name, fx):
         if len(fx.meta["val"].shape) != 4:
             walk.refuse(fx, "batch norm of features is folded only right behind a linear layer that feeds nothing else")
         return _depthwise(walk, fx, name, k, shift - walk.array(fx, mean) * k)
