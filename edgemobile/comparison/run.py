@@ -49,7 +49,7 @@ from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
 from edgemobile.loading.presets import described
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
-from edgemobile.metrics.tolerances import TABLE, Tolerance, judge, most_steps, tolerance, untrained
+from edgemobile.metrics.tolerances import QUANTIZED, TABLE, Tolerance, judge, most_steps, tolerance, untrained
 from edgemobile.model_file.file import read_same
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
@@ -326,7 +326,7 @@ def _any_images(
         notes = tuple(note for note in samples.notes if note.startswith("skipped"))
         return samples.check, samples.described, notes
     model = reference.model
-    if model is not None and not model.random and any(file.precision in ("int8", "weight-only") for file in files):
+    if model is not None and not model.random and any(file.precision in QUANTIZED for file in files):
         with progress.step("synthesise images", STEPS) as report:
             made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
         samples = from_synthesis(made, calibration=0, seed=request.seed)
@@ -585,7 +585,7 @@ def _walked(
 def _note_exposure(file: File, plain: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
     """A runtime fuses less around tensors it must show; that must not change what the file says."""
     sqnr = measure(plain, end)["sqnr_db"]
-    if not sqnr >= (40 if file.precision in ("int8", "weight-only") else 90):
+    if not sqnr >= (40 if file.precision in QUANTIZED else 90):
         notes.append(f"with its layers shown the file gives other outputs ({sqnr:.1f} dB): layers are of that run")
 
 

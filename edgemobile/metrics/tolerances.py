@@ -13,6 +13,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.metrics.measures import METRICS, measure
 
 __all__ = [
+    "QUANTIZED",
     "TABLE",
     "TOLERANCES",
     "LayerTolerance",
@@ -24,6 +25,10 @@ __all__ = [
     "tolerance",
     "untrained",
 ]
+
+
+# Precisions whose weights are integers: rounding makes noise that float files have none of.
+QUANTIZED = ("int8", "weight-only")
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def untrained(table: Sequence[Tolerance]) -> tuple[Tolerance, ...]:
     still told is a layer that is missing, and a weight that is damaged.
     """
     anything = LayerTolerance(-math.inf, -math.inf, math.inf)
-    waived = [row for row in TABLE if row.precision in ("int8", "weight-only")]
+    waived = [row for row in TABLE if row.precision in QUANTIZED]
     return tuple(replace(row, bounds={}, layer=anything) if row in waived else row for row in table)
 
 

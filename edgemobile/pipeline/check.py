@@ -19,7 +19,7 @@ from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
 from edgemobile.loading.model_spec import is_factory
 from edgemobile.metrics.measures import measure
-from edgemobile.metrics.tolerances import TOLERANCES, Verdict, judge
+from edgemobile.metrics.tolerances import QUANTIZED, TOLERANCES, Verdict, judge
 from edgemobile.pipeline.artifact import Artifact
 from edgemobile.pipeline.request import Checked, ExportRequest
 from edgemobile.util.progress import Progress
@@ -27,7 +27,6 @@ from edgemobile.util.progress import Progress
 __all__ = ["accuracy", "check", "file_notes"]
 
 _LATENCY_ROUNDS = 30
-_QUANTIZED = ("int8", "weight-only")
 # The numpy reference is slow; this many images show an integer that differs.
 _ORACLE_IMAGES = 16
 # A tie may be rounded either way. Nets that are usual carry it on to this many steps at most.
@@ -83,7 +82,7 @@ def check(
 def file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
     """What explains the files' numbers."""
     notes = [file.strays for file in files if file.strays is not None]
-    poor = any(file.artifact.precision in _QUANTIZED and not file.verdict.passed for file in files)
+    poor = any(file.artifact.precision in QUANTIZED and not file.verdict.passed for file in files)
     if poor and is_factory(request.model) and request.weights is None and not model.random:
         notes.append(
             f"if the weights that {request.model} makes were never trained, say --weights random: int8 of such is not "
@@ -124,7 +123,7 @@ def _judged(
 
 def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
     """Untrained layers amplify whatever noise goes in: random weights are held to a bound in float only."""
-    return {} if random and precision in _QUANTIZED else TOLERANCES[precision]
+    return {} if random and precision in QUANTIZED else TOLERANCES[precision]
 
 
 def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
