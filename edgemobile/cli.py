@@ -58,8 +58,11 @@ def main() -> None:
         with _cleaning_up_when_terminated():
             code = cli.main(prog_name="edgemobile", standalone_mode=False)
         sys.stdout.flush()
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        print_error(_usage(error))
         code = error.exit_code
     except EdgemobileError as error:
         print_error(f"{error}{_kept(error.details)}")
@@ -77,6 +80,15 @@ def main() -> None:
     except Exception as error:
         code = _unexpected(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.ClickException) -> str:
+    """What click has to say, in the form of our own errors."""
+    words = error.format_message().removesuffix(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return words
+    return f"{words}{'' if words.endswith((')', '?')) else '.'} See `{context.command_path} --help`"
 
 
 def _unexpected(error: Exception) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgemobile.commands.compare import comparison_json, percentage
-from edgemobile.commands.completion import complete_devices
+from edgemobile.commands.completion import complete_devices, complete_runtime
+from edgemobile.commands.sections import SectionedCommand
 from edgemobile.commands.writable import check_apart, check_writable
 from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
 from edgemobile.errors import EdgemobileError
@@ -63,7 +64,11 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
     return found
 
 
-@click.command("bench")
+@click.command(
+    "bench",
+    cls=SectionedCommand,
+    sections={"Device": "--on", "How long": "--runs", "Input": "--shape", "Checks": "--baseline", "Output": "--out"},
+)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option(
     "--on",
@@ -75,7 +80,9 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
 )
 @click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_threads, help="One case each.")
 @click.option("--cores", metavar="LIST", help="Keep to these cores, as in 2-3.")
-@click.option("--runtime", metavar="NAME", help=f"{', '.join(RUNTIMES)}. [default: by format]")
+@click.option(
+    "--runtime", metavar="NAME", shell_complete=complete_runtime, help=f"{', '.join(RUNTIMES)}. [default: by format]"
+)
 @click.option(
     "--runs",
     type=click.IntRange(1),

@@ -1,4 +1,4 @@
-"""`edgemobile completion`, and what the Tab key offers: models, devices, recipes, the models of edgemobile.toml."""
+"""`edgemobile completion`, and what the Tab key offers: what an option takes, and files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.models.arch import ARCHS
 
 __all__ = [
+    "complete_bounds",
     "complete_device_rows",
     "complete_devices",
+    "complete_files",
+    "complete_formats",
     "complete_gate_models",
     "complete_models",
+    "complete_preprocess",
     "complete_recipes",
     "complete_refs",
+    "complete_runtime",
+    "complete_runtimes",
+    "complete_weights",
     "completion",
 ]
 
@@ -87,6 +94,43 @@ def _gate_models() -> list[str]:
     return list(read_config(Path(named or CONFIG_NAME)).tables.get("models", {}))
 
 
+def _formats() -> list[str]:
+    from edgemobile.exporters import FORMATS
+
+    return list(FORMATS)
+
+
+def _runtimes() -> list[str]:
+    from edgemobile.devices.runtimes.table import RUNTIMES
+
+    return list(RUNTIMES)
+
+
+def _weights() -> list[str]:
+    from edgemobile.loading.checkpoint import NAMED
+
+    return list(NAMED)
+
+
+def _preprocess() -> list[str]:
+    from edgemobile.loading.presets import PRESETS
+
+    return list(PRESETS)
+
+
+def _bounds() -> list[str]:
+    from edgemobile.metrics.measures import METRICS
+
+    return [f"{metric}=" for metric in METRICS]
+
+
+complete_files = _completer(lambda: (), files=True)
+complete_formats = _completer(_formats, several=True)
+complete_runtime = _completer(_runtimes)
+complete_runtimes = _completer(_runtimes, several=True)
+complete_weights = _completer(_weights, files=True)
+complete_preprocess = _completer(_preprocess, files=True)
+complete_bounds = _completer(_bounds, several=True)
 complete_models = _completer(lambda: ARCHS)
 complete_refs = _completer(lambda: ARCHS, files=True)
 complete_devices = _completer(_devices, several=True)

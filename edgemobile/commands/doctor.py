@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
+from edgemobile.commands.completion import complete_devices
 from edgemobile.printing.terminal import console
 from edgemobile.util.strict_json import to_json_text
 
@@ -20,7 +21,13 @@ __all__ = ["doctor"]
 
 
 @click.command()
-@click.option("--on", "name", metavar="NAME", help="Look at a board as well (see `edgemobile devices`).")
+@click.option(
+    "--on",
+    "name",
+    metavar="NAME",
+    shell_complete=complete_devices,
+    help="Look at a board as well (see `edgemobile devices`).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(name: str | None, as_json: bool) -> int:
     """Say what is missing here, or on a board, each with the command that fixes it.

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.markup import escape
 
-from edgemobile.commands.completion import complete_devices
+from edgemobile.commands.completion import complete_devices, complete_files
 from edgemobile.commands.options import CLASSIFIER
+from edgemobile.commands.sections import SectionedCommand
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.evaluation import print_evaluation
 from edgemobile.printing.terminal import console, progress
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
-@click.command("eval")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.command(
+    "eval",
+    cls=SectionedCommand,
+    sections={"Images": "--data", "Checks": "--baseline", "Model": "--arch", "Device": "--on", "Output": "--json"},
+)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=complete_files)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -36,7 +41,12 @@ __all__ = ["evaluate"]
 )
 @click.option("--limit", type=int, metavar="N", help="Only N images, drawn at random by --seed.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --limit.")
-@click.option("--baseline", metavar="FILE", help="Compare every file with this one, image by image.")
+@click.option(
+    "--baseline",
+    metavar="FILE",
+    shell_complete=complete_files,
+    help="Compare every file with this one, image by image.",
+)
 @click.option(
     "--max-drop", type=float, metavar="POINTS", help="Exit 1 when top-1 falls more than this far below the baseline."
 )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgemobile.commands.completion import complete_refs
-from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List, given_options
+from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, formats_option, given_options
+from edgemobile.commands.sections import SectionedCommand
 from edgemobile.loading.model_spec import is_checkpoint, is_own
 from edgemobile.models.arch import get_arch
 from edgemobile.printing.export import print_export
@@ -21,12 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["check_model", "export", "show_export"]
 
 
-@click.command()
+@click.command(
+    cls=SectionedCommand,
+    sections={
+        "Files to write": "--int8",
+        "Model": "--weights",
+        "Images": "--calib",
+        "int8": "--recipe",
+        "Output": "--out",
+    },
+)
 @click.argument("model", shell_complete=complete_refs)
 @click.option("--int8", is_flag=True, help="Also write int8 files: integer arithmetic throughout.")
 @click.option("--fp16", is_flag=True, help="Also write files with float16 weights.")
 @click.option("--weight-only", is_flag=True, help="Also write files with int8 weights and float arithmetic.")
-@click.option("--to", "formats", type=List(), metavar="onnx,tflite", help="Formats. [default: all the backend makes]")
+@formats_option("all the backend makes")
 @click.option(
     "--backend",
     type=click.Choice(["native", "torch", "tensorflow"]),

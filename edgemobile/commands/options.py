@@ -9,7 +9,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from edgemobile.commands.completion import complete_models, complete_recipes
+from edgemobile.commands.completion import (
+    complete_formats,
+    complete_models,
+    complete_preprocess,
+    complete_recipes,
+    complete_weights,
+)
 from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS
 
 __all__ = [
@@ -19,12 +25,12 @@ __all__ = [
     "INT8",
     "MODEL",
     "OUTPUT",
-    "List",
+    "formats_option",
     "given_options",
 ]
 
 
-class List(click.ParamType):
+class _List(click.ParamType):
     """A comma-separated list."""
 
     name = "list"
@@ -53,13 +59,28 @@ def _labels(default: str) -> Callable[[Any], Any]:
 
 def _preprocess(default: str) -> Callable[[Any], Any]:
     names = "imagenet, inception (-1 to 1), unit (0 to 1), raw (pixels as they are), JSON, or a file of JSON."
-    return click.option("--preprocess", metavar="NAME|JSON", help=f"{names} [default: {default}]")
+    return click.option(
+        "--preprocess", metavar="NAME|JSON", shell_complete=complete_preprocess, help=f"{names} [default: {default}]"
+    )
+
+
+def formats_option(default: str) -> Callable[[Any], Any]:
+    """--to, which is `formats` in Python."""
+    return click.option(
+        "--to",
+        "formats",
+        type=_List(),
+        metavar="onnx,tflite",
+        shell_complete=complete_formats,
+        help=f"Formats. [default: {default}]",
+    )
 
 
 MODEL = _group(
     click.option(
         "--weights",
         metavar="bundled|imagenet|random|FILE",
+        shell_complete=complete_weights,
         help="The checkpoint in the package, torchvision's public one, explicit random weights (of a factory: its own, "
         "never trained), or a .pt, .pth or .safetensors file under torchvision's or timm's keys, or a .tflite file of "
         "the model. "

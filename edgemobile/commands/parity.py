@@ -7,9 +7,18 @@ from pathlib import Path
 
 import click
 
-from edgemobile.commands.completion import complete_devices, complete_models, complete_refs
+from edgemobile.commands.completion import (
+    complete_bounds,
+    complete_devices,
+    complete_files,
+    complete_models,
+    complete_refs,
+    complete_runtimes,
+    complete_weights,
+)
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
+from edgemobile.commands.sections import SectionedCommand
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.parity import print_parity
 from edgemobile.printing.terminal import progress
@@ -21,17 +30,31 @@ __all__ = ["parity"]
 _NOT_COMPARED = 6
 
 
-@click.command("parity")
+@click.command(
+    "parity",
+    cls=SectionedCommand,
+    sections={
+        "Model": "--weights",
+        "Images": "--data",
+        "Device": "--runtime",
+        "Checks": "--layers",
+        "Output": "--junit",
+    },
+)
 @click.argument("ref", metavar="REF", shell_complete=complete_refs)
-@click.argument("others", nargs=-1, required=True, metavar="OTHER...")
-@click.option("--weights", metavar="FILE|bundled|imagenet|random", help="Weights of the reference model REF names.")
+@click.argument("others", nargs=-1, required=True, metavar="OTHER...", shell_complete=complete_files)
+@click.option(
+    "--weights",
+    metavar="FILE|bundled|imagenet|random",
+    shell_complete=complete_weights,
+    help="Weights of the reference model REF names.",
+)
 @click.option(
     "--arch",
     metavar="NAME",
     shell_complete=complete_models,
     help="The reference model of the checkpoint REF (see `edgemobile models`). [default: what its shapes say]",
 )
-@click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that diverges and why.")
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -43,6 +66,7 @@ _NOT_COMPARED = 6
 @click.option(
     "--runtime",
     metavar="NAME,...",
+    shell_complete=complete_runtimes,
     help="Run every file on each of these that reads it: onnxruntime, litert, tflite_runtime, tensorflow (tf.lite).",
 )
 @click.option(
@@ -51,9 +75,16 @@ _NOT_COMPARED = 6
     shell_complete=complete_devices,
     help="Run the files on devices (see `edgemobile devices list`).",
 )
-@click.option("--min", "minimums", metavar="METRIC=BOUND,...", help="Bounds in place of the table's: sqnr_db=40,...")
-@click.option("--strict", is_flag=True, help="Exit 6 where nothing falls short and a layer could not be compared.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
+@click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that diverges and why.")
+@click.option(
+    "--min",
+    "minimums",
+    metavar="METRIC=BOUND,...",
+    shell_complete=complete_bounds,
+    help="Bounds in place of the table's: sqnr_db=40,...",
+)
+@click.option("--strict", is_flag=True, help="Exit 6 where nothing falls short and a layer could not be compared.")
 @FOR_CI
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every metric, bound and layer.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")

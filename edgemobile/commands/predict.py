@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
+from edgemobile.commands.completion import complete_files
 from edgemobile.commands.options import CLASSIFIER
 from edgemobile.errors import BrokenImage, EdgemobileError
 from edgemobile.printing.terminal import console
@@ -24,7 +25,7 @@ _BAR = 24
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", shell_complete=complete_files)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
 @CLASSIFIER

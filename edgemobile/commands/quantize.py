@@ -12,7 +12,8 @@ from rich.markup import escape
 
 from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.export import check_model, show_export
-from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, List
+from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, formats_option
+from edgemobile.commands.sections import SectionedCommand
 from edgemobile.printing.terminal import console, format_table, progress
 from edgemobile.util.strict_json import to_json_text
 
@@ -23,9 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["quantize"]
 
 
-@click.command()
+@click.command(
+    cls=SectionedCommand,
+    sections={
+        "Files to write": "--to",
+        "Model": "--weights",
+        "Images": "--calib",
+        "int8": "--recipe",
+        "In place of the recipe's values": "--observer",
+        "Other results": "--rank",
+        "Output": "--out",
+    },
+)
 @click.argument("model", shell_complete=complete_refs)
-@click.option("--to", "formats", type=List(), metavar="onnx,tflite", help="Formats. [default: both]")
+@formats_option("both")
 @MODEL
 @IMAGES
 @INT8
@@ -44,7 +56,7 @@ __all__ = ["quantize"]
     help="How alike channels are made, 0 for not at all. [default: the recipe's]",
 )
 @click.option(
-    "--noise-optimal-scaling/--no-least-noise",
+    "--noise-optimal-scaling/--no-noise-optimal-scaling",
     default=None,
     help="Make channels as wide as serves the logits, not alike. [default: the recipe's]",
 )

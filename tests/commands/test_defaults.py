@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -136,7 +137,14 @@ def test_a_variable_is_heard(
         ("edgemobile models v4", ["v4-conv-small"]),
         ("edgemobile export v2 --recipe ada", ["adaround"]),
         ("edgemobile export v2 --target micro", ["microcontroller"]),
+        ("edgemobile export v2 --to onnx,tf", ["onnx,tflite"]),
+        ("edgemobile export v2 --weights bun", ["bundled"]),
+        ("edgemobile quantize v2 --preprocess inc", ["inception"]),
         ("edgemobile parity v4-c", ["v4-conv-small"]),
+        ("edgemobile parity v2 a.onnx --runtime onnxruntime,lit", ["onnxruntime,litert"]),
+        ("edgemobile parity v2 a.onnx --min sq", ["sqnr_db="]),
+        ("edgemobile bench a.onnx --runtime tf", ["tflite_runtime"]),
+        ("edgemobile doctor --on p", ["pi5"]),
         ("edgemobile eval a.onnx --on lo", ["local"]),
         (
             "edgemobile bench a.onnx --on local,emulated:cortex-a7",
@@ -163,6 +171,37 @@ def test_the_tab_key(line: str, offered: list[str], tmp_path: Path, monkeypatch:
     assert set(offered) <= set(values)
     assert bool(offered) is bool(values)
     assert all(value.startswith(incomplete) for value in values)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["eval", "predict", "parity v2", "inspect", "bench", "export v2 --weights", "eval a.onnx --baseline", "report"],
+)
+def test_the_tab_key_completes_files(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.shell_completion import BashComplete
+
+    from edgemobile.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    (found,) = BashComplete(cli, {}, "edgemobile", "_EDGEMOBILE_COMPLETE").get_completions(line.split(), "mine/mo")
+    assert (found.type, found.value) == ("file", "mine/mo")
+
+
+def test_help_has_its_options_under_headings(edgemobile) -> None:
+    """Each option once, below the heading that says what it is about."""
+    text = edgemobile("export", "--help").out
+    headings = re.findall(r"^(\w[\w ]*):$", text, flags=re.MULTILINE)
+    assert headings == ["Files to write", "Model", "Images", "int8", "Output"]
+    options = re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, flags=re.MULTILINE)
+    assert sorted(options) == sorted(set(options))
+    assert text.index("Images:") < text.index("  --calib ") < text.index("int8:") < text.index("  --recipe")
+
+
+def test_a_heading_of_no_option_is_an_error() -> None:
+    from edgemobile.commands.sections import SectionedCommand
+
+    with pytest.raises(ValueError, match="no option --gone"):
+        SectionedCommand("made", sections={"Output": "--gone"})
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
