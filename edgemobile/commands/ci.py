@@ -9,24 +9,26 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from edgemobile.commands.completion import complete_gate_models
+from edgemobile.commands.completion import complete_devices, complete_gate_models, complete_refs, complete_weights
 from edgemobile.commands.defaults import refuse_bad_config
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
+from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import console, format_table, progress
 from edgemobile.util.config_file import CONFIG_NAME, read_config
 from edgemobile.util.strict_json import to_json_text
+from edgemobile.util.writing import write_whole
 
 if TYPE_CHECKING:
     from edgemobile.gate.checks import Check, GateReport
 
 __all__ = ["ci"]
 
-_COLOURS = {"pass": "green", "skipped": "yellow", "unstable": "yellow"}
+_COLOURS = {"pass": "green", "would run": "cyan", "skipped": "yellow", "unstable": "yellow"}
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -41,6 +43,7 @@ _COLOURS = {"pass": "green", "skipped": "yellow", "unstable": "yellow"}
     help="Only this model; again for more.",
 )
 @click.option("--force", is_flag=True, help="Run everything, also what has not changed.")
+@click.option("--dry-run", is_flag=True, help="Run and write nothing: say what has changed, and judge the rest.")
 @FOR_CI
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every check.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
@@ -50,6 +53,7 @@ def ci(
     config: Path | None,
     only: tuple[str, ...],
     force: bool,
+    dry_run: bool,
     junit: Path | None,
     github_summary: bool,
     as_json: bool,
@@ -62,27 +66,96 @@ def ci(
 
     \b
     Examples:
+      edgemobile ci init v3-large
       edgemobile ci
       edgemobile ci --only v3-large --force
       edgemobile ci --junit gate.xml --github-summary
     """
+    if context.invoked_subcommand is not None:
+        return 0
     from edgemobile.gate.load import load_gate
     from edgemobile.gate.output import gate_junit, gate_markdown
     from edgemobile.gate.run import run_gate
 
-    chosen = config or context.find_root().params.get("config") or Path(CONFIG_NAME)
+    chosen = _chosen_config(context)
     with telling_errors("edgemobile ci", junit, as_json=as_json, inputs=(chosen,)):
         refuse_bad_config(context)
         if not chosen.is_file():
-            raise EdgemobileError(f"there is no {chosen}. Write one (docs/ci.md), or name it with --config")
+            raise EdgemobileError(
+                f"there is no {chosen}. `edgemobile ci init MODEL` writes one; --config names another"
+            )
         with progress(quiet=quiet or as_json) as bars:
-            report = run_gate(load_gate(read_config(chosen)), only=only, force=force, progress=bars)
+            report = run_gate(load_gate(read_config(chosen)), only=only, force=force, dry_run=dry_run, progress=bars)
     tell_ci(junit, partial(gate_junit, report), github_summary, partial(gate_markdown, report), on_screen=not as_json)
     if as_json:
         print(to_json_text(report.to_json()), end="")
     else:
         print_gate(report)
     return report.exit_code
+
+
+def _chosen_config(context: click.Context) -> Path:
+    """--config of `ci`, else that of `edgemobile`."""
+    given = (one.params.get("config") for one in (context, context.parent, context.find_root()) if one is not None)
+    return next(filter(None, given), Path(CONFIG_NAME))
+
+
+@ci.command("init")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=complete_refs)
+@click.option(
+    "--weights",
+    metavar="bundled|imagenet|random|FILE",
+    shell_complete=complete_weights,
+    help="Weights of the one MODEL. [default: bundled, or what your own model brings along]",
+)
+@click.option(
+    "--calib",
+    type=click.Path(path_type=Path),
+    metavar="DIR|ZIP",
+    help="ImageFolder that the models are calibrated and compared on. [default: images synthesised from the model]",
+)
+@click.option(
+    "--on",
+    "devices",
+    multiple=True,
+    metavar="DEVICE",
+    shell_complete=complete_devices,
+    help="Measure int8 TFLite files there too: instructions on emulated:cortex-a72. Repeat it for others.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+@click.pass_context
+def init(
+    context: click.Context,
+    models: tuple[str, ...],
+    weights: str | None,
+    calib: Path | None,
+    devices: tuple[str, ...],
+    quiet: bool,
+) -> int:
+    """Write edgemobile.toml for MODELs: run the gate once, and take what it measures, with a margin, as the bounds.
+
+    MODEL is what `edgemobile export` takes. An edgemobile.toml that is there is left as it is.
+
+    \b
+    Examples:
+      edgemobile ci init v3-large --on emulated:cortex-a72
+      edgemobile ci init my.pth --calib photos.zip
+    """
+    from edgemobile.gate.draft import draft, draft_model
+
+    path = _chosen_config(context)
+    if path.exists():
+        raise EdgemobileError(f"{path} is there already. Name another with `edgemobile ci --config FILE init ...`")
+    if weights is not None and len(models) > 1:
+        raise EdgemobileError("--weights is of one model: draft the others without it, or write their entries by hand")
+    check_writable("--config", path)
+    drafted = [draft_model(model, weights=weights, calib=calib) for model in models]
+    with progress(quiet=quiet) as bars:
+        text, report = draft(path, drafted, devices, bars)
+    write_whole(path, text)
+    print_gate(report)
+    console().print(f"wrote {escape(str(path))}. Now `edgemobile ci` runs what changes")
+    return 0
 
 
 def print_gate(report: GateReport) -> None:

@@ -55,29 +55,26 @@ def defaults_of(group: click.Group, file: ConfigFile) -> dict[str, Any]:
     Raises EdgemobileError, with FILE:LINE, for a table, a command, an option or a value there is not.
     """
     file.check_tables()
-    return _group(group, file.tables.get("defaults", {}), file, ("defaults",))
+    return _values(group, file.tables.get("defaults", {}), file, ("defaults",))
 
 
-def _group(group: click.Group, tables: Any, file: ConfigFile, at: tuple[str, ...]) -> dict[str, Any]:
+def _values(command: click.Command, tables: Any, file: ConfigFile, at: tuple[str, ...]) -> dict[str, Any]:
+    """The options of a command, and those of the commands below it. `edgemobile` itself has none."""
+    below = command.commands if isinstance(command, click.Group) else {}
+    own = command.params if len(at) > 1 else ()
+    options = {option: parameter for parameter in own for option in _names(parameter)}
     found = {}
-    for name, table in _table(tables, file, at).items():
-        command = group.commands.get(name)
-        if command is None:
-            raise file.wrong((*at, name), f"there is no such command. Allowed: {', '.join(group.commands)}")
-        below = _group if isinstance(command, click.Group) else _options
-        found[name] = below(command, table, file, (*at, name))  # type: ignore[arg-type]
-    return found
-
-
-def _options(command: click.Command, table: Any, file: ConfigFile, at: tuple[str, ...]) -> dict[str, Any]:
-    options = {option: parameter for parameter in command.params for option in _names(parameter)}
-    found = {}
-    for name, value in _table(table, file, at).items():
+    for name, value in _table(tables, file, at).items():
         parameter = options.get(name)
-        if parameter is None or parameter.name is None:
-            allowed = ", ".join(_names(one)[0] for one in command.params if _names(one))
+        if name in below:
+            found[name] = _values(below[name], value, file, (*at, name))
+        elif parameter is not None and parameter.name is not None:
+            found[parameter.name] = _value(command, parameter, value, file, (*at, name))
+        elif options:
+            allowed = ", ".join(_names(one)[0] for one in own if _names(one))
             raise file.wrong((*at, name), f"{command.name} has no such option. Allowed: {allowed}")
-        found[parameter.name] = _value(command, parameter, value, file, (*at, name))
+        else:
+            raise file.wrong((*at, name), f"there is no such command. Allowed: {', '.join(below)}")
     return found
 
 

@@ -17,17 +17,29 @@ from edgemobile.util.progress import Progress
 from edgemobile.util.strict_json import parse, to_text
 from edgemobile.util.writing import write_whole
 
-__all__ = ["CACHE_VERSION", "Cache"]
+__all__ = ["CACHE_VERSION", "Cache", "WouldRun"]
 
 CACHE_VERSION = 1
 _T = TypeVar("_T")
 
 
-class Cache:
-    """`folder`/results/STAGE-KEY.json and `folder`/files/MODEL-KEY/. With `force` nothing is found, all is kept."""
+class WouldRun(Exception):
+    """What a dry run does not do: the stage, as in "export"."""
 
-    def __init__(self, folder: Path, *, force: bool = False) -> None:
-        self.folder, self.force = folder, force
+
+class Cache:
+    """`folder`/results/STAGE-KEY.json and `folder`/files/MODEL-KEY/. With `force` nothing is found, all is kept.
+
+    With `dry_run` it is only read: nothing is written, and `before` raises.
+    """
+
+    def __init__(self, folder: Path, *, force: bool = False, dry_run: bool = False) -> None:
+        self.folder, self.force, self.dry_run = folder, force, dry_run
+
+    def before(self, stage: str) -> None:
+        """To be called before a stage runs whose result is not kept. Raises WouldRun in a dry run."""
+        if self.dry_run:
+            raise WouldRun(stage)
 
     @contextmanager
     def held(self, progress: Progress) -> Iterator[None]:
@@ -35,6 +47,9 @@ class Cache:
 
         Raises EdgemobileError where the folder cannot be written.
         """
+        if self.dry_run:
+            yield
+            return
         self._made(self.folder)
         with locked(self.folder / "lock", partial(progress.step, f"wait for another run on {self.folder}")):
             yield
@@ -55,13 +70,16 @@ class Cache:
 
     def put(self, stage: str, key: str, value: Any) -> None:
         """Keep JSON's own types. Raises EdgemobileError where the folder cannot be written."""
+        if self.dry_run:
+            return
         path = self._path(stage, key)
         self._made(path.parent)
         write_whole(path, to_text(self._entry(stage, key, value)))
 
     def files(self, model: str, key: str) -> Path:
         """The folder for a model's files of this key; those of its earlier keys are gone after `tidy`."""
-        self._made(self.folder / "files")
+        if not self.dry_run:
+            self._made(self.folder / "files")
         return self.folder / "files" / f"{model}-{key[:16]}"
 
     def clear(self, model: str, key: str) -> None:

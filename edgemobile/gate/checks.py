@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -14,6 +14,7 @@ class Outcome(Enum):
     """How a check ended; the value is what a table says."""
 
     PASSED = "pass"
+    WOULD_RUN = "would run"
     SKIPPED = "skipped"
     UNSTABLE = "unstable"
     UNREACHABLE = "no device"
@@ -35,6 +36,7 @@ class Outcome(Enum):
 # gate from looking (3, 4) or from being sure (5): those may be tried again, a finding stays.
 _CODES: dict[Outcome, int] = {
     Outcome.PASSED: 0,
+    Outcome.WOULD_RUN: 0,
     Outcome.SKIPPED: 0,
     Outcome.UNSTABLE: 5,
     Outcome.UNREACHABLE: 4,
@@ -50,7 +52,10 @@ class Check:
 
     `words` say why it did not pass; of a check that passed, what a reader should know.
 
-    `kept` is from the cache: nothing it depends on has changed.
+    `values` are the numbers behind `found`, unrounded: "bytes", "instructions", metrics of parity, "drop_points".
+
+    `kept` is from the cache: nothing it depends on has changed. `wall_s` is the time it took; checks that are measured
+    together share theirs evenly.
     """
 
     model: str
@@ -62,6 +67,8 @@ class Check:
     allowed: str = ""
     words: tuple[str, ...] = ()
     kept: bool = False
+    values: Mapping[str, float] = field(default_factory=dict)
+    wall_s: float = 0.0
 
 
 def worst(checks: Iterable[Check]) -> Outcome:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgemobile.quant.targets import DEFAULT_TARGET
+from edgemobile.util.config_file import ConfigFile
 
 __all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry"]
 
@@ -95,10 +96,14 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """All of it. `tolerances` is precision -> metric -> bound."""
+    """All of it. `tolerances` is precision -> metric -> bound; `file` is where it was read."""
 
-    path: Path
+    file: ConfigFile
     settings: GateSettings
     tolerances: Mapping[str, Mapping[str, float]]
     devices: tuple[DeviceEntry, ...]
     models: tuple[ModelEntry, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.file.path

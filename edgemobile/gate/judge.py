@@ -21,9 +21,13 @@ def sizes(model: Measured) -> list[Check]:
     """A row a file: its bytes and, where there is a budget, that."""
     checks = []
     for file in model.files:
-        most = _least_budget(model.entry.size, file)
+        selector, most = _least_budget(model.entry.size, file)
         over = most is not None and file.bytes > most
-        words = () if not over or most is None else (f"{file.bytes:,} bytes, {file.bytes - most:,} over its budget",)
+        words: tuple[str, ...] = ()
+        if over and most is not None:
+            words = (
+                f"{file.bytes:,} bytes, {file.bytes - most:,} over its budget ({_place(model, 'size', selector)})",
+            )
         checks.append(
             Check(
                 model.entry.name,
@@ -35,6 +39,7 @@ def sizes(model: Measured) -> list[Check]:
                 "" if most is None else _bytes(most),
                 words,
                 model.kept,
+                {"bytes": file.bytes},
             )
         )
     return [*checks, *_of_nothing(model, "size", "here", model.entry.size, model.files)]
@@ -57,7 +62,11 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     shown = ("sqnr_db", "top1_agree")
     found = ", ".join(f"{_metric(metric, file.metrics[metric])}" for metric in shown)
     allowed = ", ".join(_metric(metric, bound) for metric, bound in file.bounds.items())
-    yield Check(base, name, "outputs", file.place, _judged(not outer), found, allowed, outer or file.notes, kept)
+    outer += tuple(f"the bound stands in {place}" for place in _places_of_bounds(model, file)) if outer else ()
+    values = {metric: float(value) for metric, value in file.metrics.items()}
+    yield Check(
+        base, name, "outputs", file.place, _judged(not outer), found, allowed, outer or file.notes, kept, values
+    )
     if inner or (file.layers and not file.not_compared):
         found = f"{file.agreeing} of {len(file.layers)}"
         words = inner or tuple(f"{tensor} is not compared: {reason}" for tensor, reason in file.unmatched)
@@ -66,6 +75,18 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
         yield Check(
             base, name, "layers", file.place, Outcome.SKIPPED, "not compared", "all", (file.not_compared,), kept
         )
+
+
+def _places_of_bounds(model: Measured, file: FileParity) -> Iterator[str]:
+    """Where edgemobile.toml has the bounds that the file missed: FILE:LINE: table.key. The built-in ones have none."""
+    own = model.entry.tolerances.get(file.precision, {})
+    for metric, bound in file.bounds.items():
+        if METRICS[metric].passes(file.metrics[metric], bound):
+            continue
+        if metric in own:
+            yield _place(model, "tolerances", file.precision, metric)
+        elif metric in model.config.tolerances.get(file.precision, {}):
+            yield model.config.file.place(("tolerances", file.precision, metric))
 
 
 def _lost(file: Scored, max_drop: float) -> Iterator[str]:
@@ -93,6 +114,8 @@ def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept:
                 f"-{asked.max_drop:g}",
                 words,
                 kept,
+                {"top1": file.correct / file.count}
+                | ({} if file.drop_points is None else {"drop_points": file.drop_points}),
             )
         )
     return checks
@@ -108,10 +131,7 @@ def on_device(device: DeviceEntry, model: Measured, files: Sequence[Written], ru
         words = (f"{device.name} is timed; instructions are counted on emulated devices, like emulated:cortex-a72",)
         return [Check(model.entry.name, "", "instructions", device.name, Outcome.WRONG, words=words)]
     by_name = {Path(file.name).name: file for file in files}
-    checks = [
-        _case(model, device, case, run, _least_budget(budgets, by_name[Path(case.file).name]), kept)
-        for case in run.cases
-    ]
+    checks = [_case(model, device, case, run, by_name[Path(case.file).name], kept) for case in run.cases]
     what = "instructions" if run.emulated else "latency"
     checks += [
         Check(model.entry.name, Path(one.file).name, what, device.name, Outcome.WRONG, words=(one.reason,), kept=kept)
@@ -129,25 +149,30 @@ def on_no_file(device: DeviceEntry, model: Measured) -> list[Check]:
     return [Check(model.entry.name, "", "device", device.name, Outcome.SKIPPED, words=words)]
 
 
-def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, most: int | None, kept: bool) -> Check:
+def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, file: Written, kept: bool) -> Check:
     from edgemobile.latency.statistics import verdict
 
     row = Check(model.entry.name, Path(case.file).name, "latency", device.name, Outcome.PASSED, kept=kept)
     if not run.emulated:
         reasons = verdict(case, run).reasons
         outcome = Outcome.UNSTABLE if reasons else Outcome.PASSED
-        return replace(row, outcome=outcome, found=f"{case.median_ns / 1e6:.2f} ms", words=reasons)
+        found, values = f"{case.median_ns / 1e6:.2f} ms", {"median_ns": case.median_ns}
+        return replace(row, outcome=outcome, found=found, words=reasons, values=values)
     counted = case.instructions_median["total"]
+    selector, most = _least_budget(model.entry.instructions.get(device.name, {}), file)
     over = most is not None and counted > most
+    words: tuple[str, ...] = ()
+    if over and most is not None:
+        place = _place(model, "instructions", device.name, selector)
+        words = (f"{counted:,.0f} instructions an inference, {counted / most - 1:.2%} over its budget ({place})",)
     return replace(
         row,
         what="instructions",
         outcome=_judged(not over),
         found=_millions(counted),
         allowed="" if most is None else _millions(most),
-        words=(f"{counted:,.0f} instructions an inference, {counted / most - 1:.2%} over its budget",)
-        if over and most is not None
-        else (),
+        words=words,
+        values={"instructions": counted},
     )
 
 
@@ -192,9 +217,15 @@ def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool
 # ---- in common ------------------------------------------------------------------------------------------------------
 
 
-def _least_budget(budgets: Mapping[str, int], file: Written) -> int | None:
-    """Every budget that means the file must hold."""
-    return min((most for name, most in budgets.items() if selects(name, file.format, file.precision)), default=None)
+def _least_budget(budgets: Mapping[str, int], file: Written) -> tuple[str, int | None]:
+    """(the selector of the least budget that means the file, the budget): every one must hold. ("", None) for none."""
+    meant = {name: most for name, most in budgets.items() if selects(name, file.format, file.precision)}
+    return min(meant.items(), key=lambda item: item[1]) if meant else ("", None)
+
+
+def _place(model: Measured, *keys: str) -> str:
+    """Where a key of the model stands in edgemobile.toml."""
+    return model.config.file.place(("models", model.entry.name, *keys))
 
 
 def _of_nothing(

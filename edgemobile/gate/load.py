@@ -46,7 +46,7 @@ def load_gate(file: ConfigFile) -> GateConfig:
     for name in read.names(("models",), required=True):
         given = {"model": name, **read.table(("models", name), _MODEL)}
         models.append(ModelEntry(name, **given))
-    config = GateConfig(file.path, settings, tolerances, devices, tuple(models))
+    config = GateConfig(file, settings, tolerances, devices, tuple(models))
     check_agreement(file, config)
     return config
 

@@ -80,6 +80,7 @@ class Measured:
         found = self.cache.get(stage, key, read)
         if found is not None:
             return found, True
+        self.cache.before(stage)
         result, value = run()
         if value is not None:
             self.cache.put(stage, key, value)
@@ -98,6 +99,7 @@ def written_files(entry: ModelEntry, config: GateConfig, cache: Cache, progress:
     found = cache.get("export", key, lambda value: decode(_Kept, value, "export"))
     if found is not None and not is_factory(entry.model) and _is_whole(folder, found.sha256):
         return Measured(entry, config, cache, folder, found.files, key, kept=True)
+    cache.before("export")
     cache.clear(entry.name, key)
     files = _export(entry, config, folder, progress)
     cache.put("export", key, encode(_Kept(content_sha256(folder), files)))

@@ -8,7 +8,13 @@ from edgemobile.util.markdown import markdown_text
 
 __all__ = ["gate_junit", "gate_markdown", "totals"]
 
-_MARKS = {Outcome.PASSED: "✅", Outcome.SKIPPED: "⏭️", Outcome.UNSTABLE: "〰️", Outcome.FAILED: "❌"}
+_MARKS = {
+    Outcome.PASSED: "✅",
+    Outcome.SKIPPED: "⏭️",
+    Outcome.WOULD_RUN: "▶️",
+    Outcome.UNSTABLE: "〰️",
+    Outcome.FAILED: "❌",
+}
 _ERROR_MARK = "⚠️"
 
 
@@ -23,7 +29,7 @@ def gate_junit(report: GateReport) -> str:
 def _case(check: Check) -> TestCase:
     words = check.words or (f"found {check.found}, allowed {check.allowed}",)
     failed = check.outcome in (Outcome.FAILED, Outcome.UNSTABLE)
-    skipped = check.outcome is Outcome.SKIPPED
+    skipped = check.outcome in (Outcome.SKIPPED, Outcome.WOULD_RUN)
     error = not failed and not skipped and check.outcome is not Outcome.PASSED
     found = f"{check.found}; allowed: {check.allowed}" if check.allowed else check.found
     return TestCase(
@@ -34,6 +40,7 @@ def _case(check: Check) -> TestCase:
         found + ("; not changed, kept from an earlier run" if check.kept else ""),
         "; ".join(words) if error else "",
         "; ".join(words) if skipped else "",
+        check.wall_s,
     )
 
 
@@ -59,8 +66,12 @@ def totals(report: GateReport) -> str:
     models = len({check.model for check in report.checks})
     counts = ", ".join(f"{count} {name}" for name, count in report.counts.items())
     kept = sum(check.kept for check in report.checks)
-    words = f"{len(report.checks)} checks of {models} model{'s' if models > 1 else ''}: {counts}"
+    words = f"{_counted(len(report.checks), 'check')} of {_counted(models, 'model')}: {counts}"
     return f"{words}; {kept} of them not changed since an earlier run" if kept else words
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _mark(check: Check) -> str:

@@ -6,11 +6,12 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgemobile.errors import EdgemobileError, in_a_line
 from edgemobile.gate import judge
-from edgemobile.gate.cache import Cache
+from edgemobile.gate.cache import Cache, WouldRun
 from edgemobile.gate.checks import Check, GateReport, Outcome
 from edgemobile.gate.config import DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.measured import Measured, measure_accuracy, measure_device, measure_parity, written_files
@@ -20,9 +21,16 @@ __all__ = ["run_gate"]
 
 
 def run_gate(
-    config: GateConfig, *, only: Sequence[str] = (), force: bool = False, progress: Progress | None = None
+    config: GateConfig,
+    *,
+    only: Sequence[str] = (),
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
 ) -> GateReport:
     """Check all models, or `only` those named; with `force` also what has not changed.
+
+    With `dry_run` nothing runs and nothing is written: results that are kept are judged, and what would run is a row.
 
     Another run on the same cache waits. Raises EdgemobileError for a name that is no model, and for a cache that
     cannot be written.
@@ -31,7 +39,7 @@ def run_gate(
     for name in only:
         if name not in entries:
             raise EdgemobileError(f"{config.path} has no [models.{name}]. Models: {', '.join(entries)}")
-    cache, progress = Cache(config.settings.cache, force=force), progress or Silent()
+    cache, progress = Cache(config.settings.cache, force=force, dry_run=dry_run), progress or Silent()
     checks: list[Check] = []
     with cache.held(progress):
         started, cpu = time.perf_counter(), _cpu_s()
@@ -45,12 +53,15 @@ def _cpu_s() -> float:
 
 
 def _check_model(entry: ModelEntry, config: GateConfig, cache: Cache, progress: Progress) -> Iterator[Check]:
+    started = time.perf_counter()
     try:
         model = written_files(entry, config, cache, progress)
     except Exception as error:
-        yield _problem(entry, "files" if entry.files else "export", "here", error)
+        problem = _problem(entry, "files" if entry.files else "export", "here", error)
+        yield replace(problem, wall_s=time.perf_counter() - started)
         return
-    yield from _tried(model, "size", "here", lambda: judge.sizes(model))
+    # The export has no row of its own: its time is that of the sizes, which are known once it ended.
+    yield from _tried(model, "size", "here", lambda: judge.sizes(model), started)
     yield from _tried(model, "parity", "here", lambda: judge.parities(model, *measure_parity(model, progress)))
     asked = entry.accuracy
     if asked is not None:
@@ -75,22 +86,30 @@ def _on_device(model: Measured, device: DeviceEntry) -> Iterator[Check]:
     )
     for check in found:
         absent = check.outcome in (Outcome.MISSING, Outcome.UNREACHABLE) and not device.required
-        yield (
-            check
-            if not absent
-            else Check(check.model, check.file, check.what, check.place, Outcome.SKIPPED, words=check.words)
-        )
+        yield (check if not absent else replace(check, outcome=Outcome.SKIPPED))
 
 
-def _tried(model: Measured, what: str, place: str, run: Callable[[], Sequence[Check]]) -> Sequence[Check]:
+def _tried(
+    model: Measured, what: str, place: str, run: Callable[[], Sequence[Check]], started: float | None = None
+) -> Sequence[Check]:
+    """What `run` gives, or the problem it met, with the time since `started`, shared evenly."""
+    started = time.perf_counter() if started is None else started
     try:
-        return run()
+        checks = run()
     except Exception as error:
-        return [_problem(model.entry, what, place, error)]
+        checks = [_problem(model.entry, what, place, error)]
+    wall_s = time.perf_counter() - started
+    return [replace(check, wall_s=wall_s / len(checks)) for check in checks]
 
 
 def _problem(entry: ModelEntry, what: str, place: str, error: Exception) -> Check:
-    """An error a user can fix by its exit code; any other has failed the check, and is told with where it arose."""
+    """An error a user can fix by its exit code; any other has failed the check, and is told with where it arose.
+
+    What a dry run leaves out is no error.
+    """
+    if isinstance(error, WouldRun):
+        after = ", and so would every check of its files" if str(error) == "export" else ""
+        return Check(entry.name, "", what, place, Outcome.WOULD_RUN, words=(f"its result is not kept{after}",))
     if isinstance(error, EdgemobileError):
         return Check(entry.name, "", what, place, Outcome.of_code(error.exit_code), words=(str(error),))
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -33,10 +33,14 @@ class ConfigFile:
     text: str
     tables: Mapping[str, Any]
 
-    def wrong(self, keys: tuple[str, ...], words: str) -> EdgemobileError:
-        """The error to raise about the key at `keys`: FILE:LINE: table.key: words."""
+    def place(self, keys: tuple[str, ...]) -> str:
+        """Where the key at `keys` stands: FILE:LINE: table.key."""
         dotted = ".".join(key if re.fullmatch(r"[\w-]+", key) else f'"{key}"' for key in keys)
-        return EdgemobileError(f"{self.path}:{self.line(keys)}: {dotted}: {words}")
+        return f"{self.path}:{self.line(keys)}: {dotted}"
+
+    def wrong(self, keys: tuple[str, ...], words: str) -> EdgemobileError:
+        """The error to raise about the key at `keys`."""
+        return EdgemobileError(f"{self.place(keys)}: {words}")
 
     def check_tables(self) -> None:
         """Raises EdgemobileError, with FILE:LINE, for a top-level table there is not."""

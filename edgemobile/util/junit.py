@@ -16,7 +16,7 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 class TestCase(NamedTuple):
     """One case of a JUnit suite. `missed` fails it, `error` means it could not be tried, `skipped` says why it was not.
 
-    `out` is what was found, `kind` what is looked at: the type of its failure.
+    `out` is what was found, `kind` what is looked at: the type of its failure. `wall_s` is the time it took.
     """
 
     name: str
@@ -26,6 +26,7 @@ class TestCase(NamedTuple):
     out: str
     error: str = ""
     skipped: str = ""
+    wall_s: float = 0.0
 
 
 def junit_document(title: str, suites: Mapping[str, Sequence[TestCase]]) -> str:
@@ -46,12 +47,14 @@ def _counts(cases: Sequence[TestCase]) -> dict[str, str]:
         "failures": str(sum(bool(case.missed) for case in cases)),
         "errors": str(sum(bool(case.error) for case in cases)),
         "skipped": str(sum(bool(case.skipped) for case in cases)),
-        "time": "0",
+        "time": f"{sum(case.wall_s for case in cases):.3f}",
     }
 
 
 def _add_case(suite: ElementTree.Element, case: TestCase) -> None:
-    element = ElementTree.SubElement(suite, "testcase", name=_text(case.name), classname=_text(case.group), time="0")
+    element = ElementTree.SubElement(
+        suite, "testcase", name=_text(case.name), classname=_text(case.group), time=f"{case.wall_s:.3f}"
+    )
     if case.missed:
         failure = ElementTree.SubElement(element, "failure", message=_text(case.missed[0]), type=_text(case.kind))
         failure.text = _text("\n".join(case.missed))

@@ -51,6 +51,96 @@ def _checks(ran: Any) -> dict[tuple[str, str, str], dict[str, Any]]:
     return {(check["file"], check["what"], check["outcome"]): check for check in json.loads(ran.out)["checks"]}
 
 
+# ---- a first edgemobile.toml ----------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_gate_that_is_green_and_tight(edgemobile, tmp_path: Path) -> None:
+    """Its own bounds hold, and each is near what was measured."""
+    pytest.importorskip("torch")
+    ran = edgemobile("ci", "init", "v3-small", "-q")
+    assert (ran.code, ran.err) == (0, "")
+    assert "wrote edgemobile.toml" in ran.out
+    checks = _checks(edgemobile("ci", "--json"))
+    assert {outcome for _, _, outcome in checks} == {"passed"}
+    (entry,) = load_gate(read_config(tmp_path / "edgemobile.toml")).models
+    assert (entry.name, entry.model, entry.weights) == ("v3-small", "v3-small", None)
+    assert len(entry.size) == 4
+    for selector, most in entry.size.items():
+        found = checks[f"v3-small-{selector}", "size", "passed"]["values"]["bytes"]
+        assert found * 1.01 <= most <= found * 1.03
+    least = min(checks[f"v3-small-int8.{end}", "outputs", "passed"]["values"]["sqnr_db"] for end in ("onnx", "tflite"))
+    assert least - 3 < entry.tolerances["int8"]["sqnr_db"] <= least - 2
+    assert entry.tolerances["int8"]["top1_agree"] == 0.95
+
+
+def test_init_takes_a_checkpoint_and_says_which_model_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from edgemobile.gate.draft import draft_model
+    from edgemobile.loading.checkpoint import load_weights
+    from edgemobile.models.arch import get_arch
+
+    state = load_weights("random", get_arch("v3-small"), width=0.35, classes=10).state_dict
+    save_file(dict(state), tmp_path / "mine.safetensors")
+    found = draft_model(str(tmp_path / "mine.safetensors"), calib=Path("photos"))
+    wanted = {"model": "v3-small", "weights": str(tmp_path / "mine.safetensors"), "calib": "photos"}
+    assert (found.name, found.keys) == ("mine", wanted)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("v3-smal",), "'v3-smal'"),
+        (("v3-small", "v3-small"), "two models are called v3-small"),
+        (("v3-small", "v2", "--weights", "random"), "--weights is of one model"),
+    ],
+)
+def test_init_refuses_before_it_works(edgemobile, words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    ran = edgemobile("ci", "init", *words)
+    assert (ran.code, said in ran.err) == (2, True), ran.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_init_replaces_nothing(edgemobile) -> None:
+    Path("edgemobile.toml").write_text("[models.v2]\n")
+    ran = edgemobile("ci", "init", "v3-small")
+    assert (ran.code, "is there already" in ran.err) == (2, True), ran.err
+    assert Path("edgemobile.toml").read_text() == "[models.v2]\n"
+
+
+# ---- a dry run ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_nothing_and_judges_what_is_kept(gate, tmp_path: Path) -> None:
+    ran = gate("", "--dry-run", "--json")
+    assert ran.code == 0
+    assert [(check["what"], check["outcome"]) for check in json.loads(ran.out)["checks"]] == [
+        ("size", "passed"),
+        ("parity", "would_run"),
+    ]
+    assert not (tmp_path / ".edgemobile").exists()
+    assert gate().code == 0
+    checks = json.loads(gate("size.onnx = 10", "--dry-run", "--json").out)["checks"]
+    assert [(check["what"], check["outcome"]) for check in checks] == [("size", "failed"), ("outputs", "passed")]
+    assert "over its budget (edgemobile.toml:7: models.colours.size.onnx)" in checks[0]["words"][0]
+
+
+def test_a_missed_bound_is_named_with_its_line(gate) -> None:
+    ran = gate("tolerances.float32 = { sqnr_db = 500 }", files="swapped.onnx")
+    assert ran.code == 1
+    assert "edgemobile.toml:7: models.colours.tolerances.float32.sqnr_db" in ran.out
+    assert "top1_agree" not in ran.out.partition("bound stands in")[2]
+
+
+def test_junit_has_the_time_of_each_check(gate) -> None:
+    assert gate("", "--junit", "gate.xml").code == 0
+    suite = ElementTree.parse("gate.xml").getroot()[0]
+    times = [float(case.get("time", "0")) for case in suite.iter("testcase")]
+    assert max(times) > 0.001
+    assert float(suite.get("time", "0")) == pytest.approx(sum(times), abs=0.01)
+
+
 # ---- green, and not run again ---------------------------------------------------------------------------------------
 
 
@@ -500,6 +590,6 @@ def test_every_outcome_is_what_junit_calls_it() -> None:
     suites = ElementTree.fromstring(gate_junit(GateReport("edgemobile.toml", checks, 0.0, 0.0)))
     kinds = {"failure", "error", "skipped"}
     found = [[child.tag for child in case if child.tag in kinds] for case in suites.iter("testcase")]
-    expected = {Outcome.PASSED: [], Outcome.SKIPPED: ["skipped"]}
+    expected = {Outcome.PASSED: [], Outcome.SKIPPED: ["skipped"], Outcome.WOULD_RUN: ["skipped"]}
     expected |= {outcome: ["failure"] for outcome in (Outcome.FAILED, Outcome.UNSTABLE)}
     assert found == [expected.get(outcome, ["error"]) for outcome in Outcome]
