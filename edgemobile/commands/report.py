@@ -22,9 +22,14 @@ _PATH = click.Path(path_type=Path)
 @click.option("--md", type=_PATH, metavar="FILE", help="Markdown tables.")
 @click.option("--csv", type=_PATH, metavar="FILE", help="A row a case: a file, a device, a number of threads.")
 @click.option("--cards", type=_PATH, metavar="DIR", help="A model card an artifact.")
-@click.option("--title", default="edgemobile report", show_default=True, help="Heading of the page.")
+@click.option("--title", help="Heading of the page. [default: the models, their resolution and the date]")
 def report(
-    sources: tuple[Path, ...], html: Path | None, md: Path | None, csv: Path | None, cards: Path | None, title: str
+    sources: tuple[Path, ...],
+    html: Path | None,
+    md: Path | None,
+    csv: Path | None,
+    cards: Path | None,
+    title: str | None,
 ) -> int:
     """Put RUNs together: saved bench runs, `eval --json`, `parity --json`, export folders, in any mix.
 

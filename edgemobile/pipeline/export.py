@@ -6,7 +6,8 @@ model + weights -> torch.export -> a backend (pipeline.backends) -> files -> run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -87,6 +88,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *filter(None, (faint(reference),)),
                 *doubts,
                 *samples.notes,
+                *_too_few_to_judge(request, samples),
                 *emitted.notes,
                 *file_notes(request, model, files),
             ),
@@ -184,6 +186,16 @@ def _doubts(
         found = guessing(correct, samples.labels)
         found = found and f"PyTorch is {found}"
     return () if found is None else (found,)
+
+
+def _too_few_to_judge(request: ExportRequest, samples: Samples) -> Iterator[str]:
+    """Where one check image weighs more than all that int8 may lose."""
+    one = 100 / len(samples.check)
+    if request.max_drop is not None and 0 < request.max_drop < one:
+        yield (
+            f"--max-drop {request.max_drop:g} is less than one answer: each of {len(samples.check)} check images is "
+            f"{one:.2g} points. --check-images {math.ceil(100 / request.max_drop)} could show it"
+        )
 
 
 def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:

@@ -14,16 +14,17 @@ from typing import Any
 
 from edgemobile import __version__
 from edgemobile.errors import require
+from edgemobile.report.answer import answers, default_title
 from edgemobile.report.drawing import COLOURS, Drawing, svg
 from edgemobile.report.findings import Compared, Findings, Line
 from edgemobile.report.plots import (
+    confusion_plot,
     latency_plot,
     layer_plot,
     op_groups,
     op_plot,
     pareto_plot,
     scored_points,
-    short_names,
     size_plot,
 )
 from edgemobile.report.sources import Export
@@ -31,16 +32,19 @@ from edgemobile.report.tables import (
     Cell,
     artifact_table,
     case_table,
+    class_tables,
     conditions_table,
     facts_rows,
     layer_table,
     parity_table,
 )
-from edgemobile.report.words import all_notes, line_words, ms, percent
+from edgemobile.report.words import all_notes, line_words, megabytes, ms, percent, short_names
 
 __all__ = ["page"]
 
 _WIDE_PX, _HALF_PX, _NARROW_PX = 960, 464, 344
+_MOST_CONFUSED, _CONFUSIONS = 30, 6
+_CROWD = 8  # points that need the whole width
 # Classes of instructions as `edgemobile bench` shows them.
 _WORK = {
     "dot products": ("dot", "mmla"),
@@ -59,8 +63,19 @@ class Figure:
     narrow: str
 
 
-def page(found: Findings, title: str) -> str:
-    """Raises MissingExtra where matplotlib or jinja2 is not installed."""
+@dataclass(frozen=True)
+class Tile:
+    """`what` is the figure of, and `words` below it."""
+
+    what: str
+    figure: str
+    words: str
+    failed: bool = False
+
+
+def page(found: Findings, title: str | None = None) -> str:
+    """`title` None says which models, at which resolution and when. Raises MissingExtra where matplotlib or jinja2 is
+    not installed."""
     jinja2 = require("jinja2", "report")
     markup = require("markupsafe", "report").Markup
     style, script = _colours() + _own("page.css"), _own("page.js")
@@ -69,15 +84,21 @@ def page(found: Findings, title: str) -> str:
     )
     drawn = _Drawn(markup)
     return template.render(
-        title=title,
+        title=title or default_title(found),
+        answers=list(answers(found)),
         version=__version__,
         style=markup(style),
         script=markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         summary=list(_summary(found)),
         legend=_legend(found),
-        pareto=[drawn(line_words(line), _pareto_words(line), pareto_plot, line, _HALF_PX) for line in _scored(found)],
+        pareto=[
+            drawn(line_words(line), _pareto_words(line), pareto_plot, line, _pareto_px(line)) for line in _scored(found)
+        ],
+        pareto_wide=any(_pareto_px(line) == _WIDE_PX for line in _scored(found)),
         unscored=_unscored(found),
+        by_class=list(class_tables(found)),
+        confusions=list(_confusions(found, drawn)),
         latency=[drawn(line_words(line), "", latency_plot, line, _HALF_PX) for line in found.lines],
         layers=[drawn("Layer by layer", words, layer_plot, files, _WIDE_PX) for words, files in _layered(found)],
         doubts=_doubts(found),
@@ -130,8 +151,12 @@ def _sort_key(cell: Cell) -> str:
 # ---- what each part shows -------------------------------------------------------------------------------------------
 
 
-def _summary(found: Findings) -> Iterator[tuple[str, str, str]]:
-    """(what, figure, words): the least and the most that a reader wants to know first."""
+def _summary(found: Findings) -> list[Tile]:
+    """The least and the most that a reader wants to know first; before them what failed."""
+    return sorted(_tiles(found), key=lambda tile: not tile.failed)
+
+
+def _tiles(found: Findings) -> Iterator[Tile]:
     for line in found.lines:
         steady = [(artifact, timing) for artifact, timing in line.points if not timing.reasons] or list(line.points)
         artifact, timing = min(steady, key=lambda point: point[1].value)
@@ -140,22 +165,27 @@ def _summary(found: Findings) -> Iterator[tuple[str, str, str]]:
         what = "least work" if line.emulated else "lowest median, not beyond doubt" if near else "fastest"
         where = line_words(line).replace("-", "\u2011")  # so that no date is broken in two
         doubt = "; unstable" if timing.reasons else ""
-        yield f"{what}, {where}", figure, f"{artifact.name}{doubt}{_meeting(near)}"
+        yield Tile(f"{what}, {where}", figure, f"{artifact.name}{doubt}{_meeting(near)}")
     known = [(one, accuracy) for one in found.artifacts if (accuracy := one.accuracy_on(""))]
     if known:
         best, accuracy = max(known, key=lambda pair: pair[1].top1)
         near = [one.name for one, other in known if one is not best and other.high >= accuracy.low]
         words = f"{best.name}; {accuracy.data}{_meeting(near)}"
-        yield "highest accuracy, not beyond doubt" if near else "most accurate", percent(accuracy.top1), words
+        yield Tile("highest accuracy, not beyond doubt" if near else "most accurate", percent(accuracy.top1), words)
     sized = [one for one in found.artifacts if one.bytes]
     if sized:
         least = min(sized, key=lambda one: one.bytes or 0)
-        yield "smallest", f"{(least.bytes or 0) / 2**20:.2f} MiB", least.name
+        yield Tile("smallest", megabytes(least.bytes), least.name)
+    weighed = [(one, peak) for one in found.artifacts for timing in one.timings if (peak := timing.case.peak_mib)]
+    if weighed:
+        artifact, peak = min(weighed, key=lambda pair: pair[1])
+        yield Tile("least memory", f"{peak:.1f} MiB", artifact.name)
     compared = [one for artifact in found.artifacts for one in artifact.compared]
     if compared:
         failed = [one for one in compared if not one.file.passed]
         words = ", ".join(Path(one.file.file).name for one in failed) or f"with {compared[0].report.reference}"
-        yield "parity", f"{len(failed)} of {len(compared)} fail" if failed else f"{len(compared)} pass", words
+        figure = f"{len(failed)} of {len(compared)} fail" if failed else f"{len(compared)} pass"
+        yield Tile("parity", figure, words, failed=bool(failed))
 
 
 def _meeting(near: Sequence[str]) -> str:
@@ -173,6 +203,10 @@ def _legend(found: Findings) -> list[tuple[str, str]]:
 
 def _scored(found: Findings) -> list[Line]:
     return [line for line in found.lines if scored_points(line)]
+
+
+def _pareto_px(line: Line) -> int:
+    return _WIDE_PX if len(scored_points(line)) > _CROWD else _HALF_PX
 
 
 def _pareto_words(line: Line) -> str:
@@ -206,6 +240,13 @@ def _layered(found: Findings) -> Iterator[tuple[str, list[Compared]]]:
         ]
         if compared:
             yield f"against {report.reference}, on {report.images}", compared
+
+
+def _confusions(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
+    """Of the first files with few enough classes to see."""
+    files = [one for scores in found.sources.scores for one in scores.files if 1 < len(one.per_class) <= _MOST_CONFUSED]
+    for one in files[:_CONFUSIONS]:
+        yield drawn(Path(one.file).name, f"{one.count} images", confusion_plot, one, _HALF_PX)
 
 
 def _doubts(found: Findings) -> list[str]:

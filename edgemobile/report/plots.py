@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from edgemobile.devices.host.records import Case
 from edgemobile.report.drawing import NARROW_PX, Drawing, colour, empty_figure, say, set_margins, short
 from edgemobile.report.findings import Accuracy, Artifact, Compared, Line, Timing
-from edgemobile.report.words import case_words, db, line_words, megabytes, ms
+from edgemobile.report.sources import Evaluated
+from edgemobile.report.words import case_words, db, line_words, megabytes, ms, percent, short_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "confusion_plot",
     "front",
     "latency_plot",
     "layer_plot",
@@ -28,11 +30,11 @@ __all__ = [
     "op_plot",
     "pareto_plot",
     "scored_points",
-    "short_names",
     "size_plot",
 ]
 
 _OPS = 8
+_MOST_OVERLAP = 20  # square pixels: letters that touch can still be read
 
 
 def _style(format: str) -> dict[str, Any]:
@@ -105,14 +107,6 @@ def pareto_plot(line: Line, width_px: int) -> Drawing:
     return drawing
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Without what they all begin with, up to a dash: "v3-large-int8.onnx" -> "int8.onnx"."""
-    first, last = min(names, default=""), max(names, default="")
-    same = next((index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), 0)
-    cut = first.rfind("-", 0, same) + 1
-    return [name[cut:] for name in names]
-
-
 def _limits(axes: Axes, points: Sequence[tuple[Artifact, Timing, Accuracy]]) -> None:
     """From zero on the axis of cost, so that twice as far is twice as slow; accuracy where it is."""
     right = max(max(timing.interval[1], timing.value) for _, timing, _ in points)
@@ -128,13 +122,17 @@ def _label_points(
     spots: Sequence[tuple[float, float]],
     bars: Sequence[tuple[float, float, float]],
 ) -> None:
-    """Each label beside its point, where it meets no other, no point and no level line (left, right, y)."""
+    """Each label beside its point, where it meets no other, no point and no level line (left, right, y).
+
+    A label that has no such place is left out: its point has a tip.
+    """
     box = axes.get_window_extent()
     dots = [tuple(axes.transData.transform(spot)) for spot in spots]
     taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in dots]
     for left, right, level in bars:
         (x0, y0), (x1, _) = axes.transData.transform([(left, level), (right, level)])
         taken.append((x0, y0 - 2, x1, y0 + 2))
+    words: list[tuple[float, ...]] = []
     for (text, tint), (x, y), spot in zip(labels, dots, spots, strict=True):
         wide = 6.1 * len(text)
         places = [(dx, dy) for dy in (0, 15, -15, 28, -28, 42, -42) for dx in (12, -12 - wide, -wide / 2)]
@@ -148,12 +146,45 @@ def _label_points(
             return 50 * outside + sum(_overlap(own, other) for other in taken) + 0.2 * abs(place[1])
 
         dx, dy = min(places, key=cost)
+        left, low = x + dx, y + dy - 6
+        if any(_overlap((left, low, left + wide, low + 12), other) > _MOST_OVERLAP for other in words):
+            continue
+        words.append((left, low, left + wide, low + 12))
         taken.append((x + dx, y + dy - 6, x + dx + wide, y + dy + 6))
         say(axes, *spot, text, xytext=(dx, dy), va="center", color=tint, fontsize=11, zorder=5)
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+# ---- what is taken for what -----------------------------------------------------------------------------------------
+
+
+def confusion_plot(file: Evaluated, width_px: int) -> Drawing:
+    """Images by true class (rows) and answer (columns), each square as strong as its share of the row."""
+    names = {row.output: row.label or row.folder for row in file.per_class}
+    place = {output: index for index, output in enumerate(names)}
+    totals = {row.output: row.count for row in file.per_class}
+    width_px = min(width_px, 120 + 24 * len(names))
+    figure, axes = empty_figure(width_px, width_px)
+    set_margins(figure, axes, 84, 8, 8, 84)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    drawing = Drawing(figure, "Answers by true class")
+    for one in file.confusion:
+        if one.true not in place or one.predicted not in place:
+            continue
+        x, y, share = place[one.predicted], place[one.true], one.count / totals[one.true]
+        tint = colour("float32" if x == y else "bad")
+        axes.bar(x, 0.92, 0.92, y - 0.46, color=tint, alpha=max(0.12, min(1.0, share)), lw=0)
+        words = f"{one.count} of {totals[one.true]} images of {names[one.true]} ({percent(share)})"
+        drawing.tip(axes, x, y, f"{words}\nanswer: {names[one.predicted]}")
+    ticks = [short(name, 12) for name in names.values()]
+    axes.set_xticks(range(len(names)), ticks, rotation=60, ha="right", rotation_mode="anchor", fontsize=10)
+    axes.set_yticks(range(len(names)), ticks, fontsize=10)
+    axes.spines["bottom"].set_visible(False)
+    return drawing
 
 
 # ---- the error of each layer ----------------------------------------------------------------------------------------

@@ -19,10 +19,34 @@ from edgemobile.pipeline.artifact import MANIFEST_VERSION
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.strict_json import decode, parse
 
-__all__ = ["Evaluated", "Export", "ExportedFile", "Scores", "Sources", "read_sources"]
+__all__ = ["ClassScore", "Confused", "Evaluated", "Export", "ExportedFile", "Scores", "Sources", "read_sources"]
 
 _MANIFEST = "manifest.json"
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How often a file is right on the images of one class: `correct` of `count`. `output` is the class's index."""
+
+    folder: str
+    output: int
+    count: int
+    correct: int
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.count or self.count < 1:
+            raise ValueError("correct is from 0 to count, of at least one image")
+
+
+@dataclass(frozen=True)
+class Confused:
+    """How many images of class `true` a file says are `predicted`, by the indices of outputs."""
+
+    true: int
+    predicted: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,8 @@ class Evaluated:
     runtime: str
     preprocess: str
     sha256: str | None = None
+    per_class: tuple[ClassScore, ...] = ()
+    confusion: tuple[Confused, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.top1_interval95) != 2 or self.count < 1:
@@ -156,7 +182,11 @@ def _bench(value: Mapping[str, Any], path: Path) -> list[Run]:
 
 def _scores(value: Mapping[str, Any], path: Path) -> list[Scores]:
     _check_version(value, path, EVALUATION_VERSION)
-    return [_picked(Scores, {**value, "files": _picks(Evaluated, value["files"], path)}, path.name)]
+    files = _picks(Evaluated, value["files"], path)
+    for file in files:
+        for name, record in (("per_class", ClassScore), ("confusion", Confused)):
+            file[name] = _picks(record, list(file[name]) if isinstance(file[name], tuple) else file[name], path)
+    return [_picked(Scores, {**value, "files": files}, path.name)]
 
 
 def _parity(value: Mapping[str, Any], path: Path) -> list[ParityReport]:
@@ -216,8 +246,8 @@ def _pick(record: Any, value: Any, where: str) -> dict[str, Any]:
 
 def _picks(record: Any, value: Any, path: Path) -> list[dict[str, Any]]:
     if not isinstance(value, list):
-        raise EdgemobileError(f"{path}: files: expected a list")
-    return [_pick(record, one, f"{path.name}.files[{index}]") for index, one in enumerate(value)]
+        raise EdgemobileError(f"{path}: expected a list of {record.__name__}")
+    return [_pick(record, one, f"{path.name}: {record.__name__} {index}") for index, one in enumerate(value)]
 
 
 def _mapping(value: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:

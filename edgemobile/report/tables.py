@@ -6,16 +6,18 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from edgemobile.report.findings import Accuracy, Artifact, Findings
-from edgemobile.report.words import dash, db, megabytes, ms, percent
+from edgemobile.report.words import dash, db, megabytes, ms, percent, short_names
 
 __all__ = [
     "Cell",
     "Table",
     "artifact_table",
     "case_table",
+    "class_tables",
     "conditions_table",
     "facts_rows",
     "layer_table",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 _MAX_FACT = 400
+_MOST_CLASSES = 40
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ def _metrics(one: Artifact) -> Mapping[str, float | None]:
 def case_table(found: Findings) -> Table:
     """A row a case: time on boards, instructions where emulated, never both in a column."""
     columns = (
-        *("file", "device", "measured, UTC", "runtime", "threads"),
-        *("median ms", "95 % interval", "p90 ms", "first ms", "M instr."),
+        *("file", "verdict", "median ms", "95 % interval", "p90 ms", "first ms", "M instr.", "peak MiB"),
+        *("device", "threads", "runtime", "measured, UTC"),
     )
     rows = []
     for artifact in found.artifacts:
@@ -107,19 +110,60 @@ def case_table(found: Findings) -> Table:
             rows.append(
                 (
                     _text(artifact.name),
-                    _text(timing.run.device),
-                    _text(found.sources.measured(timing.run)),
-                    _text(f"{case.runtime} {case.version}"),
-                    _number(str(case.threads), case.threads),
+                    _verdict(timing.reasons, emulated=timing.run.emulated),
                     _number(ms(timing.value if summary else None), timing.value if summary else None),
                     _number(f"{ms(low)} to {ms(high)}" if summary else dash, low if summary else None),
                     _number(ms(p90), p90),
                     _number(ms(None if case.first_ns is None else case.first_ns / 1e6), case.first_ns),
                     _number(dash if counted is None else f"{counted:.3f}", counted),
-                    _verdict(timing.reasons, emulated=timing.run.emulated),
+                    _number(dash if case.peak_mib is None else f"{case.peak_mib:.1f}", case.peak_mib),
+                    _text(timing.run.device),
+                    _number(str(case.threads), case.threads),
+                    _text(f"{case.runtime} {case.version}"),
+                    _text(found.sources.measured(timing.run)),
                 )
             )
-    return Table("Cases", (*columns, "verdict"), tuple(rows))
+    return _without_empty(Table("Cases", columns, tuple(rows)), ("M instr.", "peak MiB"))
+
+
+def _without_empty(table: Table, columns: tuple[str, ...]) -> Table:
+    """Without those of `columns` in which no row has a value."""
+    empty = [name for name in columns if all(row[table.columns.index(name)].key is None for row in table.rows)]
+    kept = [index for index, name in enumerate(table.columns) if name not in empty]
+    return Table(
+        table.name,
+        tuple(table.columns[index] for index in kept),
+        tuple(tuple(row[index] for index in kept) for row in table.rows),
+    )
+
+
+def class_tables(found: Findings) -> Iterator[Table]:
+    """One an evaluation: a row a class, a column a file, top-1 in percent; first where the files differ the most.
+
+    Of more than 40 classes those where they differ the most.
+    """
+    for scores in found.sources.scores:
+        files = [one for one in scores.files if one.per_class]
+        if not files:
+            continue
+        names = short_names([PurePath(one.file).name for one in files])
+        by_class = {row.folder: row for row in files[0].per_class}
+        shares = {
+            folder: [row.correct / row.count for one in files for row in one.per_class if row.folder == folder]
+            for folder in by_class
+        }
+        ranked = sorted(shares, key=lambda folder: (min(shares[folder]) - max(shares[folder]), folder))
+        rows = [
+            (
+                _text(by_class[folder].label or folder),
+                _number(str(by_class[folder].count), by_class[folder].count),
+                *(_number(percent(share), share) for share in shares[folder]),
+            )
+            for folder in ranked[:_MOST_CLASSES]
+            if len(shares[folder]) == len(files)
+        ]
+        cut = f", {_MOST_CLASSES} of {len(ranked)} classes" if len(ranked) > _MOST_CLASSES else ""
+        yield Table(f"Top-1 by class{cut}", ("class", "images", *names), tuple(rows))
 
 
 def _verdict(reasons: tuple[str, ...], *, emulated: bool) -> Cell:

@@ -6,8 +6,17 @@ import csv
 import io
 from collections.abc import Iterator
 
+from edgemobile.report.answer import answers, default_title
 from edgemobile.report.findings import Artifact, Findings, Timing
-from edgemobile.report.tables import Table, artifact_table, case_table, conditions_table, layer_table, parity_table
+from edgemobile.report.tables import (
+    Table,
+    artifact_table,
+    case_table,
+    class_tables,
+    conditions_table,
+    layer_table,
+    parity_table,
+)
 from edgemobile.report.words import all_notes
 from edgemobile.util.markdown import markdown_text
 
@@ -108,11 +117,15 @@ def _case_cells(timing: Timing) -> dict[str, object]:
     }
 
 
-def as_markdown(found: Findings, title: str) -> str:
-    """The tables of the page, for a pull request or a wiki."""
-    lines = [f"# {markdown_text(title)}", ""]
+def as_markdown(found: Findings, title: str | None = None) -> str:
+    """The tables of the page, for a pull request or a wiki; `title` as of the page."""
+    lines = [f"# {markdown_text(title or default_title(found))}", ""]
+    for one in answers(found):
+        ship = f"Ship **{markdown_text(one.file)}**: " if one.file else ""
+        lines += [f"{ship}{markdown_text(one.words)}.", ""]
     tables = [
         artifact_table(found),
+        *class_tables(found),
         case_table(found),
         parity_table(found),
         layer_table(found),

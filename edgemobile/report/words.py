@@ -20,6 +20,7 @@ __all__ = [
     "megabytes",
     "ms",
     "percent",
+    "short_names",
     "value_words",
 ]
 
@@ -72,6 +73,14 @@ def case_words(artifact: Artifact, timing: Timing) -> str:
         f"{case.runtime} {case.version}, {threads}, {timing.run.facts.int8_isa}",
     ]
     return "\n".join([*lines, *(f"unstable: {reason}" for reason in timing.reasons)])
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Without what they all begin with, up to a dash: "v3-large-int8.onnx" -> "int8.onnx"."""
+    first, last = min(names, default=""), max(names, default="")
+    same = next((index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), 0)
+    cut = first.rfind("-", 0, same) + 1
+    return [name[cut:] for name in names]
 
 
 def device_words(line: Line) -> str:

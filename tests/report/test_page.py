@@ -60,9 +60,9 @@ def test_a_click_sorts_by_value_and_another_turns_it_round(opened) -> None:
 
 def test_what_has_no_value_stays_at_the_end(opened) -> None:
     section = "[...document.querySelectorAll('h2')].find(h => h.textContent === 'Cost of one inference').parentNode"
-    read = f"[...{section}.querySelectorAll('tbody tr')].map(row => row.cells[5].textContent)"
+    read = f"[...{section}.querySelectorAll('tbody tr')].map(row => row.cells[2].textContent)"
     for _ in range(2):
-        opened.click(*_centre(opened, f"{section}.querySelectorAll('th button')[5]"))
+        opened.click(*_centre(opened, f"{section}.querySelectorAll('th button')[2]"))
         assert opened.js(read)[2:] == ["–", "–"]
 
 
@@ -136,8 +136,8 @@ def test_an_unstable_figure_says_so(opened) -> None:
 def test_one_file_is_the_most_accurate_only_beyond_its_interval(found, make, second: float | None, says: str) -> None:
     more = {} if second is None else {"b_onnx": (INT8, second)}
     all_of = found(make.make_scores(a_onnx=("a" * 64, 0.8), **more))
-    (tile,) = [one for one in _summary(all_of) if "accura" in one[0]]
-    assert ": ".join(tile).replace("; 100 images of photos.zip (test)", "") == says
+    (tile,) = [one for one in _summary(all_of) if "accura" in one.what]
+    assert ": ".join((tile.what, tile.figure, tile.words)).replace("; 100 images of photos.zip (test)", "") == says
 
 
 def test_one_file_is_the_fastest_only_beyond_its_interval(found, make) -> None:
@@ -145,11 +145,55 @@ def test_one_file_is_the_fastest_only_beyond_its_interval(found, make) -> None:
         """Processes of these medians of the second file; the first takes 2 ms in all."""
         slow = tuple((int(one * 1e6),) * 5 for one in ms for _ in range(2))
         cases = make.make_case("a.onnx", "a" * 64, 2.0), make.make_case("b.onnx", INT8, 2.0, rounds_ns=slow)
-        return ": ".join(next(_summary(found(make.make_run(*cases)))))
+        first = _summary(found(make.make_run(*cases)))[0]
+        return ": ".join((first.what, first.figure, first.words))
 
     assert tile(2.3, 2.3, 2.31, 2.3, 2.3) == "fastest, pi5, 1 thread: 2.00 ms: a.onnx"
     doubtful = "lowest median, not beyond doubt, pi5, 1 thread: 2.00 ms: a.onnx; its interval meets that of b.onnx"
     assert tile(2.0, 2.06, 2.02, 1.99, 2.02) == doubtful
+
+
+def test_a_failure_is_the_first_tile_and_red(browser, found, make, tmp_path: Path) -> None:
+    layer = make.LayerParity("features.1", "Conv", 12.0, 0.5, 0.9, diverges_in="arithmetic")
+    all_of = found(make.make_run(make.make_case("int8.onnx", INT8, 2.0)), make.make_parity(layer))
+    assert [tile.failed for tile in _summary(all_of)] == [True, False, False]
+    _opened(browser, tmp_path, page(all_of))
+    tile = "document.querySelector('.summary div:first-child')"
+    assert browser.js(f"{tile}.textContent").startswith("parity1 of 1 fail")
+    assert browser.js(f"getComputedStyle({tile}.querySelector('p')).color") == "rgb(176, 0, 32)"
+
+
+def test_tiles_and_verdicts_are_seen_without_scrolling(browser, everything, tmp_path: Path) -> None:
+    _opened(browser, tmp_path, page(everything), width_px=1280)
+    tops = browser.js("[...document.querySelectorAll('.summary div')].map(one => one.offsetTop)")
+    assert len(set(tops)) == 1
+    section = "[...document.querySelectorAll('h2')].find(h => h.textContent === 'Cost of one inference').parentNode"
+    right = f"{section}.querySelector('tbody tr').cells[1].getBoundingClientRect().right"
+    assert browser.js(f"{section}.querySelector('tbody tr').cells[1].textContent") in ("stable", "unstable")
+    for width_px in (1280, 390):
+        browser.view(width_px, 844)
+        assert browser.js(right) <= width_px
+
+
+def test_labels_of_many_points_do_not_cover_each_other(found, make) -> None:
+    """Sixteen files side by side: a label without room is left out, and its point keeps its tip."""
+    names = [f"net-{number:02}_onnx" for number in range(16)]
+    cases = [
+        make.make_case(name.replace("_", "."), f"{number:02}" * 32, 2.0 + 0.01 * number)
+        for number, name in enumerate(names)
+    ]
+    scores = make.make_scores(**{name: (f"{number:02}" * 32, 0.8) for number, name in enumerate(names)})
+    (line,) = found(make.make_run(*cases), scores).lines
+    drawing = pareto_plot(line, 464)
+    drawing.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in drawing.figure.axes[0].texts if text.get_text().endswith(".onnx")]
+    assert 2 <= len(boxes) < 16
+    assert len(drawing.tips) == 16
+    for index, box in enumerate(boxes):
+        for other in boxes[:index]:
+            width = min(box.x1, other.x1) - max(box.x0, other.x0)
+            height = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert min(width, height) < 6
 
 
 @pytest.mark.parametrize(("second", "sure"), [(0.78, False), (0.6, True)])
