@@ -175,7 +175,7 @@ def _parity(request: ParityRequest, places: Sequence[ExecutionTarget], progress:
     images, described_images, notes = _images(request, reference, files, progress)
     if reference.model is not None and reference.model.random:
         request = replace(request, table=untrained(request.table))
-        notes += (f"the weights of {reference.name} are random: only the bounds asked for are held against int8",)
+        notes += (f"{reference.name}: random weights, so int8 is checked only against bounds given with --min",)
     with progress.step("run the reference"):
         expected = reference.outputs(images)
     inner = images[: _layer_images(reference.preprocess.input_px)]

@@ -163,7 +163,7 @@ def _from_factory(
             b"".join(value.cpu().numpy().tobytes() for value in net.state_dict().values())
         ).hexdigest()
         random = weights == "random" or _untrained(net.state_dict())
-        checkpoint = Checkpoint(net.state_dict(), f"the weights {spec} made", digest, random=random)
+        checkpoint = Checkpoint(net.state_dict(), f"{spec}'s own", digest, random=random)
     else:
         checkpoint = load_weights(weights, wanted=net.state_dict().keys())
         load_into(net, checkpoint)
