@@ -1,0 +1,317 @@
+"""A session in a process of its own, with limits: what a damaged or hostile file does to a runtime ends there.
+
+Runtimes are native code and trust their files: a flipped byte of a TFLite file can corrupt the heap, and an ONNX graph
+can loop for ever. In its own process that is an error with the file's name.
+
+    here                                 the process
+    the file, runtime, threads       ->  opens it
+                                     <-  ports, metadata, version
+    arrays, or sizes of inputs       ->  runs it, or resizes
+                                     <-  arrays, or ports
+
+Each message is JSON, then arrays as raw bytes. Nothing is unpickled, and sizes are checked before anything is
+allocated: the process is not trusted either once it has read the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import IO, Any
+
+import numpy as np
+
+from edgemobile.devices.runtimes.sessions import Delegation, Port, Session, open_layers, open_session
+from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
+from edgemobile.util.quiet import quiet_stderr
+
+__all__ = ["open_isolated"]
+
+# Beyond what the interpreter and the runtime take themselves. A MobileNet at 224 px needs 50 MiB.
+_MEMORY_BYTES, _MEMORY_OF_FILE = 3 * 2**30, 30
+_OPEN_S, _RUN_S, _IMAGE_S = 60.0, 60.0, 5.0
+_MAX_HEADER, _MAX_ARRAYS = 2**26, 2**31
+_LENGTH = struct.Struct("<Q")
+_ERRORS = {row.__name__: row for row in (EdgemobileError, Unsupported, MissingExtra)}
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from edgemobile.devices.runtimes.isolated import serve; serve()"
+)
+
+
+def open_isolated(
+    data: bytes,
+    *,
+    runtime: str | None = None,
+    threads: int = 1,
+    name: str = "the model",
+    exact: bool = False,
+    layers: bool = False,
+) -> Session:
+    """As `open_session`, or with `layers` as `open_layers`, in a process of its own.
+
+    Raises EdgemobileError, naming the file, also where it crashes the runtime, takes more than 3 GiB and 30 times its
+    size, more than a minute to open, or more than a minute and 5 s an image to run.
+    """
+    return _Isolated(data, runtime, threads, name, exact=exact, layers=layers)
+
+
+class _Isolated(Session):
+    """The session here of the one there."""
+
+    def __init__(self, data: bytes, runtime: str | None, threads: int, name: str, *, exact: bool, layers: bool) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C is for the process that the user started: this one ends with it.
+            start_new_session=True,
+        )
+        asked = {"runtime": runtime, "threads": threads, "name": name, "exact": exact, "layers": layers}
+        try:
+            self._described(self._ask({"open": asked}, [np.frombuffer(data, np.uint8)], _OPEN_S, "open")[0])
+        except BaseException:
+            self.close()
+            raise
+
+    def _described(self, told: Mapping[str, Any]) -> None:
+        self.runtime, self.version = str(told["runtime"]), str(told["version"])
+        self.metadata, self.config = _texts(told["metadata"]), _texts(told["config"])
+        self.inputs, self.outputs = _ports(told["inputs"]), _ports(told["outputs"])
+        cut = told["delegation"]
+        self._delegation = None if cut is None else Delegation(int(cut["partitions"]), dict(cut["outside"]))
+
+    def invoke(self, prepared: np.ndarray) -> np.ndarray:
+        return self.invoke_all([prepared])[0]
+
+    def invoke_all(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
+        batch = max((len(array) for array in prepared if array.ndim), default=1)
+        _, arrays = self._ask({"run": None}, prepared, _RUN_S + _IMAGE_S * batch, "run")
+        return arrays
+
+    def delegation(self) -> Delegation | None:
+        return self._delegation
+
+    def _take(self, inputs: tuple[Port, ...]) -> None:
+        sizes = {port.name: list(port.shape) for port in inputs}
+        told, _ = self._ask({"resize": [asdict(port) for port in inputs], "sizes": sizes}, [], _OPEN_S, "resize")
+        self._described(told)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self.close()
+
+    def _ask(
+        self, message: dict[str, Any], arrays: Sequence[np.ndarray], limit_s: float, what: str
+    ) -> tuple[Mapping[str, Any], list[np.ndarray]]:
+        """(the answer, its arrays).
+
+        Raises EdgemobileError for an error there, a crash, or no answer within `limit_s`.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self._process.kill()
+
+        watch = threading.Timer(limit_s, give_up)
+        watch.daemon = True
+        watch.start()
+        try:
+            _send(self._process.stdin, message, arrays)
+            answer, made = _receive(self._process.stdout)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.close()
+            raise self._failed(what, limit_s if late.is_set() else None) from error
+        finally:
+            watch.cancel()
+        if "error" in answer:
+            kind = _ERRORS.get(str(answer["error"]), EdgemobileError)
+            raise kind(str(answer["words"]))
+        return answer, made
+
+    def _failed(self, what: str, limit_s: float | None) -> EdgemobileError:
+        if limit_s is not None:
+            return EdgemobileError(f"{self.name}: it did not {what} within {limit_s:.0f} s: endless, or far too large")
+        code = self._process.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return EdgemobileError(
+            f"{self.name} crashed the runtime ({how}) when asked to {what}: it is damaged, or wants more memory than "
+            f"the {_MEMORY_BYTES / 2**30:.0f} GiB that a model may take"
+        )
+
+
+# ---- messages -------------------------------------------------------------------------------------------------------
+
+
+def _send(pipe: IO[bytes], message: dict[str, Any], arrays: Sequence[np.ndarray]) -> None:
+    kept = [np.ascontiguousarray(array) for array in arrays]
+    header = json.dumps({**message, "arrays": [[array.dtype.str, array.shape] for array in kept]}).encode()
+    pipe.write(_LENGTH.pack(len(header)))
+    pipe.write(header)
+    for array in kept:
+        if array.size:
+            pipe.write(memoryview(array).cast("B"))
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Raises EOFError, an OSError or a ValueError for what is no message."""
+    (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
+    if length > _MAX_HEADER:
+        raise ValueError(f"a header of {length} bytes")
+    message = json.loads(_exactly(pipe, length))
+    kinds = [(_dtype(text), tuple(map(int, shape))) for text, shape in message["arrays"]]
+    sizes = [dtype.itemsize * math.prod(shape) for dtype, shape in kinds]
+    if sum(sizes) > _MAX_ARRAYS or min(sizes, default=0) < 0:
+        raise ValueError(f"arrays of {sum(sizes)} bytes")
+    arrays = [
+        np.frombuffer(_exactly(pipe, size), dtype).reshape(shape)
+        for size, (dtype, shape) in zip(sizes, kinds)  # noqa: B905  # strict= came with Python 3.10
+    ]
+    return message, arrays
+
+
+def _dtype(text: str) -> np.dtype[Any]:
+    dtype = np.dtype(text)
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise ValueError(f"an array of {text}")
+    return dtype
+
+
+def _exactly(pipe: IO[bytes], count: int) -> bytearray:
+    """As many bytes; a short read is the end of the process."""
+    data = bytearray(count)
+    view, have = memoryview(data), 0
+    while have < count:
+        got = pipe.readinto(view[have:])  # type: ignore[attr-defined]
+        if not got:
+            raise OSError("the process ended")
+        have += got
+    return data
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {str(key): str(text) for key, text in value.items()}
+
+
+def _ports(value: Any) -> tuple[Port, ...]:
+    return tuple(_port(one) for one in value)
+
+
+def _port(value: Mapping[str, Any]) -> Port:
+    free = value["free"]
+    return Port(
+        str(value["name"]),
+        tuple(map(int, value["shape"])),
+        str(value["dtype"]),
+        str(value["layout"]),
+        None if value["scale"] is None else float(value["scale"]),
+        None if value["zero_point"] is None else int(value["zero_point"]),
+        None if free is None else tuple(map(int, free)),
+    )
+
+
+# ---- in the process -------------------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Answer messages on standard input until it ends. What a runtime prints goes nowhere."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    given = os.fdopen(os.dup(0), "rb", buffering=0)
+    said = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+    session: Session | None = None
+    while True:
+        try:
+            message, arrays = _receive(given)
+        except OSError:
+            return
+        try:
+            if "open" in message:
+                session = _opened(message["open"], arrays[0].tobytes())
+                answer, made = _description(session), []
+            elif "run" in message:
+                assert session is not None
+                with session.refusals():
+                    answer, made = {}, session.invoke_all(arrays)
+            else:
+                assert session is not None
+                session._take(_ports(message["resize"]))
+                answer, made = _description(session), []
+            made = [np.asarray(array) for array in made]
+        except Exception as error:
+            ours = isinstance(error, EdgemobileError)
+            kind = type(error).__name__ if ours else EdgemobileError.__name__
+            answer, made = {"error": kind, "words": str(error) if ours else in_a_line(error)}, []
+        _send(said, answer, made)
+
+
+def _end_with(parent: int) -> None:
+    """End this process, even inside an endless model, when the one that asks is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _opened(asked: Mapping[str, Any], data: bytes) -> Session:
+    from edgemobile.devices.runtimes.sessions import import_runtime
+    from edgemobile.devices.runtimes.table import default_runtime
+    from edgemobile.model_file.file import file_format
+
+    import_runtime(asked["runtime"] or default_runtime(file_format(data, asked["name"])))
+    _limit_memory(_MEMORY_BYTES + _MEMORY_OF_FILE * len(data))
+    how: Callable[..., Session] = open_layers if asked["layers"] else open_session
+    told = {} if asked["layers"] else {"name": asked["name"]}
+    with quiet_stderr():
+        return how(data, runtime=asked["runtime"], threads=asked["threads"], exact=asked["exact"], **told)
+
+
+def _limit_memory(most: int) -> None:
+    """At most so many bytes beyond what is taken now, where the system has such a limit."""
+    try:
+        import resource
+    except ImportError:
+        return
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (taken + most, taken + most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _description(session: Session) -> dict[str, Any]:
+    cut = session.delegation()
+    return {
+        "runtime": session.runtime,
+        "version": session.version,
+        "metadata": dict(session.metadata),
+        "config": dict(session.config),
+        "inputs": [asdict(port) for port in session.inputs],
+        "outputs": [asdict(port) for port in session.outputs],
+        "delegation": None if cut is None else asdict(cut),
+    }
