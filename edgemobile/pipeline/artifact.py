@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.locking import try_lock
 from edgemobile.util.renaming import exchange, rename_onto_nothing
+from edgemobile.util.writing import sync_folder
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -67,6 +68,7 @@ def fresh_folder(out: Path, *, overwrite: bool = False, keep: Collection[str] = 
     try:
         (work / _NEW).mkdir()
         yield work / _NEW
+        sync_folder(work / _NEW)
         _put(work, out, overwrite=overwrite, keep=keep)
     except OSError as error:
         raise EdgemobileError(f"cannot write {out}: {error.strerror or error}; nothing was left behind") from error

@@ -1,14 +1,15 @@
-"""A file written whole or not at all."""
+"""A file written whole or not at all, and on the disk when that is said: a power cut leaves the old one or the new."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["write_whole"]
+__all__ = ["sync_folder", "write_whole"]
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -25,8 +26,34 @@ def write_whole(path: Path, text: str) -> None:
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
             partial.write_text(text, encoding="utf-8")
+            # Without this a file system may carry out the renaming first, and a power cut leaves an empty file.
+            _sync(partial)
             os.replace(partial, target)
+            _sync_entries(target.parent)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise EdgemobileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the files in `folder`, and their names, on the disk. Raises OSError."""
+    for path in folder.iterdir():
+        if path.is_file():
+            _sync(path)
+    _sync_entries(folder)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_entries(folder: Path) -> None:
+    """Have the names in `folder` on the disk, where the system can say so of a folder: Windows cannot."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
