@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, in_a_line, require
+from edgemobile.errors import EdgemobileError, Unsupported, in_a_line, require
 from edgemobile.exporters.contents import Contents, Op, Value
 
 onnx: Any = require("onnx", "export")
 
-__all__ = ["known_ops", "load", "read", "read_optimized"]
+__all__ = ["known_ops", "load", "read", "read_optimized", "reading"]
 
 # (tensor, scale, zero point) among the inputs; -1 is the output.
 _QPARAMS = {
@@ -26,13 +29,27 @@ _QPARAMS = {
 }
 
 
+_TRIPPED = (
+    *(AttributeError, LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError),
+    *(MemoryError, RecursionError, struct.error),
+)
+
+
 def read(data: bytes) -> Contents:
     """The graphs of an ONNX file. Raises EdgemobileError where the bytes are no ONNX model."""
     model = load(data)
-    try:
+    with reading(data):
         return _contents(model)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise EdgemobileError(f"damaged ONNX file of {len(data)} bytes: {error}; export or copy it again") from error
+
+
+@contextmanager
+def reading(data: bytes) -> Iterator[None]:
+    """Names and attributes of a damaged file lead anywhere: whatever they trip over is one clear error."""
+    try:
+        yield
+    except _TRIPPED as error:
+        words = in_a_line(error)
+        raise Unsupported(f"damaged ONNX file of {len(data)} bytes: {words}; export or copy it again") from error
 
 
 def load(data: bytes) -> Any:
@@ -113,6 +130,8 @@ def _graph(graph: Any, around: dict[str, Value], optimized: bool) -> Contents:
     stated = {value.name: _described(value) for value in (*graph.value_info, *graph.input, *graph.output)}
     values = {**around, **stated, **_stored(graph)}
     for op in ops:
+        if lost := [name for name in op.inputs if name and name not in values]:
+            raise ValueError(f"{op.kind} reads {lost[0]!r}, which nothing before it makes")
         for name in op.outputs:
             if name not in values:
                 values[name] = Value(name, (), _guess(op, values))

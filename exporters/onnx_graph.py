@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import Unsupported
-from edgemobile.exporters.onnx_contents import load, onnx
+from edgemobile.exporters.onnx_contents import load, onnx, reading
 from edgemobile.exporters.onnx_plain import plain
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.padding import Pads, unpadded
@@ -39,9 +39,11 @@ def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
 
     What such an op makes is an input of the Graph.
     """
-    model = plain(load(data))
-    reader = _Reader(model, _tensors(model))
-    return reader.graph(), reader.unknown
+    model = load(data)
+    with reading(data):
+        model = plain(model)
+        reader = _Reader(model, _tensors(model))
+        return reader.graph(), reader.unknown
 
 
 def read_named_tensors(data: bytes) -> dict[str, Tensor]:
@@ -50,7 +52,9 @@ def read_named_tensors(data: bytes) -> dict[str, Tensor]:
     As edgemobile.exporters.onnx.read_tensors, but of any file: what a Graph has no dtype for (the int64 of shapes and
     axes) is left out.
     """
-    return _tensors(plain(load(data)))
+    model = load(data)
+    with reading(data):
+        return _tensors(plain(model))
 
 
 def tensor_name(name: str) -> str:

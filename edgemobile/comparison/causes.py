@@ -20,6 +20,7 @@ from edgemobile.comparison import numeric_faults, structural_faults
 from edgemobile.comparison.diverging_layer import DivergingLayer, Normalisation, Output
 from edgemobile.comparison.layers import LayerParity, RecordedActivations, channel_db, fused_to, rerun, sources
 from edgemobile.graph import Graph
+from edgemobile.util.strict_json import Real
 
 __all__ = ["CAUSES", "Cause", "Normalisation", "likely_cause"]
 
@@ -56,8 +57,8 @@ class Cause:
 
     kind: str
     words: str
-    explained_db: float | None = None
-    right_db: float | None = None
+    explained_db: Real | None = None
+    right_db: Real | None = None
 
 
 def likely_cause(

@@ -30,6 +30,7 @@ from edgemobile.graph.interpreter import run
 from edgemobile.graph.tensor_names import added, gate_of, is_constant_of, is_equalized, split_name
 from edgemobile.metrics.measures import cosine, max_abs, sqnr_db
 from edgemobile.metrics.tolerances import LayerTolerance
+from edgemobile.util.strict_json import Real
 
 __all__ = [
     "LayerParity",
@@ -69,15 +70,15 @@ class LayerParity:
 
     name: str
     op: str
-    sqnr_db: float
-    max_abs: float
-    cosine: float
-    arithmetic_sqnr_db: float | None = None
-    weights_sqnr_db: float | None = None
-    excess: float | None = None
+    sqnr_db: Real
+    max_abs: Real
+    cosine: Real
+    arithmetic_sqnr_db: Real | None = None
+    weights_sqnr_db: Real | None = None
+    excess: Real | None = None
     lsb: int | None = None
-    cut_db: float | None = None
-    outlier_ratio: float | None = None
+    cut_db: Real | None = None
+    outlier_ratio: Real | None = None
     diverges_in: str = ""
 
     @property

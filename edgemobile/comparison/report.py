@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgemobile.comparison.causes import Cause
 from edgemobile.comparison.layers import LayerParity, first_diverging
 from edgemobile.errors import EdgemobileError
+from edgemobile.util.strict_json import Real, decode, encode, versioned
 
 __all__ = ["FAIL", "NOT_COMPARED", "PASS", "REFUSED", "REPORT_VERSION", "FileParity", "ParityReport"]
 
@@ -42,8 +41,8 @@ class FileParity:
     precision: str
     place: str
     isa: str
-    metrics: Mapping[str, float]
-    bounds: Mapping[str, float]
+    metrics: Mapping[str, Real]
+    bounds: Mapping[str, Real]
     missed: tuple[str, ...] = ()
     missed_layers: tuple[str, ...] = ()
     layers: tuple[LayerParity, ...] = ()
@@ -128,18 +127,15 @@ class ParityReport:
 
     def to_json(self) -> dict[str, Any]:
         """JSON's own types; inf and nan are the texts "inf", "-inf" and "nan"."""
-        return _plain({"version": self.version, "passed": self.passed, **asdict(self)})
+        return {"version": self.version, "passed": self.passed, **encode(self)}
 
     @classmethod
-    def from_json(cls, text: str | Mapping[str, Any]) -> ParityReport:
-        """Read back what `to_json` wrote; raises EdgemobileError for another version or shape."""
-        try:
-            data = dict(json.loads(text) if isinstance(text, str) else text)
-            data.pop("passed", None)
-            files = tuple(_file(file) for file in data.pop("files"))
-            return cls(files=files, **{**data, "notes": tuple(data["notes"])})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise EdgemobileError(f"not a parity report: {type(error).__name__} {error}") from error
+    def from_json(cls, given: str | Mapping[str, Any]) -> ParityReport:
+        """Read back what `to_json` wrote, strictly. Raises EdgemobileError for another version, or the first field that
+        is missing, unknown or of another type."""
+        fields = versioned(given, REPORT_VERSION, "parity report")
+        fields.pop("passed", None)
+        return decode(cls, {**fields, "version": REPORT_VERSION}, "parity report")
 
     def __str__(self) -> str:
         lines = [f"{self.reference}: {'pass' if self.passed else 'FAIL'} on {self.images}"]
@@ -148,35 +144,3 @@ class ParityReport:
             lines.append(f"  {file.verdict} {file.file} ({file.place}): {file.refused or found}")
             lines += [f"       {words}" for words in (*file.missed, *filter(None, [file.not_compared]))]
         return "\n".join(lines)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: Any) -> Any:
-    return float(value) if value in ("inf", "-inf", "nan") else value
-
-
-def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _number(value) for key, value in record.items()}
-
-
-def _file(data: Mapping[str, Any]) -> FileParity:
-    return FileParity(
-        **{
-            **data,
-            "metrics": _numbers(data["metrics"]),
-            "bounds": _numbers(data["bounds"]),
-            "missed": tuple(data["missed"]),
-            "missed_layers": tuple(data["missed_layers"]),
-            "layers": tuple(LayerParity(**_numbers(layer)) for layer in data["layers"]),
-            "unmatched": tuple((name, reason) for name, reason in data["unmatched"]),
-            "cause": None if data["cause"] is None else Cause(**_numbers(data["cause"])),
-            "notes": tuple(data["notes"]),
-        }
-    )

@@ -1,7 +1,7 @@
 """JSON into records and back, refusing whatever a record does not say: what comes from a board is untrusted.
 
-A record is a frozen dataclass of int, float, str, bool, records, tuples (tuple[X, ...]), mappings (Mapping[str, X]) and
-any of these | None. Its own checks run when it is built.
+A record is a frozen dataclass of int, float, Real, str, bool, records, tuples (tuple[X, ...] and tuple[X, Y]), mappings
+(Mapping[str, X]) and any of these | None. Its own checks run when it is built.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["decode", "encode", "loads", "parse", "to_json_text", "to_text", "versioned"]
+__all__ = ["Real", "decode", "encode", "loads", "parse", "to_json_text", "to_text", "versioned"]
 
+# A number that may be infinite or nan, which JSON has no word for: "inf", "-inf" and "nan" as text.
+Real = Annotated[float, "inf, -inf and nan are texts"]
+_NOT_FINITE = ("inf", "-inf", "nan")
 _T = TypeVar("_T")
 _MAX_TEXT = 2000
+_MOST_INT = 2**63
 # A list of numbers reads better on one line than on a thousand.
 _NUMBER_LIST = re.compile(r"\[\s+(-?\d[-+.eE\d,\s]*?)\s+\]")
 
@@ -73,12 +77,14 @@ def versioned(given: str | Mapping[str, Any], version: int, what: str) -> dict[s
 
 
 def encode(value: Any) -> Any:
-    """A record as JSON's own types, fields in their order."""
+    """A record as JSON's own types, fields in their order; what is not finite as text."""
     if is_dataclass(value):
         return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
-    return [encode(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_text(value: Any) -> str:
@@ -89,9 +95,19 @@ def to_text(value: Any) -> str:
 
 def _decoded(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType:
+    if origin is Annotated:
+        return float(value) if isinstance(value, str) and value in _NOT_FINITE else _finite(value, where)
+    if origin in (types.UnionType, typing.Union):
         (some,) = (argument for argument in arguments if argument is not type(None))
         return None if value is None else _decoded(some, value, where)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        items = _typed(list, value, where)
+        if len(items) != len(arguments):
+            raise EdgemobileError(f"{where}: expected {len(arguments)} values, found {len(items)}")
+        return tuple(
+            _decoded(argument, item, f"{where}[{i}]")
+            for i, (argument, item) in enumerate(zip(arguments, items, strict=True))
+        )
     if origin is tuple:
         return tuple(_decoded(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(_typed(list, value, where)))
     if origin is Mapping:
@@ -105,7 +121,7 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
 
 
 def _record(kind: Any, value: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     if hints.keys() != value.keys():
         missing, unknown = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys())
         found = f"missing {', '.join(missing)}" if missing else f"unknown {_shown(', '.join(unknown))}"
@@ -121,11 +137,13 @@ def _typed(kind: type, value: Any, where: str) -> Any:
     # In Python True is an int; in a record it is not.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise EdgemobileError(f"{where}: expected {kind.__name__}, found {_shown(value)}")
+    if kind is int and not -_MOST_INT <= value < _MOST_INT:
+        raise EdgemobileError(f"{where}: expected an integer of 64 bits, found {_shown(value)}")
     return value
 
 
 def _finite(value: Any, where: str) -> float:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST_INT:
         return float(value)
     # 1e999 is legal JSON, and infinite.
     if not math.isfinite(_typed(float, value, where)):
