@@ -137,7 +137,7 @@ def _typed(kind: type, value: Any, where: str) -> Any:
     # In Python True is an int; in a record it is not.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise EdgemobileError(f"{where}: expected {kind.__name__}, found {_shown(value)}")
-    if kind is int and not -_MOST_INT <= value < _MOST_INT:
+    if kind is int and isinstance(value, int) and not -_MOST_INT <= value < _MOST_INT:
         raise EdgemobileError(f"{where}: expected an integer of 64 bits, found {_shown(value)}")
     return value
 
