@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import EdgemobileError, in_a_line, require
-from edgemobile.exporters.contents import Contents, Op, Value
+from edgemobile.model_file.contents import Contents, Op, Value
 
 onnx: Any = require("onnx", "export")
 
-__all__ = ["known_ops", "load", "read", "read_optimized"]
+__all__ = ["known_ops", "load", "read_contents", "read_optimized"]
 
 # (tensor, scale, zero point) among the inputs; -1 is the output.
 _QPARAMS = {
@@ -26,7 +26,7 @@ _QPARAMS = {
 }
 
 
-def read(data: bytes) -> Contents:
+def read_contents(data: bytes) -> Contents:
     """The graphs of an ONNX file. Raises EdgemobileError where the bytes are no ONNX model."""
     model = load(data)
     try:

@@ -52,7 +52,7 @@ def test_the_documentation_runs(documented: dict[str, Any]) -> None:
     assert [len(file.layers) for file in compared.files] == [122, 114]
     assert ParityReport.from_json(documented["text"]).files == compared.files
     assert documented["quantized"].recipe.name == "minmax"
-    assert {file.artifact.precision for file in documented["quantized"].files} == {"int8"}
+    assert {file.entry.precision for file in documented["quantized"].files} == {"int8"}
     assert documented["evaluated"].files[0].count == 6
 
 

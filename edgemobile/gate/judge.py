@@ -10,9 +10,10 @@ from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.devices.host.records import Case, Run
 from edgemobile.gate.checks import Check, Outcome
 from edgemobile.gate.config import Accuracy, DeviceEntry
-from edgemobile.gate.measured import Measured, Scored, Written
+from edgemobile.gate.measured import Measured, Scored
 from edgemobile.gate.selectors import selects
 from edgemobile.metrics.measures import METRICS
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["accuracies", "on_device", "on_no_file", "parities", "sizes"]
 
@@ -21,13 +22,13 @@ def sizes(model: Measured) -> list[Check]:
     """A row a file: its bytes and, where there is a budget, that."""
     checks = []
     for file in model.files:
-        most = _least_budget(model.entry.size, file)
+        most = _least_budget(model, model.entry.size, file)
         over = most is not None and file.bytes > most
         words = () if not over or most is None else (f"{file.bytes:,} bytes, {file.bytes - most:,} over its budget",)
         checks.append(
             Check(
                 model.entry.name,
-                Path(file.name).name,
+                file.name,
                 "size",
                 "here",
                 Outcome.FAILED if over else Outcome.PASSED,
@@ -101,15 +102,15 @@ def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept:
 # ---- devices --------------------------------------------------------------------------------------------------------
 
 
-def on_device(device: DeviceEntry, model: Measured, files: Sequence[Written], run: Run, kept: bool) -> list[Check]:
+def on_device(device: DeviceEntry, model: Measured, files: Sequence[ModelFile], run: Run, kept: bool) -> list[Check]:
     """A row a file: what it costs there, against its budget and against the baseline."""
     budgets = model.entry.instructions.get(device.name, {})
     if budgets and not run.emulated:
         words = (f"{device.name} is timed; instructions are counted on emulated devices, like emulated:cortex-a72",)
         return [Check(model.entry.name, "", "instructions", device.name, Outcome.WRONG, words=words)]
-    by_name = {Path(file.name).name: file for file in files}
+    by_name = {file.name: file for file in files}
     checks = [
-        _case(model, device, case, run, _least_budget(budgets, by_name[Path(case.file).name]), kept)
+        _case(model, device, case, run, _least_budget(model, budgets, by_name[Path(case.file).name]), kept)
         for case in run.cases
     ]
     what = "instructions" if run.emulated else "latency"
@@ -192,17 +193,18 @@ def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool
 # ---- in common ------------------------------------------------------------------------------------------------------
 
 
-def _least_budget(budgets: Mapping[str, int], file: Written) -> int | None:
+def _least_budget(model: Measured, budgets: Mapping[str, int], file: ModelFile) -> int | None:
     """Every budget that means the file must hold."""
-    return min((most for name, most in budgets.items() if selects(name, file.format, file.precision)), default=None)
+    precision = model.precision(file)
+    return min((most for name, most in budgets.items() if selects(name, file.format, precision)), default=None)
 
 
 def _of_nothing(
-    model: Measured, what: str, place: str, budgets: Mapping[str, int], files: Sequence[Written]
+    model: Measured, what: str, place: str, budgets: Mapping[str, int], files: Sequence[ModelFile]
 ) -> Iterator[Check]:
     for name in budgets:
-        if not any(selects(name, file.format, file.precision) for file in files):
-            names = ", ".join(Path(file.name).name for file in files) or f"none runs on {place}"
+        if not any(selects(name, file.format, model.precision(file)) for file in files):
+            names = ", ".join(file.name for file in files) or f"none runs on {place}"
             words = (f"the budget of {name} means none of the files: {names}",)
             yield Check(model.entry.name, "", what, place, Outcome.WRONG, words=words)
 

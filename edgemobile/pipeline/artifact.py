@@ -20,7 +20,7 @@ from edgemobile.util.renaming import exchange, rename_onto_nothing
 if TYPE_CHECKING:
     from filelock import FileLock
 
-__all__ = ["MANIFEST_VERSION", "Artifact", "check_free", "fresh_folder"]
+__all__ = ["MANIFEST_VERSION", "ManifestEntry", "check_free", "fresh_folder"]
 
 MANIFEST_VERSION = 1
 _MANIFEST, _LABELS = "manifest.json", "labels.txt"
@@ -29,8 +29,11 @@ _WORK, _NEW, _OLD, _LOCK = ".{name}.export-", "new", "old", "lock"
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """One exported file as the manifest describes it; `hswish` is how hard-swish is written, "" where there is none."""
+class ManifestEntry:
+    """What the manifest says of one exported file before anything is measured. `precision` is what was asked for.
+
+    `hswish` is how hard-swish is written, "" where there is none.
+    """
 
     file: str
     format: str
@@ -38,7 +41,7 @@ class Artifact:
     bytes: int
     sha256: str
     ops: Mapping[str, int]
-    hswish: str = ""
+    hswish: str
 
     @property
     def op_count(self) -> int:

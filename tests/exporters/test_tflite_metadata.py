@@ -58,9 +58,7 @@ def test_labels_are_packed_as_the_official_tools_do(tmp_path: Path) -> None:
     data = tflite.to_bytes(graph(), metadata=METADATA)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert archive.read("labels.txt").decode().splitlines() == LABELS
-    path = tmp_path / "model.tflite"
-    path.write_bytes(data)
-    found = find_labels(path, len(LABELS), {})
+    found = find_labels(tmp_path / "model.tflite", len(LABELS), {}, data=data)
     assert (found.names, found.source) == (tuple(LABELS), "packed into the file")
 
 
