@@ -96,7 +96,7 @@ def written_files(entry: ModelEntry, config: GateConfig, cache: Cache, progress:
     folder = cache.files(entry.name, key)
     found = cache.get("export", key, lambda value: decode(_Kept, value, "export"))
     if found is not None and not is_factory(entry.model):
-        kept = _whole(folder, found)
+        kept = _kept_files(folder, found)
         if kept:
             return Measured(entry, config, cache, kept, key, kept=True)
     cache.clear(entry.name, key)
@@ -115,7 +115,7 @@ class _Kept:
     files: tuple[str, ...]
 
 
-def _whole(folder: Path, kept: _Kept) -> tuple[ModelFile, ...]:
+def _kept_files(folder: Path, kept: _Kept) -> tuple[ModelFile, ...]:
     """The model files where the folder is as it was written; () where anything in it is changed, lost or added."""
     try:
         files = tuple(read_model_file(folder / name) for name in kept.files)
