@@ -5,9 +5,10 @@ A format's module offers
     to_bytes(graph, *, metadata) -> bytes      the whole file
     op_counts(data) -> dict[str, int]          the ops in a file, by the format's own names
     read_metadata(data) -> dict[str, str]      what `metadata` put there
+    read_contents(data) -> Contents            its ops and values, of anyone's file
     read_tensors(data) -> dict[str, Tensor]    constants and quantized tensors as the Graph had them
 
-Add a format here: a module with these four, and a row in FORMATS.
+Add a format here: a module with these five, and a row in FORMATS.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Protocol, cast
 
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Tensor
+from edgemobile.model_file.contents import Contents
 
 __all__ = ["FILE_SUFFIXES", "FORMATS", "Format", "format_of"]
 
@@ -27,6 +29,7 @@ class _Module(Protocol):
     def to_bytes(self, graph: Graph, *, metadata: Mapping[str, str]) -> bytes: ...
     def op_counts(self, data: bytes) -> dict[str, int]: ...
     def read_metadata(self, data: bytes) -> dict[str, str]: ...
+    def read_contents(self, data: bytes) -> Contents: ...
     def read_tensors(self, data: bytes) -> dict[str, Tensor]: ...
 
 
@@ -40,6 +43,14 @@ class Format:
 
     def load(self) -> _Module:
         return cast(_Module, importlib.import_module(self.module))
+
+    def read_contents(self, data: bytes) -> Contents:
+        """The ops and values of a file. Raises EdgemobileError where it is damaged."""
+        return self.load().read_contents(data)
+
+    def read_metadata(self, data: bytes) -> dict[str, str]:
+        """What a file says of itself. Raises EdgemobileError where it is damaged."""
+        return self.load().read_metadata(data)
 
 
 FORMATS = {

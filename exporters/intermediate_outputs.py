@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgemobile.exporters.contents import Contents
+from edgemobile.model_file.contents import Contents
 
 __all__ = ["intermediate_names", "is_read_before_quantized", "with_intermediate_outputs"]
 

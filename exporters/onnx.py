@@ -30,13 +30,13 @@ import numpy as np
 
 from edgemobile import __version__
 from edgemobile.errors import Unsupported
-from edgemobile.exporters.onnx_contents import load, onnx, read
+from edgemobile.exporters.onnx_contents import load, onnx, read_contents
 from edgemobile.exporters.onnx_layouts import channels_first, channels_first_widened, columns_first, nchw
 from edgemobile.exporters.onnx_tensors import read_tensors
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import activation_range, dequantize
 
-__all__ = ["IR_VERSION", "OPSET", "op_counts", "read_metadata", "read_tensors", "to_bytes"]
+__all__ = ["IR_VERSION", "OPSET", "op_counts", "read_contents", "read_metadata", "read_tensors", "to_bytes"]
 
 OPSET = 18
 IR_VERSION = 8
@@ -79,7 +79,7 @@ def to_bytes(
 
 def op_counts(data: bytes) -> dict[str, int]:
     """ONNX op -> how many the file holds, most frequent first."""
-    return read(data).op_counts()
+    return read_contents(data).op_counts()
 
 
 def read_metadata(data: bytes) -> dict[str, str]:

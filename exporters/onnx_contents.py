@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line, require
-from edgemobile.exporters.contents import Contents, Op, Value
+from edgemobile.model_file.contents import Contents, Op, Value
 
 onnx: Any = require("onnx", "export")
 
-__all__ = ["known_ops", "load", "read", "read_optimized", "reading"]
+__all__ = ["known_ops", "load", "read_contents", "read_optimized", "reading"]
 
 # (tensor, scale, zero point) among the inputs; -1 is the output.
 _QPARAMS = {
@@ -35,7 +35,7 @@ _TRIPPED = (
 )
 
 
-def read(data: bytes) -> Contents:
+def read_contents(data: bytes) -> Contents:
     """The graphs of an ONNX file. Raises EdgemobileError where the bytes are no ONNX model."""
     model = load(data)
     with reading(data):

@@ -18,6 +18,7 @@ import numpy as np
 from edgemobile import __version__
 from edgemobile.errors import Unsupported
 from edgemobile.exporters.padding import padding_name
+from edgemobile.exporters.tflite_contents import read_contents
 from edgemobile.exporters.tflite_file import (
     DEPTHWISE_ORDER,
     MIN_RUNTIME,
@@ -40,6 +41,7 @@ __all__ = [
     "delegate_partitions",
     "op_counts",
     "op_versions",
+    "read_contents",
     "read_metadata",
     "read_tensors",
     "to_bytes",

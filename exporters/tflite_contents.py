@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.exporters.contents import Contents, Op, Value
 from edgemobile.exporters.tflite_file import (
     OP_NAMES,
     constant_array,
@@ -20,8 +19,9 @@ from edgemobile.exporters.tflite_file import (
     text,
     unpack,
 )
+from edgemobile.model_file.contents import Contents, Op, Value
 
-__all__ = ["known_ops", "read"]
+__all__ = ["known_ops", "read_contents"]
 
 _DTYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
 _ACTIVATIONS = {number: name for name, number in vars(schema.ActivationFunctionType).items() if isinstance(number, int)}
@@ -29,7 +29,7 @@ _ACTIVATIONS = {number: name for name, number in vars(schema.ActivationFunctionT
 _WEIGHT_AXIS = {"DEPTHWISE_CONV_2D": 3}
 
 
-def read(data: bytes) -> Contents:
+def read_contents(data: bytes) -> Contents:
     """The graphs of a TFLite file. Raises Unsupported where the bytes are damaged or no TFLite file."""
     model = unpack(data)
     with reading(data):

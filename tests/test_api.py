@@ -44,7 +44,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> dic
         for block in blocks:
             exec(compile(block, "docs/api.md", "exec"), names)
         assert (folder / "layers.svg").read_text().count("<path") > 10
-    return names
+    return {**names, "folder": folder}
 
 
 def test_the_documentation_runs(documented: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def test_the_documentation_runs(documented: dict[str, Any]) -> None:
     assert [len(file.layers) for file in compared.files] == [122, 114]
     assert ParityReport.from_json(documented["text"]).files == compared.files
     assert documented["quantized"].recipe.name == "minmax"
-    assert {file.artifact.precision for file in documented["quantized"].files} == {"int8"}
+    assert {file.entry.precision for file in documented["quantized"].files} == {"int8"}
     assert documented["evaluated"].files[0].count == 6
 
 
@@ -176,6 +176,7 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
     documented: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the library is asked for, of every form in which it may be handed over."""
+    monkeypatch.chdir(documented["folder"])
     asked: list[Any] = []
 
     def ask(request: Any, *args: object) -> None:
@@ -208,7 +209,13 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
     assert (mine.recipe.name, mine.recipe.refit, mine.recipe.hswish) == ("mine", 0, "fused")
     assert (mine.labels, json.loads(mine.preprocess)) == (Path("a.txt"), normalised)
     assert (compared.runtimes, compared.on, compared.minimums) == (("tensorflow",), ("pi5",), {})
-    assert compared.others == several.others == evaluated.files == tuple(map(str, measured.files)) == files
+    assert (
+        compared.others
+        == several.others
+        == evaluated.files
+        == tuple(str(file.path) for file in measured.files)
+        == files
+    )
     assert several.minimums == {"sqnr_db": 20}
     assert (measured.settings.threads, measured.settings.runtime) == ((1, 2), "tensorflow")
     assert json.loads(evaluated.options.preprocess) == normalised

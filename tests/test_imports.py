@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from edgemobile.devices.host.setup import PAYLOAD
+
 EXTRAS = ["torch", "onnx", "onnxscript", "onnxruntime", "tensorflow", "ai_edge_litert"]
 HEAVY = [*EXTRAS, "numpy", "PIL"]
-# What runs on a board: numpy, Pillow and one runtime, never what only an export needs.
-BOARD = ["devices.board", "devices.runtimes", "errors", "graph", "images", "metrics", "model_file", "preprocess"]
+# What boards run (PAYLOAD), and what is as light: numpy, Pillow and one runtime, never what only an export needs.
+LIGHT = ["graph", "images", "metrics", "model_file", "preprocess"]
 EXPORT_ONLY = ["torch", "onnx", "onnxscript", "tensorflow"]
 
 
@@ -26,6 +29,11 @@ def _modules(repo_root: Path, part: str) -> list[str]:
     """`part` as module names: a module of edgemobile, or a package and everything in it."""
     inside = (repo_root / "edgemobile" / part.replace(".", "/")).glob("[!_]*.py")
     return [f"edgemobile.{part}", *(f"edgemobile.{part}.{module.stem}" for module in inside)]
+
+
+def _payload() -> list[str]:
+    """The modules that run on a board."""
+    return [f"edgemobile.{name.replace('/', '.')}".removesuffix(".__init__") for name in PAYLOAD]
 
 
 def test_the_command_line_starts_light(repo_root: Path) -> None:
@@ -44,7 +52,7 @@ print([name for name in {HEAVY} if name in sys.modules])
 
 
 def test_a_board_needs_neither_torch_nor_onnx_nor_tensorflow(repo_root: Path) -> None:
-    modules = [module for part in BOARD for module in _modules(repo_root, part)]
+    modules = [*_payload(), *(module for part in LIGHT for module in _modules(repo_root, part))]
     assert {"edgemobile.graph", "edgemobile.graph.interpreter", "edgemobile.devices.board.worker"} <= set(modules)
     code = f"""
 import sys
@@ -55,6 +63,13 @@ for name in {modules}:
     importlib.import_module(name)
 """
     _python(code, repo_root)
+
+
+def test_the_contract_of_boards_covers_all_that_runs_there(repo_root: Path) -> None:
+    contracts = tomllib.loads((repo_root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (covered,) = (one["source_modules"] for one in contracts if one["name"] == "A board needs numpy and one runtime")
+    for module in _payload():
+        assert module == "edgemobile" or any(f"{module}.".startswith(f"{name}.") for name in covered), module
 
 
 def test_library_modules_import_without_any_extra(repo_root: Path) -> None:

@@ -31,6 +31,7 @@ import numpy as np
 from edgemobile import errors
 from edgemobile.devices.board.probe import conditions, facts, power_w
 from edgemobile.devices.board.profiling import op_times
+from edgemobile.devices.runtimes.job import BenchJob, EventName, JobFile, JobSettings
 from edgemobile.devices.runtimes.latency import warm_up_ns
 from edgemobile.devices.runtimes.sessions import Port, Session, import_runtime, open_session
 from edgemobile.devices.runtimes.table import default_runtime
@@ -58,10 +59,10 @@ _MEMORY_INFERENCES = 3
 class Job(Protocol):
     """What the worker gives: the job as the host wrote it, its folder, and a way to say how far it is."""
 
-    spec: dict[str, Any]
+    spec: BenchJob
     folder: Path
 
-    def tell(self, event: str, **facts: Any) -> None: ...
+    def tell(self, event: EventName, **facts: Any) -> None: ...
 
     def check(self) -> None:
         """Raises where the host asked to stop."""
@@ -72,7 +73,7 @@ class Job(Protocol):
 class _Case:
     """A file with a number of threads, open."""
 
-    row: dict[str, Any]
+    row: JobFile
     threads: int
     session: Session
     prepared: Sequence[np.ndarray]
@@ -97,7 +98,7 @@ class _Case:
     def to_json(self) -> dict[str, Any]:
         inputs, cut = self.session.inputs, self.session.delegation()
         return {
-            **{name: self.row[name] for name in ("file", "sha256", "bytes", "format", "precision")},
+            **{name: value for name, value in self.row.items() if name != "path"},
             "input": _in_words(inputs),
             "batch": max(inputs[0].shape[:1], default=1) if inputs else 1,
             "runtime": self.session.runtime,
@@ -144,7 +145,7 @@ def bench(job: Job) -> dict[str, Any]:
     return {**found, "cases": cases, "refused": refused}
 
 
-def read_file(job: Job, row: dict[str, Any]) -> bytes:
+def read_file(job: Job, row: JobFile) -> bytes:
     """The bytes of a model file on the board. Raises EdgemobileError where they are not those the host sent."""
     # jobs/<id> and files/<sha256> stand side by side under the root.
     data = (job.folder.parent.parent / row["path"]).read_bytes()
@@ -200,7 +201,7 @@ def start(job: Job, number: int, since: float, left_out: Collection[int] = ()) -
     return {"samples": watch.samples, "cases": [case.to_json() for case in cases], "refused": refused}
 
 
-def _refusal(job: Job, row: dict[str, Any], error: EdgemobileError) -> dict[str, str]:
+def _refusal(job: Job, row: JobFile, error: EdgemobileError) -> dict[str, str]:
     """The record of a file that its runtime does not take."""
     reason = "".join(char if char.isprintable() else "?" for char in str(error))[:_REASON_CHARS]
     return {"file": row["file"], "sha256": row["sha256"], "runtime": _runtime(job, row), "reason": reason}
@@ -225,11 +226,11 @@ def _in_a_process(job: Job, *words: str) -> dict[str, Any]:
 # ---- opening --------------------------------------------------------------------------------------------------------
 
 
-def _runtime(job: Job, row: dict[str, Any]) -> str:
+def _runtime(job: Job, row: JobFile) -> str:
     return job.spec["settings"]["runtime"] or default_runtime(row["format"])
 
 
-def _opened(job: Job, row: dict[str, Any], data: bytes, threads: int, *, timed: bool) -> _Case:
+def _opened(job: Job, row: JobFile, data: bytes, threads: int, *, timed: bool) -> _Case:
     runtime = _runtime(job, row)
     file_format(data, row["file"])
     import_runtime(runtime)
@@ -244,7 +245,7 @@ def _opened(job: Job, row: dict[str, Any], data: bytes, threads: int, *, timed: 
     return case
 
 
-def _decide_sizes(job: Job, row: dict[str, Any], session: Session) -> None:
+def _decide_sizes(job: Job, row: JobFile, session: Session) -> None:
     """What the file leaves open as the user says, and otherwise one image of 224 pixels; nothing else is guessed."""
     session.reshape(job.spec["settings"]["shapes"])
     session.settle(_FREE_PX)
@@ -259,7 +260,7 @@ def _example(session: Session) -> list[np.ndarray]:
     return [port.example(rng) for port in session.inputs]
 
 
-def _pin(cores: list[int] | None) -> None:
+def _pin(cores: Sequence[int] | None) -> None:
     """Keep this process, and every thread of the runtime after it, on some cores."""
     if not cores:
         return
@@ -331,7 +332,7 @@ def _joined(cases: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dic
     ]
 
 
-def _processes(settings: dict[str, Any]) -> int:
+def _processes(settings: JobSettings) -> int:
     """How many processes: never more than there are rounds, and one where heat is what is looked at."""
     if settings["sustained_s"]:
         return 1
@@ -339,7 +340,7 @@ def _processes(settings: dict[str, Any]) -> int:
     return processes if settings["seconds"] else min(processes, _rounds(settings)[1])
 
 
-def _rounds(settings: dict[str, Any]) -> tuple[int, int]:
+def _rounds(settings: JobSettings) -> tuple[int, int]:
     """(inferences in a block, rounds in all) where inferences are counted out, about ten rounds."""
     runs = settings["runs"] or _RUNS
     block = -(-runs // _ROUNDS)
@@ -368,7 +369,7 @@ def _time(job: Job, cases: list[_Case], watch: _Watch, number: int) -> None:
         job.tell("round", done=round(100 * (number + min(done, 1)) / _processes(settings)), total=100)
 
 
-def _plan(settings: dict[str, Any], cases: list[_Case], number: int) -> tuple[dict[int, int], int, float]:
+def _plan(settings: JobSettings, cases: list[_Case], number: int) -> tuple[dict[int, int], int, float]:
     """(case -> inferences in a block, at least so many rounds, at least so many seconds) of a process."""
     processes = _processes(settings)
     seconds = settings["sustained_s"] or (settings["seconds"] or 0) * len(cases) / processes
@@ -446,7 +447,7 @@ def _mark(which: int, value: int) -> None:
 # ---- memory, energy, profile ----------------------------------------------------------------------------------------
 
 
-def _memory_of(job: Job, row: dict[str, Any], threads: int) -> dict[str, Any]:
+def _memory_of(job: Job, row: JobFile, threads: int) -> dict[str, Any]:
     """Peak memory, taken in a process of its own: in others, more files are open."""
     job.tell("memory", file=row["file"])
     return _in_a_process(job, "--memory", str(job.folder), str(job.spec["files"].index(row)), str(threads))

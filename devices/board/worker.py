@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.devices.board.measuring import bench, memory, read_file, start
-from edgemobile.devices.runtimes.job import JOB_VERSION
+from edgemobile.devices.runtimes.job import JOB_VERSION, EventName, InferJob
 from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
 from edgemobile.errors import EdgemobileError
 
@@ -56,11 +56,11 @@ class _Job:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.spec: dict[str, Any] = json.loads((folder / "job.json").read_text())
+        self.spec: Any = json.loads((folder / "job.json").read_text())
         if self.spec["version"] != JOB_VERSION:
             raise EdgemobileError(f"a job of version {self.spec['version']}; this worker does version {JOB_VERSION}")
 
-    def tell(self, event: str, **facts: Any) -> None:
+    def tell(self, event: EventName, **facts: Any) -> None:
         with (self.folder / "progress.jsonl").open("a") as file:
             file.write(json.dumps({"event": event, **facts}) + "\n")
 
@@ -238,10 +238,11 @@ def _infer(job: _Job) -> dict[str, Any]:
     Outputs stay until then, so that a host that comes back finds what was done. An input goes only once its output is
     written: whenever this stops, nothing is lost and nothing is done twice.
     """
-    (row,) = job.spec["files"]
+    spec: InferJob = job.spec
+    (row,) = spec["files"]
     with job.board(alone=False):
-        opened = open_layers if job.spec.get("layers") else open_session
-        session = opened(read_file(job, row), runtime=job.spec["runtime"], threads=job.spec["threads"])
+        opened = open_layers if spec["layers"] else open_session
+        session = opened(read_file(job, row), runtime=spec["runtime"], threads=spec["threads"])
     job.tell("opened", runtime=session.runtime, version=session.version)
     last = time.monotonic()
     while not job.asked("end"):
@@ -262,7 +263,7 @@ def _infer(job: _Job) -> dict[str, Any]:
 def _answer(job: _Job, session: Session, path: Path) -> None:
     images = np.load(path, allow_pickle=False)
     session.settle(images.shape[1])
-    layers = bool(job.spec.get("layers"))
+    layers = job.spec["layers"]
     if not layers:
         # A file need not tell the shape of its output, where its batch or its resolution is free.
         one = np.zeros((session.input.shape[0], *images.shape[1:]), np.float32)

@@ -9,7 +9,6 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -17,14 +16,15 @@ from edgemobile.devices.host.job_client import (
     PATIENCE_S,
     Chunk,
     JobClient,
-    ModelFile,
     Named,
     OnProgress,
     Prepared,
+    job_file,
 )
 from edgemobile.devices.host.transport import Transport
-from edgemobile.devices.runtimes.job import JOB_VERSION
+from edgemobile.devices.runtimes.job import JOB_VERSION, InferJob
 from edgemobile.errors import EdgemobileError
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["infer"]
 
@@ -36,7 +36,7 @@ def infer(
     device: Named,
     transport: Transport,
     prepared: Prepared,
-    file: Path,
+    file: ModelFile,
     batches: Iterable[np.ndarray],
     runtime: str | None = None,
     threads: int = 1,
@@ -53,22 +53,21 @@ def infer(
     The next chunk is on its way while the board computes. What an interrupted call left on the board is not computed
     again by the next: chunks are known by their content. Raises as run_job does.
     """
-    model = ModelFile.of(file)
     emulated = transport.emulated
-    job = {
+    job: InferJob = {
         "version": JOB_VERSION,
         "kind": "infer",
         "emulated": emulated,
-        "files": [model.to_json()],
+        "files": [job_file(file)],
         "runtime": runtime,
         "threads": threads,
         "layers": layers_width is not None,
     }
-    folder = f"jobs/infer-{_resume_id(model, runtime, threads)}"
+    folder = f"jobs/infer-{_resume_id(file, runtime, threads)}"
     client = JobClient(device.name, transport, prepared, folder, on_progress, patience_s, sleep)
     try:
         resumed = client.read(f"{folder}/job.json", 1) is not None
-        client.begin(job, [model])
+        client.begin(job, [file])
         yield from _answers(client, batches, resumed, layers_width)
     except BaseException:
         client.stop()
@@ -134,7 +133,7 @@ def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.nda
     return np.frombuffer(body, np.float32).reshape(shape)
 
 
-def _resume_id(model: ModelFile, runtime: str | None, threads: int) -> str:
+def _resume_id(file: ModelFile, runtime: str | None, threads: int) -> str:
     """The same for the same work of the same user of the same machine, so that it is found again."""
     whose = f"{os.getuid()}@{platform.node()}"
-    return hashlib.sha256(f"{model.sha256} {runtime} {threads} {whose}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{file.sha256} {runtime} {threads} {whose}".encode()).hexdigest()[:16]

@@ -10,24 +10,22 @@ another measurement has the board.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from edgemobile.devices.host.records import MAX_RUN_BYTES
 from edgemobile.devices.host.transport import DeviceUnreachable, Transport
-from edgemobile.devices.runtimes.job import JOB_VERSION, MAX_LINE_BYTES, MAX_PROGRESS_BYTES
+from edgemobile.devices.runtimes.job import EVENTS, JOB_VERSION, MAX_LINE_BYTES, MAX_PROGRESS_BYTES, Job, JobFile
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
-from edgemobile.model_file.file import file_format, read_same
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.util.strict_json import parse
 
-__all__ = ["PATIENCE_S", "Chunk", "Event", "JobClient", "ModelFile", "Named", "OnProgress", "Prepared"]
+__all__ = ["PATIENCE_S", "Chunk", "Event", "JobClient", "Named", "OnProgress", "Prepared", "job_file"]
 
 PATIENCE_S = 300.0
 
@@ -37,7 +35,6 @@ Event = Mapping[str, Any]
 OnProgress = Callable[[Event], None]
 
 _WORKER = ("-m", "edgemobile.devices.board.worker")
-_EVENTS = {"opening", "opened", "memory", "waiting", "cooling", "round", "energy", "profile", "chunk", "ended"}
 _KINDS: Mapping[str, type[EdgemobileError]] = {"MissingExtra": MissingExtra, "Unsupported": Unsupported}
 
 _READ_BYTES = 2**20
@@ -63,40 +60,23 @@ class Named(Protocol):
     def name(self) -> str: ...
 
 
-@dataclass(frozen=True)
-class ModelFile:
-    """A model file of this machine, and what it will be called on a board: its content decides, never its name."""
+def _path_there(file: ModelFile) -> str:
+    """What a model file is called on a board: its content decides, never its name."""
+    return f"files/{file.sha256}.{file.format}"
 
-    path: Path
-    sha256: str
-    bytes: int
-    format: str
-    precision: str = "unknown"
 
-    @classmethod
-    def of(cls, path: Path, precision: str = "unknown") -> ModelFile:
-        """Raises EdgemobileError where it cannot be read or is no model."""
-        if not str(path).isprintable():
-            raise EdgemobileError(f"the file name {str(path)!r} cannot be shown; rename it to printable characters")
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise EdgemobileError(f"cannot read {path}: {error.strerror or error}") from error
-        return cls(path, hashlib.sha256(data).hexdigest(), len(data), file_format(data, str(path)), precision)
-
-    @property
-    def target(self) -> str:
-        return f"files/{self.sha256}.{self.format}"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "file": str(self.path),
-            "path": self.target,
-            "sha256": self.sha256,
-            "bytes": self.bytes,
-            "format": self.format,
-            "precision": self.precision,
-        }
+def job_file(file: ModelFile, precision: str = "unknown") -> JobFile:
+    """`file` as a job names it. Raises EdgemobileError for a name that cannot be shown."""
+    if not str(file.path).isprintable():
+        raise EdgemobileError(f"the file name {str(file.path)!r} cannot be shown; rename it to printable characters")
+    return {
+        "file": str(file.path),
+        "path": _path_there(file),
+        "sha256": file.sha256,
+        "bytes": file.bytes,
+        "format": file.format,
+        "precision": precision,
+    }
 
 
 @dataclass(frozen=True)
@@ -136,7 +116,7 @@ class JobClient:
 
     # -- files
 
-    def put(self, source: Path | bytes, target: str) -> None:
+    def put(self, source: bytes, target: str) -> None:
         self._retry(lambda: self._transport.put(source, target))
 
     def read(self, path: str, max_bytes: int, offset: int = 0) -> bytes | None:
@@ -170,12 +150,13 @@ class JobClient:
 
     # -- the job
 
-    def begin(self, job: Mapping[str, Any], files: Sequence[ModelFile]) -> None:
+    def begin(self, job: Job, files: Sequence[ModelFile]) -> None:
         """Bring what the board has not, and start the worker."""
         for file in files:
+            target = _path_there(file)
             # A file is put whole or not at all: its last byte and no byte more says that it is there.
-            if len(self.read(file.target, 2, file.bytes - 1) or b"") != 1:
-                self.put(read_same(file.path, file.sha256), file.target)
+            if len(self.read(target, 2, file.bytes - 1) or b"") != 1:
+                self.put(file.data, target)
         self._counting = job["kind"] == "bench" and job["emulated"]
         self.put(json.dumps({**job, "token": self._token}).encode(), f"{self.folder}/job.json")
         self._start()
@@ -330,7 +311,7 @@ class JobClient:
 
 def _event(line: bytes, named: str) -> Event:
     event = parse(line, f"an event of {named}", MAX_LINE_BYTES)
-    if not isinstance(event, dict) or event.get("event") not in _EVENTS:
+    if not isinstance(event, dict) or event.get("event") not in EVENTS:
         raise EdgemobileError(
             f"the worker on {named} told an event that is none: {_printable(line[:80].decode('latin1'))}"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from edgemobile.devices.host.profiles import Device
 from edgemobile.devices.host.runner import infer
 from edgemobile.devices.host.setup import ready
 from edgemobile.devices.host.transport import Transport
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["InferenceStats", "remote_inference"]
 
@@ -40,7 +40,7 @@ class InferenceStats:
 def remote_inference(
     device: Device,
     transport: Transport,
-    file: Path,
+    file: ModelFile,
     images: Iterable[np.ndarray],
     runtime: str,
     threads: int,

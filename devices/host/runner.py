@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from edgemobile.devices.host.chunks import infer
 from edgemobile.devices.host.job_client import (
     PATIENCE_S,
     JobClient,
-    ModelFile,
     Named,
     OnProgress,
     Prepared,
+    job_file,
 )
 from edgemobile.devices.host.records import Case, Facts, Refusal, Sample, Settings, check_figures
 from edgemobile.devices.host.transport import Transport
-from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES, JOB_VERSION, MAX_COUNTS_BYTES
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES, JOB_VERSION, MAX_COUNTS_BYTES, BenchJob, JobSettings
 from edgemobile.devices.runtimes.table import readers
 from edgemobile.errors import EdgemobileError
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.util.strict_json import decode, encode
 
-__all__ = ["Measured", "ModelFile", "Prepared", "bench_job", "infer", "run_job"]
+__all__ = ["Measured", "Prepared", "bench_job", "infer", "run_job"]
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,32 @@ class Measured:
         check_figures(self.cases, emulated=self.emulated)
 
 
-def bench_job(
-    files: Sequence[ModelFile], settings: Settings, cores: Sequence[int], *, emulated: bool
-) -> dict[str, Any]:
+def bench_job(files: Sequence[ModelFile], settings: Settings, cores: Sequence[int], *, emulated: bool) -> BenchJob:
     """job.json of a bench, with an id of its own. `cores` are those of settings.cores, read."""
+    asked = cast(JobSettings, {**encode(settings), "cores": list(cores) or None})
     return {
         "version": JOB_VERSION,
         "id": uuid.uuid4().hex[:16],
         "kind": "bench",
         "emulated": emulated,
-        "files": [file.to_json() for file in files],
-        "settings": {**encode(settings), "threads": list(settings.threads), "cores": list(cores) or None},
+        "files": [job_file(file, _precision(file)) for file in files],
+        "settings": asked,
     }
+
+
+def _precision(file: ModelFile) -> str:
+    """ "unknown" where this machine cannot read the format, or the file is damaged: a runtime may take it still."""
+    try:
+        return file.precision
+    except EdgemobileError:
+        return "unknown"
 
 
 def run_job(
     device: Named,
     transport: Transport,
     prepared: Prepared,
-    job: Mapping[str, Any],
+    job: BenchJob,
     files: Sequence[ModelFile],
     on_progress: OnProgress | None = None,
     *,
@@ -107,7 +115,7 @@ def _with_instructions(cases: Any, client: JobClient) -> list[Any]:
     return [{**case, "instructions": counted[n * runs : (n + 1) * runs]} for n, case in enumerate(cases)]
 
 
-def _check(measured: Measured, job: Mapping[str, Any], elapsed_s: float, named: str) -> None:
+def _check(measured: Measured, job: BenchJob, elapsed_s: float, named: str) -> None:
     """What was measured against what was asked."""
     settings = job["settings"]
     refused = {(one.file, one.sha256) for one in measured.refused}
@@ -120,7 +128,11 @@ def _check(measured: Measured, job: Mapping[str, Any], elapsed_s: float, named: 
     for case, (row, threads) in zip(measured.cases, asked, strict=False):
         told = {name: getattr(case, name) for name in ("file", "sha256", "bytes", "format", "precision")}
         runtime = settings["runtime"] or case.runtime
-        if told != {name: row[name] for name in told} or case.threads != threads or case.runtime != runtime:
+        if (
+            told != {name: value for name, value in row.items() if name in told}
+            or case.threads != threads
+            or case.runtime != runtime
+        ):
             raise EdgemobileError(f"{named} answered for {case.file} on {case.threads} threads, which nobody asked for")
         if case.runtime not in (allowed := readers(row["format"])):
             raise EdgemobileError(f"{named} says {case.runtime} ran {case.file}. Allowed: {', '.join(allowed)}")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict, get_args
+
 __all__ = [
+    "EVENTS",
     "INSTRUCTION_CLASSES",
     "JOB_VERSION",
     "MAX_COUNTS_BYTES",
     "MAX_LINE_BYTES",
     "MAX_PROGRESS_BYTES",
+    "BenchJob",
+    "EventName",
+    "InferJob",
+    "Job",
+    "JobFile",
+    "JobSettings",
 ]
 
 # Of job.json and run.json.
@@ -34,3 +44,58 @@ INSTRUCTION_CLASSES = (
     "sme",
     "other",
 )
+
+# What a line of progress.jsonl is about.
+EventName = Literal["opening", "opened", "memory", "waiting", "cooling", "round", "energy", "profile", "chunk", "ended"]
+EVENTS: tuple[str, ...] = get_args(EventName)
+
+
+class JobFile(TypedDict):
+    """A model file: `file` is what its user calls it, `path` where it lies under the board's root."""
+
+    file: str
+    path: str
+    sha256: str
+    bytes: int
+    format: str
+    precision: str
+
+
+class JobSettings(TypedDict):
+    """What was asked of a bench, as devices.host.records.Settings has it; `cores` are numbers, None is all."""
+
+    threads: Sequence[int]
+    cores: Sequence[int] | None
+    runtime: str | None
+    runs: int | None
+    seconds: float | None
+    processes: int | None
+    memory: bool
+    cooldown_c: float | None
+    sustained_s: float | None
+    profile: bool
+    shapes: Mapping[str, Sequence[int]]
+
+
+class Job(TypedDict):
+    """job.json. The host writes it with a `token` of its own for every attempt."""
+
+    version: int
+    kind: Literal["bench", "infer"]
+    emulated: bool
+    files: Sequence[JobFile]
+
+
+class BenchJob(Job):
+    """Measure the files."""
+
+    id: str
+    settings: JobSettings
+
+
+class InferJob(Job):
+    """Answer images with the one file; with `layers` by all of its outputs."""
+
+    runtime: str | None
+    threads: int
+    layers: bool

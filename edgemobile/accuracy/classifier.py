@@ -17,18 +17,16 @@ from PIL import Image
 
 from edgemobile.devices.host.saturation import note_on_target, open_on_target
 from edgemobile.devices.runtimes.sessions import Port, Session, open_session
-from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
-from edgemobile.exporters import FORMATS
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.images.class_labels import Labels, find_labels, has_background, printable
 from edgemobile.loading.checkpoint import Checkpoint, build, bundled, identify, load_weights
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_factory, is_program
 from edgemobile.loading.presets import ASSUMED, chosen_preprocess, default_preprocess, described, says_resolution
-from edgemobile.model_file.file import read_model
 from edgemobile.model_file.metadata import TARGET, preprocess_in, whole
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.models.arch import Arch, get_arch
 from edgemobile.preprocess import Channels, Preprocess, at_resolution
-from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.quiet import quiet_stderr
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
@@ -64,7 +62,8 @@ class Classifier:
     """A model ready to classify. `labels` name all `outputs`; `found` says in words what was found, and where.
 
     `stated` is the preprocessing it states itself, with what the file does of it; None: assumed, or asked for. `sha256`
-    is of the bytes that were opened; None for a model that is no file.
+    is of the bytes that were opened; None for a model that is no file. `model_file` is what a runtime runs, None for a
+    model in PyTorch.
     `preprocess_from` says in words where `preprocess` comes from.
     """
 
@@ -79,6 +78,7 @@ class Classifier:
     notes: tuple[str, ...]
     sha256: str | None = None
     preprocess_from: str = ""
+    model_file: ModelFile | None = None
 
     @property
     def is_assumed(self) -> bool:
@@ -101,11 +101,14 @@ class Prediction(NamedTuple):
     probability: float
 
 
-def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
-    """The model at `file`, run once so that what it gives is known. Raises EdgemobileError with the reason."""
-    session, checkpoint, usual_px, data = _opened(file, options)
+def open_classifier(file: str, options: ClassifierOptions, opened: ModelFile | None = None) -> Classifier:
+    """The model at `file`, run once so that what it gives is known. Raises EdgemobileError with the reason.
+
+    `opened` is the file, where it was read already.
+    """
+    session, checkpoint, usual_px, model_file = _opened(file, options, opened)
     path = Path(file)
-    metadata = _metadata(data, session) if data is not None else {}
+    metadata = {} if model_file is None else session.metadata or model_file.metadata
     input_px = _image_px(file, session.input) or options.res
     stated, source = _stated(metadata, checkpoint)
     usual_px = stated.input_px if stated else usual_px
@@ -120,14 +123,14 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         preprocess = at_resolution(stated, input_px or usual_px)
         notes += [assumption] if assumption else []
     else:
-        preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(data, session))
+        preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(model_file))
     own = whole(stated, metadata) if stated and options.preprocess is None and not assumption else None
     session.settle(preprocess.input_px)
     with quiet_stderr():
         first = _first_output(file, session)
     session.output = replace(session.output, shape=first.shape)
     outputs = first[0].size
-    labels = _labels(path, outputs, metadata, checkpoint, options.labels)
+    labels = _labels(path, outputs, metadata, checkpoint, options.labels, model_file)
     probabilities = _is_softmax(session.output) or is_probability(session.run(_zeros(session)).reshape(-1, outputs))
     found = {
         "runtime": f"{session.runtime} {session.version}",
@@ -137,9 +140,19 @@ def open_classifier(file: str, options: ClassifierOptions) -> Classifier:
         "labels": labels.source,
     }
     notes += [*labels.notes, *_notes_of_here(path, session)]
-    sha256 = _sha256(path, checkpoint, data)
     return Classifier(
-        file, session, preprocess, own, outputs, labels.names, probabilities, found, tuple(notes), sha256, source
+        file,
+        session,
+        preprocess,
+        own,
+        outputs,
+        labels.names,
+        probabilities,
+        found,
+        tuple(notes),
+        _sha256(path, checkpoint, model_file),
+        source,
+        model_file,
     )
 
 
@@ -206,9 +219,11 @@ class _TorchSession(Session):
             torch.set_num_threads(before)
 
 
-def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint | None, int, bytes | None]:
-    """(the session, its checkpoint where it has one, the resolution to take where neither says one, its bytes where
-    it is a file that a runtime opens)."""
+def _opened(
+    file: str, options: ClassifierOptions, opened: ModelFile | None
+) -> tuple[Session, Checkpoint | None, int, ModelFile | None]:
+    """(the session, its checkpoint where it has one, the resolution to take where neither says one, the file where a
+    runtime opens it)."""
     path = Path(file)
     if is_program(file) or (is_factory(file) and not path.is_file()):
         return *_own_session(file, options), None
@@ -217,9 +232,9 @@ def _opened(file: str, options: ClassifierOptions) -> tuple[Session, Checkpoint 
     if path.suffix.lower() in CHECKPOINT_SUFFIXES:
         arch = get_arch(options.arch) if options.arch else identify(path)
         return *_reference_session(file, arch, options), None
-    data = read_model(path)
-    opener = partial(open_session, data, threads=options.threads, name=file)
-    return open_on_target(opener) if options.on_target else opener(), None, _FREE_PX, data
+    model_file = opened or read_model_file(path)
+    opener = partial(open_session, model_file.data, threads=options.threads, name=file)
+    return open_on_target(opener) if options.on_target else opener(), None, _FREE_PX, model_file
 
 
 def _in_the_package(name: str) -> Arch:
@@ -305,23 +320,19 @@ def _zeros(session: Session) -> np.ndarray:
 # ---- what is known of them ------------------------------------------------------------------------------------------
 
 
-def _metadata(data: bytes, session: Session) -> Mapping[str, str]:
-    return session.metadata or FORMATS[RUNTIMES[session.runtime].format].load().read_metadata(data)
-
-
-def _normalisation(data: bytes | None, session: Session) -> tuple[Channels, Channels] | None:
+def _normalisation(file: ModelFile | None) -> tuple[Channels, Channels] | None:
     """What TFLite's official metadata, which most files not of ours have, says of the input."""
-    if data is None or RUNTIMES[session.runtime].format != "tflite":
+    if file is None or file.format != "tflite":
         return None
     from edgemobile.exporters.tflite_file import read_normalisation
 
-    return read_normalisation(data)
+    return read_normalisation(file.data)
 
 
-def _sha256(path: Path, checkpoint: Checkpoint | None, data: bytes | None) -> str | None:
+def _sha256(path: Path, checkpoint: Checkpoint | None, file: ModelFile | None) -> str | None:
     """Of the bytes that were opened; None for a model by name, whose weights are in the package or made by code."""
-    if data is not None:
-        return sha256_hex(data)
+    if file is not None:
+        return file.sha256
     return checkpoint.sha256 if checkpoint is not None and path.is_file() else None
 
 
@@ -337,11 +348,16 @@ def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple
 
 
 def _labels(
-    path: Path, outputs: int, metadata: Mapping[str, str], checkpoint: Checkpoint | None, explicit: Path | None
+    path: Path,
+    outputs: int,
+    metadata: Mapping[str, str],
+    checkpoint: Checkpoint | None,
+    explicit: Path | None,
+    file: ModelFile | None,
 ) -> Labels:
     if checkpoint and checkpoint.labels and explicit is None:
         return Labels(tuple(map(printable, checkpoint.labels)), "as its checkpoint has them")
-    return find_labels(path, outputs, metadata, explicit)
+    return find_labels(path, outputs, metadata, explicit, b"" if file is None else file.data)
 
 
 def _is_softmax(port: Port) -> bool:

@@ -30,7 +30,6 @@ from edgemobile.errors import EdgemobileError, MissingExtra
 from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, BrokenImage, Dataset, open_dataset
-from edgemobile.model_file.file import read_same
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.progress import Progress, Silent
 
@@ -109,7 +108,7 @@ def _opened(request: EvalRequest) -> tuple[list[Classifier], tuple[tuple[str, st
         beside = next((one.stated for one in opened.values() if one.stated), None)
         options = given if Path(file).suffix in FILE_SUFFIXES else replace(given, beside=beside)
         try:
-            opened[file] = open_classifier(file, options)
+            opened[file] = open_classifier(file, options, request.opened.get(file))
         except MissingExtra:
             raise
         except EdgemobileError as error:
@@ -131,8 +130,11 @@ class _Scorer:
         self.dataset, self.folders = dataset, dataset.labels
         self.classifiers, self.refused = _opened(request)
         for one, expected in zip(self.classifiers, sha256 or (), strict=False):
-            if expected is not None:
-                read_same(Path(one.file), expected)
+            if one.sha256 != expected:
+                raise EdgemobileError(
+                    f"{one.file} was replaced while it was measured, and the result would be of another file. "
+                    "Run it again"
+                )
         self.matches = [match_folders(dataset.classes, one.labels, one.outputs) for one in self.classifiers]
 
     def __call__(self, indices: np.ndarray) -> _Scored:
@@ -256,7 +258,10 @@ def _mapped(scorer: _Scorer, request: EvalRequest, workers: int) -> Iterator[_Ma
         yield lambda parts: map(scorer, parts)
         return
     sha256 = [one.sha256 for one in scorer.classifiers]
-    initial, others = (request, scorer.dataset.split, sha256), set(active_children())
+    # Every process runs the bytes that were read here; only checkpoints it reads itself.
+    opened = {one.file: one.model_file for one in scorer.classifiers if one.model_file is not None}
+    initial = (replace(request, opened=opened), scorer.dataset.split, sha256)
+    others = set(active_children())
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_process, initial)
 
     def submit(parts: Sequence[np.ndarray]) -> Iterable[_Scored]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from edgemobile.accuracy.statistics import Paired, confusion, wilson
 from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset
 from edgemobile.metrics.measures import checked_max_drop
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult"]
 
@@ -27,7 +28,7 @@ class EvalRequest:
 
     None for `split` takes the first of test, val, validation, valid, eval and train there is, for `limit` all images,
     for `workers` what pays off on this machine. `on` is a device that runs the files; None runs them here, in this
-    process or in `workers`.
+    process or in `workers`. `opened` are files that were read already, by their name here.
     """
 
     files: tuple[str, ...]
@@ -39,6 +40,7 @@ class EvalRequest:
     options: ClassifierOptions = field(default_factory=ClassifierOptions)
     workers: int | None = None
     on: str | None = None
+    opened: Mapping[str, ModelFile] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.files:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -12,9 +11,7 @@ from edgemobile.accuracy.classifier import Classifier
 from edgemobile.devices.host.profiles import Device
 from edgemobile.devices.host.remote_inference import InferenceStats, remote_inference
 from edgemobile.devices.host.transport import Transport
-from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError, Unsupported
-from edgemobile.model_file.file import read_same
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.progress import Report
 
@@ -50,8 +47,8 @@ def score_on(
 
     Raises Unsupported for what no device runs, EdgemobileError where its outputs are not those of the file.
     """
-    runtime = classifier.session.runtime
-    if runtime not in RUNTIMES:
+    runtime, file = classifier.session.runtime, classifier.model_file
+    if file is None:
         raise Unsupported(f"{classifier.file} is a checkpoint; a device runs .onnx and .tflite files. Export it first")
     result, told = RemoteScores([], [], [], 0.0, runtime), InferenceStats(runtime)
 
@@ -63,16 +60,13 @@ def score_on(
                 yield arrays[classifier.preprocess]
 
     scores: list[np.ndarray] = []
-    path = Path(classifier.file)
-    for logits in remote_inference(device, transport, path, images(), runtime, threads, told):
+    for logits in remote_inference(device, transport, file, images(), runtime, threads, told):
         if logits.shape[1] != classifier.outputs:
             raise EdgemobileError(
                 f"{device.name} gives {logits.shape[1]} outputs of {classifier.file}, which has {classifier.outputs}"
             )
         scores.append(logits)
         report(sum(map(len, scores)))
-    if classifier.sha256 is not None:
-        read_same(path, classifier.sha256)
     nothing, waiting = np.zeros((0, classifier.outputs), np.float32), iter(scores)
     result.scores = [next(waiting) if len(kept) else nothing for kept in result.kept]
     result.runtime, result.inference_s = told.runtime, told.inference_s

@@ -264,8 +264,9 @@ def bench(
     """
     from edgemobile.devices.host.records import Settings, load_run
     from edgemobile.devices.runtimes.table import runtime_called
+    from edgemobile.exporters.model_files import read_model_file
     from edgemobile.latency.compare import compare
-    from edgemobile.latency.run import BenchRequest
+    from edgemobile.latency.run import BenchRequest, advice
     from edgemobile.latency.run import bench as measure
 
     if max_regress is not None and baseline is None:
@@ -289,8 +290,10 @@ def bench(
     except ValueError as error:
         raise EdgemobileError(str(error)) from error
     reference = None if baseline is None else load_run(Path(baseline))
-    run = measure(BenchRequest(_paths(files), on, settings), progress)
-    return Benched(run, None if reference is None else compare(reference, run), max_regress)
+    opened = tuple(map(read_model_file, _paths(files)))
+    run = measure(BenchRequest(opened, on, settings), progress)
+    compared = None if reference is None else compare(reference, run)
+    return Benched(run, compared, max_regress, tuple(advice(run, opened)))
 
 
 @held_to_annotations()

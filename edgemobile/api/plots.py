@@ -24,8 +24,8 @@ _MOST_DB = 160.0
 
 def exported(result: ExportResult) -> Figure:
     figure, (sizes, noise) = _figure(len(result.files), columns=2)
-    names = [file.artifact.file for file in result.files]
-    sizes.barh(names, [file.artifact.bytes / 2**20 for file in result.files])
+    names = [file.entry.file for file in result.files]
+    sizes.barh(names, [file.entry.bytes / 2**20 for file in result.files])
     sizes.set_xlabel("MiB")
     noise.barh(names, [_db(file.verdict.metrics["sqnr_db"]) for file in result.files])
     noise.set_xlabel("SQNR against PyTorch, dB")

@@ -55,7 +55,7 @@ class Exported(_Shown, ExportResult):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        return tuple(self.out / file.artifact.file for file in self.files)
+        return tuple(self.out / file.entry.file for file in self.files)
 
     def plot(self) -> Figure:
         """The size and the SQNR of every file."""
@@ -109,11 +109,12 @@ class Evaluated(_Shown, Evaluation):
 
 @dataclass(frozen=True)
 class Benched(_Shown):
-    """A run, and how it compares with the baseline it was given."""
+    """A run, and how it compares with the baseline it was given. `advice` is what to do about slow files, in words."""
 
     run: Run
     comparison: Comparison | None = None
     max_regress: float | None = None
+    advice: tuple[str, ...] = ()
 
     @property
     def stable(self) -> bool:
@@ -142,6 +143,6 @@ class Benched(_Shown):
     def _print(self) -> None:
         from edgemobile.printing.runs import print_bench
 
-        print_bench(self.run, self.comparison, self.max_regress, quiet=False)
+        print_bench(self.run, self.advice, self.comparison, self.max_regress, quiet=False)
 
     __str__ = _Shown.__str__

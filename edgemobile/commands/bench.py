@@ -136,8 +136,9 @@ def bench(
       edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline counts.json --max-regress 1%
     """
     from edgemobile.devices.host.records import Settings, load_run, save_run
+    from edgemobile.exporters.model_files import read_model_file
     from edgemobile.latency.compare import check_alike
-    from edgemobile.latency.run import BenchRequest
+    from edgemobile.latency.run import BenchRequest, advice
     from edgemobile.latency.run import bench as measure
 
     devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
@@ -152,12 +153,13 @@ def bench(
     reference = None if baseline is None else load_run(baseline)
     if reference is not None:
         check_alike(reference, devices[0], asked)
+    opened = tuple(map(read_model_file, dict.fromkeys(files)))
     codes, failed, shown = [], [], []
     saved: list[Path] = []
     for device in devices:
         try:
             with progress(quiet=quiet or as_json) as bars:
-                run = measure(BenchRequest(files, device, asked), bars)
+                run = measure(BenchRequest(opened, device, asked), bars)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(*saved) from error
         except EdgemobileError as error:
@@ -177,9 +179,10 @@ def bench(
             except EdgemobileError as error:
                 unsaved = error
         compared = None if reference is None else _compared(reference, run)
-        codes.append(print_bench(run, compared, max_regress, quiet=as_json))
+        advised = advice(run, opened)
+        codes.append(print_bench(run, advised, compared, max_regress, quiet=as_json))
         failed += [EdgemobileError.exit_code] if run.refused else []
-        shown.append(_json(run, compared, max_regress) if as_json else {})
+        shown.append(_json(run, advised, compared, max_regress) if as_json else {})
         if unsaved is not None:
             raise unsaved
     if as_json:
@@ -232,8 +235,7 @@ def _compared(reference: Run, run: Run) -> Comparison:
 # ---- what is printed ------------------------------------------------------------------------------------------------
 
 
-def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> dict[str, Any]:
-    from edgemobile.latency.run import advice
+def _json(run: Run, advised: Sequence[str], compared: Comparison | None, max_regress: float | None) -> dict[str, Any]:
     from edgemobile.latency.statistics import summarize, verdict
 
     return {
@@ -250,7 +252,7 @@ def _json(run: Run, compared: Comparison | None, max_regress: float | None) -> d
             for case in run.cases
         ],
         "refused": [encode(refusal) for refusal in run.refused],
-        "advice": advice(run),
+        "advice": list(advised),
         "comparison": None if compared is None else comparison_json(compared, max_regress),
         "run": encode(run),
     }

@@ -16,6 +16,7 @@ from edgemobile.util.strict_json import to_json_text
 if TYPE_CHECKING:
     from edgemobile.inspection import Inspection, PortFacts, WeightFacts
     from edgemobile.inspection.tensor_diff import TensorDiff
+    from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["inspect"]
 
@@ -43,14 +44,17 @@ def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, a
       edgemobile inspect model.tflite --expect "HARD_SWISH=21,TRANSPOSE=0,delegate_partitions=1"
       edgemobile inspect v3-large-int8.onnx --diff v3-large-int8.tflite
     """
-    from edgemobile.inspection import inspect_file
+    from edgemobile.exporters.model_files import read_model_file
+    from edgemobile.inspection import facts_of
     from edgemobile.inspection.expectations import missed_expectations, parse_expectations
 
     expected = {} if expect is None else parse_expectations(expect)
-    left = inspect_file(file)
-    right = None if other is None else inspect_file(other)
+    ours = read_model_file(file)
+    theirs = None if other is None else read_model_file(other)
+    left = facts_of(ours)
+    right = None if theirs is None else facts_of(theirs)
     missed = missed_expectations(left, expected)
-    diff, reason = (None, "") if other is None else _tensor_diff(file, other)
+    diff, reason = (None, "") if theirs is None else _tensor_diff(ours, theirs)
     if as_json:
         print(to_json_text(_as_json(left, right, diff, reason, missed)), end="")
     else:
@@ -62,7 +66,7 @@ def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, a
     return 1 if missed else 0
 
 
-def _tensor_diff(file: Path, other: Path) -> tuple[TensorDiff | None, str]:
+def _tensor_diff(file: ModelFile, other: ModelFile) -> tuple[TensorDiff | None, str]:
     """(what differs, "") or (None, why it cannot be told)."""
     from edgemobile.inspection import read_stored_tensors
     from edgemobile.inspection.tensor_diff import diff_tensors
@@ -110,10 +114,10 @@ def _facts(file: Inspection) -> dict[str, str]:
         "input": "\n".join(map(_port, file.inputs)),
         "output": "\n".join(map(_port, file.outputs)),
         "ops": f"{sum(file.ops.values())}{_in_graphs(file)}: {_counts(file.ops)}",
-        "precision": "\n".join(f"{name}: {_counts(ops)}" for name, ops in file.precision.items()),
+        "precision": "\n".join((file.precision, *_by_precision(file.ops_by_precision))),
         "hard-swish": ", ".join(f"{count} {form}" for form, count in file.hswish.items()),
         "XNNPACK": "" if file.delegate_partitions is None else _partitions(file.delegate_partitions),
-        "onnxruntime": "\n".join(f"{name}: {_counts(ops)}" for name, ops in (file.runtime_precision or {}).items()),
+        "onnxruntime": "\n".join(_by_precision(file.runtime_ops_by_precision or {})),
         "float islands": _islands(file.islands),
         "weights": _weights(file.weights),
         "bias guard": _bias_guard(file.weights),
@@ -136,6 +140,10 @@ def _text(value: str) -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _by_precision(ops: Mapping[str, Mapping[str, int]]) -> list[str]:
+    return [f"{name}: {_counts(counts)}" for name, counts in ops.items()]
 
 
 def _sizes(sizes: Mapping[str, int]) -> str:

@@ -11,16 +11,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgemobile.comparison.observing import ExecutionTarget, File, output_step
+from edgemobile.comparison.observing import ExecutionTarget, output_step
 from edgemobile.comparison.report import FileParity
 from edgemobile.errors import MissingExtra, Unsupported
 from edgemobile.exporters.intermediate_outputs import intermediate_names, with_intermediate_outputs
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["device_vs_host"]
 
 
 def device_vs_host(
-    file: File,
+    file: ModelFile,
     there: ExecutionTarget,
     here: ExecutionTarget,
     images: np.ndarray,
@@ -38,7 +39,7 @@ def device_vs_host(
     if step is None:
         return result
     try:
-        expected = here.infer(file.path, images)
+        expected = here.infer(file, images)
     except MissingExtra as error:
         notes.append(f"its integers are not compared with those here: {error}")
         return result
@@ -67,7 +68,7 @@ def _steps(count: int) -> str:
 
 
 def _first_apart(
-    file: File, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray
+    file: ModelFile, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray
 ) -> tuple[str, int] | None:
     """(tensor, steps) of the first integers that differ: what it reads is equal, so the difference is its op's own.
 
@@ -85,7 +86,7 @@ def _first_apart(
 
 
 def _by_halves(
-    file: File, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray, names: Sequence[str]
+    file: ModelFile, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray, names: Sequence[str]
 ) -> tuple[str, int] | None:
     first, end, found = 0, len(names), None
     while first < end:
@@ -99,7 +100,7 @@ def _by_halves(
 
 
 def _apart(
-    file: File, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray, names: Sequence[str]
+    file: ModelFile, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray, names: Sequence[str]
 ) -> list[int]:
     """How many steps each of the tensors is from itself on this machine."""
     if there.layers is None or here.layers is None:
@@ -112,5 +113,5 @@ def _apart(
     return [int(np.abs(pairs[name][0].astype(np.int64) - pairs[name][1]).max(initial=0)) for name in names]
 
 
-def _is_integer(file: File, name: str) -> bool:
+def _is_integer(file: ModelFile, name: str) -> bool:
     return name in file.contents.values and file.contents.values[name].dtype in ("int8", "uint8")

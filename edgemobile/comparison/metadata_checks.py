@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgemobile.comparison.observing import File
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["StatedMetadata", "check_metadata", "in_px"]
@@ -24,7 +24,7 @@ class StatedMetadata:
 
 
 def check_metadata(
-    file: File, reference: StatedMetadata, outputs: int, input_px: int
+    file: ModelFile, reference: StatedMetadata, outputs: int, input_px: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what in the file's metadata is wrong, notes), in words, for a file of `outputs` classes on `input_px` pixels.
 
@@ -34,7 +34,7 @@ def check_metadata(
     return missed, tuple(_notes(file, reference, input_px))
 
 
-def _labels(file: File, reference: StatedMetadata, outputs: int) -> Iterator[str]:
+def _labels(file: ModelFile, reference: StatedMetadata, outputs: int) -> Iterator[str]:
     found, wanted = file.labels, reference.labels
     if found is None:
         return
@@ -46,7 +46,7 @@ def _labels(file: File, reference: StatedMetadata, outputs: int) -> Iterator[str
         yield f"labels: {how}; output {index} is {found[index]!r}, the reference's {wanted[index]!r}"
 
 
-def _preprocess(file: File, reference: StatedMetadata, input_px: int) -> Iterator[str]:
+def _preprocess(file: ModelFile, reference: StatedMetadata, input_px: int) -> Iterator[str]:
     found, wanted = file.preprocess, reference.preprocess
     if found is None:
         return
@@ -62,7 +62,7 @@ def _preprocess(file: File, reference: StatedMetadata, input_px: int) -> Iterato
             yield f"preprocess: its metadata says {said}, the reference {right}"
 
 
-def _notes(file: File, reference: StatedMetadata, input_px: int) -> Iterator[str]:
+def _notes(file: ModelFile, reference: StatedMetadata, input_px: int) -> Iterator[str]:
     pairs = {"labels": (file.labels, reference.labels), "preprocessing": (file.preprocess, reference.preprocess)}
     silent = [name for name, (found, wanted) in pairs.items() if found is None and wanted is not None]
     if silent:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from edgemobile.devices.runtimes.sessions import Session, open_layers, open_sess
 from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
-from edgemobile.exporters.contents import Contents
 from edgemobile.exporters.intermediate_outputs import (
     intermediate_names,
     is_read_before_quantized,
@@ -30,80 +28,32 @@ from edgemobile.graph import Graph, GraphError, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.channel_factors import read_factors
 from edgemobile.graph.embed import EMBEDDED
-from edgemobile.inspection import contents_of
-from edgemobile.model_file.file import layout_of, read_model
-from edgemobile.model_file.metadata import PRECISION, labels_in, preprocess_in, whole
-from edgemobile.preprocess import Preprocess
+from edgemobile.model_file.contents import Contents
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = [
     "ExecutionTarget",
-    "File",
+    "checked",
+    "factors_of",
     "graph_name",
+    "graph_of",
     "local_targets",
     "observe",
-    "open_file",
     "output_step",
-    "read_graph",
     "stored",
-    "takes_pixels",
+    "tensors_of",
 ]
 
-Infer = Callable[[Path, np.ndarray], np.ndarray]
+Infer = Callable[[ModelFile, np.ndarray], np.ndarray]
 Layers = Callable[[bytes, np.ndarray], list[np.ndarray]]
-
-_BYTES = ("int8", "uint8")
-
-
-@dataclass(frozen=True)
-class File:
-    """A model file, its bytes and what it says of itself.
-
-    `precision` is of its arithmetic and weights, as the constants show; `stated_precision`, `preprocess` and `labels`
-    are what its metadata says, None where it says nothing. `whole_preprocess` is `preprocess` with what of it the file
-    does itself.
-    """
-
-    path: Path
-    data: bytes
-    contents: Contents
-    format: str
-    precision: str
-    preprocess: Preprocess | None
-    factors: Mapping[str, np.ndarray]
-    labels: tuple[str, ...] | None = None
-    stated_precision: str | None = None
-
-    @cached_property
-    def graph(self) -> Graph:
-        """What it computes, as read_graph."""
-        return read_graph(self)
-
-    @cached_property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """Constants and quantized activations by the Graph's names. Raises Unsupported where they have no such form."""
-        return _tensors(self)
-
-    @property
-    def whole_preprocess(self) -> Preprocess | None:
-        return None if self.preprocess is None else whole(self.preprocess, self.contents.metadata)
-
-    @property
-    def sides_px(self) -> tuple[int, int] | None:
-        """(height, width) of the image it takes, -1 for a free one; None where its input is no image."""
-        shape = self.contents.values[self.contents.inputs[0]].shape
-        layout = layout_of(shape, "NCHW" if self.format == "onnx" else "NHWC")
-        if not layout:
-            return None
-        height, width = shape[2:] if layout == "NCHW" else shape[1:3]
-        return tuple(side if side > 1 else -1 for side in (height, width))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class ExecutionTarget:
     """Where files run. `formats` are those it reads, `isa` is of its machine ("x86_64", "aarch64", ...).
 
-    `infer`: preprocessed images f32[N,px,px,3] -> f32[N,classes]. `layers`, where it can tell: a file with its inner
-    tensors as outputs, and images -> all of them f[N,...], in the file's order, layout and dtype.
+    `infer`: a file and preprocessed images f32[N,px,px,3] -> f32[N,classes]. `layers`, where it can tell: the bytes of
+    a file with its inner tensors as outputs, and images -> all of them f[N,...], in the file's order, layout and dtype.
 
     Of this machine only: `infer_here`, where its runtime may compute a file otherwise than the file's target does, as
     `infer` does.
@@ -140,12 +90,16 @@ def local_targets(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[Exe
     )
 
 
-def _infer(path: Path, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
-    return _ran(open_on_target(partial(open_session, path, runtime=runtime, threads=threads)), images)
+def _infer(file: ModelFile, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
+    return _ran(open_on_target(_opener(file, runtime, threads)), images)
 
 
-def _infer_here(path: Path, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
-    return _ran(open_session(path, runtime=runtime, threads=threads), images)
+def _infer_here(file: ModelFile, images: np.ndarray, *, runtime: str, threads: int) -> np.ndarray:
+    return _ran(_opener(file, runtime, threads)(), images)
+
+
+def _opener(file: ModelFile, runtime: str, threads: int) -> Callable[..., Session]:
+    return partial(open_session, file.data, runtime=runtime, threads=threads, name=str(file.path))
 
 
 def _ran(session: Session, images: np.ndarray) -> np.ndarray:
@@ -159,54 +113,43 @@ def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> l
     return session.run_all(images)
 
 
-def open_file(path: Path) -> File:
-    """Raises EdgemobileError for a file that is missing, damaged or of no known format."""
-    data = read_model(path)
-    contents = contents_of(path, data)
+def checked(file: ModelFile) -> ModelFile:
+    """`file`, of which all that a comparison reads can be read. Raises EdgemobileError where it is damaged."""
+    contents = file.contents
     if not contents.inputs or not contents.outputs:
-        raise Unsupported(f"{path} has no {'outputs' if contents.inputs else 'inputs'}, so nothing can be compared")
-    metadata = contents.metadata
-    return File(
-        path,
-        data,
-        contents,
-        contents.format,
-        _precision(contents),
-        preprocess_in(metadata),
-        read_factors(metadata, str(path)),
-        labels_in(metadata),
-        metadata.get(PRECISION),
-    )
+        what = "outputs" if contents.inputs else "inputs"
+        raise Unsupported(f"{file.path} has no {what}, so nothing can be compared")
+    _ = file.preprocess, factors_of(file)
+    return file
 
 
-def _precision(contents: Contents) -> str:
-    """int8 where activations are; else by what the weights are stored as, whatever the file states."""
-    pixels = contents.inputs[0] if takes_pixels(contents) else ""
-    values = [value for name, value in contents.values.items() if name != pixels]
-    if any(value.scale is not None and value.dtype in _BYTES and not value.constant for value in values):
-        return "int8"
-    # Of fewer dimensions are the zero points of ONNX.
-    if any(value.constant and value.dtype in _BYTES and len(value.shape) > 1 for value in values):
-        return "weight-only"
-    return "float16" if any(value.constant and value.dtype == "float16" for value in values) else "float32"
+def factors_of(file: ModelFile) -> Mapping[str, np.ndarray]:
+    """What the file's channels were multiplied by, by tensor. Raises EdgemobileError for a damaged entry."""
+    return file.once(_read_factors)
 
 
-def takes_pixels(contents: Contents) -> bool:
-    """Whether a file's input is pixels from 0 to 255, not reals in integers' clothes."""
-    source = contents.values[contents.inputs[0]]
-    plain = source.scale is None or (np.all(source.scale == 1) and not np.any(source.zero_point))
-    return source.dtype == "uint8" and bool(plain)
-
-
-def read_graph(file: File) -> Graph:
+def graph_of(file: ModelFile) -> Graph:
     """What the file computes. Raises Unsupported, naming the op, where a Graph has no word for it."""
+    return file.once(_read_graph)
+
+
+def tensors_of(file: ModelFile) -> Mapping[str, Tensor]:
+    """Constants and quantized activations by the Graph's names. Raises Unsupported where they have no such form."""
+    return file.once(_read_tensors)
+
+
+def _read_factors(file: ModelFile) -> Mapping[str, np.ndarray]:
+    return read_factors(file.metadata, str(file.path))
+
+
+def _read_graph(file: ModelFile) -> Graph:
     graph, unread = _read_known(file)
     for reason in unread.values():
         raise Unsupported(f"the layers of {file.path} cannot be run again: {reason}")
     return graph
 
 
-def _read_known(file: File) -> tuple[Graph, dict[str, str]]:
+def _read_known(file: ModelFile) -> tuple[Graph, dict[str, str]]:
     """(what the file computes, as far as a Graph has words for it; what other ops make, with the reason)."""
     try:
         if file.format == "onnx":
@@ -221,7 +164,7 @@ def _read_known(file: File) -> tuple[Graph, dict[str, str]]:
 
 
 def observe(
-    file: File, place: ExecutionTarget, images: np.ndarray, reference: Graph | None
+    file: ModelFile, place: ExecutionTarget, images: np.ndarray, reference: Graph | None
 ) -> tuple[RecordedActivations, np.ndarray]:
     """(every tensor of the file for these images, its output f32[N,classes] in that run).
 
@@ -230,7 +173,7 @@ def observe(
     if place.layers is None:
         raise Unsupported(f"{place.name} shows no inner tensors; leave out --layers")
     arrays = place.layers(with_intermediate_outputs(file.data, file.contents), images)
-    tensors = dict(file.tensors)
+    tensors = dict(tensors_of(file))
     values = {}
     flattened = _flattened(file.contents) if file.format == "onnx" else {}
     for name, array in zip(intermediate_names(file.contents), arrays, strict=True):
@@ -240,7 +183,7 @@ def observe(
             ordered = array.reshape(-1, *flattened[name]).transpose(0, 2, 3, 1).reshape(array.shape)
         values[plain] = integers(ordered, tensors.get(plain))
     output = graph_name(file, file.contents.outputs[0])
-    observed = RecordedActivations(values, tensors, file.factors)
+    observed = RecordedActivations(values, tensors, factors_of(file))
     end = _output(observed, output)
     sources = {graph_name(file, name): images for name in file.contents.inputs}
     seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
@@ -250,7 +193,7 @@ def observe(
         seen = dict.fromkeys(seen, values[EMBEDDED])
     constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
     unsigned = frozenset(graph_name(file, name) for name in constants)
-    observed = RecordedActivations({**seen, **values}, tensors, file.factors, unsigned=unsigned)
+    observed = RecordedActivations({**seen, **values}, tensors, factors_of(file), unsigned=unsigned)
     return (observed if reference is None else _renamed(file, reference, observed)), end
 
 
@@ -267,7 +210,7 @@ def _flattened(contents: Contents) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def output_step(file: File) -> float | None:
+def output_step(file: ModelFile) -> float | None:
     """The scale of the integers behind a file's output, also where it ends by giving their reals; None for float."""
     value = file.contents.values[file.contents.outputs[0]]
     producer = file.contents.producers.get(value.name)
@@ -294,14 +237,14 @@ def _reals(observed: RecordedActivations, name: str) -> np.ndarray:
     return (array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)).astype(np.float32)
 
 
-def stored(file: File, reference: Graph) -> RecordedActivations:
-    """A file as it lies, not run: its activations have names and no values. Raises Unsupported like File.tensors."""
-    values = {name: np.empty(0, np.int8) for name, tensor in file.tensors.items() if not tensor.is_constant}
-    observed = _renamed(file, reference, RecordedActivations(values, file.tensors, file.factors))
+def stored(file: ModelFile, reference: Graph) -> RecordedActivations:
+    """A file as it lies, not run: its activations have names and no values. Raises Unsupported like tensors_of."""
+    values = {name: np.empty(0, np.int8) for name, tensor in tensors_of(file).items() if not tensor.is_constant}
+    observed = _renamed(file, reference, RecordedActivations(values, tensors_of(file), factors_of(file)))
     return replace(observed, known=reference.tensors)
 
 
-def _tensors(file: File) -> dict[str, Tensor]:
+def _read_tensors(file: ModelFile) -> dict[str, Tensor]:
     try:
         if file.format == "onnx":
             from edgemobile.exporters.onnx_graph import read_named_tensors
@@ -312,7 +255,7 @@ def _tensors(file: File) -> dict[str, Tensor]:
         raise Unsupported(f"the tensors of {file.path} have no form that compares ({error})") from error
 
 
-def graph_name(file: File, name: str) -> str:
+def graph_name(file: ModelFile, name: str) -> str:
     """The Graph's name of one of a file's values."""
     if file.format == "onnx":
         from edgemobile.exporters.onnx_graph import tensor_name
@@ -322,7 +265,7 @@ def graph_name(file: File, name: str) -> str:
     return name
 
 
-def _renamed(file: File, reference: Graph, observed: RecordedActivations) -> RecordedActivations:
+def _renamed(file: ModelFile, reference: Graph, observed: RecordedActivations) -> RecordedActivations:
     """What was observed, by the reference's names where the file has names of its own."""
     if are_alike(reference, observed.values):
         return observed

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from edgemobile.comparison.integers import compare_integers
 from edgemobile.comparison.layers import RecordedActivations
-from edgemobile.comparison.observing import ExecutionTarget, local_targets, observe, open_file
+from edgemobile.comparison.observing import ExecutionTarget, local_targets, observe
 from edgemobile.graph import Graph
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.interpreter import run
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["Strayed", "strayed", "why_it_strays"]
 
@@ -32,13 +32,12 @@ class Strayed:
 
 
 def why_it_strays(
-    graph: Graph, path: Path, image: np.ndarray, lsb: int, place: ExecutionTarget | None = None
+    graph: Graph, file: ModelFile, image: np.ndarray, lsb: int, place: ExecutionTarget | None = None
 ) -> Strayed:
-    """Compare the file at `path` with the int8 `graph` behind it, op by op, on `image` f32[1,px,px,3].
+    """Compare `file` with the int8 `graph` behind it, op by op, on `image` f32[1,px,px,3].
 
     `place` None is the default runtime of its format here. Raises Unsupported where that shows no inner tensors.
     """
-    file = open_file(path)
     place = place or next(one for one in local_targets() if file.format in one.formats)
     observed, _ = observe(file, place, image, None)
     source = graph[graph.inputs[0]]

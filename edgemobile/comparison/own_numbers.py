@@ -18,9 +18,9 @@ import numpy as np
 
 from edgemobile.comparison.findings import Finding, channels, exchange_in_words, range_faults, rows_of, times
 from edgemobile.comparison.layers import RecordedActivations
-from edgemobile.exporters.contents import Contents, Op
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.checksums import Checksums
+from edgemobile.model_file.contents import Contents, Op
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["Weights", "check_checksums", "check_layers", "check_units", "unused_input"]

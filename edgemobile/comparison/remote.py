@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from edgemobile.devices.host.remote_inference import InferenceStats, remote_infe
 from edgemobile.devices.host.setup import probe
 from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import Unsupported
-from edgemobile.inspection import contents_of
-from edgemobile.model_file.file import file_format
+from edgemobile.exporters.model_files import model_file
+from edgemobile.model_file.contents import Contents
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["opened_targets"]
 
@@ -61,31 +61,27 @@ class _Runtime:
     runtime: str
     threads: int
 
-    def infer(self, path: Path, images: np.ndarray) -> np.ndarray:
-        return self._answered(path, images)
+    def infer(self, file: ModelFile, images: np.ndarray) -> np.ndarray:
+        return self._answered(file, images)
 
     def layers(self, data: bytes, images: np.ndarray) -> list[np.ndarray]:
-        form = file_format(data, "the file with its inner tensors as outputs")
-        with tempfile.TemporaryDirectory(prefix="edgemobile-") as folder:
-            path = Path(folder) / f"layers.{form}"
-            path.write_bytes(data)
-            rows = _rows(path, data)
-            widths = [math.prod(shape) for shape, _ in rows]
-            flat = self._answered(path, images, layers_width=sum(widths))
+        file = model_file(Path("the file with its inner tensors as outputs"), data)
+        rows = _rows(file.contents)
+        widths = [math.prod(shape) for shape, _ in rows]
+        flat = self._answered(file, images, layers_width=sum(widths))
         parts = np.split(flat, np.cumsum(widths)[:-1], axis=1)
         return [part.reshape(-1, *shape).astype(dtype) for part, (shape, dtype) in zip(parts, rows, strict=True)]
 
-    def _answered(self, path: Path, images: np.ndarray, layers_width: int | None = None) -> np.ndarray:
+    def _answered(self, file: ModelFile, images: np.ndarray, layers_width: int | None = None) -> np.ndarray:
         # Layers take megabytes an image.
         step = _PART if layers_width is None else 1
         parts = (images[start : start + step] for start in range(0, len(images), step))
-        answered = partial(remote_inference, self.device, self.transport, path, parts, self.runtime, self.threads)
+        answered = partial(remote_inference, self.device, self.transport, file, parts, self.runtime, self.threads)
         return np.concatenate(list(answered(InferenceStats(self.runtime), layers_width=layers_width)))
 
 
-def _rows(path: Path, data: bytes) -> list[tuple[tuple[int, ...], str]]:
+def _rows(contents: Contents) -> list[tuple[tuple[int, ...], str]]:
     """(shape of one image's, dtype) of each output. Float32 carries them all: integers here have 8 bits."""
-    contents = contents_of(path, data)
     found = [contents.values.get(name) for name in contents.outputs]
     if not all(value is not None and min((1, *value.shape[1:])) > 0 for value in found):
         raise Unsupported("a file whose inner tensors have no fixed shapes cannot show them on a device")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,11 @@ from edgemobile.comparison.layers import LayerParity, RecordedActivations, compa
 from edgemobile.comparison.metadata_checks import StatedMetadata, check_metadata, in_px
 from edgemobile.comparison.observing import (
     ExecutionTarget,
-    File,
+    checked,
+    graph_of,
     local_targets,
     observe,
-    open_file,
     output_step,
-    takes_pixels,
 )
 from edgemobile.comparison.remote import opened_targets
 from edgemobile.comparison.report import FileParity, ParityReport
@@ -38,6 +37,7 @@ from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.devices.runtimes.sessions import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, first_few
 from edgemobile.exporters import FILE_SUFFIXES
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import normalised, outside, to_pixels
@@ -49,12 +49,12 @@ from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
 from edgemobile.loading.presets import described
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
-from edgemobile.metrics.tolerances import QUANTIZED, TABLE, Tolerance, judge, most_steps, tolerance, untrained
-from edgemobile.model_file.file import read_same
+from edgemobile.metrics.tolerances import QUANTIZED, TABLE, Tolerance, bounded, judge, most_steps, tolerance, untrained
+from edgemobile.model_file.model_file import ModelFile
+from edgemobile.model_file.precision import takes_pixels
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.quant.synthesize import STEPS, synthesize
-from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.progress import Progress, Silent
 
 __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
@@ -75,8 +75,11 @@ class ParityRequest:
     `ref` is a reference model's name, `package.module:factory`, a checkpoint (with `arch`), a .pt2, or a file like the
     `others`. `data` is an ImageFolder as a directory or a zip; None is synthetic images: synthesised from the
     reference's batch norm where int8 files are among the others, else low-frequency noise. `minimums` is metric ->
-    bound, in place of the table's. The others run on each of the devices `on`, () being this machine, in each of
-    `runtimes`, () being the default one of each format; `places` are places of one's own, in place of both.
+    bound, in place of the table's, and `tolerances` the same by precision; a later one wins. Random weights are held to
+    no others in int8. The others run on each of the devices `on`, () being this machine, in each of `runtimes`, ()
+    being the default one of each format; `places` are places of one's own, in place of both.
+
+    `opened` are files that were read already, by their name here.
     """
 
     ref: str
@@ -94,7 +97,9 @@ class ParityRequest:
     runtimes: tuple[str, ...] = ()
     places: tuple[ExecutionTarget, ...] = ()
     table: tuple[Tolerance, ...] = TABLE
+    tolerances: tuple[Mapping[str, Mapping[str, float]], ...] = ()
     threads: int = 1
+    opened: Mapping[str, ModelFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.others:
@@ -112,7 +117,7 @@ class Reference:
     name: str
     preprocess: Preprocess
     model: Model | None = None
-    file: File | None = None
+    file: ModelFile | None = None
     place: ExecutionTarget | None = None
     claims: StatedMetadata = field(default_factory=StatedMetadata)
     _seen: list[tuple[np.ndarray, Mapping[str, np.ndarray]]] = field(default_factory=list, repr=False, compare=False)
@@ -123,13 +128,13 @@ class Reference:
             return self.model.logits(images)
         assert self.file is not None
         assert self.place is not None
-        return self.place.infer(self.file.path, images)
+        return self.place.infer(self.file, images)
 
     @cached_property
     def graph(self) -> Graph:
         """What it computes. Raises Unsupported for a file with ops a Graph has no word for."""
         if self.file is not None:
-            return self.file.graph
+            return graph_of(self.file)
         from edgemobile.lower import lower
 
         assert self.model is not None
@@ -166,24 +171,27 @@ def _opened(request: ParityRequest) -> Iterator[Sequence[ExecutionTarget]]:
 
 
 def _parity(request: ParityRequest, places: Sequence[ExecutionTarget], progress: Progress) -> ParityReport:
-    opened = [_opened_or_refused(Path(other)) for other in request.others]
-    files = [file for file in opened if isinstance(file, File)]
-    if not files:
-        raise next(error for error in opened if isinstance(error, EdgemobileError))
+    others = {name: _opened_or_refused(request, name) for name in dict.fromkeys(request.others)}
+    opened = {name: file for name, file in others.items() if isinstance(file, ModelFile)}
+    if not opened:
+        raise next(error for error in others.values() if isinstance(error, EdgemobileError))
+    files = list(opened.values())
+    request = replace(request, opened={**request.opened, **opened})
     with progress.step("load the reference"):
         reference = load_reference(request, files)
     images, described_images, notes = _images(request, reference, files, progress)
     if reference.model is not None and reference.model.random:
         request = replace(request, table=untrained(request.table))
         notes += (f"{reference.name}: random weights, so int8 is checked only against bounds given with --min",)
+    request = replace(request, table=reduce(bounded, request.tolerances, request.table))
     with progress.step("run the reference"):
         expected = reference.outputs(images)
     inner = images[: _layer_images(reference.preprocess.input_px)]
-    pairs = [(file, place) for file in files for place in _readers(file, places)]
-    judged: dict[int, list[FileParity]] = {}
+    pairs = [(name, file, place) for name, file in opened.items() for place in _readers(file, places)]
+    judged: dict[str, list[FileParity]] = {}
     refusals: list[EdgemobileError] = []
     with progress.step("compare", len(pairs)) as report:
-        for count, (file, place) in enumerate(pairs, 1):
+        for count, (name, file, place) in enumerate(pairs, 1):
             try:
                 result = _compared(request, reference, expected, images, inner, file, place)
             except (MissingExtra, DeviceUnreachable):
@@ -191,30 +199,31 @@ def _parity(request: ParityRequest, places: Sequence[ExecutionTarget], progress:
             except EdgemobileError as error:
                 refusals.append(error)
                 result = replace(_unmeasured(file, place, {}), refused=_without_path(error, file.path))
-            judged.setdefault(id(file), []).append(result)
+            judged.setdefault(name, []).append(result)
             report(count)
     if len(refusals) == len(pairs):
         raise refusals[0]
-    rows = [
-        row
-        for other, file in zip(request.others, opened, strict=True)
-        for row in (judged[id(file)] if isinstance(file, File) else [_unread(Path(other), file)])
-    ]
-    for file in (*files, *filter(None, (reference.file,))):
-        read_same(file.path, sha256_hex(file.data))
+    for name, found in others.items():
+        if isinstance(found, EdgemobileError):
+            judged[name] = [_unread(Path(name), found)]
+    rows = [row for name in request.others for row in judged[name]]
     if hint := faint(expected):
         notes = (*notes, f"{reference.name}: {hint}")
     return ParityReport(reference.name, described_images, tuple(rows), notes)
 
 
-def _opened_or_refused(path: Path) -> File | EdgemobileError:
+def _opened_or_refused(request: ParityRequest, name: str) -> ModelFile | EdgemobileError:
     """The file, or what is wrong with it; it is said once the others are judged."""
     try:
-        return open_file(path)
+        return _opened_file(request, name)
     except MissingExtra:
         raise
     except EdgemobileError as error:
         return error
+
+
+def _opened_file(request: ParityRequest, name: str) -> ModelFile:
+    return checked(request.opened.get(name) or read_model_file(Path(name)))
 
 
 def _unread(path: Path, error: EdgemobileError) -> FileParity:
@@ -239,11 +248,11 @@ def _layer_images(input_px: int) -> int:
     return max(1, min(_LAYER_IMAGES, _LAYER_IMAGES * _LAYER_PX**2 // input_px**2))
 
 
-def load_reference(request: ParityRequest, files: Sequence[File]) -> Reference:
+def load_reference(request: ParityRequest, files: Sequence[ModelFile]) -> Reference:
     """The model or file that `request.ref` names; a model at the resolution of the files. Raises EdgemobileError."""
     path = Path(request.ref)
     if path.suffix in FILE_SUFFIXES:
-        file = open_file(path)
+        file = _opened_file(request, request.ref)
         _check_ends(file)
         sides = file.sides_px
         if sides is not None and sides[0] != sides[1] and min(sides) > 0:
@@ -274,12 +283,12 @@ def _own_px(spec: str, weights: str | None) -> int | None:
     return None if preprocess is None else preprocess.input_px
 
 
-def _input_px(file: File) -> int | None:
+def _input_px(file: ModelFile) -> int | None:
     sides = file.sides_px
     return sides[1] if sides is not None and sides[1] > 0 else None
 
 
-def _reader_here(file: File, request: ParityRequest) -> ExecutionTarget:
+def _reader_here(file: ModelFile, request: ParityRequest) -> ExecutionTarget:
     """The default runtime of the reference's format on this machine; where it is not installed, one asked for."""
     (usual,) = (place for place in local_targets(threads=request.threads) if file.format in place.formats)
     others = [place for place in local_targets(request.runtimes, request.threads) if file.format in place.formats]
@@ -292,7 +301,7 @@ def _reader_here(file: File, request: ParityRequest) -> ExecutionTarget:
     return usual
 
 
-def _readers(file: File, places: Sequence[ExecutionTarget]) -> list[ExecutionTarget]:
+def _readers(file: ModelFile, places: Sequence[ExecutionTarget]) -> list[ExecutionTarget]:
     readers = [place for place in places if file.format in place.formats]
     if not readers:
         raise Unsupported(
@@ -303,7 +312,7 @@ def _readers(file: File, places: Sequence[ExecutionTarget]) -> list[ExecutionTar
 
 
 def _images(
-    request: ParityRequest, reference: Reference, files: Sequence[File], progress: Progress
+    request: ParityRequest, reference: Reference, files: Sequence[ModelFile], progress: Progress
 ) -> tuple[np.ndarray, str, tuple[str, ...]]:
     """(preprocessed images, what they are in words, notes).
 
@@ -317,7 +326,7 @@ def _images(
 
 
 def _any_images(
-    request: ParityRequest, reference: Reference, files: Sequence[File], progress: Progress
+    request: ParityRequest, reference: Reference, files: Sequence[ModelFile], progress: Progress
 ) -> tuple[np.ndarray, str, tuple[str, ...]]:
     preprocess, count = reference.preprocess, request.images
     if request.data is not None:
@@ -344,7 +353,7 @@ def _compared(
     expected: np.ndarray,
     images: np.ndarray,
     inner: np.ndarray,
-    file: File,
+    file: ModelFile,
     place: ExecutionTarget,
 ) -> FileParity:
     row = tolerance(file.format, file.precision, place.isa, request.table)
@@ -361,7 +370,7 @@ def _compared(
         # The same integers on the same images are the same but for steps, which say more than dB.
         bounds = dict(request.minimums)
         result = replace(result, bounds=bounds)
-    found = place.infer(file.path, shown)
+    found = place.infer(file, shown)
     if found.shape != expected.shape:
         misfit = f"gives {found.shape[1]} outputs, the reference {expected.shape[1]}: they are of different models"
         return replace(result, missed=(misfit,))
@@ -378,7 +387,7 @@ def _compared(
         if not words:
             result = _in_steps(reference, inner, shown, apart, file, place, row, result, notes)
     if words:
-        as_reference = judge(*_as_logits(expected, place.infer(file.path, images), []), bounds)
+        as_reference = judge(*_as_logits(expected, place.infer(file, images), []), bounds)
         notes.append(words)
         if verdict.missed and as_reference.passed:
             told = f"{words}; shown the reference's images it agrees"
@@ -391,17 +400,17 @@ def _compared(
     return replace(result, missed=(*wrong, *result.missed), notes=tuple(notes))
 
 
-def _notes_of_here(file: File, place: ExecutionTarget, images: np.ndarray, expected: np.ndarray) -> Iterator[str]:
+def _notes_of_here(file: ModelFile, place: ExecutionTarget, images: np.ndarray, expected: np.ndarray) -> Iterator[str]:
     """What this machine computes of a file that was run as another target computes it."""
-    target = target_elsewhere(file.contents.metadata)
+    target = target_elsewhere(file.metadata)
     if place.infer_here is None or target is None:
         return
-    found = measure(*_as_logits(expected, place.infer_here(file.path, images), []))
+    found = measure(*_as_logits(expected, place.infer_here(file, images), []))
     here = f"without, it has {found['sqnr_db']:.1f} dB and {found['top1_agree']:.1%} of the reference's answers"
     yield note_on_target(file.path.name, target, here)
 
 
-def _stored_numbers(reference: Reference, file: File, notes: list[str]) -> StoredNumbers:
+def _stored_numbers(reference: Reference, file: ModelFile, notes: list[str]) -> StoredNumbers:
     """What an int8 file's own numbers say; nothing of other files."""
     if file.precision != "int8":
         return StoredNumbers()
@@ -427,7 +436,7 @@ def _in_steps(
     inner: np.ndarray,
     shown: np.ndarray,
     apart: int,
-    file: File,
+    file: ModelFile,
     place: ExecutionTarget,
     row: Tolerance,
     result: FileParity,
@@ -457,7 +466,7 @@ def _in_steps(
     return replace(result, missed=(*result.missed, missed))
 
 
-def _unmeasured(file: File, place: ExecutionTarget, bounds: Mapping[str, float]) -> FileParity:
+def _unmeasured(file: ModelFile, place: ExecutionTarget, bounds: Mapping[str, float]) -> FileParity:
     return FileParity(
         str(file.path),
         file.format,
@@ -467,11 +476,11 @@ def _unmeasured(file: File, place: ExecutionTarget, bounds: Mapping[str, float])
         dict.fromkeys(METRICS, math.nan),
         bounds,
         machine=place.machine,
-        sha256=sha256_hex(file.data),
+        sha256=file.sha256,
     )
 
 
-def _check_ends(file: File) -> None:
+def _check_ends(file: ModelFile) -> None:
     """Raises Unsupported for a file that is no image classifier by its inputs and outputs."""
     ends = {"inputs": file.contents.inputs, "outputs": file.contents.outputs}
     for what, names in ends.items():
@@ -484,7 +493,7 @@ def _check_ends(file: File) -> None:
         raise Unsupported(f"{file.path}: takes {takes}, which is no image. Supported: image classifiers")
 
 
-def _misfit(file: File, images: np.ndarray) -> str:
+def _misfit(file: ModelFile, images: np.ndarray) -> str:
     """Why a file cannot be shown the reference's images f32[N,px,px,3]; "" where it can."""
     sides, wanted = file.sides_px, (images.shape[1], images.shape[2])
     if sides is None or all(side in (-1, right) for side, right in zip(sides, wanted, strict=True)):
@@ -492,7 +501,7 @@ def _misfit(file: File, images: np.ndarray) -> str:
     return f"takes {in_px(sides)}, the reference {in_px(wanted)}: export both at one resolution"
 
 
-def _as_stated(file: File, usual: Preprocess, images: np.ndarray) -> tuple[np.ndarray, str]:
+def _as_stated(file: ModelFile, usual: Preprocess, images: np.ndarray) -> tuple[np.ndarray, str]:
     """(the images as the file's own metadata wants them, in words how that differs; "" where it does not).
 
     Only mean and deviation are applied again: a file that wants another resize sees the reference's pixels.
@@ -533,7 +542,7 @@ def _with_layers(
     images: np.ndarray,
     shown: np.ndarray,
     found: np.ndarray,
-    file: File,
+    file: ModelFile,
     place: ExecutionTarget,
     row: Tolerance,
     result: FileParity,
@@ -582,7 +591,7 @@ def _walked(
     return compare_layers(graph, values, observed, row.layer)
 
 
-def _note_exposure(file: File, plain: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
+def _note_exposure(file: ModelFile, plain: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
     """A runtime fuses less around tensors it must show; that must not change what the file says."""
     sqnr = measure(plain, end)["sqnr_db"]
     if not sqnr >= (40 if file.precision in QUANTIZED else 90):

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgemobile.comparison.findings import Finding
-from edgemobile.comparison.observing import File, graph_name, stored, takes_pixels
+from edgemobile.comparison.observing import graph_name, graph_of, stored, tensors_of
 from edgemobile.comparison.own_numbers import Weights, check_checksums, check_layers, check_units, unused_input
 from edgemobile.comparison.twins import Pair, different_numbers, different_wiring, pair_of
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.graph import Graph
 from edgemobile.graph.checksums import Checksums, read_checksums
 from edgemobile.model_file.metadata import CHECKSUMS
+from edgemobile.model_file.model_file import ModelFile
+from edgemobile.model_file.precision import takes_pixels
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["StoredNumbers", "against_file", "against_float"]
@@ -31,10 +33,10 @@ class StoredNumbers:
     notes: tuple[str, ...] = ()
 
 
-def against_file(file: File, reference: File) -> StoredNumbers:
+def against_file(file: ModelFile, reference: ModelFile) -> StoredNumbers:
     """An int8 file against another one."""
     try:
-        mine, right = file.tensors, reference.tensors
+        mine, right = tensors_of(file), tensors_of(reference)
     except Unsupported as error:
         return StoredNumbers(notes=(f"its numbers are not compared with the reference's: {error}",))
     inputs, outputs = (
@@ -47,17 +49,17 @@ def against_file(file: File, reference: File) -> StoredNumbers:
         return StoredNumbers(notes=(words,))
     findings, notes = different_numbers(pair), []
     try:
-        findings += different_wiring(file.graph, reference.graph)
+        findings += different_wiring(graph_of(file), graph_of(reference))
     except Unsupported as error:
         notes.append(f"which op reads what is not compared: {error}")
     return StoredNumbers(tuple(findings), True, tuple(notes))
 
 
-def against_float(file: File, graph: Callable[[], Graph], preprocess: Preprocess) -> StoredNumbers:
+def against_float(file: ModelFile, graph: Callable[[], Graph], preprocess: Preprocess) -> StoredNumbers:
     """An int8 file against itself, its preprocessing and the float `graph` of its reference."""
     weights, notes = Weights(), []
     try:
-        tensors = file.tensors
+        tensors = tensors_of(file)
     except Unsupported as error:
         return StoredNumbers(notes=(f"its numbers are not checked: {error}",))
     try:
@@ -67,7 +69,7 @@ def against_float(file: File, graph: Callable[[], Graph], preprocess: Preprocess
     notes += filter(None, [weights.note])
     checksums, findings = Checksums(), []
     try:
-        checksums = read_checksums(file.contents.metadata, tensors)
+        checksums = read_checksums(file.metadata, tensors)
     except EdgemobileError as error:
         findings.append(Finding("checksums", CHECKSUMS, str(error)))
     # Weights that are as they were written are where the recipe moved them.

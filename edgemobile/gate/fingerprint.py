@@ -11,6 +11,7 @@ from dataclasses import asdict, is_dataclass
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import edgemobile
@@ -39,14 +40,18 @@ def software() -> Mapping[str, str]:
     return {"edgemobile": edgemobile.__version__, "sources": digest.hexdigest(), **versions, **machine}
 
 
-def content_sha256(path: Path) -> str:
-    """Of a file, or of a folder: every name in it and every file's content. Raises EdgemobileError."""
+def content_sha256(path: Path, known: Mapping[Path, str] = MappingProxyType({})) -> str:
+    """Of a file, or of a folder: every name in it and every file's content. Raises EdgemobileError.
+
+    `known` are files that were read already, with their sha256.
+    """
     try:
         if not path.is_dir():
-            return _file_sha256(path)
+            return known.get(path) or _file_sha256(path)
         digest = hashlib.sha256()
         for file in _files(path, ("",)):
-            digest.update(f"{file.relative_to(path)}\0{_file_sha256(file)}\0".encode(errors="surrogateescape"))
+            sha256 = known.get(file) or _file_sha256(file)
+            digest.update(f"{file.relative_to(path)}\0{sha256}\0".encode(errors="surrogateescape"))
         return digest.hexdigest()
     except OSError as error:
         raise EdgemobileError(f"cannot read {error.filename or path}: {error.strerror or error}") from error

@@ -10,9 +10,10 @@ from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.devices.host.records import Case, Run
 from edgemobile.gate.checks import Check, Outcome
 from edgemobile.gate.config import Accuracy, DeviceEntry
-from edgemobile.gate.measured import Measured, Scored, Written
+from edgemobile.gate.measured import Measured, Scored
 from edgemobile.gate.selectors import selects
 from edgemobile.metrics.measures import METRICS
+from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["accuracies", "on_device", "on_no_file", "parities", "sizes"]
 
@@ -21,7 +22,7 @@ def sizes(model: Measured) -> list[Check]:
     """A row a file: its bytes and, where there is a budget, that."""
     checks = []
     for file in model.files:
-        selector, most = _least_budget(model.entry.size, file)
+        selector, most = _least_budget(model, model.entry.size, file)
         over = most is not None and file.bytes > most
         words: tuple[str, ...] = ()
         if over and most is not None:
@@ -31,7 +32,7 @@ def sizes(model: Measured) -> list[Check]:
         checks.append(
             Check(
                 model.entry.name,
-                Path(file.name).name,
+                file.name,
                 "size",
                 "here",
                 Outcome.FAILED if over else Outcome.PASSED,
@@ -124,13 +125,13 @@ def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept:
 # ---- devices --------------------------------------------------------------------------------------------------------
 
 
-def on_device(device: DeviceEntry, model: Measured, files: Sequence[Written], run: Run, kept: bool) -> list[Check]:
+def on_device(device: DeviceEntry, model: Measured, files: Sequence[ModelFile], run: Run, kept: bool) -> list[Check]:
     """A row a file: what it costs there, against its budget and against the baseline."""
     budgets = model.entry.instructions.get(device.name, {})
     if budgets and not run.emulated:
         words = (f"{device.name} is timed; instructions are counted on emulated devices, like emulated:cortex-a72",)
         return [Check(model.entry.name, "", "instructions", device.name, Outcome.WRONG, words=words)]
-    by_name = {Path(file.name).name: file for file in files}
+    by_name = {file.name: file for file in files}
     checks = [_case(model, device, case, run, by_name[Path(case.file).name], kept) for case in run.cases]
     what = "instructions" if run.emulated else "latency"
     checks += [
@@ -149,7 +150,7 @@ def on_no_file(device: DeviceEntry, model: Measured) -> list[Check]:
     return [Check(model.entry.name, "", "device", device.name, Outcome.SKIPPED, words=words)]
 
 
-def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, file: Written, kept: bool) -> Check:
+def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, file: ModelFile, kept: bool) -> Check:
     from edgemobile.latency.statistics import verdict
 
     row = Check(model.entry.name, Path(case.file).name, "latency", device.name, Outcome.PASSED, kept=kept)
@@ -159,7 +160,7 @@ def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, file: Writ
         found, values = f"{case.median_ns / 1e6:.2f} ms", {"median_ns": case.median_ns}
         return replace(row, outcome=outcome, found=found, words=reasons, values=values)
     counted = case.instructions_median["total"]
-    selector, most = _least_budget(model.entry.instructions.get(device.name, {}), file)
+    selector, most = _least_budget(model, model.entry.instructions.get(device.name, {}), file)
     over = most is not None and counted > most
     words: tuple[str, ...] = ()
     if over and most is not None:
@@ -217,9 +218,10 @@ def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool
 # ---- in common ------------------------------------------------------------------------------------------------------
 
 
-def _least_budget(budgets: Mapping[str, int], file: Written) -> tuple[str, int | None]:
+def _least_budget(model: Measured, budgets: Mapping[str, int], file: ModelFile) -> tuple[str, int | None]:
     """(the selector of the least budget that means the file, the budget): every one must hold. ("", None) for none."""
-    meant = {name: most for name, most in budgets.items() if selects(name, file.format, file.precision)}
+    precision = model.precision(file)
+    meant = {name: most for name, most in budgets.items() if selects(name, file.format, precision)}
     return min(meant.items(), key=lambda item: item[1]) if meant else ("", None)
 
 
@@ -229,11 +231,11 @@ def _place(model: Measured, *keys: str) -> str:
 
 
 def _of_nothing(
-    model: Measured, what: str, place: str, budgets: Mapping[str, int], files: Sequence[Written]
+    model: Measured, what: str, place: str, budgets: Mapping[str, int], files: Sequence[ModelFile]
 ) -> Iterator[Check]:
     for name in budgets:
-        if not any(selects(name, file.format, file.precision) for file in files):
-            names = ", ".join(Path(file.name).name for file in files) or f"none runs on {place}"
+        if not any(selects(name, file.format, model.precision(file)) for file in files):
+            names = ", ".join(file.name for file in files) or f"none runs on {place}"
             words = (f"the budget of {name} means none of the files: {names}",)
             yield Check(model.entry.name, "", what, place, Outcome.WRONG, words=words)
 

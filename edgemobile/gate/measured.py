@@ -6,14 +6,14 @@ Nothing is judged here: a budget that moves costs no run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import Run
 from edgemobile.errors import EdgemobileError
-from edgemobile.exporters import format_of
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.gate.cache import Cache
 from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, software
@@ -22,26 +22,15 @@ from edgemobile.images import class_labels
 from edgemobile.loading import checkpoint_facts as facts
 from edgemobile.loading.checkpoint import CHECK_IMAGES, NAMED, bundled
 from edgemobile.loading.model_spec import is_factory
-from edgemobile.metrics.tolerances import TABLE, Tolerance, untrained
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.util.progress import Progress
 from edgemobile.util.strict_json import decode, encode
 
-__all__ = ["Measured", "Scored", "Written", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
+__all__ = ["Measured", "Scored", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
 _T = TypeVar("_T")
 # One answer of 64 is 1.6 points of agreement.
 _READ_IMAGES, _MADE_IMAGES = 64, 32
-
-
-@dataclass(frozen=True)
-class Written:
-    """A model file: `name` in its folder."""
-
-    name: str
-    format: str
-    precision: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -60,18 +49,28 @@ class Scored:
 
 @dataclass(frozen=True)
 class Measured:
-    """A model under the gate: its files, and the key of what made them."""
+    """A model under the gate: its files, read once for all of its checks, and the key of what made them."""
 
     entry: ModelEntry
     config: GateConfig
     cache: Cache
-    folder: Path
-    files: tuple[Written, ...]
+    files: tuple[ModelFile, ...]
     key: str
     kept: bool
 
-    def path(self, file: Written) -> Path:
-        return self.folder / file.name
+    @property
+    def opened(self) -> dict[str, ModelFile]:
+        """The files by what a request calls them."""
+        return {str(file.path): file for file in self.files}
+
+    @property
+    def digests(self) -> list[tuple[str, str]]:
+        return [(file.name, file.sha256) for file in self.files]
+
+    def precision(self, file: ModelFile) -> str:
+        """The precision of a file, kept by its content: to read it costs seconds of imports. Raises EdgemobileError."""
+        key = fingerprint("precision", file.sha256, software())
+        return self.kept_or("precision", key, str, lambda: (file.precision, file.precision))[0]
 
     def kept_or(
         self, stage: str, key: str, read: Callable[[Any], _T], run: Callable[[], tuple[_T, Any]]
@@ -97,50 +96,52 @@ def written_files(entry: ModelEntry, config: GateConfig, cache: Cache, progress:
     key = _export_key(entry, config)
     folder = cache.files(entry.name, key)
     found = cache.get("export", key, lambda value: decode(_Kept, value, "export"))
-    if found is not None and not is_factory(entry.model) and _is_whole(folder, found.sha256):
-        return Measured(entry, config, cache, folder, found.files, key, kept=True)
+    if found is not None and not is_factory(entry.model):
+        kept = _kept_files(folder, found)
+        if kept:
+            return Measured(entry, config, cache, kept, key, kept=True)
     cache.before("export")
     cache.clear(entry.name, key)
-    files = _export(entry, config, folder, progress)
-    cache.put("export", key, encode(_Kept(content_sha256(folder), files)))
+    names = _export(entry, config, folder, progress)
+    files = tuple(read_model_file(folder / name) for name in names)
+    cache.put("export", key, encode(_Kept(_folder_sha256(folder, files), names)))
     cache.tidy(entry.name, key)
-    return Measured(entry, config, cache, folder, files, key, kept=False)
+    return Measured(entry, config, cache, files, key, kept=False)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """`sha256` is of the folder: every name in it, and every file's content."""
+    """`sha256` is of the folder: every name in it, and every file's content. `files` are its model files."""
 
     sha256: str
-    files: tuple[Written, ...]
+    files: tuple[str, ...]
 
 
-def _is_whole(folder: Path, sha256: str) -> bool:
-    """Whether it is as it was written: nothing changed, lost or added."""
+def _kept_files(folder: Path, kept: _Kept) -> tuple[ModelFile, ...]:
+    """The model files where the folder is as it was written; () where anything in it is changed, lost or added."""
     try:
-        return folder.is_dir() and content_sha256(folder) == sha256
+        files = tuple(read_model_file(folder / name) for name in kept.files)
+        return files if _folder_sha256(folder, files) == kept.sha256 else ()
     except EdgemobileError:
-        return False
+        return ()
+
+
+def _folder_sha256(folder: Path, files: Sequence[ModelFile]) -> str:
+    return content_sha256(folder, {file.path: file.sha256 for file in files})
 
 
 def _named_files(entry: ModelEntry, config: GateConfig, cache: Cache) -> Measured:
-    files, names = [], [path.name for path in entry.files]
+    names = [path.name for path in entry.files]
     if len(set(names)) != len(names):
         raise EdgemobileError(
             f"{entry.name}: two files are called {max(names, key=names.count)}; give them other names"
         )
-    for path in entry.files:
-        digest = content_sha256(path)
-        key = fingerprint("file", digest, software())
-        precision = cache.get("file", key, str)
-        if precision is None:
-            from edgemobile.comparison.observing import open_file
-
-            precision = open_file(path).precision
-            cache.put("file", key, precision)
-        files.append(Written(str(path), format_of(path.suffix).name, precision, path.stat().st_size, digest))
-    # An absolute or a relative name stands for itself under an empty folder.
-    return Measured(entry, config, cache, Path(), tuple(files), fingerprint("files", _source(entry)), kept=True)
+    files = tuple(map(read_model_file, entry.files))
+    model = Measured(entry, config, cache, files, fingerprint("files", _source(entry, files)), kept=True)
+    for file in files:
+        # A damaged file is found here, before anything is judged by its precision.
+        model.precision(file)
+    return model
 
 
 def _export_key(entry: ModelEntry, config: GateConfig) -> str:
@@ -151,11 +152,15 @@ def _export_key(entry: ModelEntry, config: GateConfig) -> str:
     return fingerprint("export", entry.name, software(), _source(entry), made, recipe, asked)
 
 
-def _source(entry: ModelEntry) -> list[Any]:
-    """The net, its weights with what is said of them beside them, and its images, by content."""
+def _source(entry: ModelEntry, files: Sequence[ModelFile] = ()) -> list[Any]:
+    """The net, its weights with what is said of them beside them, and its images, by content.
+
+    `files` are read already: the net may be one of them.
+    """
+    known = {file.path: file.sha256 for file in files}
     weights = None if entry.weights in (None, *NAMED) else Path(str(entry.weights))
     read = [
-        content_sha256(Path(text)) if is_file else None
+        content_sha256(Path(text), known) if is_file else None
         for text, is_file in (
             (entry.model, entry.model.endswith(MODEL_SUFFIXES)),
             (str(weights), weights is not None),
@@ -166,7 +171,8 @@ def _source(entry: ModelEntry) -> list[Any]:
     return [entry.model, entry.weights, entry.width, entry.res, entry.classes, read, said]
 
 
-def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progress) -> tuple[Written, ...]:
+def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progress) -> tuple[str, ...]:
+    """The names of the files that the export of the model wrote into `folder`."""
     from edgemobile.pipeline.export import export
     from edgemobile.pipeline.request import ExportRequest
     from edgemobile.quant.recipes import read_recipe, recipe_for
@@ -189,8 +195,7 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
         target=entry.target,
         seed=config.settings.seed,
     )
-    artifacts = [file.artifact for file in export(request, progress).files]
-    return tuple(Written(one.file, one.format, one.precision, one.bytes, one.sha256) for one in artifacts)
+    return tuple(file.entry.file for file in export(request, progress).files)
 
 
 # ---- parity ---------------------------------------------------------------------------------------------------------
@@ -199,18 +204,19 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
 def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, bool]:
     """(every file against PyTorch, layer by layer where asked for, whether it was kept)."""
     entry, settings = model.entry, model.config.settings
-    table, images, count = _tolerances(model), _compared_on(entry), _count(entry, model.config)
-    asked = (count, settings.layers, settings.seed, [asdict(row) for row in table])
-    digests = [(file.name, file.sha256) for file in model.files]
+    images, count = _compared_on(entry), _count(entry, model.config)
+    # For all models, then for this one.
+    tolerances = (model.config.tolerances, entry.tolerances)
+    asked = (count, settings.layers, settings.seed, tolerances)
     shown = None if images is None else content_sha256(images)
-    key = fingerprint("parity", software(), _source(entry), digests, asked, shown)
+    key = fingerprint("parity", software(), _source(entry, model.files), model.digests, asked, shown)
 
     def run() -> tuple[ParityReport, Any]:
         from edgemobile.comparison.run import ParityRequest, parity
 
         request = ParityRequest(
             ref=entry.model,
-            others=tuple(str(model.path(file)) for file in model.files),
+            others=tuple(model.opened),
             weights=entry.weights,
             width=entry.width,
             classes=entry.classes,
@@ -218,7 +224,8 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
             images=count,
             seed=settings.seed,
             layers=settings.layers,
-            table=table,
+            tolerances=tolerances,
+            opened=model.opened,
         )
         report = parity(request, progress)
         # A factory's code may import anything: no hash says whether it changed.
@@ -241,47 +248,37 @@ def _count(entry: ModelEntry, config: GateConfig) -> int:
     return config.settings.images or (_READ_IMAGES if _compared_on(entry) else _MADE_IMAGES)
 
 
-def _tolerances(model: Measured) -> tuple[Tolerance, ...]:
-    """The table, and behind it the configuration's own bounds: for all models, then for this one."""
-    rows = list(untrained(TABLE) if model.entry.weights == "random" else TABLE)
-    for bounds in (model.config.tolerances, model.entry.tolerances):
-        for precision, own in bounds.items():
-            row = next(row for row in reversed(rows) if row.precision == precision)
-            rows.append(replace(row, bounds={**row.bounds, **own}))
-    return tuple(rows)
-
-
 # ---- accuracy -------------------------------------------------------------------------------------------------------
 
 
 def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tuple[tuple[Scored, ...], bool]:
     """(the accuracy of every file against the first float32 one, whether it was kept). Raises EdgemobileError."""
-    baseline = next((file for file in model.files if file.precision == "float32"), None)
+    baseline = next((file for file in model.files if model.precision(file) == "float32"), None)
     if baseline is None:
         raise EdgemobileError(
             f"{model.entry.name}: max_drop is against a float32 file, and there is none among its files"
         )
-    digests = [(file.name, file.sha256) for file in model.files]
-    labels = [contents(class_labels.places_beside(model.path(file))) for file in model.files]
+    labels = [contents(class_labels.places_beside(file.path)) for file in model.files]
     chosen = (content_sha256(asked.data), asked.split, asked.limit, model.config.settings.seed)
-    key = fingerprint("accuracy", software(), digests, labels, chosen)
+    key = fingerprint("accuracy", software(), model.digests, labels, chosen)
 
     def run() -> tuple[tuple[Scored, ...], Any]:
         from edgemobile.accuracy.evaluate import evaluate
         from edgemobile.accuracy.evaluation import EvalRequest
 
         request = EvalRequest(
-            files=tuple(str(model.path(file)) for file in model.files),
+            files=tuple(model.opened),
             data=asked.data,
             split=asked.split,
             limit=asked.limit,
             seed=model.config.settings.seed,
-            baseline=str(model.path(baseline)),
+            baseline=str(baseline.path),
+            opened=model.opened,
         )
-        names = {str(model.path(file)): file.name for file in model.files}
+        names = {path: file.name for path, file in model.opened.items()}
         evaluation = evaluate(request, progress)
-        for file, reason in evaluation.refused:
-            raise EdgemobileError(f"{names[file]}: {reason}")
+        for path, reason in evaluation.refused:
+            raise EdgemobileError(f"{names[path]}: {reason}")
         scored = tuple(
             Scored(
                 names[str(file.classifier.file)],
@@ -300,7 +297,7 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
 # ---- devices --------------------------------------------------------------------------------------------------------
 
 
-def measure_device(model: Measured, device: DeviceEntry, files: Sequence[Written]) -> tuple[Run, bool]:
+def measure_device(model: Measured, device: DeviceEntry, files: Sequence[ModelFile]) -> tuple[Run, bool]:
     """(`files` measured on the device, whether that was kept). What is unstable is not kept.
 
     Raises EdgemobileError, DeviceUnreachable, MissingTool.
@@ -317,7 +314,7 @@ def measure_device(model: Measured, device: DeviceEntry, files: Sequence[Written
         from edgemobile.latency.statistics import verdict
 
         settings = Settings(threads=(device.threads,), runs=device.runs)
-        found = bench(BenchRequest(tuple(model.path(file) for file in files), device.name, settings))
+        found = bench(BenchRequest(tuple(files), device.name, settings))
         stable = all(verdict(case, found).stable for case in found.cases)
         return found, encode(found) if stable and not found.refused else None
 

@@ -74,7 +74,7 @@ def _check_model(entry: ModelEntry, config: GateConfig, cache: Cache, progress: 
 
 
 def _on_device(model: Measured, device: DeviceEntry) -> Iterator[Check]:
-    files = [file for file in model.files if device.takes(file.format, file.precision)]
+    files = [file for file in model.files if device.takes(file.format, model.precision(file))]
     if not files:
         yield from judge.on_no_file(device, model)
         return

@@ -8,6 +8,7 @@ short has more likely lost a line.
 
 from __future__ import annotations
 
+import io
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +36,10 @@ class Labels(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def find_labels(path: Path, outputs: int, metadata: Mapping[str, str], explicit: Path | None = None) -> Labels:
-    """The names of the `outputs` classes of the model at `path`.
+def find_labels(
+    path: Path, outputs: int, metadata: Mapping[str, str], explicit: Path | None = None, data: bytes = b""
+) -> Labels:
+    """The names of the `outputs` classes of the model at `path`, whose bytes are `data` where it is a TFLite file.
 
     A list of another length is passed over with a note; raises EdgemobileError where it was asked for.
     """
@@ -51,7 +54,7 @@ def find_labels(path: Path, outputs: int, metadata: Mapping[str, str], explicit:
             )
         return Labels(names, str(explicit))
     notes: list[str] = []
-    for found, source in _places(path, metadata):
+    for found, source in _places(path, metadata, data):
         names = _fitted(found, outputs)
         if names is not None:
             return Labels(names, source, tuple(notes))
@@ -117,11 +120,11 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
     )
 
 
-def _places(path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[list[str], str]]:
+def _places(path: Path, metadata: Mapping[str, str], data: bytes) -> Iterator[tuple[list[str], str]]:
     """(labels, where) of every place that has some, best first."""
     if names := labels_in(metadata):
         yield [printable(name) for name in names], "in its metadata"
-    if packed := _packed(path):
+    if packed := _packed(data):
         yield packed, "packed into the file"
     usual, *others = places_beside(path)
     for beside in (usual, *(others if len(others) == 1 else ())):
@@ -129,10 +132,10 @@ def _places(path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[list[str]
             yield _lines(_text(beside)), f"beside it in {beside.name}"
 
 
-def _packed(path: Path) -> list[str]:
+def _packed(data: bytes) -> list[str]:
     """The labels of a TFLite file that is also a zip: the TFLite metadata specification appends them so."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             texts = [item for item in archive.infolist() if "label" in item.filename and item.filename.endswith(".txt")]
             if len(texts) != 1 or texts[0].file_size > _MAX_BYTES:
                 return []

@@ -6,7 +6,7 @@ expectations                         what a file must hold, as text
 tensor_diff                          two files tensor by tensor, as integers
 """
 
-from edgemobile.inspection.facts import contents_of, facts_of, inspect_file, read_stored_tensors
+from edgemobile.inspection.facts import facts_of, inspect_file, read_stored_tensors
 from edgemobile.inspection.hswish import hswish_forms
 from edgemobile.inspection.precision import CONSTANT, CONVERSION
 from edgemobile.inspection.records import Inspection, PortFacts, WeightFacts
@@ -17,7 +17,6 @@ __all__ = [
     "Inspection",
     "PortFacts",
     "WeightFacts",
-    "contents_of",
     "facts_of",
     "hswish_forms",
     "inspect_file",

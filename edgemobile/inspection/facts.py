@@ -12,41 +12,46 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
+from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters import FORMATS
-from edgemobile.exporters.contents import Contents, Value
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import GraphError, Tensor
 from edgemobile.inspection.hswish import hswish_forms
 from edgemobile.inspection.islands import islands
-from edgemobile.inspection.precision import precisions
+from edgemobile.inspection.precision import ops_by_precision
 from edgemobile.inspection.records import Inspection, PortFacts
 from edgemobile.inspection.weights import weight_facts
-from edgemobile.model_file.file import file_format, layout_of, output_layout, read_model
-from edgemobile.model_file.metadata import CHANNEL_FACTORS, CHECKSUMS, LABELS, PREPROCESS, labels_in
+from edgemobile.model_file.contents import Contents, Value
+from edgemobile.model_file.file import layout_of, output_layout
+from edgemobile.model_file.metadata import CHANNEL_FACTORS, CHECKSUMS, LABELS, PREPROCESS
+from edgemobile.model_file.model_file import ModelFile
 
-__all__ = ["contents_of", "facts_of", "inspect_file", "read_stored_tensors"]
+__all__ = ["facts_of", "inspect_file", "read_stored_tensors"]
 
 _T = TypeVar("_T")
 
 
 def inspect_file(path: Path) -> Inspection:
     """Raises EdgemobileError for a file that is missing, damaged or neither ONNX nor TFLite."""
-    return facts_of(path, read_model(path))
+    return facts_of(read_model_file(path))
 
 
-def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspection:
-    """The facts of a file's bytes; without `ask_runtimes` only those it states itself."""
-    contents = contents_of(path, data)
+def facts_of(file: ModelFile, *, ask_runtimes: bool = True) -> Inspection:
+    """The facts of a file; without `ask_runtimes` only those it states itself.
+
+    Raises EdgemobileError for a damaged one.
+    """
+    contents, data = file.contents, file.data
     notes: list[str] = []
     optimized = _noted(notes, _optimized, data) if ask_runtimes and contents.format == "onnx" else None
     partitions = _noted(notes, _delegate_partitions, data) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
-    labels, preprocess = labels_in(contents.metadata), _json(contents.metadata.get(PREPROCESS))
+    labels, preprocess = file.labels, _json(contents.metadata.get(PREPROCESS))
     # Of channel factors and checksums there are thousands, of use to a comparison only.
     apart = (LABELS, PREPROCESS, CHANNEL_FACTORS, CHECKSUMS)
     return Inspection(
-        file=str(path),
-        bytes=len(data),
+        file=str(file.path),
+        bytes=file.bytes,
         format=contents.format,
         producer=contents.producer,
         description=contents.description,
@@ -54,7 +59,8 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
         outputs=tuple(_port(contents, name, output_layout) for name in contents.outputs),
         ops=contents.op_counts(),
         subgraphs=len(contents.graphs) - 1,
-        precision=precisions(contents),
+        precision=file.precision,
+        ops_by_precision=ops_by_precision(contents),
         bytes_by_dtype=_bytes_by_dtype(contents, len(data)),
         hswish=hswish_forms(contents),
         islands=_islands(contents, optimized),
@@ -63,7 +69,7 @@ def facts_of(path: Path, data: bytes, *, ask_runtimes: bool = True) -> Inspectio
         preprocess=preprocess if isinstance(preprocess, dict) else None,
         labels=None if labels is None else len(labels),
         runtime_ops=None if optimized is None else optimized.op_counts(),
-        runtime_precision=None if optimized is None else precisions(optimized),
+        runtime_ops_by_precision=None if optimized is None else ops_by_precision(optimized),
         delegate_partitions=partitions,
         notes=tuple(notes),
     )
@@ -74,31 +80,15 @@ def _islands(contents: Contents, optimized: Contents | None) -> tuple[tuple[str,
     return None if contents.format == "onnx" and optimized is None else islands(optimized or contents)
 
 
-def contents_of(path: Path, data: bytes) -> Contents:
-    """What the file holds; the bytes decide the format, not the suffix. Raises EdgemobileError where it is damaged."""
-    if file_format(data, str(path)) == "tflite":
-        from edgemobile.exporters.tflite_contents import read
-    else:
-        from edgemobile.exporters.onnx_contents import read
-    try:
-        return read(data)
-    except MissingExtra:
-        raise
-    except EdgemobileError as error:
-        raise type(error)(f"{path}: {error}") from error
-
-
-def read_stored_tensors(path: Path) -> dict[str, Tensor]:
+def read_stored_tensors(file: ModelFile) -> dict[str, Tensor]:
     """The constants and quantized tensors of a file by the Graph's names, layouts and signedness.
 
     Raises Unsupported where they have no such form: many files of other tools.
     """
-    data = read_model(path)
-    kind = contents_of(path, data).format
     try:
-        return FORMATS[kind].load().read_tensors(data)
+        return FORMATS[file.format].load().read_tensors(file.data)
     except (EdgemobileError, GraphError, LookupError, TypeError, ValueError) as error:
-        raise Unsupported(f"the tensors of {path} have no form that compares across formats ({error})") from error
+        raise Unsupported(f"the tensors of {file.path} have no form that compares across formats ({error})") from error
 
 
 def _optimized(data: bytes) -> Contents:

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from edgemobile.exporters.contents import Contents, Op
 from edgemobile.inspection.precision import precision_of
 from edgemobile.inspection.tracing import (
     ADDS,
@@ -20,6 +19,7 @@ from edgemobile.inspection.tracing import (
     root,
     scalar,
 )
+from edgemobile.model_file.contents import Contents, Op
 
 __all__ = ["hswish_forms"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgemobile.exporters.contents import Contents, Op
 from edgemobile.inspection.precision import CONSTANT, precision_of
 from edgemobile.inspection.tracing import CONVERSIONS, DEQUANTIZES, QUANTIZES
+from edgemobile.model_file.contents import Contents, Op
 
 __all__ = ["islands"]
 

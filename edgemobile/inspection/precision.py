@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edgemobile.exporters.contents import Contents, Op
 from edgemobile.inspection.tracing import CONVERSIONS, WEIGHTED, integers, origin, quantized
+from edgemobile.model_file.contents import Contents, Op
 
-__all__ = ["CONSTANT", "CONVERSION", "precision_of", "precisions"]
+__all__ = ["CONSTANT", "CONVERSION", "ops_by_precision", "precision_of"]
 
 CONVERSION, CONSTANT = "conversion", "constant"
 
@@ -32,7 +32,7 @@ def precision_of(contents: Contents, op: Op) -> str:
     return real if stored == real else f"{real}, {stored} weights"
 
 
-def precisions(contents: Contents) -> dict[str, dict[str, int]]:
+def ops_by_precision(contents: Contents) -> dict[str, dict[str, int]]:
     """Precision -> op -> how many, in all graphs."""
     found: dict[str, dict[str, int]] = {}
     for graph in contents.graphs:

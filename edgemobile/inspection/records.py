@@ -51,10 +51,11 @@ class Inspection:
     """Everything known of one file. What the installed runtimes could not say is None, and `notes` says why.
 
     `ops` and all other counts are of the main graph and its `subgraphs`: the branches of If, the body of Loop or WHILE.
-    `precision` is precision -> op -> how many; `bytes_by_dtype` counts constants, "structure" is the rest of the file.
+    `precision` is the file's (model_file.precision) and `ops_by_precision` precision -> op -> how many, by what each op
+    computes in; `bytes_by_dtype` counts constants, "structure" is the rest of the file.
     `hswish` is form -> how many. `islands` are the ops, float between integers, a tuple an island; of an ONNX file they
-    are known from onnxruntime alone. `runtime_ops` and `runtime_precision` are what onnxruntime runs of an ONNX file,
-    `delegate_partitions` into how many XNNPACK cuts a TFLite file.
+    are known from onnxruntime alone. `runtime_ops` and `runtime_ops_by_precision` are what onnxruntime runs of an ONNX
+    file, `delegate_partitions` into how many XNNPACK cuts a TFLite file.
     """
 
     file: str
@@ -65,7 +66,8 @@ class Inspection:
     inputs: tuple[PortFacts, ...]
     outputs: tuple[PortFacts, ...]
     ops: Mapping[str, int]
-    precision: Mapping[str, Mapping[str, int]]
+    precision: str
+    ops_by_precision: Mapping[str, Mapping[str, int]]
     bytes_by_dtype: Mapping[str, int]
     hswish: Mapping[str, int]
     islands: tuple[tuple[str, ...], ...] | None
@@ -75,7 +77,7 @@ class Inspection:
     preprocess: Mapping[str, Any] | None = None
     labels: int | None = None
     runtime_ops: Mapping[str, int] | None = None
-    runtime_precision: Mapping[str, Mapping[str, int]] | None = None
+    runtime_ops_by_precision: Mapping[str, Mapping[str, int]] | None = None
     delegate_partitions: int | None = None
     notes: tuple[str, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgemobile.exporters.contents import Contents, Op
+from edgemobile.model_file.contents import Contents, Op
 
 __all__ = [
     "ADDS",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgemobile.exporters.contents import Contents, Op, Value
 from edgemobile.inspection.records import WeightFacts
 from edgemobile.inspection.tracing import WEIGHTED, integers, origin
+from edgemobile.model_file.contents import Contents, Op, Value
 
 __all__ = ["weight_facts"]
 

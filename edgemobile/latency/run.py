@@ -6,22 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from edgemobile import __version__
 from edgemobile.devices.host.profiles import open_device
 from edgemobile.devices.host.records import RUN_VERSION, Case, Facts, Run, Settings
-from edgemobile.devices.host.runner import Measured, ModelFile, Prepared, bench_job, run_job
+from edgemobile.devices.host.runner import Measured, Prepared, bench_job, run_job
 from edgemobile.devices.host.setup import ready
 from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
-from edgemobile.exporters import FORMATS
-from edgemobile.inspection import CONSTANT, CONVERSION, Inspection, facts_of
+from edgemobile.inspection import Inspection, facts_of
 from edgemobile.latency.statistics import summarize
-from edgemobile.model_file.file import read_same
 from edgemobile.model_file.metadata import MODEL, WEIGHTS_SHA256
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.util.progress import Progress, Report, Silent
 
 __all__ = ["BenchRequest", "advice", "bench", "cores_of"]
@@ -32,9 +30,9 @@ _SHOWN_REFUSALS = 4
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to measure, and on which device."""
+    """What to measure, and on which device. A file given twice is measured once."""
 
-    files: tuple[Path, ...]
+    files: tuple[ModelFile, ...]
     device: str = "local"
     settings: Settings = field(default_factory=Settings)
 
@@ -51,9 +49,8 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
     cannot do.
     """
     settings, cores = request.settings, cores_of(request.settings.cores)
-    files = [ModelFile.of(path) for path in dict.fromkeys(request.files)]
-    facts = {file.path: _facts(file) for file in files}
-    files = [replace(file, precision=_precision(facts[file.path])) for file in files]
+    files = list({file.path: file for file in request.files}.values())
+    facts = {file.path: file.once(_facts) for file in files}
     _check_shapes(settings.shapes, facts)
     device, transport = open_device(request.device)
     shown = progress or Silent()
@@ -85,10 +82,9 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
 
 
 def _facts(file: ModelFile) -> Inspection | None:
-    """What a file says of itself, as far as it can be read here. Raises EdgemobileError where it was replaced."""
-    data = read_same(file.path, file.sha256)
+    """What a file says of itself; None where it cannot be read here."""
     try:
-        return facts_of(file.path, data, ask_runtimes=False)
+        return facts_of(file, ask_runtimes=False)
     except EdgemobileError:
         return None
 
@@ -171,14 +167,6 @@ def _check_emulated(settings: Settings, name: str) -> None:
         )
 
 
-def _precision(found: Inspection | None) -> str:
-    """What most ops of a file compute in, as far as it can be read here: "int8", "float32", "int8 + float32"."""
-    if found is None:
-        return "unknown"
-    kinds = [kind for kind in found.precision if kind not in (CONSTANT, CONVERSION)]
-    return " + ".join(kinds[:2]) or "unknown"
-
-
 def _merged_facts(parts: Sequence[Measured]) -> Facts:
     runtimes = {name: version for part in parts for name, version in part.facts.runtimes.items()}
     return replace(parts[0].facts, runtimes=runtimes)
@@ -201,50 +189,47 @@ def _notes(run: Run, parts: int) -> Iterator[str]:
         yield f"the governor is {before.governor}: the clock follows the load, as it does in use"
 
 
-def advice(run: Run) -> list[str]:
-    """Where an int8 file is slower than its float twin in the same runtime and threads, and why, as far as is known."""
+def advice(run: Run, files: Sequence[ModelFile] = ()) -> list[str]:
+    """Where an int8 file is slower than its float twin in the same runtime and threads, and why, as far as is known.
+
+    `files` are those that were measured; of others less is known.
+    """
+    known = {file.sha256: file for file in files}
     found = []
-    for slow in (case for case in run.cases if case.precision.startswith("int8")):
+    for slow in (case for case in run.cases if case.precision == "int8"):
         rivals = [
             case
             for case in run.cases
             if case.precision.startswith("float")
             and (case.runtime, case.threads) == (slow.runtime, slow.threads)
-            and _twins(slow, case, run)
+            and _twins(slow, case, run, known)
             and _slower(slow, case)
         ]
         if rivals:
             names = f"{Path(slow.file).name} (int8) is slower than {Path(rivals[0].file).name} ({rivals[0].precision})"
-            found.append(f"{names}: {'; '.join(_reasons(slow, run)) or 'no reason is known; --profile shows the ops'}")
+            reasons = "; ".join(_reasons(slow, run, known)) or "no reason is known; --profile shows the ops"
+            found.append(f"{names}: {reasons}")
     return found
 
 
-def _twins(one: Case, other: Case, run: Run) -> bool:
+def _twins(one: Case, other: Case, run: Run, known: Mapping[str, ModelFile]) -> bool:
     """Whether two files are one model with the same weights, as their metadata says.
 
-    Where a file says nothing, or is no longer here, only those who measure just these two compare them.
+    Where a file says nothing, only those who measure just these two compare them.
     """
-    origins = _origin(one), _origin(other)
+    origins = _origin(known.get(one.sha256)), _origin(known.get(other.sha256))
     if None in origins:
         return len({case.file for case in run.cases}) == 2
     return origins[0] == origins[1]
 
 
-def _origin(case: Case) -> tuple[str, str] | None:
-    """(the model, the sha256 of its weights) that the file of a case names."""
+def _origin(file: ModelFile | None) -> tuple[str, str] | None:
+    """(the model, the sha256 of its weights) that a file names."""
     try:
-        metadata = FORMATS[case.format].load().read_metadata(_bytes_of(case))
-    except (EdgemobileError, OSError):
+        metadata = {} if file is None else file.metadata
+    except EdgemobileError:
         return None
     return (metadata[MODEL], metadata[WEIGHTS_SHA256]) if {MODEL, WEIGHTS_SHA256} <= metadata.keys() else None
-
-
-def _bytes_of(case: Case) -> bytes:
-    """The file of a case. Raises OSError where it is no longer here, or another."""
-    data = Path(case.file).read_bytes()
-    if sha256(data).hexdigest() != case.sha256:
-        raise OSError(f"{case.file} has changed")
-    return data
 
 
 def _slower(slow: Case, other: Case) -> bool:
@@ -257,7 +242,7 @@ def _slower(slow: Case, other: Case) -> bool:
     )
 
 
-def _reasons(slow: Case, run: Run) -> Iterator[str]:
+def _reasons(slow: Case, run: Run, known: Mapping[str, ModelFile]) -> Iterator[str]:
     if slow.partitions == 0:
         yield "the delegate takes none of it"
     elif slow.partitions is not None and slow.partitions > 1:
@@ -266,17 +251,14 @@ def _reasons(slow: Case, run: Run) -> Iterator[str]:
         yield f"the delegate cuts it into {slow.partitions} partitions, and {outside} run outside of them{cure}"
     if slow.runtime == "tflite_runtime":
         yield "tflite_runtime's int8 kernels use no dot product; ai-edge-litert's do"
-    if slow.runtime == "onnxruntime" and run.facts.has_int8_dot and _has_uint8_weights(slow):
+    if slow.runtime == "onnxruntime" and run.facts.has_int8_dot and _has_uint8_weights(known.get(slow.sha256)):
         target = "arm" if run.facts.machine.startswith(("aarch64", "arm")) else "x86-vnni"
         yield f"its weights are uint8, for which onnxruntime has slower kernels (export with --target {target})"
     if not run.facts.has_int8_dot:
         yield f"this CPU has no instructions for int8 dot products ({run.facts.int8_isa})"
 
 
-def _has_uint8_weights(case: Case) -> bool:
-    """Whether the file of a case, where it still lies here, stores its weights as uint8."""
-    try:
-        weights = facts_of(Path(case.file), _bytes_of(case), ask_runtimes=False).weights
-    except (EdgemobileError, OSError):
-        return False
-    return any(weight.dtype == "uint8" for weight in weights)
+def _has_uint8_weights(file: ModelFile | None) -> bool:
+    """Whether a file, where it is known, stores its weights as uint8."""
+    facts = None if file is None else file.once(_facts)
+    return facts is not None and any(weight.dtype == "uint8" for weight in facts.weights)

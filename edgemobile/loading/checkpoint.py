@@ -31,10 +31,11 @@ from edgemobile.util.progress import Report
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CHECK_IMAGES", "NAMED", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
+__all__ = ["CHECK_IMAGES", "NAMED", "RANDOM", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
 
-# What `load_weights` takes besides files.
-NAMED = ("bundled", "random", *SPECS)
+# What `load_weights` takes besides files. That weights are random is Checkpoint.random, however they were asked for.
+RANDOM = "random"
+NAMED = ("bundled", RANDOM, *SPECS)
 _BUNDLED = Path(__file__).parent.parent / "bundled"
 # An ImageFolder for all weights in the package, from examples/check_images.py.
 CHECK_IMAGES = _BUNDLED / "check_images.zip"
@@ -102,7 +103,7 @@ def load_weights(
     require("torch", "export")
     if spec in NAMED and arch is None:
         raise EdgemobileError(f"{spec} weights are for reference models only. Known: {', '.join(ARCHS)}")
-    if spec == "random":
+    if spec == RANDOM:
         assert arch is not None
         return _random(scaled(arch, width=width, classes=classes), seed)
     if spec in SPECS:

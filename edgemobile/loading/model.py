@@ -17,7 +17,7 @@ import numpy as np
 from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.images.class_labels import find_labels
-from edgemobile.loading.checkpoint import NAMED, Checkpoint, build, identify, load_into, load_weights
+from edgemobile.loading.checkpoint import NAMED, RANDOM, Checkpoint, build, identify, load_into, load_weights
 from edgemobile.loading.model_spec import is_checkpoint, is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import chosen_preprocess, says_resolution
@@ -150,19 +150,19 @@ def _from_factory(
         torch.manual_seed(seed)
         net = load_factory(spec)
     check_not_quantized(spec, net.state_dict())
-    if weights in NAMED and weights != "random":
+    if weights in NAMED and weights != RANDOM:
         raise Unsupported(
             f"--weights {weights} is for reference models: {spec} makes its own weights; leave it out, say random "
             "where they were never trained, or give a file"
         )
     others = sorted({str(value.dtype) for value in net.state_dict().values() if value.is_floating_point()})
     net = net.float()
-    if weights in (None, "random"):
+    if weights in (None, RANDOM):
         _check_state(spec, net.state_dict())
         digest = hashlib.sha256(
             b"".join(value.cpu().numpy().tobytes() for value in net.state_dict().values())
         ).hexdigest()
-        random = weights == "random" or _untrained(net.state_dict())
+        random = weights == RANDOM or _untrained(net.state_dict())
         checkpoint = Checkpoint(net.state_dict(), f"{spec}'s own", digest, random=random)
     else:
         checkpoint = load_weights(weights, wanted=net.state_dict().keys())

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import tflite_contents
-from edgemobile.exporters.contents import Contents, Op
+from edgemobile.model_file.contents import Contents, Op
 from edgemobile.model_file.metadata import preprocess_in
 from edgemobile.models.arch import Arch, scaled
 from edgemobile.models.layers import Layer, layers
@@ -51,7 +51,7 @@ def read_tflite_weights(path: Path, arch: Arch) -> TfliteWeights:
         data = path.read_bytes()
     except OSError as error:
         raise EdgemobileError(f"cannot read weights {path}: {error.strerror or error}") from error
-    contents = tflite_contents.read(data)
+    contents = tflite_contents.read_contents(data)
     held = [op for op in contents.ops if op.kind in _TO_TORCH]
     wanted = [layer for layer in layers(scaled(arch)) if layer.op != "mean"]
     if [_role(op) for op in held] != [_role(layer) for layer in wanted]:

@@ -19,6 +19,7 @@ __all__ = [
     "LayerTolerance",
     "Tolerance",
     "Verdict",
+    "bounded",
     "judge",
     "most_steps",
     "parse_bounds",
@@ -83,6 +84,15 @@ def untrained(table: Sequence[Tolerance]) -> tuple[Tolerance, ...]:
     anything = LayerTolerance(-math.inf, -math.inf, math.inf)
     waived = [row for row in TABLE if row.precision in QUANTIZED]
     return tuple(replace(row, bounds={}, layer=anything) if row in waived else row for row in table)
+
+
+def bounded(table: Sequence[Tolerance], own: Mapping[str, Mapping[str, float]]) -> tuple[Tolerance, ...]:
+    """`table` with bounds of one's own, precision -> metric -> bound, in place of its last row's of that precision."""
+    rows = list(table)
+    for precision, bounds in own.items():
+        row = next(row for row in reversed(rows) if row.precision == precision)
+        rows.append(replace(row, bounds={**row.bounds, **bounds}))
+    return tuple(rows)
 
 
 # How many steps of the output's scale two runtimes are apart at most on the same integers. Those of TFLite give the

@@ -5,12 +5,11 @@ Boards get it too, so Python 3.9 must read it.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from edgemobile.errors import EdgemobileError, Unsupported
 
-__all__ = ["file_format", "layout_of", "output_layout", "read_model", "read_same"]
+__all__ = ["file_format", "layout_of", "output_layout", "read_model"]
 
 
 def read_model(path: Path) -> bytes:
@@ -19,16 +18,6 @@ def read_model(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise EdgemobileError(f"cannot read {path}: {error.strerror or error}. Name a .onnx or .tflite file") from error
-
-
-def read_same(path: Path, sha256: str) -> bytes:
-    """The bytes of a file that was read before. Raises EdgemobileError where they are others by now."""
-    data = read_model(path)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise EdgemobileError(
-            f"{path} was replaced while it was measured, and the result would be of another file. Run it again"
-        )
-    return data
 
 
 def file_format(data: bytes, name: str) -> str:

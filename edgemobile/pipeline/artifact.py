@@ -21,7 +21,7 @@ from edgemobile.util.writing import sync_folder
 if TYPE_CHECKING:
     from filelock import FileLock
 
-__all__ = ["MANIFEST_VERSION", "Artifact", "check_free", "fresh_folder"]
+__all__ = ["MANIFEST_VERSION", "ManifestEntry", "check_free", "fresh_folder"]
 
 MANIFEST_VERSION = 1
 _MANIFEST, _LABELS = "manifest.json", "labels.txt"
@@ -30,8 +30,11 @@ _WORK, _NEW, _OLD, _LOCK = ".{name}.export-", "new", "old", "lock"
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """One exported file as the manifest describes it; `hswish` is how hard-swish is written, "" where there is none."""
+class ManifestEntry:
+    """What the manifest says of one exported file before anything is measured. `precision` is what was asked for.
+
+    `hswish` is how hard-swish is written, "" where there is none.
+    """
 
     file: str
     format: str
@@ -39,7 +42,7 @@ class Artifact:
     bytes: int
     sha256: str
     ops: Mapping[str, int]
-    hswish: str = ""
+    hswish: str
 
     @property
     def op_count(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +19,8 @@ from edgemobile.loading.model import Model
 from edgemobile.loading.model_spec import is_factory
 from edgemobile.metrics.measures import measure
 from edgemobile.metrics.tolerances import QUANTIZED, TOLERANCES, Verdict, judge
-from edgemobile.pipeline.artifact import Artifact
+from edgemobile.model_file.model_file import ModelFile
+from edgemobile.pipeline.artifact import ManifestEntry
 from edgemobile.pipeline.request import Checked, ExportRequest
 from edgemobile.util.progress import Progress
 
@@ -39,21 +39,24 @@ def check(
     samples: Samples,
     reference: np.ndarray,
     int8: Graph | None,
-    artifacts: list[Artifact],
-    folder: Path,
+    entries: Sequence[ManifestEntry],
+    written: Mapping[str, ModelFile],
     progress: Progress,
 ) -> tuple[Checked, ...]:
-    """Run every file on the check images as its target would, judge it against `reference`, and time all in turns."""
-    sessions = {artifact.file: open_session(folder / artifact.file, threads=request.threads) for artifact in artifacts}
+    """Run every file on the check images as its target would, judge it against `reference`, and time all in turns.
+
+    `written` are the files by the names that their entries have.
+    """
+    sessions = {name: _session(file, request.threads) for name, file in written.items()}
     exact = {
-        file: open_session(folder / file, threads=request.threads, exact=True)
-        for file, session in sessions.items()
+        name: _session(written[name], request.threads, exact=True)
+        for name, session in sessions.items()
         if target_elsewhere(session.metadata)
     }
     for session in (*sessions.values(), *exact.values()):
         session.settle(samples.check.shape[1])
     outputs, here = {}, {}
-    with progress.step("run the files", len(artifacts)) as report:
+    with progress.step("run the files", len(written)) as report:
         for file, session in sessions.items():
             outputs[file] = exact.get(file, session).run(samples.check)
             if file in exact:
@@ -65,24 +68,28 @@ def check(
         latencies = latency_ns(sessions, prepared, rounds=_LATENCY_ROUNDS)
     checked = (
         Checked(
-            artifact,
-            f"{sessions[artifact.file].runtime} {sessions[artifact.file].version}",
-            _judged(request, model, artifact.precision, reference, outputs[artifact.file], samples.labels),
-            latencies[artifact.file],
-            accuracy(outputs[artifact.file], samples.labels),
-            _max_lsb(int8, oracle, outputs[artifact.file]) if artifact.precision == "int8" else None,
-            exact.get(artifact.file, sessions[artifact.file]).config,
-            here.get(artifact.file),
+            entry,
+            f"{sessions[entry.file].runtime} {sessions[entry.file].version}",
+            _judged(request, model, entry.precision, reference, outputs[entry.file], samples.labels),
+            latencies[entry.file],
+            accuracy(outputs[entry.file], samples.labels),
+            _max_lsb(int8, oracle, outputs[entry.file]) if entry.precision == "int8" else None,
+            exact.get(entry.file, sessions[entry.file]).config,
+            here.get(entry.file),
         )
-        for artifact in artifacts
+        for entry in entries
     )
-    return tuple(_explained(file, int8, oracle, outputs[file.artifact.file], samples.check, folder) for file in checked)
+    return tuple(_explained(file, int8, oracle, outputs[file.entry.file], samples.check, written) for file in checked)
+
+
+def _session(file: ModelFile, threads: int, *, exact: bool = False) -> Session:
+    return open_session(file.data, threads=threads, name=str(file.path), exact=exact)
 
 
 def file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
     """What explains the files' numbers."""
     notes = [file.strays for file in files if file.strays is not None]
-    poor = any(file.artifact.precision in QUANTIZED and not file.verdict.passed for file in files)
+    poor = any(file.entry.precision in QUANTIZED and not file.verdict.passed for file in files)
     if poor and is_factory(request.model) and request.weights is None and not model.random:
         notes.append(
             f"if the weights that {request.model} makes were never trained, say --weights random: int8 of such is not "
@@ -96,7 +103,7 @@ def _notes_of_here(request: ExportRequest, files: Iterable[Checked]) -> Iterator
         if file.metrics_here is not None:
             sqnr_db, agree = file.metrics_here["sqnr_db"], file.metrics_here["top1_agree"]
             here = f"without, it has {sqnr_db:.1f} dB and {agree:.1%} of PyTorch's answers"
-            yield note_on_target(file.artifact.file, request.target, here)
+            yield note_on_target(file.entry.file, request.target, here)
 
 
 def _judged(
@@ -144,21 +151,26 @@ def _steps(graph: Graph, exact: np.ndarray, output: np.ndarray) -> np.ndarray:
 
 
 def _explained(
-    file: Checked, graph: Graph | None, exact: np.ndarray | None, output: np.ndarray, images: np.ndarray, folder: Path
+    file: Checked,
+    graph: Graph | None,
+    exact: np.ndarray | None,
+    output: np.ndarray,
+    images: np.ndarray,
+    written: Mapping[str, ModelFile],
 ) -> Checked:
     """`file` with where its distance to the reference arithmetic comes from; an op that is beyond a tie is missed."""
     if graph is None or exact is None or file.max_lsb is None or file.max_lsb <= _TIE_LSB:
         return file
     worst = int(_steps(graph, exact, output).max(axis=1).argmax())
     try:
-        found = why_it_strays(graph, folder / file.artifact.file, images[worst : worst + 1], _TIE_LSB)
+        found = why_it_strays(graph, written[file.entry.file], images[worst : worst + 1], _TIE_LSB)
     except Unsupported as error:
         found = Strayed((), f"its ops cannot be looked at ({error})")
     if found.wrong:
         return replace(file, verdict=replace(file.verdict, missed=(*file.verdict.missed, *found.wrong)))
     if file.max_lsb <= _USUAL_LSB:
         return file
-    steps = f"{file.artifact.file} is up to {file.max_lsb} steps of its output from the reference arithmetic"
+    steps = f"{file.entry.file} is up to {file.max_lsb} steps of its output from the reference arithmetic"
     return replace(file, strays=f"{steps}: {found.words}")
 
 

@@ -16,12 +16,14 @@ import numpy as np
 
 from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
 from edgemobile.exporters import FORMATS
+from edgemobile.exporters.model_files import model_file
 from edgemobile.graph.embed import normalised, to_pixels
 from edgemobile.images.samples import Samples, from_dataset, from_noise, from_synthesis
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
-from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
+from edgemobile.model_file.model_file import ModelFile
+from edgemobile.pipeline.artifact import ManifestEntry, check_free, fresh_folder
 from edgemobile.pipeline.backends import Emitted, Job, backend_for
 from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
@@ -30,7 +32,6 @@ from edgemobile.preprocess import Preprocess
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
 from edgemobile.quant.targets import target_for
-from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.progress import Progress, Silent
 from edgemobile.util.strict_json import to_json_text
 
@@ -69,11 +70,11 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     )
     emitted = backend.run(job)
     with fresh_folder(request.out, overwrite=request.overwrite, keep=request.not_made) as folder:
-        artifacts = _write(model, emitted, folder)
+        entries, written = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)
         doubts = _doubts(request, model, samples, reference, progress)
-        files = check(request, model, samples, reference, emitted.int8, artifacts, folder, progress)
+        files = check(request, model, samples, reference, emitted.int8, entries, written, progress)
         result = ExportResult(
             out=request.out,
             model=model.name,
@@ -198,20 +199,21 @@ def _too_few_to_judge(request: ExportRequest, samples: Samples) -> Iterator[str]
         )
 
 
-def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:
-    """Write the files and labels.txt."""
-    artifacts = []
+def _write(model: Model, emitted: Emitted, folder: Path) -> tuple[list[ManifestEntry], dict[str, ModelFile]]:
+    """Write the files and labels.txt: (what the manifest says of each, the files by name)."""
+    entries, written = [], {}
     for (name, precision), data in emitted.files.items():
         row = FORMATS[name]
         file = f"{model.name}-{precision}{row.suffix}"
         (folder / file).write_bytes(data)
+        written[file] = model_file(folder / file, data)
         ops = row.load().op_counts(data)
         replaced = precision == "int8" and emitted.recipe is not None and emitted.recipe.hswish == "relu"
         hswish = _hswish_form(ops, emitted.hardswish_count, "ReLU" if replaced else "delegated")
-        artifacts.append(Artifact(file, name, precision, len(data), sha256_hex(data), ops, hswish))
+        entries.append(ManifestEntry(file, name, precision, len(data), written[file].sha256, ops, hswish))
     if model.labels is not None:
         (folder / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
-    return artifacts
+    return entries, written
 
 
 def _hswish_form(ops: Mapping[str, int], total: int, other: str) -> str:

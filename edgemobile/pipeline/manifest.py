@@ -70,7 +70,7 @@ def manifest(request: ExportRequest, model: Model, samples: Samples, result: Exp
 
 
 def _file_facts(file: Checked) -> dict[str, Any]:
-    return asdict(file.artifact) | {
+    return asdict(file.entry) | {
         "runtime": file.runtime,
         "metrics": dict(file.verdict.metrics),
         "top1": file.accuracy,

@@ -12,7 +12,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.loading.model_spec import is_checkpoint, is_program
 from edgemobile.metrics.measures import checked_max_drop
 from edgemobile.metrics.tolerances import Verdict
-from edgemobile.pipeline.artifact import Artifact
+from edgemobile.pipeline.artifact import ManifestEntry
 from edgemobile.pipeline.backends import PRECISIONS, backend_for
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.recipes import RECIPES, read_recipe, recipe_for
@@ -112,7 +112,7 @@ class Checked:
     makes of the file without: None where that is the same. `latency` is always of the file as this machine runs it.
     """
 
-    artifact: Artifact
+    entry: ManifestEntry
     runtime: str
     verdict: Verdict
     latency: Latency

@@ -30,10 +30,10 @@ def print_export(result: ExportResult, *, verbose: bool = False) -> None:
         screen.print(f"[dim]note:[/dim] {escape(note)}")
     for file in result.files:
         for missed in file.verdict.missed:
-            screen.print(f"[red]missed:[/red] {escape(f'{file.artifact.file}: {missed}')}")
+            screen.print(f"[red]missed:[/red] {escape(f'{file.entry.file}: {missed}')}")
         if verbose:
-            ops = ", ".join(f"{op} {count}" for op, count in sorted(file.artifact.ops.items()))
-            screen.print(f"[dim]{escape(file.artifact.file)}:[/dim] {escape(ops)}")
+            ops = ", ".join(f"{op} {count}" for op, count in sorted(file.entry.ops.items()))
+            screen.print(f"[dim]{escape(file.entry.file)}:[/dim] {escape(ops)}")
     screen.print(f"wrote [bold]{escape(f'{result.out}/')}[/bold]")
 
 
@@ -54,13 +54,13 @@ _USUAL = ("file", "size", "SQNR", "same answer", "top-1", "latency")
 
 
 def _cells(file: Checked) -> dict[str, str]:
-    artifact, metrics = file.artifact, file.verdict.metrics
+    entry, metrics = file.entry, file.verdict.metrics
     cells = (
-        escape(artifact.file),
-        artifact.precision,
-        format_bytes(artifact.bytes),
-        str(artifact.op_count),
-        artifact.hswish or "-",
+        escape(entry.file),
+        entry.precision,
+        format_bytes(entry.bytes),
+        str(entry.op_count),
+        entry.hswish or "-",
         f"{metrics['sqnr_db']:.1f} dB",
         f"{metrics['max_abs']:.2g}",
         f"{metrics['top1_agree']:.1%}",

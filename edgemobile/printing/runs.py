@@ -25,9 +25,10 @@ _SHOWN_OPS = 12
 _WHO = ("file", "precision", "runtime", "int8 with", "threads", "partitions")
 
 
-def print_bench(run: Run, compared: Comparison | None, max_regress: float | None, *, quiet: bool) -> int:
-    """Print it, unless `quiet`; give the exit code."""
-    from edgemobile.latency.run import advice
+def print_bench(
+    run: Run, advice: Sequence[str], compared: Comparison | None, max_regress: float | None, *, quiet: bool
+) -> int:
+    """Print it, unless `quiet`; give the exit code. `advice` is latency.run.advice of it."""
     from edgemobile.latency.statistics import verdict
 
     verdicts = {id(case): verdict(case, run) for case in run.cases}
@@ -37,7 +38,7 @@ def print_bench(run: Run, compared: Comparison | None, max_regress: float | None
             if not verdicts[id(case)].stable:
                 reasons = "; ".join(verdicts[id(case)].reasons)
                 console().print(f"[yellow]unstable:[/yellow] {_label(case)}: {escape(reasons)}")
-        for words in advice(run):
+        for words in advice:
             console().print(f"[yellow]warning:[/yellow] {escape(words)}")
         for refusal in run.refused:
             console().print(f"[red]refused:[/red] {escape(Path(refusal.file).name)}: {escape(refusal.reason)}")

@@ -15,7 +15,7 @@ from edgemobile.accuracy.evaluation import EVALUATION_VERSION
 from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import MAX_RUN_BYTES, RUN_VERSION, Run
 from edgemobile.errors import EdgemobileError
-from edgemobile.pipeline.artifact import MANIFEST_VERSION
+from edgemobile.pipeline.artifact import MANIFEST_VERSION, ManifestEntry
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.strict_json import decode, parse
 
@@ -86,16 +86,9 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class ExportedFile:
-    """One file of an export; `metrics` against PyTorch, None for infinite."""
+class ExportedFile(ManifestEntry):
+    """One file of an export, with what was measured then; `metrics` against PyTorch, None for infinite."""
 
-    file: str
-    format: str
-    precision: str
-    bytes: int
-    sha256: str
-    ops: Mapping[str, int]
-    hswish: str
     runtime: str
     metrics: Mapping[str, float | None]
     top1: float | None

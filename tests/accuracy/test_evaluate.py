@@ -17,6 +17,7 @@ from edgemobile.accuracy.classifier import ClassifierOptions
 from edgemobile.accuracy.evaluate import evaluate
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation
 from edgemobile.errors import EdgemobileError
+from edgemobile.images.dataset import open_dataset
 from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.progress import Silent
 
@@ -160,10 +161,11 @@ def test_a_file_replaced_meanwhile_does_not_get_the_accuracy_of_another(
     assert (file["sha256"], file["correct"]) == (measured, 18)
 
 
-def test_processes_that_open_another_file_are_not_counted(
+def test_processes_run_the_bytes_that_were_read_first(
     models: Callable[..., str], colour_photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, swapped = Path(models("bgr")), Path(models("brg"))
+    measured = sha256_hex(right.read_bytes())
     start = evaluate_module.ProcessPoolExecutor
 
     def replaced(*args: object) -> object:
@@ -172,8 +174,21 @@ def test_processes_that_open_another_file_are_not_counted(
 
     monkeypatch.setattr(evaluate_module, "_PART", 4)
     monkeypatch.setattr(evaluate_module, "ProcessPoolExecutor", replaced)
+    result = evaluate(EvalRequest((str(right),), colour_photos, workers=2))
+    assert right.read_bytes() == swapped.read_bytes()
+    (file,) = result.to_json()["files"]
+    assert (result.workers, file["sha256"], file["correct"]) == (2, measured, 18)
+
+
+def test_a_checkpoint_that_another_process_read_otherwise_is_refused(
+    models: Callable[..., str], colour_photos: Path
+) -> None:
+    """Processes read checkpoints themselves, and say what they read by its sha256."""
+    file = models("bgr")
+    dataset, request = open_dataset(colour_photos, None), EvalRequest((file,), colour_photos)
+    evaluate_module._Scorer(dataset, request, [sha256_hex(Path(file).read_bytes())])
     with pytest.raises(EdgemobileError, match=r"bgr0\.onnx was replaced while it was measured"):
-        evaluate(EvalRequest((str(right),), colour_photos, workers=2))
+        evaluate_module._Scorer(dataset, request, ["0" * 64])
 
 
 def test_a_sample_is_drawn_by_its_seed(models: Callable[..., str], colour_photos: Path) -> None:

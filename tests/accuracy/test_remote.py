@@ -16,6 +16,7 @@ from edgemobile.devices.host import job_client, profiles
 from edgemobile.devices.host.local import LocalTransport
 from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.util.hashing import sha256_hex
 
 pytest.importorskip("onnxruntime")
 
@@ -174,11 +175,16 @@ def test_another_file_is_not_sent_in_its_place(
     from edgemobile.accuracy import remote
 
     infer, (file,) = remote.remote_inference, request_.files
+    measured = sha256_hex(Path(file).read_bytes())
 
     def replaced(*args: object) -> object:
         Path(file).write_bytes(Path(file).read_bytes() + b"\x72\x00")
         return infer(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(remote, "remote_inference", replaced)
-    with pytest.raises(EdgemobileError, match=r"swapped\.onnx was replaced while it was measured"):
-        on(LocalTransport(tmp_path / "board"))
+    evaluation = on(LocalTransport(tmp_path / "board"))
+    assert measured in {one.classifier.sha256 for one in evaluation.files}
+    assert sha256_hex(Path(file).read_bytes()) != measured
+    assert {path.name for path in (tmp_path / "board" / "files").iterdir()} == {
+        f"{one.classifier.sha256}.onnx" for one in evaluation.files
+    }

@@ -466,7 +466,7 @@ def test_on_a_device(
 
     def bench(request: Any) -> Run:
         calls.append(request)
-        return _run(str(request.files[0]), **measured)
+        return _run(str(request.files[0].path), **measured)
 
     monkeypatch.setattr("edgemobile.latency.run.bench", bench)
     device = "[devices.local]\n"
@@ -486,7 +486,7 @@ def test_other_runs_or_threads_are_measured_anew(gate, monkeypatch: pytest.Monke
 
     def bench(request: Any) -> Run:
         asked.append((request.settings.runs, request.settings.threads))
-        return _run(str(request.files[0]), ms=2.0)
+        return _run(str(request.files[0].path), ms=2.0)
 
     monkeypatch.setattr("edgemobile.latency.run.bench", bench)
     for text in ("runs = 30", "runs = 30\nthreads = 2", "runs = 40", "runs = 30\nthreads = 2", "runs = 30"):

@@ -20,6 +20,7 @@ from edgemobile.comparison.output import junit_xml, markdown
 from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.util.hashing import sha256_hex
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +110,10 @@ def test_min_is_the_gate(files: Path, monkeypatch, capsys) -> None:
     assert "kl_nats" in capsys.readouterr().out
 
 
-def test_a_file_replaced_meanwhile_is_not_judged_by_another(
+def test_a_file_replaced_meanwhile_is_judged_as_it_was_read(
     files: Path, monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The right file in the place of the wrong one makes it no better."""
     from edgemobile.comparison import observing
 
     checked, open_session = tmp_path / "checked.tflite", observing.open_session
@@ -122,8 +124,10 @@ def test_a_file_replaced_meanwhile_is_not_judged_by_another(
         return open_session(*words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(observing, "open_session", replaced)
-    assert _run(monkeypatch, files / "right.onnx", checked, "--images", 2) == 2
-    assert "checked.tflite was replaced while it was measured" in capsys.readouterr().err
+    assert _run(monkeypatch, files / "right.onnx", checked, "--images", 2, "--json") == 1
+    (row,) = json.loads(capsys.readouterr().out)["files"]
+    assert row["sha256"] == sha256_hex((files / "wrong.tflite").read_bytes())
+    assert checked.read_bytes() == (files / "right.tflite").read_bytes()
 
 
 def test_junit_and_summary_for_a_pipeline(files: Path, monkeypatch, tmp_path: Path, capsys) -> None:

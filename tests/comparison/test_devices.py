@@ -155,10 +155,10 @@ def test_outputs_that_differ_where_no_op_does_are_a_miss(folder: Path) -> None:
 
 
 def _index(folder: Path, name: str) -> int:
-    from edgemobile.comparison.observing import open_file
     from edgemobile.exporters.intermediate_outputs import intermediate_names
+    from edgemobile.exporters.model_files import read_model_file
 
-    return intermediate_names(open_file(folder / "int8.tflite").contents).index(name)
+    return intermediate_names(read_model_file(folder / "int8.tflite").contents).index(name)
 
 
 def test_a_file_that_normalises_by_itself_has_the_same_layers(folder: Path) -> None:

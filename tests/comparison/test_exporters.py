@@ -23,6 +23,7 @@ from small_net import PX
 from edgemobile.comparison.report import FileParity
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.exporters import tflite_file
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.images.samples import from_noise
 from edgemobile.loading.model import load_model
 from edgemobile.preprocess import IMAGENET
@@ -95,6 +96,14 @@ def test_a_healthy_file_passes(made: Callable[[str], Path], net: Any, exporter: 
     assert len(file.layers) in (1 + len(net.graph.nodes), len(net.graph.nodes))
     assert all(layer.arithmetic_sqnr_db is not None for layer in file.layers[1:]), "every layer is run again"
     assert max((layer.excess for layer in file.layers if layer.excess is not None), default=0) < 2.5
+
+
+def test_the_precision_of_a_file_of_another_exporter(made: Callable[[str], Path]) -> None:
+    """One rule for all: the words in their names say what each stores."""
+    wanted = {"range": "weight-only", "int8 weights": "weight-only", "int8": "int8", "QDQ": "int8", "QOperator": "int8"}
+    for exporter in EXPORTERS:
+        precision = next((word for end, word in wanted.items() if exporter.endswith(end)), "float32")
+        assert read_model_file(made(exporter)).precision == precision, exporter
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from edgemobile.comparison.observing import open_file
 from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.exporters import FORMATS
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.preprocess import Preprocess, at_resolution
 
@@ -107,7 +107,7 @@ def test_a_reference_that_says_nothing_holds_nobody_to_it(tmp_path: Path) -> Non
 
 
 def test_the_constants_say_which_precision(tmp_path: Path) -> None:
-    assert open_file(_write(tmp_path / "claims.onnx", {"precision": "int8"})).precision == "float32"
+    assert read_model_file(_write(tmp_path / "claims.onnx", {"precision": "int8"})).precision == "float32"
 
 
 @pytest.mark.parametrize("form", list(FORMATS))

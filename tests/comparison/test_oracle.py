@@ -12,6 +12,7 @@ from edgemobile.comparison.layers import rerun
 from edgemobile.comparison.observing import ExecutionTarget
 from edgemobile.comparison.oracle import why_it_strays
 from edgemobile.exporters import tflite
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import quantize
 
@@ -60,14 +61,14 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_tie_that_is_amplified_is_explained(file: Path) -> None:
     graph = _graph()
-    found = why_it_strays(graph, file, IMAGE, 1, _place(graph, {"sum": 1}))
+    found = why_it_strays(graph, read_model_file(file), IMAGE, 1, _place(graph, {"sum": 1}))
     assert found.wrong == ()
     assert found.words.startswith("sum (add) rounds a tie otherwise, and later layers amplify it, to 20 steps in y")
 
 
 def test_an_op_beyond_a_tie_is_wrong(file: Path) -> None:
     graph = _graph()
-    found = why_it_strays(graph, file, IMAGE, 1, _place(graph, {"sum": 2}))
+    found = why_it_strays(graph, read_model_file(file), IMAGE, 1, _place(graph, {"sum": 2}))
     assert len(found.wrong) == 1
     assert found.wrong[0].startswith("sum (add) is 2 steps from the reference arithmetic on equal inputs, and a tie is")
 
@@ -76,7 +77,7 @@ def test_other_constants_are_wrong(tmp_path: Path) -> None:
     graph, path = _graph(), tmp_path / "other.tflite"
     other = Graph(graph.name, graph.inputs, graph.outputs, graph.nodes, {**graph.tensors, "w": _moved(graph["w"], 3)})
     path.write_bytes(tflite.to_bytes(other, metadata={}))
-    found = why_it_strays(graph, path, IMAGE, 1, _place(other, {}))
+    found = why_it_strays(graph, read_model_file(path), IMAGE, 1, _place(other, {}))
     assert found.wrong == ("y (conv2d) has other constants than the graph it was written from",)
 
 
@@ -87,4 +88,4 @@ def _moved(tensor: Tensor, steps: int) -> Tensor:
 
 def test_the_runtime_of_this_machine_is_the_default(file: Path) -> None:
     pytest.importorskip("ai_edge_litert")
-    assert why_it_strays(_graph(), file, IMAGE, 1).wrong == ()
+    assert why_it_strays(_graph(), read_model_file(file), IMAGE, 1).wrong == ()

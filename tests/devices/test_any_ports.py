@@ -18,6 +18,7 @@ from edgemobile.devices.host.records import Run, Settings, load_run, save_run
 from edgemobile.devices.runtimes.sessions import Port, open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import tflite
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.latency.run import BenchRequest, bench
 
@@ -49,7 +50,7 @@ def _any_size(*, name: str = "image") -> bytes:
 
 
 def _bench(*files: Path, **settings: Any) -> Run:
-    return bench(BenchRequest(files, settings=Settings(**{**QUICK, **settings})))
+    return bench(BenchRequest(tuple(map(read_model_file, files)), settings=Settings(**{**QUICK, **settings})))
 
 
 def _write(path: Path, data: bytes) -> Path:

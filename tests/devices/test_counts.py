@@ -19,6 +19,7 @@ from edgemobile.devices.host.profiles import open_device
 from edgemobile.devices.host.records import Run, load_run
 from edgemobile.devices.host.setup import ready
 from edgemobile.errors import EdgemobileError
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.latency.run import BenchRequest, bench
 
 CORE = "emulated:cortex-a72"
@@ -75,7 +76,7 @@ class _Twice:
 @pytest.fixture(scope="module")
 def twice(core: str, convolutions: Path, tmp_path_factory: pytest.TempPathFactory) -> _Twice:
     folder = tmp_path_factory.mktemp("runs")
-    first = bench(BenchRequest((convolutions,), core))
+    first = bench(BenchRequest((read_model_file(convolutions),), core))
     value: dict[str, Any] = json.loads(first.to_text())
     for counts in value["cases"][0]["instructions"]:
         counts.update(total=int(counts["total"] * 0.95))
@@ -106,7 +107,8 @@ def test_a_count_does_not_depend_on_the_place_in_line(
 ) -> None:
     other = tmp_path / "other.tflite"
     other.write_bytes(convolutions.read_bytes())
-    second = bench(BenchRequest((other, convolutions), core)).cases[1].instructions_median["total"]
+    files = read_model_file(other), read_model_file(convolutions)
+    second = bench(BenchRequest(files, core)).cases[1].instructions_median["total"]
     assert abs(second / twice.first.cases[0].instructions_median["total"] - 1) < 2e-4
 
 
@@ -140,5 +142,5 @@ def test_the_same_answers_as_here(core: str, tmp_path: Path, colour_model: Calla
     except EdgemobileError as error:
         pytest.skip(f"no onnxruntime there: {error}")
     images = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
-    (answer,) = infer(device, transport, prepared, path, iter([images]))
+    (answer,) = infer(device, transport, prepared, read_model_file(path), iter([images]))
     np.testing.assert_allclose(answer, open_session(path).run(images), atol=1e-5)

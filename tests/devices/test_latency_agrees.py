@@ -14,8 +14,9 @@ import pytest
 
 from edgemobile.devices.host.local import LocalTransport
 from edgemobile.devices.host.records import Settings
-from edgemobile.devices.host.runner import ModelFile, bench_job, run_job
+from edgemobile.devices.host.runner import bench_job, run_job
 from edgemobile.devices.runtimes.latency import warm_up_ns
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, Node, Tensor
 
 
@@ -72,7 +73,7 @@ class _Here:
 
 
 def _ours_ms(model: Path, root: Path) -> float:
-    files = [ModelFile.of(model)]
+    files = [read_model_file(model)]
     job = bench_job(files, Settings(runs=40), [], emulated=False)
     (case,) = run_job(_Here(), LocalTransport(root), _Here(), job, files).cases
     assert (case.runtime, case.partitions, dict(case.outside or {})) == ("litert", 1, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from edgemobile.devices.host.records import (
     load_run,
     save_run,
 )
-from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
+from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES, JobSettings
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.strict_json import decode, encode, parse, to_text
 
@@ -181,3 +182,8 @@ def test_a_file_that_is_absent_or_something_else(tmp_path: Path) -> None:
 def test_any_values_round_trip(rounds: list[list[int]]) -> None:
     case = _case(rounds_ns=rounds)
     assert decode(Case, parse(to_text(encode(case)).encode(), "case", 10**6), "case") == case
+
+
+def test_a_board_is_told_every_setting_and_nothing_else() -> None:
+    """Boards have the names from runtimes.job: they cannot import the record, which needs a newer Python."""
+    assert set(JobSettings.__annotations__) == {field.name for field in fields(Settings)}

@@ -19,9 +19,9 @@ from edgemobile.devices.runtimes.sessions import open_layers, open_session
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS, onnx_graph, tflite_file, tflite_graph
 from edgemobile.exporters.intermediate_outputs import intermediate_names, with_intermediate_outputs
+from edgemobile.exporters.model_files import model_file
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.interpreter import run_real
-from edgemobile.inspection import contents_of
 from edgemobile.lower import export_program, lower
 from edgemobile.models.arch import get_arch, scaled
 from edgemobile.models.nets import build_net
@@ -73,7 +73,7 @@ def test_a_file_that_shows_its_inside_says_the_same(
     graphs: dict[str, Graph], images: np.ndarray, name: str, form: str
 ) -> None:
     data = FORMATS[name].load().to_bytes(graphs[form], metadata={})
-    contents = contents_of(Path("file"), data)
+    contents = model_file(Path("file"), data).contents
     names = intermediate_names(contents)
     assert names[: len(contents.outputs)] == contents.outputs
     plain, shown = open_session(data), open_layers(with_intermediate_outputs(data, contents))

@@ -35,7 +35,7 @@ def graph() -> Graph:
 
 def test_it_says_what_edgemobile_s_own_entries_say() -> None:
     data = tflite.to_bytes(graph(), metadata=METADATA)
-    said = tflite_contents.read(data).metadata[METADATA_NAME]
+    said = tflite_contents.read_contents(data).metadata[METADATA_NAME]
     assert said == "small; mean 123.675, 116.28, 103.53; std 58.395, 57.12, 57.375; labels labels.txt"
     assert tflite.read_metadata(data) == METADATA
 
@@ -58,9 +58,7 @@ def test_labels_are_packed_as_the_official_tools_do(tmp_path: Path) -> None:
     data = tflite.to_bytes(graph(), metadata=METADATA)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert archive.read("labels.txt").decode().splitlines() == LABELS
-    path = tmp_path / "model.tflite"
-    path.write_bytes(data)
-    found = find_labels(path, len(LABELS), {})
+    found = find_labels(tmp_path / "model.tflite", len(LABELS), {}, data=data)
     assert (found.names, found.source) == (tuple(LABELS), "packed into the file")
 
 
@@ -76,7 +74,7 @@ def test_without_preprocessing_or_labels_it_is_left_out() -> None:
     unlabelled = {key: value for key, value in METADATA.items() if key != "edgemobile.labels"}
     data = tflite.to_bytes(graph(), metadata=unlabelled)
     assert not zipfile.is_zipfile(io.BytesIO(data))
-    assert "labels" not in tflite_contents.read(data).metadata[METADATA_NAME]
+    assert "labels" not in tflite_contents.read_contents(data).metadata[METADATA_NAME]
 
 
 @pytest.mark.parametrize(

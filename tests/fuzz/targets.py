@@ -78,9 +78,10 @@ def _models(format: str) -> list[bytes]:
 
 
 def _structure(data: bytes, folder: Path) -> object:
+    from edgemobile.exporters.model_files import read_model_file
     from edgemobile.inspection.facts import facts_of
 
-    return facts_of(folder / "model", data, ask_runtimes=False).to_json()
+    return facts_of(read_model_file(_put(folder, "model", data)), ask_runtimes=False).to_json()
 
 
 def _graph(format: str) -> Callable[[bytes, Path], object]:

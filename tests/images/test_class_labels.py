@@ -58,11 +58,12 @@ def test_the_first_place_that_has_them_counts(model: Path) -> None:
     assert find_labels(model, 3, {}).names == ("x", "y", "z")
     with zipfile.ZipFile(model, "a") as archive:  # as the TFLite metadata tools do
         archive.writestr("labelmap.txt", "k\nl\nm\n")
-    assert find_labels(model, 3, {}).names == ("k", "l", "m")
+    data = model.read_bytes()
+    assert find_labels(model, 3, {}, data=data).names == ("k", "l", "m")
     metadata = {"edgemobile.labels": json.dumps(NAMES)}
-    assert find_labels(model, 3, metadata).names == tuple(NAMES)
+    assert find_labels(model, 3, metadata, data=data).names == tuple(NAMES)
     explicit = write(model.with_name("mine.txt"), ["1", "2", "3"])
-    assert find_labels(model, 3, metadata, explicit).source == str(explicit)
+    assert find_labels(model, 3, metadata, explicit, data).source == str(explicit)
 
 
 def test_two_lists_beside_it_are_no_answer(model: Path) -> None:

@@ -21,8 +21,9 @@ from onnx import helper
 from edgemobile.cli import cli
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import onnx, tflite
+from edgemobile.exporters.model_files import model_file
 from edgemobile.exporters.onnx_contents import load as load_onnx
-from edgemobile.exporters.onnx_contents import read as read_onnx
+from edgemobile.exporters.onnx_contents import read_contents as read_onnx
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.inspection import facts_of, hswish_forms, inspect_file
 from edgemobile.inspection.expectations import missed_expectations, parse_expectations
@@ -115,8 +116,8 @@ def test_facts_of_our_own_files(
     assert (facts.notes, sum(facts.bytes_by_dtype.values())) == ((), facts.bytes)
     if kind == "onnx" and precision in ("int8", "split", "fused"):
         arithmetic = arithmetic | {"conversion", "constant"}
-    assert set(facts.precision) == arithmetic
-    assert sum(sum(ops.values()) for ops in facts.precision.values()) == sum(facts.ops.values())
+    assert set(facts.ops_by_precision) == arithmetic
+    assert sum(sum(ops.values()) for ops in facts.ops_by_precision.values()) == sum(facts.ops.values())
     layout, shape = ("NCHW", (1, 3, 8, 8)) if kind == "onnx" else ("NHWC", (1, 8, 8, 3))
     assert (facts.inputs[0].layout, facts.inputs[0].shape) == (layout, shape)
     assert {weight.name: weight.dead_channels for weight in facts.weights}[facts.weights[0].name] == 1
@@ -142,8 +143,8 @@ def test_facts_of_int8_are_the_graphs_own_numbers(tmp_path: Path, kind: str) -> 
         assert (facts.inputs[0].zero_point, facts.delegate_partitions) == (int(qparams.zero_point[0]), 1)
     else:
         assert facts.islands == ()
-        assert facts.runtime_precision is not None
-        assert set(facts.runtime_precision) == {"int8", "conversion"}
+        assert facts.runtime_ops_by_precision is not None
+        assert set(facts.runtime_ops_by_precision) == {"int8", "conversion"}
 
 
 def test_a_fused_hard_swish_is_an_island_for_onnxruntime_and_cuts_the_delegate(tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ def test_damaged_files_are_read_or_refused_but_never_trip_the_reader(tmp_path: P
         data = whole[: rng.integers(len(whole))].copy() if index % 3 == 0 else whole.copy()
         data[rng.integers(len(data), size=3)] = rng.integers(256, size=3)
         try:
-            facts_of(tmp_path / "damaged", data.tobytes(), ask_runtimes=False)
+            facts_of(model_file(tmp_path / "damaged", data.tobytes()), ask_runtimes=False)
         except EdgemobileError as error:
             refused.append(str(error))
     assert len(refused) > 20

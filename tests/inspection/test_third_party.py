@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import tflite
-from edgemobile.exporters.onnx_contents import read as read_onnx
-from edgemobile.exporters.tflite_contents import read as read_tflite
+from edgemobile.exporters.model_files import model_file
+from edgemobile.exporters.onnx_contents import read_contents as read_onnx
+from edgemobile.exporters.tflite_contents import read_contents as read_tflite
 from edgemobile.exporters.tflite_file import new, pack, read_tensors, schema, unpack
 from edgemobile.exporters.tflite_sparse import dense
 from edgemobile.graph import Graph, Node, Tensor
@@ -49,7 +50,7 @@ def test_a_weight_of_a_constant_node_is_a_weight() -> None:
     ]
     data = _onnx(nodes, [_port("x", [1, 3, 8, 8])], [_port("y", [1, 4, 8, 8])])
     assert origin(read_onnx(data), "w") == "w"
-    (weight,) = facts_of(Path("c.onnx"), data).weights
+    (weight,) = facts_of(model_file(Path("c.onnx"), data)).weights
     assert (weight.name, weight.shape, weight.dtype) == ("w", (4, 3, 1, 1), "float32")
 
 
@@ -84,7 +85,7 @@ def test_the_branches_of_if_are_looked_into() -> None:
     branches = {"then_branch": _branch("then", "Relu"), "else_branch": _branch("else", "HardSwish")}
     nodes = [helper.make_node("If", ["yes"], ["y"], **branches)]
     data = _onnx(nodes, [_port("x", [1, 3, 8, 8])], [_port("y", [1, 4, 8, 8])], stored)
-    facts = facts_of(Path("if.onnx"), data, ask_runtimes=False)
+    facts = facts_of(model_file(Path("if.onnx"), data), ask_runtimes=False)
     assert (facts.subgraphs, facts.ops) == (2, {"Conv": 2, "HardSwish": 1, "If": 1, "Relu": 1})
     assert sorted(weight.name for weight in facts.weights) == ["else.w", "then.w"]
     assert facts.hswish == {"fused": 1}
@@ -109,7 +110,7 @@ def test_the_branches_of_if_are_looked_into() -> None:
 )
 def test_only_outputs_that_are_images_have_a_layout(shape: list[Any], layout: str) -> None:
     data = _onnx([helper.make_node("Relu", ["x"], ["y"])], [_port("x", shape)], [_port("y", shape)])
-    assert facts_of(Path("o.onnx"), data).outputs[0].layout == layout
+    assert facts_of(model_file(Path("o.onnx"), data)).outputs[0].layout == layout
     assert open_session(data).outputs[0].layout == layout
 
 
@@ -181,7 +182,7 @@ def test_sparse_weights_are_weights() -> None:
     assert stored.data is not None
     assert np.array_equal(stored.data, weight)
     assert stored.nbytes == 4 * np.count_nonzero(weight)
-    facts = facts_of(Path("pruned.tflite"), data)
+    facts = facts_of(model_file(Path("pruned.tflite"), data))
     assert [(one.name, one.dead_channels) for one in facts.weights] == [
         ("w/sparse", int((~weight.any((1, 2, 3))).sum()))
     ]
@@ -234,5 +235,5 @@ def test_the_graphs_that_tflite_ops_call_are_looked_into_once() -> None:
         call.builtinOptionsType = schema.BuiltinOptions.CallOnceOptions
         call.builtinOptions = new("CallOnceOptions", initSubgraphIndex=1)
         main.operators.insert(0, call)
-    facts = facts_of(Path("once.tflite"), pack(model), ask_runtimes=False)
+    facts = facts_of(model_file(Path("once.tflite"), pack(model)), ask_runtimes=False)
     assert (facts.subgraphs, facts.ops) == (1, {"CALL_ONCE": 2, "CONV_2D": 2})

@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime")
 from edgemobile.devices.host.records import Case, Settings
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import onnx
+from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.latency import run as module
 from edgemobile.latency.run import BenchRequest, advice, bench, cores_of
@@ -35,37 +36,35 @@ def model(tmp_path: Path, colour_model: Callable[..., bytes]) -> Path:
 
 
 def test_this_machine(model: Path) -> None:
-    run = bench(BenchRequest((model, model), settings=Settings(runs=20, threads=(1,))))
+    file = read_model_file(model)
+    run = bench(BenchRequest((file, file), settings=Settings(runs=20, threads=(1,))))
     (case,) = run.cases
     assert (run.device, run.emulated, case.precision, case.batch) == ("local", False, "float32", 1)
     assert len(case.values_ns) == 20
     assert run.facts.runtimes["onnxruntime"] == case.version
 
 
-@pytest.mark.parametrize("before", ["ModelFile", "run_job"])
-def test_a_file_replaced_meanwhile_is_no_run(
-    model: Path, colour_model: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch, before: str
+def test_a_file_replaced_meanwhile_is_measured_as_it_was(
+    model: Path, colour_model: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither its precision nor its latency is of another file than its sha256."""
-    step = module.ModelFile.of if before == "ModelFile" else module.run_job
+    """What is measured, and every figure beside it, is of the bytes that were read at first."""
+    file, step = read_model_file(model), module.run_job
 
     def replaced(*words: Any, **options: Any) -> Any:
-        found = step(*words, **options) if before == "ModelFile" else None
-        model.write_bytes(colour_model("brg"))
-        return found or step(*words, **options)
+        model.write_bytes(colour_model("brg") + b"\x72\x00")
+        return step(*words, **options)
 
-    if before == "ModelFile":
-        monkeypatch.setattr(module.ModelFile, "of", replaced)
-    else:
-        monkeypatch.setattr(module, before, replaced)
-    with pytest.raises(EdgemobileError, match=r"sha256|model\.onnx was replaced while it was measured"):
-        bench(BenchRequest((model,), settings=Settings(runs=5)))
+    monkeypatch.setattr(module, "run_job", replaced)
+    (case,) = bench(BenchRequest((file,), settings=Settings(runs=5))).cases
+    assert (case.sha256, case.bytes) == (sha256(file.data).hexdigest(), len(file.data))
+    assert sha256(model.read_bytes()).hexdigest() != case.sha256
 
 
 def test_a_free_resolution_is_measured_at_224(tmp_path: Path, colour_model: Callable[..., bytes]) -> None:
     path = tmp_path / "free.onnx"
     path.write_bytes(colour_model("bgr", shape=("batch", 3, "height", "width")))
-    assert bench(BenchRequest((path,), settings=Settings(runs=5))).cases[0].input == "float32 NCHW[1, 3, 224, 224]"
+    (case,) = bench(BenchRequest((read_model_file(path),), settings=Settings(runs=5))).cases
+    assert case.input == "float32 NCHW[1, 3, 224, 224]"
 
 
 @pytest.mark.parametrize(("text", "cores"), [(None, []), ("0", [0]), ("2-3", [2, 3]), ("0, 2-4", [0, 2, 3, 4])])
@@ -95,7 +94,7 @@ def test_under_emulation_time_is_refused(model: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(module, "open_device", lambda name: (Device(), Transport()))
     with pytest.raises(Unsupported, match="counts the instructions of one thread, and --threads, --seconds"):
-        bench(BenchRequest((model,), "emulated:cortex-a72", Settings(threads=(1, 4), seconds=1.0)))
+        bench(BenchRequest((read_model_file(model),), "emulated:cortex-a72", Settings(threads=(1, 4), seconds=1.0)))
 
 
 # ---- advice ---------------------------------------------------------------------------------------------------------
@@ -141,7 +140,8 @@ def test_uint8_weights_are_a_reason_where_int8_ones_are_exact(tmp_path: Path, ma
         told = {"runtime": "onnxruntime", "sha256": sha256(path.read_bytes()).hexdigest()}
         run = make_run(_case("float.onnx", "float32", 5, **told), _case(str(path), "int8", 8, **told))
         features = ("dotprod",) if machine == "aarch64" else ("avx512_vnni",)
-        (found[weights],) = advice(replace(run, facts=replace(run.facts, machine=machine, features=features)))
+        run = replace(run, facts=replace(run.facts, machine=machine, features=features))
+        (found[weights],) = advice(run, [read_model_file(path)])
     assert found["uint8"].endswith(
         f"its weights are uint8, for which onnxruntime has slower kernels (export with --target {target})"
     )
@@ -150,24 +150,25 @@ def test_uint8_weights_are_a_reason_where_int8_ones_are_exact(tmp_path: Path, ma
 
 def test_a_file_is_compared_with_its_own_float_twin(tmp_path: Path, colour_model: Callable[..., bytes]) -> None:
     """A large net in int8 is slower than a small one in float, which is no finding."""
+    files = []
 
     def case(name: str, precision: str, ms: float, model: str, weights: str) -> Case:
         path = tmp_path / f"{name}.onnx"
         metadata = {"edgemobile.model": model, "edgemobile.weights_sha256": weights}
         path.write_bytes(colour_model("bgr", metadata=metadata if model else {}))
-        digest = sha256(path.read_bytes()).hexdigest()
-        return _case(str(path), precision, ms, runtime="onnxruntime", sha256=digest)
+        files.append(read_model_file(path))
+        return _case(str(path), precision, ms, runtime="onnxruntime", sha256=files[-1].sha256)
 
     small, large = case("v3-float", "float32", 5, "v3-small", "a"), case("v1-float", "float32", 7, "v1", "b")
     int8 = case("v1-int8", "int8", 8, "v1", "b")
-    assert advice(make_run(small, int8)) == []
-    (words,) = advice(make_run(small, large, int8))
+    assert advice(make_run(small, int8), files) == []
+    (words,) = advice(make_run(small, large, int8), files)
     assert words.startswith("v1-int8.onnx (int8) is slower than v1-float.onnx (float32)")
     retrained, unknown = case("again", "float32", 7, "v1", "c"), case("theirs", "float32", 5, "", "")
-    assert advice(make_run(retrained, int8)) == []
+    assert advice(make_run(retrained, int8), files) == []
     # Who measures just two files compares them, whatever they do not say.
-    assert len(advice(make_run(unknown, int8))) == 1
-    assert advice(make_run(small, unknown, int8)) == []
+    assert len(advice(make_run(unknown, int8), files)) == 1
+    assert advice(make_run(small, unknown, int8), files) == []
 
 
 def test_int8_that_is_not_slower_is_not_blamed() -> None:

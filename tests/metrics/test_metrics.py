@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgemobile.metrics.measures import METRICS, cosine, kl_nats, max_abs, measure, sqnr_db, top1_agree
-from edgemobile.metrics.tolerances import TOLERANCES, judge
+from edgemobile.metrics.tolerances import TABLE, TOLERANCES, bounded, judge, tolerance, untrained
 
 _ONES = np.ones((2, 3), np.float32)
 _ZEROS = np.zeros((2, 3), np.float32)
@@ -79,3 +79,15 @@ def test_a_nan_output_never_passes() -> None:
 def test_shapes_must_match() -> None:
     with pytest.raises(ValueError, match=r"\[2, 3\] and \[0, 3\]"):
         measure(_ONES, _EMPTY)
+
+
+def test_bounds_of_ones_own_are_beside_the_tables_and_alone_for_random_weights() -> None:
+    own = {"int8": {"sqnr_db": 1.0}, "float32": {"max_abs": 0.5}}
+    trained, random = bounded(TABLE, own), bounded(untrained(TABLE), own)
+    assert tolerance("onnx", "int8", "x86_64", trained).bounds == {**TOLERANCES["int8"], "sqnr_db": 1.0}
+    assert tolerance("onnx", "int8", "x86_64", random).bounds == {"sqnr_db": 1.0}
+    for table in (trained, random):
+        assert tolerance("tflite", "float32", "aarch64", table).bounds == {**TOLERANCES["float32"], "max_abs": 0.5}
+        assert tolerance("tflite", "float16", "aarch64", table) in TABLE
+    later = bounded(trained, {"int8": {"sqnr_db": 2.0}})
+    assert tolerance("onnx", "int8", "x86_64", later).bounds["sqnr_db"] == 2.0
