@@ -40,6 +40,7 @@ from edgemobile.commands.parity import parity
 from edgemobile.commands.predict import predict
 from edgemobile.commands.quantize import quantize
 from edgemobile.commands.report import report
+from edgemobile.commands.verify import verify
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import print_error
 
@@ -165,6 +166,7 @@ _COMMANDS = (
     (bench, "latency here or on a board, or instructions without one"),
     (compare, "two saved runs: ratio and interval"),
     (report, "runs as one page, tables, model cards"),
+    (verify, "are the files of an export still those that were written"),
     (ci, "the gate that edgemobile.toml describes"),
     (devices, "the boards to measure on"),
     (doctor, "what is missing, with the command that fixes it"),

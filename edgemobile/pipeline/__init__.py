@@ -5,5 +5,6 @@ request   what to export, and what came of it
 check     the written files, run and judged against PyTorch
 backends  how a graph becomes a file of each format
 manifest  what an export says of itself
+folder    such a folder as its user finds it: its files, and whether they are what was written
 artifact  the folder an export leaves: written whole or not at all
 """

@@ -20,9 +20,10 @@ from edgemobile.images.samples import Samples, from_dataset, from_noise, from_sy
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
-from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
+from edgemobile.pipeline.artifact import LABELS_FILE, MANIFEST_FILE, Artifact, check_free, fresh_folder
 from edgemobile.pipeline.backends import Emitted, Job, backend_for
 from edgemobile.pipeline.check import accuracy, check, file_notes
+from edgemobile.pipeline.folder import Recorded
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.preprocess import Preprocess
@@ -91,7 +92,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *file_notes(request, model, files),
             ),
         )
-        (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
+        facts = manifest(request, model, samples, result, _write_others(model, folder))
+        (folder / MANIFEST_FILE).write_text(to_json_text(facts), encoding="utf-8")
     return result
 
 
@@ -187,7 +189,7 @@ def _doubts(
 
 
 def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:
-    """Write the files and labels.txt."""
+    """Write the model files."""
     artifacts = []
     for (name, precision), data in emitted.files.items():
         row = FORMATS[name]
@@ -197,9 +199,15 @@ def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:
         replaced = precision == "int8" and emitted.recipe is not None and emitted.recipe.hswish == "relu"
         hswish = _hswish_form(ops, emitted.hardswish_count, "ReLU" if replaced else "delegated")
         artifacts.append(Artifact(file, name, precision, len(data), sha256_hex(data), ops, hswish))
-    if model.labels is not None:
-        (folder / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
     return artifacts
+
+
+def _write_others(model: Model, folder: Path) -> list[Recorded]:
+    """Write the files beside the models: labels.txt where the labels are known."""
+    texts = {} if model.labels is None else {LABELS_FILE: "\n".join(model.labels) + "\n"}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [Recorded.of(folder / name) for name in texts]
 
 
 def _hswish_form(ops: Mapping[str, int], total: int, other: str) -> str:
