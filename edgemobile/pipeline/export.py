@@ -53,6 +53,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     backend, formats = backend_for(request.backend, request.formats, request.precisions)
     model = _model(request, progress)
     samples = _samples(request, model, progress)
+    if samples.class_names is not None:
+        model = replace(model, labels=samples.class_names)
     metadata = partial(file_metadata, model, embed_preprocess=request.embed_preprocess)
     job = Job(
         model,
