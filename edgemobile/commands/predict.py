@@ -74,7 +74,7 @@ def predict(
 def _upright(path: Path) -> Image.Image:
     from PIL import Image
 
-    from edgemobile.preprocess import upright_rgb
+    from edgemobile.pixels import upright_rgb
 
     try:
         with Image.open(path) as image:

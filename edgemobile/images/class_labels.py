@@ -100,7 +100,7 @@ def match_folders(folders: Sequence[str], names: Sequence[str] | None, outputs: 
 
 
 def folder_names(folders: Sequence[str], match: ClassMatch, outputs: int) -> Labels:
-    """The folders' names as labels of a model that has none, where there is one for each output and they are no numbers.
+    """The folders' names as labels of a model without any, where there is one for each output and they are no numbers.
 
     The source says how the folders were matched.
     """

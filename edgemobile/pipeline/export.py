@@ -20,10 +20,10 @@ from edgemobile.images.samples import Samples, from_dataset, from_noise, from_sy
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
-from edgemobile.pipeline.artifact import LABELS_FILE, MANIFEST_FILE, Artifact, check_free, fresh_folder
+from edgemobile.pipeline.artifact import MANIFEST_FILE, Artifact, check_free, fresh_folder
 from edgemobile.pipeline.backends import Emitted, Job, backend_for
+from edgemobile.pipeline.beside import write_beside
 from edgemobile.pipeline.check import accuracy, check, file_notes
-from edgemobile.pipeline.folder import Recorded
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.preprocess import Preprocess
@@ -94,7 +94,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *file_notes(request, model, files),
             ),
         )
-        facts = manifest(request, model, samples, result, _write_others(model, folder))
+        others = write_beside(model, artifacts, folder, name=request.out.resolve().name, threads=request.threads)
+        facts = manifest(request, model, samples, result, others)
         (folder / MANIFEST_FILE).write_text(to_json_text(facts), encoding="utf-8")
     return result
 
@@ -202,14 +203,6 @@ def _write(model: Model, emitted: Emitted, folder: Path) -> list[Artifact]:
         hswish = _hswish_form(ops, emitted.hardswish_count, "ReLU" if replaced else "delegated")
         artifacts.append(Artifact(file, name, precision, len(data), sha256_hex(data), ops, hswish))
     return artifacts
-
-
-def _write_others(model: Model, folder: Path) -> list[Recorded]:
-    """Write the files beside the models: labels.txt where the labels are known."""
-    texts = {} if model.labels is None else {LABELS_FILE: "\n".join(model.labels) + "\n"}
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return [Recorded.of(folder / name) for name in texts]
 
 
 def _hswish_form(ops: Mapping[str, int], total: int, other: str) -> str:

@@ -30,7 +30,9 @@ def test_the_main_job(edgemobile, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     folder = tmp_path / "v3-large"
     names = [f"v3-large-{precision}{suffix}" for precision in ("float32", "int8") for suffix in (".onnx", ".tflite")]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "labels.txt", "manifest.json"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*names, "labels.txt", "manifest.json", "predict.py", "README.md", "sample.png"]
+    )
     assert all(name in ran.out for name in names)
     assert (folder / "labels.txt").read_text().split()[:2] == ["airplane", "automobile"]
     manifest = json.loads((folder / "manifest.json").read_text())
