@@ -21,7 +21,7 @@ from edgemobile.pipeline import predict_program
 from edgemobile.pipeline.artifact import LABELS_FILE, Artifact
 from edgemobile.pipeline.folder import Recorded
 
-__all__ = ["predict_source", "write_beside"]
+__all__ = ["predict_source", "with_pixels", "write_beside"]
 
 _PREDICT, _README, _SAMPLE = "predict.py", "README.md", "sample.png"
 _TOP = 3
@@ -71,10 +71,15 @@ def write_beside(
 
 
 def predict_source() -> str:
-    """The text of predict.py: predict_program.py with the code of edgemobile/pixels.py in the place of its import."""
-    sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in (pixels, predict_program)]
+    """The text of predict.py."""
+    return with_pixels(Path(str(predict_program.__file__)).read_text(encoding="utf-8"))
+
+
+def with_pixels(program: str) -> str:
+    """A program that imports from edgemobile.pixels, with the code of that module in the place of the import."""
+    sources = (Path(str(pixels.__file__)).read_text(encoding="utf-8"), program)
     imports = sorted({line for source in sources for line in _standard_imports(source)}, key=_import_order)
-    header = _HEADER.format(docstring=ast.get_docstring(ast.parse(sources[1]), clean=False), imports="\n".join(imports))
+    header = _HEADER.format(docstring=ast.get_docstring(ast.parse(program), clean=False), imports="\n".join(imports))
     return header + "\n\n".join(map(_code, sources))
 
 

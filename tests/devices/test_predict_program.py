@@ -17,10 +17,6 @@ from edgemobile.devices.host.emulation import Emulation
 from edgemobile.devices.host.wheels import Target, fetch_wheels
 from edgemobile.errors import EdgemobileError
 
-pytest.importorskip("torch")
-pytest.importorskip("ai_edge_litert")
-pytest.importorskip("onnxruntime")
-
 _PILLOW = "pillow==12.0.0"
 
 
@@ -57,26 +53,16 @@ def arm(emulation: Callable[[str], Emulation], tmp_path_factory: pytest.TempPath
     return lambda *words: python(*words, path=site)
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import edgemobile
-    from edgemobile.loading.checkpoint import CHECK_IMAGES
-
-    out = tmp_path_factory.mktemp("exports") / "net"
-    images = {"calib": CHECK_IMAGES, "calib_images": 16, "check_images": 4, "unchecked_calib": True}
-    edgemobile.export("v3-small", int8=True, recipe="plain", out=out, **images)
-    return out
-
-
 @pytest.mark.parametrize("file", ["int8.tflite", "int8.onnx", "float32.tflite", "float32.onnx"])
 def test_an_arm_board_answers_as_this_machine(
     arm: Callable[..., str],
-    export: Path,
+    bundled_export: Callable[[str], Path],
     sideways: Image.Image,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     file: str,
 ) -> None:
+    export = bundled_export("normalised outside")
     sideways.resize((200, 100)).save(tmp_path / "turned.png")
     words = list(map(str, (export / f"v3-small-{file}", export / "sample.png", tmp_path / "turned.png", "--json")))
     found = json.loads(arm(export / "predict.py", *words))

@@ -20,30 +20,10 @@ from edgemobile import pixels
 from edgemobile.commands.predict import predict
 from edgemobile.pipeline.beside import predict_source
 
-pytest.importorskip("torch")
-pytest.importorskip("ai_edge_litert")
-pytest.importorskip("onnxruntime")
 
-# Between them: both resizings, both interpolations that models use, labels of the file, batches, and pixels as input.
-_EXPORTS: dict[str, dict[str, Any]] = {
-    "normalised outside": {},
-    "normalised inside": {
-        "embed_preprocess": True,
-        "batch": 2,
-        "preprocess": {"resize": "shorter", "shorter_px": 110, "interpolation": "bicubic", "input_px": 96},
-    },
-}
-
-
-@pytest.fixture(scope="module", params=list(_EXPORTS))
-def export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import edgemobile
-    from edgemobile.loading.checkpoint import CHECK_IMAGES
-
-    out = tmp_path_factory.mktemp("exports") / "my net"
-    images = {"calib": CHECK_IMAGES, "calib_images": 16, "check_images": 4, "unchecked_calib": True}
-    edgemobile.export("v3-small", int8=True, recipe="plain", out=out, **images, **_EXPORTS[request.param])
-    return out
+@pytest.fixture(scope="module", params=["normalised outside", "normalised inside"])
+def export(request: pytest.FixtureRequest, bundled_export: Callable[[str], Path]) -> Path:
+    return bundled_export(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +81,7 @@ def test_the_readme_says_what_it_prints(export: Path) -> None:
     lines = ran.stdout.splitlines()
     assert lines[0].startswith("v3-small-int8.tflite  ai_edge_litert 2.")
     assert [line[7:] for line in expected.splitlines()] == lines[2:6]
-    assert "scp -r 'my net' pi@" in page
+    assert f"scp -r '{export.name}' pi@" in page
     assert "pip install numpy Pillow ai-edge-litert" in page
     for line in re.findall(r"^\| `v3-small-.*$", page, re.M):
         name, _, _, answer = (cell.strip() for cell in line.strip("|").split("|"))
