@@ -40,6 +40,7 @@ from edgemobile.commands.parity import parity
 from edgemobile.commands.predict import predict
 from edgemobile.commands.quantize import quantize
 from edgemobile.commands.report import report
+from edgemobile.commands.sample_data import sample_data
 from edgemobile.commands.snippet import snippet
 from edgemobile.commands.verify import verify
 from edgemobile.errors import EdgemobileError
@@ -160,6 +161,7 @@ _COMMANDS = (
     (export, "PyTorch to ONNX and TFLite, every file run and compared"),
     (quantize, "int8 alone, with every knob, and what each tensor costs"),
     (models, "the reference models, and one of them layer by layer"),
+    (sample_data, "labelled images to try the other commands on"),
     (predict, "labels and probabilities of images"),
     (snippet, "code that runs a file: Python, C++, Kotlin, a C array"),
     (evaluate, "accuracy on images, against a baseline"),
