@@ -76,7 +76,7 @@ def export(
     asked = {
         "recipe": recipe is not None,
         "hswish": hswish != "auto",
-        "target": target != "cpu",
+        "target": target != DEFAULT_TARGET,
         "keep_float": bool(keep_float),
         "unchecked_calib": unchecked_calib,
         "max_drop": max_drop is not None,

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import PIL
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from edgemobile.devices.host.emulation import Emulation
 from edgemobile.devices.host.wheels import Target, fetch_wheels
 from edgemobile.errors import EdgemobileError
 
-_PILLOW = "pillow==12.0.0"
+_PILLOW = f"pillow=={PIL.__version__}"
 
 
 @pytest.fixture(scope="module")
