@@ -45,7 +45,9 @@ def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, a
     """
     from edgemobile.inspection import inspect_file
     from edgemobile.inspection.expectations import missed_expectations, parse_expectations
+    from edgemobile.pipeline.folder import single
 
+    file, other = Path(single(file)), None if other is None else Path(single(other))
     expected = {} if expect is None else parse_expectations(expect)
     left = inspect_file(file)
     right = None if other is None else inspect_file(other)

@@ -38,12 +38,13 @@ def snippet(file: Path, language: str, out: Path | None, **options: Any) -> int:
       edgemobile snippet v3-small/v3-small-int8.tflite --lang c-array --out model.c
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
+    from edgemobile.pipeline.folder import single
     from edgemobile.snippets.model import snippet_model
     from edgemobile.snippets.source import snippet as code_for
     from edgemobile.util.writing import write_whole
 
     check_writable("--out", out, [file])
-    model = snippet_model(file, ClassifierOptions(**options))
+    model = snippet_model(Path(single(file)), ClassifierOptions(**options))
     code = code_for(model, language)
     for note in model.notes:
         console(stderr=True).print(f"[dim]note:[/dim] {escape(note)}")

@@ -15,7 +15,7 @@ from edgemobile.models.arch import ARCHS
 from edgemobile.pipeline.artifact import LABELS_FILE, MANIFEST_FILE, MANIFEST_VERSION
 from edgemobile.util.strict_json import decode, parse
 
-__all__ = ["Changed", "Recorded", "Verification", "expanded", "model_files", "verify"]
+__all__ = ["Changed", "Recorded", "Verification", "expanded", "model_files", "single", "verify"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_MANIFEST_BYTES = 64 * 2**20
@@ -157,6 +157,17 @@ def expanded(given: Iterable[str | os.PathLike[str]], formats: Collection[str] |
             _LOG.warning("%s is the reference model here; for the folder of that name: %s/", one, one)
         found += map(str, model_files(Path(one), formats)) if is_folder and not is_model else [os.fspath(one)]
     return tuple(found)
+
+
+def single(given: str | os.PathLike[str]) -> str:
+    """As `expanded`, for one file: the folder of an export stands for its model file where it has only one.
+
+    Raises EdgemobileError where it has several, which it names.
+    """
+    files = expanded([given])
+    if len(files) > 1:
+        raise EdgemobileError(f"{given} has {len(files)} model files. Name one of them: {first_few(files, len(files))}")
+    return files[0]
 
 
 def _recorded(folder: Path) -> tuple[Recorded, ...]:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("onnxruntime")
 
@@ -86,3 +87,20 @@ def test_a_changed_file_is_refused(edgemobile: Callable, folder: Path, command: 
     assert ran.code == 2
     assert "net is not what its manifest.json says: swapped.onnx has sha256 e3b0c44298fc" in ran.err
     assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("predict", "net/", "photo.png"), ("inspect", "net"), ("snippet", "net", "--lang", "cpp")]
+)
+def test_commands_of_one_file_name_the_folders_files(
+    edgemobile: Callable, folder: Path, command: tuple[str, ...]
+) -> None:
+    ran = edgemobile(*command)
+    assert ran.code == 2
+    assert "has 2 model files. Name one of them: net/right.onnx, net/swapped.onnx" in ran.err
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": manifest["files"][:1]}))
+    Image.new("RGB", (32, 32), (10, 200, 10)).save("photo.png")
+    ran = edgemobile(*command)
+    assert ran.code == 0, ran.err
+    assert "right.onnx" in ran.out
