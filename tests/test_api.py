@@ -80,6 +80,12 @@ def test_float_files_alone(tmp_path: Path) -> None:
     small = {"weights": "random", "width": 0.35, "res": 32, "check_images": 2}
     exported = edgemobile.export("v3-small", to="tflite", out=tmp_path / "net", **small)
     assert [path.name for path in exported.paths] == ["v3-small-float32.tflite"]
+    benched = edgemobile.bench(tmp_path / "net", runs=2, processes=1)
+    assert [Path(case.file).name for case in benched.run.cases] == ["v3-small-float32.tflite"]
+    with pytest.raises(EdgemobileError, match="has no file in onnx"):
+        edgemobile.bench(tmp_path / "net", runtime="onnxruntime")
+    with pytest.raises(EdgemobileError, match="'nonesuch'"):
+        edgemobile.bench(tmp_path / "net", runtime="nonesuch")
 
 
 @pytest.mark.parametrize("name", _PLOTTED)

@@ -290,7 +290,8 @@ def bench(
     except ValueError as error:
         raise EdgemobileError(str(error)) from error
     reference = None if baseline is None else load_run(Path(baseline))
-    formats = None if settings.runtime is None else (RUNTIMES[settings.runtime].format,)
+    row = RUNTIMES.get(settings.runtime or "")
+    formats = None if row is None else (row.format,)
     run = measure(BenchRequest(_paths(files, formats), on, settings), progress)
     return Benched(run, None if reference is None else compare(reference, run), max_regress)
 
