@@ -150,7 +150,7 @@ edgemobile.
 
        python predict.py {first} sample.png
 
-   Below a line with the version of the runtime it should print this; cores round differently, so last digits may differ:
+   Below a line with the version of the runtime it should print this; the last digits may differ from core to core:
 
 {expected}
 
