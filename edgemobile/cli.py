@@ -40,6 +40,9 @@ from edgemobile.commands.parity import parity
 from edgemobile.commands.predict import predict
 from edgemobile.commands.quantize import quantize
 from edgemobile.commands.report import report
+from edgemobile.commands.sample_data import sample_data
+from edgemobile.commands.snippet import snippet
+from edgemobile.commands.verify import verify
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import print_error
 
@@ -170,13 +173,16 @@ _COMMANDS = (
     (export, "PyTorch to ONNX and TFLite, every file run and compared"),
     (quantize, "int8 alone, with every knob, and what each tensor costs"),
     (models, "the reference models, and one of them layer by layer"),
+    (sample_data, "labelled images to try the other commands on"),
     (predict, "labels and probabilities of images"),
+    (snippet, "code that runs a file: Python, C++, Kotlin, a C array"),
     (evaluate, "accuracy on images, against a baseline"),
     (parity, "does a file still say what the model says, layer by layer"),
     (inspect, "what any file is, and how two differ"),
     (bench, "latency here or on a board, or instructions without one"),
     (compare, "two saved runs: ratio and interval"),
     (report, "runs as one page, tables, model cards"),
+    (verify, "are the files of an export still those that were written"),
     (ci, "the gate that edgemobile.toml describes"),
     (devices, "the boards to measure on"),
     (doctor, "what is missing, with the command that fixes it"),

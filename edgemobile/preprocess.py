@@ -1,40 +1,29 @@
 """Image -> array: one versioned record that travels with a checkpoint, a manifest and a job on a board.
 
-numpy and Pillow only, and equal to torchvision's transforms, value by value:
-
-    antialias   Resize of a PIL image: Pillow's own filters on uint8
-    otherwise   torch.nn.functional.interpolate(align_corners=False) on float pixels: what it skips is lost
-
-The two differ by tenths of a standard deviation when they shrink an image: a model wants the one it was trained with.
+numpy and Pillow only, and equal to torchvision's transforms, value by value; edgemobile.pixels has the arithmetic.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from edgemobile.errors import BrokenImage, EdgemobileError
+from edgemobile.errors import EdgemobileError
+from edgemobile.pixels import crop, resize, upright_rgb
 from edgemobile.util.strict_json import versioned
 
-__all__ = ["CIFAR10", "IMAGENET", "Channels", "Preprocess", "at_resolution", "upright_rgb"]
+__all__ = ["CIFAR10", "IMAGENET", "Channels", "Preprocess", "at_resolution"]
 
 Channels = tuple[float, float, float]  # of R, G, B
 Resize = Literal["exact", "shorter"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 _VERSION = 1
-_MAX_ASPECT = 100
-# Of the sides of an input, and of an image that is resized: no model wants more, and memory has an end.
-_MAX_PX, _MAX_PIXELS = 8192, 2**28
-_PILLOW = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+# Of the sides of an input: no model wants more, and memory has an end.
+_MAX_PX = 8192
 
 
 @dataclass(frozen=True)
@@ -79,11 +68,9 @@ class Preprocess:
 
         Raises EdgemobileError for an array of another shape or dtype, BrokenImage as `upright_rgb` does.
         """
-        pixels = _rgb(image)
-        size = self._resized_size(*pixels.shape[:2])
-        resized = self._resize(pixels, size)
+        resized = resize(_rgb(image), self.shorter_px or self.input_px, self.resize, self.interpolation, self.antialias)
         mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
-        return (self._crop(resized) - mean) / std
+        return (crop(resized, self.input_px) - mean) / std
 
     def to_json(self) -> dict[str, Any]:
         return {"version": self.version, **{key: value for key, value in asdict(self).items() if key != "version"}}
@@ -98,62 +85,11 @@ class Preprocess:
             known = ", ".join(field.name for field in fields(cls))
             raise EdgemobileError(f"not a preprocess record: {error}. It has: {known}") from error
 
-    def _resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) before the crop. The longer side is rounded down, as torchvision does."""
-        if self.shorter_px is None:
-            return self.input_px, self.input_px
-        shorter, longer = min(height, width), max(height, width)
-        longer_px = int(self.shorter_px * longer / shorter)
-        if longer_px * self.shorter_px > _MAX_PIXELS:
-            raise BrokenImage(f"with its shorter side at {self.shorter_px} px it is {longer_px} x {self.shorter_px} px")
-        return (self.shorter_px, longer_px) if height <= width else (longer_px, self.shorter_px)
-
-    def _resize(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """u8[H,W,3] -> f32[*size,3] on the scale 0 to 1."""
-        if pixels.shape[:2] == size:
-            return pixels.astype(np.float32) / np.float32(255)
-        if self.antialias:
-            resized = Image.fromarray(pixels).resize((size[1], size[0]), _PILLOW[self.interpolation])
-            return np.asarray(resized, dtype=np.float32) / np.float32(255)
-        x = pixels.astype(np.float32) / np.float32(255)
-        for axis in (0, 1):
-            x = _interpolate(x, axis, size[axis], self.interpolation)
-        return x
-
-    def _crop(self, x: np.ndarray) -> np.ndarray:
-        # round() is Python's, half to even: torchvision's CenterCrop has the same.
-        top, left = (round((side - self.input_px) / 2) for side in x.shape[:2])
-        return x[top : top + self.input_px, left : left + self.input_px]
-
 
 def at_resolution(preprocess: Preprocess, input_px: int) -> Preprocess:
     """`preprocess` for another input resolution; a crop keeps its share of the image (224 of 256 is 0.875)."""
     shorter_px = preprocess.shorter_px and max(input_px, round(preprocess.shorter_px * input_px / preprocess.input_px))
     return replace(preprocess, input_px=input_px, shorter_px=shorter_px)
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image as people see it: in RGB, 8 bits a channel, and turned as its camera says.
-
-    Of 16 bits the high byte stays, which is what Pillow's decoders leave of 16-bit colour. Raises BrokenImage for
-    pixels whose white is not known, and for a strip: with its shorter side at 256 px, 5000 x 1 pixels are 4 GiB.
-    """
-    width, height = image.size
-    if max(image.size) > _MAX_ASPECT * min(image.size):
-        raise BrokenImage(f"it is {width} x {height} px; at most {_MAX_ASPECT} times as long as wide can be shown")
-    upright = ImageOps.exif_transpose(image)
-    return (_high_byte(upright) if upright.mode[0] in "IF" else upright).convert("RGB")
-
-
-def _high_byte(image: Image.Image) -> Image.Image:
-    """Mode L of 16 bits of grey: mode I;16, in any byte order, or I, which some versions of Pillow make of it."""
-    pixels = np.asarray(image)
-    if image.mode == "F" or pixels.min(initial=0) < 0 or pixels.max(initial=0) > 0xFFFF:
-        raise BrokenImage(
-            f"its pixels are {pixels.dtype}, from {pixels.min():g} to {pixels.max():g} (Pillow's mode {image.mode}), "
-            "and which of them is white is not known. Supported: 8 and 16 bits a channel; save it so"
-        )
-    return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def _rgb(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -165,51 +101,6 @@ def _rgb(image: Image.Image | np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise EdgemobileError(f"an image must be u8[H,W,3], found {image.dtype}{list(image.shape)}")
     return np.ascontiguousarray(image)
-
-
-def _interpolate(x: np.ndarray, axis: int, size: int, interpolation: str) -> np.ndarray:
-    """Resample one axis of f32[H,W,C] to `size`: an output is a few inputs, clamped to the edge, times weights."""
-    taps, weights = _TAPS[interpolation](x.shape[axis], size)
-    taps = taps.clip(0, x.shape[axis] - 1)
-    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-    terms = (np.take(x, tap, axis) * weight.reshape(shape) for tap, weight in zip(taps.T, weights.T, strict=True))
-    return functools.reduce(np.add, terms)
-
-
-def _nearest_taps(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(inputs int[out,1], weights f32[out,1]): the pixel at floor(i * in / out)."""
-    scale = np.float32(in_size) / np.float32(out_size)
-    taps = np.floor(np.arange(out_size, dtype=np.float32) * scale).astype(int)
-    return taps[:, None], np.ones((out_size, 1), np.float32)
-
-
-def _bilinear_taps(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(inputs int[out,2], weights f32[out,2]) of the two pixels beside each sampling point."""
-    points = np.maximum(_sampling_points(in_size, out_size), 0)
-    first = np.floor(points).astype(int)
-    share = (points - first).astype(np.float32)
-    return np.stack([first, first + 1], 1), np.stack([1 - share, share], 1)
-
-
-def _bicubic_taps(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(inputs int[out,4], weights f32[out,4]) of Keys' cubic convolution. PyTorch has a = -0.75, Pillow -0.5."""
-    a = -0.75
-    points = _sampling_points(in_size, out_size)
-    taps = np.floor(points).astype(int)[:, None] + np.arange(-1, 3)
-    distance = np.abs(points[:, None] - taps)
-    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
-    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return taps, np.where(distance <= 1, near, far).astype(np.float32)
-
-
-def _sampling_points(in_size: int, out_size: int) -> np.ndarray:
-    """Where output pixels' centres fall on the input (align_corners=False), f32[out]."""
-    # As PyTorch rounds: the scale to float32, then the point once, by a fused multiply-add.
-    scale = float(np.float32(in_size) / np.float32(out_size))
-    return ((np.arange(out_size) + 0.5) * scale - 0.5).astype(np.float32)
-
-
-_TAPS = {"nearest": _nearest_taps, "bilinear": _bilinear_taps, "bicubic": _bicubic_taps}
 
 
 def _one_of(what: str, value: object, allowed: tuple[str, ...]) -> None:

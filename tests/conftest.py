@@ -5,6 +5,7 @@ EDGEMOBILE_DATA names a folder with data sets and weights; tests that need it sk
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
@@ -133,6 +134,37 @@ def colour_model() -> Callable[..., bytes]:
         return model.SerializeToString()
 
     return build
+
+
+# Between them: both resizings, both interpolations that models use, batches, and pixels as input.
+_EXPORTS: dict[str, dict[str, object]] = {
+    "normalised outside": {},
+    "normalised inside": {
+        "embed_preprocess": True,
+        "batch": 2,
+        "preprocess": {"resize": "shorter", "shorter_px": 110, "interpolation": "bicubic", "input_px": 96},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def bundled_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes an export of the package's v3-small once, in float32 and int8 and both formats: "normalised outside" of the
+    files, or "normalised inside"."""
+    for package in ("torch", "ai_edge_litert", "onnxruntime"):
+        pytest.importorskip(package)
+
+    @functools.cache
+    def make(kind: str) -> Path:
+        import edgemobile
+        from edgemobile.loading.checkpoint import CHECK_IMAGES
+
+        out = tmp_path_factory.mktemp("exports") / kind
+        images = {"calib": CHECK_IMAGES, "calib_images": 16, "check_images": 4, "unchecked_calib": True}
+        edgemobile.export("v3-small", int8=True, recipe="plain", out=out, **images, **_EXPORTS[kind])
+        return out
+
+    return make
 
 
 @pytest.fixture

@@ -75,6 +75,19 @@ def test_records_print_and_show_as_their_commands(
     assert all(word.split()[0] in page for word in words)
 
 
+def test_float_files_alone(tmp_path: Path) -> None:
+    """The defaults of int8's options are no options given."""
+    small = {"weights": "random", "width": 0.35, "res": 32, "check_images": 2}
+    exported = edgemobile.export("v3-small", to="tflite", out=tmp_path / "net", **small)
+    assert [path.name for path in exported.paths] == ["v3-small-float32.tflite"]
+    benched = edgemobile.bench(tmp_path / "net", runs=2, processes=1)
+    assert [Path(case.file).name for case in benched.run.cases] == ["v3-small-float32.tflite"]
+    with pytest.raises(EdgemobileError, match="has no file in onnx"):
+        edgemobile.bench(tmp_path / "net", runtime="onnxruntime")
+    with pytest.raises(EdgemobileError, match="'nonesuch'"):
+        edgemobile.bench(tmp_path / "net", runtime="nonesuch")
+
+
 @pytest.mark.parametrize("name", _PLOTTED)
 def test_records_plot(documented: dict[str, Any], name: str, tmp_path: Path) -> None:
     figure = documented[name].plot()

@@ -172,7 +172,7 @@ def test_the_installed_program_does_the_main_job(site: Path, tmp_path: Path) -> 
     _python(program, "export", "v3-small", "--int8", "--to", "tflite", cwd=tmp_path, PYTHONPATH=str(site))
     written = {file.name for file in (tmp_path / "v3-small").iterdir()}
     models = {"v3-small-float32.tflite", "v3-small-int8.tflite"}
-    assert written == {*models, "labels.txt", "manifest.json"}
+    assert written == {*models, "labels.txt", "manifest.json", "predict.py", "README.md", "sample.png"}
 
 
 def test_an_index_is_told_what_the_package_is(wheel: Path, repo_root: Path) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgemobile.errors import BrokenImage, EdgemobileError
-from edgemobile.preprocess import CIFAR10, IMAGENET, Preprocess, at_resolution, upright_rgb
+from edgemobile.pixels import upright_rgb
+from edgemobile.preprocess import CIFAR10, IMAGENET, Preprocess, at_resolution
 
 
 def pixels(height: int, width: int, seed: int = 0) -> np.ndarray:

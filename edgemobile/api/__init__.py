@@ -8,7 +8,7 @@ All raise EdgemobileError for bad input, and MissingExtra for a dependency that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import inf
 from os import PathLike, fspath
 from pathlib import Path
@@ -18,6 +18,7 @@ from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optio
 from edgemobile.api.records import Benched, Compared, Evaluated, Exported
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline.export import export as _export
+from edgemobile.pipeline.folder import expanded
 from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of, refuse_unused
 from edgemobile.preprocess import Preprocess
 from edgemobile.quant.recipe import Recipe, Rule
@@ -75,7 +76,7 @@ def export(
     asked = {
         "recipe": recipe is not None,
         "hswish": hswish != "auto",
-        "target": target != "cpu",
+        "target": target != DEFAULT_TARGET,
         "keep_float": bool(keep_float),
         "unchecked_calib": unchecked_calib,
         "max_drop": max_drop is not None,
@@ -220,7 +221,7 @@ def parity(
         minimums = ",".join(f"{name}={least}" for name, least in minimums.items())
     request = ParityRequest(
         fspath(ref),
-        tuple(map(str, _paths(others))),
+        _models(others),
         weights=optional_text(weights),
         arch=arch,
         width=width,
@@ -263,7 +264,7 @@ def bench(
     for those that a file leaves sizes of open.
     """
     from edgemobile.devices.host.records import Settings, load_run
-    from edgemobile.devices.runtimes.table import runtime_called
+    from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
     from edgemobile.exporters.model_files import read_model_file
     from edgemobile.latency.compare import compare
     from edgemobile.latency.run import BenchRequest, advice
@@ -290,7 +291,8 @@ def bench(
     except ValueError as error:
         raise EdgemobileError(str(error)) from error
     reference = None if baseline is None else load_run(Path(baseline))
-    opened = tuple(map(read_model_file, _paths(files)))
+    row = RUNTIMES.get(settings.runtime or "")
+    opened = tuple(map(read_model_file, _paths(files, None if row is None else (row.format,))))
     run = measure(BenchRequest(opened, on, settings), progress)
     compared = None if reference is None else compare(reference, run)
     return Benched(run, compared, max_regress, tuple(advice(run, opened)))
@@ -333,7 +335,7 @@ def evaluate(
     if max_drop is not None:
         checked_max_drop(max_drop)
     request = EvalRequest(
-        files=tuple(map(str, _paths(files))),
+        files=_models(files),
         data=Path(data),
         split=split,
         limit=limit,
@@ -377,7 +379,17 @@ def _preprocess(given: AnyPreprocess | None) -> str | None:
     return json.dumps(dict(given)) if isinstance(given, Mapping) else optional_text(given)
 
 
-def _paths(files: Files) -> tuple[Path, ...]:
+def _paths(files: Files, formats: Collection[str] | None) -> tuple[Path, ...]:
+    """Files on disk; the folder of an export stands for those of its files that are of `formats`, None for all."""
     if isinstance(files, Exported):
         return files.paths
-    return (Path(files),) if isinstance(files, str | PathLike) else tuple(map(Path, files))
+    return tuple(map(Path, expanded(map(Path, _several(files)), formats)))
+
+
+def _models(files: Files) -> tuple[str, ...]:
+    """What `edgemobile eval` takes: files, folders of exports and names of models."""
+    return tuple(map(str, files.paths)) if isinstance(files, Exported) else expanded(_several(files))
+
+
+def _several(files: PathText | Iterable[PathText]) -> tuple[PathText, ...]:
+    return (files,) if isinstance(files, str | PathLike) else tuple(files)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.printing.notebook import NotebookProgress, in_notebook
 
 __all__ = ["PathText", "Texts", "held_to_annotations", "optional_path", "optional_text", "texts"]
 
@@ -36,7 +37,10 @@ _WORDS = {PathLike: "a path", Mapping: "a mapping", Iterable: "a list"}
 
 
 def held_to_annotations(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """A function that refuses arguments of other types, and a `seed` below 0. `hints` say more: argument -> words."""
+    """A function that refuses arguments of other types, and a `seed` below 0. `hints` say more: argument -> words.
+
+    In a notebook a `progress` of None is a bar below the cell.
+    """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
         shape = signature(function)
@@ -44,7 +48,10 @@ def held_to_annotations(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_
         @wraps(function)
         def checked(*args: _P.args, **options: _P.kwargs) -> _R:
             kinds = get_type_hints(function)
-            for name, value in shape.bind(*args, **options).arguments.items():
+            given = shape.bind(*args, **options).arguments
+            if "progress" in shape.parameters and given.get("progress") is None and in_notebook():
+                options["progress"] = NotebookProgress()
+            for name, value in given.items():
                 if not _fits(value, kinds[name]):
                     told = f". {hints[name]}" if name in hints else ""
                     raise EdgemobileError(f"{name} must be {_described(kinds[name])}, found {_shown(value)}{told}")

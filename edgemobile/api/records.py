@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Benched", "Compared", "Evaluated", "Exported"]
 
+# Front ends give <pre> of an output the font of its text, in which columns do not align.
+_MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
 _T = TypeVar("_T", bound="_Shown")
 
 
@@ -33,7 +35,7 @@ class _Shown:
     def _repr_html_(self) -> str:
         with recorded() as console:
             self._print()
-        page = '<pre style="line-height:1.3;overflow-x:auto">{code}</pre>'
+        page = f'<pre style="line-height:1.3;overflow-x:auto;font-family:{_MONOSPACED}">{{code}}</pre>'
         return console.export_html(code_format=page, inline_styles=True)
 
     def plot(self) -> Figure:

@@ -120,7 +120,8 @@ def bench(
     quiet: bool,
     **settings: Any,
 ) -> int:
-    """Measure the latency of FILEs on this machine or on a board.
+    """Measure the latency of FILEs on this machine or on a board. The folder of an export stands for all files in it,
+    or for those that --runtime reads.
 
     Files take turns in rounds, after a warm-up; every value and the conditions around it are kept. A measurement that
     cannot be trusted says why and exits 5. A file that its runtime refuses is told, the others are measured, and the
@@ -131,6 +132,7 @@ def bench(
     \b
     Examples:
       edgemobile bench float32.tflite int8.tflite --threads 1,4
+      edgemobile bench v3-large --on pi5
       edgemobile bench int8.tflite --on pi4,pi5 --cooldown 60C --out run-{device}.json
       edgemobile bench int8.tflite --baseline run.json --max-regress 5%
       edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline counts.json --max-regress 1%
@@ -140,6 +142,7 @@ def bench(
     from edgemobile.latency.compare import check_alike
     from edgemobile.latency.run import BenchRequest, advice
     from edgemobile.latency.run import bench as measure
+    from edgemobile.pipeline.folder import expanded
 
     devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
     if settings["runtime"] is not None:
@@ -153,7 +156,8 @@ def bench(
     reference = None if baseline is None else load_run(baseline)
     if reference is not None:
         check_alike(reference, devices[0], asked)
-    opened = tuple(map(read_model_file, dict.fromkeys(files)))
+    formats = None if asked.runtime is None else (RUNTIMES[asked.runtime].format,)
+    opened = tuple(map(read_model_file, dict.fromkeys(map(Path, expanded(files, formats)))))
     codes, failed, shown = [], [], []
     saved: list[Path] = []
     for device in devices:

@@ -76,12 +76,13 @@ def evaluate(
     """Measure the accuracy of FILEs on the images of --data: top-1, top-5, the 95 % interval, against a baseline.
 
     FILE is any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of one with bundled
-    weights, package.module:factory, or a saved program (.pt2). Preprocessing, layout and classes are taken from the
+    weights, package.module:factory, a saved program (.pt2), or the folder of an export, which stands for all files in
+    it (v3-large/ where a model has the folder's name). Preprocessing, layout and classes are taken from the
     file where it says, and shown. A file that cannot be run is told, the others are counted, and the exit code is 2.
 
     \b
     Examples:
-      edgemobile eval v3-large/*.tflite --data cifar10.zip
+      edgemobile eval v3-large/ --data cifar10.zip
       edgemobile eval int8.tflite --baseline float32.onnx --max-drop 0.5 --data images/ --split val
       edgemobile eval int8.tflite --data images/ --on pi5
       edgemobile eval theirs.onnx --data images/ --preprocess imagenet --labels names.txt --limit 1000
@@ -92,12 +93,14 @@ def evaluate(
     from edgemobile.accuracy.evaluate import evaluate as run_evaluation
     from edgemobile.accuracy.evaluation import EvalRequest
     from edgemobile.metrics.measures import checked_max_drop
+    from edgemobile.pipeline.folder import expanded
 
     if max_drop is not None:
         checked_max_drop(max_drop)
     chosen = ClassifierOptions(arch=arch, preprocess=preprocess, labels=labels, threads=threads, res=res)
     with progress(quiet=quiet or as_json) as bars:
-        result = run_evaluation(EvalRequest(files=files, options=chosen, **options), bars)
+        request = EvalRequest(files=expanded(files), options=chosen, **options)
+        result = run_evaluation(request, bars)
     missed = () if max_drop is None else result.exceeding(max_drop)
     if as_json:
         print(

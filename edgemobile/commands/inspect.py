@@ -47,7 +47,9 @@ def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, a
     from edgemobile.exporters.model_files import read_model_file
     from edgemobile.inspection import facts_of
     from edgemobile.inspection.expectations import missed_expectations, parse_expectations
+    from edgemobile.pipeline.folder import single
 
+    file, other = Path(single(file)), None if other is None else Path(single(other))
     expected = {} if expect is None else parse_expectations(expect)
     ours = read_model_file(file)
     theirs = None if other is None else read_model_file(other)

@@ -110,12 +110,13 @@ def parity(
     """Compare OTHER files with REF on the same images; exit 1 where one falls short, 2 where one cannot be run.
 
     REF is a reference model's name, a checkpoint, a .pt2, package.module:factory, or any .onnx or .tflite
-    file; OTHERs are such files, float or int8. Bounds come from one table by format, precision and ISA.
-    A layer that cannot be compared is named with the reason and fails nothing; with --strict it is exit 6.
+    file; OTHERs are such files, float or int8, or folders of an export, which stand for all files in them.
+    Bounds come from one table by format, precision and ISA. A layer that cannot be compared is named with the
+    reason and fails nothing; with --strict it is exit 6.
 
     \b
     Examples:
-      edgemobile parity v3-large v3-large/*.tflite v3-large/*.onnx --layers
+      edgemobile parity v3-large v3-large/ --layers
       edgemobile parity v3-large int8.tflite --min sqnr_db=20,top1_agree=0.95 --data photos.zip
       edgemobile parity int8.tflite int8.tflite int8.onnx --layers --runtime litert,tensorflow,onnxruntime
       edgemobile parity v3-large int8.tflite --on pi4,emulated:cortex-a76 --layers
@@ -126,25 +127,26 @@ def parity(
     from edgemobile.comparison.run import parity as compare
     from edgemobile.devices.runtimes.table import runtime_called
     from edgemobile.metrics.tolerances import parse_bounds
+    from edgemobile.pipeline.folder import expanded
 
     with telling_errors("edgemobile parity", junit, as_json=as_json, inputs=(ref, *others, weights, data)):
         if on is not None and not _names(on):
             raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
-        request = ParityRequest(
-            ref,
-            others,
-            weights=weights,
-            arch=arch,
-            data=data,
-            images=images,
-            seed=seed,
-            layers=layers,
-            minimums=parse_bounds(minimums or ""),
-            on=_names(on),
-            runtimes=tuple(map(runtime_called, _names(runtime))),
-            threads=threads,
-        )
         with progress(quiet=quiet or as_json) as bars:
+            request = ParityRequest(
+                ref,
+                expanded(others),
+                weights=weights,
+                arch=arch,
+                data=data,
+                images=images,
+                seed=seed,
+                layers=layers,
+                minimums=parse_bounds(minimums or ""),
+                on=_names(on),
+                runtimes=tuple(map(runtime_called, _names(runtime))),
+                threads=threads,
+            )
             report = compare(request, bars)
     tell_ci(junit, partial(junit_xml, report), github_summary, partial(markdown, report), on_screen=not as_json)
     if as_json:

@@ -54,8 +54,9 @@ def predict(
       edgemobile predict mobilenet_v2.tflite *.jpg --labels imagenet_labels.txt --top 3
     """
     from edgemobile.accuracy.classifier import ClassifierOptions, classify, open_classifier
+    from edgemobile.pipeline.folder import single
 
-    classifier = open_classifier(file, ClassifierOptions(arch, preprocess, labels, threads, res))
+    classifier = open_classifier(single(file), ClassifierOptions(arch, preprocess, labels, threads, res))
     results: list[tuple[Path, list[Prediction] | EdgemobileError]] = []
     if not as_json:
         _print_classifier(classifier)
@@ -75,7 +76,7 @@ def predict(
 def _upright(path: Path) -> Image.Image:
     from PIL import Image
 
-    from edgemobile.preprocess import upright_rgb
+    from edgemobile.pixels import upright_rgb
 
     try:
         with Image.open(path) as image:

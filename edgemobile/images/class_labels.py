@@ -19,11 +19,20 @@ from edgemobile.errors import EdgemobileError, first_few
 from edgemobile.images.dataset import SPLITS, ClassMatch, match_classes, unmatched, why_unmatched
 from edgemobile.model_file.metadata import labels_in
 
-__all__ = ["Labels", "find_labels", "has_background", "match_folders", "places_beside", "printable"]
+__all__ = [
+    "Labels",
+    "find_labels",
+    "folder_names",
+    "has_background",
+    "match_folders",
+    "places_beside",
+    "printable",
+]
 
 _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
 _MAX_BYTES = 16 * 2**20
+_IN_ORDER = "labels unknown: the folders in order are taken for the classes in order"
 # Names in an error.
 _SHOWN = 3
 
@@ -86,11 +95,23 @@ def match_folders(folders: Sequence[str], names: Sequence[str] | None, outputs: 
     if match is None and names is None and len(folders) == outputs - skip:
         match = match_classes([str(index) for index in range(len(folders))], len(folders))
         assert match is not None
-        match = match._replace(rule="labels unknown: the folders in order are taken for the classes in order")
+        match = match._replace(rule=_IN_ORDER)
     if match is None:
         raise EdgemobileError(_mismatch(folders, labels))
     rule = f"{match.rule}; output 0 is background" if skip else match.rule
     return ClassMatch(match.indices + skip, rule)
+
+
+def folder_names(folders: Sequence[str], match: ClassMatch, outputs: int) -> Labels:
+    """The folders' names as labels of a model without any, where there is one for each output and they are no numbers.
+
+    The source says how the folders were matched.
+    """
+    if sorted(match.indices.tolist()) != list(range(outputs)) or all(folder.isdecimal() for folder in folders):
+        return Labels(None, "none found")
+    names = {int(index): printable(folder) for index, folder in zip(match.indices, folders, strict=True)}
+    how = "in order" if match.rule == _IN_ORDER else match.rule
+    return Labels(tuple(names[output] for output in range(outputs)), f"the names of the {outputs} folders, {how}")
 
 
 def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:

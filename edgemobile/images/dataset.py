@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 
 from edgemobile.errors import BrokenImage, EdgemobileError, first_line
-from edgemobile.preprocess import Preprocess, upright_rgb
+from edgemobile.pixels import upright_rgb
+from edgemobile.preprocess import Preprocess
 
 __all__ = [
     "CHECK_SPLITS",

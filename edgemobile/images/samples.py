@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import EdgemobileError, first_few
-from edgemobile.images.class_labels import match_folders
+from edgemobile.images.class_labels import folder_names, match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, SPLITS, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 
@@ -27,6 +27,7 @@ class Samples:
     """Preprocessed images f32[N,H,W,3]. `labels` are class indices of the model for `check`, and `calibration_labels`
     for `calibration`; None where unknown.
 
+    `class_names` are the folders' names for all classes of a model that has none itself; None elsewhere.
     `described` says in words what `check` is; `facts` what `calibration` is, for the manifest.
     `real` images came from a data set and must look like it; synthetic ones are what they are.
     """
@@ -39,6 +40,7 @@ class Samples:
     notes: tuple[str, ...] = field(default=())
     real: bool = False
     calibration_labels: np.ndarray | None = None
+    class_names: tuple[str, ...] | None = None
 
     def batches(self, size: int) -> list[np.ndarray]:
         """`calibration` in batches of at most `size` images."""
@@ -90,6 +92,7 @@ def from_dataset(
             f"no image of {path} can be read; the first problem: {notes[0] if notes else 'it is empty'}"
         )
     labels = _labels(check_set, kept, model_labels, outputs, notes)
+    class_names = None if model_labels is not None else _class_names(whole, outputs, notes)
     return Samples(
         calibration_images,
         check_images,
@@ -99,6 +102,7 @@ def from_dataset(
         tuple(notes),
         real=True,
         calibration_labels=_labels(calibration_set, used, model_labels, outputs, []),
+        class_names=class_names,
     )
 
 
@@ -174,9 +178,29 @@ def _labels(
     except EdgemobileError as error:
         notes.append(f"accuracy is not known: {str(error).partition('. Give')[0]}")
         return None
-    if model_labels is None:
-        notes.append(match.rule)
     return match.indices[dataset.labels[kept]]
+
+
+def _class_names(dataset: Dataset, outputs: int | None, notes: list[str]) -> tuple[str, ...] | None:
+    """The folders' names as labels of a model without any. `notes` gets whose they are, or why there are none."""
+    if dataset.labels is None or outputs is None:
+        return None
+    folders = dataset.classes
+    if len(folders) != outputs:
+        notes.append(
+            f"labels are not known: {dataset.path.name} has {len(folders)} folders ({first_few(folders)}), and the "
+            f"model {outputs} classes. Give them with --labels FILE, one name a line"
+        )
+    try:
+        match = match_folders(folders, None, outputs)
+    except EdgemobileError:
+        return None
+    found = folder_names(folders, match, outputs)
+    if found.names is None:
+        notes.append(match.rule)
+        return None
+    notes.append(f"labels are {found.source}, of {dataset.path.name}. To give others: --labels FILE, one name a line")
+    return found.names
 
 
 def _digest(images: np.ndarray) -> str:

@@ -21,10 +21,10 @@ from edgemobile.util.writing import sync_folder
 if TYPE_CHECKING:
     from filelock import FileLock
 
-__all__ = ["MANIFEST_VERSION", "ManifestEntry", "check_free", "fresh_folder"]
+__all__ = ["LABELS_FILE", "MANIFEST_FILE", "MANIFEST_VERSION", "ManifestEntry", "check_free", "fresh_folder"]
 
 MANIFEST_VERSION = 1
-_MANIFEST, _LABELS = "manifest.json", "labels.txt"
+MANIFEST_FILE, LABELS_FILE = "manifest.json", "labels.txt"
 # Beside the folder of an export, while it is made: a folder that holds the new one, the one before and a lock.
 _WORK, _NEW, _OLD, _LOCK = ".{name}.export-", "new", "old", "lock"
 
@@ -115,15 +115,15 @@ def _check_ours(folder: Path, out: Path, keep: Collection[str]) -> None:
     """Raises EdgemobileError where `folder`, called `out`, is not an export, or holds what is to be kept."""
     found = tuple(folder.iterdir()) if folder.is_dir() else (folder,)
     held = {path.name for path in found}
-    precisions = _written(folder / _MANIFEST)
+    precisions = _written(folder / MANIFEST_FILE)
     if held and not precisions:
         raise EdgemobileError(
-            f"{out} is not a folder edgemobile wrote (no {_MANIFEST} of an export in it); choose another with --out"
+            f"{out} is not a folder edgemobile wrote (no {MANIFEST_FILE} of an export in it); choose another with --out"
         )
     if foreign := sorted(path.name for path in found if path.name not in precisions or path.is_dir()):
         raise EdgemobileError(
-            f"{out} holds {', '.join(foreign[:3])}, which its {_MANIFEST} does not name and --overwrite would delete; "
-            "move that elsewhere, or choose another folder with --out"
+            f"{out} holds {', '.join(foreign[:3])}, which its {MANIFEST_FILE} does not name and --overwrite would "
+            "delete; move that elsewhere, or choose another folder with --out"
         )
     if kept := sorted(name for name in held if precisions[name] in keep):
         raise EdgemobileError(
@@ -138,8 +138,10 @@ def _written(manifest: Path) -> dict[str, str]:
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         if not facts["edgemobile"]:
             return {}
-        labels = {_LABELS: ""} if facts["model"]["labels"] else {}
-        return {_MANIFEST: "", **labels, **{str(file["file"]): str(file["precision"]) for file in facts["files"]}}
+        labels = {LABELS_FILE: ""} if facts["model"]["labels"] else {}
+        others = {str(file["file"]): "" for file in facts.get("other_files", ())}
+        files = {str(file["file"]): str(file["precision"]) for file in facts["files"]}
+        return {MANIFEST_FILE: "", **labels, **others, **files}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}
 
@@ -211,10 +213,10 @@ def _clean(work: Path) -> None:
     """Remove `work` with the export in it; of the old folder only what its manifest names."""
     shutil.rmtree(work / _NEW, ignore_errors=True)
     old = work / _OLD
-    written = _written(old / _MANIFEST)
+    written = _written(old / MANIFEST_FILE)
     with suppress(OSError):
         # The manifest goes last: without it nobody would know what the others are.
-        for path in sorted(old.iterdir() if old.is_dir() else (), key=lambda path: path.name == _MANIFEST):
+        for path in sorted(old.iterdir() if old.is_dir() else (), key=lambda path: path.name == MANIFEST_FILE):
             if path.name in written:
                 path.unlink()
         if old.is_dir():

@@ -23,8 +23,9 @@ from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
 from edgemobile.model_file.model_file import ModelFile
-from edgemobile.pipeline.artifact import ManifestEntry, check_free, fresh_folder
+from edgemobile.pipeline.artifact import MANIFEST_FILE, ManifestEntry, check_free, fresh_folder
 from edgemobile.pipeline.backends import Emitted, Job, backend_for
+from edgemobile.pipeline.beside import write_beside
 from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.pipeline.request import ExportRequest, ExportResult
@@ -54,6 +55,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     backend, formats = backend_for(request.backend, request.formats, request.precisions)
     model = _model(request, progress)
     samples = _samples(request, model, progress)
+    if samples.class_names is not None:
+        model = replace(model, labels=samples.class_names)
     metadata = partial(file_metadata, model, embed_preprocess=request.embed_preprocess)
     job = Job(
         model,
@@ -94,7 +97,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *file_notes(request, model, files),
             ),
         )
-        (folder / "manifest.json").write_text(to_json_text(manifest(request, model, samples, result)), encoding="utf-8")
+        others = write_beside(model, entries, folder, name=request.out.resolve().name, threads=request.threads)
+        facts = manifest(request, model, samples, result, others)
+        (folder / MANIFEST_FILE).write_text(to_json_text(facts), encoding="utf-8")
     return result
 
 
@@ -200,7 +205,7 @@ def _too_few_to_judge(request: ExportRequest, samples: Samples) -> Iterator[str]
 
 
 def _write(model: Model, emitted: Emitted, folder: Path) -> tuple[list[ManifestEntry], dict[str, ModelFile]]:
-    """Write the files and labels.txt: (what the manifest says of each, the files by name)."""
+    """Write the model files: (what the manifest says of each, the files by name)."""
     entries, written = [], {}
     for (name, precision), data in emitted.files.items():
         row = FORMATS[name]
@@ -211,8 +216,6 @@ def _write(model: Model, emitted: Emitted, folder: Path) -> tuple[list[ManifestE
         replaced = precision == "int8" and emitted.recipe is not None and emitted.recipe.hswish == "relu"
         hswish = _hswish_form(ops, emitted.hardswish_count, "ReLU" if replaced else "delegated")
         entries.append(ManifestEntry(file, name, precision, len(data), written[file].sha256, ops, hswish))
-    if model.labels is not None:
-        (folder / "labels.txt").write_text("\n".join(model.labels) + "\n", encoding="utf-8")
     return entries, written
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
@@ -15,6 +15,7 @@ from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
 from edgemobile.model_file.metadata import LABELS, MODEL, PRECISION, PREPROCESS, VERSION, WEIGHTS_SHA256, embedded_entry
 from edgemobile.pipeline.artifact import MANIFEST_VERSION
+from edgemobile.pipeline.folder import Recorded
 from edgemobile.pipeline.request import Checked, ExportRequest, ExportResult
 from edgemobile.quant.targets import target_for
 
@@ -40,8 +41,13 @@ def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = Fals
     return entries
 
 
-def manifest(request: ExportRequest, model: Model, samples: Samples, result: ExportResult) -> dict[str, Any]:
-    """manifest.json: where everything came from, and every number the export measured, unrounded."""
+def manifest(
+    request: ExportRequest, model: Model, samples: Samples, result: ExportResult, others: Sequence[Recorded]
+) -> dict[str, Any]:
+    """manifest.json: where everything came from, and every number the export measured, unrounded.
+
+    `others` are the files of the folder that are no models.
+    """
     int8 = "int8" in request.precisions
     return {
         "version": MANIFEST_VERSION,
@@ -64,6 +70,7 @@ def manifest(request: ExportRequest, model: Model, samples: Samples, result: Exp
         "target": asdict(target_for(request.target)) if result.recipe else None,
         "checked_on": {"images": samples.described, "float_top1": result.float_accuracy},
         "files": [_file_facts(file) for file in result.files],
+        "other_files": [{"file": one.file, "bytes": one.bytes, "sha256": one.sha256} for one in others],
         "notes": list(result.notes),
         "tools": {name: version for name in _TOOLS if (version := _version(name))},
     }

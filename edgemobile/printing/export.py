@@ -35,6 +35,7 @@ def print_export(result: ExportResult, *, verbose: bool = False) -> None:
             ops = ", ".join(f"{op} {count}" for op, count in sorted(file.entry.ops.items()))
             screen.print(f"[dim]{escape(file.entry.file)}:[/dim] {escape(ops)}")
     screen.print(f"wrote [bold]{escape(f'{result.out}/')}[/bold]")
+    screen.print(f"to run the files on a board: {escape(f'{result.out}/README.md')}")
 
 
 _COLUMNS = (

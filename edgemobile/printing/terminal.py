@@ -11,19 +11,22 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 
+import rich.progress
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from edgemobile.util.progress import Report, Silent
+from edgemobile.util.progress import Progress, Report, Silent
 
 __all__ = ["console", "format_bytes", "format_table", "print_error", "progress", "recorded"]
 
 # Columns of characters: between two columns of a table, and what a text keeps of its longest word when it is folded.
 _GAP = 2
 _LEAST_TEXT = 24
+# Without a terminal: a step that ends sooner leaves no line, and one that lasts tells as often how far it is.
+_LONG_STEP_S, _TOLD_EVERY_S = 10.0, 60.0
 _recorder: ContextVar[Console | None] = ContextVar("recorder", default=None)
 
 
@@ -44,7 +47,10 @@ def print_error(words: str) -> None:
 @contextmanager
 def recorded() -> Iterator[Console]:
     """What is printed meanwhile is not shown: the console keeps it, to export as text or HTML."""
-    recorder = Console(record=True, file=io.StringIO(), highlight=False, emoji=False, soft_wrap=True)
+    # In a notebook rich would display by itself what is printed to it, beside what the record shows.
+    recorder = Console(
+        record=True, file=io.StringIO(), highlight=False, emoji=False, soft_wrap=True, force_jupyter=False
+    )
     token = _recorder.set(recorder)
     try:
         yield recorder
@@ -140,7 +146,7 @@ def format_bytes(count: int) -> str:
 class _Bars:
     """Draws a bar a step on standard error; a step that ends within a second leaves no line."""
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: rich.progress.Progress) -> None:
         self.bars = bars
 
     @contextmanager
@@ -151,6 +157,25 @@ class _Bars:
         self.bars.update(task, total=total or 1, completed=total or 1)
         if time.monotonic() - started < 1:
             self.bars.remove_task(task)
+
+
+class _Lines:
+    """A line on standard error when a long step ends, and now and then how far it is: for logs and pipes."""
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Report]:
+        started = told = time.monotonic()
+
+        def report(done: int, total: int | None = total) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if total and now - told >= _TOLD_EVERY_S:
+                told = now
+                print(f"{title}: {done} of {total}", file=sys.stderr, flush=True)
+
+        yield report
+        if (took := time.monotonic() - started) >= _LONG_STEP_S:
+            print(f"{title}: {took:.0f} s", file=sys.stderr, flush=True)
 
 
 class _Said(logging.Handler):
@@ -165,8 +190,11 @@ class _Said(logging.Handler):
 
 
 @contextmanager
-def progress(*, quiet: bool = False) -> Iterator[_Bars | Silent]:
-    """Progress for a command, and what the log has to say meanwhile: bars on a terminal; nothing when quiet."""
+def progress(*, quiet: bool = False) -> Iterator[Progress]:
+    """Progress for a command, and what the log has to say meanwhile.
+
+    Bars on a terminal, lines of long steps elsewhere, nothing when quiet.
+    """
     if quiet:
         yield Silent()
         return
@@ -175,7 +203,7 @@ def progress(*, quiet: bool = False) -> Iterator[_Bars | Silent]:
     log.addHandler(said)
     try:
         if not sys.stderr.isatty():
-            yield Silent()
+            yield _Lines()
             return
         columns = (
             SpinnerColumn(finished_text="[green]✓"),
@@ -183,7 +211,7 @@ def progress(*, quiet: bool = False) -> Iterator[_Bars | Silent]:
             BarColumn(24),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=errors) as bars:
+        with rich.progress.Progress(*columns, console=errors) as bars:
             yield _Bars(bars)
     finally:
         log.removeHandler(said)

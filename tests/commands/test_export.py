@@ -30,7 +30,9 @@ def test_the_main_job(edgemobile, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     folder = tmp_path / "v3-large"
     names = [f"v3-large-{precision}{suffix}" for precision in ("float32", "int8") for suffix in (".onnx", ".tflite")]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "labels.txt", "manifest.json"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*names, "labels.txt", "manifest.json", "predict.py", "README.md", "sample.png"]
+    )
     assert all(name in ran.out for name in names)
     assert (folder / "labels.txt").read_text().split()[:2] == ["airplane", "automobile"]
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -175,6 +177,11 @@ def test_a_net_written_by_hand_is_equal_in_every_layer_and_as_often_right(
     assert len(files) == 4, ran.err
     manifest = json.loads((tmp_path / "net" / "manifest.json").read_text())
     assert all(file["hswish"].startswith("1 ") for file in manifest["files"])
+    assert "note: labels are the names of the 3 folders, in order, of " in ran.out
+    assert (tmp_path / "net" / "labels.txt").read_text() == "blue\ngreen\nred\n"
+    assert format_of(files[0].suffix).load().read_metadata(files[0].read_bytes())["edgemobile.labels"] == (
+        '["blue", "green", "red"]'
+    )
     assert min(file["metrics"]["sqnr_db"] for file in manifest["files"]) > 25
     ran = edgemobile("parity", "by_hand:make", *files, "--layers", "--data", colour_photos, "--images", "4")
     assert ran.code == 0, ran.out

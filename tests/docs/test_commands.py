@@ -141,7 +141,7 @@ def hooks(load_script: Callable[[str], ModuleType]) -> ModuleType:
 def test_the_reference_has_every_command_and_option(hooks: ModuleType, pages: dict[str, str]) -> None:
     assert pages["docs/reference/commands.md"].count(hooks._COMMANDS_HERE) == 1
     sections = dict(
-        re.findall(r"^## (edgemobile[a-z ]*?) \{.*?\}\n(.*?)(?=^## |\Z)", hooks.command_reference(), re.M | re.S)
+        re.findall(r"^## (edgemobile[a-z -]*?) \{.*?\}\n(.*?)(?=^## |\Z)", hooks.command_reference(), re.M | re.S)
     )
     shown = {
         path: set(_OPTION.findall("".join(re.findall(r"^\| (.*?) \|", text, re.M)))) for path, text in sections.items()

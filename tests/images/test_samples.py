@@ -63,3 +63,40 @@ def test_a_folder_above_the_data_set_is_refused(
 )
 def test_folders_in_class_folders_are_no_level(tmp_path: Path, names: tuple[str, ...], labels: list[str]) -> None:
     assert len(from_dataset(_images(tmp_path, *names), PREPROCESS, labels, **ASKED).calibration) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "outputs", "found", "said"),
+    [
+        (("dog/1.png", "cat/2.png"), 2, ("cat", "dog"), "labels are the names of the 2 folders, in order, of set."),
+        (
+            ("1_cat/1.png", "0_dog/2.png"),
+            2,
+            ("0_dog", "1_cat"),
+            "2 folders, folders begin with the class index, of set.",
+        ),
+        (("1 b/1.png", "0 a/2.png", "2 c/3.png"), 3, ("0 a", "1 b", "2 c"), "folders begin with the class index"),
+        (
+            ("cat/1.png", "dog/2.png"),
+            3,
+            None,
+            "labels are not known: set has 2 folders (cat, dog), and the model 3 classes",
+        ),
+        (("00/1.png", "01/2.png"), 2, None, "folders are class indices"),
+        # Two folders of one class leave the other without a name.
+        (("1_cat/1.png", "1_dog/2.png"), 2, None, "folders begin with the class index"),
+    ],
+)
+def test_folders_name_the_classes_of_a_model_without_labels(
+    tmp_path: Path, names: tuple[str, ...], outputs: int, found: tuple[str, ...] | None, said: str
+) -> None:
+    samples = from_dataset(_images(tmp_path, *names), PREPROCESS, None, outputs=outputs, **ASKED)
+    assert samples.class_names == found
+    assert any(said in note for note in samples.notes), samples.notes
+    assert any("--labels FILE" in note for note in samples.notes) == (found is not None or "not known" in said)
+
+
+def test_a_models_own_labels_stay(tmp_path: Path) -> None:
+    samples = from_dataset(_images(tmp_path, "cat/1.png", "dog/2.png"), PREPROCESS, ["tiger", "wolf"], **ASKED)
+    assert samples.class_names is None
+    assert not any("labels are" in note for note in samples.notes)

@@ -68,3 +68,16 @@ def test_the_log_is_printed_while_a_command_works(capsys: pytest.CaptureFixture[
     with progress(quiet=True):
         log.warning("not wanted")
     assert capsys.readouterr().err == "pi5: the connection is lost [at 40%]\n"
+
+
+def test_without_a_terminal_long_steps_leave_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((0.0, 1.0, 2.0, 63.0, 64.0))
+    monkeypatch.setattr("edgemobile.printing.terminal.time.monotonic", lambda: next(clock))
+    with progress() as lines:
+        with lines.step("short", 3):
+            pass
+        with lines.step("long", 8) as report:
+            report(7)
+    assert capsys.readouterr().err == "long: 7 of 8\nlong: 62 s\n"

@@ -1,0 +1,54 @@
+"""The labelled images in the package as an image set on disk, to try commands without a download."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.loading.checkpoint import CHECK_IMAGES
+from edgemobile.util.renaming import rename_onto_nothing
+
+__all__ = ["write_sample_data"]
+
+# Of each class every third image is for testing, the others for calibration.
+_TEST_EVERY = 3
+
+
+def write_sample_data(folder: Path) -> dict[str, int]:
+    """Write the package's images to `folder`, which must not exist: split/class/image.png. Split -> how many.
+
+    They are synthetic (examples/check_images.py), and their labels are what every net of the package answers.
+    Raises EdgemobileError where the folder exists or cannot be written; then nothing is left behind.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            counts = _extract(work / "new")
+            rename_onto_nothing(work / "new", folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise EdgemobileError(f"{folder} exists already. Name another folder, or remove that one") from error
+    except OSError as error:
+        raise EdgemobileError(f"cannot write {folder}: {error.strerror or error}; nothing was left behind") from error
+    return counts
+
+
+def _extract(folder: Path) -> dict[str, int]:
+    of_class: dict[str, int] = defaultdict(int)
+    counts = {"train": 0, "test": 0}
+    with zipfile.ZipFile(CHECK_IMAGES) as archive:
+        for name in sorted(archive.namelist()):
+            label, image = PurePosixPath(name).parts
+            split = "test" if of_class[label] % _TEST_EVERY == 0 else "train"
+            of_class[label] += 1
+            counts[split] += 1
+            path = folder / split / label / image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(name))
+    return counts

@@ -1,0 +1,195 @@
+"""What an export leaves beside its models: labels.txt, a program that runs them on a board, and what to do next."""
+
+from __future__ import annotations
+
+import ast
+import io
+import shlex
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from edgemobile import pixels
+from edgemobile.accuracy.classifier import ClassifierOptions, Prediction, classify, open_classifier
+from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
+from edgemobile.errors import EdgemobileError
+from edgemobile.loading.checkpoint import CHECK_IMAGES
+from edgemobile.loading.model import Model
+from edgemobile.pipeline import predict_program
+from edgemobile.pipeline.artifact import LABELS_FILE, ManifestEntry
+from edgemobile.pipeline.folder import Recorded
+
+__all__ = ["predict_source", "with_pixels", "write_beside"]
+
+_PREDICT, _README, _SAMPLE = "predict.py", "README.md", "sample.png"
+_TOP = 3
+# The file to try first: the smallest, in the format that more boards have a runtime for.
+_ORDER = ("int8", "weight-only", "float16", "float32")
+_HEADER = '''"""{docstring}"""
+
+from __future__ import annotations
+
+{imports}
+
+try:
+    import numpy as np
+    from PIL import Image, ImageOps
+except ImportError as error:
+    sys.exit(f"error: {{error.name}} is not installed. Run: pip install numpy Pillow")
+
+
+class BrokenImage(Exception):
+    """An image file that cannot be read, or has no answer."""
+
+
+'''
+# What the header has already.
+_INSTALLED = ("numpy", "PIL", "edgemobile", "__future__")
+
+
+def write_beside(
+    model: Model, entries: Sequence[ManifestEntry], folder: Path, *, name: str, threads: int
+) -> list[Recorded]:
+    """Write labels.txt, where labels are known, and predict.py, sample.png and README.md; what was written.
+
+    `name` is what the folder will be called.
+    """
+    with zipfile.ZipFile(CHECK_IMAGES) as archive:
+        sample = archive.read(min(archive.namelist()))
+    files = {_PREDICT: predict_source().encode(), _SAMPLE: sample}
+    if model.labels is not None:
+        files[LABELS_FILE] = "".join(f"{label}\n" for label in model.labels).encode()
+    files[_README] = _readme(model, entries, folder, sample, name, threads).encode()
+    for file, data in files.items():
+        (folder / file).write_bytes(data)
+    return [Recorded.of(folder / file) for file in files]
+
+
+# ---- predict.py -----------------------------------------------------------------------------------------------------
+
+
+def predict_source() -> str:
+    """The text of predict.py."""
+    return with_pixels(Path(str(predict_program.__file__)).read_text(encoding="utf-8"))
+
+
+def with_pixels(program: str) -> str:
+    """A program that imports from edgemobile.pixels, with the code of that module in the place of the import."""
+    sources = (Path(str(pixels.__file__)).read_text(encoding="utf-8"), program)
+    imports = sorted({line for source in sources for line in _standard_imports(source)}, key=_import_order)
+    header = _HEADER.format(docstring=ast.get_docstring(ast.parse(program), clean=False), imports="\n".join(imports))
+    return header + "\n\n".join(map(_code, sources))
+
+
+def _standard_imports(source: str) -> list[str]:
+    """The lines that import from the standard library, which every Python has."""
+    found = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return [ast.unparse(node) for node in found if _imported(node).partition(".")[0] not in _INSTALLED]
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> str:
+    return str(node.module) if isinstance(node, ast.ImportFrom) else node.names[0].name
+
+
+def _import_order(line: str) -> tuple[bool, str]:
+    return line.startswith("from"), line
+
+
+def _code(source: str) -> str:
+    """What comes after the imports and `__all__`."""
+    end = next(node.end_lineno for node in ast.parse(source).body if isinstance(node, ast.Assign))
+    return "\n".join(source.splitlines()[end:]).strip("\n") + "\n"
+
+
+# ---- README.md ------------------------------------------------------------------------------------------------------
+
+
+def _readme(
+    model: Model, entries: Sequence[ManifestEntry], folder: Path, sample: bytes, name: str, threads: int
+) -> str:
+    ordered = sorted(entries, key=lambda one: (_ORDER.index(one.precision), one.format != "tflite"))
+    image = Image.open(io.BytesIO(sample))
+    answers = [_answer(folder / one.file, image, threads) for one in ordered]
+    first = ordered[0]
+    runtime = _distribution(first.format)
+    rows = [
+        f"| `{one.file}` | {one.bytes / 2**20:.2f} MiB | `{_distribution(one.format)}` | {_cell(answer)} |"
+        for one, answer in zip(ordered, answers, strict=True)
+    ]
+    labels = "\n`labels.txt` has the names of the classes, in the order of the outputs." if model.labels else ""
+    return _PAGE.format(
+        title=model.name,
+        name=shlex.quote(name),
+        first=shlex.quote(first.file),
+        runtime=runtime,
+        expected=_expected(first, answers[0]),
+        rows="\n".join(rows),
+        labels=labels,
+    )
+
+
+_PAGE = """# {title}
+
+`predict.py` classifies images with these files. It needs Python 3.9 or later, numpy, Pillow and one runtime, and not
+edgemobile.
+
+## On the board
+
+1. Copy this folder to the board, here a Raspberry Pi. In the folder that holds it:
+
+       scp -r {name} pi@raspberrypi.local:
+
+2. On the board:
+
+       cd {name}
+       python3 -m venv venv
+       . venv/bin/activate
+       pip install numpy Pillow {runtime}
+
+3. Run it:
+
+       python predict.py {first} sample.png
+
+   Below a line with the version of the runtime it should print this; the last digits may differ from core to core:
+
+{expected}
+
+4. Classify a photo of yours. `--json` prints JSON, `--top 10` more classes:
+
+       python predict.py {first} photo.jpg
+
+## Files
+
+| file | size | runtime | best class of `sample.png` |
+|---|---:|---|---|
+{rows}
+
+`sample.png` is synthetic: it shows whether the board computes what was computed here, not how good a model is.{labels}
+`manifest.json` has the preprocessing, where everything is from, and how each file compares with PyTorch;
+`edgemobile verify` checks the folder against it.
+"""
+
+
+def _distribution(format_name: str) -> str:
+    return RUNTIMES[default_runtime(format_name)].distribution
+
+
+def _answer(path: Path, image: Image.Image, threads: int) -> list[Prediction] | str:
+    """What the file makes of the image, or why it has no answer."""
+    try:
+        return classify(open_classifier(str(path), ClassifierOptions(threads=threads)), image, _TOP)
+    except EdgemobileError as error:
+        return str(error).replace(str(path), path.name)
+
+
+def _cell(answer: list[Prediction] | str) -> str:
+    words = answer if isinstance(answer, str) else f"{answer[0].label}, {answer[0].probability:.1%}"
+    return words.replace("|", "\\|")
+
+
+def _expected(first: ManifestEntry, answer: list[Prediction] | str) -> str:
+    if isinstance(answer, str):
+        return f"       error: {answer}"
+    return "\n".join(["       sample.png", *(f"         {one.probability:6.1%}  {one.label}" for one in answer)])

@@ -1,0 +1,280 @@
+"""Classify images with a model of this folder, on a board or anywhere else:
+
+    python3 predict.py MODEL IMAGE...
+
+Needs Python 3.9, numpy, Pillow and one runtime: onnxruntime for .onnx files, ai-edge-litert or tflite-runtime for
+.tflite files. Preprocessing and labels are read from the model file. The result is that of `edgemobile predict`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import struct
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Callable, NamedTuple  # noqa: UP035  # as Python 3.9 has it
+
+import numpy as np
+from PIL import Image
+
+from edgemobile.errors import BrokenImage
+from edgemobile.pixels import crop, resize, upright_rgb
+
+__all__ = ["main"]
+
+_TFLITE_RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+
+
+class Failure(Exception):
+    """What the user can change; `code` is the exit code."""
+
+    def __init__(self, words: str, code: int = 2) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+class Port(NamedTuple):
+    """The input or output of a file. Integers stand for scale * (q - zero_point); scale is 0 for floats."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+class Opened(NamedTuple):
+    """A model file in its runtime. `invoke` is one inference, raw array -> raw array."""
+
+    runtime: str
+    given: Port
+    made: Port
+    invoke: Callable[[np.ndarray], np.ndarray]
+    metadata: dict[str, str]
+
+
+# ---- runtimes -------------------------------------------------------------------------------------------------------
+
+
+def open_model(path: Path, threads: int) -> Opened:
+    """Raises Failure for a file that cannot be opened, and for a runtime that is not installed."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {error.strerror}") from error
+    opener = _open_tflite if data[4:8] == b"TFL3" else _open_onnx
+    try:
+        return opener(data, threads)
+    except Failure:
+        raise
+    except Exception as error:
+        raise Failure(f"cannot open {path}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _open_onnx(data: bytes, threads: int) -> Opened:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Failure("onnxruntime is not installed. Run: pip install onnxruntime", 3) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    # Only x86 without VNNI knows it, whose sums of int8 products would saturate.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    dtypes = {
+        "tensor(float)": "float32",
+        "tensor(float16)": "float16",
+        "tensor(uint8)": "uint8",
+        "tensor(int8)": "int8",
+    }
+    return Opened(
+        f"onnxruntime {onnxruntime.__version__}",
+        Port(tuple(given.shape), dtypes[given.type]),
+        Port(tuple(made.shape), dtypes[made.type]),
+        lambda prepared: session.run(None, {given.name: prepared})[0],
+        dict(session.get_modelmeta().custom_metadata_map),
+    )
+
+
+def _open_tflite(data: bytes, threads: int) -> Opened:
+    for name in _TFLITE_RUNTIMES:
+        try:
+            module, package = importlib.import_module(f"{name}.interpreter"), importlib.import_module(name)
+            break
+        except ImportError:
+            continue
+    else:
+        raise Failure("ai-edge-litert is not installed. Run: pip install ai-edge-litert", 3)
+    interpreter = module.Interpreter(model_content=data, num_threads=threads)
+    interpreter.allocate_tensors()
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def invoke(prepared: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(given["index"], prepared)
+        interpreter.invoke()
+        return interpreter.get_tensor(made["index"])
+
+    version = getattr(package, "__version__", "")
+    return Opened(f"{name} {version}".strip(), _tflite_port(given), _tflite_port(made), invoke, tflite_metadata(data))
+
+
+def _tflite_port(detail: dict[str, Any]) -> Port:
+    scale, zero_point = detail["quantization"]
+    return Port(tuple(map(int, detail["shape"])), np.dtype(detail["dtype"]).name, float(scale), int(zero_point))
+
+
+def tflite_metadata(data: bytes) -> dict[str, str]:
+    """The texts of a TFLite file's metadata, by name; its flatbuffer is read here, as no runtime gives them."""
+
+    def number(form: str, at: int) -> int:
+        return struct.unpack_from(f"<{form}", data, at)[0]
+
+    def field(table: int, index: int) -> int:
+        """Where a field of a table stands; 0 where it is left out."""
+        vtable, entry = table - number("i", table), 4 + 2 * index
+        offset = number("H", vtable + entry) if entry < number("H", vtable) else 0
+        return table + offset if offset else 0
+
+    def vector(table: int, index: int) -> tuple[int, int]:
+        """(where the first item stands, how many there are)."""
+        at = field(table, index)
+        start = at + number("I", at) if at else 0
+        return (start + 4, number("I", start)) if at else (0, 0)
+
+    def tables(table: int, index: int) -> list[int]:
+        start, count = vector(table, index)
+        return [at + number("I", at) for at in range(start, start + 4 * count, 4)]
+
+    def octets(table: int, index: int) -> bytes:
+        start, count = vector(table, index)
+        return data[start : start + count]
+
+    # Fields of schema.fbs: Model.buffers 4, Model.metadata 6; Metadata.name 0, .buffer 1; Buffer.data 0.
+    model = number("I", 0)
+    buffers, found = tables(model, 4), {}
+    for entry in tables(model, 6):
+        at = field(entry, 1)
+        name, value = octets(entry, 0), octets(buffers[number("I", at) if at else 0], 0)
+        found[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
+    return found
+
+
+# ---- classify -------------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """A model file that classifies images."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.opened = open_model(path, threads)
+        metadata, shape = self.opened.metadata, self.opened.given.shape
+        if "edgemobile.preprocess" not in metadata:
+            raise Failure(f"{path} does not say its preprocessing: take it as edgemobile export wrote it")
+        self.preprocess = json.loads(metadata["edgemobile.preprocess"])
+        self.is_nchw = shape[1] == 3 and shape[3] != 3
+        outputs = self.scores(np.zeros((self.preprocess["input_px"],) * 2 + (3,), np.float32))
+        if outputs.ndim != 1 or len(outputs) < 2:
+            raise Failure(f"{path} gives {list(self.opened.made.shape)}, and is no classifier of images")
+        self.labels = _labels(path, metadata, len(outputs))
+        # What the TFLite specification fixes for the output of SOFTMAX; else whether zeros give a distribution.
+        softmax = self.opened.made.scale == 1 / 256 and self.opened.made.zero_point in (0, -128)
+        self.gives_probabilities = softmax or bool((outputs >= 0).all() and abs(outputs.sum() - 1) < 0.02)
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """A preprocessed image f32[px,px,3] -> f32[classes]."""
+        given, made = self.opened.given, self.opened.made
+        images = np.zeros((given.shape[0], *image.shape), np.float32)
+        images[0] = image
+        if self.is_nchw:
+            images = images.transpose(0, 3, 1, 2)
+        if not given.dtype.startswith("float"):
+            # Without a scale integers are pixels.
+            steps = np.rint(images / np.float32(given.scale or 1)) + given.zero_point
+            images = np.clip(steps, np.iinfo(given.dtype).min, np.iinfo(given.dtype).max)
+        raw = self.opened.invoke(np.ascontiguousarray(images, given.dtype))[0].squeeze()
+        if not made.scale:
+            return raw.astype(np.float32)
+        return (raw.astype(np.int32) - made.zero_point).astype(np.float32) * np.float32(made.scale)
+
+    def probabilities(self, path: Path) -> np.ndarray:
+        """f32[classes] of an image file. Raises BrokenImage."""
+        how = self.preprocess
+        px = how["shorter_px"] or how["input_px"]
+        resized = resize(_pixels(path), px, how["resize"], how["interpolation"], how["antialias"])
+        mean, std = (np.array(how[name], np.float32) for name in ("mean", "std"))
+        scores = self.scores((crop(resized, how["input_px"]) - mean) / std)
+        if not np.isfinite(scores).all():
+            raise BrokenImage("the model gives outputs that are not finite: it has no answer")
+        if self.gives_probabilities:
+            return scores
+        powers = np.exp(scores - scores.max())
+        return powers / powers.sum()
+
+
+def _labels(path: Path, metadata: dict[str, str], outputs: int) -> list[str]:
+    """In the file, else in labels.txt beside it, else numbers."""
+    beside = path.with_name("labels.txt")
+    names = json.loads(metadata.get("edgemobile.labels", "[]"))
+    if not names and beside.is_file():
+        names = beside.read_text(encoding="utf-8").splitlines()
+    if len(names) != outputs:
+        return [f"class {index}" for index in range(outputs)]
+    return ["".join(char if char.isprintable() else "?" for char in name) for name in names]
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """u8[H,W,3] of an image file, turned upright. Raises BrokenImage."""
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            return np.asarray(upright_rgb(image))
+    except BrokenImage:
+        raise
+    # Decoders raise whatever they like on broken bytes.
+    except Exception as error:
+        raise BrokenImage(getattr(error, "strerror", None) or "it is no image, or a damaged one") from error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Classify images with a model of this folder.")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tflite or .onnx file of this folder")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to print (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of an inference (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    if options.top < 1 or options.threads < 1:
+        parser.error("--top and --threads must be at least 1")
+    try:
+        model = Model(options.model, options.threads)
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    code = 0
+    shown: list[dict[str, Any]] = []
+    if not options.json:
+        print(f"{options.model.name}  {model.opened.runtime}")
+    for path in options.images:
+        try:
+            shares = model.probabilities(path)
+        except BrokenImage as error:
+            print(f"error: {path}: {error}", file=sys.stderr)
+            shown.append({"image": str(path), "error": str(error)})
+            code = 2
+            continue
+        best = np.argsort(-shares, kind="stable")[: options.top]
+        top = [{"output": int(i), "label": model.labels[i], "probability": float(shares[i])} for i in best]
+        shown.append({"image": str(path), "top": top})
+        if not options.json:
+            print(f"\n{path}", *(f"  {one['probability']:6.1%}  {one['label']}" for one in top), sep="\n")
+    if options.json:
+        print(json.dumps({"file": str(options.model), "runtime": model.opened.runtime, "images": shown}, indent=2))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
