@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgemobile.report.findings import Accuracy, Artifact, Findings
+from edgemobile.report.findings import Accuracy, Artifact, Findings, Timing
 from edgemobile.report.words import dash, db, megabytes, ms, percent
 
 __all__ = [
@@ -93,10 +93,10 @@ def _metrics(one: Artifact) -> Mapping[str, float | None]:
 
 
 def case_table(found: Findings) -> Table:
-    """A row a case: time on boards, instructions where emulated, never both in a column."""
+    """A row a case: time on boards, instructions and estimated time where emulated, each in a column of its own."""
     columns = (
         *("file", "device", "measured, UTC", "runtime", "threads"),
-        *("median ms", "95 % interval", "p90 ms", "first ms", "M instr."),
+        *("median ms", "95 % interval", "p90 ms", "first ms", "M instr.", "estimated, not measured"),
     )
     rows = []
     for artifact in found.artifacts:
@@ -116,10 +116,18 @@ def case_table(found: Findings) -> Table:
                     _number(ms(p90), p90),
                     _number(ms(None if case.first_ns is None else case.first_ns / 1e6), case.first_ns),
                     _number(dash if counted is None else f"{counted:.3f}", counted),
+                    _estimated(timing),
                     _verdict(timing.reasons, emulated=timing.run.emulated),
                 )
             )
     return Table("Cases", (*columns, "verdict"), tuple(rows))
+
+
+def _estimated(timing: Timing) -> Cell:
+    """Time on the boards with the core, as far as models tell: "22.4 ms (Raspberry Pi 4, 1.5 GHz)"."""
+    found = timing.estimated
+    words = [f"{ms(one.ms)} ms ({one.board.words})" for one in found]
+    return _number(", ".join(words) or dash, found[0].ms if found else None)
 
 
 def _verdict(reasons: tuple[str, ...], *, emulated: bool) -> Cell:
