@@ -65,6 +65,10 @@ class CacheMisses:
     misses: int
     streamed: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.streamed <= self.misses:
+            raise ValueError(f"streamed misses are some of all: found {self.streamed} of {self.misses}")
+
 
 @dataclass(frozen=True)
 class Execution:

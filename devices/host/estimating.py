@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgemobile.devices.host.counting import Block, CacheMisses, Execution
+from edgemobile.devices.host.emulation import CORES
 from edgemobile.devices.host.llvm_mca import SCHEDULING_MODELS, Llvm, schedule
 
 __all__ = ["Estimate", "estimate_executions"]
@@ -34,6 +35,8 @@ class Estimate:
     def __post_init__(self) -> None:
         if self.compute_cycles <= 0 or not 0 < self.covered <= 1:
             raise ValueError("an estimate has cycles, of a share of the instructions between 0 and 1")
+        if self.core not in CORES or len(self.caches) != len(CORES[self.core].caches):
+            raise ValueError(f"an estimate is of one of {', '.join(CORES)}, with the misses of each of its caches")
 
 
 def estimate_executions(executions: Sequence[Execution], cpu: str, llvm: Llvm) -> list[Estimate]:

@@ -24,7 +24,6 @@ __all__ = ["SCHEDULING_MODELS", "Llvm", "find_llvm", "schedule"]
 # model of the A53 lets no load retire before an older multiply-add, which gives 3.7 times the cycles of a Pi 3.
 SCHEDULING_MODELS = {
     "cortex-a53": "cortex-a55",
-    "cortex-a55": "cortex-a55",
     "cortex-a72": "cortex-a72",
     "cortex-a76": "neoverse-n1",
 }

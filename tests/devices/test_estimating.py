@@ -16,6 +16,7 @@ from edgemobile.devices.host.processes import MissingTool
 _CHAIN = Block(0, ("4e22cc20",))
 _PAIR = Block(4, ("4e22cc20", "4e22cc23"))
 _SDOT = Block(8, ("4e829420",))
+_CACHES = (CacheMisses(9, 1), CacheMisses(2, 0))
 _NO_INSTRUCTION = Block(12, ("4e22cc20", "ffffffff"))
 
 
@@ -37,7 +38,7 @@ def test_a_chain_takes_its_latency_and_two_chains_take_no_longer(llvm: Llvm) -> 
 def test_each_core_has_a_model_of_its_own(llvm: Llvm) -> None:
     found = {cpu: schedule([_PAIR], cpu, llvm)[_PAIR] for cpu in llvm_mca.SCHEDULING_MODELS}
     assert found["cortex-a76"] < found["cortex-a72"]
-    assert found["cortex-a53"] == found["cortex-a55"]
+    assert len(set(found.values())) == 3
     assert schedule([_SDOT], "cortex-a76", llvm)[_SDOT] < 5
 
 
@@ -49,15 +50,14 @@ def test_a_word_that_is_no_instruction_costs_little(llvm: Llvm) -> None:
 
 def test_cycles_are_counts_times_cycles_of_a_block(llvm: Llvm) -> None:
     cycles = schedule([_CHAIN, _PAIR], "cortex-a72", llvm)
-    caches = (CacheMisses(9, 1),)
-    (found,) = estimate_executions([Execution({_CHAIN: 1000, _PAIR: 500}, caches)], "cortex-a72", llvm)
+    (found,) = estimate_executions([Execution({_CHAIN: 1000, _PAIR: 500}, _CACHES)], "cortex-a72", llvm)
     assert found.compute_cycles == pytest.approx(1000 * cycles[_CHAIN] + 500 * cycles[_PAIR])
-    assert (found.covered, found.caches, found.llvm) == (1.0, caches, llvm.version)
+    assert (found.covered, found.caches, found.llvm) == (1.0, _CACHES, llvm.version)
 
 
 def test_what_hardly_runs_is_not_scheduled_but_counted(llvm: Llvm) -> None:
     runs = {_CHAIN: 1_000_000, **{Block(index, ("d503201f",)): 1 for index in range(100, 200)}}
-    (found,) = estimate_executions([Execution(runs)], "cortex-a72", llvm)
+    (found,) = estimate_executions([Execution(runs, _CACHES)], "cortex-a72", llvm)
     assert found.covered == pytest.approx(1 / 1.0001)
     assert found.compute_cycles == pytest.approx(schedule([_CHAIN], "cortex-a72", llvm)[_CHAIN] * 1_000_100)
 
@@ -79,4 +79,10 @@ def test_llvm_that_is_missing_or_too_old_says_what_to_install(monkeypatch: pytes
 
 def test_an_estimate_checks_itself() -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
-        Estimate("cortex-a72", 1.0, (), 1.5, "cortex-a72", "19")
+        Estimate("cortex-a72", 1.0, _CACHES, 1.5, "cortex-a72", "19")
+    with pytest.raises(ValueError, match="one of cortex-a53, cortex-a72, cortex-a76"):
+        Estimate("cortex-m4", 1.0, _CACHES, 1.0, "cortex-a72", "19")
+    with pytest.raises(ValueError, match="each of its caches"):
+        Estimate("cortex-a76", 1.0, _CACHES, 1.0, "cortex-a72", "19")
+    with pytest.raises(ValueError, match="found 2 of 1"):
+        CacheMisses(1, 2)

@@ -95,7 +95,7 @@ def test_under_emulation_time_is_refused(model: Path, monkeypatch: pytest.Monkey
         name = "emulated:cortex-a72"
 
     monkeypatch.setattr(module, "open_device", lambda name: (Device(), Transport()))
-    with pytest.raises(Unsupported, match="counts the instructions of one thread .*, and --threads, --seconds"):
+    with pytest.raises(Unsupported, match=r"counts the instructions of one thread .*, and --threads, --seconds"):
         bench(BenchRequest((model,), "emulated:cortex-a72", Settings(threads=(1, 4), seconds=1.0)))
 
 
