@@ -4,9 +4,9 @@
     pip download ncnn --no-deps --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_aarch64
     python benchmarks/estimates.py --models ncnn/benchmark/models --wheel ncnn*.whl [--keep estimates.json] [--fit]
 
-It needs the emulated cores with LiteRT (for numpy): `edgemobile devices setup emulated:cortex-a53`, a72 and a76. The
-MobileNets are for checking. What one core's memory costs (COSTS of edgemobile/latency/estimates.py) is fitted to the
-other nets, which `--fit` repeats. The tables go to docs/estimates.md, the errors to KNOWN_ERRORS.
+It needs the emulated cores with LiteRT (for numpy): `edgemobile devices setup emulated:cortex-a53`, a72 and a76. COSTS
+of edgemobile/latency/estimates.py are fitted to nets that are not MobileNets, which `--fit` repeats; docs/estimates.md
+says what was chosen with the MobileNets in view. The tables go to that page, the errors to KNOWN_ERRORS.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ FITTED = {
     "resnet18_int8": (479.40, 312.68, 158.50, 36.42),
 }
 PUBLISHED = CHECKED | FITTED
-# Bytes a ns that the memory bus of the boards with a core can bring at most: 32 bits of LPDDR2-900, LPDDR4-3200 and
-# LPDDR4X-4267.
-BUS = {"cortex-a53": 3.6, "cortex-a72": 12.8, "cortex-a76": 17.1}
+# Bytes per ns that the memory bus of the boards with a core can bring at most: 32 bits of LPDDR2 at 900 MHz, at twice
+# its clock, of LPDDR4-3200 and of LPDDR4X-4267.
+BUS = {"cortex-a53": 7.2, "cortex-a72": 12.8, "cortex-a76": 17.1}
 # Two figures this near each other have no right order.
 NEAR = 0.10
 

@@ -58,7 +58,8 @@ class Core:
 _V8 = "fp asimd evtstrm crc32 cpuid"
 _V82 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 
-# Arm's Technical Reference Manuals of the cores, and Broadcom's BCM2837, BCM2711 and BCM2712 for the sizes chosen.
+# L1 and L2 of the A72 as Raspberry Pi's page of the BCM2711 has them; the other sizes, and all ways, are the usual ones
+# of these cores and were not checked against the chips' manuals.
 _KIB = 1024
 _A53 = (Cache(32 * _KIB, 4), Cache(512 * _KIB, 16))
 _A72 = (Cache(32 * _KIB, 2), Cache(1024 * _KIB, 16))

@@ -77,7 +77,7 @@ class Costs:
 # `benchmarks/estimates.py --fit` gives the factors, the cycles of a line and the bytes per ns, from published times of
 # nets that are not MobileNets; memory is never faster than its bus. The latencies are round numbers and matter little.
 COSTS = {
-    "cortex-a53": Costs(1.02, (2.6,), (15.0,), 3.6, 150.0),
+    "cortex-a53": Costs(1.19, (0.0,), (15.0,), 7.2, 150.0),
     "cortex-a72": Costs(1.0, (11.5,), (12.0,), 12.8, 120.0),
     "cortex-a76": Costs(1.0, (0.0, 0.0), (8.0, 30.0), 17.1, 110.0),
 }
@@ -93,7 +93,7 @@ class KnownError:
 
 
 KNOWN_ERRORS = {
-    "cortex-a53": KnownError(8, 0.157, 0.303),
+    "cortex-a53": KnownError(8, 0.139, 0.289),
     "cortex-a72": KnownError(4, 0.107, 0.265),
     "cortex-a76": KnownError(4, 0.065, 0.127),
 }

@@ -29,7 +29,7 @@ def llvm() -> Llvm:
 
 
 def test_a_chain_takes_its_latency_and_two_chains_take_no_longer(llvm: Llvm) -> None:
-    """Arm's Cortex-A72 Software Optimization Guide: FMLA has a latency of 7, of 3 into its accumulator."""
+    """A multiply-add that waits for itself cannot take less than a forwarded accumulator, nor more than its latency."""
     found = schedule([_CHAIN, _PAIR], "cortex-a72", llvm)
     assert 3 <= found[_CHAIN] <= 8
     assert found[_PAIR] == pytest.approx(found[_CHAIN], rel=0.1)
