@@ -112,6 +112,7 @@ _RENAMED = {
     "runtime": "runtimes",
     "sustained": "sustained_s",
     "cooldown": "cooldown_c",
+    "clock": "clock_mhz",
     "shape": "shapes",
 }
 

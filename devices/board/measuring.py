@@ -117,6 +117,7 @@ class _Case:
             "profile": None,
             "energy_mj": None,
             "idle_w": None,
+            "estimate": None,
             **self.extra,
         }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from edgemobile.devices.host.emulation import CORES, find_emulation
+from edgemobile.devices.host.llvm_mca import find_llvm
 from edgemobile.devices.host.profiles import Device, load_devices
 from edgemobile.devices.host.setup import find_target, runtimes_there
 from edgemobile.devices.host.transport import DeviceUnreachable, Transport
@@ -120,6 +121,11 @@ def _emulation(named: list[str]) -> Iterator[Finding]:
         except EdgemobileError as error:
             message, _, remedy = str(error).partition(". Run: ")
             yield Finding(f"emulated:{cpu}", message, remedy, MISSING if cpu in named else 0)
+    try:
+        yield Finding("estimates", f"llvm {find_llvm().version}")
+    except EdgemobileError as error:
+        message, _, remedy = str(error).partition(". Run: ")
+        yield Finding("estimates", message, remedy)
 
 
 def _version(package: str) -> str | None:

@@ -4,38 +4,44 @@
         debs/                the packages, as downloaded
         userland/            the packages, unpacked
         cores/cortex-a72/    what that core's programs see as /: links to userland, and the core's own proc/ and sys/
-        armcount-<hash>.so   the plugin that counts instructions
+        armcount-<hash>-<interface>.so   the plugin that counts instructions (counting.py)
 
 Nothing of the host's dpkg and apt is touched, and root is not needed. Add a core here: a row in CORES.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 
+from edgemobile.devices.host.counting import compile_plugin, plugin_path, plugin_words
 from edgemobile.devices.host.folders import cache_folder
 from edgemobile.devices.host.processes import MissingTool, bounded_run, exit_reason
-from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES, MAX_COUNTS_BYTES
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.util.progress import Progress, Report, Silent
 
-__all__ = ["CORES", "Core", "Emulation", "Mark", "find_emulation", "get_core", "install_emulation", "parse_counts"]
+__all__ = ["CORES", "Core", "Emulation", "find_emulation", "get_core", "install_emulation"]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A data cache with lines of 64 bytes."""
+
+    bytes: int
+    ways: int
 
 
 @dataclass(frozen=True)
 class Core:
-    """An Arm core as qemu knows it, and what /proc/cpuinfo says on the board that has it."""
+    """An Arm core as qemu knows it, and what /proc/cpuinfo says on the board that has it.
+
+    `caches` are the data caches that one core uses, from L1 on; L2 of a Pi 3 and 4 and L3 are shared by the four cores.
+    """
 
     cpu: str
     board: str
@@ -45,19 +51,27 @@ class Core:
     features: str
     max_mhz: int
     min_mhz: int
+    caches: tuple[Cache, ...]
     count: int = 4
 
 
 _V8 = "fp asimd evtstrm crc32 cpuid"
 _V82 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 
+# L1 and L2 of the A72 as Raspberry Pi's page of the BCM2711 has them; the other sizes, and all ways, are the usual ones
+# of these cores and were not checked against the chips' manuals.
+_KIB = 1024
+_A53 = (Cache(32 * _KIB, 4), Cache(512 * _KIB, 16))
+_A72 = (Cache(32 * _KIB, 2), Cache(1024 * _KIB, 16))
+_A76 = (Cache(64 * _KIB, 4), Cache(512 * _KIB, 8), Cache(2048 * _KIB, 16))
+
 # The features must be the core's own: a runtime believes them, and an instruction the core lacks is a SIGILL.
 CORES = {
     core.cpu: core
     for core in (
-        Core("cortex-a53", "Raspberry Pi 3 and Zero 2 W", "0xd03", "0x0", "4", _V8, 1400, 600),
-        Core("cortex-a72", "Raspberry Pi 4", "0xd08", "0x0", "3", _V8, 1800, 600),
-        Core("cortex-a76", "Raspberry Pi 5", "0xd0b", "0x4", "1", _V82, 2400, 1500),
+        Core("cortex-a53", "Raspberry Pi 3 and Zero 2 W", "0xd03", "0x0", "4", _V8, 1400, 600, _A53),
+        Core("cortex-a72", "Raspberry Pi 4", "0xd08", "0x0", "3", _V8, 1800, 600, _A72),
+        Core("cortex-a76", "Raspberry Pi 5", "0xd0b", "0x4", "1", _V82, 2400, 1500, _A76),
     )
 }
 
@@ -67,19 +81,19 @@ _TOOLS = {"qemu-aarch64": "qemu-user", "cc": "gcc libc6-dev", "apt-get": "apt", 
 _APT_S = 1800
 # What userland has at its top besides these comes from the core.
 _OWN = ("proc", "sys")
-# qemu 9 took the plugin interface away that armcount.c is written for.
-_PLUGIN_QEMU = range(5, 9)
 
 
 @dataclass(frozen=True)
 class Emulation:
-    """An installed userland: `sysroot` is the guest's /, `python` its interpreter, `plugin` the counter."""
+    """An installed userland: `sysroot` is the guest's /, `python` its interpreter, `plugin` counts instructions, or is
+    None for a qemu that takes none.
+    """
 
     core: Core
     qemu: Path
     sysroot: Path
     python: Path
-    plugin: Path
+    plugin: Path | None
 
     def command(self, argv: Sequence[str], counts: Path | None = None) -> list[str]:
         """`argv` under qemu; its program is one of the userland's. `counts` is where instruction counts go."""
@@ -87,15 +101,13 @@ class Emulation:
         return [str(self.qemu), "-L", str(self.sysroot), *words, str(self.program(argv[0])), *argv[1:]]
 
     def _counting(self, counts: Path) -> list[str]:
-        version = _qemu_version(self.qemu)
-        if version[0] not in _PLUGIN_QEMU:
+        if self.plugin is None:
             raise Unsupported(
-                f"qemu {version[0]}.{version[1]} has another plugin interface than the instruction counter. Supported: "
-                f"qemu {_PLUGIN_QEMU[0]} to {_PLUGIN_QEMU[-1]} (Debian 11 and 12); inference works with any"
+                f"{self.qemu} takes no plugins, so it cannot count instructions (Debian 13's qemu-user is built so). "
+                "Inference works. To count, put a qemu-aarch64 that is built with --enable-plugins first on PATH: "
+                "qemu-user of Debian 12, or your own of qemu 5 or later"
             )
-        # The option's own syntax doubles a comma.
-        plugin, target = (str(path).replace(",", ",,") for path in (self.plugin, counts))
-        return ["-plugin", f"{plugin},out={target}"]
+        return plugin_words(self.plugin, counts, [(one.bytes, one.ways) for one in self.core.caches])
 
     def program(self, name: str) -> Path:
         """Where the userland has `name`, which may be missing there."""
@@ -125,12 +137,12 @@ def find_emulation(cpu: str) -> Emulation:
     """What `install_emulation` installed. Raises MissingTool with the command where it has not, or not all of it."""
     core = get_core(cpu)
     folder = _folder()
-    sysroot, plugin = folder / "cores" / cpu, folder / _plugin_name()
-    python = _python(folder / "userland")
+    sysroot, python = folder / "cores" / cpu, _python(folder / "userland")
     qemu = shutil.which("qemu-aarch64")
     if qemu is None:
         raise MissingTool(_missing(["qemu-aarch64"]))
-    if python is None or not (sysroot / "proc/cpuinfo").is_file() or not plugin.is_file():
+    plugin = plugin_path(folder, Path(qemu))
+    if python is None or not (sysroot / "proc/cpuinfo").is_file() or (plugin and not plugin.is_file()):
         raise MissingTool(f"emulated:{cpu} is not set up here. Run: edgemobile devices setup emulated:{cpu}")
     return Emulation(core, Path(qemu), sysroot, sysroot / python.relative_to(folder / "userland"), plugin)
 
@@ -155,42 +167,8 @@ def install_emulation(cpu: str, progress: Progress | None = None) -> Emulation:
                 _unpack(debs, folder / "userland", report)
         _write_core(core, folder)
         with shown.step("instruction counter"):
-            _compile(folder / _plugin_name())
+            compile_plugin(folder, Path(shutil.which("qemu-aarch64") or "qemu-aarch64"))
     return find_emulation(cpu)
-
-
-# --- instruction counts ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Instructions executed by the moment of mark `v`, by class; "total" is their sum."""
-
-    v: int
-    counts: Mapping[str, int]
-
-
-def parse_counts(data: bytes) -> list[Mark]:
-    """What the plugin wrote, a line a mark. A last line without its end is still being written and is left out.
-
-    Raises EdgemobileError with the line for anything the plugin does not write: another class, a count that falls.
-    """
-    if len(data) > MAX_COUNTS_BYTES:
-        raise EdgemobileError(f"instruction counts of more than {MAX_COUNTS_BYTES} bytes, which is refused")
-    marks: list[Mark] = []
-    for number, line in enumerate(data.split(b"\n")[:-1], 1):
-        try:
-            row = json.loads(line)
-            v = row.pop("mark")
-            whole = all(type(value) is int and value >= 0 for value in (v, *row.values()))
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-            whole = False
-        if not whole or set(row) != set(INSTRUCTION_CLASSES) or row["total"] != sum(row.values()) - row["total"]:
-            raise EdgemobileError(f"line {number} of the instruction counts is not one of the counter's")
-        if marks and any(row[name] < marks[-1].counts[name] for name in INSTRUCTION_CLASSES):
-            raise EdgemobileError(f"line {number} of the instruction counts falls below the line before it")
-        marks.append(Mark(v, row))
-    return marks
 
 
 # --- the parts of an installation -----------------------------------------------------------------------------------
@@ -208,13 +186,6 @@ def _missing(tools: Sequence[str]) -> str:
         )
     packages = " ".join(_TOOLS[tool] for tool in tools)
     return f"{names} not found, and emulation needs it. Run: sudo apt-get install --no-install-recommends {packages}"
-
-
-@cache
-def _qemu_version(qemu: Path) -> tuple[int, int]:
-    """(major, minor) of a qemu binary; (0, 0) where it does not say."""
-    found = re.search(rb"version (\d+)\.(\d+)", bounded_run([str(qemu), "--version"]).stdout)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _python(userland: Path) -> Path | None:
@@ -319,26 +290,6 @@ def _core_files(core: Core) -> dict[str, str]:
         files[f"{one}/cpufreq/cpuinfo_max_freq"] = str(core.max_mhz * 1000)
         files[f"{one}/cpufreq/cpuinfo_min_freq"] = str(core.min_mhz * 1000)
     return {name: text if text.endswith("\0") else text.rstrip("\n") + "\n" for name, text in files.items()}
-
-
-def _source() -> bytes:
-    return resources.files("edgemobile.devices.host").joinpath("armcount.c").read_bytes()
-
-
-def _plugin_name() -> str:
-    return f"armcount-{hashlib.sha256(_source()).hexdigest()[:12]}.so"
-
-
-def _compile(plugin: Path) -> None:
-    if plugin.is_file():
-        return
-    with tempfile.TemporaryDirectory(dir=plugin.parent, prefix=".armcount-") as partial:
-        source, made = Path(partial, "armcount.c"), Path(partial, plugin.name)
-        source.write_bytes(_source())
-        done = bounded_run(["cc", "-O2", "-shared", "-fPIC", "-o", str(made), str(source)], timeout_s=120)
-        if done.returncode:
-            raise EdgemobileError(f"cc cannot compile armcount.c: {exit_reason(done)}. Install gcc and libc6-dev")
-        made.rename(plugin)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from edgemobile.devices.host.estimating import Estimate
 from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.strict_json import decode, encode, parse, to_text
@@ -34,7 +35,7 @@ __all__ = [
     "save_run",
 ]
 
-RUN_VERSION = 4
+RUN_VERSION = 5
 MAX_RUN_BYTES = 64 * 2**20
 _MAX_PROBE_BYTES = 2**20
 
@@ -110,7 +111,7 @@ class Settings:
     """What was asked. Of `runs` (a case) and `seconds` (a case) one is given; None takes the default.
 
     `processes` is over how many processes the inferences are spread. `shapes` are inputs that a file leaves sizes of
-    open, by name, with their whole shape.
+    open, by name, with their whole shape. `clock_mhz` is for the estimate of an emulated core.
     """
 
     threads: tuple[int, ...] = (1,)
@@ -124,11 +125,12 @@ class Settings:
     sustained_s: float | None = None
     profile: bool = False
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    clock_mhz: float | None = None
 
     def __post_init__(self) -> None:
         if not self.threads or min(self.threads) < 1 or len(set(self.threads)) != len(self.threads):
             raise ValueError(f"threads must be different numbers of at least 1, found {list(self.threads)}")
-        for name in ("runs", "seconds", "sustained_s", "processes"):
+        for name in ("runs", "seconds", "sustained_s", "processes", "clock_mhz"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be more than 0, found {value}")
@@ -160,6 +162,7 @@ class Case:
     the first. `peak_mib` is the most memory a process of its own took, `runtime_mib` what it took before the file was
     opened. `partitions` is into how many the delegate cuts the file, `outside` counts the ops that run outside of them.
     `instructions` (emulated boards only) are those of each inference, by class; there, no time is kept at all.
+    `estimate` is of the inference with the median of them, None where LLVM is not installed.
     """
 
     file: str
@@ -185,6 +188,7 @@ class Case:
     profile: tuple[OpTime, ...] | None
     energy_mj: float | None
     idle_w: float | None
+    estimate: Estimate | None
 
     def __post_init__(self) -> None:
         times = (self.load_ns or 0, self.first_ns or 0, *self.warmup_ns, *self.values_ns)
@@ -262,6 +266,8 @@ def check_figures(cases: Sequence[Case], *, emulated: bool) -> None:
             raise ValueError(f"{case.file}: under emulation time means nothing, and instructions are counted")
         if not emulated and (case.instructions is not None or not case.rounds_ns):
             raise ValueError(f"{case.file}: a board that is not emulated is timed, and counts no instructions")
+        if not emulated and case.estimate is not None:
+            raise ValueError(f"{case.file}: a board that is not emulated is timed, and nothing is estimated")
 
 
 def load_run(path: Path) -> Run:

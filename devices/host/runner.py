@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from edgemobile.devices.host.chunks import infer
+from edgemobile.devices.host.counting import BLOCKS_SUFFIX, parse_counts, parse_executions
+from edgemobile.devices.host.emulated import EmulatedTransport
+from edgemobile.devices.host.estimating import estimate_executions
 from edgemobile.devices.host.job_client import (
     PATIENCE_S,
     JobClient,
@@ -17,6 +20,8 @@ from edgemobile.devices.host.job_client import (
     Prepared,
     job_file,
 )
+from edgemobile.devices.host.llvm_mca import SCHEDULING_MODELS, find_llvm
+from edgemobile.devices.host.processes import MissingTool
 from edgemobile.devices.host.records import Case, Facts, Refusal, Sample, Settings, check_figures
 from edgemobile.devices.host.transport import Transport
 from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES, JOB_VERSION, MAX_COUNTS_BYTES, BenchJob, JobSettings
@@ -89,16 +94,18 @@ def run_job(
         raise
     fields = {name: value for name, value in result.items() if name not in ("version", "token", "ended")}
     if job["emulated"]:
-        fields["cases"] = _with_instructions(fields.get("cases"), client)
+        cpu = transport.emulation.core.cpu if isinstance(transport, EmulatedTransport) else None
+        fields["cases"] = _with_instructions(fields.get("cases"), client, cpu)
     measured = decode(Measured, fields, f"the run of {device.name}")
     _check(measured, job, time.monotonic() - started, device.name)
     return measured
 
 
-def _with_instructions(cases: Any, client: JobClient) -> list[Any]:
-    """The cases of a run.json with the counts between each two marks; see _count of devices/board/measuring.py."""
-    from edgemobile.devices.host.emulation import parse_counts
+def _with_instructions(cases: Any, client: JobClient, cpu: str | None) -> list[Any]:
+    """The cases of a run.json with the counts between each two marks, and an estimate where `cpu` and LLVM are known.
 
+    See _count of devices/board/measuring.py.
+    """
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
         raise EdgemobileError(f"{client.named} answered no list of cases")
     if not cases:
@@ -112,7 +119,32 @@ def _with_instructions(cases: Any, client: JobClient) -> list[Any]:
         {name: marks[2 * index + 1][name] - marks[2 * index][name] for name in INSTRUCTION_CLASSES}
         for index in range(runs * len(cases))
     ]
-    return [{**case, "instructions": counted[n * runs : (n + 1) * runs]} for n, case in enumerate(cases)]
+    every = [counted[n * runs : (n + 1) * runs] for n in range(len(cases))]
+    found = [{**case, "instructions": counts} for case, counts in zip(cases, every, strict=True)]
+    # The inference of a case with the median of instructions stands for it.
+    middle = [2 * (n * runs + _middle([one["total"] for one in counts])) + 1 for n, counts in enumerate(every)]
+    estimates = _estimates(client, middle, cpu)
+    return [{**case, "estimate": estimate} for case, estimate in zip(found, estimates, strict=True)]
+
+
+def _middle(totals: Sequence[int]) -> int:
+    """The index of the median, of an even number the lower one."""
+    return sorted(range(len(totals)), key=totals.__getitem__)[(len(totals) - 1) // 2]
+
+
+def _estimates(client: JobClient, marks: Sequence[int], cpu: str | None) -> list[Any]:
+    """The estimate of what ran until each of `marks`, as JSON; None for all where it cannot be made here."""
+    try:
+        llvm = find_llvm() if cpu in SCHEDULING_MODELS else None
+    except MissingTool:
+        llvm = None
+    data = client.read_whole(f"{client.folder}/counts{BLOCKS_SUFFIX}", MAX_COUNTS_BYTES) if llvm else None
+    if data is None or llvm is None or cpu is None:
+        return [None] * len(marks)
+    executions = parse_executions(data)
+    if missing := [mark for mark in marks if mark not in executions]:
+        raise EdgemobileError(f"{client.named} told no blocks that ran until mark {missing[0]}; try again")
+    return [encode(one) for one in estimate_executions([executions[mark] for mark in marks], cpu, llvm)]
 
 
 def _check(measured: Measured, job: BenchJob, elapsed_s: float, named: str) -> None:

@@ -254,6 +254,7 @@ def bench(
     memory: bool = False,
     profile: bool = False,
     shapes: Mapping[str, Iterable[int]] | None = None,
+    clock_mhz: float | None = None,
     baseline: PathText | None = None,
     max_regress: float | None = None,
     progress: Progress | None = None,
@@ -261,7 +262,7 @@ def bench(
     """Measure the latency of files on a device, or its instructions where that is emulated: `edgemobile bench`.
 
     `baseline` is a saved run; `max_regress` a share of it, 0.05 for 5 %. `shapes` is input -> its whole shape,
-    for those that a file leaves sizes of open.
+    for those that a file leaves sizes of open. `clock_mhz` is for the estimated time of an emulated core.
     """
     from edgemobile.devices.host.records import Settings, load_run
     from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
@@ -287,6 +288,7 @@ def bench(
             memory=memory,
             profile=profile,
             shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+            clock_mhz=clock_mhz,
         )
     except ValueError as error:
         raise EdgemobileError(str(error)) from error

@@ -21,7 +21,7 @@ from edgemobile.printing.terminal import print_error, progress
 from edgemobile.util.strict_json import encode, to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.devices.host.records import Run
+    from edgemobile.devices.host.records import Case, Run
     from edgemobile.latency.compare import Comparison
 
 __all__ = ["bench"]
@@ -42,6 +42,16 @@ def _temperature(context: click.Context, parameter: click.Parameter, value: str 
     if not found:
         raise click.BadParameter(f"{value!r} is no temperature, as in 60C")
     return None if value is None else float(found[1])
+
+
+def _clock(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """ "1.8GHz" or "1800MHz" -> 1800."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(g|m)hz", value.strip().lower())
+    if not found or not float(found[1]):
+        raise click.BadParameter(f"{value!r} is no clock, as in 1.8GHz or 1800MHz")
+    return float(found[1]) * (1000 if found[2] == "g" else 1)
 
 
 def _threads(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -103,6 +113,13 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
     metavar="NAME=1x3x224x224",
     help="Sizes of an input that the file leaves open. Repeat it for other inputs.",
 )
+@click.option(
+    "--clock",
+    "clock_mhz",
+    callback=_clock,
+    metavar="F",
+    help="Estimate time at 1.8GHz. [emulated; default: that of the boards with the core]",
+)
 @click.option("--memory", is_flag=True, help="Peak memory too, of a process a case.")
 @click.option("--profile", is_flag=True, help="Time by op (onnxruntime); delegate partitions (LiteRT).")
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN.json", help="Compare with an earlier run.")
@@ -127,7 +144,7 @@ def bench(
     cannot be trusted says why and exits 5. A file that its runtime refuses is told, the others are measured, and the
     exit code is 2. Of several devices those that answer are measured; one that does not is
     told, and the exit code is 4. On an emulated device instructions are counted, which repeat, instead of
-    time, which would mean nothing.
+    time, which would mean nothing; where llvm is installed, the time on boards with that core is estimated.
 
     \b
     Examples:
@@ -135,6 +152,7 @@ def bench(
       edgemobile bench v3-large --on pi5
       edgemobile bench int8.tflite --on pi4,pi5 --cooldown 60C --out run-{device}.json
       edgemobile bench int8.tflite --baseline run.json --max-regress 5%
+      edgemobile bench int8.tflite --on emulated:cortex-a72 --clock 1.5GHz
       edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline counts.json --max-regress 1%
     """
     from edgemobile.devices.host.records import Settings, load_run, save_run
@@ -251,6 +269,7 @@ def _json(run: Run, advised: Sequence[str], compared: Comparison | None, max_reg
                 "threads": case.threads,
                 **(asdict(summarize(case.rounds_ns, case.rounds_per_process)) if case.rounds_ns else {}),
                 "instructions": case.instructions_median or None,
+                "estimated": _estimated(case, run),
                 "unstable": list(verdict(case, run).reasons),
             }
             for case in run.cases
@@ -260,3 +279,22 @@ def _json(run: Run, advised: Sequence[str], compared: Comparison | None, max_reg
         "comparison": None if compared is None else comparison_json(compared, max_regress),
         "run": encode(run),
     }
+
+
+def _estimated(case: Case, run: Run) -> list[dict[str, Any]] | None:
+    """The estimate of a case on every board with its core, with what is known of its error."""
+    from edgemobile.latency.estimates import caveat, on_boards
+
+    if case.estimate is None:
+        return None
+    return [
+        {
+            "board": one.board.name or None,
+            "clock_mhz": one.board.clock_mhz,
+            "estimated_ms": one.ms,
+            "compute_cycles": one.compute_cycles,
+            "memory_cycles": one.memory_cycles,
+            "caveat": caveat(case.estimate),
+        }
+        for one in on_boards(case.estimate, run.settings.clock_mhz)
+    ]

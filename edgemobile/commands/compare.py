@@ -71,6 +71,7 @@ def comparison_json(compared: Comparison, max_regress: float | None) -> dict[str
                 "ratio": pair.ratio,
                 "low": pair.low,
                 "high": pair.high,
+                "estimated_ratio": pair.estimated_ratio,
                 "judgement": None if max_regress is None else pair.judge(max_regress).value,
             }
             for pair in compared.pairs

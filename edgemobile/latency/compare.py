@@ -10,6 +10,7 @@ from typing import Any
 
 from edgemobile.devices.host.records import Case, Run, Settings
 from edgemobile.errors import EdgemobileError
+from edgemobile.latency.estimates import on_boards
 from edgemobile.latency.statistics import Verdict, ratio_interval, verdict
 
 __all__ = ["Compared", "Comparison", "Judgement", "check_alike", "compare", "conditions"]
@@ -29,7 +30,8 @@ class Compared:
     """A pair of cases: `ratio` is other over reference, of median times or of instructions; below 1 is faster.
 
     `low` to `high` is its 95 % interval, and for instructions the least and the most of all inferences. The verdicts
-    say whether either side can be trusted.
+    say whether either side can be trusted. `estimated_ratio` is of the estimated cycles, where both sides have them on
+    one core; it is no verdict.
     """
 
     reference: Case
@@ -40,6 +42,7 @@ class Compared:
     high: float
     reference_verdict: Verdict
     other_verdict: Verdict
+    estimated_ratio: float | None
 
     @property
     def stable(self) -> bool:
@@ -86,7 +89,7 @@ def compare(reference: Run, other: Run, *, allow_unlike: bool = False) -> Compar
         raise EdgemobileError(
             f"the runs are not alike: {'; '.join(unlike)}. To compare them all the same: --allow-unlike"
         )
-    compared = tuple(_compared(a, b, verdict(a, reference), verdict(b, other)) for a, b in pairs)
+    compared = tuple(_compared(a, b, (verdict(a, reference), verdict(b, other))) for a, b in pairs)
     return Comparison(compared, unlike, unpaired)
 
 
@@ -184,9 +187,17 @@ def _word(value: Any) -> str:
     return "nothing" if value is None else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _compared(a: Case, b: Case, *verdicts: Verdict) -> Compared:
+def _compared(a: Case, b: Case, verdicts: tuple[Verdict, Verdict]) -> Compared:
     if a.instructions is not None and b.instructions is not None:
         ours, theirs = ([counts["total"] for counts in case.instructions or ()] for case in (a, b))
         ratio = b.instructions_median["total"] / a.instructions_median["total"]
-        return Compared(a, b, "instructions", ratio, min(theirs) / max(ours), max(theirs) / min(ours), *verdicts)
-    return Compared(a, b, "time", *ratio_interval(a, b), *verdicts)
+        low, high = min(theirs) / max(ours), max(theirs) / min(ours)
+        return Compared(a, b, "instructions", ratio, low, high, *verdicts, _estimated_ratio(a, b))
+    return Compared(a, b, "time", *ratio_interval(a, b), *verdicts, None)
+
+
+def _estimated_ratio(a: Case, b: Case) -> float | None:
+    """At the clock of the first board with the core."""
+    if a.estimate is None or b.estimate is None or a.estimate.core != b.estimate.core:
+        return None
+    return on_boards(b.estimate)[0].cycles / on_boards(a.estimate)[0].cycles

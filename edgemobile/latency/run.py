@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgemobile import __version__
+from edgemobile.devices.host.llvm_mca import find_llvm
+from edgemobile.devices.host.processes import MissingTool
 from edgemobile.devices.host.profiles import open_device
 from edgemobile.devices.host.records import RUN_VERSION, Case, Facts, Run, Settings
 from edgemobile.devices.host.runner import Measured, Prepared, bench_job, run_job
@@ -17,6 +19,7 @@ from edgemobile.devices.host.setup import ready
 from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.inspection import Inspection, facts_of
+from edgemobile.latency.estimates import on_boards
 from edgemobile.latency.statistics import summarize
 from edgemobile.model_file.metadata import MODEL, WEIGHTS_SHA256
 from edgemobile.model_file.model_file import ModelFile
@@ -57,6 +60,8 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
     try:
         if transport.emulated:
             _check_emulated(settings, device.name)
+        elif settings.clock_mhz is not None:
+            raise Unsupported(f"{device.name} is timed; --clock is for the estimated time of an emulated core")
         parts = []
         for prepared, group in _groups(files, settings.runtime, lambda name: ready(device, transport, name)):
             job = bench_job(group, settings, cores, emulated=transport.emulated)
@@ -162,8 +167,8 @@ def _check_emulated(settings: Settings, name: str) -> None:
     if any(asked.values()):
         refused = ", ".join(option for option, given in asked.items() if given)
         raise Unsupported(
-            f"{name} is emulated: it counts the instructions of one thread, and {refused} would mean nothing there. "
-            "Allowed: --runs, --runtime"
+            f"{name} is emulated: it counts the instructions of one thread and estimates time from them, and {refused} "
+            "would mean nothing there. Allowed: --runs, --runtime, --clock"
         )
 
 
@@ -185,8 +190,18 @@ def _notes(run: Run, parts: int) -> Iterator[str]:
         yield f"the board was busy before: a load of {before.load1:.1f} on {cores} cores"
     if cores and max(run.settings.threads) > cores:
         yield f"{max(run.settings.threads)} threads on {cores} cores wait for each other"
+    if run.emulated and not any(case.estimate for case in run.cases):
+        yield from _unestimated()
     if before and before.governor not in (None, "performance"):
         yield f"the governor is {before.governor}: the clock follows the load, as it does in use"
+
+
+def _unestimated() -> Iterator[str]:
+    """Why there is no estimate, where installing something would give one."""
+    try:
+        find_llvm()
+    except MissingTool as error:
+        yield f"time is not estimated: {error}"
 
 
 def advice(run: Run, files: Sequence[ModelFile] = ()) -> list[str]:
@@ -233,7 +248,11 @@ def _origin(file: ModelFile | None) -> tuple[str, str] | None:
 
 
 def _slower(slow: Case, other: Case) -> bool:
-    """Beyond doubt: the intervals of the medians do not meet."""
+    """Beyond doubt: the intervals of the medians do not meet. What is not timed goes by estimated cycles or counts."""
+    if slow.estimate is not None and other.estimate is not None:
+        return all(
+            a.cycles > b.cycles for a, b in zip(on_boards(slow.estimate), on_boards(other.estimate), strict=True)
+        )
     if slow.instructions is not None and other.instructions is not None:
         return slow.instructions_median["total"] > other.instructions_median["total"]
     return (

@@ -110,6 +110,30 @@ def _print_instructions(run: Run) -> None:
         )
     console().print(table)
     console().print("[dim]Instructions of one inference in millions, by class. They are not cycles and not time.[/dim]")
+    if any(case.estimate for case in run.cases):
+        _print_estimates(run)
+
+
+def _print_estimates(run: Run) -> None:
+    """A row for each file on each board that has the core."""
+    from edgemobile.latency.estimates import caveat, on_boards
+
+    columns = ["file", "precision", "board", "estimated", "M cycles", "compute", "memory"]
+    table = format_table("", columns, left=3)
+    for case in run.cases:
+        for one in on_boards(case.estimate, run.settings.clock_mhz) if case.estimate else ():
+            parts = (one.cycles, one.compute_cycles, one.memory_cycles)
+            table.add_row(
+                escape(Path(case.file).name),
+                escape(case.precision),
+                escape(one.board.words),
+                _ms(one.ms * 1e6),
+                *(f"{cycles / 1e6:.1f}" for cycles in parts),
+            )
+    console().print()
+    console().print(table)
+    for words in dict.fromkeys(caveat(case.estimate) for case in run.cases if case.estimate):
+        console().print(f"[dim]{escape(words[0].upper() + words[1:])}.[/dim]")
 
 
 def grouped_instructions(counts: Mapping[str, float]) -> dict[str, float]:
@@ -245,6 +269,8 @@ def print_comparison(compared: Comparison) -> None:
         "ratio",
         "least to most" if counted else "95 % interval",
     ]
+    estimated = any(pair.estimated_ratio for pair in compared.pairs)
+    columns += ["estimated cycles"] if estimated else []
     table = format_table("", columns, left=3)
     for pair in compared.pairs:
         low_high = f"{pair.low:.4f} to {pair.high:.4f}"
@@ -256,6 +282,7 @@ def print_comparison(compared: Comparison) -> None:
             *_figures(pair),
             f"{pair.ratio:.4f}",
             low_high,
+            *([f"{pair.estimated_ratio:.3f}" if pair.estimated_ratio else "-"] if estimated else []),
         )
     console().print(table)
     for words in compared.unlike:

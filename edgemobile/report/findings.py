@@ -18,6 +18,7 @@ from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.devices.host.records import Case, Run
 from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.latency.compare import conditions
+from edgemobile.latency.estimates import Estimated, on_boards
 from edgemobile.latency.statistics import Summary, summarize, verdict
 from edgemobile.report.sources import Evaluated, Export, ExportedFile, Scores, Sources
 
@@ -52,6 +53,12 @@ class Timing:
     @property
     def instructions(self) -> Mapping[str, float] | None:
         return self.case.instructions_median or None
+
+    @property
+    def estimated(self) -> list[Estimated]:
+        """On the boards with the emulated core; [] for a board, and where nothing is estimated."""
+        estimate = self.case.estimate
+        return [] if estimate is None else on_boards(estimate, self.run.settings.clock_mhz)
 
     @property
     def value(self) -> float:

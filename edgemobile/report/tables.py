@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from edgemobile.report.findings import Accuracy, Artifact, Findings
+from edgemobile.report.findings import Accuracy, Artifact, Findings, Timing
 from edgemobile.report.words import dash, db, megabytes, ms, percent, short_names
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
 
 _MAX_FACT = 400
 _MOST_CLASSES = 40
+_ESTIMATED = "estimated, not measured"
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def _metrics(one: Artifact) -> Mapping[str, float | None]:
 
 
 def case_table(found: Findings) -> Table:
-    """A row a case: time on boards, instructions where emulated, never both in a column."""
+    """A row a case: time on boards, instructions and estimated time where emulated, each in a column of its own."""
     columns = (
-        *("file", "verdict", "median ms", "95 % interval", "p90 ms", "first ms", "M instr.", "peak MiB"),
+        *("file", "verdict", "median ms", "95 % interval", "p90 ms", "first ms", "M instr.", _ESTIMATED, "peak MiB"),
         *("device", "threads", "runtime", "measured, UTC"),
     )
     rows = []
@@ -116,6 +117,7 @@ def case_table(found: Findings) -> Table:
                     _number(ms(p90), p90),
                     _number(ms(None if case.first_ns is None else case.first_ns / 1e6), case.first_ns),
                     _number(dash if counted is None else f"{counted:.3f}", counted),
+                    _estimated(timing),
                     _number(dash if case.peak_mib is None else f"{case.peak_mib:.1f}", case.peak_mib),
                     _text(timing.run.device),
                     _number(str(case.threads), case.threads),
@@ -123,7 +125,7 @@ def case_table(found: Findings) -> Table:
                     _text(found.sources.measured(timing.run)),
                 )
             )
-    return _without_empty(Table("Cases", columns, tuple(rows)), ("M instr.", "peak MiB"))
+    return _without_empty(Table("Cases", columns, tuple(rows)), ("M instr.", _ESTIMATED, "peak MiB"))
 
 
 def _without_empty(table: Table, columns: tuple[str, ...]) -> Table:
@@ -164,6 +166,13 @@ def class_tables(found: Findings) -> Iterator[Table]:
         ]
         cut = f", {_MOST_CLASSES} of {len(ranked)} classes" if len(ranked) > _MOST_CLASSES else ""
         yield Table(f"Top-1 by class{cut}", ("class", "images", *names), tuple(rows))
+
+
+def _estimated(timing: Timing) -> Cell:
+    """Time on the boards with the core, as far as models tell: "22.4 ms (Raspberry Pi 4, 1.5 GHz)"."""
+    found = timing.estimated
+    words = [f"{ms(one.ms)} ms ({one.board.words})" for one in found]
+    return _number(", ".join(words) or dash, found[0].ms if found else None)
 
 
 def _verdict(reasons: tuple[str, ...], *, emulated: bool) -> Cell:

@@ -39,6 +39,7 @@ COLUMNS = (
     ),
     *("median_ns", "low_ns", "high_ns", "p90_ns", "p99_ns", "values", "load_ns", "first_ns", "instructions", "stable"),
     *("unstable_because", "peak_mib", "runtime_mib", "energy_mj", "partitions"),
+    *("estimated_compute_cycles", "estimated_memory_cycles", "estimated_clock_mhz", "estimated_ms"),
     *("top1", "top1_low", "top1_high", "top5", "images", "data", "parity_passed", *_METRICS),
 )
 
@@ -114,6 +115,20 @@ def _case_cells(timing: Timing) -> dict[str, object]:
         "runtime_mib": case.runtime_mib,
         "energy_mj": case.energy_mj,
         "partitions": case.partitions,
+        **_estimated_cells(timing),
+    }
+
+
+def _estimated_cells(timing: Timing) -> dict[str, object]:
+    """At the clock asked for, else at that of the fastest board with the core."""
+    if not timing.estimated:
+        return {}
+    one = max(timing.estimated, key=lambda other: other.board.clock_mhz)
+    return {
+        "estimated_compute_cycles": one.compute_cycles,
+        "estimated_memory_cycles": one.memory_cycles,
+        "estimated_clock_mhz": one.board.clock_mhz,
+        "estimated_ms": one.ms,
     }
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from edgemobile.devices.host.records import Run
+from edgemobile.latency.estimates import caveat
 from edgemobile.report.findings import Accuracy, Artifact, Findings, Line, Timing
 from edgemobile.report.sources import Sources
 
@@ -94,9 +95,9 @@ def line_words(line: Line) -> str:
 
 
 def all_notes(found: Findings) -> list[str]:
-    """Each once: of the joining, of the runs with their device, of evaluations and parity reports."""
+    """Each once: of the joining, of the runs with their device, of estimates, of evaluations and parity reports."""
     sources = found.sources
-    notes = [*found.notes, *_run_notes(sources)]
+    notes = [*found.notes, *_run_notes(sources), *_caveats(sources)]
     notes += [note for scores in sources.scores for note in scores.notes]
     notes += [note for report in sources.parities for note in report.notes]
     return list(dict.fromkeys(notes))
@@ -109,6 +110,14 @@ def _run_notes(sources: Sources) -> Iterator[str]:
             told.setdefault(note, []).append(run)
     for note, runs in told.items():
         yield f"{'; '.join(_whose(runs, sources))}: {note}"
+
+
+def _caveats(sources: Sources) -> Iterator[str]:
+    """Of the estimated times."""
+    for run in sources.runs:
+        for case in run.cases:
+            if case.estimate is not None:
+                yield f"{run.device}: {caveat(case.estimate)}"
 
 
 def _whose(runs: Sequence[Run], sources: Sources) -> Iterator[str]:

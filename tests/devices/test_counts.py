@@ -24,6 +24,8 @@ from edgemobile.latency.run import BenchRequest, bench
 
 CORE = "emulated:cortex-a72"
 _CHANNELS, _PX, _CONVOLUTIONS = 16, 32, 4
+# Of the four convolutions and the call from Python around them, by llvm 19's model of the Cortex-A72.
+_ESTIMATED_CYCLES = 2_998_103
 _MACS = _CONVOLUTIONS * _PX * _PX * 9 * _CHANNELS * _CHANNELS
 
 
@@ -117,13 +119,30 @@ def test_there_is_no_time_in_it(twice: _Twice) -> None:
         assert run.emulated
         assert run.facts.machine == "aarch64"
         assert all(case.load_ns is None and not case.rounds_ns for case in run.cases)
-    assert " ms" not in twice.shown
+    before, _, after = twice.shown.partition("estimated")
+    assert " ms" not in before
+    assert not after or "Estimated, not measured: llvm-mca" in after
 
 
 def test_the_table_and_the_gate(twice: _Twice) -> None:
     assert twice.code == 1
     for part in ("EMULATED", "They are not cycles and not time.", "more instructions; 1.00% is allowed"):
         assert part in twice.shown
+
+
+def test_the_estimate_of_one_small_file(twice: _Twice) -> None:
+    for run in (twice.first, twice.second):
+        estimate = run.cases[0].estimate
+        if estimate is None:
+            pytest.skip("; ".join(run.notes))
+        if not estimate.llvm.startswith("19."):
+            pytest.skip(f"llvm {estimate.llvm} has other models than 19")
+        assert estimate.compute_cycles == pytest.approx(_ESTIMATED_CYCLES, rel=0.01)
+        assert estimate.covered >= 0.999
+        first, second = estimate.caches
+        # All of the weights and one image: 37 KB and 66 KB for each layer are more than L1 holds, and less than L2.
+        assert second.misses < first.misses / 10
+        assert first.streamed > 0.8 * first.misses
 
 
 def test_the_same_answers_as_here(core: str, tmp_path: Path, colour_model: Callable[..., bytes]) -> None:

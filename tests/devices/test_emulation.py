@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from edgemobile.devices.host import emulation as module
+from edgemobile.devices.host.counting import parse_counts
 from edgemobile.devices.host.emulated import COUNTS_VARIABLE, EmulatedTransport
-from edgemobile.devices.host.emulation import CORES, Emulation, get_core, install_emulation, parse_counts
+from edgemobile.devices.host.emulation import CORES, Emulation, get_core, install_emulation
 from edgemobile.devices.host.profiles import open_device
 from edgemobile.devices.host.transport import Transport
 from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES

@@ -122,7 +122,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_without, r"cases\[0\]: missing threads"),
         (_set("surprise", 1), "unknown 'surprise'"),
-        (_set("version", 1), "another version than 4"),
+        (_set("version", 1), "another version than 5"),
         (_set("emulated", 1), "emulated: expected bool, found 1"),
         (_set("cases", 0, "batch", True), "batch: expected int, found True"),
         (_set("cases", 0, "batch", 0), "batch and threads are at least 1"),

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_runs import FACTS, make_case, make_run
+from made_runs import FACTS, make_case, make_counted, make_run
 
 pytest.importorskip("onnxruntime")
 
+from edgemobile.devices.host.processes import MissingTool
 from edgemobile.devices.host.records import Case, Settings
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import onnx
@@ -93,8 +94,23 @@ def test_under_emulation_time_is_refused(model: Path, monkeypatch: pytest.Monkey
         name = "emulated:cortex-a72"
 
     monkeypatch.setattr(module, "open_device", lambda name: (Device(), Transport()))
-    with pytest.raises(Unsupported, match="counts the instructions of one thread, and --threads, --seconds"):
+    with pytest.raises(Unsupported, match=r"counts the instructions of one thread .*, and --threads, --seconds"):
         bench(BenchRequest((read_model_file(model),), "emulated:cortex-a72", Settings(threads=(1, 4), seconds=1.0)))
+
+
+def test_a_clock_is_for_estimates(model: Path) -> None:
+    with pytest.raises(Unsupported, match=r"local is timed; --clock is for the estimated time"):
+        bench(BenchRequest((read_model_file(model),), settings=Settings(clock_mhz=1500.0)))
+
+
+def test_without_llvm_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise MissingTool("llvm-mca not found: estimated cycles need llvm 19. Run: sudo apt-get install llvm-19")
+
+    monkeypatch.setattr(module, "find_llvm", missing)
+    (note,) = module._notes(make_run(make_counted()), 1)
+    assert note.startswith("time is not estimated: llvm-mca not found")
+    assert note.endswith("apt-get install llvm-19")
 
 
 # ---- advice ---------------------------------------------------------------------------------------------------------

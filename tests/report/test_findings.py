@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgemobile.devices.host.counting import CacheMisses
+from edgemobile.devices.host.estimating import Estimate
 from edgemobile.errors import EdgemobileError
 from edgemobile.report.cards import card, model_cards, snippet
 from edgemobile.report.sources import read_sources
@@ -129,7 +132,7 @@ def test_a_front_has_no_point_that_another_beats() -> None:
     [
         ("[1]", "nothing a report is made of"),
         ("{", "not the JSON"),
-        ('{"version": 4, "facts": {}, "cases": []}', "missing"),
+        ('{"version": 5, "facts": {}, "cases": []}', "missing"),
         ('{"version": 9, "facts": {}, "cases": []}', "version 9"),
         ('{"version": 1, "runs": [3]}', "list of runs"),
         ('{"reference": "x", "images": "y", "files": [3], "version": 2}', "parity report version 2"),
@@ -167,6 +170,18 @@ def test_csv_has_a_row_a_case_with_raw_values(everything) -> None:
     counted = next(row for row in rows if row["emulated"] == "True" and row["sha256"] == FLOAT)
     assert (counted["instructions"], counted["median_ns"]) == ("20000000", "")
     assert [row["stable"] for row in rows if row["sha256"] == INT8 and row["device"] == "pi5"] == ["False"]
+
+
+def test_estimated_time_is_called_so_and_keeps_out_of_the_median(found, make) -> None:
+    caches = (CacheMisses(10, 9), CacheMisses(0, 0))
+    estimate = Estimate("cortex-a72", 36e6, caches, 1.0, "cortex-a72", "19.1.7")
+    counted = found(make.make_run(make.make_case("x.tflite", INT8, None, estimate=estimate)))
+    (row,) = csv.DictReader(io.StringIO(as_csv(counted)))
+    assert (row["median_ns"], row["estimated_clock_mhz"]) == ("", "1800")
+    assert float(row["estimated_ms"]) == pytest.approx(20, rel=0.01)
+    text = as_markdown(counted, "t")
+    assert "estimated, not measured |" in text
+    assert re.search(r"24\.0\d* ms \(Raspberry Pi 4, 1\.5 GHz\), 20\.0\d* ms \(Raspberry Pi 4, 1\.8 GHz\)", text)
 
 
 def test_csv_cells_are_no_formulas(found, make) -> None:

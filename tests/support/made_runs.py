@@ -28,7 +28,8 @@ def make_case(file: str = "a.tflite", ms: float = 1.0, spread: float = 0.01, **c
     values = np.random.default_rng(0).normal(1, spread, (10, 10))
     values = (values * (ms * 1e6 / np.median(values))).astype(int).tolist()
     rounds = tuple(map(tuple, changes.pop("rounds_ns", values)))
-    unknown = ("peak_mib", "runtime_mib", "partitions", "outside", "instructions", "profile", "energy_mj", "idle_w")
+    unknown = ("peak_mib", "runtime_mib", "partitions", "outside", "instructions", "estimate", "profile")
+    unknown += ("energy_mj", "idle_w")
     known: dict[str, Any] = {
         "file": file,
         "sha256": "0" * 64,
