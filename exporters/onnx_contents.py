@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from edgemobile.model_file.contents import Contents, Op, Value
 
 onnx: Any = require("onnx", "export")
 
-__all__ = ["known_ops", "load", "read_contents", "read_optimized", "reading"]
+__all__ = ["known_ops", "load", "read_contents", "reading"]
 
 # (tensor, scale, zero point) among the inputs; -1 is the output.
 _QPARAMS = {
@@ -35,11 +33,14 @@ _TRIPPED = (
 )
 
 
-def read_contents(data: bytes) -> Contents:
-    """The graphs of an ONNX file. Raises EdgemobileError where the bytes are no ONNX model."""
+def read_contents(data: bytes, *, optimized: bool = False) -> Contents:
+    """The graphs of an ONNX file, `optimized` where onnxruntime made it of another.
+
+    Raises EdgemobileError where the bytes are no ONNX model.
+    """
     model = load(data)
     with reading(data):
-        return _contents(model)
+        return _contents(model, optimized=optimized)
 
 
 @contextmanager
@@ -63,54 +64,12 @@ def load(data: bytes) -> Any:
     return model
 
 
-def read_optimized(data: bytes) -> Contents:
-    """The graph onnxruntime makes of the file on this machine. Raises EdgemobileError where it cannot load it."""
-    load(data)
-    runtime = require("onnxruntime", "onnxruntime")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return _optimized_in(Path(folder) / "optimized.onnx", data, runtime)
-    except OSError as error:
-        raise EdgemobileError(
-            f"what onnxruntime makes of this file cannot be written to a temporary folder: {error.strerror or error}. "
-            "Set TMPDIR to a folder with room"
-        ) from error
-
-
-def _optimized_in(file: Path, data: bytes, runtime: Any) -> Contents:
-    """As `read_optimized`; `file` is where onnxruntime leaves its graph. Raises OSError where it cannot."""
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    options.optimized_model_filepath = str(file)
-    # The highest level only changes the memory layout of float convolutions, and cannot be saved without a warning.
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    try:
-        runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return _contents(onnx.load(file), optimized=True)
-    except OSError:
-        raise
-    except Exception as error:
-        _check_loads(data, runtime)
-        # It loads: what failed is writing.
-        raise OSError(in_a_line(error)) from error
-
-
-def _check_loads(data: bytes, runtime: Any) -> None:
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        reason = in_a_line(error)
-        raise EdgemobileError(f"onnxruntime {runtime.__version__} does not load this file: {reason}") from error
-
-
 def known_ops() -> frozenset[str]:
     """Every op this release of onnx knows."""
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas())
 
 
-def _contents(model: Any, *, optimized: bool = False) -> Contents:
+def _contents(model: Any, *, optimized: bool) -> Contents:
     stated = {value.name: _described(value) for value in _inferred(model)}
     producer = f"{model.producer_name} {model.producer_version}".strip()
     opsets = ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in model.opset_import)

@@ -23,7 +23,6 @@ from edgemobile.exporters.tflite_file import (
     DEPTHWISE_ORDER,
     MIN_RUNTIME,
     add_metadata,
-    delegate_partitions,
     finished,
     new,
     op_counts,
@@ -38,7 +37,6 @@ from edgemobile.graph.affine import SIGMOID_QPARAMS
 from edgemobile.graph.padding import Pads
 
 __all__ = [
-    "delegate_partitions",
     "op_counts",
     "op_versions",
     "read_contents",

@@ -27,7 +27,6 @@ from edgemobile.exporters.tflite_metadata import (
 from edgemobile.exporters.tflite_sparse import dense
 from edgemobile.graph import GraphError, QParams, Tensor
 from edgemobile.preprocess import Channels
-from edgemobile.util.quiet import quiet_stderr
 
 schema: Any = require("ai_edge_litert.schema_py_generated", "litert")
 
@@ -37,7 +36,6 @@ __all__ = [
     "OP_NAMES",
     "add_metadata",
     "constant_array",
-    "delegate_partitions",
     "finished",
     "new",
     "octets",
@@ -318,22 +316,3 @@ def reordered(tensor: Tensor, order: tuple[int, ...]) -> Tensor:
 _DTYPE_NAMES: dict[int, str] = {
     getattr(schema.TensorType, name.upper()): name for name in ("float32", "float16", "int8", "uint8", "int16", "int32")
 }
-
-
-# ---- how the runtime takes it ---------------------------------------------------------------------------------------
-
-
-def delegate_partitions(data: bytes) -> int | None:
-    """Into how many partitions XNNPACK, LiteRT's default delegate, cuts the file on this machine; 1 is best.
-
-    Every partition more is a detour through the plain kernels. 0 means nothing was delegated; None that this release of
-    the runtime does not list its ops.
-    """
-    runtime = require("ai_edge_litert.interpreter", "litert")
-    with quiet_stderr():
-        interpreter = runtime.Interpreter(model_content=data)
-        interpreter.allocate_tensors()
-    if not hasattr(interpreter, "_get_ops_details"):
-        return None
-    # The delegate appends one op a partition; the ops it took over stay listed in front of them.
-    return sum(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())

@@ -21,20 +21,22 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from edgemobile.devices.runtimes.sessions import Delegation, Port, Session, open_layers, open_session
-from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line
+from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line, require
 from edgemobile.util.quiet import quiet_stderr
 
-__all__ = ["open_isolated"]
+__all__ = ["open_isolated", "optimized_onnx"]
 
 # Beyond what the interpreter and the runtime take themselves. A MobileNet at 224 px needs 50 MiB.
 _MEMORY_BYTES, _MEMORY_OF_FILE = 3 * 2**30, 30
@@ -65,12 +67,25 @@ def open_isolated(
     return _Isolated(data, runtime, threads, name, exact=exact, layers=layers)
 
 
-class _Isolated(Session):
-    """The session here of the one there."""
+def optimized_onnx(data: bytes, name: str = "the model") -> bytes:
+    """The ONNX file that onnxruntime makes of this one on this machine, made in a process of its own.
 
-    def __init__(self, data: bytes, runtime: str | None, threads: int, name: str, *, exact: bool, layers: bool) -> None:
+    Raises EdgemobileError where it cannot, and as `open_isolated` does.
+    """
+    process = _Process(name)
+    try:
+        _, (made,) = process.ask({"optimize": name}, [np.frombuffer(data, np.uint8)], _OPEN_S, "open")
+        return made.tobytes()
+    finally:
+        process.close()
+
+
+class _Process:
+    """Another Python that answers messages. Errors call the file that it reads `name`."""
+
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._process = subprocess.Popen(
+        self.running = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -78,11 +93,70 @@ class _Isolated(Session):
             # Ctrl-C is for the process that the user started: this one ends with it.
             start_new_session=True,
         )
+
+    def ask(
+        self, message: dict[str, Any], arrays: Sequence[np.ndarray], limit_s: float, what: str
+    ) -> tuple[Mapping[str, Any], list[np.ndarray]]:
+        """(the answer, its arrays).
+
+        Raises EdgemobileError for an error there, a crash, or no answer within `limit_s`.
+        """
+        assert self.running.stdin is not None
+        assert self.running.stdout is not None
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.running.kill()
+
+        watch = threading.Timer(limit_s, give_up)
+        watch.daemon = True
+        watch.start()
+        try:
+            _send(self.running.stdin, message, arrays)
+            answer, made = _receive(self.running.stdout)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.close()
+            raise self._failed(what, limit_s if late.is_set() else None) from error
+        finally:
+            watch.cancel()
+        if "error" in answer:
+            kind = _ERRORS.get(str(answer["error"]), EdgemobileError)
+            raise kind(str(answer["words"]))
+        return answer, made
+
+    def _failed(self, what: str, limit_s: float | None) -> EdgemobileError:
+        if limit_s is not None:
+            return EdgemobileError(f"{self.name}: it did not {what} within {limit_s:.0f} s: endless, or far too large")
+        code = self.running.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return EdgemobileError(
+            f"{self.name} crashed the runtime ({how}) when asked to {what}: it is damaged, or wants more memory than "
+            f"the {_MEMORY_BYTES / 2**30:.0f} GiB that a model may take"
+        )
+
+    def close(self) -> None:
+        """End it."""
+        self.running.kill()
+        self.running.wait()
+        for pipe in (self.running.stdin, self.running.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+
+class _Isolated(Session):
+    """The session here of the one there."""
+
+    def __init__(self, data: bytes, runtime: str | None, threads: int, name: str, *, exact: bool, layers: bool) -> None:
+        self.name = name
+        self._process = _Process(name)
         asked = {"runtime": runtime, "threads": threads, "name": name, "exact": exact, "layers": layers}
         try:
-            self._described(self._ask({"open": asked}, [np.frombuffer(data, np.uint8)], _OPEN_S, "open")[0])
+            told, _ = self._process.ask({"open": asked}, [np.frombuffer(data, np.uint8)], _OPEN_S, "open")
+            self._described(told)
         except BaseException:
-            self.close()
+            self._process.close()
             raise
 
     def _described(self, told: Mapping[str, Any]) -> None:
@@ -97,70 +171,21 @@ class _Isolated(Session):
 
     def invoke_all(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
         batch = max((len(array) for array in prepared if array.ndim), default=1)
-        _, arrays = self._ask({"run": None}, prepared, _RUN_S + _IMAGE_S * batch, "run")
+        _, arrays = self._process.ask({"run": None}, prepared, _RUN_S + _IMAGE_S * batch, "run")
         return arrays
 
     def delegation(self) -> Delegation | None:
         return self._delegation
 
     def _take(self, inputs: tuple[Port, ...]) -> None:
-        sizes = {port.name: list(port.shape) for port in inputs}
-        told, _ = self._ask({"resize": [asdict(port) for port in inputs], "sizes": sizes}, [], _OPEN_S, "resize")
+        if inputs == self.inputs:
+            return
+        told, _ = self._process.ask({"resize": [asdict(port) for port in inputs]}, [], _OPEN_S, "resize")
         self._described(told)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_process"):
-            self.close()
-
-    def _ask(
-        self, message: dict[str, Any], arrays: Sequence[np.ndarray], limit_s: float, what: str
-    ) -> tuple[Mapping[str, Any], list[np.ndarray]]:
-        """(the answer, its arrays).
-
-        Raises EdgemobileError for an error there, a crash, or no answer within `limit_s`.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        late = threading.Event()
-
-        def give_up() -> None:
-            late.set()
-            self._process.kill()
-
-        watch = threading.Timer(limit_s, give_up)
-        watch.daemon = True
-        watch.start()
-        try:
-            _send(self._process.stdin, message, arrays)
-            answer, made = _receive(self._process.stdout)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self.close()
-            raise self._failed(what, limit_s if late.is_set() else None) from error
-        finally:
-            watch.cancel()
-        if "error" in answer:
-            kind = _ERRORS.get(str(answer["error"]), EdgemobileError)
-            raise kind(str(answer["words"]))
-        return answer, made
-
-    def _failed(self, what: str, limit_s: float | None) -> EdgemobileError:
-        if limit_s is not None:
-            return EdgemobileError(f"{self.name}: it did not {what} within {limit_s:.0f} s: endless, or far too large")
-        code = self._process.returncode
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return EdgemobileError(
-            f"{self.name} crashed the runtime ({how}) when asked to {what}: it is damaged, or wants more memory than "
-            f"the {_MEMORY_BYTES / 2**30:.0f} GiB that a model may take"
-        )
+            self._process.close()
 
 
 # ---- messages -------------------------------------------------------------------------------------------------------
@@ -249,19 +274,20 @@ def serve() -> None:
             message, arrays = _receive(given)
         except OSError:
             return
+        answer: dict[str, Any] = {}
+        made: list[np.ndarray] = []
         try:
-            if "open" in message:
+            if "optimize" in message:
+                made = [np.frombuffer(_optimized(arrays[0].tobytes(), message["optimize"]), np.uint8)]
+            elif "open" in message:
                 session = _opened(message["open"], arrays[0].tobytes())
-                answer, made = _description(session), []
-            elif "run" in message:
-                assert session is not None
+                answer = _description(session)
+            elif "run" in message and session is not None:
                 with session.refusals():
-                    answer, made = {}, session.invoke_all(arrays)
-            else:
-                assert session is not None
+                    made = [np.asarray(array) for array in session.invoke_all(arrays)]
+            elif session is not None:
                 session._take(_ports(message["resize"]))
-                answer, made = _description(session), []
-            made = [np.asarray(array) for array in made]
+                answer = _description(session)
         except Exception as error:
             ours = isinstance(error, EdgemobileError)
             kind = type(error).__name__ if ours else EdgemobileError.__name__
@@ -287,6 +313,28 @@ def _opened(asked: Mapping[str, Any], data: bytes) -> Session:
     told = {} if asked["layers"] else {"name": asked["name"]}
     with quiet_stderr():
         return how(data, runtime=asked["runtime"], threads=asked["threads"], exact=asked["exact"], **told)
+
+
+def _optimized(data: bytes, name: str) -> bytes:
+    runtime: Any = require("onnxruntime", "onnxruntime")
+    _limit_memory(_MEMORY_BYTES + _MEMORY_OF_FILE * len(data))
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    # The highest level only changes the memory layout of float convolutions, and cannot be saved without a warning.
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(file)
+        try:
+            runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            return file.read_bytes()
+        except Exception as error:
+            # Raises where it does not load; else what failed is writing.
+            open_session(data, name=name)
+            raise EdgemobileError(
+                f"what onnxruntime makes of {name} cannot be written to a temporary folder: {in_a_line(error)}. "
+                "Set TMPDIR to a folder with room"
+            ) from error
 
 
 def _limit_memory(most: int) -> None:

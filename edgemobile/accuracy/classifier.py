@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from edgemobile.devices.host.saturation import note_on_target, open_on_target
+from edgemobile.devices.runtimes.isolated import open_isolated
 from edgemobile.devices.runtimes.sessions import Port, Session, open_session
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
 from edgemobile.exporters.model_files import read_model_file
@@ -45,7 +46,7 @@ class ClassifierOptions:
 
     `res` is the resolution of a model that takes any. `beside` is what the files beside it want: of a model in PyTorch
     that says nothing itself it is the better guess. With `on_target` a file is run as its target computes it, also
-    where this machine would not.
+    where this machine would not. A file of unknown origin is run `isolated`, in a process of its own.
     """
 
     arch: str | None = None
@@ -55,6 +56,7 @@ class ClassifierOptions:
     res: int | None = None
     beside: Preprocess | None = None
     on_target: bool = True
+    isolated: bool = True
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,8 @@ def _opened(
         arch = get_arch(options.arch) if options.arch else identify(path)
         return *_reference_session(file, arch, options), None
     model_file = opened or read_model_file(path)
-    opener = partial(open_session, model_file.data, threads=options.threads, name=file)
+    opening = open_isolated if options.isolated else open_session
+    opener = partial(opening, model_file.data, threads=options.threads, name=file)
     return open_on_target(opener) if options.on_target else opener(), None, _FREE_PX, model_file
 
 

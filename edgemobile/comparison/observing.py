@@ -15,7 +15,8 @@ import numpy as np
 from edgemobile.comparison.layers import RecordedActivations, integers
 from edgemobile.comparison.names import Own, are_alike, match
 from edgemobile.devices.host.saturation import open_on_target
-from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
+from edgemobile.devices.runtimes.isolated import open_isolated
+from edgemobile.devices.runtimes.sessions import Session
 from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
@@ -99,7 +100,7 @@ def _infer_here(file: ModelFile, images: np.ndarray, *, runtime: str, threads: i
 
 
 def _opener(file: ModelFile, runtime: str, threads: int) -> Callable[..., Session]:
-    return partial(open_session, file.data, runtime=runtime, threads=threads, name=str(file.path))
+    return partial(open_isolated, file.data, runtime=runtime, threads=threads, name=str(file.path))
 
 
 def _ran(session: Session, images: np.ndarray) -> np.ndarray:
@@ -108,7 +109,8 @@ def _ran(session: Session, images: np.ndarray) -> np.ndarray:
 
 
 def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> list[np.ndarray]:
-    session = open_on_target(partial(open_layers, data, runtime=runtime, threads=threads))
+    name = "the model with its inner tensors as outputs"
+    session = open_on_target(partial(open_isolated, data, runtime=runtime, threads=threads, name=name, layers=True))
     session.settle(images.shape[1])
     return session.run_all(images)
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgemobile.errors import EdgemobileError, Unsupported, in_a_line
+from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import GraphError, Tensor
@@ -43,8 +43,8 @@ def facts_of(file: ModelFile, *, ask_runtimes: bool = True) -> Inspection:
     """
     contents, data = file.contents, file.data
     notes: list[str] = []
-    optimized = _noted(notes, _optimized, data) if ask_runtimes and contents.format == "onnx" else None
-    partitions = _noted(notes, _delegate_partitions, data) if ask_runtimes and contents.format == "tflite" else None
+    optimized = _noted(notes, _optimized, file) if ask_runtimes and contents.format == "onnx" else None
+    partitions = _noted(notes, _delegate_partitions, file) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
     labels, preprocess = file.labels, _json(contents.metadata.get(PREPROCESS))
     # Of channel factors and checksums there are thousands, of use to a comparison only.
@@ -91,25 +91,30 @@ def read_stored_tensors(file: ModelFile) -> dict[str, Tensor]:
         raise Unsupported(f"the tensors of {file.path} have no form that compares across formats ({error})") from error
 
 
-def _optimized(data: bytes) -> Contents:
-    from edgemobile.exporters.onnx_contents import read_optimized
+def _optimized(file: ModelFile) -> Contents:
+    """The graph onnxruntime makes of the file on this machine."""
+    from edgemobile.devices.runtimes.isolated import optimized_onnx
+    from edgemobile.exporters.onnx_contents import read_contents
 
-    return read_optimized(data)
-
-
-def _delegate_partitions(data: bytes) -> int | None:
-    from edgemobile.exporters.tflite import delegate_partitions
-
-    try:
-        return delegate_partitions(data)
-    except (RuntimeError, ValueError) as error:
-        raise EdgemobileError(f"LiteRT does not load this file: {in_a_line(error)}") from error
+    return read_contents(optimized_onnx(file.data, file.name), optimized=True)
 
 
-def _noted(notes: list[str], ask: Callable[[bytes], _T], data: bytes) -> _T | None:
+def _delegate_partitions(file: ModelFile) -> int | None:
+    """Into how many partitions XNNPACK, LiteRT's default delegate, cuts the file on this machine; 1 is best.
+
+    Every partition more is a detour through the plain kernels. 0 means nothing was delegated; None that this release of
+    the runtime does not list its ops.
+    """
+    from edgemobile.devices.runtimes.isolated import open_isolated
+
+    cut = open_isolated(file.data, runtime="litert", name=file.name).delegation()
+    return None if cut is None else cut.partitions
+
+
+def _noted(notes: list[str], ask: Callable[[ModelFile], _T], file: ModelFile) -> _T | None:
     """What a runtime says, or None and a note."""
     try:
-        return ask(data)
+        return ask(file)
     except EdgemobileError as error:
         notes.append(str(error))
         return None

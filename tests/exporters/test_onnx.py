@@ -13,10 +13,11 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from as_run import read_optimized  # noqa: E402
+
 from edgemobile.devices.runtimes.sessions import open_session  # noqa: E402
 from edgemobile.errors import EdgemobileError, Unsupported  # noqa: E402
 from edgemobile.exporters.onnx import op_counts, read_metadata, read_tensors, to_bytes  # noqa: E402
-from edgemobile.exporters.onnx_contents import read_optimized  # noqa: E402
 from edgemobile.exporters.onnx_graph import read_graph  # noqa: E402
 from edgemobile.graph import Graph, Node, QParams, Tensor  # noqa: E402
 from edgemobile.graph.affine import dequantize, quantize  # noqa: E402
@@ -418,7 +419,7 @@ def test_float_layer_between_integer_ones() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"\x08\x08"], ids=["empty", "text", "no graph"])
 def test_bad_files_are_refused_in_one_line(data: bytes) -> None:
-    for read in (op_counts, read_metadata, read_tensors, read_optimized):
+    for read in (op_counts, read_metadata, read_tensors):
         with pytest.raises(EdgemobileError, match="not an ONNX") as caught:
             read(data)
         assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 import pytest
+from as_run import partitions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -302,7 +303,7 @@ def test_stored_small_weights_are_dequantized_in_the_file(case, kind):
     np.testing.assert_array_equal(stored.data, small.data)
     assert stored.shape == small.shape
     assert stored.qparams is None or stored.qparams.axis == 0
-    assert tflite.delegate_partitions(data) == 1
+    assert partitions(data) == 1
 
 
 @pytest.mark.parametrize("case", ["max pool", "avg pool", "reshape"])
@@ -433,7 +434,7 @@ def test_net_equals_pytorch(name, px, hard_swish, pads):
 
 
 def test_float_net_runs_as_one_delegate_partition():
-    assert tflite.delegate_partitions(net_file("v3-large", 64)) == 1
+    assert partitions(net_file("v3-large", 64)) == 1
 
 
 def test_same_graph_gives_the_same_bytes():
@@ -518,7 +519,7 @@ def test_int8_net_stays_integer_and_close(form):
     assert np.ptp(expected.astype(int)) > 50
     assert np.abs(y.astype(int) - expected).max() <= 2
     # XNNPACK has no int8 HARD_SWISH: only the gated form stays in one partition.
-    assert tflite.delegate_partitions(data) == (1 if form == "gated" else 3)
+    assert partitions(data) == (1 if form == "gated" else 3)
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------

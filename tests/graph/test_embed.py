@@ -10,10 +10,11 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
+from as_run import partitions, read_optimized
+
 from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import Unsupported
 from edgemobile.exporters import onnx, tflite
-from edgemobile.exporters.onnx_contents import read_optimized
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import EMBEDDED, embed, normalised, outside, to_pixels
@@ -111,7 +112,7 @@ def test_both_formats_hold_the_same_integers_and_compute_in_integers() -> None:
 @pytest.mark.parametrize("precision", FORMS)
 def test_xnnpack_still_takes_the_file_in_one_partition(precision: str) -> None:
     partitions = [
-        tflite.delegate_partitions(tflite.to_bytes(graph, metadata={}))
+        partitions(tflite.to_bytes(graph, metadata={}))
         for graph in (FORMS[precision], embed(FORMS[precision], PREPROCESS))
     ]
     assert partitions[0] == partitions[1]
