@@ -43,7 +43,7 @@ from edgemobile.quant.refit import refit
 from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 from edgemobile.util.progress import Progress, Report, Silent, unheard
 
-__all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
+__all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq", "refuse_unmatched"]
 
 # A kernel multiplies its sum by less than 2^8 to get integers of the output, and LiteRT aborts on a file that asks for
 # more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
@@ -111,7 +111,7 @@ def ptq(
 def prepare(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) -> Prepared:
     """The integer form of `graph` with its gates split and its channels equalized, as the recipe says."""
     whole = integer_form(graph, recipe.hswish)
-    _refuse_unmatched(recipe, whole)
+    refuse_unmatched(recipe, graph)
     finding = recipe.split_gates == "highest_cost" and recipe.equalize > 0
     wanted = GATES["all" if finding else recipe.split_gates]
     form, split = split_gates(whole, lambda node: wanted(whole, node))
@@ -155,8 +155,9 @@ def _layer_corrections(recipe: Recipe) -> list[LayerCorrection]:
     return corrections
 
 
-def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
-    unmatched = recipe.unmatched([node.output for node in graph.nodes])
+def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
+    """Raises EdgemobileError for a rule that matches no layer of the float `graph`."""
+    unmatched = recipe.unmatched([node.output for node in integer_form(graph, recipe.hswish).nodes])
     if unmatched:
         example = next(node.output for node in graph.nodes if node.op == "conv2d")
         raise EdgemobileError(

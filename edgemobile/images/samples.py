@@ -46,7 +46,7 @@ class Samples:
 
 
 def from_dataset(
-    path: Path,
+    source: Path | Dataset,
     preprocess: Preprocess,
     model_labels: Sequence[str] | None,
     *,
@@ -55,14 +55,15 @@ def from_dataset(
     seed: int,
     outputs: int | None = None,
 ) -> Samples:
-    """Sample an ImageFolder (a directory or a zip) at random: `calibration` images from its train split and `check`
-    from its test or validation split; from one pool, without overlap, where it has no splits.
+    """Sample an ImageFolder (a directory or a zip, or one that is open) at random: `calibration` images from its train
+    split and `check` from its test or validation split; from one pool, without overlap, where it has no splits.
 
     The class of an image is found through the model's labels, or, with the number of its `outputs`, through folders
     that are numbered or as many as the classes. Raises EdgemobileError where there are no readable images. What was
     skipped is in `notes`.
     """
-    whole = open_dataset(path)
+    whole = source if isinstance(source, Dataset) else open_dataset(source)
+    path = whole.path
     _refuse_too_high(whole, model_labels, outputs)
     check_split = next((split for split in CHECK_SPLITS if split in whole.splits), None)
     if check_split and "train" in whole.splits:

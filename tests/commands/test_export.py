@@ -361,6 +361,39 @@ def test_a_missing_extra_says_which(edgemobile, monkeypatch: pytest.MonkeyPatch)
     assert "pip install 'edgemobile[export]'" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("args", "absent", "code", "said"),
+    [
+        (("--out", "taken.txt/out"), None, 2, "cannot write to taken.txt: Not a directory. Choose another folder"),
+        (("--out", "taken.txt/deeper/out"), None, 2, "cannot write to taken.txt/deeper: Not a directory"),
+        (("--calib", "absent"), None, 2, "no data set at absent: it does not exist"),
+        (("--calib", "*.jpg"), None, 2, "no data set at *.jpg: it does not exist"),
+        ((), "onnxruntime", 3, "pip install 'edgemobile[onnxruntime]'"),
+        ((), "ai_edge_litert.interpreter", 3, "pip install 'edgemobile[litert]'"),
+        (("--backend", "torch"), "onnxsim", 3, "pip install 'edgemobile[export]'"),
+        (("--backend", "tensorflow"), "tensorflow", 3, "pip install 'edgemobile[tensorflow]'"),
+    ],
+)
+def test_what_would_end_it_late_is_refused_before_the_work(
+    edgemobile, monkeypatch, tmp_path: Path, args: tuple[str, ...], absent: str | None, code: int, said: str
+) -> None:
+    (tmp_path / "taken.txt").write_text("")
+    monkeypatch.setattr("edgemobile.pipeline.export.load_model", lambda *args, **kwargs: pytest.fail("it went to work"))
+    if absent:
+        monkeypatch.setitem(sys.modules, absent, None)
+    ran = edgemobile("export", "v3-large", "--int8", *args)
+    assert (ran.code, said in ran.err) == (code, True), ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.txt"]
+
+
+def test_a_rule_that_matches_no_layer_is_refused_before_images_are_made(edgemobile, monkeypatch) -> None:
+    made = "edgemobile.pipeline.export._samples"
+    monkeypatch.setattr(made, lambda *args: pytest.fail("images were made"))
+    ran = edgemobile("export", "v3-small", "--int8", "--keep-float", "features.99.*")
+    assert ran.code == 2
+    assert "'features.99.*', which matches no layer" in ran.err
+
+
 def test_a_missed_tolerance_is_exit_1_and_the_folder_shows_why(edgemobile, monkeypatch, tmp_path: Path) -> None:
     bounds = {**TOLERANCES, "float32": {"sqnr_db": 1000.0}}
     monkeypatch.setattr("edgemobile.pipeline.check.TOLERANCES", bounds)
