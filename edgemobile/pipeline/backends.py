@@ -28,7 +28,8 @@ from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
 from edgemobile.model_file.metadata import TARGET
-from edgemobile.quant.ptq import ptq
+from edgemobile.quant.calibration import calibrate
+from edgemobile.quant.ptq import quantize
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.sensitivity import search
 from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS, Target
@@ -99,7 +100,8 @@ def _native(job: Job) -> Emitted:
     for precision in job.precisions:
         if precision == "int8":
             recipe, notes = _searched(graph, job)
-            quantized = ptq(graph, job.calibration_batches(), recipe, strict=job.strict_calib, progress=job.progress)
+            calibration = calibrate(graph, job.calibration_batches(), strict=job.strict_calib)
+            quantized = quantize(calibration, recipe, progress=job.progress)
             graphs[precision], notes = quantized.graph, (*notes, *quantized.notes)
             factors = factors_metadata(quantized.channel_factors)
         else:
@@ -138,8 +140,7 @@ def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
     batches = [rest[start : start + _CALIBRATION_BATCH] for start in range(0, len(rest), _CALIBRATION_BATCH)]
     with job.progress.step("search layers to keep in float") as report:
         found = search(
-            graph,
-            batches,
+            calibrate(graph, batches),
             job.recipe,
             images=images[held],
             labels=None if labels is None else labels[held],

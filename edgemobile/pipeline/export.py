@@ -28,7 +28,7 @@ from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.preprocess import Preprocess
-from edgemobile.quant.ptq import refuse_unmatched
+from edgemobile.quant.calibration import calibrate, refuse_unmatched
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
 from edgemobile.quant.targets import target_for
@@ -110,7 +110,7 @@ def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Co
     graph = _lowered(request, model, progress)
     samples = _samples(request, calib, model, progress)
     with progress.step("rank the tensors"):
-        return rank(graph, samples.batches(_RANKED_BATCH), request.chosen_recipe)
+        return rank(calibrate(graph, samples.batches(_RANKED_BATCH)), request.chosen_recipe)
 
 
 def _model(request: ExportRequest, progress: Progress) -> Model:
