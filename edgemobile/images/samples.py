@@ -15,7 +15,7 @@ from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, SPLITS, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Samples", "from_dataset", "from_noise", "from_synthesis"]
+__all__ = ["Samples", "from_dataset", "from_noise", "from_package", "from_synthesis"]
 
 _NO_LABELS = "no --calib: accuracy is not known; give an ImageFolder to measure it"
 # Cells of noise per side.
@@ -107,6 +107,19 @@ def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Sample
     """Synthesised images f32[N,H,W,3]: the first `calibration` to calibrate on, the others to check on."""
     described = f"{len(images) - calibration} images synthesised from the model's batch-norm statistics"
     return _made(images, calibration, "synthesised", described, seed)
+
+
+def from_package(
+    calibration: Path, check: Path, preprocess: Preprocess, *, calibrate_on: int, check_on: int, seed: int
+) -> Samples:
+    """Images stored in the package: so many of the zip `calibration`, and of `check`, drawn at random."""
+    calibration_images, check_images = (
+        (dataset := open_dataset(path)).load_batch(dataset.sample(count, seed), preprocess)[0]
+        for path, count in ((calibration, calibrate_on), (check, check_on))
+    )
+    described = f"{len(check_images)} of the package's synthetic images"
+    images = np.concatenate([calibration_images, check_images])
+    return _made(images, len(calibration_images), "the package's synthetic images", described, seed)
 
 
 def from_noise(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:

@@ -18,8 +18,10 @@ from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
 from edgemobile.graph.embed import normalised, to_pixels
 from edgemobile.images.dataset import Dataset, open_dataset
-from edgemobile.images.samples import Samples, from_dataset, from_noise, from_synthesis
+from edgemobile.images.samples import Samples, from_dataset, from_noise, from_package, from_synthesis
+from edgemobile.loading.checkpoint import CHECK_IMAGES
 from edgemobile.loading.model import Model, load_model
+from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
 from edgemobile.pipeline.artifact import Artifact, check_free, fresh_folder
@@ -163,6 +165,10 @@ def _samples(request: ExportRequest, calib: Dataset | None, model: Model, progre
         )
     most = enough_images(model.preprocess.input_px)
     calibration, checked = min(calibration, most), min(request.check_images, most, _MADE_CHECK_IMAGES)
+    if (stored := stored_images(CALIBRATION_IMAGES, model)) is not None:
+        return from_package(
+            stored, CHECK_IMAGES, model.preprocess, calibrate_on=calibration, check_on=checked, seed=request.seed
+        )
     with progress.step("synthesise images", STEPS) as report:
         made = calibration + checked
         images = synthesize(model.net, model.preprocess, images=made, seed=request.seed, progress=report)

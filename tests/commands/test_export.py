@@ -25,7 +25,10 @@ _QUICK = ("--check-images", "8")
 _QUICK_INT8 = ("--calib-images", "8", *_QUICK)
 
 
-def test_the_main_job(edgemobile, tmp_path: Path) -> None:
+def test_the_main_job(edgemobile, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        "edgemobile.pipeline.export.synthesize", lambda *args, **kwargs: pytest.fail("it takes seconds")
+    )
     ran = edgemobile("export", "v3-large", "--int8", "--calib-images", "32", "--check-images", "8")
     assert ran.code == 0, ran.err
     folder = tmp_path / "v3-large"
@@ -35,7 +38,7 @@ def test_the_main_job(edgemobile, tmp_path: Path) -> None:
     assert (folder / "labels.txt").read_text().split()[:2] == ["airplane", "automobile"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["weights"]["source"].startswith("bundled")
-    assert manifest["calibration"]["source"] == "synthesised"
+    assert manifest["calibration"]["source"] == "the package's synthetic images"
     files = {file["file"]: file for file in manifest["files"]}
     for name in names:
         facts, data = files[name], (folder / name).read_bytes()
