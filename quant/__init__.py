@@ -1,6 +1,7 @@
-"""Graph + images + recipe -> int8 Graph: `ptq(graph, batches, recipe)`.
+"""Graph + images + recipe -> int8 Graph: `quantize(calibrate(graph, batches), recipe)`.
 
 ptq                                       all of it, in order
+calibration, calibration_file             what images show of a graph, for any number of recipes; as a file
 recipe, recipes, targets                  how, as data; the shipped ones by name; what suits where it will run
 guards, synthesize                        what is wrong with calibration images; images where there are none
 hswish, hardswish_gates                   hard-swish in integer ops; gates that let every channel have its own scale

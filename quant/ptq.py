@@ -1,4 +1,4 @@
-"""Post-training quantization: float Graph + calibration batches + Recipe -> int8 Graph.
+"""Post-training quantization: Calibration (a float Graph and images) + Recipe -> int8 Graph.
 
 The result follows the TFLite 8-bit specification, and every format is written from it, so the integers are the same in
 all: activations int8 asymmetric, weights int8 symmetric in [-127, 127], bias int32 at scale_in * scale_weight.
@@ -7,28 +7,23 @@ all: activations int8 asymmetric, weights int8 symmetric in [-127, 127], bias in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import OPS, Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import SIGMOID_QPARAMS
 from edgemobile.graph.affine import quantize as quantize_array
 from edgemobile.graph.tensor_names import equalized
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
+from edgemobile.quant.calibration import Calibration, Ranges, calibrate
 from edgemobile.quant.clip import clip
-from edgemobile.quant.equalize import equalizable, equalize, rescaled
-from edgemobile.quant.guards import check_images, dead_channels, silent_layers
-from edgemobile.quant.hardswish_gates import GATES, highest_cost, split_gates
-from edgemobile.quant.hswish import integer_form, is_gate
+from edgemobile.quant.guards import dead_channels, silent_layers
+from edgemobile.quant.hswish import is_gate
 from edgemobile.quant.layerwise import LayerCorrection, correct_layers
-from edgemobile.quant.noise import above, observe_channels
-from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.qparams import (
     activation_qparams,
     at_least,
@@ -40,10 +35,9 @@ from edgemobile.quant.qparams import (
 )
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.refit import refit
-from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
-from edgemobile.util.progress import Progress, Report, Silent, unheard
+from edgemobile.util.progress import Progress, Silent
 
-__all__ = ["Prepared", "Quantized", "calibrated", "prepare", "ptq"]
+__all__ = ["Quantized", "ptq", "qparams_of", "quantize"]
 
 # A kernel multiplies its sum by less than 2^8 to get integers of the output, and LiteRT aborts on a file that asks for
 # more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
@@ -63,18 +57,6 @@ class Quantized:
     channel_factors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A float graph ready for int8: the same function in a form that integers suit.
-
-    `floors`: tensor name -> f64[C], below which nothing that reads the tensor can tell values apart.
-    """
-
-    graph: Graph
-    factors: Mapping[str, np.ndarray]
-    floors: Mapping[str, np.ndarray]
-
-
 def ptq(
     graph: Graph,
     batches: Iterable[np.ndarray],
@@ -89,56 +71,34 @@ def ptq(
     that are not finite or a rule that matches nothing, and, where `strict`, for images that cannot be what the model is
     used on; they are noted otherwise.
     """
+    return quantize(calibrate(graph, batches, strict=strict), recipe, progress=progress)
+
+
+def quantize(calibration: Calibration, recipe: Recipe = DEFAULT, *, progress: Progress | None = None) -> Quantized:
+    """Quantize the graph of `calibration` to int8 as the recipe says. Raises EdgemobileError for a rule that matches
+    nothing."""
     progress = progress or Silent()
-    batches = list(batches)
-    notes = check_images(batches, strict=strict)
+    batches = calibration.batches
     with progress.step("equalize channels"):
-        prepared = prepare(graph, batches, recipe)
+        prepared = calibration.prepared(recipe)
     form = prepared.graph
     with progress.step("calibrate", sum(map(len, batches))) as report:
-        ranges = _observe(prepared, batches, recipe, report)
+        ranges = calibration.ranges(recipe, report)
     build = _Build(form, _activation_qparams(form, ranges), recipe)
     result = build.graph()
-    notes += [*build.notes, *dead_channels(form), *silent_layers(form, ranges)]
+    notes = (*calibration.notes, *build.notes, *dead_channels(form), *silent_layers(form, ranges))
     if corrections := _layer_corrections(recipe):
         with progress.step("correct int8 layers") as report:
             result = correct_layers(form, result, batches, corrections, prepared.floors, report)
     names = {name: equalized(name) for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
     factors = {names[name]: factor for name, factor in prepared.factors.items() if name in names}
-    return Quantized(_renamed(result, names), tuple(notes), factors)
+    return Quantized(_renamed(result, names), notes, factors)
 
 
-def prepare(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) -> Prepared:
-    """The integer form of `graph` with its gates split and its channels equalized, as the recipe says."""
-    whole = integer_form(graph, recipe.hswish)
-    _refuse_unmatched(recipe, whole)
-    finding = recipe.split_gates == "highest_cost" and recipe.equalize > 0
-    wanted = GATES["all" if finding else recipe.split_gates]
-    form, split = split_gates(whole, lambda node: wanted(whole, node))
-    if not recipe.equalize:
-        return Prepared(form, {}, _floors(form, split))
-    channels, signal = observe_channels(form, np.concatenate(batches), _floors(form, split))
-    factors = equalize(form, channels, recipe.equalize, by_noise=recipe.noise_optimal_scaling)
-    if finding:
-        worth = highest_cost(form, split, equalizable(form), channels, factors, signal)
-        form, split = split_gates(whole, lambda node: node.output in worth)
-        factors = {name: factors[name] for group in equalizable(form) for name in group}
-    floors = {name: floor * factors.get(name, 1.0) for name, floor in _floors(form, split).items()}
-    return Prepared(rescaled(form, factors), factors, floors)
-
-
-def _floors(graph: Graph, split: Sequence[str]) -> dict[str, np.ndarray]:
-    """hardswish(x) is 0 below -3, exactly."""
-    return {name: np.full(graph[name].shape[-1], -3.0) for name in split}
-
-
-def calibrated(
-    graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT
-) -> tuple[Graph, dict[str, QParams]]:
+def qparams_of(calibration: Calibration, recipe: Recipe = DEFAULT) -> tuple[Graph, dict[str, QParams]]:
     """(the float graph that int8 would stand for, the QParams of its every activation)."""
-    prepared = prepare(graph, batches, recipe)
-    ranges = _observe(prepared, batches, recipe)
-    return prepared.graph, _activation_qparams(prepared.graph, ranges)
+    form = calibration.prepared(recipe).graph
+    return form, _activation_qparams(form, calibration.ranges(recipe))
 
 
 def _layer_corrections(recipe: Recipe) -> list[LayerCorrection]:
@@ -155,65 +115,10 @@ def _layer_corrections(recipe: Recipe) -> list[LayerCorrection]:
     return corrections
 
 
-def _refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
-    unmatched = recipe.unmatched([node.output for node in graph.nodes])
-    if unmatched:
-        example = next(node.output for node in graph.nodes if node.op == "conv2d")
-        raise EdgemobileError(
-            f"recipe {recipe.name!r} has a rule for {unmatched[0]!r}, which matches no layer. "
-            f"Layers are called like {example}"
-        )
+# ---- scales ---------------------------------------------------------------------------------------------------------
 
 
-# ---- calibration ----------------------------------------------------------------------------------------------------
-
-
-def _observe(
-    prepared: Prepared,
-    batches: Sequence[np.ndarray],
-    recipe: Recipe,
-    report: Report = unheard,
-) -> dict[str, tuple[float, float]]:
-    """The range of every activation over the batches."""
-    graph = prepared.graph
-    names = [*graph.inputs, *(node.output for node in graph.nodes)]
-    observers: dict[str, Observer] = {
-        name: OBSERVERS[recipe.settings(name, is_output=name in graph.outputs).observer]() for name in names
-    }
-
-    def watch(name: str, value: Any) -> Any:
-        observers[name].update(above(to_nhwc(value), prepared.floors.get(name)))
-        return value
-
-    torch = require("torch", "export")
-    network, images = TorchGraph(graph), 0
-    with torch.no_grad():
-        for batch in batches:
-            network(batch, watch)
-            images += len(batch)
-            report(images)
-    ranges = {name: observer.range() for name, observer in observers.items()}
-    for wide, headroom in ((set(graph.outputs), recipe.output_headroom), (_squeezed(graph), recipe.squeeze_headroom)):
-        for name in wide:
-            low, high = ranges[name]
-            ranges[name] = low * headroom, high * headroom
-    return ranges
-
-
-def _squeezed(graph: Graph) -> set[str]:
-    """What squeeze-and-excites make of each channel's mean, from the mean to what the channels are multiplied by."""
-    found = set()
-    for node in graph.nodes:
-        if node.op == "mul" and math.prod(graph[node.output].shape[1:-1]) > 1:
-            for name in node.inputs:
-                producer = graph.producer(name)
-                while producer is not None and math.prod(graph[producer.output].shape[1:-1]) == 1:
-                    found.add(producer.output)
-                    producer = graph.producer(producer.inputs[0])
-    return found
-
-
-def _activation_qparams(graph: Graph, ranges: dict[str, tuple[float, float]]) -> dict[str, QParams]:
+def _activation_qparams(graph: Graph, ranges: Ranges) -> dict[str, QParams]:
     useful = {name: ranges[name] for name in graph.inputs}
     useful |= {node.output: _useful_range(graph, node, *ranges[node.output]) for node in graph.nodes}
     united = _united_qparams(graph, useful)

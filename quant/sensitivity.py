@@ -15,9 +15,10 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.graph import Graph
 from edgemobile.graph.interpreter import run_real
 from edgemobile.metrics.measures import sqnr_db, top1_agree
+from edgemobile.quant.calibration import Calibration
 from edgemobile.quant.layerwise import fake_quantized
 from edgemobile.quant.noise import Backward
-from edgemobile.quant.ptq import Quantized, calibrated, ptq
+from edgemobile.quant.ptq import Quantized, qparams_of, quantize
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
 from edgemobile.util.progress import Report, unheard
 
@@ -57,13 +58,13 @@ class Found:
     drop: float | None = None
 
 
-def rank(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) -> list[Cost]:
-    """Every activation of `graph` as the recipe would quantize it, the highest cost first.
+def rank(calibration: Calibration, recipe: Recipe = DEFAULT) -> list[Cost]:
+    """Every activation as the recipe would quantize it, the highest cost first.
 
-    `batches` are calibration images f32[N,H,W,C]; the first 16 are what the noise is measured on.
+    The noise is measured on the first 16 of the calibration's images.
     """
-    form, qparams = calibrated(graph, batches, recipe)
-    backward = Backward(form, np.concatenate(list(batches))[:_IMAGES])
+    form, qparams = qparams_of(calibration, recipe)
+    backward = Backward(form, calibration.images[:_IMAGES])
     noise = dict.fromkeys(backward.values, 0.0)
     for name, value, gradient in backward.gradients(_PROBES):
         moved = (gradient * (fake_quantized(value, qparams[name]) - value)).flatten(1)
@@ -76,8 +77,7 @@ def rank(graph: Graph, batches: Sequence[np.ndarray], recipe: Recipe = DEFAULT) 
 
 
 def search(
-    graph: Graph,
-    batches: Sequence[np.ndarray],
+    calibration: Calibration,
     recipe: Recipe = DEFAULT,
     *,
     images: np.ndarray,
@@ -93,11 +93,11 @@ def search(
     logits f32[N,classes] of a graph: by default the reference arithmetic, which is slow. Raises EdgemobileError where
     16 nodes are not enough, with what they reach.
     """
-    batches = list(batches)
+    graph = calibration.graph
     reference = evaluate(graph, images)
-    highest_cost = [cost.tensor for cost in rank(graph, batches, recipe) if cost.tensor not in graph.inputs]
+    highest_cost = [cost.tensor for cost in rank(calibration, recipe) if cost.tensor not in graph.inputs]
     for count in range(min(_MOST_FLOAT, len(highest_cost)) + 1):
-        found = _with_float(graph, batches, recipe, highest_cost[:count], evaluate, images, reference, labels)
+        found = _with_float(calibration, recipe, highest_cost[:count], evaluate, images, reference, labels)
         lost = 100 * (1 - found.agreement) if found.drop is None else found.drop
         if lost <= max_drop:
             return found
@@ -109,8 +109,7 @@ def search(
 
 
 def _with_float(
-    graph: Graph,
-    batches: Sequence[np.ndarray],
+    calibration: Calibration,
     recipe: Recipe,
     kept: Sequence[str],
     evaluate: Callable[[Graph, np.ndarray], np.ndarray],
@@ -119,7 +118,7 @@ def _with_float(
     labels: np.ndarray | None,
 ) -> Found:
     mixed = replace(recipe, rules=(*recipe.rules, *(Rule(name, precision="float") for name in kept)))
-    quantized = ptq(graph, batches, mixed)
+    quantized = quantize(calibration, mixed)
     logits = evaluate(quantized.graph, images)
     drop = None
     if labels is not None:

@@ -100,7 +100,7 @@ IMAGES = _group(
         type=click.Path(path_type=Path),
         metavar="DIR|ZIP",
         help="ImageFolder to calibrate int8 and to check the files on. [default: images synthesised from the model "
-        "for int8, low-frequency noise for float]",
+        "for int8, stored ones for the package's weights, low-frequency noise for float]",
     ),
     click.option("--calib-images", type=int, default=128, show_default=True, help="Images to calibrate on."),
     click.option(

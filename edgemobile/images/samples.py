@@ -15,7 +15,7 @@ from edgemobile.images.class_labels import folder_names, match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, SPLITS, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Samples", "from_dataset", "from_noise", "from_synthesis"]
+__all__ = ["Samples", "from_dataset", "from_noise", "from_package", "from_synthesis"]
 
 _NO_LABELS = "no --calib: accuracy is not known; give an ImageFolder to measure it"
 # Cells of noise per side.
@@ -48,7 +48,7 @@ class Samples:
 
 
 def from_dataset(
-    path: Path,
+    source: Path | Dataset,
     preprocess: Preprocess,
     model_labels: Sequence[str] | None,
     *,
@@ -57,14 +57,15 @@ def from_dataset(
     seed: int,
     outputs: int | None = None,
 ) -> Samples:
-    """Sample an ImageFolder (a directory or a zip) at random: `calibration` images from its train split and `check`
-    from its test or validation split; from one pool, without overlap, where it has no splits.
+    """Sample an ImageFolder (a directory or a zip, or one that is open) at random: `calibration` images from its train
+    split and `check` from its test or validation split; from one pool, without overlap, where it has no splits.
 
     The class of an image is found through the model's labels, or, with the number of its `outputs`, through folders
     that are numbered or as many as the classes. Raises EdgemobileError where there are no readable images. What was
     skipped is in `notes`.
     """
-    whole = open_dataset(path)
+    whole = source if isinstance(source, Dataset) else open_dataset(source)
+    path = whole.path
     _refuse_too_high(whole, model_labels, outputs)
     check_split = next((split for split in CHECK_SPLITS if split in whole.splits), None)
     if check_split and "train" in whole.splits:
@@ -110,6 +111,19 @@ def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Sample
     """Synthesised images f32[N,H,W,3]: the first `calibration` to calibrate on, the others to check on."""
     described = f"{len(images) - calibration} images synthesised from the model's batch-norm statistics"
     return _made(images, calibration, "synthesised", described, seed)
+
+
+def from_package(
+    calibration: Path, check: Path, preprocess: Preprocess, *, calibrate_on: int, check_on: int, seed: int
+) -> Samples:
+    """Images stored in the package: so many of the zip `calibration`, and of `check`, drawn at random."""
+    calibration_images, check_images = (
+        (dataset := open_dataset(path)).load_batch(dataset.sample(count, seed), preprocess)[0]
+        for path, count in ((calibration, calibrate_on), (check, check_on))
+    )
+    described = f"{len(check_images)} of the package's synthetic images"
+    images = np.concatenate([calibration_images, check_images])
+    return _made(images, len(calibration_images), "the package's synthetic images", described, seed)
 
 
 def from_noise(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:

@@ -37,7 +37,7 @@ __all__ = ["CHECK_IMAGES", "NAMED", "RANDOM", "Checkpoint", "build", "bundled", 
 RANDOM = "random"
 NAMED = ("bundled", RANDOM, *SPECS)
 _BUNDLED = Path(__file__).parent.parent / "bundled"
-# An ImageFolder for all weights in the package, from examples/check_images.py.
+# An ImageFolder for all weights in the package, from examples/bundled_images.py.
 CHECK_IMAGES = _BUNDLED / "check_images.zip"
 # The papers' multipliers first, then every step of 0.05: two widths may round to the same channels.
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.35, 1.4, 1.3, 1.25, 1.5, 2.0, *(step / 20 for step in range(1, 41)))

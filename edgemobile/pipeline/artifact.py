@@ -65,9 +65,7 @@ def fresh_folder(out: Path, *, overwrite: bool = False, keep: Collection[str] = 
         out.parent.mkdir(parents=True, exist_ok=True)
         work, lock = _work_folder(out)
     except OSError as error:
-        raise EdgemobileError(
-            f"cannot write to {out.parent}: {error.strerror}. Choose another folder with --out"
-        ) from error
+        raise _unwritable(out, error) from error
     try:
         (work / _NEW).mkdir()
         yield work / _NEW
@@ -101,14 +99,29 @@ def _unlinked(out: Path) -> Path:
 
 
 def check_free(out: Path, *, overwrite: bool, keep: Collection[str] = ()) -> None:
-    """Refuse an `out` that would be lost. Called before the work as well, so that nobody waits for a refusal."""
+    """Refuse an `out` that would be lost or cannot be written. Called before the work as well, so that nobody waits."""
     out = _unlinked(out)
     _recover(out)
+    _check_writable(out)
     if not os.path.lexists(out):
         return
     if not overwrite:
         raise EdgemobileError(f"{out} exists already. Use --overwrite to replace it, or --out for another folder")
     _check_ours(out, out, keep)
+
+
+def _check_writable(out: Path) -> None:
+    """Raises EdgemobileError where no folder can be made beside `out`. Permissions say less than trying does."""
+    parent = next(path for path in out.absolute().parents if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryDirectory(prefix=_WORK.format(name=out.name), dir=parent):
+            return
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> EdgemobileError:
+    return EdgemobileError(f"cannot write to {out.parent}: {error.strerror}. Choose another folder with --out")
 
 
 def _check_ours(folder: Path, out: Path, keep: Collection[str]) -> None:

@@ -9,6 +9,7 @@ The libraries' exporters are a second opinion, and the way out where ours does n
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.devices.runtimes.sessions import open_session
-from edgemobile.errors import Unsupported
+from edgemobile.devices.runtimes.sessions import import_runtime, open_session
+from edgemobile.devices.runtimes.table import default_runtime
+from edgemobile.errors import Unsupported, missing
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
 from edgemobile.graph.channel_factors import factors_metadata
@@ -26,7 +28,8 @@ from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
 from edgemobile.model_file.metadata import TARGET
-from edgemobile.quant.ptq import ptq
+from edgemobile.quant.calibration import calibrate
+from edgemobile.quant.ptq import quantize
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.sensitivity import search
 from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS, Target
@@ -46,7 +49,8 @@ _CALIBRATION_BATCH = 32
 
 @dataclass(frozen=True)
 class Job:
-    """What a backend is asked for. `metadata` gives what a file of a precision says of itself.
+    """What a backend is asked for. `metadata` gives what a file of a precision says of itself. `graph` is the model
+    lowered; None for a backend that does not lower.
 
     With `strict_calib`, calibration images that cannot be what the model is used on are refused. `search_drop` asks for
     a search: how many points of top-1 int8 may lose before a layer more stays in float. With `embed_preprocess` the
@@ -54,6 +58,7 @@ class Job:
     """
 
     model: Model
+    graph: Graph | None
     samples: Samples
     formats: Sequence[str]
     precisions: Sequence[str]
@@ -85,7 +90,8 @@ class Emitted:
 
 
 def _native(job: Job) -> Emitted:
-    graph = _lowered(job)
+    graph = job.graph
+    assert graph is not None
     graphs: dict[str, Graph] = {}
     recipe: Recipe | None
     notes: tuple[str, ...]
@@ -94,7 +100,8 @@ def _native(job: Job) -> Emitted:
     for precision in job.precisions:
         if precision == "int8":
             recipe, notes = _searched(graph, job)
-            quantized = ptq(graph, job.calibration_batches(), recipe, strict=job.strict_calib, progress=job.progress)
+            calibration = calibrate(graph, job.calibration_batches(), strict=job.strict_calib)
+            quantized = quantize(calibration, recipe, progress=job.progress)
             graphs[precision], notes = quantized.graph, (*notes, *quantized.notes)
             factors = factors_metadata(quantized.channel_factors)
         else:
@@ -133,8 +140,7 @@ def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
     batches = [rest[start : start + _CALIBRATION_BATCH] for start in range(0, len(rest), _CALIBRATION_BATCH)]
     with job.progress.step("search layers to keep in float") as report:
         found = search(
-            graph,
-            batches,
+            calibrate(graph, batches),
             job.recipe,
             images=images[held],
             labels=None if labels is None else labels[held],
@@ -171,7 +177,8 @@ def _torch(job: Job) -> Emitted:
 def _tensorflow(job: Job) -> Emitted:
     from edgemobile.exporters import tensorflow
 
-    graph = _lowered(job)
+    graph = job.graph
+    assert graph is not None
     files = {}
     for precision in job.precisions:
         with job.progress.step(f"TFLiteConverter, {precision}"):
@@ -182,30 +189,41 @@ def _tensorflow(job: Job) -> Emitted:
     return Emitted(files, hardswish_count=_hardswishes(graph))
 
 
-def _lowered(job: Job) -> Graph:
-    from edgemobile.lower import lower
-
-    with job.progress.step("lower to a graph"):
-        return lower(job.model.program, job.model.name)
-
-
 def _hardswishes(graph: Graph) -> int:
     return graph.op_counts().get("hardswish", 0)
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One row: the formats and precisions a backend can make, and the function that makes them."""
+    """One row: the formats and precisions a backend can make, and the function that makes them.
+
+    `needs` are (package, our extra that brings it) beyond what writes and runs each format. `lowers`: it starts from
+    our graph of the model.
+    """
 
     formats: tuple[str, ...]
     precisions: tuple[str, ...]
     run: Callable[[Job], Emitted]
+    needs: tuple[tuple[str, str], ...]
+    lowers: bool = True
+
+    def check_installed(self, formats: Sequence[str]) -> None:
+        """Raises MissingExtra for what an export to `formats` would miss only at its end."""
+        for package, extra in self.needs:
+            if importlib.util.find_spec(package) is None:
+                raise missing(package, extra)
+        for name in formats:
+            FORMATS[name].load()
+            import_runtime(default_runtime(name))
 
 
+_TORCH = ("torch", "export")
 BACKENDS = {
-    "native": Backend(tuple(FORMATS), PRECISIONS, _native),
-    "torch": Backend(("onnx",), ("float32", "int8"), _torch),
-    "tensorflow": Backend(("tflite",), ("float32", "int8"), _tensorflow),
+    "native": Backend(tuple(FORMATS), PRECISIONS, _native, (_TORCH,)),
+    "torch": Backend(
+        ("onnx",), ("float32", "int8"), _torch, (_TORCH, ("onnxscript", "export"), ("onnxsim", "export")), lowers=False
+    ),
+    "tensorflow": Backend(("tflite",), ("float32", "int8"), _tensorflow, (_TORCH, ("tensorflow", "tensorflow"))),
 }
 
 

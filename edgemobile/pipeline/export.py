@@ -17,9 +17,13 @@ import numpy as np
 from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.model_files import model_file
+from edgemobile.graph import Graph
 from edgemobile.graph.embed import normalised, to_pixels
-from edgemobile.images.samples import Samples, from_dataset, from_noise, from_synthesis
+from edgemobile.images.dataset import Dataset, open_dataset
+from edgemobile.images.samples import Samples, from_dataset, from_noise, from_package, from_synthesis
+from edgemobile.loading.checkpoint import CHECK_IMAGES
 from edgemobile.loading.model import Model, load_model
+from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
 from edgemobile.lower import lower
 from edgemobile.lower.hints import faint
 from edgemobile.model_file.model_file import ModelFile
@@ -30,6 +34,7 @@ from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.preprocess import Preprocess
+from edgemobile.quant.calibration import calibrate, refuse_unmatched
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
 from edgemobile.quant.targets import target_for
@@ -50,16 +55,20 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     A file that misses its tolerance is written all the same and said so in the result: the folder is what shows why.
     Raises EdgemobileError for bad input; then nothing is left behind.
     """
-    check_free(request.out, overwrite=request.overwrite, keep=request.not_made)
-    progress = progress or Silent()
     backend, formats = backend_for(request.backend, request.formats, request.precisions)
+    check_free(request.out, overwrite=request.overwrite, keep=request.not_made)
+    calib = _opened(request.calib)
+    backend.check_installed(formats)
+    progress = progress or Silent()
     model = _model(request, progress)
-    samples = _samples(request, model, progress)
+    graph = _lowered(request, model, progress) if backend.lowers else None
+    samples = _samples(request, calib, model, progress)
     if samples.class_names is not None:
         model = replace(model, labels=samples.class_names)
     metadata = partial(file_metadata, model, embed_preprocess=request.embed_preprocess)
     job = Job(
         model,
+        graph,
         samples,
         formats,
         request.precisions,
@@ -76,7 +85,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         entries, written = _write(model, emitted, folder)
         with progress.step("run PyTorch"):
             reference, samples = _reference(request, model, samples)
-        doubts = _doubts(request, model, samples, reference, progress)
+        doubts = _doubts(request, calib, model, samples, reference, progress)
         files = check(request, model, samples, reference, emitted.int8, entries, written, progress)
         result = ExportResult(
             out=request.out,
@@ -106,10 +115,12 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Cost]:
     """What each tensor alone costs in int8, the highest first, for the model and recipe of `request`."""
     progress = progress or Silent()
+    calib = _opened(request.calib)
     model = _model(request, progress)
-    samples = _samples(request, model, progress)
+    graph = _lowered(request, model, progress)
+    samples = _samples(request, calib, model, progress)
     with progress.step("rank the tensors"):
-        return rank(lower(model.program, model.name), samples.batches(_RANKED_BATCH), request.chosen_recipe)
+        return rank(calibrate(graph, samples.batches(_RANKED_BATCH)), request.chosen_recipe)
 
 
 def _model(request: ExportRequest, progress: Progress) -> Model:
@@ -128,12 +139,26 @@ def _model(request: ExportRequest, progress: Progress) -> Model:
         )
 
 
-def _samples(request: ExportRequest, model: Model, progress: Progress) -> Samples:
+def _lowered(request: ExportRequest, model: Model, progress: Progress) -> Graph:
+    """Raises EdgemobileError for a rule of the recipe that matches no layer, before anything is calibrated."""
+    with progress.step("lower to a graph"):
+        graph = lower(model.program, model.name)
+    if "int8" in request.precisions and request.backend == "native":
+        refuse_unmatched(request.chosen_recipe, graph)
+    return graph
+
+
+def _opened(calib: Path | None) -> Dataset | None:
+    """Opened before the work, so that nobody waits to hear that there is no such folder."""
+    return None if calib is None else open_dataset(calib)
+
+
+def _samples(request: ExportRequest, calib: Dataset | None, model: Model, progress: Progress) -> Samples:
     calibration = request.calib_images if "int8" in request.precisions else 1
-    if request.calib is not None:
-        with progress.step(f"read images of {request.calib.name}"):
+    if calib is not None:
+        with progress.step(f"read images of {calib.path.name}"):
             return from_dataset(
-                request.calib,
+                calib,
                 model.preprocess,
                 model.labels,
                 calibration=calibration,
@@ -148,6 +173,10 @@ def _samples(request: ExportRequest, model: Model, progress: Progress) -> Sample
         )
     most = enough_images(model.preprocess.input_px)
     calibration, checked = min(calibration, most), min(request.check_images, most, _MADE_CHECK_IMAGES)
+    if (stored := stored_images(CALIBRATION_IMAGES, model)) is not None:
+        return from_package(
+            stored, CHECK_IMAGES, model.preprocess, calibrate_on=calibration, check_on=checked, seed=request.seed
+        )
     with progress.step("synthesise images", STEPS) as report:
         made = calibration + checked
         images = synthesize(model.net, model.preprocess, images=made, seed=request.seed, progress=report)
@@ -172,12 +201,16 @@ def _model_notes(model: Model) -> tuple[str, ...]:
 
 
 def _doubts(
-    request: ExportRequest, model: Model, samples: Samples, reference: np.ndarray, progress: Progress
+    request: ExportRequest,
+    calib: Dataset | None,
+    model: Model,
+    samples: Samples,
+    reference: np.ndarray,
+    progress: Progress,
 ) -> tuple[str, ...]:
     """What to look at where PyTorch itself is right far less often than it could be."""
-    if samples.labels is None or model.random or request.calib is None:
+    if samples.labels is None or model.random or calib is None:
         return ()
-    calib = request.calib
 
     def load(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
         told = {"calibration": 1, "check": TRIED_IMAGES, "seed": request.seed, "outputs": model.classes}

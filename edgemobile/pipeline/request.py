@@ -35,8 +35,9 @@ class ExportRequest:
 
     `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
     on another, or on other images where it has no splits. Images that look wrong (noise, not normalised) are refused
-    unless `unchecked_calib`. Without it int8 uses synthesised images for both, and float files are checked on
-    low-frequency noise, as is everything of random weights.
+    unless `unchecked_calib`. Without it int8 uses synthesised images for both, those stored in the package where they
+    were made for just these weights, and float files are checked on low-frequency noise, as is everything of random
+    weights.
 
     `recipe` None is the one that measured best for such images (quant.recipes).
 

@@ -25,7 +25,10 @@ _QUICK = ("--check-images", "8")
 _QUICK_INT8 = ("--calib-images", "8", *_QUICK)
 
 
-def test_the_main_job(edgemobile, tmp_path: Path) -> None:
+def test_the_main_job(edgemobile, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        "edgemobile.pipeline.export.synthesize", lambda *args, **kwargs: pytest.fail("it takes seconds")
+    )
     ran = edgemobile("export", "v3-large", "--int8", "--calib-images", "32", "--check-images", "8")
     assert ran.code == 0, ran.err
     folder = tmp_path / "v3-large"
@@ -37,7 +40,7 @@ def test_the_main_job(edgemobile, tmp_path: Path) -> None:
     assert (folder / "labels.txt").read_text().split()[:2] == ["airplane", "automobile"]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["weights"]["source"].startswith("bundled")
-    assert manifest["calibration"]["source"] == "synthesised"
+    assert manifest["calibration"]["source"] == "the package's synthetic images"
     files = {file["file"]: file for file in manifest["files"]}
     for name in names:
         facts, data = files[name], (folder / name).read_bytes()
@@ -366,6 +369,39 @@ def test_a_missing_extra_says_which(edgemobile, monkeypatch: pytest.MonkeyPatch)
     ran = edgemobile("export", "v3-large")
     assert ran.code == 3
     assert "pip install 'edgemobile[export]'" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "absent", "code", "said"),
+    [
+        (("--out", "taken.txt/out"), None, 2, "cannot write to taken.txt: Not a directory. Choose another folder"),
+        (("--out", "taken.txt/deeper/out"), None, 2, "cannot write to taken.txt/deeper: Not a directory"),
+        (("--calib", "absent"), None, 2, "no data set at absent: it does not exist"),
+        (("--calib", "*.jpg"), None, 2, "no data set at *.jpg: it does not exist"),
+        ((), "onnxruntime", 3, "pip install 'edgemobile[onnxruntime]'"),
+        ((), "ai_edge_litert.interpreter", 3, "pip install 'edgemobile[litert]'"),
+        (("--backend", "torch"), "onnxsim", 3, "pip install 'edgemobile[export]'"),
+        (("--backend", "tensorflow"), "tensorflow", 3, "pip install 'edgemobile[tensorflow]'"),
+    ],
+)
+def test_what_would_end_it_late_is_refused_before_the_work(
+    edgemobile, monkeypatch, tmp_path: Path, args: tuple[str, ...], absent: str | None, code: int, said: str
+) -> None:
+    (tmp_path / "taken.txt").write_text("")
+    monkeypatch.setattr("edgemobile.pipeline.export.load_model", lambda *args, **kwargs: pytest.fail("it went to work"))
+    if absent:
+        monkeypatch.setitem(sys.modules, absent, None)
+    ran = edgemobile("export", "v3-large", "--int8", *args)
+    assert (ran.code, said in ran.err) == (code, True), ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.txt"]
+
+
+def test_a_rule_that_matches_no_layer_is_refused_before_images_are_made(edgemobile, monkeypatch) -> None:
+    made = "edgemobile.pipeline.export._samples"
+    monkeypatch.setattr(made, lambda *args: pytest.fail("images were made"))
+    ran = edgemobile("export", "v3-small", "--int8", "--keep-float", "features.99.*")
+    assert ran.code == 2
+    assert "'features.99.*', which matches no layer" in ran.err
 
 
 def test_a_missed_tolerance_is_exit_1_and_the_folder_shows_why(edgemobile, monkeypatch, tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from edgemobile.lower import export_program, lower
 from edgemobile.metrics.measures import sqnr_db
 from edgemobile.models.arch import get_arch, scaled
 from edgemobile.models.nets import build_net
+from edgemobile.quant.calibration import calibrate
 from edgemobile.quant.equalize import equalizable, equalize, rescale_randomly, rescaled
 from edgemobile.quant.hardswish_gates import GATES, highest_cost, split_gates
 from edgemobile.quant.hswish import integer_form
 from edgemobile.quant.layerwise import fake_quantized
 from edgemobile.quant.noise import Channels, observe_channels
-from edgemobile.quant.ptq import calibrated, ptq
+from edgemobile.quant.ptq import ptq, qparams_of
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.torch_graph import TorchGraph
 
@@ -202,7 +203,7 @@ def test_channels_that_hardly_vary_get_the_steps_they_need() -> None:
 
 def _activations_alone(graph: Graph, recipe: Recipe, images: np.ndarray) -> float:
     """The SQNR of the logits with exact weights."""
-    form, qparams = calibrated(graph, [images], recipe)
+    form, qparams = qparams_of(calibrate(graph, [images]), recipe)
     network = TorchGraph(form)
     with torch.no_grad():
         exact, rounded = network(images), network(images, lambda name, value: fake_quantized(value, qparams[name]))

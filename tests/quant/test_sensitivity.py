@@ -14,7 +14,8 @@ from edgemobile.images.samples import from_noise
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
 from edgemobile.metrics.measures import sqnr_db
-from edgemobile.quant.ptq import calibrated
+from edgemobile.quant.calibration import calibrate
+from edgemobile.quant.ptq import qparams_of
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.sensitivity import rank, search
 from edgemobile.quant.torch_graph import TorchGraph, to_nchw, to_nhwc
@@ -36,10 +37,10 @@ def images(model: Model) -> np.ndarray:
 
 
 def test_the_first_order_is_near_what_each_tensor_really_costs(graph: Graph, images: np.ndarray) -> None:
-    costs = rank(graph, [images])
+    costs = rank(calibrate(graph, [images]))
     assert [cost.sqnr_db for cost in costs] == sorted(cost.sqnr_db for cost in costs)
     assert sum(cost.share for cost in costs) == pytest.approx(1)
-    form, qparams = calibrated(graph, [images])
+    form, qparams = qparams_of(calibrate(graph, [images]))
     want = run(form, images)[form.outputs[0]]
     for cost in costs[:4]:
 
@@ -55,7 +56,7 @@ def test_the_first_order_is_near_what_each_tensor_really_costs(graph: Graph, ima
 
 def test_a_search_pays_nothing_for_a_bound_that_holds(graph: Graph, model: Model) -> None:
     samples = from_noise(model.preprocess, calibration=8, check=4, seed=0)
-    free = search(graph, [samples.calibration], images=samples.check, max_drop=100)
+    free = search(calibrate(graph, [samples.calibration]), images=samples.check, max_drop=100)
     assert free.kept_float == ()
     assert free.recipe == Recipe()
 
@@ -73,11 +74,13 @@ def test_a_drop_is_of_top1_where_labels_are_known_and_of_agreement_where_not(gra
         return logits
 
     labels = np.array([9, 0, 0, 0])  # int8 is right where float is wrong
-    found = search(graph, [samples.calibration], images=samples.check, labels=labels, max_drop=0.0, evaluate=evaluate)
+    found = search(
+        calibrate(graph, [samples.calibration]), images=samples.check, labels=labels, max_drop=0.0, evaluate=evaluate
+    )
     assert found.drop == -25
     assert found.kept_float == ()
     calls.clear()
-    found = search(graph, [samples.calibration], images=samples.check, max_drop=0.0, evaluate=evaluate)
+    found = search(calibrate(graph, [samples.calibration]), images=samples.check, max_drop=0.0, evaluate=evaluate)
     assert found.drop is None
     assert len(found.kept_float) == 2
     assert [rule.pattern for rule in found.recipe.rules] == list(found.kept_float)
@@ -93,4 +96,4 @@ def test_a_bound_out_of_reach_says_what_is_reached(
         return np.tile(np.array([1, 0] if asked is graph else [0, 1], np.float32), (len(images), 1))
 
     with pytest.raises(EdgemobileError, match=r"with 1 nodes in float int8 loses 100\.00 points.*Raise --max-drop"):
-        search(graph, [images], images=images[:2], max_drop=0.5, evaluate=evaluate)
+        search(calibrate(graph, [images]), images=images[:2], max_drop=0.5, evaluate=evaluate)

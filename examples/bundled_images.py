@@ -1,12 +1,15 @@
 #!/usr/bin/env python
-"""How edgemobile/bundled/check_images.zip was made: what `edgemobile ci` compares files of the package's nets on.
+"""How the images in edgemobile/bundled were made: what int8 of the package's nets is calibrated and compared on.
 
-    python examples/check_images.py --out edgemobile/bundled/check_images.zip
+    python examples/bundled_images.py --out edgemobile/bundled/check_images.zip
+    python examples/bundled_images.py --out edgemobile/bundled/calibration_images.zip --seed 1
 
 Images made anew on each machine differ: an optimiser turns the last bit of a sum into another picture, and the number
 of answers that int8 changes with it. These are made once, for all nets of the package together, from what their batch
 norms remember (edgemobile.quant.synthesize), at CIFAR-10's own 32 px. Kept are those that every net is sure of, as it
 is of most photos; an image on the border between two classes says nothing of a file.
+
+Beside the zip goes a JSON file that says which weights the images were made from (edgemobile.loading.stored_images).
 """
 
 from __future__ import annotations
@@ -22,9 +25,12 @@ from PIL import Image
 
 from edgemobile.graph.embed import to_pixels
 from edgemobile.loading.checkpoint import build, bundled, load_weights
+from edgemobile.loading.stored_images import ImageRecord
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import CIFAR10, at_resolution
 from edgemobile.quant.synthesize import synthesize
+from edgemobile.util.hashing import sha256_hex
+from edgemobile.util.strict_json import to_json_text
 
 _SOURCE_PX = 32
 # Five bits a channel: half the bytes in a PNG, and no answer changes.
@@ -59,6 +65,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the zip to write")
     parser.add_argument("--made", type=int, default=96, help="images to make")
     parser.add_argument("--kept", type=int, default=96, help="the most to keep")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise that the images begin as")
     parser.add_argument("--steps", type=int, default=36, help="steps of the optimiser")
     options = parser.parse_args()
     checkpoints = {name: load_weights("bundled", get_arch(name)) for name in bundled()}
@@ -70,8 +77,8 @@ def main() -> None:
     def told(step: int, total: int | None = None) -> None:
         print(f"step {step} of {options.steps}", flush=True)
 
-    asked = {"images": options.made, "steps": options.steps, "class_weight": _CLASS_WEIGHT, "progress": told}
-    made = synthesize(committee, preprocess, **asked)
+    asked = {"images": options.made, "seed": options.seed, "steps": options.steps, "class_weight": _CLASS_WEIGHT}
+    made = synthesize(committee, preprocess, **asked, progress=told)
     pixels = (to_pixels(made, preprocess).astype(int) // _LEVEL * _LEVEL + _LEVEL // 2).astype(np.uint8)
     shown = torch.from_numpy(np.stack([preprocess(image) for image in pixels]).transpose(0, 3, 1, 2))
     with torch.no_grad():
@@ -85,6 +92,9 @@ def main() -> None:
             data = io.BytesIO()
             Image.fromarray(pixels[index]).save(data, "png", optimize=True)
             archive.writestr(zipfile.ZipInfo(name, _DATE), data.getvalue())
+    made_from = {name: weights.sha256 for name, weights in checkpoints.items()}
+    record = ImageRecord(made_from, CIFAR10, sha256_hex(options.out.read_bytes()))
+    options.out.with_suffix(".json").write_text(to_json_text(record.to_json()), encoding="utf-8")
     counted = ", ".join(f"{label} {sum(classes[kept] == index)}" for index, label in enumerate(labels))
     print(f"{options.out}: {len(kept)} of {options.made}, {options.out.stat().st_size} bytes; {counted}")
 

@@ -1,0 +1,67 @@
+"""The images that the package carries for its own weights, made by examples/bundled_images.py.
+
+Synthesis costs seconds and gives other images on another machine. These were made once, from what the batch norms of
+all nets in the package remember, and serve those weights alone: the record beside a zip says which by sha256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.loading.checkpoint import CHECK_IMAGES
+from edgemobile.loading.model import Model
+from edgemobile.preprocess import Preprocess
+from edgemobile.util.hashing import sha256_hex
+from edgemobile.util.strict_json import versioned
+
+__all__ = ["CALIBRATION_IMAGES", "ImageRecord", "stored_images"]
+
+_VERSION = 1
+CALIBRATION_IMAGES = CHECK_IMAGES.with_name("calibration_images.zip")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What a zip of images was made from: `weights`, a net's name -> the sha256 of its file, and how these see images.
+
+    `sha256` is of the zip.
+    """
+
+    weights: Mapping[str, str]
+    preprocess: Preprocess
+    sha256: str
+
+    def serves(self, weights: str, preprocess: Preprocess) -> bool:
+        """Whether the images suit a model of weights of this sha256 that is shown images so."""
+        return weights in self.weights.values() and preprocess == self.preprocess
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": _VERSION,
+            "weights": dict(self.weights),
+            "preprocess": self.preprocess.to_json(),
+            "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_json(cls, text: str) -> ImageRecord:
+        data = versioned(text, _VERSION, "record of images")
+        return cls(data["weights"], Preprocess.from_json(data["preprocess"]), data["sha256"])
+
+
+def stored_images(images: Path, model: Model) -> Path | None:
+    """The zip `images` where it was made for just this model, else None.
+
+    Other weights, another resolution and another normalisation have statistics of their own. Raises EdgemobileError
+    where the zip is not the one that its record describes.
+    """
+    record = ImageRecord.from_json(images.with_suffix(".json").read_text(encoding="utf-8"))
+    if not record.serves(model.sha256, model.preprocess):
+        return None
+    if sha256_hex(images.read_bytes()) != record.sha256:
+        raise EdgemobileError(f"{images} is not as the package has it: install edgemobile again, or give --calib")
+    return images

@@ -1,0 +1,203 @@
+"""What calibration images show of a graph, kept so that a second recipe does not look at the images again.
+
+    calibration = calibrate(graph, batches)
+    quantize(calibration, recipe), quantize(calibration, another)      # quant/ptq.py
+
+Most of what a recipe needs is seen on its own form of the graph: the gates that it splits and the factors that it gives
+channels decide which values there are to range. So statistics are kept by the fields of the recipe that they depend on.
+Recipes that differ in their layers in float, granularity, corrections or headroom share all of them; an observer costs
+one forward pass more. Layer correction compares whole activations, float with int8, and reads the images each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgemobile.errors import EdgemobileError, require
+from edgemobile.graph import Graph
+from edgemobile.quant.equalize import equalizable, equalize, rescaled
+from edgemobile.quant.guards import check_images
+from edgemobile.quant.hardswish_gates import GATES, highest_cost, split_gates
+from edgemobile.quant.hswish import integer_form
+from edgemobile.quant.noise import Channels, above, observe_channels
+from edgemobile.quant.observers import OBSERVERS, Observer
+from edgemobile.quant.recipe import DEFAULT, Recipe
+from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
+from edgemobile.util.progress import Report, unheard
+
+__all__ = ["Calibration", "Prepared", "Ranges", "Statistics", "calibrate", "refuse_unmatched"]
+
+# The two ends of every activation's range, by its name.
+Ranges = Mapping[str, tuple[float, float]]
+_FormKey = tuple[str, str, float, bool]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float graph ready for int8: the same function in a form that integers suit.
+
+    `floors`: tensor name -> f64[C], below which nothing that reads the tensor can tell values apart.
+    """
+
+    graph: Graph
+    factors: Mapping[str, np.ndarray]
+    floors: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What images showed so far, by what of a recipe it depends on.
+
+    `channels`: (form of hard-swish, gates split) -> the channels of every activation, the sum of an image's squared
+    logits. `prepared`: the fields of a recipe that decide the prepared graph -> that. `ranges`: those, and the observer
+    of every activation -> the ranges.
+    """
+
+    channels: dict[tuple[str, str], tuple[Mapping[str, Channels], float]] = field(default_factory=dict)
+    prepared: dict[_FormKey, Prepared] = field(default_factory=dict)
+    ranges: dict[tuple[_FormKey, tuple[tuple[str, str], ...]], Ranges] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A float `graph`, the preprocessed images f32[N,H,W,C] it is calibrated on, in `batches`, and what they showed.
+
+    `calibrate` makes one and checks the images; `notes` is what is wrong with them. `statistics` grows with the recipes
+    that are asked for. quant/calibration_file.py writes and reads it.
+    """
+
+    graph: Graph
+    batches: tuple[np.ndarray, ...]
+    notes: tuple[str, ...] = ()
+    statistics: Statistics = field(default_factory=Statistics, repr=False)
+
+    @property
+    def images(self) -> np.ndarray:
+        """All of them, f32[N,H,W,C]."""
+        return np.concatenate(self.batches)
+
+    def prepared(self, recipe: Recipe = DEFAULT) -> Prepared:
+        """The integer form of the graph with its gates split and its channels equalized, as the recipe says."""
+        refuse_unmatched(recipe, self.graph)
+        key = _form_key(recipe)
+        if key not in self.statistics.prepared:
+            self.statistics.prepared[key] = self._prepare(recipe)
+        return self.statistics.prepared[key]
+
+    def ranges(self, recipe: Recipe = DEFAULT, report: Report = unheard) -> Ranges:
+        """The range of every activation of the prepared graph, with the recipe's headroom.
+
+        `report` is told how many images were seen.
+        """
+        prepared = self.prepared(recipe)
+        observers = _observers(prepared.graph, recipe)
+        key = (_form_key(recipe), tuple(observers.items()))
+        if key not in self.statistics.ranges:
+            self.statistics.ranges[key] = _observe(prepared, observers, self.batches, report)
+        return _with_headroom(prepared.graph, self.statistics.ranges[key], recipe)
+
+    def _prepare(self, recipe: Recipe) -> Prepared:
+        whole = integer_form(self.graph, recipe.hswish)
+        finding = recipe.split_gates == "highest_cost" and recipe.equalize > 0
+        gates = "all" if finding else recipe.split_gates
+        form, split = split_gates(whole, lambda node: GATES[gates](whole, node))
+        if not recipe.equalize:
+            return Prepared(form, {}, _floors(form, split))
+        seen = (recipe.hswish, gates)
+        if seen not in self.statistics.channels:
+            self.statistics.channels[seen] = observe_channels(form, self.images, _floors(form, split))
+        channels, signal = self.statistics.channels[seen]
+        factors = equalize(form, channels, recipe.equalize, by_noise=recipe.noise_optimal_scaling)
+        if finding:
+            worth = highest_cost(form, split, equalizable(form), channels, factors, signal)
+            form, split = split_gates(whole, lambda node: node.output in worth)
+            factors = {name: factors[name] for group in equalizable(form) for name in group}
+        floors = {name: floor * factors.get(name, 1.0) for name, floor in _floors(form, split).items()}
+        return Prepared(rescaled(form, factors), factors, floors)
+
+
+def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = False) -> Calibration:
+    """A Calibration of `graph` on preprocessed images f32[N,H,W,C] of any batch sizes.
+
+    Nothing is computed before a recipe asks for it. Raises EdgemobileError for an empty set, values that are not finite
+    and, where `strict`, for images that cannot be what the model is used on; they are noted otherwise.
+    """
+    batches = tuple(batches)
+    return Calibration(graph, batches, tuple(check_images(batches, strict=strict)))
+
+
+def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
+    """Raises EdgemobileError for a rule that matches no layer of the float `graph`."""
+    unmatched = recipe.unmatched([node.output for node in integer_form(graph, recipe.hswish).nodes])
+    if unmatched:
+        example = next(node.output for node in graph.nodes if node.op == "conv2d")
+        raise EdgemobileError(
+            f"recipe {recipe.name!r} has a rule for {unmatched[0]!r}, which matches no layer. "
+            f"Layers are called like {example}"
+        )
+
+
+def _form_key(recipe: Recipe) -> _FormKey:
+    """What of a recipe decides the prepared graph."""
+    return recipe.hswish, recipe.split_gates, float(recipe.equalize), recipe.noise_optimal_scaling
+
+
+def _floors(graph: Graph, split: Sequence[str]) -> dict[str, np.ndarray]:
+    """hardswish(x) is 0 below -3, exactly."""
+    return {name: np.full(graph[name].shape[-1], -3.0) for name in split}
+
+
+# ---- ranges ---------------------------------------------------------------------------------------------------------
+
+
+def _observers(graph: Graph, recipe: Recipe) -> dict[str, str]:
+    """The name of the observer of every activation."""
+    names = [*graph.inputs, *(node.output for node in graph.nodes)]
+    return {name: recipe.settings(name, is_output=name in graph.outputs).observer for name in names}
+
+
+def _observe(
+    prepared: Prepared, chosen: Mapping[str, str], batches: Sequence[np.ndarray], report: Report
+) -> dict[str, tuple[float, float]]:
+    """The range of every activation over the batches, by the observers that are `chosen`."""
+    observers: dict[str, Observer] = {name: OBSERVERS[observer]() for name, observer in chosen.items()}
+
+    def watch(name: str, value: Any) -> Any:
+        observers[name].update(above(to_nhwc(value), prepared.floors.get(name)))
+        return value
+
+    torch = require("torch", "export")
+    network, images = TorchGraph(prepared.graph), 0
+    with torch.no_grad():
+        for batch in batches:
+            network(batch, watch)
+            images += len(batch)
+            report(images)
+    return {name: observer.range() for name, observer in observers.items()}
+
+
+def _with_headroom(graph: Graph, seen: Ranges, recipe: Recipe) -> Ranges:
+    ranges = dict(seen)
+    for wide, headroom in ((set(graph.outputs), recipe.output_headroom), (_squeezed(graph), recipe.squeeze_headroom)):
+        for name in wide:
+            low, high = ranges[name]
+            ranges[name] = low * headroom, high * headroom
+    return ranges
+
+
+def _squeezed(graph: Graph) -> set[str]:
+    """What squeeze-and-excites make of each channel's mean, from the mean to what the channels are multiplied by."""
+    found = set()
+    for node in graph.nodes:
+        if node.op == "mul" and math.prod(graph[node.output].shape[1:-1]) > 1:
+            for name in node.inputs:
+                producer = graph.producer(name)
+                while producer is not None and math.prod(graph[producer.output].shape[1:-1]) == 1:
+                    found.add(producer.output)
+                    producer = graph.producer(producer.inputs[0])
+    return found
