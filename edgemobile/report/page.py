@@ -169,9 +169,9 @@ def _tiles(found: Findings) -> Iterator[Tile]:
     for line in found.lines:
         points = [(one, timing.estimated[0]) for one, timing in line.points if timing.estimated]
         if points:
-            file, least = min(points, key=lambda pair: pair[1].ms)
+            file, shortest = min(points, key=lambda pair: pair[1].ms)
             words = f"{file.name}; {device_words(line)}"
-            yield Tile(f"estimated, {least.board.words}", f"{ms(least.ms)} ms", words)
+            yield Tile(f"estimated, {shortest.board.words}", f"{ms(shortest.ms)} ms", words)
     known = [(one, accuracy) for one in found.artifacts if (accuracy := one.accuracy_on(""))]
     if known:
         best, accuracy = max(known, key=lambda pair: pair[1].top1)
