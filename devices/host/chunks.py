@@ -86,17 +86,22 @@ def _answers(
 
 
 def _ahead(client: JobClient, chunks: Iterator[Chunk], resumed: bool) -> Iterator[Chunk]:
-    """Each chunk, once those after it, as many as fit the window, are on the board."""
+    """Each chunk, once those after it, as many as fit the window, are on the board.
+
+    A chunk stays in `client.waiting` until the next one is asked for, as it is answered only then.
+    """
     waiting: deque[Chunk] = deque()
+    client.waiting = waiting
     for chunk in chunks:
         if not resumed or client.read(client.output(chunk), 1) is None:
             client.put(chunk.data, client.input(chunk))
         waiting.append(chunk)
-        client.waiting = waiting
         if len(waiting) == _WINDOW:
-            yield waiting.popleft()
+            yield waiting[0]
+            waiting.popleft()
     while waiting:
-        yield waiting.popleft()
+        yield waiting[0]
+        waiting.popleft()
 
 
 def _chunk(number: int, images: np.ndarray) -> Chunk:
