@@ -147,11 +147,15 @@ def bench(job: Job) -> dict[str, Any]:
 
 
 def read_file(job: Job, row: JobFile) -> bytes:
-    """The bytes of a model file on the board. Raises EdgemobileError where they are not those the host sent."""
+    """The bytes of a model file on the board. Raises EdgemobileError where they are not those the host sent, and
+    removes them, so that the next job brings them again.
+    """
     # jobs/<id> and files/<sha256> stand side by side under the root.
-    data = (job.folder.parent.parent / row["path"]).read_bytes()
+    path = job.folder.parent.parent / row["path"]
+    data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        raise EdgemobileError(f"the board's copy of {row['file']} is damaged; delete {row['path']} there and try again")
+        path.unlink(missing_ok=True)
+        raise EdgemobileError(f"the board's copy of {row['file']} was damaged and is removed; try again")
     return data
 
 

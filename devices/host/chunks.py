@@ -66,7 +66,7 @@ def infer(
     folder = f"jobs/infer-{_resume_id(file, runtime, threads)}"
     client = JobClient(device.name, transport, prepared, folder, on_progress, patience_s, sleep)
     try:
-        resumed = client.read(f"{folder}/job.json", 1) is not None
+        resumed = client.recover()
         client.begin(job, [file])
         yield from _answers(client, batches, resumed, layers_width)
     except BaseException:
@@ -94,7 +94,7 @@ def _ahead(client: JobClient, chunks: Iterator[Chunk], resumed: bool) -> Iterato
     client.waiting = waiting
     for chunk in chunks:
         if not resumed or client.read(client.output(chunk), 1) is None:
-            client.put(chunk.data, client.input(chunk))
+            client.send(chunk)
         waiting.append(chunk)
         if len(waiting) == _WINDOW:
             yield waiting[0]

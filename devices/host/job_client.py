@@ -115,6 +115,7 @@ class JobClient:
         self._reached = self._counting = False
         self._lost = self._back = self._ended = False
         self._job_json = self._boot_id = b""
+        self._heard = 0.0
         self._restarts = 0
         self._quiet_s = _QUIET_S * (_EMULATED_IS_SLOWER if transport.emulated else 1)
         self._progress = b""
@@ -124,6 +125,10 @@ class JobClient:
 
     def put(self, source: bytes, target: str) -> None:
         self._retry(lambda: self._transport.put(source, target))
+
+    def send(self, chunk: Chunk) -> None:
+        """Bring the images of a chunk. A power cut may take them: they can be sent again, and flash wears."""
+        self._retry(lambda: self._transport.put(chunk.data, self.input(chunk), durable=False))
 
     def read(self, path: str, max_bytes: int, offset: int = 0) -> bytes | None:
         """At most `max_bytes`, whatever the board has or says."""
@@ -155,6 +160,13 @@ class JobClient:
         return f"{self.folder}/output-{chunk.name}.npy"
 
     # -- the job
+
+    def recover(self) -> bool:
+        """Whether the job's folder is there from before. What a power cut damaged in it is removed."""
+        if self.read(f"{self.folder}/running", 1) is None:
+            return False
+        self._ask_state()
+        return True
 
     def begin(self, job: Job, files: Sequence[ModelFile]) -> None:
         """Bring what the board has not, and start the worker."""
@@ -245,7 +257,8 @@ class JobClient:
 
     def _wait(self, look: Callable[[], _T | None], longest_pause_s: float) -> _T:
         """What `look` finds, looking less and less often while the worker has nothing to say."""
-        pause, heard, waiting = _SHORTEST_PAUSE_S, time.monotonic(), False
+        pause, waiting = _SHORTEST_PAUSE_S, False
+        self._heard = time.monotonic()
         while True:
             found = look()
             events = self._events()
@@ -260,10 +273,9 @@ class JobClient:
                 self._ended = True
                 continue
             if events:
-                heard = time.monotonic()
-            if time.monotonic() - heard > self._quiet_s or self._came_back_from_a_reboot():
+                self._heard = time.monotonic()
+            elif time.monotonic() - self._heard > self._quiet_s:
                 self._look_after_worker()
-                heard = time.monotonic()
             self._sleep(pause)
             pause = min(2 * pause, longest_pause_s)
 
@@ -274,11 +286,15 @@ class JobClient:
     def _rebooted(self) -> bool:
         return b"" not in (now := self._ask_boot_id(), self._boot_id) and now != self._boot_id
 
-    def _look_after_worker(self) -> None:
-        """What to do about silence: look whether its images are there while it works, and start it again if it died."""
+    def _ask_state(self) -> bytes:
         argv = [*self._prepared.python, *_WORKER, "--state", self.folder]
         done = self._retry(lambda: self._transport.run(argv, timeout_s=120, env=dict(self._prepared.env)))
-        state = done.stdout.strip()
+        return done.stdout.strip()
+
+    def _look_after_worker(self) -> None:
+        """What to do about silence: look whether its images are there while it works, and start it again if it died."""
+        state = self._ask_state()
+        self._heard = time.monotonic()
         if state == b"running":
             self._send_missing_chunks()
             self._quiet_s = min(2 * self._quiet_s, _LONGEST_QUIET_S)
@@ -304,6 +320,8 @@ class JobClient:
             _LOG.warning("%s: the board restarted; %s", self.named, again)
         self._restarts += 1
         self._lost, self._boot_id = False, self._ask_boot_id()
+        # Progress is shorter now, if a power cut damaged it.
+        self._progress, self._progress_read = b"", 0
         self._send_missing_chunks()
         self._start()
 
@@ -312,7 +330,7 @@ class JobClient:
         for chunk in self.waiting:
             # In this order: the worker removes the images once the answer is there.
             if not self.read(self.input(chunk), 1) and not self.read(self.output(chunk), 1):
-                self.put(chunk.data, self.input(chunk))
+                self.send(chunk)
 
     def _last_words(self) -> str:
         log = (self.read_whole(f"{self.folder}/log", MAX_PROGRESS_BYTES) or b"").decode("utf-8", "replace")
@@ -322,7 +340,11 @@ class JobClient:
 
     def _events(self) -> list[Event]:
         """What the worker told since the last call; a line it has not finished waits."""
-        data = self.read(f"{self.folder}/progress.jsonl", _READ_BYTES, self._progress_read) or b""
+        path = f"{self.folder}/progress.jsonl"
+        data = self.read(path, _READ_BYTES, self._progress_read) or b""
+        if self._came_back_from_a_reboot():
+            self._look_after_worker()
+            data = self.read(path, _READ_BYTES, self._progress_read) or b""
         self._progress_read += len(data)
         if self._progress_read > MAX_PROGRESS_BYTES:
             raise EdgemobileError(f"the worker on {self.named} told more than {MAX_PROGRESS_BYTES} bytes of progress")

@@ -53,8 +53,8 @@ class Transport(Protocol):
         """Start a program in `root` that goes on without us, its output in the file `log`."""
         ...
 
-    def put(self, source: Path | bytes, target: str) -> None:
-        """Write a file whole or not at all; folders on the way are made."""
+    def put(self, source: Path | bytes, target: str, *, durable: bool = True) -> None:
+        """Write a file whole or not at all; folders on the way are made. `durable` also through a power cut there."""
         ...
 
     def read(self, path: str, *, offset: int = 0, max_bytes: int) -> bytes | None:

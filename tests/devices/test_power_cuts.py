@@ -1,8 +1,9 @@
-"""Boards that lose power in the middle of a job. The sshd, the worker and its runtime are real; the new boot is made."""
+"""Boards that lose power in the middle of a job: a real sshd, worker and runtime; only the boot id is made."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -158,7 +159,7 @@ def _with_empty_files(job: Path) -> None:
             path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("lost", [_without_inputs, lambda job: None])
+@pytest.mark.parametrize("lost", [_without_inputs, _with_empty_files, lambda job: None])
 def test_an_eval_goes_on_after_a_power_cut(
     powered: Callable[..., _Power],
     model: Path,
@@ -175,10 +176,11 @@ def test_an_eval_goes_on_after_a_power_cut(
     assert list((power.root / "jobs").iterdir()) == []
 
 
+@pytest.mark.parametrize("lost", [_with_empty_files, lambda job: None])
 def test_a_bench_begins_again_after_a_power_cut(
-    powered: Callable[..., _Power], model: Path, caplog: pytest.LogCaptureFixture
+    powered: Callable[..., _Power], model: Path, lost: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    power = powered(lambda job: None)
+    power = powered(lost)
 
     def cut(event: Any) -> None:
         if event["event"] == "round" and not power.cuts:
@@ -200,6 +202,40 @@ def test_a_board_that_keeps_losing_power_is_told_so(powered: Callable[..., _Powe
 
     with pytest.raises(EdgemobileError, match=r"pi restarted 3 times during this job. Check its power supply"):
         _bench(_Cut(power, "nothing"), model, cut)
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def _emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_cut_short, _zeroed, _emptied])
+@pytest.mark.parametrize("name", ["job.json", "run.json", "progress.jsonl", "output-000000-*", "input-000002-*"])
+def test_damaged_state_counts_as_absent(
+    tmp_path: Path, model: Path, chunks: list[np.ndarray], name: str, damage: Callable[[Path], None]
+) -> None:
+    """Of an eval that Ctrl-C ended and a power cut after it: the next one needs nobody to delete anything."""
+    transport = LocalTransport(tmp_path)
+    first = infer(_Named(), transport, _python(transport), read_model_file(model), iter(chunks[:2]), None, 1)
+    next(first)
+    first.close()
+    (job,) = (tmp_path / "jobs").iterdir()
+    sleep = _sleep()
+    while not (job / "run.json").exists():
+        sleep(0.1)
+    # Sent and not looked at any more.
+    shutil.copy(next(job.glob("output-000000-*")), job / "input-000002-0123456789abcdef.npy")
+    (damaged,) = job.glob(name)
+    damage(damaged)
+    _assert_right(model, chunks, _infer(transport, model, chunks))
+    assert list((tmp_path / "jobs").iterdir()) == []
 
 
 def test_images_that_disappear_are_sent_again(

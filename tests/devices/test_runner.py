@@ -77,8 +77,8 @@ class _Line(LocalTransport):
     def start(self, argv: Any, **options: Any) -> None:
         self._through("start", lambda: LocalTransport.start(self, argv, **options))
 
-    def put(self, source: Any, target: str) -> None:
-        self._through("put", lambda: LocalTransport.put(self, source, target))
+    def put(self, source: Any, target: str, **options: Any) -> None:
+        self._through("put", lambda: LocalTransport.put(self, source, target, **options))
 
     def read(self, path: str, *, offset: int = 0, max_bytes: int) -> bytes | None:
         return self._through("read", lambda: LocalTransport.read(self, path, offset=offset, max_bytes=max_bytes))
@@ -199,8 +199,9 @@ def test_a_damaged_copy_is_noticed(tmp_path: Path, model: Path) -> None:
     file = read_model_file(model)
     (tmp_path / "files").mkdir()
     (tmp_path / job_file(file)["path"]).write_bytes(b"\x08" * file.bytes)
-    with pytest.raises(EdgemobileError, match=r"copy of .* is damaged"):
+    with pytest.raises(EdgemobileError, match=r"copy of .* was damaged and is removed; try again"):
         _bench(LocalTransport(tmp_path), model)
+    assert _bench(LocalTransport(tmp_path), model).cases
 
 
 def test_a_model_of_this_job_is_kept_and_others_go_after_a_month(tmp_path: Path, model: Path) -> None:
@@ -459,9 +460,9 @@ def test_an_interrupted_eval_takes_up_what_is_there(tmp_path: Path, model: Path,
     puts: list[str] = []
 
     class Watched(LocalTransport):
-        def put(self, source: Any, target: str) -> None:
+        def put(self, source: Any, target: str, **options: Any) -> None:
             puts.append(Path(target).name)
-            super().put(source, target)
+            super().put(source, target, **options)
 
     answers = list(_infer(Watched(tmp_path), model, iter(chunks)))
     _assert_right(model, chunks, answers)
@@ -492,10 +493,10 @@ def test_an_answer_that_finds_no_room(tmp_path: Path, model: Path, chunks: list[
     """A disk that has room for the words about it."""
 
     class Full(LocalTransport):
-        def put(self, source: Any, target: str) -> None:
+        def put(self, source: Any, target: str, **options: Any) -> None:
             if "/input-" in target:
                 self._made(target.replace("/input-", "/output-")).with_suffix(".partial").symlink_to("/dev/full")
-            super().put(source, target)
+            super().put(source, target, **options)
 
     with pytest.raises(
         EdgemobileError, match=r"pi: the disk is full \(.*No space left on device.*\)\. Make room there"
