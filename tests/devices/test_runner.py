@@ -471,6 +471,33 @@ def test_an_interrupted_eval_takes_up_what_is_there(tmp_path: Path, model: Path,
     assert [name for name in puts if name.startswith("input-000003")]
 
 
+@pytest.mark.parametrize("others", [False, True])
+def test_two_evals_of_one_file_at_once(tmp_path: Path, model: Path, chunks: list[np.ndarray], others: bool) -> None:
+    """Of other images, and of the same: the first to end takes nothing from the other."""
+    theirs = [images + 1 for images in chunks] if others else chunks
+    first = _infer(LocalTransport(tmp_path), model, iter(chunks))
+    answers = [next(first)]
+    _assert_right(model, theirs, list(_infer(LocalTransport(tmp_path), model, iter(theirs))))
+    # Long gone if it shared the folder.
+    assert [path.name for path in (tmp_path / "jobs").iterdir()]
+    _assert_right(model, chunks, [*answers, *first])
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_an_eval_of_other_images_does_not_count_what_an_interrupted_one_left(
+    tmp_path: Path, model: Path, chunks: list[np.ndarray]
+) -> None:
+    """Even where the first images are the same."""
+    first = _infer(LocalTransport(tmp_path), model, iter(chunks))
+    next(first)
+    next(first)
+    first.close()
+    events: list[Any] = []
+    ours = [chunks[0], chunks[1] + 1]
+    _assert_right(model, ours, list(_infer(LocalTransport(tmp_path), model, iter(ours), events)))
+    assert sum(event["images"] for event in events if event["event"] == "chunk") == 8
+
+
 def test_a_worker_that_is_killed_is_started_again(
     tmp_path: Path, model: Path, chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
