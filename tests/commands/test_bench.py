@@ -185,7 +185,8 @@ def saved(call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
     def save(name: str, ms: float, **changes: object) -> Path:
         run = json.loads((tmp_path / "real.json").read_text())
-        run["cases"][0].update({"rounds_ns": [[int(ms * 1e6)] * 4] * 5, **changes})
+        untold = {"rounds_wall_ns": [], "rounds_cpu_ns": []}
+        run["cases"][0].update({"rounds_ns": [[int(ms * 1e6)] * 4] * 5, **untold, **changes})
         run["cases"][0]["rounds_per_process"] = [len(run["cases"][0]["rounds_ns"]) // 5] * 5
         (tmp_path / name).write_text(json.dumps(run))
         return tmp_path / name

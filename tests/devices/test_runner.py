@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import make_run
 
 from edgemobile.devices.host import job_client
 from edgemobile.devices.host.job_client import job_file
@@ -27,6 +29,7 @@ from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters.model_files import read_model_file
+from edgemobile.latency.statistics import verdict
 
 pytest.importorskip("onnxruntime")
 
@@ -117,6 +120,36 @@ def test_a_bench(tmp_path: Path, model: Path) -> None:
     assert [event["done"] for event in events if event["event"] == "round"][-1] == 100
     # Its content, not its name, is what a board gets to see.
     assert [file.name for file in (tmp_path / "files").iterdir()] == [f"{measured.cases[0].sha256}.onnx"]
+
+
+@pytest.fixture
+def busy_core() -> Iterator[int]:
+    """A core with a program on it that never rests; skips where programs cannot be kept to a core."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("programs cannot be kept to a core here")
+    core = max(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{core}]); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            if not (process.stdout and process.stdout.readline()):
+                pytest.skip("programs cannot be kept to a core here")
+            yield core
+        finally:
+            process.kill()
+
+
+def test_a_busy_core_is_noticed(tmp_path: Path, model: Path, busy_core: int) -> None:
+    """However calm the median: most inferences are shorter than the time that the kernel gives to one program."""
+    files, settings = [read_model_file(model)], Settings(seconds=2, cores=str(busy_core))
+    job = bench_job(files, settings, [busy_core], emulated=False)
+    python = _Python(env={"TMPDIR": str(tmp_path)})
+    (case,) = run_job(BOARD, LocalTransport(tmp_path), python, job, files).cases
+    assert len(case.rounds_wall_ns) == len(case.rounds_cpu_ns) == len(case.rounds_ns)
+    assert case.cpu_share is not None
+    assert case.cpu_share < 0.9
+    reasons = verdict(case, make_run(case, settings=settings)).reasons
+    assert any("other programs ran on its core" in reason for reason in reasons)
+    assert case.images_per_s < 1e9 / case.median_ns
 
 
 def test_seconds_and_cores(tmp_path: Path, model: Path) -> None:
@@ -355,9 +388,15 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
         (_case(threads=4), "which nobody asked for"),
         (_case(runtime="litert"), "says litert ran"),
         (_case(rounds_ns=[[float("nan")]]), "NaN is no number"),
-        (_case(rounds_ns=[[10**13]], rounds_per_process=[1]), "claims 10000.0 s of inferences"),
+        (
+            _case(rounds_ns=[[10**13]], rounds_per_process=[1], rounds_wall_ns=[1], rounds_cpu_ns=[1]),
+            "claims 10000.0 s of inferences",
+        ),
         (_case(rounds_ns="many"), "expected list"),
-        (_case(rounds_ns=[], rounds_per_process=[]), "is timed, and counts no instructions"),
+        (
+            _case(rounds_ns=[], rounds_per_process=[], rounds_wall_ns=[], rounds_cpu_ns=[]),
+            "is timed, and counts no instructions",
+        ),
         (_case(instructions=[dict.fromkeys(INSTRUCTION_CLASSES, 1)]), "is timed, and counts no instructions"),
         (_case(version="1\x1b[31m"), "printable"),
         (_changed(lambda result: result.update(ended="error", kind="X", reason="a\x1b[2Jb")), r"pi: a\?\[2Jb"),
