@@ -19,10 +19,11 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from edgemobile.devices.host.records import MAX_RUN_BYTES
-from edgemobile.devices.host.transport import DeviceUnreachable, Transport
+from edgemobile.devices.host.transport import DeviceUnreachable, Transport, disk_full
 from edgemobile.devices.runtimes.job import EVENTS, JOB_VERSION, MAX_LINE_BYTES, MAX_PROGRESS_BYTES, Job, JobFile
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.model_file.model_file import ModelFile
@@ -108,6 +109,8 @@ class JobClient:
     ) -> None:
         self.named, self.folder = named, folder
         self.waiting: Collection[Chunk] = ()
+        # What whoever reads the result has to know.
+        self.notes: list[str] = []
         self._transport, self._prepared = transport, prepared
         self._tell: OnProgress = on_progress or (lambda event: None)
         self._patience_s, self._sleep = patience_s, sleep
@@ -301,8 +304,7 @@ class JobClient:
         elif state == b"finished" and self._result() is not None:
             self._ended = True
         elif state == b"full":
-            root = self._transport.root
-            raise EdgemobileError(f"the worker on {self.named} died: the disk of {root} is full. Make room there")
+            raise EdgemobileError(f"the worker on {self.named} died: {disk_full(self._transport.root, movable=False)}")
         else:
             self._restart_worker()
 
@@ -315,15 +317,21 @@ class JobClient:
         # A bench that died by itself would die again, or worse, not. Chunks can be asked for again.
         if self._restarts == _RESTARTS or not (rebooted or self._lost or self.waiting):
             raise EdgemobileError(f"the worker on {self.named} died: {self._last_words()}")
-        if rebooted:
-            again = "images without an answer are sent again" if self.waiting else "the measurement begins again"
-            _LOG.warning("%s: the board restarted; %s", self.named, again)
+        self._tell_of_restart("the board restarted" if rebooted else "the worker died")
         self._restarts += 1
         self._lost, self._boot_id = False, self._ask_boot_id()
         # Progress is shorter now, if a power cut damaged it.
         self._progress, self._progress_read = b"", 0
         self._send_missing_chunks()
         self._start()
+
+    def _tell_of_restart(self, happened: str) -> None:
+        again = "images without an answer are sent again" if self.waiting else "the measurement begins again"
+        _LOG.warning("%s: %s; %s", self.named, happened, again)
+        # One that had told nothing had not begun.
+        if self._progress_read:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.notes.append(f"{happened} during this run; everything was measured again from {now}")
 
     def _send_missing_chunks(self) -> None:
         """Send again what is waited for and has neither its images there nor an answer."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["Completed", "DeviceUnreachable", "Transport"]
+__all__ = ["Completed", "DeviceUnreachable", "Transport", "disk_full"]
 
 
 class DeviceUnreachable(EdgemobileError):
@@ -28,6 +28,12 @@ class Completed:
     returncode: int
     stdout: bytes
     stderr: bytes
+
+
+def disk_full(root: str, *, movable: bool) -> str:
+    """What to say of a board whose disk is full; a `movable` root can be named in the board's row."""
+    also = ', or name a folder of another disk in its row (root = "/...")' if movable else ""
+    return f"the disk of {root} is full. Make room there{also}"
 
 
 class Transport(Protocol):

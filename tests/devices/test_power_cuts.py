@@ -191,6 +191,8 @@ def test_a_bench_begins_again_after_a_power_cut(
     assert measured.cases[0].values_ns
     said = [record.getMessage() for record in caplog.records]
     assert "pi: the board restarted; the measurement begins again" in said
+    (note,) = measured.notes
+    assert note.startswith("the board restarted during this run; everything was measured again from 20")
 
 
 def test_a_board_that_keeps_losing_power_is_told_so(powered: Callable[..., _Power], model: Path) -> None:
