@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from edgemobile.devices.host.folders import cache_folder, inside
 from edgemobile.devices.host.processes import bounded_run
-from edgemobile.devices.host.transport import Completed
+from edgemobile.devices.host.transport import Completed, disk_full
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.writing import replace_synced
 
@@ -92,7 +93,9 @@ class LocalTransport:
                 os.replace(partial, path)
         except OSError as error:
             Path(partial).unlink(missing_ok=True)
-            raise EdgemobileError(f"cannot write {path}: {error.strerror or error}") from error
+            full = error.errno == errno.ENOSPC
+            reason = disk_full(self.root, movable=False) if full else error.strerror or error
+            raise EdgemobileError(f"cannot write {path}: {reason}") from error
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgemobile.devices.host.folders import inside
 from edgemobile.devices.host.processes import MAX_OUTPUT_BYTES, exit_reason
-from edgemobile.devices.host.transport import Completed, DeviceUnreachable
+from edgemobile.devices.host.transport import Completed, DeviceUnreachable, disk_full
 from edgemobile.errors import EdgemobileError
 
 __all__ = ["ShellTransport"]
@@ -108,7 +108,9 @@ class ShellTransport(ABC):
         if done.returncode == _CUT_OFF and not done.stderr:
             raise DeviceUnreachable(f"{self.name}: the connection was cut in the middle of: {what}")
         if done.returncode:
-            raise EdgemobileError(f"cannot {what} on {self.name}: {exit_reason(done)}")
+            full = b"No space left" in done.stderr
+            reason = disk_full(self.root, movable=True) if full else exit_reason(done)
+            raise EdgemobileError(f"cannot {what} on {self.name}: {reason}")
 
 
 def _words(argv: Sequence[str], env: Mapping[str, str] | None) -> str:

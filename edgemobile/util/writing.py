@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from contextlib import suppress
@@ -30,7 +31,8 @@ def write_whole(path: Path, text: str) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise EdgemobileError(f"cannot write {path}: {error.strerror or error}") from error
+        remedy = ". Make room on its disk, or write to another" if error.errno == errno.ENOSPC else ""
+        raise EdgemobileError(f"cannot write {path}: {error.strerror or error}{remedy}") from error
 
 
 def replace_synced(partial: Path, target: Path) -> None:
