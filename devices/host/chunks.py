@@ -112,7 +112,11 @@ class _ChunksOfOurs:
 def _folder(resume_id: str) -> Iterator[str]:
     """The folder of the job on the board; another one while a call of the same work is still in it."""
     # 256 files at most. Calls of other work that share one have a folder of their own all the same.
-    lock = try_lock(cache_folder("locks") / f"infer-{resume_id[:2]}.lock")
+    try:
+        lock = try_lock(cache_folder("locks") / f"infer-{resume_id[:2]}.lock")
+    # Without a cache here nothing tells whether a call is in the folder.
+    except (OSError, EdgemobileError):
+        lock = None
     if lock is None:
         yield f"jobs/infer-{uuid.uuid4().hex[:16]}"
         return
