@@ -53,6 +53,7 @@ PAYLOAD = (
     "graph/__init__",
     "graph/affine",
     "graph/ir",
+    "graph/origin",
     "graph/ops",
     "model_file/__init__",
     "model_file/file",

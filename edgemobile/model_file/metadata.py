@@ -14,11 +14,11 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import Preprocess
 
 __all__ = [
-    "CHANNEL_FACTORS",
     "CHECKSUMS",
     "EMBEDDED",
     "LABELS",
     "MODEL",
+    "ORIGINS",
     "PRECISION",
     "PREPROCESS",
     "TARGET",
@@ -39,7 +39,7 @@ TARGET = "edgemobile.target"  # of ONNX files with int8 weights, which some CPUs
 PREPROCESS = "edgemobile.preprocess"  # what the file leaves to its user
 EMBEDDED = "edgemobile.embedded"  # the normalisation it does itself
 LABELS = "edgemobile.labels"
-CHANNEL_FACTORS = "edgemobile.channel_factors"  # graph/channel_factors.py
+ORIGINS = "edgemobile.origins"  # graph/origins_entry.py
 CHECKSUMS = "edgemobile.checksums"  # graph/checksums.py
 
 

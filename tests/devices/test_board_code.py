@@ -18,6 +18,7 @@ BOARD = {
     "edgemobile.graph",
     "edgemobile.graph.affine",
     "edgemobile.graph.ir",
+    "edgemobile.graph.origin",
     "edgemobile.graph.ops",
     "edgemobile.devices",
     "edgemobile.devices.board",
