@@ -172,6 +172,8 @@ def saturating_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime of an x86 without VNNI: what a file with int8 weights gives is wrong, here of the other sign, unless
     exact sums are asked for. Such a file names its target, or has the entry "int8 weights"."""
     pytest.importorskip("onnxruntime")
+    from in_process import open_here
+
     from edgemobile.devices.host import saturation
     from edgemobile.devices.runtimes import sessions
     from edgemobile.model_file.metadata import TARGET
@@ -190,5 +192,8 @@ def saturating_host(monkeypatch: pytest.MonkeyPatch) -> None:
         return [np.flip(output) for output in outputs] if is_wrong(self) else outputs
 
     monkeypatch.setattr(saturation, "saturates_here", lambda: True)
+    # What is made wrong here would be right in a process of its own.
+    for module in ("comparison.observing", "accuracy.classifier"):
+        monkeypatch.setattr(f"edgemobile.{module}.open_isolated", open_here)
     monkeypatch.setattr(kind, "run", wrong_run)
     monkeypatch.setattr(kind, "run_all", wrong_run_all)

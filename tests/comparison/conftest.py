@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-
-from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
+from in_process import open_here
 
 if TYPE_CHECKING:
     from drifts import Net
@@ -22,10 +21,5 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of these tests are ours: a process for each would double their time. tests/devices/test_isolated.py and
-    tests/commands run files as users do."""
-
-    def opened(data: bytes, *, layers: bool = False, name: str = "the model", **options: Any) -> Session:
-        return open_layers(data, **options) if layers else open_session(data, name=name, **options)
-
-    monkeypatch.setattr("edgemobile.comparison.observing.open_isolated", opened)
+    """tests/devices/test_isolated.py and tests/commands run files as users do."""
+    monkeypatch.setattr("edgemobile.comparison.observing.open_isolated", open_here)
