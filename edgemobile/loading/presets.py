@@ -126,7 +126,7 @@ def _record(text: str) -> tuple[dict[str, object], str]:
             f"Allowed: {', '.join(PRESETS)}, JSON, or a file of JSON"
         ) from error
     except ValueError as error:
-        raise EdgemobileError(f"preprocess {source} is no JSON: {error}") from error
+        raise EdgemobileError(f"preprocess {source} is not JSON: {error}") from error
     # A checkpoint's FILE.json and a manifest hold the record under this name.
     inner = record.get("preprocess", record) if isinstance(record, dict) else record
     if not isinstance(inner, dict):

@@ -234,9 +234,9 @@ def _pixels(path: Path) -> np.ndarray:
             return np.asarray(upright_rgb(image))
     except BrokenImage:
         raise
-    # Decoders raise whatever they like on broken bytes.
+    # Decoders raise many kinds of exceptions on broken bytes.
     except Exception as error:
-        raise BrokenImage(getattr(error, "strerror", None) or "it is no image, or a damaged one") from error
+        raise BrokenImage(getattr(error, "strerror", None) or "it is not an image, or is damaged") from error
 
 
 def main() -> int:

@@ -93,7 +93,7 @@ def test_init_takes_a_checkpoint_and_says_which_model_it_is(tmp_path: Path) -> N
     [
         (("v3-smal",), "'v3-smal'"),
         (("v3-small", "v3-small"), "two models are called v3-small"),
-        (("v3-small", "v2", "--weights", "random"), "--weights is of one model"),
+        (("v3-small", "v2", "--weights", "random"), "--weights applies to one model"),
     ],
 )
 def test_init_refuses_before_it_works(edgemobile, words: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_init_refuses_before_it_works(edgemobile, words: tuple[str, ...], said: 
 def test_init_replaces_nothing(edgemobile) -> None:
     Path("edgemobile.toml").write_text("[models.v2]\n")
     ran = edgemobile("ci", "init", "v3-small")
-    assert (ran.code, "is there already" in ran.err) == (2, True), ran.err
+    assert (ran.code, "exists already" in ran.err) == (2, True), ran.err
     assert Path("edgemobile.toml").read_text() == "[models.v2]\n"
 
 
@@ -390,7 +390,7 @@ def test_a_file_that_is_not_finite_loses_nothing_and_fails(gate, colour_model, t
     (tmp_path / "nan.onnx").write_bytes(colour_model("bgr", gain=np.nan))
     ran = gate('accuracy = { data = "photos", max_drop = 1 }', files="nan.onnx")
     assert ran.code == 1
-    assert "FAIL colours nan.onnx top-1 on here: gives outputs that are not finite for 18 of 18 images" in ran.out
+    assert "FAIL colours nan.onnx top-1 on here: has outputs that are not finite for 18 of 18 images" in ran.out
 
 
 def test_a_dependency_that_is_missing(gate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,14 +507,14 @@ def test_a_budget_nobody_looks_at_is_an_error(gate) -> None:
 def test_usage(gate, edgemobile, tmp_path: Path) -> None:
     ran = edgemobile("ci")
     assert ran.code == 2
-    assert "there is no edgemobile.toml" in ran.err
+    assert "edgemobile.toml does not exist" in ran.err
     ran = gate("size = 3")
     assert ran.code == 2
     assert "edgemobile.toml:7: models.colours.size: must be a table" in ran.err
     ran = gate("", "--only", "shapes")
     assert (ran.code, "Models: colours" in ran.err) == (2, True)
     ran = gate("", "--junit", "none/gate.xml")
-    assert (ran.code, "there is no folder none" in ran.err) == (2, True)
+    assert (ran.code, "the folder none does not exist" in ran.err) == (2, True)
     ran = gate("", "--junit", ".")
     assert (ran.code, "--junit .: this is a folder" in ran.err) == (2, True)
     (tmp_path / "edgemobile.toml").rename(tmp_path / "other.toml")
@@ -529,7 +529,7 @@ def test_usage(gate, edgemobile, tmp_path: Path) -> None:
         ("]", (), "edgemobile.toml"),
         ("[default.export]", (), "default: unknown table"),
         ("", ("--only", "shapes"), "has no [models.shapes]"),
-        ("", ("--config", "none.toml"), "there is no none.toml"),
+        ("", ("--config", "none.toml"), "none.toml does not exist"),
     ],
 )
 def test_an_error_leaves_nothing_green(gate, text: str, options: tuple[str, ...], said: str) -> None:

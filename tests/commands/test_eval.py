@@ -88,13 +88,13 @@ def test_max_drop_decides_the_exit_code(
 
 def test_help_says_where_the_bound_is(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("eval", "--help") == 0
-    assert "more than this far below the baseline" in " ".join(capsys.readouterr().out.split())
+    assert "more than this many points below the baseline" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--max-drop", "1"), "give one with --baseline FILE"),
+        (("--max-drop", "1"), "add --baseline FILE"),
         (("--max-drop", "nan", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found nan"),
         (("--max-drop", "-1", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found -1"),
         (("--max-drop", "inf", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found inf"),

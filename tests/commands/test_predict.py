@@ -56,7 +56,7 @@ def test_an_unreadable_image_does_not_stop_the_others(model: Path, colour_photos
     code, shown, errors = run(model, broken, tmp_path / "none.png", colour_photos / "red" / "0.png")
     assert code == 2
     assert "red" in shown
-    assert "broken.jpg: it is no image, or a damaged one" in errors
+    assert "broken.jpg: it is not an image, or is damaged" in errors
     assert "none.png: No such file or directory" in errors
 
 

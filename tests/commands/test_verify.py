@@ -29,7 +29,7 @@ def folder(tmp_path: Path, colour_model: Callable[..., bytes]) -> Path:
 
 def test_verify(edgemobile: Callable, folder: Path) -> None:
     ran = edgemobile("verify", "net")
-    assert (ran.code, ran.out) == (0, "net: 2 of 2 files are as written\n")
+    assert (ran.code, ran.out) == (0, "net: 2 of 2 files are unchanged\n")
     (folder / "right.onnx").write_bytes(b"")
     (folder / "swapped.onnx").unlink()
     (folder / "[notes].txt").touch()
@@ -38,7 +38,7 @@ def test_verify(edgemobile: Callable, folder: Path) -> None:
     assert ran.out.splitlines()[1:] == [
         "missing: swapped.onnx",
         "extra: [notes].txt",
-        "net: 0 of 2 files are as written",
+        "net: 0 of 2 files are unchanged",
     ]
     assert ran.out.startswith("changed: right.onnx has sha256 e3b0c44298fc, not ")
     ran = edgemobile("verify", "net", "--json")

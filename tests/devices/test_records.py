@@ -154,10 +154,10 @@ def test_what_is_no_run_is_refused(tmp_path: Path, change: Callable[[dict[str, A
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"a": NaN}', "NaN is no number"),
-        ('{"a": 1, "a": 2}', "a key stands twice"),
-        ("[" * 100_000, "not the JSON"),
-        ("\udcff", "not the JSON"),
+        ('{"a": NaN}', "NaN is not a number"),
+        ('{"a": 1, "a": 2}', "a key occurs twice"),
+        ("[" * 100_000, "not valid JSON"),
+        ("\udcff", "not valid JSON"),
     ],
 )
 def test_broken_json(text: str, said: str) -> None:

@@ -344,7 +344,7 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("lie", "said"),
     [
-        (lambda truth: b"nonsense", "run.json of pi is not the JSON it should be"),
+        (lambda truth: b"nonsense", "run.json of pi is not valid JSON"),
         (_changed(lambda result: result.update(version=99)), "not of version 2"),
         (_changed(lambda result: result.update(surprise=1)), "unknown 'surprise'"),
         (_changed(lambda result: result.update(emulated=True)), "under emulation time means nothing"),
@@ -353,7 +353,7 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
         (_case(file="../../.ssh/authorized_keys"), "which nobody asked for"),
         (_case(threads=4), "which nobody asked for"),
         (_case(runtime="litert"), "says litert ran"),
-        (_case(rounds_ns=[[float("nan")]]), "NaN is no number"),
+        (_case(rounds_ns=[[float("nan")]]), "NaN is not a number"),
         (_case(rounds_ns=[[10**13]], rounds_per_process=[1]), "claims 10000.0 s of inferences"),
         (_case(rounds_ns="many"), "expected list"),
         (_case(rounds_ns=[], rounds_per_process=[]), "is timed, and counts no instructions"),

@@ -210,6 +210,6 @@ def test_missing_binaries_say_what_to_install(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", str(tmp_path))
     makers: list[Callable[[], object]] = [lambda: SshTransport("x"), lambda: AdbTransport("x")]
     for make in makers:
-        with pytest.raises(EdgemobileError, match="is not installed, and this needs it") as raised:
+        with pytest.raises(EdgemobileError, match="is required and not installed") as raised:
             make()
         assert raised.value.exit_code == 3

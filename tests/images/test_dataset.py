@@ -208,7 +208,7 @@ def test_what_cannot_be_shown_is_named_and_the_batch_goes_on(tmp_path: Path, kin
     images, skipped = open_dataset(store(tmp_path, files, kind)).load_batch(range(3), IMAGENET)
     assert images.shape == (1, 224, 224, 3)
     assert [name for name, _ in skipped] == ["a/depth.tif", "a/strip.png"]
-    assert "8 and 16 bits a channel" in skipped[0][1]
+    assert "8 and 16 bits per channel" in skipped[0][1]
     assert skipped[1][1].startswith("it is 20000 x 1 px")
 
 

@@ -87,7 +87,7 @@ def test_a_name_that_leads_elsewhere(folder: Path, manifest: dict[str, list], na
         ('{"edgemobile": "1", "files": ["a"], "version": 1}', "expected an object"),
         ('{"edgemobile": "1", "files": [{"file": "a"}], "version": 1}', "missing bytes, sha256"),
         ('{"edgemobile": "1", "files": [], "other_files": 3, "version": 1}', "other_files: expected a list"),
-        ("{", "not the JSON"),
+        ("{", "not valid JSON"),
     ],
 )
 def test_a_manifest_that_is_none(folder: Path, text: str | None, said: str) -> None:

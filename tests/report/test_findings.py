@@ -131,7 +131,7 @@ def test_a_front_has_no_point_that_another_beats() -> None:
     ("content", "words"),
     [
         ("[1]", "nothing a report is made of"),
-        ("{", "not the JSON"),
+        ("{", "not valid JSON"),
         ('{"version": 5, "facts": {}, "cases": []}', "missing"),
         ('{"version": 9, "facts": {}, "cases": []}', "version 9"),
         ('{"version": 1, "runs": [3]}', "list of runs"),
