@@ -139,7 +139,7 @@ def test_a_checkpoint_says_by_its_shapes_which_model_it_is_of(tmp_path: Path) ->
     with pytest.raises(EdgemobileError, match=r"holds weights of v3-small \(width 0.25\), not of v2"):
         open_classifier(str(tmp_path / "w.pth"), ClassifierOptions(arch="v2"))
     torch.save({"weight": torch.ones(3)}, tmp_path / "x.pth")
-    with pytest.raises(EdgemobileError, match=r"holds weights of no reference model. Known: v1"):
+    with pytest.raises(EdgemobileError, match=r"does not contain weights of a reference model. Known: v1"):
         open_classifier(str(tmp_path / "x.pth"), ClassifierOptions())
 
 

@@ -39,7 +39,7 @@ def test_names_come_best_first(model: Path, colour_photos: Path) -> None:
     assert [line.split()[1] for line in lines][::2] == ["green", "red"]
     assert "green [lime]" in lines[0]
     assert len(lines) == 4
-    assert "labels beside it in labels.txt" in shown
+    assert "labels next to it in labels.txt" in shown
 
 
 def test_json_probabilities_sum_to_one(model: Path, colour_photos: Path) -> None:
@@ -69,7 +69,7 @@ def test_outputs_that_are_not_finite_are_no_answer(
     image = colour_photos / "red" / "0.png"
     code, shown, errors = run(path, image)
     assert code == 2
-    assert "0.png: the model gives outputs that are not finite: it has no answer" in " ".join(errors.split())
+    assert "0.png: the model's outputs are not finite: there is no result" in " ".join(errors.split())
     assert "%" not in shown
     code, shown, _ = run(path, image, "--json")
     assert (code, json.loads(shown)["images"][0]["error"][:33]) == (2, "the model gives outputs that are ")

@@ -59,7 +59,7 @@ def test_bounds_are_read_or_refused_by_name() -> None:
     for text, words in (
         ("snr=4", "no metric 'snr'"),
         ("sqnr=high", "metric=number"),
-        ("sqnr=nan", "as good as nan"),
+        ("sqnr=nan", "must not be nan"),
         ("sqnr_db=20,sqnr=1", "two bounds for sqnr_db"),
     ):
         with pytest.raises(EdgemobileError, match=words):

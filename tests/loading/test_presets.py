@@ -46,7 +46,7 @@ def test_the_default_follows_the_input(dtype: str, layout: str, black: float, wh
     preprocess, words = default_preprocess(Port("x", shape, dtype, layout), 128)
     for level, wanted in ((0, black), (255, white)):
         assert preprocess(np.full((200, 150, 3), level, np.uint8))[..., 0] == pytest.approx(wanted, abs=1e-4)
-    assert "the file does not say" in words
+    assert "the file does not state it" in words
     assert (preprocess.resize, preprocess.shorter_px) == ("shorter", 146)
 
 

@@ -102,7 +102,7 @@ def test_the_command_keeps_the_details_in_a_file(tmp_path: Path) -> None:
     [
         ("quantized", None, r"quantized by torch already .*give the net before convert\(\)"),
         ("grey", None, r"one grey channel.*weight\.repeat\(1, 3, 1, 1\) / 3"),
-        ("plain", "imagenet", r"--weights imagenet is for reference models: .* makes its own weights"),
+        ("plain", "imagenet", r"--weights imagenet is for reference models: .* creates its own weights"),
     ],
 )
 def test_a_net_that_is_not_ready_is_refused_with_what_to_do(
