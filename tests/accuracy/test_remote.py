@@ -145,7 +145,7 @@ def test_a_broken_image_is_skipped_there_too(
 
 
 def test_what_a_device_cannot_run(request_: EvalRequest) -> None:
-    with pytest.raises(EdgemobileError, match="workers are processes of this machine"):
+    with pytest.raises(EdgemobileError, match="workers are processes on this machine"):
         replace(request_, on="local", workers=2)
     pytest.importorskip("torch")
     from edgemobile.accuracy.classifier import Classifier

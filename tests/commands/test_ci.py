@@ -130,7 +130,7 @@ def test_a_missed_bound_is_named_with_its_line(gate) -> None:
     ran = gate("tolerances.float32 = { sqnr_db = 500 }", files="swapped.onnx")
     assert ran.code == 1
     assert "edgemobile.toml:7: models.colours.tolerances.float32.sqnr_db" in ran.out
-    assert "top1_agree" not in ran.out.partition("bound stands in")[2]
+    assert "top1_agree" not in ran.out.partition("bound is set in")[2]
 
 
 def test_junit_has_the_time_of_each_check(gate) -> None:
@@ -356,7 +356,7 @@ def test_a_flipped_bit_is_named_by_its_layer(edgemobile, tmp_path: Path) -> None
         ("size.onnx = 100", {}, 1, "bytes, "),
         # Every budget that means a file is held, not the widest alone.
         ('size.onnx = "10 KiB"\nsize.float32 = 100', {}, 1, "over its budget"),
-        ("size.tflite = 100", {}, 2, "the budget of tflite means none of the files: right.onnx"),
+        ("size.tflite = 100", {}, 2, "the budget of tflite does not match any of the files: right.onnx"),
         ("tolerances.float32.max_abs = -1", {}, 1, "max_abs 0 misses the tolerance of -1"),
         ('accuracy = { data = "photos", max_drop = 1 }', {"files": "right.onnx swapped.onnx"}, 1, "lost 66.67 points"),
         ('accuracy = { data = "none.zip", max_drop = 1 }', {}, 2, "none.zip"),
@@ -446,7 +446,7 @@ def _run(name: str, ms: float = 1.0, spread: float = 0.001, count: int | None = 
         ({"ms": 2.0}, {"ms": 1.8}, "", 1, "FAIL colours right.onnx baseline on local: +11.11% of time"),
         ({"ms": 2.0}, {"ms": 1.8, "device": "pi5"}, "", 2, "device pi5 against local"),
         ({"ms": 2.0}, {"ms": 1.8, "name": "other.onnx"}, "", 2, "has no right.onnx"),
-        ({"ms": 2.0}, {"count": 10**6}, "", 2, "they never compare"),
+        ({"ms": 2.0}, {"count": 10**6}, "", 2, "they cannot be compared"),
         ({"count": 10**6}, None, 'instructions.local = { onnx = "1M" }', 0, "1.000 M of 1.000 M"),
         ({"count": 10**6 + 1}, None, 'instructions.local = { onnx = "1M" }', 1, "0.00% over its budget"),
         ({"count": 1_100_000}, {"count": 10**6}, "", 1, "+10.00% of instructions"),
@@ -498,7 +498,7 @@ def test_a_budget_nobody_looks_at_is_an_error(gate) -> None:
     """Which precision a file is of shows once it is read."""
     ran = gate('instructions.local.int8 = 1\n[devices.local]\nprecisions = ["int8"]')
     assert ran.code == 2
-    assert "the budget of int8 means none of the files: none runs on local" in ran.out
+    assert "the budget of int8 does not match any of the files: none runs on local" in ran.out
 
 
 # ---- usage ----------------------------------------------------------------------------------------------------------

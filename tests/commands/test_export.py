@@ -193,7 +193,7 @@ def test_a_net_written_by_hand_is_equal_in_every_layer_and_as_often_right(
     float32 = [next((tmp_path / folder).glob("make-float32*")) for folder in ("net", "raw")]
     ran = edgemobile("eval", *float32, "--baseline", "by_hand:make", "--data", colour_photos)
     assert ran.out.count("+0.00 points") == 2, ran.out + ran.err
-    assert "as the file beside it has it" in ran.out
+    assert "from the file next to it" in ran.out
     ran = edgemobile("eval", float32[1], "--baseline", "by_hand:make", "--data", colour_photos)
     assert ran.out.count("+0.00 points") == 1, ran.out + ran.err
 

@@ -72,7 +72,7 @@ def test_outputs_that_are_not_finite_are_no_answer(
     assert "0.png: the model's outputs are not finite: there is no result" in " ".join(errors.split())
     assert "%" not in shown
     code, shown, _ = run(path, image, "--json")
-    assert (code, json.loads(shown)["images"][0]["error"][:33]) == (2, "the model gives outputs that are ")
+    assert (code, json.loads(shown)["images"][0]["error"][:34]) == (2, "the model's outputs are not finite")
 
 
 def test_what_cannot_be_shown_says_why(model: Path, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_a_size_that_nobody_says_is_told(tmp_path: Path) -> None:
     path = _write(tmp_path / "open.onnx", _any_size())
     run = _bench(path)
     assert run.cases[0].input == "float32 NCHW[1, 3, 224, 224]"
-    assert "open.onnx leaves sizes of image open: measured with float32 NCHW[1, 3, 224, 224]" in run.notes[-1]
+    assert "open.onnx has dynamic dimensions in image: measured with float32 NCHW[1, 3, 224, 224]" in run.notes[-1]
     said = _bench(path, shapes={"image": (2, 3, 32, 48)})
     assert (said.cases[0].input, said.cases[0].batch) == ("float32 NCHW[2, 3, 32, 48]", 2)
     assert not any("open.onnx" in note for note in said.notes)
@@ -171,7 +171,7 @@ def test_a_size_that_nobody_says_is_told(tmp_path: Path) -> None:
 def test_a_shape_of_no_files_input_is_a_slip(tmp_path: Path) -> None:
     path = _write(tmp_path / "open.onnx", _any_size())
     with pytest.raises(
-        EdgemobileError, match=r"--shape imgae: no file has an input of that name\. There are image=Nx3"
+        EdgemobileError, match=r"--shape imgae: no file has an input with that name\. Inputs: image=Nx3"
     ):
         _bench(path, shapes={"imgae": (1, 3, 8, 8)})
 

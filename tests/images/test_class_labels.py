@@ -105,7 +105,9 @@ def test_a_list_one_too_short_is_not_taken_for_one_without_background(model: Pat
         None,
         True,
     )
-    with pytest.raises(EdgemobileError, match=r"has 3 labels, and .* 4 outputs\. Give a list of 4.* is background$"):
+    with pytest.raises(
+        EdgemobileError, match=r"has 3 labels, and .* 4 outputs\. Give a list of 4.* must be background$"
+    ):
         find_labels(model, 4, {}, path)
 
 
@@ -145,7 +147,11 @@ def test_folders_in_order_only_where_nothing_is_known() -> None:
             NAMES,
             "2 of the data set's 3 folders .*: '7_bee' is not a class of the model. Give",
         ),
-        (["crane", "dog"], ["crane", "crane", "dog"], "1 of .* 2 folders .*: 'crane' is 2 classes of the model. Give"),
+        (
+            ["crane", "dog"],
+            ["crane", "crane", "dog"],
+            "1 of .* 2 folders .*: 'crane' matches 2 classes of the model. Give",
+        ),
         (
             ["ox", "cats", "dogs", "owls", "owl"],
             NAMES,

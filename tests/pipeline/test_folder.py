@@ -109,7 +109,7 @@ def test_a_folder_stands_for_its_files(
         assert expanded([Path("v2")]) == files
         assert not caplog.messages
         assert expanded(["v2"]) == ("v2",)
-    assert caplog.messages == ["v2 is the reference model here; for the folder of that name: v2/"]
+    assert caplog.messages == ["v2 means the reference model; for the folder with that name, write v2/"]
 
 
 def test_nothing_there_is_left_to_the_command(tmp_path: Path) -> None:
