@@ -1,4 +1,4 @@
-"""What is amiss here or on a board, each finding with the command that fixes it."""
+"""Problems of this machine or of a board, each with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Finding", "diagnose_board", "diagnose_host", "diagnose_state"]
 
 MISSING, UNREACHABLE = MissingExtra.exit_code, DeviceUnreachable.exit_code
 _PERFORMANCE = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
-# Above this share of its cores a board is busy with something else.
+# Above this load per core, a board is busy with something else.
 _BUSY = 0.5
 _HOT_C = 70
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`exit_code` is 0 where the work goes on without it: all is well (`remedy` is empty), or it could be better."""
+    """`exit_code` is 0 if work is possible without a fix: there is no problem (`remedy` is empty), or a minor one."""
 
     what: str
     found: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 def diagnose_host() -> Iterator[Finding]:
-    """This machine: runtimes, the programs that reach the boards of devices.toml, emulation, room in the cache."""
+    """Check this machine: runtimes, the programs that reach the boards of devices.toml, emulation, disk space."""
     versions = {name: _version(RUNTIMES[name].distribution) for name in DEFAULTS}
     there = [f"{name} {version}" for name, version in versions.items() if version]
     for name, version in versions.items():
@@ -63,7 +63,9 @@ def diagnose_host() -> Iterator[Finding]:
 
 
 def diagnose_board(device: Device, transport: Transport) -> Iterator[Finding]:
-    """A board: whether it answers, its Python, what of our runtimes fits and is there. Ends at what stops the rest."""
+    """Check a board: whether it answers, its Python, which runtimes fit and are installed. Stops at the first fatal
+    problem.
+    """
     try:
         target = find_target(device, transport)
     except DeviceUnreachable as error:
@@ -93,7 +95,7 @@ def diagnose_board(device: Device, transport: Transport) -> Iterator[Finding]:
 def diagnose_state(
     *, governor: str | None, temp_c: float | None, throttled: int | None, load1: float | None, cores: int
 ) -> Iterator[Finding]:
-    """What of a board's conditions makes a measurement worth less. None is what it does not tell."""
+    """Conditions of a board that make a measurement less reliable. None means not reported."""
     if governor is not None:
         steady = governor in ("performance", "userspace")
         yield Finding("governor", governor, "" if steady else f"on the board: {_PERFORMANCE}")

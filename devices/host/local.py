@@ -19,7 +19,7 @@ __all__ = ["LocalTransport"]
 
 
 class LocalTransport:
-    """Works in `root`: ~/.cache/edgemobile/local unless a folder is given."""
+    """Works in `root`: ~/.cache/edgemobile/local by default."""
 
     emulated = False
 
@@ -38,7 +38,7 @@ class LocalTransport:
     ) -> Completed:
         """Run a program in `root`; one that does not exist ends with code 127.
 
-        Raises DeviceUnreachable where it does not end in time, EdgemobileError where it says more than 16 MiB.
+        Raises DeviceUnreachable if it does not end in time, EdgemobileError if its output is more than 16 MiB.
         """
         command, environment = self._command(argv, env or {})
         return bounded_run(
@@ -52,9 +52,9 @@ class LocalTransport:
         )
 
     def start(self, argv: Sequence[str], *, log: str, env: Mapping[str, str] | None = None) -> None:
-        """Start a program of its own session, so that neither our end nor Ctrl-C ends it.
+        """Start a program in its own session, so that neither our exit nor Ctrl-C stops it.
 
-        Raises EdgemobileError where it does not exist.
+        Raises EdgemobileError if it does not exist.
         """
         target = self._made(log)
         command, environment = self._command(argv, env or {})
@@ -71,11 +71,11 @@ class LocalTransport:
                 )
             except OSError as error:
                 raise EdgemobileError(f"cannot start {argv[0]}: {error.strerror}") from error
-        # Somebody has to wait for it, or it stays a zombie that looks alive to `kill -0`.
+        # Wait for it, or it stays a zombie that looks alive to `kill -0`.
         threading.Thread(target=process.wait, daemon=True).start()
 
     def put(self, source: Path | bytes, target: str) -> None:
-        """Write through a temporary file beside `target`, then rename it: whole or not at all."""
+        """Write atomically: to a temporary file next to `target`, then rename it."""
         path = self._made(target)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
         try:
@@ -107,10 +107,10 @@ class LocalTransport:
             raise EdgemobileError(f"cannot read {file}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Nothing is held open; what was started goes on."""
+        """Does nothing: there is no connection, and started programs continue."""
 
     def _command(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-        """What really runs, and all of its environment."""
+        """The real command, and its complete environment."""
         return list(argv), {**os.environ, **env}
 
     def _made(self, target: str) -> Path:

@@ -66,8 +66,9 @@ def better_tried(model: Model, load: Callable[[Preprocess], Labelled]) -> str | 
     best = sorted(better, key=lambda option: -better[option])[:_NAMED]
     said = ", ".join(f"{better[option]:.1%} with {option}" for option in best)
     return (
-        f"PyTorch classifies {before.mean():.1%} of {len(before)} check images right as is assumed here, and {said}: "
-        "give what it was trained with"
+        f"PyTorch classifies {before.mean():.1%} of {len(before)} check images correctly with the assumed "
+        f"values, and {said}: "
+        "set the values that it was trained with"
     )
 
 

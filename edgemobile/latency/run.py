@@ -113,8 +113,8 @@ def _decided(run: Run, facts: Mapping[Path, Inspection | None]) -> Iterator[str]
         free = [port for port in ports if port.layout and min(port.shape[1:]) < 0]
         if said := [port.name for port in free if port.name not in run.settings.shapes]:
             taken = shown[str(path)]
-            yield f"{path.name} has dynamic dimensions in {', '.join(said)}: measured with {taken}; set "
-            "others with --shape"
+            names = ", ".join(said)
+            yield f"{path.name} has dynamic dimensions in {names}: measured with {taken}; set others with --shape"
 
 
 def _report(report: Report, event: Mapping[str, Any]) -> None:
@@ -184,8 +184,7 @@ def _merged_facts(parts: Sequence[Measured]) -> Facts:
 def _notes(run: Run, parts: int) -> Iterator[str]:
     """Notes about the validity of this run, kept in it."""
     if parts > 1:
-        yield "files of different runtimes were measured one after the other, not in turns, because they use "
-        "separate Pythons"
+        yield "files of different runtimes were measured one after the other, not in turns: they use separate Pythons"
     before = run.conditions[0].conditions if run.conditions else None
     cores = len(cores_of(run.settings.cores)) or len(run.facts.cores)
     if before and not run.emulated and cores and (before.load1 or 0) > 0.5 * cores:

@@ -263,7 +263,7 @@ def test_bench_against_a_baseline(
         (("--cooldown", "warm"), "not a temperature"),
         (("--max-regress", "5%"), "add --baseline RUN.json"),
         (("--max-regress", "much", "--baseline", "x"), "not a percentage"),
-        (("--runs", "9", "--seconds", "9"), "give one of runs, seconds and sustained"),
+        (("--runs", "9", "--seconds", "9"), "set only one of runs, seconds and sustained"),
         (("--runtime", "tensorrt"), "Allowed: onnxruntime, litert, tflite_runtime"),
         (("--runtime", "litert"), "does not read"),
         (("--runtime", "tf.lite"), "runtime 'tensorflow' does not read"),

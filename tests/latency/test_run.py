@@ -99,7 +99,7 @@ def test_under_emulation_time_is_refused(model: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_clock_is_for_estimates(model: Path) -> None:
-    with pytest.raises(Unsupported, match=r"local is timed; --clock is for the estimated time"):
+    with pytest.raises(Unsupported, match=r"--clock is for the estimated time .*; local is not emulated"):
         bench(BenchRequest((read_model_file(model),), settings=Settings(clock_mhz=1500.0)))
 
 

@@ -152,8 +152,10 @@ def test_one_file_is_the_fastest_only_beyond_its_interval(found, make) -> None:
         return ": ".join((first.what, first.figure, first.words))
 
     assert tile(2.3, 2.3, 2.31, 2.3, 2.3) == "fastest, pi5, 1 thread: 2.00 ms: a.onnx"
-    doubtful = "lowest median, within the intervals of others, pi5, 1 thread: 2.00 ms: a.onnx; its interval "
-    "overlaps that of b.onnx"
+    doubtful = (
+        "lowest median, within the intervals of others, pi5, 1 thread: 2.00 ms: a.onnx; "
+        "its interval overlaps that of b.onnx"
+    )
     assert tile(2.0, 2.06, 2.02, 1.99, 2.02) == doubtful
 
 
