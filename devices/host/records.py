@@ -38,6 +38,7 @@ __all__ = [
 RUN_VERSION = 5
 MAX_RUN_BYTES = 64 * 2**20
 _MAX_PROBE_BYTES = 2**20
+_MOST_BATCH = 2**16
 
 
 @dataclass(frozen=True)
@@ -194,15 +195,27 @@ class Case:
     estimate: Estimate | None
 
     def __post_init__(self) -> None:
-        times = (self.load_ns or 0, self.first_ns or 0, *self.warmup_ns, *self.values_ns)
-        if min(times) < 0 or any(not taken for taken in self.rounds_ns):
-            raise ValueError("times must not be negative, nor a round empty")
+        times = (self.load_ns or 0, self.first_ns or 0, *self.warmup_ns)
+        if min(times) < 0 or min(self.values_ns, default=1) < 1 or any(not taken for taken in self.rounds_ns):
+            raise ValueError("an inference takes at least 1 ns, no time is negative, and no round is empty")
+        if not all(
+            value is None or value >= 0 for value in (self.peak_mib, self.runtime_mib, self.energy_mj, self.idle_w)
+        ):
+            raise ValueError("memory, energy and power must not be negative")
         if sum(self.rounds_per_process) != len(self.rounds_ns) or min(self.rounds_per_process, default=1) < 1:
             raise ValueError(
                 f"rounds_per_process is {list(self.rounds_per_process)}, and there are {len(self.rounds_ns)} rounds"
             )
-        if self.batch < 1 or self.threads < 1 or (self.partitions or 0) < 0 or not _is_sha256(self.sha256):
-            raise ValueError("batch and threads are at least 1, partitions at least 0, sha256 is 64 hexadecimal digits")
+        if (
+            self.batch > _MOST_BATCH
+            or self.batch < 1
+            or self.threads < 1
+            or (self.partitions or 0) < 0
+            or not _is_sha256(self.sha256)
+        ):
+            raise ValueError(
+                f"batch is 1 to {_MOST_BATCH}, threads at least 1, partitions at least 0, sha256 64 hexadecimal digits"
+            )
         for counts in self.instructions or ():
             if tuple(counts) != INSTRUCTION_CLASSES or min(counts.values()) < 0:
                 raise ValueError(f"instructions are counts of exactly {', '.join(INSTRUCTION_CLASSES)}")

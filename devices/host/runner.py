@@ -49,7 +49,9 @@ class Measured:
 
 def bench_job(files: Sequence[ModelFile], settings: Settings, cores: Sequence[int], *, emulated: bool) -> BenchJob:
     """job.json of a bench, with an id of its own. `cores` are those of settings.cores, read."""
-    asked = cast(JobSettings, {**encode(settings), "cores": list(cores) or None})
+    # --clock is for the estimate, which is made here.
+    given = {name: value for name, value in encode(settings).items() if name in JobSettings.__annotations__}
+    asked = cast(JobSettings, {**given, "cores": list(cores) or None})
     return {
         "version": JOB_VERSION,
         "id": uuid.uuid4().hex[:16],

@@ -1,14 +1,18 @@
 """The pinned wheels of each runtime for boards, and their download to the host: the board needs no network and no pip.
 
-To add a version: a row in PINS, newest Python first.
+To add a version: a row in PINS, newest Python first, and the sha256 of its wheels in wheels.sha256: the output of
+`sha256sum *.whl` for the files that pip downloads for every Python and machine.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 from edgemobile.devices.host.folders import cache_folder
@@ -97,14 +101,22 @@ def pin_for(runtime: str, target: Target) -> Pin:
 def fetch_wheels(runtime: str, target: Target) -> list[Path]:
     """The wheels of `runtime` for `target`, from the cache or downloaded into it atomically.
 
-    Raises Unsupported if there are none, EdgemobileError if pip is missing or cannot reach its index.
+    Each is checked against its sha256 every time: a damaged cache is downloaded again. Raises Unsupported if there are
+    none, EdgemobileError if pip is missing, cannot reach its index, or gets another file.
     """
     pin = pin_for(runtime, target)
     name = f"{'+'.join(pin.packages)}-cp{_dotted(target.python).replace('.', '')}-{target.machine}"
     folder = cache_folder("wheels") / name
-    if not folder.is_dir():
+    wrong = _wrong(folder, pin) if folder.is_dir() else ""
+    if wrong or not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as partial:
-            _download(pin, target, Path(partial), folder)
+            try:
+                _download(pin, target, Path(partial), folder)
+            except EdgemobileError as error:
+                raise EdgemobileError(f"{wrong}; {error}" if wrong else str(error)) from error
+            if other := _wrong(Path(partial, "done"), pin):
+                raise EdgemobileError(f"{other}. It is not installed: look at the index that pip is set to")
+            shutil.rmtree(folder, ignore_errors=True)
             try:
                 Path(partial, "done").rename(folder)
             except OSError:
@@ -112,6 +124,28 @@ def fetch_wheels(runtime: str, target: Target) -> list[Path]:
                 if not folder.is_dir():
                     raise
     return sorted(folder.glob("*.whl"))
+
+
+def _wrong(folder: Path, pin: Pin) -> str:
+    """What is wrong with the wheels in `folder`; "" for nothing."""
+    wheels, known = sorted(folder.glob("*.whl")), _known_wheels()
+    if len(wheels) != len(pin.packages):
+        return f"{folder} has {len(wheels)} wheels, not one each of {', '.join(pin.packages)}"
+    for wheel in wheels:
+        if wheel.name not in known:
+            return f"{wheel.name} is none of the wheels that edgemobile knows the sha256 of"
+        with wheel.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != known[wheel.name]:
+            return f"{wheel.name} has the sha256 {found[:16]}..., expected {known[wheel.name][:16]}..."
+    return ""
+
+
+@cache
+def _known_wheels() -> dict[str, str]:
+    """Name -> sha256."""
+    text = files("edgemobile.devices.host").joinpath("wheels.sha256").read_text(encoding="utf-8")
+    return {name: digest for digest, name in map(str.split, text.splitlines())}
 
 
 def _download(pin: Pin, target: Target, partial: Path, folder: Path) -> None:

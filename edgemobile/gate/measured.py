@@ -70,7 +70,11 @@ class Measured:
     def precision(self, file: ModelFile) -> str:
         """The precision of a file, cached by its content: reading it imports for seconds. Raises EdgemobileError."""
         key = fingerprint("precision", file.sha256, software())
-        return self.kept_or("precision", key, str, lambda: (file.precision, file.precision))[0]
+        found = self.cache.get("precision", key, str)
+        if found is None:
+            found = file.precision
+            self.cache.put("precision", key, found)
+        return found
 
     def kept_or(
         self, stage: str, key: str, read: Callable[[Any], _T], run: Callable[[], tuple[_T, Any]]

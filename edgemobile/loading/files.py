@@ -11,7 +11,9 @@ import hashlib
 import json
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +43,8 @@ _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "mo
 _DEEPEST = 8
 # Maximum values per stored byte of a large tensor, and the number of values that makes a tensor large.
 _MOST_REPEATED, _LARGE = 1024, 2**26
+# How much larger an archive may be once it is unpacked.
+_MOST_UNPACKED = 16
 
 
 class Content(NamedTuple):
@@ -129,11 +133,24 @@ def _from_json(text: str) -> Any:
 def _read_pickle(path: Path) -> Any:
     import torch
 
+    _check_unpacked(path)
     try:
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(_plain_data()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise EdgemobileError(f"cannot read weights {path}: {why_unread(str(error))}") from error
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse an archive that is far larger unpacked. torch.save compresses nothing, so the two are alike."""
+    with suppress(zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > max(_MOST_UNPACKED * path.stat().st_size, _LARGE):
+            raise EdgemobileError(
+                f"cannot read weights {path}: its {path.stat().st_size:,} bytes unpack to {unpacked:,}; save it again "
+                "with torch.save, which does not compress"
+            )
 
 
 def _plain_data() -> list[Any]:

@@ -22,6 +22,7 @@ __all__ = ["PUBLIC", "SPECS", "PublicWeights", "fetch", "public_weights"]
 
 _HOST = "https://download.pytorch.org/models"
 _CHUNK_BYTES = 1 << 20
+_MOST_BYTES = 1 << 28  # the largest of them has 22 MB
 _TIMEOUT_S = 30
 
 
@@ -125,8 +126,13 @@ def _receive(response: HTTPResponse, partial: Path, start: int, on_progress: Rep
         while chunk := response.read(_CHUNK_BYTES):
             file.write(chunk)
             done += len(chunk)
+            if done > _MOST_BYTES:
+                break
             if on_progress:
                 on_progress(done, total)
+    if done > _MOST_BYTES:
+        partial.unlink()
+        raise ConnectionError(f"it sends more than {_MOST_BYTES:,} bytes, which no such file has")
     if total is not None and done < total:
         raise ConnectionError(f"the connection was closed at {done:,} of {total:,} bytes")
 

@@ -6,7 +6,7 @@ import ast
 import io
 import shlex
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -17,6 +17,7 @@ from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
 from edgemobile.errors import EdgemobileError
 from edgemobile.loading.checkpoint import CHECK_IMAGES
 from edgemobile.loading.model import Model
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline import predict_program
 from edgemobile.pipeline.artifact import LABELS_FILE, ManifestEntry
 from edgemobile.pipeline.folder import Recorded
@@ -50,18 +51,24 @@ _INSTALLED = ("numpy", "PIL", "edgemobile", "__future__")
 
 
 def write_beside(
-    model: Model, entries: Sequence[ManifestEntry], folder: Path, *, name: str, threads: int
+    model: Model,
+    entries: Sequence[ManifestEntry],
+    written: Mapping[str, ModelFile],
+    folder: Path,
+    *,
+    name: str,
+    threads: int,
 ) -> list[Recorded]:
     """Write labels.txt if labels are known, predict.py, sample.png and README.md; returns the files written.
 
-    `name` is the final name of the folder.
+    `written` are the files of `entries` by name, and `name` is the final name of the folder.
     """
     with zipfile.ZipFile(CHECK_IMAGES) as archive:
         sample = archive.read(min(archive.namelist()))
     files = {_PREDICT: predict_source().encode(), _SAMPLE: sample}
     if model.labels is not None:
         files[LABELS_FILE] = "".join(f"{label}\n" for label in model.labels).encode()
-    files[_README] = _readme(model, entries, folder, sample, name, threads).encode()
+    files[_README] = _readme(model, entries, written, sample, name, threads).encode()
     for file, data in files.items():
         (folder / file).write_bytes(data)
     return [Recorded.of(folder / file) for file in files]
@@ -107,11 +114,16 @@ def _code(source: str) -> str:
 
 
 def _readme(
-    model: Model, entries: Sequence[ManifestEntry], folder: Path, sample: bytes, name: str, threads: int
+    model: Model,
+    entries: Sequence[ManifestEntry],
+    written: Mapping[str, ModelFile],
+    sample: bytes,
+    name: str,
+    threads: int,
 ) -> str:
     ordered = sorted(entries, key=lambda one: (_ORDER.index(one.precision), one.format != "tflite"))
     image = Image.open(io.BytesIO(sample))
-    answers = [_answer(folder / one.file, image, threads) for one in ordered]
+    answers = [_answer(written[one.file], image, threads) for one in ordered]
     first = ordered[0]
     runtime = _distribution(first.format)
     rows = [
@@ -176,12 +188,14 @@ def _distribution(format_name: str) -> str:
     return RUNTIMES[default_runtime(format_name)].distribution
 
 
-def _answer(path: Path, image: Image.Image, threads: int) -> list[Prediction] | str:
+def _answer(file: ModelFile, image: Image.Image, threads: int) -> list[Prediction] | str:
     """The file's result for the image, or why there is none."""
     try:
-        return classify(open_classifier(str(path), ClassifierOptions(threads=threads)), image, _TOP)
+        # It was written a moment ago, and run: it needs no process of its own.
+        options = ClassifierOptions(threads=threads, isolated=False)
+        return classify(open_classifier(str(file.path), options, file), image, _TOP)
     except EdgemobileError as error:
-        return str(error).replace(str(path), path.name)
+        return str(error).replace(str(file.path), file.name)
 
 
 def _cell(answer: list[Prediction] | str) -> str:

@@ -106,7 +106,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *file_notes(request, model, files),
             ),
         )
-        others = write_beside(model, entries, folder, name=request.out.resolve().name, threads=request.threads)
+        others = write_beside(model, entries, written, folder, name=request.out.resolve().name, threads=request.threads)
         facts = manifest(request, model, samples, result, others)
         (folder / MANIFEST_FILE).write_text(to_json_text(facts), encoding="utf-8")
     return result

@@ -44,9 +44,16 @@ def answers(found: Findings) -> Iterator[Answer]:
 
 
 def _line_of(export: Export, lines: Sequence[Line]) -> Line | None:
-    """The line with most files of the export, of those with a float32 file and others: time before instructions."""
+    """The line with most files of the export, of those with a float32 file and others: stable ones first, then time
+    before instructions."""
     fitting = [line for line in lines if len(_of(export, line)) > 1 and any(map(_is_float32, _of(export, line)))]
-    return max(fitting, key=lambda line: (not line.emulated, len(_of(export, line))), default=None)
+    return max(
+        fitting, key=lambda line: (_steady(export, line), not line.emulated, len(_of(export, line))), default=None
+    )
+
+
+def _steady(export: Export, line: Line) -> bool:
+    return any(not timing.reasons for _, timing in _of(export, line))
 
 
 def _of(export: Export, line: Line) -> list[tuple[Artifact, Timing]]:
@@ -67,12 +74,17 @@ def _answer(export: Export, line: Line) -> Answer:
         return Answer(export.name, "", f"no file of {export.name} both passed and kept its accuracy")
     if not steady:
         return Answer(export.name, "", f"{export.name}: every measurement on {where} is unstable; measure again")
-    artifact, timing = min(steady, key=lambda point: point[1].value)
+    artifact, timing = min(steady, key=lambda point: _cost(point[1]))
     reference, reference_timing = _twin(artifact, floats)
     if artifact is reference:
         return Answer(export.name, artifact.name, f"no file is faster on {where}")
     words = [_gain(timing, reference_timing, where), _smaller(artifact, reference), _kept(artifact, reference, line)]
     return Answer(export.name, artifact.name, ", ".join(filter(None, words)))
+
+
+def _cost(timing: Timing) -> float:
+    """Milliseconds, measured or estimated, or millions of instructions."""
+    return timing.estimated[0].ms if timing.estimated else timing.value
 
 
 def _failed(artifact: Artifact) -> bool:
@@ -93,11 +105,15 @@ def _alike(one: Accuracy, other: Accuracy) -> bool:
 
 def _twin(artifact: Artifact, floats: Sequence[tuple[Artifact, Timing]]) -> tuple[Artifact, Timing]:
     """The float32 file with its format, else the fastest one."""
-    return min(floats, key=lambda point: (point[0].format != artifact.format, point[1].value))
+    return min(floats, key=lambda point: (point[0].format != artifact.format, _cost(point[1])))
 
 
 def _gain(timing: Timing, reference: Timing, where: str) -> str:
-    """How much faster, if the intervals do not overlap; on an emulated core, how many fewer instructions."""
+    """How much faster, if the intervals do not overlap; emulated: by estimate, or fewer instructions."""
+    estimates = list(zip(timing.estimated, reference.estimated, strict=False))
+    if estimates:
+        own, other = estimates[0]
+        return f"{other.ms / own.ms:.1f}x faster than float32 on a {own.board.words}, as estimated from {where}"
     if timing.interval[1] >= reference.interval[0]:
         return f"not clearly faster than float32 on {where}"
     ratio = reference.value / timing.value

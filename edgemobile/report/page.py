@@ -38,7 +38,7 @@ from edgemobile.report.tables import (
     layer_table,
     parity_table,
 )
-from edgemobile.report.words import all_notes, line_words, megabytes, ms, percent, short_names
+from edgemobile.report.words import all_notes, device_words, line_words, megabytes, ms, percent, short_names
 
 __all__ = ["page"]
 
@@ -166,6 +166,12 @@ def _tiles(found: Findings) -> Iterator[Tile]:
         where = line_words(line).replace("-", "\u2011")  # so that dates do not wrap
         doubt = "; unstable" if timing.reasons else ""
         yield Tile(f"{what}, {where}", figure, f"{artifact.name}{doubt}{_meeting(near)}")
+    for line in found.lines:
+        points = [(one, timing.estimated[0]) for one, timing in line.points if timing.estimated]
+        if points:
+            file, shortest = min(points, key=lambda pair: pair[1].ms)
+            words = f"{file.name}; {device_words(line)}"
+            yield Tile(f"estimated, {shortest.board.words}", f"{ms(shortest.ms)} ms", words)
     known = [(one, accuracy) for one in found.artifacts if (accuracy := one.accuracy_on(""))]
     if known:
         best, accuracy = max(known, key=lambda pair: pair[1].top1)

@@ -172,7 +172,8 @@ def _estimated(timing: Timing) -> Cell:
     """Estimated time on the boards with the core: "22.4 ms (Raspberry Pi 4, 1.5 GHz)"."""
     found = timing.estimated
     words = [f"{ms(one.ms)} ms ({one.board.words})" for one in found]
-    return _number(", ".join(words) or dash, found[0].ms if found else None)
+    # Several boards are long: as text the cell may break.
+    return Cell(", ".join(words) or dash, found[0].ms if found else None)
 
 
 def _verdict(reasons: tuple[str, ...], *, emulated: bool) -> Cell:

@@ -116,14 +116,14 @@ def test_a_file_replaced_meanwhile_is_judged_as_it_was_read(
     """The right file in the place of the wrong one makes it no better."""
     from edgemobile.comparison import observing
 
-    checked, open_session = tmp_path / "checked.tflite", observing.open_session
+    checked, open_isolated = tmp_path / "checked.tflite", observing.open_isolated
     checked.write_bytes((files / "wrong.tflite").read_bytes())
 
     def replaced(*words: object, **options: object) -> object:
         checked.write_bytes((files / "right.tflite").read_bytes())
-        return open_session(*words, **options)  # type: ignore[arg-type]
+        return open_isolated(*words, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(observing, "open_session", replaced)
+    monkeypatch.setattr(observing, "open_isolated", replaced)
     assert _run(monkeypatch, files / "right.onnx", checked, "--images", 2, "--json") == 1
     (row,) = json.loads(capsys.readouterr().out)["files"]
     assert row["sha256"] == sha256_hex((files / "wrong.tflite").read_bytes())

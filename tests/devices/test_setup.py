@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -74,6 +75,17 @@ def test_a_board_without_a_wheel_gets_an_exact_answer(runtime: str, target: Targ
         pin_for(runtime, target)
 
 
+_KNOWN = ("ai_edge_litert-2.3.0-cp311-cp311-linux_aarch64.whl", "numpy-2.4.6-cp311-cp311-linux_aarch64.whl")
+
+
+@pytest.fixture
+def known_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two wheels that hold their own names."""
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in _KNOWN}
+    monkeypatch.setattr(wheels, "_known_wheels", lambda: digests)
+
+
+@pytest.mark.usefixtures("known_wheels")
 def test_a_download_that_fails_leaves_nothing_and_says_where_wheels_go(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -85,8 +97,49 @@ def test_a_download_that_fails_leaves_nothing_and_says_where_wheels_go(
     assert list((tmp_path / "edgemobile/wheels").iterdir()) == []
     folder = Path(str(raised.value).rpartition("into ")[2])
     folder.mkdir()
-    (folder / "x.whl").touch()
-    assert fetch_wheels("litert", _PI5) == [folder / "x.whl"]
+    for name in _KNOWN:
+        (folder / name).write_bytes(name.encode())
+    assert [path.name for path in fetch_wheels("litert", _PI5)] == sorted(_KNOWN)
+
+
+@pytest.mark.usefixtures("known_wheels")
+def test_a_damaged_wheel_is_fetched_again_and_a_wrong_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    served = {name: name.encode() for name in _KNOWN}
+
+    def download(words: list[str], **named: object) -> Completed:
+        folder = Path(words[words.index("-d") + 1])
+        folder.mkdir()
+        for name, data in served.items():
+            (folder / name).write_bytes(data)
+        return Completed(0, b"", b"")
+
+    monkeypatch.setattr(wheels, "bounded_run", download)
+    first, second = fetch_wheels("litert", _PI5)
+    first.write_bytes(b"half of it")
+    assert fetch_wheels("litert", _PI5)[0].read_bytes() == first.name.encode()
+    served[first.name] = b"another one"
+    first.write_bytes(b"half of it")
+    with pytest.raises(EdgemobileError, match=rf"{first.name} has the sha256 .* expected .* It is not installed"):
+        fetch_wheels("litert", _PI5)
+    assert second.is_file(), "what was there stays until there is something better"
+    first.rename(first.with_name("mine-1.0-py3-none-any.whl"))
+    with pytest.raises(EdgemobileError, match=r"mine-1\.0-py3-none-any\.whl is none of the wheels|has the sha256"):
+        fetch_wheels("litert", _PI5)
+
+
+def test_every_pin_has_its_wheels() -> None:
+    """A sha256 for each package, Python and machine that a row of PINS stands for."""
+    known = list(wheels._known_wheels.__wrapped__())
+    for pin in wheels.PINS:
+        for minor in range(pin.first[1], pin.last[1] + 1):
+            for package in pin.packages:
+                name, _, version = package.partition("==")
+                start = f"{name.replace('-', '_')}-{version}-cp3{minor}-"
+                found = [name for name in known if name.startswith(start)]
+                assert {"aarch64" in name for name in found} == {True, False}, start
 
 
 @pytest.mark.parametrize(

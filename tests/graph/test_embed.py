@@ -111,11 +111,11 @@ def test_both_formats_hold_the_same_integers_and_compute_in_integers() -> None:
 
 @pytest.mark.parametrize("precision", FORMS)
 def test_xnnpack_still_takes_the_file_in_one_partition(precision: str) -> None:
-    partitions = [
+    found = [
         partitions(tflite.to_bytes(graph, metadata={}))
         for graph in (FORMS[precision], embed(FORMS[precision], PREPROCESS))
     ]
-    assert partitions[0] == partitions[1]
+    assert found[0] == found[1]
 
 
 def test_onnx_of_signed_activations_takes_pixels_too() -> None:

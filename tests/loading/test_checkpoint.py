@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -529,3 +530,14 @@ def test_random_weights_keep_the_size_of_what_passes_through(name: str) -> None:
     with torch.no_grad():
         logits = net(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
     assert 1e-3 < float(logits.abs().mean()) < 10
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    """200 MB of zeros in 200 kB: torch would unpack them all."""
+    plain, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save({"w": torch.zeros(50_000_000)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    with pytest.raises(EdgemobileError, match=r"packed\.pth: its .* bytes unpack to 200,"):
+        load_weights(packed)

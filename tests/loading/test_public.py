@@ -188,3 +188,13 @@ def test_weights_imagenet_end_to_end(server: _Server, tmp_path: Path, monkeypatc
     built, _ = build(get_arch("v2"), checkpoint)
     assert (built.width, built.input_px) == (0.25, 224)
     assert (tmp_path / "hub" / "checkpoints" / row.file).is_file()
+
+
+def test_a_response_without_an_end_is_given_up(
+    row: PublicWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(module, "_MOST_BYTES", 5000)
+    with pytest.raises(EdgemobileError, match=r"it sends more than 5,000 bytes"):
+        fetch(row, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from edgemobile.devices.host.counting import CacheMisses
+from edgemobile.devices.host.estimating import Estimate
 from edgemobile.report.answer import Answer, answers, default_title
 from edgemobile.report.findings import Findings
 from edgemobile.report.sources import Scores, read_sources
@@ -56,6 +58,24 @@ def test_on_an_emulated_core_it_is_instructions(found, make) -> None:
     assert (
         "2.5x fewer instructions than float32 on emulated:cortex-a72" in _answer(found(make.make_manifest(), run)).words
     )
+
+
+def test_an_estimate_comes_before_instructions(found, make) -> None:
+    """int8 may have more instructions and still fewer cycles."""
+
+    def counted(file: str, sha256: str, precision: str, millions: int, cycles: float) -> Any:
+        estimate = Estimate("cortex-a72", cycles, (CacheMisses(0, 0), CacheMisses(0, 0)), 1.0, "cortex-a72", "19.1.7")
+        return make.make_case(file, sha256, None, precision=precision, millions=millions, estimate=estimate)
+
+    run = make.make_run(
+        counted("float.onnx", FLOAT, "float32", 20, 54e6),
+        counted("int8.onnx", INT8, "int8", 21, 18e6),
+        device="emulated:cortex-a72",
+        emulated=True,
+    )
+    told = _answer(found(make.make_manifest(), run))
+    assert told.file == "int8.onnx"
+    assert "3.0x faster than float32 on a Raspberry Pi 4, 1.5 GHz, as estimated from emulated" in told.words
 
 
 def test_a_file_that_failed_is_not_shipped(found, make) -> None:
