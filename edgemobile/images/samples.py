@@ -110,7 +110,7 @@ def from_dataset(
 def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Samples:
     """Synthesized images f32[N,H,W,3]: the first `calibration` to calibrate on, the others to check on."""
     described = f"{len(images) - calibration} images synthesized from the model's batch-norm statistics"
-    return _made(images, calibration, "synthesised", described, seed)
+    return _made(images, calibration, "synthesized", described, seed)
 
 
 def from_package(

@@ -52,7 +52,7 @@ def test_a_resolution_is_named_where_it_was_assumed() -> None:
 def test_a_normalisation_is_named_where_it_was_assumed() -> None:
     words = better_tried(_model(assumption="ImageNet's is assumed"), _load)
     assert words is not None
-    assert "100.0% with --preprocess inception: give" in words
+    assert "100.0% with --preprocess inception: set" in words
     assert "--preprocess unit" not in words
 
 

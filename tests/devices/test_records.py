@@ -128,7 +128,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("cases", 0, "batch", 0), "batch is 1 to 65536"),
         (_set("cases", 0, "rounds_ns", [[-1]]), "at least 1 ns"),
         (_set("cases", 0, "rounds_ns", [[0]]), "at least 1 ns"),
-        (_set("cases", 0, "rounds_ns", [[10**400]]), "64 bits"),
+        (_set("cases", 0, "rounds_ns", [[10**400]]), "64-bit integer"),
         (_set("cases", 0, "batch", 10**9), "batch is 1 to 65536"),
         (_set("cases", 0, "energy_mj", -5.0), "must not be negative"),
         (_set("cases", 0, "rounds_ns", [[]]), "no round is empty"),

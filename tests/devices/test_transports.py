@@ -127,7 +127,7 @@ def test_a_file_cut_off_on_its_way_is_not_there(sshd: Any, tmp_path: Path) -> No
         return real(script, **{**words, "stdin": b"a"})  # type: ignore[arg-type]
 
     transport._shell = half  # type: ignore[method-assign, assignment]
-    with pytest.raises(DeviceUnreachable, match="cut in the middle of: write file"):
+    with pytest.raises(DeviceUnreachable, match="lost during: write file"):
         transport.put(b"after", "file")
     assert [file.name for file in root.iterdir()] == ["file"]
     assert (root / "file").read_bytes() == b"before"
