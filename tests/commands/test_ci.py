@@ -441,7 +441,7 @@ def _run(name: str, ms: float = 1.0, spread: float = 0.001, count: int | None = 
     ("measured", "baseline", "text", "code", "said"),
     [
         ({"ms": 2.0}, None, "", 0, "2.00 ms"),
-        ({"ms": 2.0, "spread": 0.2}, None, "", 5, "unstable colours right.onnx latency on local: half of all values"),
+        ({"ms": 2.0, "spread": 0.2}, None, "", 5, "unstable colours right.onnx latency on local: the interquartile range"),
         ({"ms": 2.0}, {"ms": 2.0}, "", 0, "+0.00%"),
         ({"ms": 2.0}, {"ms": 1.8}, "", 1, "FAIL colours right.onnx baseline on local: +11.11% of time"),
         ({"ms": 2.0}, {"ms": 1.8, "device": "pi5"}, "", 2, "device pi5 against local"),
@@ -450,7 +450,7 @@ def _run(name: str, ms: float = 1.0, spread: float = 0.001, count: int | None = 
         ({"count": 10**6}, None, 'instructions.local = { onnx = "1M" }', 0, "1.000 M of 1.000 M"),
         ({"count": 10**6 + 1}, None, 'instructions.local = { onnx = "1M" }', 1, "0.00% over its budget"),
         ({"count": 1_100_000}, {"count": 10**6}, "", 1, "+10.00% of instructions"),
-        ({"ms": 2.0}, None, 'instructions.local = { onnx = "1M" }', 2, "local is timed"),
+        ({"ms": 2.0}, None, 'instructions.local = { onnx = "1M" }', 2, "local is not emulated"),
     ],
 )
 def test_on_a_device(
