@@ -26,7 +26,6 @@ from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, first_line
 from edgemobile.exporters import FORMATS, tensorflow, torch_onnx
 from edgemobile.graph import Graph
-from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.images.samples import from_synthesis
 from edgemobile.loading.model import Model, load_model
 from edgemobile.loading.model_spec import is_own
@@ -68,9 +67,8 @@ class Net:
         return torch_onnx.to_bytes(self.model.net, self.input_shape)
 
     @cached_property
-    def int8(self) -> tuple[Graph, dict[str, str]]:
-        quantized = ptq(self.graph, [self.calibration], RECIPES["few-images"])
-        return quantized.graph, factors_metadata(quantized.channel_factors)
+    def int8(self) -> Graph:
+        return ptq(self.graph, [self.calibration], RECIPES["few-images"]).graph
 
     def python(self, peer: str) -> str:
         if peer not in self.pythons:
@@ -90,12 +88,12 @@ def _torch_onnx(net: Net, *, dynamo: bool) -> bytes:
 
 
 def _ours(net: Net, form: str, precision: str) -> bytes:
-    graph, metadata = net.graph, {}
+    graph = net.graph
     if precision == "int8":
-        graph, metadata = net.int8
+        graph = net.int8
     elif precision == "dynamic":
         graph = to_int8_weights(graph)
-    return FORMATS[form].load().to_bytes(graph, metadata=metadata)
+    return FORMATS[form].load().to_bytes(graph, metadata={})
 
 
 # Exporter -> (suffix of its file, how it is made).

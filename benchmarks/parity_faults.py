@@ -11,7 +11,6 @@ The first row is the correct file.
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,8 +22,13 @@ import numpy as np
 
 from edgemobile.comparison.report import FileParity
 from edgemobile.comparison.run import ParityRequest, parity
+from edgemobile.exporters import onnx as onnx_exporter
+from edgemobile.exporters import tflite as tflite_exporter
 from edgemobile.exporters.onnx_contents import load, onnx
+from edgemobile.exporters.onnx_graph import tensor_name
 from edgemobile.exporters.tflite_file import octets, op_name, pack, text, unpack
+from edgemobile.graph.origin import Origin
+from edgemobile.graph.origins_entry import read_origins
 from edgemobile.model_file.metadata import CHECKSUMS
 
 __all__ = ["FAULTS", "OnnxFile", "TFLiteFile", "planted"]
@@ -47,6 +51,7 @@ class ModelFile(Protocol):
     layers: list[Layer]
     output: str
 
+    def factor(self, name: str) -> float: ...
     def data(self, name: str) -> np.ndarray: ...
     def set_data(self, name: str, values: np.ndarray) -> None: ...
     def scale(self, name: str) -> np.ndarray: ...
@@ -61,6 +66,7 @@ class TFLiteFile:
 
     def __init__(self, data: bytes) -> None:
         self._bytes, self._model = data, unpack(data)
+        self._origins = read_origins(tflite_exporter.read_metadata(data), "the healthy file")
         self._graph = self._model.subgraphs[0]
         self._tensors = {text(tensor.name): tensor for tensor in self._graph.tensors}
         self._last = set()
@@ -84,6 +90,9 @@ class TFLiteFile:
 
     def _name(self, index: int) -> str:
         return text(self._graph.tensors[index].name) if index >= 0 else ""
+
+    def factor(self, name: str) -> float:
+        return self._origins.get(name, Origin(name)).factor
 
     def data(self, name: str) -> np.ndarray:
         raw = self._tensors[name]
@@ -127,6 +136,7 @@ class OnnxFile:
 
     def __init__(self, data: bytes) -> None:
         self._model = load(data)
+        self._origins = read_origins(onnx_exporter.read_metadata(data), "the healthy file")
         self._stored = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self._behind = {node.output[0]: node for node in self._model.graph.node}
         self._shapes = {
@@ -143,6 +153,9 @@ class OnnxFile:
 
     def _parameter(self, name: str, position: int) -> str:
         return self._readers[name].input[position]
+
+    def factor(self, name: str) -> float:
+        return self._origins.get(tensor_name(name), Origin(name)).factor
 
     def data(self, name: str) -> np.ndarray:
         values = onnx.numpy_helper.to_array(self._stored[name])
@@ -240,11 +253,10 @@ def _weights_anew(file: ModelFile, change: Callable[[np.ndarray, np.random.Gener
     """Every weight of PyTorch, changed, and rounded to int8 again with the maximum of each channel at 127."""
     rng = np.random.default_rng(0)
     for layer in file.layers:
-        divided = re.search(r"\.d(\d+)\b", layer.weight)  # by graph/tensor_names.py
-        multiple = float(divided[1]) if divided else 1.0
+        factor = file.factor(layer.weight)
         scale, integers = file.scale(layer.weight).astype(np.float64), file.data(layer.weight)
         along = scale.reshape(-1, *[1] * (integers.ndim - 1))
-        real = change(integers * along * multiple, rng).astype(np.float64) / multiple
+        real = change(integers * along / factor, rng).astype(np.float64) * factor
         peaks = np.abs(real).reshape(len(real), -1).max(axis=1)
         anew = np.where(peaks > 0, peaks / 127, scale)
         file.set_scale(layer.weight, anew)

@@ -35,6 +35,7 @@ from edgemobile.exporters.onnx_layouts import channels_first, channels_first_wid
 from edgemobile.exporters.onnx_tensors import read_tensors
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import activation_range, dequantize
+from edgemobile.graph.origins_entry import origins_metadata
 
 __all__ = ["IR_VERSION", "OPSET", "op_counts", "read_contents", "read_metadata", "read_tensors", "to_bytes"]
 
@@ -57,6 +58,8 @@ def to_bytes(
 ) -> bytes:
     """The ONNX file of `graph`, checked; the same graph and metadata give the same bytes.
 
+    To the metadata of an int8 graph the Origins of its tensors are added.
+
     `activations` and `weights` say how int8 tensors are stored. "uint8" adds 128 to the integers and the zero points:
     the same reals, the same integers but for the offset. It is the default for both, because on x86 without VNNI
     onnxruntime multiplies int8 weights with vpmaddubsw, which saturates each pair of products to int16: the sums are
@@ -72,6 +75,7 @@ def to_bytes(
     for name, value in (("activations", activations), ("weights", weights)):
         if value not in ("int8", "uint8"):
             raise Unsupported(f"onnx cannot store {name} as {value!r}. Allowed: int8, uint8")
+    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized else {}), **metadata}
     model = _Writer(graph, activations, weights, channel_multiple).model(metadata)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
@@ -83,7 +87,7 @@ def op_counts(data: bytes) -> dict[str, int]:
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
-    """What `metadata` of to_bytes put into the file."""
+    """What to_bytes put into the file's metadata."""
     return {entry.key: entry.value for entry in load(data).metadata_props}
 
 

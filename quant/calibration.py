@@ -20,6 +20,7 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph
+from edgemobile.graph.origin import path_of
 from edgemobile.quant.equalize import equalizable, equalize, rescaled
 from edgemobile.quant.guards import check_images
 from edgemobile.quant.hardswish_gates import GATES, highest_cost, split_gates
@@ -133,7 +134,9 @@ def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = Fal
 
 def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
     """Raises EdgemobileError for a rule that matches no layer of the float `graph`."""
-    unmatched = recipe.unmatched([node.output for node in integer_form(graph, recipe.hswish).nodes])
+    form = integer_form(graph, recipe.hswish)
+    names = [name for node in form.nodes for name in (node.output, path_of(node.output, form[node.output].origin))]
+    unmatched = recipe.unmatched(names)
     if unmatched:
         example = next(node.output for node in graph.nodes if node.op == "conv2d")
         raise EdgemobileError(
@@ -157,8 +160,11 @@ def _floors(graph: Graph, split: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _observers(graph: Graph, recipe: Recipe) -> dict[str, str]:
     """The name of the observer of every activation."""
-    names = [*graph.inputs, *(node.output for node in graph.nodes)]
-    return {name: recipe.settings(name, is_output=name in graph.outputs).observer for name in names}
+    found = {}
+    for name in (*graph.inputs, *(node.output for node in graph.nodes)):
+        path = path_of(name, graph[name].origin)
+        found[name] = recipe.settings(name, path, is_output=name in graph.outputs).observer
+    return found
 
 
 def _observe(

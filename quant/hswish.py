@@ -7,17 +7,18 @@ Where only a hard-sigmoid reads a layer, the 3 goes into that layer's bias and t
 not computed: it travels down through everything linear (means, products, reshapes) until a convolution or linear
 layer takes it into its weights. Where it meets a sum or a concatenation, a layer on the other side that nothing else
 reads takes the 6 into its weights instead. In int8 both change a scale and no integer. A tensor that is n times what
-its module gives in PyTorch says so in its name (graph/tensor_names.py), and a comparison divides it out.
+its module gives in PyTorch says so (graph/origin.py; its name, <module>.x6, is for people), and a comparison divides
+it out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgemobile.graph import OPS, Graph, Node, Tensor
-from edgemobile.graph.tensor_names import divided, gate_of, multiplied, raised
+from edgemobile.graph import OPS, Graph, Node, Origin, Tensor
+from edgemobile.graph.ir import unique_name
 from edgemobile.quant.recipe import Hswish
 
 __all__ = ["integer_form", "is_gate"]
@@ -59,6 +60,7 @@ class _Rewrite:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # old name -> new name
     factors: dict[str, int] = field(default_factory=dict)  # old name -> n
+    given: dict[tuple[str, str], str] = field(default_factory=dict)  # (old name, ending) -> the name made of them
 
     def result(self) -> Graph:
         for node in self.graph.nodes:
@@ -78,9 +80,8 @@ class _Rewrite:
         if node.op == "hardsigmoid":
             self._hardsigmoid(node)
         elif node.op == "hardswish" and self.hswish == "delegated":
-            gate = self._gate(node, gate_of(node.output), 1)
-            product = Node("mul", (self._plain(node.inputs[0]), gate), node.output, {"activation": ""})
-            self._add(product, self.graph[node.output].shape, 6)
+            gate = self._gate(node)
+            self._add(Node("mul", (self._plain(node.inputs[0]), gate), node.output, {"activation": ""}), 6)
         elif node.has_weights:
             self._absorb(node, factors[0])
         elif OPS[node.op].homogeneous:
@@ -91,11 +92,11 @@ class _Rewrite:
             self._pass_on(node, max(factors))
         else:
             inputs = tuple(self._plain(name) for name in node.inputs)
-            self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, 1)
+            self._add(Node(node.op, inputs, node.output, node.attrs), 1)
 
     def _pass_on(self, node: Node, factor: int) -> None:
         inputs = tuple(self.names.get(name, name) for name in node.inputs)
-        self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, factor)
+        self._add(Node(node.op, inputs, node.output, node.attrs), factor)
 
     def _alike(self, node: Node, factor: int) -> bool:
         """Whether all parts of a sum or concatenation are `factor` times what they mean; layers are made so."""
@@ -107,52 +108,76 @@ class _Rewrite:
         alone = len(self.graph.consumers(name)) == 1 and name not in self.graph.outputs
         if index is None or not alone or self.factors[name] != 1 or not _is_plain_layer(self.nodes[index]):
             return False
-        layer, new = self.nodes[index], multiplied(name, factor)
-        constants = [self._multiplied(constant, factor) for constant in layer.inputs[1:]]
+        layer = self.nodes[index]
+        constants = [
+            self._changed(constant, f".x{factor}", self._data(constant) * np.float32(factor), factor=factor)
+            for constant in layer.inputs[1:]
+        ]
+        new = self._multiple(name, factor)
         self.nodes[index] = Node(layer.op, (layer.inputs[0], *constants), new, layer.attrs)
-        self.names[name], self.factors[name] = new, factor
-        self.tensors[new] = Tensor(new, self.graph[name].shape)
         return True
 
-    def _multiplied(self, name: str, factor: int) -> str:
-        new = multiplied(name, factor)
-        self.tensors[new] = Tensor.constant(new, self._data(name) * np.float32(factor))
-        return new
+    def _tensor(self, name: str) -> Tensor:
+        """A tensor of the graph, or one made on the way."""
+        return self.tensors.get(name) or self.graph[name]
 
     def _data(self, name: str) -> np.ndarray:
-        """A constant of the graph, or one made on the way."""
-        data = (self.tensors.get(name) or self.graph[name]).data
+        data = self._tensor(name).data
         assert data is not None
         return data
 
-    def _add(self, node: Node, shape: tuple[int, ...], factor: int) -> str:
-        """Append `node`, whose output is `factor` times what its name means."""
-        old = node.output
-        new = multiplied(old, factor)
-        self.names[old], self.factors[old] = new, factor
-        self.tensors[new] = Tensor(new, shape)
-        self.nodes.append(Node(node.op, node.inputs, new, node.attrs))
+    def _named(self, name: str, ending: str) -> str:
+        """A name that no other tensor has; the same for the same tensor and `ending`."""
+        if (name, ending) not in self.given:
+            self.given[name, ending] = unique_name(f"{name}{ending}", {*self.graph.tensors, *self.tensors})
+        return self.given[name, ending]
+
+    def _changed(
+        self, name: str, ending: str, data: np.ndarray | None = None, *, factor: float = 1.0, added: float = 0.0
+    ) -> str:
+        """A tensor that is `factor` times the tensor `name`, and `added` to it."""
+        old, new = self._tensor(name), self._named(name, ending)
+        origin = old.origin or Origin(name)
+        origin = replace(origin, factor=origin.factor * factor, added=origin.added * factor + added)
+        self.tensors[new] = replace(old, name=new, data=data, origin=origin)
         return new
 
-    def _gate(self, node: Node, name: str, factor: int) -> str:
-        inputs = (self._plain(node.inputs[0]), self._constant("hswish.three", 3.0))
-        return self._add(Node("add", inputs, name, {"activation": "relu6"}), self.graph[node.output].shape, factor)
+    def _multiple(self, name: str, factor: int) -> str:
+        """The activation that is `factor` times `name`, and stands for it from here on."""
+        new = self._changed(name, f".x{factor}", factor=factor) if factor != 1 else name
+        self.tensors.setdefault(new, self.graph[name])
+        self.names[name], self.factors[name] = new, factor
+        return new
+
+    def _add(self, node: Node, factor: int) -> None:
+        """Append `node`, whose output is `factor` times what its name means."""
+        self.nodes.append(Node(node.op, node.inputs, self._multiple(node.output, factor), node.attrs))
+
+    def _gate(self, node: Node) -> str:
+        output, gate = self.graph[node.output], self._named(node.output, ".gate")
+        origin = replace(output.origin or Origin(node.output), gate=True)
+        self.tensors[gate] = replace(output, name=gate, origin=origin)
+        self.nodes.append(Node("add", self._gate_inputs(node), gate, {"activation": "relu6"}))
+        return gate
+
+    def _gate_inputs(self, node: Node) -> tuple[str, str]:
+        return self._plain(node.inputs[0]), self._constant("hswish.three", 3.0)
 
     def _hardsigmoid(self, node: Node) -> None:
         """relu6(x + 3): fused to the layer before, with the 3 in its bias, where nothing else reads that layer."""
         source = self.nodes[-1] if self.nodes else None
         alone = len(self.graph.consumers(node.inputs[0])) == 1 and node.inputs[0] not in self.graph.outputs
         if source is None or source.output != node.inputs[0] or not alone or not _is_plain_layer(source):
-            self._gate(node, node.output, 6)
+            self._add(Node("add", self._gate_inputs(node), node.output, {"activation": "relu6"}), 6)
             return
-        bias = raised(source.inputs[2])
-        self.tensors[bias] = Tensor.constant(bias, self._data(source.inputs[2]) + np.float32(3))
+        bias = self._changed(source.inputs[2], ".plus3", self._data(source.inputs[2]) + np.float32(3), added=3)
         self.nodes.pop()
         inputs = (*source.inputs[:2], bias)
         attrs = {**source.attrs, "activation": "relu6"}
-        self._add(Node(source.op, inputs, node.output, attrs), self.graph[node.output].shape, 6)
+        self._add(Node(source.op, inputs, node.output, attrs), 6)
 
     def _constant(self, name: str, value: float) -> str:
+        name = self._named(name, "")
         self.tensors[name] = Tensor.constant(name, np.array([value], np.float32))
         return name
 
@@ -160,10 +185,9 @@ class _Rewrite:
         x, weight, bias = node.inputs
         if factor != 1:
             data = (self._data(weight).astype(np.float64) / factor).astype(np.float32)
-            weight = divided(weight, factor)
-            self.tensors[weight] = Tensor.constant(weight, data)
+            weight = self._changed(weight, f".d{factor}", data, factor=1 / factor)
         inputs = (self.names.get(x, x), weight, bias)
-        self._add(Node(node.op, inputs, node.output, node.attrs), self.graph[node.output].shape, 1)
+        self._add(Node(node.op, inputs, node.output, node.attrs), 1)
 
     def _plain(self, name: str) -> str:
         """The tensor `name` stands for without a factor, dividing where nothing downstream could."""
@@ -172,6 +196,6 @@ class _Rewrite:
             return current
         if name not in self.tensors:
             share = self._constant(f"hswish.one_over_{factor}", 1 / factor)
-            self.tensors[name] = Tensor(name, self.graph[name].shape)
+            self.tensors[name] = self.graph[name]
             self.nodes.append(Node("mul", (current, share), name, {"activation": ""}))
         return name

@@ -13,10 +13,11 @@ from functools import partial
 
 import numpy as np
 
-from edgemobile.graph import OPS, Graph, Node, QParams, Tensor
+from edgemobile.graph import OPS, Graph, Node, Origin, QParams, Tensor
 from edgemobile.graph.affine import SIGMOID_QPARAMS
 from edgemobile.graph.affine import quantize as quantize_array
-from edgemobile.graph.tensor_names import equalized
+from edgemobile.graph.ir import unique_name, with_origins
+from edgemobile.graph.origin import path_of
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.calibration import Calibration, Ranges, calibrate
@@ -33,7 +34,7 @@ from edgemobile.quant.qparams import (
     weight_qparams,
     weight_tensor,
 )
-from edgemobile.quant.recipe import DEFAULT, Recipe
+from edgemobile.quant.recipe import DEFAULT, Recipe, Settings
 from edgemobile.quant.refit import refit
 from edgemobile.util.progress import Progress, Silent
 
@@ -46,15 +47,10 @@ _MOST_STEPS = 2.0**6
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 graph, and what a reader should know: guards that acted and what the recipe could not apply.
-
-    `channel_factors`: tensor name -> f64[C], what equalization multiplied its channels by. Such a tensor is called
-    `<name>.eq`; a comparison with PyTorch divides the factors out.
-    """
+    """An int8 graph, and what a reader should know: guards that acted and what the recipe could not apply."""
 
     graph: Graph
     notes: tuple[str, ...]
-    channel_factors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def ptq(
@@ -90,9 +86,7 @@ def quantize(calibration: Calibration, recipe: Recipe = DEFAULT, *, progress: Pr
     if corrections := _layer_corrections(recipe):
         with progress.step("correct int8 layers") as report:
             result = correct_layers(form, result, batches, corrections, prepared.floors, report)
-    names = {name: equalized(name) for name, factor in prepared.factors.items() if not np.allclose(factor, 1)}
-    factors = {names[name]: factor for name, factor in prepared.factors.items() if name in names}
-    return Quantized(_renamed(result, names), notes, factors)
+    return Quantized(_equalized(result, prepared.factors), notes)
 
 
 def qparams_of(calibration: Calibration, recipe: Recipe = DEFAULT) -> tuple[Graph, dict[str, QParams]]:
@@ -208,8 +202,10 @@ def _gated(graph: Graph, name: str, consumer: Node, gates: list[Node]) -> bool:
     return consumer.op == "mul" and any(gate.output in consumer.inputs for gate in gates)
 
 
-def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
-    """`graph` with tensors under other names."""
+def _equalized(graph: Graph, factors: Mapping[str, np.ndarray]) -> Graph:
+    """`graph`, whose channels were multiplied by `factors` (tensor name -> f64[C]), with tensors that say so."""
+    factors = {name: factor for name, factor in factors.items() if not np.allclose(factor, 1)}
+    names = {name: unique_name(f"{name}.eq", graph.tensors) for name in factors}
     nodes = [
         Node(
             node.op,
@@ -219,8 +215,13 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
         )
         for node in graph.nodes
     ]
-    tensors = [replace(tensor, name=names.get(name, name)) for name, tensor in graph.tensors.items()]
-    return Graph(graph.name, graph.inputs, graph.outputs, tuple(nodes), {tensor.name: tensor for tensor in tensors})
+    origins = {
+        name: replace(graph[name].origin or Origin(name), channel_factors=tuple(factor.tolist()))
+        for name, factor in factors.items()
+    }
+    told = with_origins(graph.tensors, origins)
+    tensors = {names.get(name, name): replace(tensor, name=names.get(name, name)) for name, tensor in told.items()}
+    return Graph(graph.name, graph.inputs, graph.outputs, tuple(nodes), tensors)
 
 
 # ---- the int8 graph -------------------------------------------------------------------------------------------------
@@ -241,12 +242,16 @@ class _Build:
         for name in self.form.inputs:
             self._put(name, quantized=True)
         for node in self.form.nodes:
-            if self.recipe.settings(node.output).precision == "float":
+            if self._settings(node).precision == "float":
                 self._float_node(node)
             else:
                 self._int8_node(node)
         outputs = tuple(self._as_int8(name) for name in self.form.outputs)
-        return Graph(self.form.name, self.form.inputs, outputs, tuple(self.nodes), self.tensors)
+        tensors = with_origins(self.tensors, self.form.origins)
+        return Graph(self.form.name, self.form.inputs, outputs, tuple(self.nodes), tensors)
+
+    def _settings(self, node: Node) -> Settings:
+        return self.recipe.settings(node.output, path_of(node.output, self.form[node.output].origin))
 
     def _put(self, name: str, *, quantized: bool, alias: str | None = None) -> str:
         shape, target = self.form[name].shape, alias or name
@@ -319,7 +324,7 @@ class _Build:
         input_qparams = self.tensors[x].qparams
         assert input_qparams is not None
         input_scale = float(input_qparams.scale[0])
-        per_channel = self.recipe.settings(node.output).weights == "per_channel"
+        per_channel = self._settings(node).weights == "per_channel"
         qparams = weight_qparams(weight, bias, input_scale, per_channel=per_channel)
         if not per_channel and qparams.scale[0] > np.abs(weight).max() / 127 * 1.001:
             self.notes.append(f"{node.output}: the weights' one scale was raised, or a bias would overflow int32")

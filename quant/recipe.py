@@ -6,11 +6,11 @@ Rules apply in order and a later rule wins, so a recipe reads as "everything lik
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph.tensor_names import split_name
 from edgemobile.quant.observers import OBSERVERS
 from edgemobile.util.strict_json import versioned
 
@@ -26,7 +26,9 @@ _MOST_REFIT = 1e6
 
 @dataclass(frozen=True)
 class Rule:
-    """Settings for the nodes whose name matches `pattern` (shell wildcards on the module path); None changes nothing.
+    """Settings for the nodes whose name or module path matches `pattern` (shell wildcards); None changes nothing.
+
+    "features.0.2" also means the node that holds 6 times what that module gives, which is called features.0.2.x6.
 
     `observer` ranges the node's output, `weights` is the granularity of its weight scales, `precision` "float" keeps
     the node out of int8.
@@ -104,18 +106,20 @@ class Recipe:
             if not _is_from(1, 16, headroom):
                 raise EdgemobileError(f"{name} {headroom!r} is not a number from 1 to 16")
 
-    def settings(self, node_name: str, *, is_output: bool = False) -> Settings:
-        """The settings of the node called `node_name`; `is_output`: it is one of the model's outputs."""
+    def settings(self, *names: str, is_output: bool = False) -> Settings:
+        """The settings of the node that goes by these `names`, as its own and its module's path; `is_output`: it is one
+        of the model's outputs."""
         settings = Settings(observer=self.output_observer) if is_output else Settings()
         for rule in self.rules:
-            if _matches(node_name, rule.pattern):
+            if _matches(names, rule.pattern):
                 said = {key: value for key, value in asdict(rule).items() if key != "pattern" and value is not None}
                 settings = replace(settings, **said)
         return settings
 
-    def unmatched(self, node_names: list[str]) -> list[str]:
-        """Patterns that match no node: a typo in a recipe must not pass in silence."""
-        return [rule.pattern for rule in self.rules if not any(_matches(name, rule.pattern) for name in node_names)]
+    def unmatched(self, names: Iterable[str]) -> list[str]:
+        """Patterns that match none of the `names`: a typo in a recipe must not pass in silence."""
+        names = tuple(names)
+        return [rule.pattern for rule in self.rules if not _matches(names, rule.pattern)]
 
     def to_json(self) -> dict[str, Any]:
         return {"version": _VERSION, **asdict(self)}
@@ -132,9 +136,8 @@ class Recipe:
             raise EdgemobileError(f"not a quantization recipe: {error}. A recipe has: version, {known}") from error
 
 
-def _matches(node_name: str, pattern: str) -> bool:
-    """A pattern is on module paths: "features.0.2" also means the node that holds 6 times as much, features.0.2.x6."""
-    return any(fnmatch.fnmatchcase(name, pattern) for name in (node_name, split_name(node_name)[0]))
+def _matches(names: Iterable[str], pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def _is_from(low: float, high: float, value: object) -> bool:

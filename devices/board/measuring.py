@@ -81,6 +81,8 @@ class _Case:
     first_ns: int | None = None
     warmup_ns: list[int] = field(default_factory=list)
     rounds_ns: list[list[int]] = field(default_factory=list)
+    rounds_wall_ns: list[int] = field(default_factory=list)
+    rounds_cpu_ns: list[int] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
     def invoke(self) -> None:
@@ -93,7 +95,10 @@ class _Case:
 
     def round(self, block: int) -> None:
         self.warmup_ns.append(self.timed())
+        wall, cpu = time.perf_counter_ns(), time.process_time_ns()
         self.rounds_ns.append([self.timed() for _ in range(block)])
+        self.rounds_cpu_ns.append(time.process_time_ns() - cpu)
+        self.rounds_wall_ns.append(time.perf_counter_ns() - wall)
 
     def to_json(self) -> dict[str, Any]:
         inputs, cut = self.session.inputs, self.session.delegation()
@@ -109,6 +114,8 @@ class _Case:
             "warmup_ns": self.warmup_ns,
             "rounds_ns": self.rounds_ns,
             "rounds_per_process": [len(self.rounds_ns)] if self.rounds_ns else [],
+            "rounds_wall_ns": self.rounds_wall_ns,
+            "rounds_cpu_ns": self.rounds_cpu_ns,
             "peak_mib": None,
             "runtime_mib": None,
             "partitions": None if cut is None else cut.partitions,
@@ -147,11 +154,15 @@ def bench(job: Job) -> dict[str, Any]:
 
 
 def read_file(job: Job, row: JobFile) -> bytes:
-    """The bytes of a model file on the board. Raises EdgemobileError where they are not those the host sent."""
+    """The bytes of a model file on the board. Raises EdgemobileError where they are not those the host sent, and
+    removes them, so that the next job brings them again.
+    """
     # jobs/<id> and files/<sha256> stand side by side under the root.
-    data = (job.folder.parent.parent / row["path"]).read_bytes()
+    path = job.folder.parent.parent / row["path"]
+    data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
-        raise EdgemobileError(f"the board's copy of {row['file']} is damaged; delete {row['path']} there and try again")
+        path.unlink(missing_ok=True)
+        raise EdgemobileError(f"the board's copy of {row['file']} was damaged and is removed; try again")
     return data
 
 
@@ -326,7 +337,8 @@ def _timed_cases(job: Job, watch: _Watch) -> tuple[list[dict[str, Any]], list[di
 
 def _joined(cases: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Cases with the rounds of another process after theirs, and the energy and profile that it took."""
-    added, last = ("warmup_ns", "rounds_ns", "rounds_per_process"), ("profile", "energy_mj", "idle_w")
+    added = ("warmup_ns", "rounds_ns", "rounds_per_process", "rounds_wall_ns", "rounds_cpu_ns")
+    last = ("profile", "energy_mj", "idle_w")
     return [
         {**case, **{name: case[name] + other[name] for name in added}, **{name: other[name] for name in last}}
         for case, other in zip(cases, more)  # noqa: B905  # strict= came with Python 3.10

@@ -67,13 +67,16 @@ def _put_there(runtime: str, module: str, marker: str, attempt: str, wheels: Seq
             _unpack(Path("wheels", attempt, name), sha256, partial)
         if not _starts(module, partial):
             return NO_START
-        # Write it before anything is moved: the disk may be full.
+        # Written before anything is moved: the disk may be full. And on the disk, so that after a power cut the marker
+        # never stands beside half a runtime.
         half_marked.write_text(marker, encoding="utf-8")
+        os.sync()
         with suppress(FileNotFoundError):
             marked.unlink()
         with suppress(FileNotFoundError):
             target.rename(old)
         partial.rename(target)
+        os.sync()
         half_marked.rename(marked)
     finally:
         for path in (partial, old, half_marked):

@@ -5,7 +5,8 @@ event; run.json, written whole and last, however the job ended, with the token. 
 second sees the first at work, or its result, and leaves. So the host may lose the connection at any moment, and come
 back.
 
-    --state JOB                    prints running, finished, dead, or full: dead, and the disk has no room
+    --state JOB                    prints running, finished, dead, or full: dead, and the disk has no room; what a power
+                                   cut damaged in the folder of a dead one is removed
     --start JOB NUMBER SINCE FILES one of the processes that the inferences of a bench are spread over, without FILES
     --memory JOB FILE THREADS      a process of its own for the peak memory of one file
 """
@@ -30,9 +31,11 @@ from typing import Any
 import numpy as np
 
 from edgemobile.devices.board.measuring import bench, memory, read_file, start
+from edgemobile.devices.board.repair import remove_damaged
 from edgemobile.devices.runtimes.job import JOB_VERSION, EventName, InferJob
 from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
 from edgemobile.errors import EdgemobileError
+from edgemobile.util.writing import replace_synced
 
 __all__ = ["main"]
 
@@ -63,6 +66,10 @@ class _Job:
     def tell(self, event: EventName, **facts: Any) -> None:
         with (self.folder / "progress.jsonl").open("a") as file:
             file.write(json.dumps({"event": event, **facts}) + "\n")
+            if event == "chunk":
+                # As its answer is: the time belongs to it.
+                file.flush()
+                os.fsync(file.fileno())
 
     def asked(self, what: str) -> bool:
         """Whether the host, the one that wrote job.json last, put a file `what` there: "stop", "end"."""
@@ -168,8 +175,8 @@ def _reason(error: Exception) -> str:
 def _is_done(folder: Path, token: str) -> bool:
     """Whether there is a result, and of this attempt: an answer to an earlier one is not one to this."""
     try:
-        return json.loads((folder / "run.json").read_text())["token"] == token
-    except FileNotFoundError:
+        return bool(json.loads((folder / "run.json").read_bytes())["token"] == token)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return False
 
 
@@ -186,11 +193,14 @@ def _claimed(folder: Path) -> Iterator[bool]:
 
 
 def _state(folder: Path) -> str:
-    if not (folder / "job.json").exists():
+    if not folder.is_dir():
         return "dead"
     with _claimed(folder) as ours:
         if not ours:
             return "running"
+        remove_damaged(folder)
+        if not (folder / "job.json").exists():
+            return "dead"
         if _is_done(folder, _Job(folder).spec["token"]):
             return "finished"
         return "full" if shutil.disk_usage(folder).free < _NO_ROOM_BYTES else "dead"
@@ -220,7 +230,7 @@ def _sweep(folder: Path) -> None:
 def _write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(data)
-    os.replace(partial, path)
+    replace_synced(partial, path)
 
 
 # ---- kinds of jobs --------------------------------------------------------------------------------------------------
@@ -283,7 +293,7 @@ def _answer(job: _Job, session: Session, path: Path) -> None:
         raise
     # InferenceStats first: who finds the output has heard of it.
     job.tell("chunk", name=path.stem.partition("-")[2], images=len(images), ns=ns)
-    os.replace(partial, target)
+    replace_synced(partial, target)
     path.unlink()
 
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import json
 import os
 import platform
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
+from edgemobile.devices.host.folders import cache_folder
 from edgemobile.devices.host.job_client import (
     PATIENCE_S,
     Chunk,
+    Event,
     JobClient,
     Named,
     OnProgress,
@@ -25,6 +31,7 @@ from edgemobile.devices.host.transport import Transport
 from edgemobile.devices.runtimes.job import JOB_VERSION, InferJob
 from edgemobile.errors import EdgemobileError
 from edgemobile.model_file.model_file import ModelFile
+from edgemobile.util.locking import try_lock
 
 __all__ = ["infer"]
 
@@ -51,7 +58,7 @@ def infer(
     With `layers_width` the file has several outputs, and the answer is all of them flat in a row: f32[N,layers_width].
 
     The next chunk is on its way while the board computes. What an interrupted call left on the board is not computed
-    again by the next: chunks are known by their content. Raises as run_job does.
+    again by the next call for the same images: chunks are known by their content. Raises as run_job does.
     """
     emulated = transport.emulated
     job: InferJob = {
@@ -63,40 +70,89 @@ def infer(
         "threads": threads,
         "layers": layers_width is not None,
     }
-    folder = f"jobs/infer-{_resume_id(file, runtime, threads)}"
-    client = JobClient(device.name, transport, prepared, folder, on_progress, patience_s, sleep)
+    chunks = (_chunk(number, images) for number, images in enumerate(batches))
+    first = list(itertools.islice(chunks, 1))
+    told = _ChunksOfOurs(on_progress or (lambda event: None))
+    with _folder(_resume_id(job, [chunk.name for chunk in first])) as folder:
+        client = JobClient(device.name, transport, prepared, folder, told, patience_s, sleep)
+        try:
+            resumed = client.recover()
+            client.begin(job, [file])
+            for chunk, logits in _answers(client, itertools.chain(first, chunks), resumed, layers_width):
+                told.answered(chunk)
+                yield logits
+        except BaseException:
+            client.stop()
+            raise
+        client.end()
+
+
+class _ChunksOfOurs:
+    """Passes on what the worker tells; of a chunk once it is answered, so that one that an earlier call left on the
+    board is not counted.
+    """
+
+    def __init__(self, tell: OnProgress) -> None:
+        self._tell = tell
+        self._chunks: dict[str, Event] = {}
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] == "chunk":
+            self._chunks[str(event.get("name"))] = event
+        else:
+            self._tell(event)
+
+    def answered(self, chunk: Chunk) -> None:
+        event = self._chunks.pop(chunk.name, None)
+        if event is not None:
+            self._tell(event)
+
+
+@contextmanager
+def _folder(resume_id: str) -> Iterator[str]:
+    """The folder of the job on the board; another one while a call of the same work is still in it."""
+    # 256 files at most. Calls of other work that share one have a folder of their own all the same.
     try:
-        resumed = client.read(f"{folder}/job.json", 1) is not None
-        client.begin(job, [file])
-        yield from _answers(client, batches, resumed, layers_width)
-    except BaseException:
-        client.stop()
-        raise
-    client.end()
+        lock = try_lock(cache_folder("locks") / f"infer-{resume_id[:2]}.lock")
+    # Without a cache here nothing tells whether a call is in the folder.
+    except (OSError, EdgemobileError):
+        lock = None
+    if lock is None:
+        yield f"jobs/infer-{uuid.uuid4().hex[:16]}"
+        return
+    try:
+        yield f"jobs/infer-{resume_id}"
+    finally:
+        lock.release()
 
 
 def _answers(
-    client: JobClient, batches: Iterable[np.ndarray], resumed: bool, classes: int | None = None
-) -> Iterator[np.ndarray]:
-    for chunk in _ahead(client, (_chunk(number, images) for number, images in enumerate(batches)), resumed):
+    client: JobClient, chunks: Iterator[Chunk], resumed: bool, classes: int | None = None
+) -> Iterator[tuple[Chunk, np.ndarray]]:
+    for chunk in _ahead(client, chunks, resumed):
         data = client.answer(chunk, max_bytes=128 + 4 * chunk.images * (classes or _MAX_CLASSES))
         logits = _logits(data, chunk.images, classes, client.named)
         classes = logits.shape[1]
-        yield logits
+        yield chunk, logits
 
 
 def _ahead(client: JobClient, chunks: Iterator[Chunk], resumed: bool) -> Iterator[Chunk]:
-    """Each chunk, once those after it, as many as fit the window, are on the board."""
+    """Each chunk, once those after it, as many as fit the window, are on the board.
+
+    A chunk stays in `client.waiting` until the next one is asked for, as it is answered only then.
+    """
     waiting: deque[Chunk] = deque()
+    client.waiting = waiting
     for chunk in chunks:
         if not resumed or client.read(client.output(chunk), 1) is None:
-            client.put(chunk.data, client.input(chunk))
+            client.send(chunk)
         waiting.append(chunk)
-        client.waiting = waiting
         if len(waiting) == _WINDOW:
-            yield waiting.popleft()
+            yield waiting[0]
+            waiting.popleft()
     while waiting:
-        yield waiting.popleft()
+        yield waiting[0]
+        waiting.popleft()
 
 
 def _chunk(number: int, images: np.ndarray) -> Chunk:
@@ -133,7 +189,10 @@ def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.nda
     return np.frombuffer(body, np.float32).reshape(shape)
 
 
-def _resume_id(file: ModelFile, runtime: str | None, threads: int) -> str:
-    """The same for the same work of the same user of the same machine, so that it is found again."""
-    whose = f"{os.getuid()}@{platform.node()}"
-    return hashlib.sha256(f"{file.sha256} {runtime} {threads} {whose}".encode()).hexdigest()[:16]
+def _resume_id(job: InferJob, first: Sequence[str]) -> str:
+    """The same for the same work of the same user of the same machine, so that it is found again.
+
+    `first` is the name of the first chunk: it tells the images apart, and the others are not read yet.
+    """
+    work = json.dumps([{**job, "files": [row["sha256"] for row in job["files"]]}, first], sort_keys=True)
+    return hashlib.sha256(f"{work} {os.getuid()}@{platform.node()}".encode()).hexdigest()[:16]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from edgemobile.devices.host.emulation import CORES, find_emulation
+from edgemobile.devices.host.folders import cache_path
 from edgemobile.devices.host.llvm_mca import find_llvm
+from edgemobile.devices.host.processes import exit_reason
 from edgemobile.devices.host.profiles import Device, load_devices
-from edgemobile.devices.host.setup import find_target, runtimes_there
+from edgemobile.devices.host.setup import find_target, python_of, runtimes_there
 from edgemobile.devices.host.transport import DeviceUnreachable, Transport
 from edgemobile.devices.host.wheels import PINS, pin_for
 from edgemobile.devices.runtimes.table import DEFAULTS, RUNTIMES
@@ -24,6 +29,11 @@ _PERFORMANCE = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq
 # Above this load per core, a board is busy with something else.
 _BUSY = 0.5
 _HOT_C = 70
+# numpy with one runtime takes about 170 MB unpacked.
+_LEAST_FREE_MIB = 500
+# Files of ours go by their age on the board.
+_CLOCK_OFF_S = 60
+_ASK_ROOM = "import json, shutil, time; print(json.dumps([shutil.disk_usage('.').free, time.time()]))"
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class Finding:
 
 
 def diagnose_host() -> Iterator[Finding]:
-    """Check this machine: runtimes, the programs that reach the boards of devices.toml, emulation, disk space."""
+    """This machine: runtimes, the programs that reach the boards of devices.toml, emulation, room in the cache."""
+    yield _disk(_free_bytes(cache_path("")), str(cache_path("")))
     versions = {name: _version(RUNTIMES[name].distribution) for name in DEFAULTS}
     there = [f"{name} {version}" for name, version in versions.items() if version]
     for name, version in versions.items():
@@ -63,8 +74,9 @@ def diagnose_host() -> Iterator[Finding]:
 
 
 def diagnose_board(device: Device, transport: Transport) -> Iterator[Finding]:
-    """Check a board: whether it answers, its Python, which runtimes fit and are installed. Stops at the first fatal
-    problem.
+    """A board: whether it answers, its Python, its disk and clock, what of our runtimes fits and is there.
+
+    Ends at what stops the rest.
     """
     try:
         target = find_target(device, transport)
@@ -78,6 +90,7 @@ def diagnose_board(device: Device, transport: Transport) -> Iterator[Finding]:
         return
     yield Finding("connection", device.address)
     yield Finding("python", str(target))
+    yield from _room_and_clock(device, transport)
     there = runtimes_there(device, transport)
     for runtime in dict.fromkeys(pin.runtime for pin in PINS):
         setup = f"edgemobile devices setup {device.name} --runtime {runtime}"
@@ -113,6 +126,33 @@ def diagnose_state(
     if load1 is not None:
         busy = load1 > _BUSY * max(cores, 1)
         yield Finding("load", f"{load1:.2f} on {cores} cores", "stop what runs there: top" if busy else "")
+
+
+def _room_and_clock(device: Device, transport: Transport) -> Iterator[Finding]:
+    asked = time.time()
+    done = transport.run([python_of(device), "-S", "-c", _ASK_ROOM])
+    answered = time.time()
+    try:
+        free, now = json.loads(done.stdout)
+        room, early_s, late_s = _disk(int(free), transport.root), asked - float(now), float(now) - answered
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        yield Finding("disk", f"unknown: {exit_reason(done)}", "on the board: df -h")
+        return
+    yield room
+    off_s = max(early_s, late_s, 0.0)
+    remedy = "on the board: sudo timedatectl set-ntp true" if off_s > _CLOCK_OFF_S else ""
+    way = "behind" if early_s > late_s else "ahead"
+    yield Finding("clock", f"{off_s:.0f} s {way}" if remedy else "right", remedy)
+
+
+def _disk(free: int, folder: str) -> Finding:
+    mib = free / 2**20
+    return Finding("disk", f"{mib:.0f} MiB free", f"make room in {folder}" if mib < _LEAST_FREE_MIB else "")
+
+
+def _free_bytes(folder: Path) -> int:
+    """Of the disk that `folder` is or would be on."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def _emulation(named: list[str]) -> Iterator[Finding]:

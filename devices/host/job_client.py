@@ -4,6 +4,9 @@ A lost connection does not end a job: it goes on there, and the client retries a
 be repeated without harm: files are named by their content, a second worker beside a first one leaves at once, a
 finished job is not run again.
 
+A board that restarts in the middle, as after a power cut, is known by its boot id: the worker is started again at once,
+and what it had not answered is sent again.
+
 What a user should hear at once goes to the log, which commands print (terminal.py): the connection is lost, is back,
 another measurement has the board.
 """
@@ -16,10 +19,11 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from edgemobile.devices.host.records import MAX_RUN_BYTES
-from edgemobile.devices.host.transport import DeviceUnreachable, Transport
+from edgemobile.devices.host.transport import DeviceUnreachable, Transport, disk_full
 from edgemobile.devices.runtimes.job import EVENTS, JOB_VERSION, MAX_LINE_BYTES, MAX_PROGRESS_BYTES, Job, JobFile
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.model_file.model_file import ModelFile
@@ -35,6 +39,8 @@ Event = Mapping[str, Any]
 OnProgress = Callable[[Event], None]
 
 _WORKER = ("-m", "edgemobile.devices.board.worker")
+# Another one each time the kernel starts.
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _KINDS: Mapping[str, type[EdgemobileError]] = {"MissingExtra": MissingExtra, "Unsupported": Unsupported}
 
 _READ_BYTES = 2**20
@@ -103,12 +109,16 @@ class JobClient:
     ) -> None:
         self.named, self.folder = named, folder
         self.waiting: Collection[Chunk] = ()
+        # What whoever reads the result has to know.
+        self.notes: list[str] = []
         self._transport, self._prepared = transport, prepared
         self._tell: OnProgress = on_progress or (lambda event: None)
         self._patience_s, self._sleep = patience_s, sleep
         self._token = uuid.uuid4().hex
         self._reached = self._counting = False
-        self._lost = self._ended = False
+        self._lost = self._back = self._ended = False
+        self._job_json = self._boot_id = b""
+        self._heard = 0.0
         self._restarts = 0
         self._quiet_s = _QUIET_S * (_EMULATED_IS_SLOWER if transport.emulated else 1)
         self._progress = b""
@@ -118,6 +128,10 @@ class JobClient:
 
     def put(self, source: bytes, target: str) -> None:
         self._retry(lambda: self._transport.put(source, target))
+
+    def send(self, chunk: Chunk) -> None:
+        """Bring the images of a chunk. A power cut may take them: they can be sent again, and flash wears."""
+        self._retry(lambda: self._transport.put(chunk.data, self.input(chunk), durable=False))
 
     def read(self, path: str, max_bytes: int, offset: int = 0) -> bytes | None:
         """At most `max_bytes`, whatever the board has or says."""
@@ -150,6 +164,13 @@ class JobClient:
 
     # -- the job
 
+    def recover(self) -> bool:
+        """Whether the job's folder is there from before. What a power cut damaged in it is removed."""
+        if self.read(f"{self.folder}/running", 1) is None:
+            return False
+        self._ask_state()
+        return True
+
     def begin(self, job: Job, files: Sequence[ModelFile]) -> None:
         """Bring what the board has not, and start the worker."""
         for file in files:
@@ -158,7 +179,8 @@ class JobClient:
             if len(self.read(target, 2, file.bytes - 1) or b"") != 1:
                 self.put(file.data, target)
         self._counting = job["kind"] == "bench" and job["emulated"]
-        self.put(json.dumps({**job, "token": self._token}).encode(), f"{self.folder}/job.json")
+        self._job_json = json.dumps({**job, "token": self._token}).encode()
+        self._boot_id = self._ask_boot_id()
         self._start()
 
     def follow(self) -> Mapping[str, Any]:
@@ -207,7 +229,10 @@ class JobClient:
                     raise
                 self._lost = True
                 if not lost:
-                    _LOG.warning("%s: the connection is lost, the work goes on there; retrying", self.named)
+                    _LOG.warning(
+                        "%s: the connection is lost; retrying. The work goes on there if the board is still on",
+                        self.named,
+                    )
                 self._tell({"event": "lost", "reason": str(error)})
                 self._sleep(pause)
                 lost += pause
@@ -216,10 +241,17 @@ class JobClient:
                 if lost:
                     _LOG.warning("%s: the connection is back", self.named)
                     self._tell({"event": "back"})
+                    self._back = True
                 self._reached = True
                 return done
 
+    def _ask_boot_id(self) -> bytes:
+        """b"" where the board has none."""
+        done = self._retry(lambda: self._transport.run(["cat", _BOOT_ID]))
+        return b"" if done.returncode else done.stdout.strip()
+
     def _start(self) -> None:
+        self.put(self._job_json, f"{self.folder}/job.json")
         argv = [*self._prepared.python, *_WORKER, self.folder]
         env = dict(self._prepared.env)
         if self._counting:
@@ -228,7 +260,8 @@ class JobClient:
 
     def _wait(self, look: Callable[[], _T | None], longest_pause_s: float) -> _T:
         """What `look` finds, looking less and less often while the worker has nothing to say."""
-        pause, heard, waiting = _SHORTEST_PAUSE_S, time.monotonic(), False
+        pause, waiting = _SHORTEST_PAUSE_S, False
+        self._heard = time.monotonic()
         while True:
             found = look()
             events = self._events()
@@ -243,36 +276,69 @@ class JobClient:
                 self._ended = True
                 continue
             if events:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > self._quiet_s:
-                self._restart_worker()
-                heard = time.monotonic()
+                self._heard = time.monotonic()
+            elif time.monotonic() - self._heard > self._quiet_s:
+                self._look_after_worker()
             self._sleep(pause)
             pause = min(2 * pause, longest_pause_s)
 
-    def _restart_worker(self) -> None:
-        """What to do about silence: nothing while it works, a look where it ended, a new start where it died."""
+    def _came_back_from_a_reboot(self) -> bool:
+        back, self._back = self._back, False
+        return back and self._rebooted()
+
+    def _rebooted(self) -> bool:
+        return b"" not in (now := self._ask_boot_id(), self._boot_id) and now != self._boot_id
+
+    def _ask_state(self) -> bytes:
         argv = [*self._prepared.python, *_WORKER, "--state", self.folder]
         done = self._retry(lambda: self._transport.run(argv, timeout_s=120, env=dict(self._prepared.env)))
-        state = done.stdout.strip()
+        return done.stdout.strip()
+
+    def _look_after_worker(self) -> None:
+        """What to do about silence: look whether its images are there while it works, and start it again if it died."""
+        state = self._ask_state()
+        self._heard = time.monotonic()
         if state == b"running":
+            self._send_missing_chunks()
             self._quiet_s = min(2 * self._quiet_s, _LONGEST_QUIET_S)
-            return
-        if state == b"finished" and self._result() is not None:
+        elif state == b"finished" and self._result() is not None:
             self._ended = True
-            return
-        if state == b"full":
-            root = self._transport.root
-            raise EdgemobileError(f"the worker on {self.named} died: the disk of {root} is full. Make room there")
+        elif state == b"full":
+            raise EdgemobileError(f"the worker on {self.named} died: {disk_full(self._transport.root, movable=False)}")
+        else:
+            self._restart_worker()
+
+    def _restart_worker(self) -> None:
+        rebooted = self._rebooted()
+        if self._restarts == _RESTARTS and rebooted:
+            raise EdgemobileError(
+                f"{self.named} restarted {_RESTARTS + 1} times during this job. Check its power supply, and try again"
+            )
         # A bench that died by itself would die again, or worse, not. Chunks can be asked for again.
-        if self._restarts == _RESTARTS or not (self._lost or self.waiting):
+        if self._restarts == _RESTARTS or not (rebooted or self._lost or self.waiting):
             raise EdgemobileError(f"the worker on {self.named} died: {self._last_words()}")
+        self._tell_of_restart("the board restarted" if rebooted else "the worker died")
         self._restarts += 1
-        self._lost = False
-        for chunk in self.waiting:
-            if self.read(self.output(chunk), 1) is None:
-                self.put(chunk.data, self.input(chunk))
+        self._lost, self._boot_id = False, self._ask_boot_id()
+        # Progress is shorter now, if a power cut damaged it.
+        self._progress, self._progress_read = b"", 0
+        self._send_missing_chunks()
         self._start()
+
+    def _tell_of_restart(self, happened: str) -> None:
+        again = "images without an answer are sent again" if self.waiting else "the measurement begins again"
+        _LOG.warning("%s: %s; %s", self.named, happened, again)
+        # One that had told nothing had not begun.
+        if self._progress_read:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.notes.append(f"{happened} during this run; everything was measured again from {now}")
+
+    def _send_missing_chunks(self) -> None:
+        """Send again what is waited for and has neither its images there nor an answer."""
+        for chunk in self.waiting:
+            # In this order: the worker removes the images once the answer is there.
+            if not self.read(self.input(chunk), 1) and not self.read(self.output(chunk), 1):
+                self.send(chunk)
 
     def _last_words(self) -> str:
         log = (self.read_whole(f"{self.folder}/log", MAX_PROGRESS_BYTES) or b"").decode("utf-8", "replace")
@@ -282,7 +348,11 @@ class JobClient:
 
     def _events(self) -> list[Event]:
         """What the worker told since the last call; a line it has not finished waits."""
-        data = self.read(f"{self.folder}/progress.jsonl", _READ_BYTES, self._progress_read) or b""
+        path = f"{self.folder}/progress.jsonl"
+        data = self.read(path, _READ_BYTES, self._progress_read) or b""
+        if self._came_back_from_a_reboot():
+            self._look_after_worker()
+            data = self.read(path, _READ_BYTES, self._progress_read) or b""
         self._progress_read += len(data)
         if self._progress_read > MAX_PROGRESS_BYTES:
             raise EdgemobileError(f"the worker on {self.named} told more than {MAX_PROGRESS_BYTES} bytes of progress")

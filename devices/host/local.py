@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -12,8 +13,9 @@ from pathlib import Path
 
 from edgemobile.devices.host.folders import cache_folder, inside
 from edgemobile.devices.host.processes import bounded_run
-from edgemobile.devices.host.transport import Completed
+from edgemobile.devices.host.transport import Completed, disk_full
 from edgemobile.errors import EdgemobileError
+from edgemobile.util.writing import replace_synced
 
 __all__ = ["LocalTransport"]
 
@@ -74,8 +76,8 @@ class LocalTransport:
         # Wait for it, or it stays a zombie that looks alive to `kill -0`.
         threading.Thread(target=process.wait, daemon=True).start()
 
-    def put(self, source: Path | bytes, target: str) -> None:
-        """Write atomically: to a temporary file next to `target`, then rename it."""
+    def put(self, source: Path | bytes, target: str, *, durable: bool = True) -> None:
+        """Write through a temporary file beside `target`, then rename it: whole or not at all."""
         path = self._made(target)
         handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
         try:
@@ -85,10 +87,15 @@ class LocalTransport:
                 else:
                     with source.open("rb") as given:
                         shutil.copyfileobj(given, file)
-            os.replace(partial, path)
+            if durable:
+                replace_synced(Path(partial), path)
+            else:
+                os.replace(partial, path)
         except OSError as error:
             Path(partial).unlink(missing_ok=True)
-            raise EdgemobileError(f"cannot write {path}: {error.strerror or error}") from error
+            full = error.errno == errno.ENOSPC
+            reason = disk_full(self.root, movable=False) if full else error.strerror or error
+            raise EdgemobileError(f"cannot write {path}: {reason}") from error
         except BaseException:
             Path(partial).unlink(missing_ok=True)
             raise

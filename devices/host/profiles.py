@@ -117,7 +117,7 @@ def _open_local(device: Device) -> Transport:
 def _open_ssh(device: Device) -> Transport:
     found = re.fullmatch(SCHEMES["ssh"].pattern, device.address)
     assert found is not None
-    config = device.options.get("config")
+    config = device.options.get("ssh_config")
     return SshTransport(
         found["host"].strip("[]"),
         user=found["user"],
@@ -143,7 +143,7 @@ SCHEMES: dict[str, Scheme] = {
     "ssh": Scheme(
         "ssh://user@host:port (default user and port: those of ~/.ssh/config)",
         rf"ssh://(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?/?",
-        ("root", "python", "config"),
+        ("root", "python", "ssh_config"),
         _open_ssh,
         has_home=True,
     ),

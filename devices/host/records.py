@@ -163,10 +163,12 @@ class Case:
     `load_ns` opens the file in a runtime already imported; `warmup_ns` are the inferences after the first until it is
     steady, and the one that warms the caches again at the start of each round; `rounds_ns` is what counts.
     `rounds_per_process` is how many of the rounds each process took, one process after the other; load and first are of
-    the first. `peak_mib` is the most memory a process of its own took, `runtime_mib` what it took before the file was
-    opened. `partitions` is into how many the delegate cuts the file, `outside` counts the ops that run outside of them.
-    `instructions` (emulated boards only) are those of each inference, by class; there, no time is kept at all.
-    `estimate` is of the inference with the median of them, None where LLVM is not installed.
+    the first. `rounds_wall_ns` and `rounds_cpu_ns` are of each round as a whole: how long it took, and the CPU time
+    that the process had meanwhile, in all its threads; () where nobody took them. `peak_mib` is the most memory a
+    process of its own took, `runtime_mib` what it took before the file was opened. `partitions` is into how many the
+    delegate cuts the file, `outside` counts the ops that run outside of them. `instructions` (emulated boards only) are
+    those of each inference, by class; there, no time is kept at all. `estimate` is of the inference with the median of
+    them, None where LLVM is not installed.
     """
 
     file: str
@@ -193,6 +195,8 @@ class Case:
     energy_mj: float | None
     idle_w: float | None
     estimate: Estimate | None
+    rounds_wall_ns: tuple[int, ...] = ()
+    rounds_cpu_ns: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         times = (self.load_ns or 0, self.first_ns or 0, *self.warmup_ns)
@@ -206,6 +210,14 @@ class Case:
             raise ValueError(
                 f"rounds_per_process is {list(self.rounds_per_process)}, and there are {len(self.rounds_ns)} rounds"
             )
+        taken = (len(self.rounds_wall_ns), len(self.rounds_cpu_ns))
+        if taken not in ((0, 0), (len(self.rounds_ns),) * 2):
+            raise ValueError(
+                f"there are {len(self.rounds_ns)} rounds, with {taken[0]} wall and {taken[1]} CPU times; "
+                "allowed: one of each for every round, or none"
+            )
+        if min((*self.rounds_wall_ns, *self.rounds_cpu_ns), default=0) < 0:
+            raise ValueError("wall and CPU times must not be negative")
         if (
             self.batch > _MOST_BATCH
             or self.batch < 1
@@ -230,7 +242,13 @@ class Case:
 
     @property
     def images_per_s(self) -> float:
-        return self.batch * 1e9 / self.median_ns
+        """By the wall: interrupted inferences count as long as they took, which the median does not show."""
+        return self.batch * 1e9 * len(self.values_ns) / sum(self.values_ns)
+
+    @property
+    def cpu_share(self) -> float | None:
+        """CPU time over wall time; of one thread 1 where nothing else ran on its core. None where nobody took them."""
+        return sum(self.rounds_cpu_ns) / sum(self.rounds_wall_ns) if sum(self.rounds_wall_ns) else None
 
     @property
     def instructions_median(self) -> dict[str, float]:

@@ -35,13 +35,14 @@ __all__ = ["Measured", "Prepared", "bench_job", "infer", "run_job"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a bench on a board gave, checked."""
+    """What a bench on a board gave, checked. `notes` are of this side: that the board restarted meanwhile."""
 
     emulated: bool
     facts: Facts
     conditions: tuple[Sample, ...]
     cases: tuple[Case, ...]
     refused: tuple[Refusal, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_figures(self.cases, emulated=self.emulated)
@@ -95,6 +96,7 @@ def run_job(
         client.stop()
         raise
     fields = {name: value for name, value in result.items() if name not in ("version", "token", "ended")}
+    fields["notes"] = client.notes
     if job["emulated"]:
         cpu = transport.emulation.core.cpu if isinstance(transport, EmulatedTransport) else None
         fields["cases"] = _with_instructions(fields.get("cases"), client, cpu)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgemobile.devices.board.unpack import NO_SPACE, NO_START
 from edgemobile.devices.host.processes import NOT_FOUND, exit_reason
-from edgemobile.devices.host.transport import Transport
+from edgemobile.devices.host.transport import Transport, disk_full
 from edgemobile.devices.host.wheels import PINS, Pin, Target, fetch_wheels, pin_for
 from edgemobile.devices.runtimes.table import CARRIED, RUNTIMES, Runtime
 from edgemobile.errors import EdgemobileError, Unsupported, missing
@@ -40,6 +40,7 @@ __all__ = [
     "payload",
     "prepare_probe",
     "probe",
+    "python_of",
     "ready",
     "runtimes_there",
     "setup",
@@ -52,16 +53,19 @@ PAYLOAD = (
     "graph/__init__",
     "graph/affine",
     "graph/ir",
+    "graph/origin",
     "graph/ops",
     "model_file/__init__",
     "model_file/file",
     "util/__init__",
     "util/quiet",
+    "util/writing",
     "devices/__init__",
     "devices/board/__init__",
     "devices/board/measuring",
     "devices/board/probe",
     "devices/board/profiling",
+    "devices/board/repair",
     "devices/board/unpack",
     "devices/board/worker",
     "devices/runtimes/__init__",
@@ -110,7 +114,7 @@ def ready(device: Device, transport: Transport, runtime: str) -> Prepared:
             f"{device.name} has no {runtime} yet. Run: edgemobile devices setup {device.name} --runtime {runtime}"
         )
     return Prepared(
-        (_python(device), "-S"), {"PYTHONPATH": f"{_payload(transport)}:{transport.root}/runtimes/{runtime}"}
+        (python_of(device), "-S"), {"PYTHONPATH": f"{_payload(transport)}:{transport.root}/runtimes/{runtime}"}
     )
 
 
@@ -130,7 +134,7 @@ def prepare_probe(device: Device, transport: Transport) -> Prepared:
     if device.scheme == "local":
         return Prepared((sys.executable,), {})
     folders = [f"{transport.root}/runtimes/{runtime}" for runtime in CARRIED if _marked(transport, runtime)]
-    return Prepared((_python(device), "-S"), {"PYTHONPATH": ":".join([_payload(transport), *folders])})
+    return Prepared((python_of(device), "-S"), {"PYTHONPATH": ":".join([_payload(transport), *folders])})
 
 
 def setup(
@@ -169,8 +173,8 @@ def runtimes_there(device: Device, transport: Transport) -> dict[str, list[str]]
 
 
 def find_target(device: Device, transport: Transport) -> Target:
-    """The board's Python and system. Raises EdgemobileError if Python is missing or older than 3.9."""
-    python = _python(device)
+    """What the board's Python is. Raises EdgemobileError where there is none or it is older than 3.9."""
+    python = python_of(device)
     done = transport.run([python, "-S", "-c", _ASK_TARGET])
     if done.returncode == NOT_FOUND:
         raise EdgemobileError(_no_python(device))
@@ -213,13 +217,14 @@ def _payload(transport: Transport) -> str:
     return f"{transport.root}/{name}"
 
 
-def _python(device: Device) -> str:
+def python_of(device: Device) -> str:
+    """The first word of what starts Python on the device."""
     return sys.executable if device.scheme == "local" else device.options.get("python", "python3")
 
 
 def _no_python(device: Device) -> str:
     return (
-        f"{device.name} has no {_python(device)}. On the board: sudo apt-get install python3; "
+        f"{device.name} has no {python_of(device)}. On the board: sudo apt-get install python3; "
         'or set another in its row (python = "python3.11")'
     )
 
@@ -263,15 +268,14 @@ def _put_there(device: Device, transport: Transport, pin: Pin, wheels: list[Path
 
 def _unpack(device: Device, transport: Transport, pin: Pin, attempt: str, words: list[str]) -> None:
     marker = json.dumps({"version": 1, "packages": list(pin.packages)})
-    argv = [_python(device), "-S", "-m", "edgemobile.devices.board.unpack"]
+    argv = [python_of(device), "-S", "-m", "edgemobile.devices.board.unpack"]
     argv += [pin.runtime, RUNTIMES[pin.runtime].module, marker, attempt, *words]
     done = transport.run(argv, env={"PYTHONPATH": _payload(transport)}, timeout_s=_UNPACK_S)
     if done.returncode == NO_START:
         raise EdgemobileError(f"{pin.runtime} does not start on {device.name}: {exit_reason(done)}")
     failed = f"cannot unpack {pin.runtime} on {device.name}"
     if done.returncode == NO_SPACE:
-        also = ', or set a folder on another disk in its row (root = "/...")' if "root" in device.row.options else ""
-        raise EdgemobileError(f"{failed}: the disk of {transport.root} is full. Make room there{also}")
+        raise EdgemobileError(f"{failed}: {disk_full(transport.root, movable='root' in device.row.options)}")
     if done.returncode:
         raise EdgemobileError(f"{failed}: {exit_reason(done)}")
 
@@ -280,4 +284,4 @@ def _clear(device: Device, transport: Transport, folder: str) -> None:
     """Try to remove a folder on the board, once: called while another error is handled."""
     code = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
     with suppress(EdgemobileError):
-        transport.run([_python(device), "-S", "-c", code, folder])
+        transport.run([python_of(device), "-S", "-c", code, folder])

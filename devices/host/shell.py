@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgemobile.devices.host.folders import inside
 from edgemobile.devices.host.processes import MAX_OUTPUT_BYTES, exit_reason
-from edgemobile.devices.host.transport import Completed, DeviceUnreachable
+from edgemobile.devices.host.transport import Completed, DeviceUnreachable, disk_full
 from edgemobile.errors import EdgemobileError
 
 __all__ = ["ShellTransport"]
@@ -21,7 +21,9 @@ __all__ = ["ShellTransport"]
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Exit codes of our own scripts, which programs on the board do not use.
 _NO_ROOT, _NO_FILE, _CUT_OFF = 96, 97, 98
-# Less than this per second is a stalled connection.
+# Small systems have a `sync` that takes no file, or none.
+_SYNC = 'sync "$p" 2>/dev/null || sync || :'
+# Less than this a second is a connection that stands.
 _SLOWEST_BYTES_S = 100_000
 
 
@@ -60,14 +62,19 @@ class ShellTransport(ABC):
         )
         self._checked(self._in_root(script), f"start {argv[0]}")
 
-    def put(self, source: Path | bytes, target: str) -> None:
-        """Write atomically: to a temporary file next to `target`, compare its size, then rename it."""
+    def put(self, source: Path | bytes, target: str, *, durable: bool = True) -> None:
+        """Write a temporary file beside `target`, compare its size, and rename it: whole or not at all.
+
+        `durable` has it on the disk first, and its name before this returns.
+        """
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         partial = shlex.quote(f"./{inside(target)}.") + "$$.partial"
-        # A lost connection looks like the end of the file to `cat`; only the size shows it.
+        synced = f"{{ {_SYNC}; }} && " if durable else ""
+        named = _SYNC.replace("$p", "${p%/*}") if durable else ":"
+        # A cut connection looks like the end of the file to `cat`; only the size tells.
         script = (
             f'{_made(target)}p={partial}; trap \'rm -f "$p"\' EXIT; cat >"$p" && '
-            f'[ "$(wc -c <"$p")" -eq {size} ] && mv -f "$p" {_quoted_path(target)} || exit {_CUT_OFF}'
+            f'[ "$(wc -c <"$p")" -eq {size} ] && {synced}mv -f "$p" {_quoted_path(target)} || exit {_CUT_OFF}; {named}'
         )
         done = self._in_root(script, stdin=source, timeout_s=60 + size / _SLOWEST_BYTES_S)
         self._checked(done, f"write {target}")
@@ -101,7 +108,9 @@ class ShellTransport(ABC):
         if done.returncode == _CUT_OFF and not done.stderr:
             raise DeviceUnreachable(f"{self.name}: the connection was lost during: {what}")
         if done.returncode:
-            raise EdgemobileError(f"cannot {what} on {self.name}: {exit_reason(done)}")
+            full = b"No space left" in done.stderr
+            reason = disk_full(self.root, movable=True) if full else exit_reason(done)
+            raise EdgemobileError(f"cannot {what} on {self.name}: {reason}")
 
 
 def _words(argv: Sequence[str], env: Mapping[str, str] | None) -> str:

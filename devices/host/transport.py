@@ -12,7 +12,7 @@ from typing import Protocol
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["Completed", "DeviceUnreachable", "Transport"]
+__all__ = ["Completed", "DeviceUnreachable", "Transport", "disk_full"]
 
 
 class DeviceUnreachable(EdgemobileError):
@@ -28,6 +28,12 @@ class Completed:
     returncode: int
     stdout: bytes
     stderr: bytes
+
+
+def disk_full(root: str, *, movable: bool) -> str:
+    """What to say of a board whose disk is full; a `movable` root can be named in the board's row."""
+    also = ', or set a folder on another disk in its row (root = "/...")' if movable else ""
+    return f"the disk of {root} is full. Make room there{also}"
 
 
 class Transport(Protocol):
@@ -53,8 +59,8 @@ class Transport(Protocol):
         """Start a program in `root` that continues without the connection, with its output in the file `log`."""
         ...
 
-    def put(self, source: Path | bytes, target: str) -> None:
-        """Write a file atomically; parent folders are created."""
+    def put(self, source: Path | bytes, target: str, *, durable: bool = True) -> None:
+        """Write a file whole or not at all; folders on the way are made. `durable` also through a power cut there."""
         ...
 
     def read(self, path: str, *, offset: int = 0, max_bytes: int) -> bytes | None:

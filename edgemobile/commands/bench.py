@@ -211,7 +211,7 @@ def bench(
             # Other devices may still answer. If this is the only device, its error is the command's error.
             if len(devices) == 1:
                 raise
-            print_error(f"{device}: {str(error).removeprefix(f'{device}: ')}")
+            print_error(_of_device(error, device))
             failed.append(error.exit_code)
             shown.append({"device": device, "error": str(error)})
             continue
@@ -269,6 +269,12 @@ def _check_outputs(devices: Sequence[str], out: Path | None, inputs: Sequence[Pa
 def _out_of(out: Path, device: str) -> Path:
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", device)
     return out.with_name(out.name.replace(_DEVICE, safe)) if out.name else out
+
+
+def _of_device(error: EdgemobileError, device: str) -> str:
+    """The message, with the device's name unless it begins with it."""
+    named = str(error).startswith((f"{device}: ", f"{device} "))
+    return str(error) if named else f"{device}: {error}"
 
 
 def _compared(reference: Run, run: Run) -> Comparison:

@@ -53,7 +53,7 @@ def list_devices(as_json: bool) -> None:
 @click.argument("address")
 @click.option("--root", help="Folder on the board. [default: ~/.cache/edgemobile there]")
 @click.option("--python", help="Python on the board. [default: python3]")
-@click.option("--ssh-config", "config", help="ssh configuration to use instead of yours.")
+@click.option("--ssh-config", help="ssh configuration to use instead of yours.")
 def add(name: str, address: str, **options: str | None) -> None:
     """Add a board called NAME.
 

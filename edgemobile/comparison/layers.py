@@ -12,8 +12,8 @@ again, a sudden drop of the drift has to do.
 
 A layer that the file computes in one op with the hard-sigmoid behind it is compared with that.
 
-What int8 does to a tensor on purpose is undone first: its name says what (graph/tensor_names.py). What relu6(x + 3)
-cannot tell apart is not compared.
+What int8 does to a tensor on purpose is undone first: its Origin says what (graph/origin.py). What relu6(x + 3) cannot
+tell apart is not compared.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph import Graph, Node, Origin, QParams, Tensor
 from edgemobile.graph.affine import dequantize, rounded
 from edgemobile.graph.interpreter import run
-from edgemobile.graph.tensor_names import added, gate_of, is_constant_of, is_equalized, split_name
+from edgemobile.graph.origin import path_of
 from edgemobile.metrics.measures import cosine, max_abs, sqnr_db
 from edgemobile.metrics.tolerances import LayerTolerance
 from edgemobile.util.strict_json import Real
@@ -92,39 +92,47 @@ class RecordedActivations:
     """A file as it ran, by the Graph's tensor names.
 
     `values` are its activations in NHWC: f32, or int8 whatever the file stores. `tensors` has its constants and the
-    QParams of its activations. `factors`: tensor name -> f64[C] that its channels were multiplied by. `renamed`: the
-    name here -> the file's own, for files that have other names. `unknown`: reference tensor -> why none of the file's
-    is it. `inputs`: (reference layer, what it reads) -> the values of that in the form this file's layer reads, where
-    it is not that of `values`. `rounding`: reference layers that round what they read for each image. `known` are a
-    float reference's tensors. `unsigned` are the constants stored as uint8.
+    QParams of its activations. `origins`: tensor name -> which of the reference's it is, and what was done to it; of
+    the others the name says which. `renamed`: the name here -> the file's own, for files that have other names.
+    `unknown`: reference tensor -> why none of the file's is it. `inputs`: (reference layer, what it reads) -> the
+    values of that in the form this file's layer reads, where it is not that of `values`. `rounding`: reference layers
+    that round what they read for each image. `unsigned` are the constants stored as uint8.
     """
 
     values: Mapping[str, np.ndarray]
     tensors: Mapping[str, Tensor]
-    factors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    origins: Mapping[str, Origin] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     rounding: Collection[str] = ()
-    known: Collection[str] = ()
     unsigned: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        paths = {split_name(name, self.known)[0]: name for name in reversed(list(self.values))}
-        object.__setattr__(self, "_paths", paths)
+        for key, names in (("_activations", self.values), ("_constants", self.tensors)):
+            # What is a multiple comes before what it is divided to.
+            paths = {path_of(name, self.origins.get(name)): name for name in reversed(list(names))}
+            object.__setattr__(self, key, paths)
+        object.__setattr__(self, "_gates", {origin.of: name for name, origin in self.origins.items() if origin.gate})
 
     def name_of(self, path: str) -> str | None:
         """This file's name of a reference's tensor."""
-        paths: Mapping[str, str] = self._paths  # type: ignore[attr-defined]
-        return paths.get(path)
+        names: Mapping[str, str] = self._activations  # type: ignore[attr-defined]
+        return names.get(path)
+
+    def gate_of(self, path: str) -> str | None:
+        """This file's name of relu6(x + 3) of a reference's hard-swish, or of what its hard-sigmoid is cut from."""
+        names: Mapping[str, str] = self._gates  # type: ignore[attr-defined]
+        return names.get(path)
 
     def problem(self, path: str) -> str:
         """Why a reference's tensor cannot be compared here; "" where it can."""
         name = self.name_of(path)
         if name is None or name not in self.values:
             return self.unknown.get(path, "the file has no tensor of this name")
-        if is_equalized(name) and name not in self.factors:
-            return f"{name} has its channels rescaled, and the file does not say by how much; export it again"
+        factors, shape = self.multiple(path), self.values[name].shape
+        if len(factors) not in (1, *shape[-1:]):
+            return f"the file's metadata has {len(factors)} channel factors for {name} {list(shape)}; export it again"
         return ""
 
     def qparams(self, name: str) -> QParams | None:
@@ -132,10 +140,8 @@ class RecordedActivations:
 
     def multiple(self, path: str) -> np.ndarray:
         """What this file's tensor is a multiple of the reference's by: f64[C] or f64[1]."""
-        name = self.name_of(path)
-        if name is None:
-            return np.ones(1)
-        return np.atleast_1d(self.factors.get(name, 1.0)) * float(split_name(name, self.known)[1])
+        origin = self.origins.get(self.name_of(path) or "")
+        return np.ones(1) if origin is None else np.atleast_1d(origin.channel_factors or 1.0) * origin.factor
 
     def real(self, path: str) -> np.ndarray:
         """The values f32 of a reference's tensor, in the reference's units."""
@@ -178,7 +184,7 @@ class RecordedActivations:
             if stored is not None and stored.data is not None:
                 real = dequantize(stored.data, stored.qparams) if stored.qparams else stored.data
                 units = self._units(node, stored, is_bias=position == 1)
-                found[name] = ((real - added(stored.name)) * units).astype(np.float32)
+                found[name] = ((real - self.added(stored.name)) * units).astype(np.float32)
         return found
 
     def outlier_ratio(self, graph: Graph, node: Node) -> float | None:
@@ -228,8 +234,14 @@ class RecordedActivations:
         return reads / written.reshape(-1, *flat, 1)
 
     def constant_name(self, name: str) -> str | None:
-        """This file's name of a reference's constant: "w" may be "w.d6" there."""
-        return next((each for each in self.tensors if is_constant_of(each, name)), None)
+        """This file's name of a reference's constant."""
+        names: Mapping[str, str] = self._constants  # type: ignore[attr-defined]
+        return names.get(name)
+
+    def added(self, stored: str) -> float:
+        """What a constant of the file holds beyond the reference's: the 3 of a hard-sigmoid in a bias, or 0."""
+        origin = self.origins.get(stored)
+        return 0.0 if origin is None else origin.added
 
     def _constant(self, name: str, shape: tuple[int, ...]) -> Tensor | None:
         """A constant as the file has it; None where it has none of this shape."""
@@ -304,7 +316,6 @@ def compare_layers(
 
     `reference` has every value of `graph` in NHWC for the same images the file was shown.
     """
-    observed = replace(observed, known=graph.tensors)
     layers = [_shown(graph.inputs[0], reference[graph.inputs[0]], observed)]
     sqnr, unmatched = {layers[0].name: layers[0].sqnr_db}, []
     for node in graph.nodes:
@@ -439,7 +450,7 @@ def _gate_noise(
 ) -> np.ndarray | float:
     """What rounding the gate of x * gate / 6 adds, or what a hard-sigmoid is cut from, as a variance f64[C] in the
     output's steps."""
-    gate = observed.qparams(gate_of(node.output))
+    gate = observed.qparams(observed.gate_of(node.output) or "")
     if gate is None or node.op not in _FUSED:
         return 0.0
     if node.op == "hardsigmoid":

@@ -12,7 +12,7 @@ both graphs are walked along together, from the input on:
     no op        are transposes, reshapes, conversions and multiplications by a number: what they give is what they
                  read, in another form.
 
-What is found goes by the reference's names from then on, with the ends that graph.tensor_names gives to multiples.
+What is found goes by the reference's names from then on; where it is a multiple or a gate, its Origin says of what.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgemobile.comparison.spellings import SIXTH, as_lowered, real
-from edgemobile.graph import Graph, Node
-from edgemobile.graph.tensor_names import gate_of, multiplied, raised, split_name
+from edgemobile.graph import Graph, Node, Origin
+from edgemobile.graph.ir import unique_name
+from edgemobile.graph.origin import path_of
 
 __all__ = ["Match", "Own", "are_alike", "match"]
 
@@ -42,19 +43,19 @@ _NEAR = 1e-3
 
 @dataclass(frozen=True)
 class Own:
-    """A file's tensor, in the reference's shape; `times` it are the reference's numbers, for what has no multiple in
-    its name."""
+    """A file's tensor, in the reference's shape; `times` it are the reference's numbers, but for what `origin` says."""
 
     name: str
     shape: tuple[int, ...]
     times: float = 1.0
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
 class Match:
     """What of a file is what of the reference.
 
-    tensors: the reference's name, with the ends of graph.tensor_names -> the file's
+    tensors: the reference's name, or one made of it where the file's tensor has an Origin -> the file's
     unknown: tensors of the reference that are none of the file's, with the reason
     inputs: (layer of the reference, what it reads) -> the form that the file's layer reads, where that is another
     rounding: layers of the reference that round what they read for each image (graph.affine.rounded)
@@ -66,10 +67,10 @@ class Match:
     rounding: Collection[str] = ()
 
 
-def are_alike(reference: Graph, names: Collection[str]) -> bool:
-    """Whether most layers of the reference are among `names`."""
-    known, ours = {split_name(name)[0] for name in names}, _layers(reference)
-    return sum(split_name(node.output)[0] in known for node in ours) * 2 >= len(ours)
+def are_alike(reference: Graph, paths: Collection[str]) -> bool:
+    """Whether most layers of the reference are among the module `paths` of a file's tensors."""
+    ours = _layers(reference)
+    return sum(path_of(node.output, reference[node.output].origin) in paths for node in ours) * 2 >= len(ours)
 
 
 def match(reference: Graph, other: Graph, shown: Collection[str], unread: Mapping[str, str]) -> Match:
@@ -228,7 +229,12 @@ class _Walk:
         self.pairs[node.output] = taken
         self._take(node.output, taken, self._times(node, taken))
         if (gate := self._gate(taken)) is not None:
-            self.tensors[gate_of(node.output)] = gate
+            self._put(gate, ".gate", Origin(node.output, gate=True))
+
+    def _put(self, own: Own, ending: str, origin: Origin) -> None:
+        """Write down a tensor of the file that is the reference's but for what `origin` says."""
+        name = unique_name(f"{origin.of}{ending}", {*self.ours.graph.tensors, *self.tensors})
+        self.tensors[name] = replace(own, origin=origin)
 
     def _gate(self, hardswish: Node) -> Own | None:
         """relu6(x + 3) of a hard-swish that the file writes as a product, or a sixth of it; None for one op."""
@@ -275,7 +281,7 @@ class _Walk:
             return
         found = candidates[0] if len(candidates) == 1 else self._most_alike(node, candidates)
         self.pairs[node.output] = found
-        times, bias = 1.0, node.inputs[2]
+        times, added = 1.0, 0.0
         maker = self.theirs.graph.producer(found.inputs[0])
         if maker is not None and maker.op == "round":
             self.rounding.add(node.output)
@@ -283,19 +289,26 @@ class _Walk:
         clamp = self._only_reader(self.theirs.graph, found, "relu1")
         if gate is not None and not node.attrs["activation"] and found.attrs["activation"] == "relu6":
             # relu6(y + 3) is six times the hard-sigmoid of y, the 3 in the bias.
-            bias = raised(bias)
+            added = 3.0
             self._take(gate.output, found, 6.0)
         elif gate is not None and clamp is not None:
             # The same with both divided by 6.
-            times, bias = 6.0, raised(bias)
+            times, added = 6.0, 3.0
             self.free.remove(found)
             self._take(gate.output, clamp)
-            self.tensors[gate_of(gate.output)] = Own(found.output, self.ours.graph[gate.output].shape)
+            uncut = Own(found.output, self.ours.graph[gate.output].shape)
+            self._put(uncut, ".gate", Origin(gate.output, gate=True))
         else:
             self._take(node.output, found)
-        for name, own, position in ((node.inputs[1], found.inputs[1], 1), (bias, found.inputs[2], 2)):
-            shape = self.ours.graph[node.inputs[position]].shape
-            self.tensors[name] = Own(self.theirs.root[own], shape, times)
+        weight, bias = (
+            Own(self.theirs.root[own], self.ours.graph[name].shape, times)
+            for name, own in zip(node.inputs[1:], found.inputs[1:], strict=True)
+        )
+        self.tensors[node.inputs[1]] = weight
+        if added:
+            self._put(bias, ".plus3", Origin(node.inputs[2], added=added))
+        else:
+            self.tensors[node.inputs[2]] = bias
 
     @staticmethod
     def _only_reader(graph: Graph, node: Node, op: str) -> Node | None:
@@ -326,7 +339,10 @@ class _Walk:
             return "the file holds it in no form that compares"
         # The last is what most layers behind it read.
         *_, (form, multiple) = sorted(whole, key=lambda each: (not each[0].is_real, each[1] == 1))
-        self.tensors[multiplied(name, multiple)] = Own(form.name, shape)
+        if multiple == 1:
+            self.tensors[name] = Own(form.name, shape)
+        else:
+            self._put(Own(form.name, shape), f".x{multiple}", Origin(name, factor=multiple))
         return ""
 
     def _name_inputs(self, node: Node) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from edgemobile.comparison.diverging_layer import DivergingLayer, Output
 from edgemobile.graph import Tensor
-from edgemobile.graph.tensor_names import added
 
 __all__ = ["bias", "bias_overflow", "flipped_bit", "pair_saturation", "weights"]
 
@@ -72,7 +71,7 @@ def flipped_bit(case: DivergingLayer) -> Iterator[Output]:
     for name in case.node.inputs[1:] if case.is_layer else ():
         own = case.observed.constants(case.graph, case.node).get(name)
         stored = case.observed.constant_name(name)
-        if own is None or stored is None or added(stored):
+        if own is None or stored is None or case.observed.added(stored):
             continue
         right = case.data(name)
         index = np.unravel_index(np.argmax(_distance(own, right)), right.shape)

@@ -25,21 +25,24 @@ from edgemobile.exporters.intermediate_outputs import (
     is_read_before_quantized,
     with_intermediate_outputs,
 )
-from edgemobile.graph import Graph, GraphError, Tensor
+from edgemobile.graph import Graph, GraphError, Origin, Tensor
 from edgemobile.graph.affine import dequantize, quantize
-from edgemobile.graph.channel_factors import read_factors
 from edgemobile.graph.embed import EMBEDDED
+from edgemobile.graph.ir import with_origins
+from edgemobile.graph.origin import path_of
+from edgemobile.graph.origins_entry import read_origins
 from edgemobile.model_file.contents import Contents
+from edgemobile.model_file.metadata import ORIGINS
 from edgemobile.model_file.model_file import ModelFile
 
 __all__ = [
     "ExecutionTarget",
     "checked",
-    "factors_of",
     "graph_name",
     "graph_of",
     "local_targets",
     "observe",
+    "origins_of",
     "output_step",
     "stored",
     "tensors_of",
@@ -121,13 +124,13 @@ def checked(file: ModelFile) -> ModelFile:
     if not contents.inputs or not contents.outputs:
         what = "outputs" if contents.inputs else "inputs"
         raise Unsupported(f"{file.path} has no {what}, so nothing can be compared")
-    _ = file.preprocess, factors_of(file)
+    _ = file.preprocess, origins_of(file)
     return file
 
 
-def factors_of(file: ModelFile) -> Mapping[str, np.ndarray]:
-    """What the file's channels were multiplied by, by tensor. Raises EdgemobileError for a damaged entry."""
-    return file.once(_read_factors)
+def origins_of(file: ModelFile) -> Mapping[str, Origin]:
+    """What the file says of its tensors; nothing for a third-party file. Raises EdgemobileError for a damaged entry."""
+    return file.once(_read_origins)
 
 
 def graph_of(file: ModelFile) -> Graph:
@@ -140,8 +143,19 @@ def tensors_of(file: ModelFile) -> Mapping[str, Tensor]:
     return file.once(_read_tensors)
 
 
-def _read_factors(file: ModelFile) -> Mapping[str, np.ndarray]:
-    return read_factors(file.metadata, str(file.path))
+def _read_origins(file: ModelFile) -> Mapping[str, Origin]:
+    return read_origins(file.metadata, str(file.path))
+
+
+def _needed_origins(file: ModelFile) -> Mapping[str, Origin]:
+    """origins_of. Raises Unsupported for an int8 file of ours that has lost them: its numbers would be taken for
+    PyTorch's, and are multiples."""
+    if ORIGINS not in file.metadata and file.precision == "int8" and file.contents.producer.startswith("edgemobile "):
+        raise Unsupported(
+            f"{file.path} is edgemobile's and its metadata has no {ORIGINS}, which says what its tensors are multiples "
+            "of: another tool dropped it; export the file again"
+        )
+    return origins_of(file)
 
 
 def _read_graph(file: ModelFile) -> Graph:
@@ -157,10 +171,12 @@ def _read_known(file: ModelFile) -> tuple[Graph, dict[str, str]]:
         if file.format == "onnx":
             from edgemobile.exporters.onnx_graph import read_known as read_onnx
 
-            return read_onnx(file.data)
-        from edgemobile.exporters.tflite_graph import read_known as read_tflite
+            graph, unread = read_onnx(file.data)
+        else:
+            from edgemobile.exporters.tflite_graph import read_known as read_tflite
 
-        return read_tflite(file.data)
+            graph, unread = read_tflite(file.data)
+        return replace(graph, tensors=with_origins(graph.tensors, _needed_origins(file))), unread
     except (GraphError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise Unsupported(f"the layers of {file.path} cannot be run again: {error}") from error
 
@@ -185,7 +201,7 @@ def observe(
             ordered = array.reshape(-1, *flattened[name]).transpose(0, 2, 3, 1).reshape(array.shape)
         values[plain] = integers(ordered, tensors.get(plain))
     output = graph_name(file, file.contents.outputs[0])
-    observed = RecordedActivations(values, tensors, factors_of(file))
+    observed = RecordedActivations(values, tensors, origins_of(file))
     end = _output(observed, output)
     sources = {graph_name(file, name): images for name in file.contents.inputs}
     seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
@@ -195,7 +211,7 @@ def observe(
         seen = dict.fromkeys(seen, values[EMBEDDED])
     constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
     unsigned = frozenset(graph_name(file, name) for name in constants)
-    observed = RecordedActivations({**seen, **values}, tensors, factors_of(file), unsigned=unsigned)
+    observed = RecordedActivations({**seen, **values}, tensors, origins_of(file), unsigned=unsigned)
     return (observed if reference is None else _renamed(file, reference, observed)), end
 
 
@@ -242,8 +258,7 @@ def _reals(observed: RecordedActivations, name: str) -> np.ndarray:
 def stored(file: ModelFile, reference: Graph) -> RecordedActivations:
     """A file as it lies, not run: its activations have names and no values. Raises Unsupported like tensors_of."""
     values = {name: np.empty(0, np.int8) for name, tensor in tensors_of(file).items() if not tensor.is_constant}
-    observed = _renamed(file, reference, RecordedActivations(values, tensors_of(file), factors_of(file)))
-    return replace(observed, known=reference.tensors)
+    return _renamed(file, reference, RecordedActivations(values, tensors_of(file), origins_of(file)))
 
 
 def _read_tensors(file: ModelFile) -> dict[str, Tensor]:
@@ -251,8 +266,10 @@ def _read_tensors(file: ModelFile) -> dict[str, Tensor]:
         if file.format == "onnx":
             from edgemobile.exporters.onnx_graph import read_named_tensors
 
-            return read_named_tensors(file.data)
-        return dict(FORMATS[file.format].load().read_tensors(file.data))
+            tensors = read_named_tensors(file.data)
+        else:
+            tensors = FORMATS[file.format].load().read_tensors(file.data)
+        return with_origins(tensors, _needed_origins(file))
     except (EdgemobileError, GraphError, LookupError, TypeError, ValueError) as error:
         raise Unsupported(f"the tensors of {file.path} have no form that compares ({error})") from error
 
@@ -269,7 +286,7 @@ def graph_name(file: ModelFile, name: str) -> str:
 
 def _renamed(file: ModelFile, reference: Graph, observed: RecordedActivations) -> RecordedActivations:
     """What was observed, by the reference's names where the file has names of its own."""
-    if are_alike(reference, observed.values):
+    if are_alike(reference, {path_of(name, observed.origins.get(name)) for name in observed.values}):
         return observed
     graph, unread = _read_known(file)
     found = match(reference, graph, observed.values, unread)
@@ -281,15 +298,23 @@ def _renamed(file: ModelFile, reference: Graph, observed: RecordedActivations) -
             tensors[name] = _as_reference(observed.tensors[own.name], name, own)
     renamed = {name: own.name for name, own in found.tensors.items()}
     unsigned = frozenset(name for name, own in renamed.items() if own in observed.unsigned)
-    factors = {name: observed.factors[own] for name, own in renamed.items() if own in observed.factors}
+    known = {name: _origin(name, own, observed.origins.get(own.name)) for name, own in found.tensors.items()}
+    origins = {name: origin for name, origin in known.items() if origin is not None}
     inputs = {
         key: _reals(observed, own.name).reshape(-1, *own.shape[1:])
         for key, own in found.inputs.items()
         if own.name in observed.values
     }
     return RecordedActivations(
-        values, tensors, factors, renamed, found.unknown, inputs, found.rounding, unsigned=unsigned
+        values, tensors, origins, renamed, found.unknown, inputs, found.rounding, unsigned=unsigned
     )
+
+
+def _origin(name: str, own: Own, said: Origin | None) -> Origin | None:
+    """What is known of a tensor: how the graphs fit together, and the channel factors that only the file can say."""
+    if said is None or said.channel_factors is None:
+        return own.origin
+    return replace(own.origin or Origin(name), channel_factors=said.channel_factors)
 
 
 def _as_reference(tensor: Tensor, name: str, own: Own) -> Tensor:

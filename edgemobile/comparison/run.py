@@ -582,7 +582,7 @@ def _missing_layers(result: FileParity, words: str) -> FileParity:
 def _walked(
     graph: Graph, values: Mapping[str, np.ndarray], observed: RecordedActivations, row: Tolerance
 ) -> tuple[list[LayerParity], list[tuple[str, str]]]:
-    if any(graph[node.output].qparams is not None for node in graph.nodes):
+    if graph.is_quantized:
         if same_integers(graph, observed):
             return compare_integers(graph, values, observed, row.lsb)
         raise Unsupported(

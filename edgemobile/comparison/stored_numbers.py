@@ -14,7 +14,7 @@ from edgemobile.comparison.observing import graph_name, graph_of, stored, tensor
 from edgemobile.comparison.own_numbers import Weights, check_checksums, check_layers, check_units, unused_input
 from edgemobile.comparison.twins import Pair, different_numbers, different_wiring, pair_of
 from edgemobile.errors import EdgemobileError, Unsupported
-from edgemobile.graph import Graph
+from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.checksums import Checksums, read_checksums
 from edgemobile.model_file.metadata import CHECKSUMS
 from edgemobile.model_file.model_file import ModelFile
@@ -36,14 +36,9 @@ class StoredNumbers:
 def against_file(file: ModelFile, reference: ModelFile) -> StoredNumbers:
     """An int8 file against another one."""
     try:
-        mine, right = tensors_of(file), tensors_of(reference)
-    except Unsupported as error:
+        pair = _pair(file, reference)
+    except (Unsupported, GraphError) as error:
         return StoredNumbers(notes=(f"its numbers are not compared with the reference's: {error}",))
-    inputs, outputs = (
-        tuple(graph_name(reference, name) for name in names)
-        for names in (reference.contents.inputs, reference.contents.outputs)
-    )
-    pair = pair_of(mine, right, inputs, outputs)
     if not isinstance(pair, Pair):
         words = f"its integers are of another quantization than the reference's ({pair}): outputs are compared in dB"
         return StoredNumbers(notes=(words,))
@@ -53,6 +48,14 @@ def against_file(file: ModelFile, reference: ModelFile) -> StoredNumbers:
     except Unsupported as error:
         notes.append(f"which op reads what is not compared: {error}")
     return StoredNumbers(tuple(findings), True, tuple(notes))
+
+
+def _pair(file: ModelFile, reference: ModelFile) -> Pair | str:
+    inputs, outputs = (
+        tuple(graph_name(reference, name) for name in names)
+        for names in (reference.contents.inputs, reference.contents.outputs)
+    )
+    return pair_of(tensors_of(file), tensors_of(reference), inputs, outputs)
 
 
 def against_float(file: ModelFile, graph: Callable[[], Graph], preprocess: Preprocess) -> StoredNumbers:

@@ -1,16 +1,14 @@
 """Two int8 files of one quantization: every constant, scale, zero point and connection compared exactly.
 
-What formats write differently is not a difference: uint8 weights (+128), a name that says what its tensor is a multiple
-of (graph/tensor_names.py), a ReLU that the output's integers clamp anyway.
+What formats write differently is not a difference: uint8 weights (+128), a tensor that is said to be a multiple of the
+other (graph/origin.py), a ReLU that the output's integers clamp anyway.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -26,7 +24,7 @@ from edgemobile.comparison.findings import (
 )
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import activation_range, dequantize
-from edgemobile.graph.tensor_names import split_name
+from edgemobile.graph.origin import path_of
 
 __all__ = ["Pair", "different_numbers", "different_wiring", "pair_of"]
 
@@ -41,7 +39,6 @@ _MOST, _MANY, _SPARSE = 0.5, 0.01, 0.1
 _HALF_ULP = 2.0**-10  # of float16
 # Noise has no mean: below this share of its rms.
 _CENTRED = 0.1
-_CONSTANT = re.compile(r"(?P<name>.+?)(?:\.d(?P<divided>\d+))?(?:\.x(?P<multiplied>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,9 @@ def pair_of(
     found: Mapping[str, Tensor], right: Mapping[str, Tensor], inputs: tuple[str, ...], outputs: tuple[str, ...]
 ) -> Pair | str:
     """Both files' tensors to compare exactly, or in words why they are of two quantizations."""
-    pair = Pair(_in_one_unit(found), _in_one_unit(right), tuple(map(_name, inputs)), tuple(map(_name, outputs)))
+    names = _names(right)
+    ends = (tuple(names.get(name, name) for name in each) for each in (inputs, outputs))
+    pair = Pair(_in_one_unit(found), _in_one_unit(right), *ends)
     ranges = [_ranges(side) for side in (pair.found, pair.right)]
     shared = [name for name in ranges[1] if name in ranges[0]]
     if not shared or len(shared) < _SHARED * min(map(len, ranges)):
@@ -79,25 +78,29 @@ def _ranges(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _in_one_unit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensor by the name it has in PyTorch, its scale in that tensor's unit; by its own where two have one."""
-    names = Counter(map(_name, tensors))
+    """Tensor by `_names`, its scale in the unit of PyTorch's where it goes by that name."""
+    names = _names(tensors)
     return {
-        name if names[_name(name)] > 1 else _name(name): tensor if names[_name(name)] > 1 else _plain(name, tensor)
+        names[name]: _plain(tensor) if names[name] == path_of(name, tensor.origin) else tensor
         for name, tensor in tensors.items()
     }
 
 
-def _name(name: str) -> str:
-    match = _CONSTANT.fullmatch(split_name(name)[0])
-    return match["name"] if match else name
+def _names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensor -> what PyTorch calls it; its own name where two have one, as a multiple and what it is divided to.
+
+    A bias to which something was added is another one.
+    """
+    paths = {
+        name: name if tensor.origin is not None and tensor.origin.added else path_of(name, tensor.origin)
+        for name, tensor in tensors.items()
+    }
+    counts = Counter(paths.values())
+    return {name: name if counts[path] > 1 else path for name, path in paths.items()}
 
 
-def _plain(name: str, tensor: Tensor) -> Tensor:
-    match, multiple = _CONSTANT.fullmatch(name), 1.0
-    if tensor.is_constant and match:
-        multiple = int(match["multiplied"] or 1) / int(match["divided"] or 1)
-    elif not tensor.is_constant:
-        multiple = float(split_name(name)[1])
+def _plain(tensor: Tensor) -> Tensor:
+    multiple = 1.0 if tensor.origin is None else tensor.origin.factor
     if multiple == 1 or tensor.qparams is None:
         return tensor
     return replace(tensor, qparams=replace(tensor.qparams, scale=tensor.qparams.scale / np.float32(multiple)))
@@ -297,17 +300,22 @@ def _ends_in_float16(layers: list[_Layer], side: str) -> bool:
 
 def different_wiring(found: Graph, right: Graph) -> list[Finding]:
     """The ops of both files that read other tensors or are other ops, by the name of what they make."""
-    mine = {_name(node.output): node for node in found.nodes}
+    ours, theirs = _names(found.tensors), _names(right.tensors)
+    mine = {ours[node.output]: node for node in found.nodes}
     findings = []
     for wanted in right.nodes:
-        name = _name(wanted.output)
+        name = theirs[wanted.output]
         node = mine.get(name)
         if node is None or {node.op, wanted.op} & {"quantize", "dequantize"}:
             continue
-        reads, should = ([_name(source) for source in each.inputs] for each in (node, wanted))
+        reads, should = [ours[source] for source in node.inputs], [theirs[source] for source in wanted.inputs]
+        same = len(reads) == len(should) and all(
+            read == should[place] or _same_number(found[node.inputs[place]], right[wanted.inputs[place]])
+            for place, read in enumerate(reads)
+        )
         if node.op != wanted.op:
             findings.append(Finding("wiring", name, f"{name} is {node.op} instead of {wanted.op}"))
-        elif not all(map(partial(_same_source, found, right), node.inputs, wanted.inputs)) or len(reads) != len(should):
+        elif not same:
             words = f"{name} ({node.op}) reads {', '.join(reads)} instead of {', '.join(should)}"
             findings.append(Finding("wiring", name, words))
         elif attrs := _different_attrs(node, wanted, right[wanted.output]):
@@ -315,14 +323,11 @@ def different_wiring(found: Graph, right: Graph) -> list[Finding]:
     return findings
 
 
-def _same_source(found: Graph, right: Graph, mine: str, wanted: str) -> bool:
-    """The same tensor by name, or a constant of one value: the 3 of a gate may be one for all or one each."""
-    if _name(mine) == _name(wanted):
-        return True
-    ours, theirs = found[mine], right[wanted]
-    if not (ours.is_constant and theirs.is_constant):
+def _same_number(found: Tensor, right: Tensor) -> bool:
+    """Whether both are constants of one value: the 3 of a gate may be one for all or one each."""
+    if not (found.is_constant and right.is_constant):
         return False
-    values, others = _real(ours).ravel(), _real(theirs).ravel()
+    values, others = _real(found).ravel(), _real(right).ravel()
     return values.size == others.size and np.allclose(values, others, rtol=_PRODUCT, atol=0)
 
 

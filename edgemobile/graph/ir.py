@@ -13,7 +13,7 @@ convolution when its tensors are integers. `quantize` and `dequantize` nodes sta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from edgemobile.graph.ops import OPS
+from edgemobile.graph.origin import Origin
 
-__all__ = ["Graph", "GraphError", "Node", "QParams", "Tensor"]
+__all__ = ["Graph", "GraphError", "Node", "QParams", "Tensor", "unique_name", "with_origins"]
 
 
 _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32")
@@ -69,13 +70,15 @@ class QParams:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named value. `data` is set for constants; `qparams` for integer tensors that stand for reals."""
+    """A named value. `data` is set for constants; `qparams` for integer tensors that stand for reals; `origin` where it
+    is not simply what the PyTorch program calls by its name."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     data: np.ndarray | None = None
     qparams: QParams | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
@@ -87,6 +90,9 @@ class Tensor:
             )
         if self.qparams is not None:
             self._check_qparams(self.qparams)
+        factors = None if self.origin is None else self.origin.channel_factors
+        if factors is not None and self.shape[-1:] != (len(factors),):
+            raise GraphError(f"tensor {self.name}: {len(factors)} channel factors for {list(self.shape)}")
 
     def _check_qparams(self, qparams: QParams) -> None:
         if np.dtype(self.dtype).kind not in "iu":
@@ -177,6 +183,15 @@ class Graph:
     def constants(self) -> dict[str, Tensor]:
         return {name: tensor for name, tensor in self.tensors.items() if tensor.is_constant}
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether a node makes integers that stand for reals."""
+        return any(self[node.output].qparams is not None for node in self.nodes)
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        return {name: tensor.origin for name, tensor in self.tensors.items() if tensor.origin is not None}
+
     def producer(self, name: str) -> Node | None:
         """The node that makes `name`; None for inputs and constants."""
         producers: Mapping[str, Node] = self._producers  # type: ignore[attr-defined]
@@ -209,7 +224,27 @@ class Graph:
     def replaced(self, nodes: Iterable[Node] | None = None, tensors: Iterable[Tensor] = ()) -> Graph:
         """This graph with other nodes, and with `tensors` added or put in place of those of the same name.
 
-        Tensors that nothing uses any more are dropped.
+        A tensor without an Origin keeps that of the one it replaces. Tensors that nothing uses any more are dropped.
         """
-        merged = {**self.tensors, **{tensor.name: tensor for tensor in tensors}}
+        given = {tensor.name: tensor for tensor in tensors}
+        kept = {name: origin for name, origin in self.origins.items() if name in given and given[name].origin is None}
+        merged = {**self.tensors, **with_origins(given, kept)}
         return replace(self, nodes=self.nodes if nodes is None else tuple(nodes), tensors=merged)
+
+
+def with_origins(tensors: Mapping[str, Tensor], origins: Mapping[str, Origin]) -> dict[str, Tensor]:
+    """`tensors` with the Origin that `origins` has for their names; the others as they are.
+
+    Raises GraphError where an Origin does not fit its tensor.
+    """
+    return {
+        name: replace(tensor, origin=origins[name]) if name in origins else tensor for name, tensor in tensors.items()
+    }
+
+
+def unique_name(name: str, taken: Container[str]) -> str:
+    """`name`, numbered where it is taken."""
+    unique, count = name, 1
+    while unique in taken:
+        unique, count = f"{name}_{count}", count + 1
+    return unique

@@ -23,7 +23,7 @@ from edgemobile.inspection.records import Inspection, PortFacts
 from edgemobile.inspection.weights import weight_facts
 from edgemobile.model_file.contents import Contents, Value
 from edgemobile.model_file.file import layout_of, output_layout
-from edgemobile.model_file.metadata import CHANNEL_FACTORS, CHECKSUMS, LABELS, PREPROCESS
+from edgemobile.model_file.metadata import CHECKSUMS, LABELS, ORIGINS, PREPROCESS
 from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["facts_of", "inspect_file", "read_stored_tensors"]
@@ -47,8 +47,8 @@ def facts_of(file: ModelFile, *, ask_runtimes: bool = True) -> Inspection:
     partitions = _noted(notes, _delegate_partitions, file) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
     labels, preprocess = file.labels, _json(contents.metadata.get(PREPROCESS))
-    # There are thousands of channel factors and checksums, which only comparisons use.
-    apart = (LABELS, PREPROCESS, CHANNEL_FACTORS, CHECKSUMS)
+    # Of origins and checksums there are thousands, of use to a comparison only.
+    apart = (LABELS, PREPROCESS, ORIGINS, CHECKSUMS)
     return Inspection(
         file=str(file.path),
         bytes=file.bytes,

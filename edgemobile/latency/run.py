@@ -83,7 +83,8 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
     )
     if not run.cases:
         raise Unsupported("; ".join(f"{device.name}: {refusal.reason}" for refusal in run.refused[:_SHOWN_REFUSALS]))
-    return replace(run, notes=(*_notes(run, len(parts)), *_decided(run, facts)))
+    happened = [note for part in parts for note in part.notes]
+    return replace(run, notes=(*happened, *_notes(run, len(parts)), *_decided(run, facts)))
 
 
 def _facts(file: ModelFile) -> Inspection | None:

@@ -46,6 +46,7 @@ class Limits:
     spread: float = 0.10
     drift: float = 0.05
     frequency: float = 0.05
+    stolen_cpu: float = 0.05
     values: int = 20
     rounds: int = 5
     processes: int = 3
@@ -125,7 +126,7 @@ def ratio_interval(reference: Case, other: Case) -> tuple[float, float, float]:
 def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
     """Whether the times of `case`, measured in `run`, can be trusted.
 
-    Counts of instructions are always reproducible. In a sustained run, heat and drift are what is measured.
+    Counts of instructions repeat by themselves. A sustained run is one process by design; all else is asked of it, too.
     """
     if run.emulated:
         return Verdict()
@@ -136,17 +137,19 @@ def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
             f"{summary.count} values in {len(case.rounds_ns)} rounds; at least {limits.values} in "
             f"{limits.rounds} are needed"
         )
-    if run.settings.sustained_s is None:
-        if len(case.rounds_per_process) < limits.processes:
-            reasons.append(
-                f"of {len(case.rounds_per_process)} processes; at least {limits.processes} are needed to "
-                "measure how much they differ"
-            )
-        if summary.spread > limits.spread:
-            reasons.append(f"the interquartile range is {summary.spread:.0%} of the median")
-        if abs(summary.drift) > limits.drift:
-            reasons.append(f"{summary.drift:+.0%} from the first rounds to the last rounds")
-        reasons += _condition_reasons(run.conditions, limits)
+    if run.settings.sustained_s is None and len(case.rounds_per_process) < limits.processes:
+        reasons.append(
+            f"of {len(case.rounds_per_process)} processes; at least {limits.processes} are needed to measure how much they differ"
+        )
+    # Several threads wait for each other as well.
+    share = case.cpu_share if case.threads == 1 else None
+    if share is not None and share < 1 - limits.stolen_cpu:
+        reasons.append(f"it had the CPU for {share:.0%} of the time: other programs ran on its core")
+    if summary.spread > limits.spread:
+        reasons.append(f"the interquartile range is {summary.spread:.0%} of the median")
+    if abs(summary.drift) > limits.drift:
+        reasons.append(f"{summary.drift:+.0%} from the first rounds to the last")
+    reasons += _condition_reasons(run.conditions, limits)
     return Verdict(tuple(reasons))
 
 

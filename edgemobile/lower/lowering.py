@@ -10,6 +10,7 @@ import numpy as np
 
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Node, Tensor
+from edgemobile.graph.ir import unique_name
 from edgemobile.graph.padding import Pads
 
 if TYPE_CHECKING:
@@ -116,10 +117,7 @@ class Lowering:
 
     def unique(self, name: str) -> str:
         """`name`, numbered where it is taken: by a tensor, or by a module whose output must keep it."""
-        unique, count = name, 1
-        while unique in self.tensors or unique in self.paths:
-            unique, count = f"{name}_{count}", count + 1
-        return unique
+        return unique_name(name, {*self.tensors, *self.paths})
 
 
 def _module_path(fx: torch.fx.Node) -> tuple[str, bool]:

@@ -14,11 +14,11 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.preprocess import Preprocess
 
 __all__ = [
-    "CHANNEL_FACTORS",
     "CHECKSUMS",
     "EMBEDDED",
     "LABELS",
     "MODEL",
+    "ORIGINS",
     "PRECISION",
     "PREPROCESS",
     "TARGET",
@@ -39,7 +39,7 @@ TARGET = "edgemobile.target"  # for ONNX files with int8 weights, which some CPU
 PREPROCESS = "edgemobile.preprocess"  # preprocessing that the user of the file must do
 EMBEDDED = "edgemobile.embedded"  # normalization that the file does itself
 LABELS = "edgemobile.labels"
-CHANNEL_FACTORS = "edgemobile.channel_factors"  # graph/channel_factors.py
+ORIGINS = "edgemobile.origins"  # graph/origins_entry.py
 CHECKSUMS = "edgemobile.checksums"  # graph/checksums.py
 
 

@@ -22,7 +22,6 @@ from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import Unsupported, missing
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph
-from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
@@ -95,15 +94,13 @@ def _native(job: Job) -> Emitted:
     graphs: dict[str, Graph] = {}
     recipe: Recipe | None
     notes: tuple[str, ...]
-    factors: dict[str, str]
-    recipe, notes, factors = None, (), {}
+    recipe, notes = None, ()
     for precision in job.precisions:
         if precision == "int8":
             recipe, notes = _searched(graph, job)
             calibration = calibrate(graph, job.calibration_batches(), strict=job.strict_calib)
             quantized = quantize(calibration, recipe, progress=job.progress)
             graphs[precision], notes = quantized.graph, (*notes, *quantized.notes)
-            factors = factors_metadata(quantized.channel_factors)
         else:
             graphs[precision] = _FLOAT_FORMS[precision](graph)
     if job.embed_preprocess:
@@ -111,7 +108,7 @@ def _native(job: Job) -> Emitted:
     files = {}
     with job.progress.step("write the files", len(graphs) * len(job.formats)) as report:
         for precision, form in graphs.items():
-            own = {**factors, **checksums_metadata(form.tensors)} if precision == "int8" else {}
+            own = checksums_metadata(form.tensors) if precision == "int8" else {}
             metadata = {**job.metadata(precision), **own}
             for name in job.formats:
                 told, said = _of_target(job.target, name, precision)

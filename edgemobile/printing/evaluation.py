@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from edgemobile.printing.file_names import shown_names
 from edgemobile.printing.terminal import console, format_table
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ _SHOWN_SKIPPED = 5
 
 
 def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
-    names = _short_names([file.classifier.file for file in result.files])
+    shown = shown_names(file.classifier.file for file in result.files)
+    names = [shown[file.classifier.file] for file in result.files]
     columns = ["file", "images", "top-1", "95 % interval", "top-5"]
     columns += ["to baseline", "McNemar p"] if result.request.baseline else []
     guessed = any(file.classifier.is_assumed for file in result.files)
@@ -86,9 +87,3 @@ def _print_found(names: Sequence[str], files: Sequence[FileResult]) -> None:
         for what in ("input", "preprocess", "outputs"):
             screen.print(f"  [dim]{what:10}[/dim] {escape(found[what])}")
         screen.print(f"  [dim]{'classes':10}[/dim] {file.rule}; labels {escape(found['labels'])}")
-
-
-def _short_names(files: Sequence[str]) -> list[str]:
-    """File names without their folders, if they then differ."""
-    names = [Path(file).name for file in files]
-    return names if len(set(names)) == len(names) else list(files)

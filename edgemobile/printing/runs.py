@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.printing.file_names import shown_names
 from edgemobile.printing.terminal import console, format_table
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def print_bench(
         for case in run.cases:
             if not verdicts[id(case)].stable:
                 reasons = "; ".join(verdicts[id(case)].reasons)
-                console().print(f"[yellow]unstable:[/yellow] {_label(case)}: {escape(reasons)}")
+                console().print(f"[yellow]unstable:[/yellow] {_label(case, run)}: {escape(reasons)}")
         for words in advice:
             console().print(f"[yellow]warning:[/yellow] {escape(words)}")
         for refusal in run.refused:
-            console().print(f"[red]refused:[/red] {escape(Path(refusal.file).name)}: {escape(refusal.reason)}")
+            console().print(f"[red]refused:[/red] {escape(_names(run)[refusal.file])}: {escape(refusal.reason)}")
         for note in run.notes:
             console().print(f"[dim]note:[/dim] {escape(note)}")
         if compared is not None:
@@ -64,7 +65,7 @@ def print_run(run: Run, stable: Mapping[int, bool]) -> None:
         _print_sustained(run)
     if run.settings.profile:
         for case in run.cases:
-            _print_profile(case)
+            _print_profile(case, run)
 
 
 def _print_times(run: Run, stable: Mapping[int, bool]) -> None:
@@ -126,7 +127,7 @@ def _print_estimates(run: Run) -> None:
         for one in on_boards(case.estimate, run.settings.clock_mhz) if case.estimate else ():
             parts = (one.cycles, one.compute_cycles, one.memory_cycles)
             table.add_row(
-                escape(Path(case.file).name),
+                escape(_names(run)[case.file]),
                 escape(case.precision),
                 escape(one.board.words),
                 _ms(one.ms * 1e6),
@@ -159,7 +160,7 @@ def _print_sustained(run: Run) -> None:
         first, last = summarize(case.rounds_ns[:tenth]), summarize(case.rounds_ns[-tenth:])
         change = last.median_ns / first.median_ns - 1
         console().print(
-            f"{_label(case)}: {_ms(first.median_ns)} in the first tenth, {_ms(last.median_ns)} in the last "
+            f"{_label(case, run)}: {_ms(first.median_ns)} in the first tenth, {_ms(last.median_ns)} in the last "
             f"({change:+.1%})"
         )
     for what, unit in (("temp_c", "C"), ("freq_mhz", "MHz")):
@@ -171,7 +172,7 @@ def _print_sustained(run: Run) -> None:
         console().print(f"[yellow]meanwhile:[/yellow] {escape(words)}")
 
 
-def _print_profile(case: Case) -> None:
+def _print_profile(case: Case, run: Run) -> None:
     if case.profile is None:
         outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
         cut = (
@@ -179,10 +180,12 @@ def _print_profile(case: Case) -> None:
             if case.partitions is None
             else f"delegate partitions: {case.partitions}, with {outside} outside"
         )
-        console().print(f"{_label(case)}: {escape(case.runtime)} does not report time per op to Python; {escape(cut)}")
+        console().print(
+            f"{_label(case, run)}: {escape(case.runtime)} does not report time per op to Python; {escape(cut)}"
+        )
         return
     whole = sum(op.ns for op in case.profile) or 1
-    title = f"{_label(case)}: time per op, from onnxruntime's profiler"
+    title = f"{_label(case, run)}: time per op, from onnxruntime's profiler"
     table = format_table(title, ["op", "kind", "time", "share"], left=2)
     slowest = sorted(case.profile, key=lambda op: -op.ns)
     for op in slowest[:_SHOWN_OPS]:
@@ -214,7 +217,7 @@ def _counted(kinds: Sequence[str]) -> dict[str, int]:
 
 def _who(case: Case, run: Run) -> tuple[str, ...]:
     return (
-        escape(Path(case.file).name),
+        escape(_names(run)[case.file]),
         escape(case.precision),
         escape(f"{case.runtime} {case.version}"),
         escape(run.facts.int8_isa),
@@ -223,9 +226,13 @@ def _who(case: Case, run: Run) -> tuple[str, ...]:
     )
 
 
-def _label(case: Case) -> str:
-    """A case, as it appears in a sentence."""
-    return escape(f"{Path(case.file).name} ({case.threads} thread{'s' if case.threads > 1 else ''})")
+def _names(run: Run) -> dict[str, str]:
+    return shown_names([*(case.file for case in run.cases), *(refusal.file for refusal in run.refused)])
+
+
+def _label(case: Case, run: Run) -> str:
+    """A case in a sentence."""
+    return escape(f"{_names(run)[case.file]} ({case.threads} thread{'s' if case.threads > 1 else ''})")
 
 
 def _ms(ns: float | None, unit: str = " ms") -> str:
@@ -271,14 +278,16 @@ def print_comparison(compared: Comparison) -> None:
         "ratio",
         "least to most" if counted else "95 % interval",
     ]
+    others = shown_names(pair.other.file for pair in compared.pairs)
+    references = shown_names(pair.reference.file for pair in compared.pairs)
     estimated = any(pair.estimated_ratio for pair in compared.pairs)
     columns += ["estimated cycles"] if estimated else []
     table = format_table("", columns, left=3)
     for pair in compared.pairs:
         low_high = f"{pair.low:.4f} to {pair.high:.4f}"
         table.add_row(
-            escape(Path(pair.other.file).name),
-            escape(Path(pair.reference.file).name),
+            escape(others[pair.other.file]),
+            escape(references[pair.reference.file]),
             escape(f"{pair.other.runtime} {pair.other.version}"),
             str(pair.other.threads),
             *_figures(pair),

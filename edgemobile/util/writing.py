@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from contextlib import suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["sync_folder", "write_whole"]
+__all__ = ["replace_synced", "sync_folder", "write_whole"]
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -26,14 +27,20 @@ def write_whole(path: Path, text: str) -> None:
         partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
             partial.write_text(text, encoding="utf-8")
-            # Without this, a file system may rename first, and a power cut then leaves an empty file.
-            _sync(partial)
-            os.replace(partial, target)
-            _sync_entries(target.parent)
+            replace_synced(partial, target)
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise EdgemobileError(f"cannot write {path}: {error.strerror or error}") from error
+        remedy = ". Make room on its disk, or write to another" if error.errno == errno.ENOSPC else ""
+        raise EdgemobileError(f"cannot write {path}: {error.strerror or error}{remedy}") from error
+
+
+def replace_synced(partial: Path, target: Path) -> None:
+    """Rename `partial` to `target` in the same folder, with its content on the disk before. Raises OSError."""
+    # Without this a file system may carry out the renaming first, and a power cut leaves an empty file.
+    _sync(partial)
+    os.replace(partial, target)
+    _sync_entries(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

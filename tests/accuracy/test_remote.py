@@ -47,8 +47,8 @@ class _Line(LocalTransport):
             raise DeviceUnreachable("gone")
         return result
 
-    def put(self, source: Any, target: str) -> None:
-        self._through(lambda: LocalTransport.put(self, source, target))
+    def put(self, source: Any, target: str, **options: Any) -> None:
+        self._through(lambda: LocalTransport.put(self, source, target, **options))
 
     def read(self, path: str, *, offset: int = 0, max_bytes: int) -> bytes | None:
         return self._through(lambda: LocalTransport.read(self, path, offset=offset, max_bytes=max_bytes))
@@ -111,13 +111,13 @@ def test_an_interrupted_one_takes_up_what_is_there(
     class Interrupted(LocalTransport):
         left = 4
 
-        def put(self, source: Any, target: str) -> None:
+        def put(self, source: Any, target: str, **options: Any) -> None:
             name = Path(target).name
             if name.startswith("input-"):
                 sent.append(name)
                 if len(sent) == self.left:
                     raise KeyboardInterrupt
-            super().put(source, target)
+            super().put(source, target, **options)
 
     with pytest.raises(KeyboardInterrupt):
         on(Interrupted(tmp_path / "board"))

@@ -113,7 +113,7 @@ def test_boards_that_answer_are_measured(
     words = ("bench", model, "--runs", "20", "--on", "local,off,here", "--out", tmp_path / "run-{device}.json")
     assert call(*words) == 4
     shown = capsys.readouterr()
-    assert shown.err.startswith("error: off: ")
+    assert shown.err.startswith("error: off is not reachable: ")
     assert shown.out.count("95 % interval") == 2
     assert {path.name for path in tmp_path.glob("run-*")} == {"run-local.json", "run-here.json"}
     assert call(*words, "--json") == 4
@@ -187,7 +187,8 @@ def saved(call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
     def save(name: str, ms: float, **changes: object) -> Path:
         run = json.loads((tmp_path / "real.json").read_text())
-        run["cases"][0].update({"rounds_ns": [[int(ms * 1e6)] * 4] * 5, **changes})
+        untold = {"rounds_wall_ns": [], "rounds_cpu_ns": []}
+        run["cases"][0].update({"rounds_ns": [[int(ms * 1e6)] * 4] * 5, **untold, **changes})
         run["cases"][0]["rounds_per_process"] = [len(run["cases"][0]["rounds_ns"]) // 5] * 5
         (tmp_path / name).write_text(json.dumps(run))
         return tmp_path / name
@@ -311,3 +312,17 @@ def test_a_shape_is_a_name_and_sizes(
 ) -> None:
     assert call("bench", model, "--shape", shape) == 2
     assert "NAME=SIZES, such as input=1x3x224x224" in capsys.readouterr().err
+
+
+def test_files_of_one_name_are_told_apart(
+    call: Command, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / folder / "model.onnx" for folder in ("old", "new")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(model.read_bytes())
+    call("bench", *files, "--runs", "20", "--processes", "1")
+    said = capsys.readouterr().out
+    assert "old/model.onnx" in said
+    assert "new/model.onnx" in said
+    assert "unstable: old/model.onnx (1 thread)" in said

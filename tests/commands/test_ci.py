@@ -441,7 +441,13 @@ def _run(name: str, ms: float = 1.0, spread: float = 0.001, count: int | None = 
     ("measured", "baseline", "text", "code", "said"),
     [
         ({"ms": 2.0}, None, "", 0, "2.00 ms"),
-        ({"ms": 2.0, "spread": 0.2}, None, "", 5, "unstable colours right.onnx latency on local: the interquartile range"),
+        (
+            {"ms": 2.0, "spread": 0.2},
+            None,
+            "",
+            5,
+            "unstable colours right.onnx latency on local: the interquartile range",
+        ),
         ({"ms": 2.0}, {"ms": 2.0}, "", 0, "+0.00%"),
         ({"ms": 2.0}, {"ms": 1.8}, "", 1, "FAIL colours right.onnx baseline on local: +11.11% of time"),
         ({"ms": 2.0}, {"ms": 1.8, "device": "pi5"}, "", 2, "device pi5 against local"),

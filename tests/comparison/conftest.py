@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
 
 if TYPE_CHECKING:
     from drifts import Net
@@ -16,3 +18,14 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
     from drifts import make_net
 
     return make_net(tmp_path_factory.mktemp("parity"))
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of these tests are ours: a process for each would double their time. tests/devices/test_isolated.py and
+    tests/commands run files as users do."""
+
+    def opened(data: bytes, *, layers: bool = False, name: str = "the model", **options: Any) -> Session:
+        return open_layers(data, **options) if layers else open_session(data, name=name, **options)
+
+    monkeypatch.setattr("edgemobile.comparison.observing.open_isolated", opened)

@@ -24,8 +24,7 @@ from edgemobile.comparison.report import FileParity
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.exporters import FORMATS, onnx, tflite
 from edgemobile.exporters.tflite_file import pack, unpack
-from edgemobile.graph import Graph, QParams, Tensor
-from edgemobile.graph.channel_factors import factors_metadata
+from edgemobile.graph import Graph, Origin, QParams, Tensor
 from edgemobile.graph.checksums import checksums_metadata, read_checksums
 from edgemobile.images.samples import from_noise
 from edgemobile.lower import export_program, lower
@@ -79,11 +78,10 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
             module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     made = Net(lower(export_program(module, (1, 3, PX, PX)), "narrow"), images, tmp_path_factory.mktemp("faults"))
     quantized = ptq(made.graph, [images])
-    factors = factors_metadata(quantized.channel_factors)
     made.write("float32.onnx", made.graph, {})
     for form in FORMATS:
-        made.write(f"int8.{form}", quantized.graph, factors | checksums_metadata(quantized.graph.tensors))
-        made.write(f"unsummed.{form}", quantized.graph, factors)
+        made.write(f"int8.{form}", quantized.graph, checksums_metadata(quantized.graph.tensors))
+        made.write(f"unsummed.{form}", quantized.graph, {})
     return made
 
 
@@ -307,20 +305,22 @@ def test_the_same_integers_on_other_images_are_held_to_db(net: Net) -> None:
     assert any("another preprocessing" in note for note in file.notes)
 
 
-def test_six_times_under_a_name_that_says_so_is_the_same(net: Net) -> None:
+def test_six_times_in_a_tensor_that_says_so_is_the_same(net: Net) -> None:
     """The 1/6 of a hard-swish in the next layer's scale: another name and scale, the same integers."""
     from edgemobile.comparison.twins import Pair, different_numbers, pair_of
 
-    def tensors(name: str, weight: str, multiple: float) -> dict[str, Tensor]:
+    def tensors(name: str, weight: str, said: float, multiple: float) -> dict[str, Tensor]:
         zero = np.zeros(1, np.int32)
-        y = Tensor(name, (1, 4), "int8", qparams=QParams(np.array([0.1 * multiple]), zero))
-        w = Tensor.constant(weight, np.ones((2, 4), np.int8), QParams(np.array([0.3 / multiple]), zero))
-        return {name: y, weight: w}
+        scales = QParams(np.array([0.1 * multiple]), zero), QParams(np.array([0.3 / multiple]), zero)
+        y = Tensor(name, (1, 4), "int8", qparams=scales[0], origin=Origin("act", said))
+        w = Tensor.constant(weight, np.ones((2, 4), np.int8), scales[1])
+        return {name: y, weight: replace(w, origin=Origin("fc.weight", 1 / said))}
 
-    pair = pair_of(tensors("act.x6", "fc.weight.d6", 6.0), tensors("act", "fc.weight", 1.0), (), ())
+    right = tensors("act", "fc.weight", 1.0, 1.0)
+    pair = pair_of(tensors("act.x6", "fc.weight.d6", 6.0, 6.0), right, (), ())
     assert isinstance(pair, Pair)
     assert different_numbers(pair) == []
-    wrong = pair_of(tensors("act.x6", "fc.weight.d6", 6.6), tensors("act", "fc.weight", 1.0), (), ())
+    wrong = pair_of(tensors("act.x6", "fc.weight.d6", 6.0, 6.6), right, (), ())
     assert isinstance(wrong, str), "no range is the same"
 
 

@@ -17,7 +17,6 @@ pytest.importorskip("ai_edge_litert")
 from drifts import DEPTHWISE, PREPROCESS, PX, Net, assert_named, compared, flip_bit
 
 from edgemobile.exporters import FORMATS
-from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.graph.embed import embed, outside
 from edgemobile.images.samples import from_noise
 from edgemobile.lower import lower
@@ -63,10 +62,10 @@ def test_what_quantization_moves_on_purpose_is_no_damage(tmp_path: Path) -> None
     graph = lower(model.program, model.name)
     images = from_noise(model.preprocess, calibration=16, check=1, seed=1).calibration
     quantized = ptq(graph, [images])
-    made = Net(graph, quantized.graph, dict(quantized.channel_factors), tmp_path)
+    made = Net(graph, quantized.graph, tmp_path)
     paths = [tmp_path / name for name in ("right.tflite", "wrong.tflite")]
     for path, int8 in zip(paths, (made.int8, flip_bit(made.int8, DEPTHWISE, 6)), strict=True):
-        path.write_bytes(FORMATS["tflite"].load().to_bytes(int8, metadata=factors_metadata(made.factors)))
+        path.write_bytes(FORMATS["tflite"].load().to_bytes(int8, metadata={}))
     made.write("float32.onnx", graph)
     right, wrong = compared(made, *paths, minimums={"sqnr_db": 0, "top1_agree": 0}).files
     assert right.passed, right.missed
@@ -80,7 +79,6 @@ def test_a_file_that_takes_pixels_is_green(net: Net) -> None:
     for name, graph in (("pixels.tflite", net.graph), ("pixels.onnx", net.graph), ("int8 pixels.tflite", net.int8)):
         paths.append(net.folder / name)
         metadata = {"edgemobile.preprocess": json.dumps(outside(PREPROCESS).to_json())}
-        metadata |= factors_metadata(net.factors if graph is net.int8 else {})
         form = FORMATS[paths[-1].suffix[1:]].load()
         paths[-1].write_bytes(form.to_bytes(embed(graph, PREPROCESS), metadata=metadata))
     report = compared(net, *paths, minimums={"top1_agree": 0})

@@ -16,7 +16,7 @@ pytest.importorskip("ai_edge_litert")
 from drifts import DEPTHWISE, PREPROCESS, QUICK, Net, compared, flip_bit, same_padding
 
 from edgemobile.graph import Graph
-from edgemobile.graph.tensor_names import split_name
+from edgemobile.graph.origin import path_of
 from edgemobile.images.samples import from_noise
 from edgemobile.quant.ptq import ptq
 
@@ -42,13 +42,14 @@ def test_the_op_that_differs_is_named(net: Net, make: Callable[[Graph], Graph], 
     (file,) = compared(net, path, ref="int8.onnx").files
     assert not file.passed
     assert file.first_diverging is not None
-    assert split_name(file.first_diverging.name)[0] == DEPTHWISE
+    name = file.first_diverging.name
+    assert path_of(name, net.int8[name].origin) == DEPTHWISE
     assert file.first_diverging.diverges_in == diverges_in
 
 
 def test_the_op_that_differs_is_named_where_no_name_has_a_factor(net: Net) -> None:
     images = from_noise(PREPROCESS, calibration=8, check=1, seed=1).calibration
-    plain = replace(net, int8=ptq(net.graph, [images], QUICK).graph, factors={})
+    plain = replace(net, int8=ptq(net.graph, [images], QUICK).graph)
     plain.write("plain.onnx", plain.int8)
     path = plain.write("plain drift.tflite", flip_bit(plain.int8, DEPTHWISE, 6))
     (file,) = compared(plain, path, ref="plain.onnx").files
@@ -66,11 +67,25 @@ def test_other_integers_are_refused_in_words(net: Net) -> None:
     assert file.missed_layers == ()
 
 
-def test_equalized_channels_need_their_factors(net: Net) -> None:
-    assert net.factors
-    bare = replace(net, factors={}).write("bare.tflite", net.int8)
-    (file,) = compared(net, bare).files
-    unmatched = dict(file.unmatched)
-    assert len(unmatched) >= len(net.factors) - 2
-    assert all("does not say by how much" in reason for reason in unmatched.values())
-    assert file.first_diverging is None
+@pytest.mark.parametrize("form", ["onnx", "tflite"])
+def test_a_file_whose_metadata_another_tool_dropped_is_not_taken_for_damaged(net: Net, form: str) -> None:
+    path = net.folder / f"stripped.{form}"
+    path.write_bytes(_stripped((net.folder / f"int8.{form}").read_bytes(), form))
+    (file,) = compared(net, path, minimums={"sqnr_db": 0, "top1_agree": 0}).files
+    assert file.passed, file.missed
+    assert "edgemobile.origins" in file.not_compared
+    assert "export the file again" in file.not_compared
+
+
+def _stripped(data: bytes, form: str) -> bytes:
+    if form == "onnx":
+        import onnx
+
+        model = onnx.load_from_string(data)
+        del model.metadata_props[:]
+        return bytes(model.SerializeToString())
+    from edgemobile.exporters.tflite_file import pack, unpack
+
+    flat = unpack(data)
+    flat.metadata = []
+    return pack(flat)

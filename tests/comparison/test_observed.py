@@ -9,40 +9,36 @@ import pytest
 
 from edgemobile.comparison.integers import compare_integers, same_integers
 from edgemobile.comparison.layers import LayerParity, RecordedActivations, compare_layers
-from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph import Graph, Node, Origin, QParams, Tensor
 from edgemobile.graph.interpreter import run
 from edgemobile.metrics.tolerances import LayerTolerance
 
 ONES = np.ones((1, 2, 2, 4), np.float32)
-# Modules of the reference; some are called like a multiple.
-KNOWN = ("block.0", "block.x1", "block.x2", "block.x3", "block.x6")
 
 
-@pytest.mark.parametrize(
-    ("path", "name", "multiple"),
-    [
-        ("block.0", "block.0", 1),
-        ("block.0", "block.0.x6", 6),
-        ("block.0", "block.0.x36.eq", 36),
-        ("block.x1", "block.x1", 1),
-        ("block.x2", "block.x2.eq", 1),
-        ("block.x2", "block.x2.x6", 6),
-        ("block.x6", "block.x6", 1),
-        ("block.x6", "block.x6.x6", 6),
-        ("block.x2", "block.x2.x6.eq", 6),
-    ],
-)
-def test_a_tensor_is_found_under_what_int8_calls_it(path: str, name: str, multiple: int) -> None:
-    observed = RecordedActivations({"block.x3": ONES, name: ONES}, {}, factors={name: np.ones(4)}, known=KNOWN)
+@pytest.mark.parametrize("path", ["block.0", "block.x1", "block.x2", "block.x6", "block.eq", "block.gate"])
+@pytest.mark.parametrize(("factor", "channels"), [(1, None), (6, None), (1, (1.0, 2.0, 4.0, 8.0)), (36, (0.5,) * 4)])
+def test_a_tensor_is_found_by_its_origin_whatever_its_name(
+    path: str, factor: int, channels: tuple[float, ...] | None
+) -> None:
+    origins = {"block.x2.x6": Origin(path, factor, channel_factors=channels)}
+    observed = RecordedActivations({"block.x3": 5 * ONES, "block.x2.x6": ONES}, {}, origins)
     assert observed.problem(path) == ""
-    assert observed.name_of(path) == name
-    np.testing.assert_array_equal(observed.real(path), ONES / np.float32(multiple))
+    assert observed.name_of(path) == "block.x2.x6"
+    np.testing.assert_array_equal(observed.real(path), ONES / np.float32(channels or 1) / np.float32(factor))
 
 
-def test_modules_called_like_multiples_are_told_apart() -> None:
-    names = ("block.x1", "block.x2", "block.x6")
-    observed = RecordedActivations({name: n * ONES for n, name in enumerate(names)}, {}, known=KNOWN)
-    assert [float(observed.real(name).max()) for name in names] == [0, 1, 2]
+def test_a_name_without_an_origin_means_only_itself() -> None:
+    names = ("block.x1", "block.x2", "block.x6", "block.x1.eq", "block.gate", "block.x1.plus3")
+    observed = RecordedActivations({name: n * ONES for n, name in enumerate(names)}, {})
+    assert [float(observed.real(name).max()) for name in names] == [0, 1, 2, 3, 4, 5]
+    assert observed.gate_of("block") is None
+    assert "no tensor of this name" in observed.problem("block")
+
+
+def test_channel_factors_that_do_not_fit_are_a_reason_not_to_compare() -> None:
+    observed = RecordedActivations({"act.eq": ONES}, {}, {"act.eq": Origin("act", channel_factors=(1.0, 2.0))})
+    assert "2 channel factors for act.eq [1, 2, 2, 4]" in observed.problem("act")
 
 
 def test_every_layer_of_such_a_net_is_compared() -> None:
@@ -61,7 +57,7 @@ def test_every_layer_of_such_a_net_is_compared() -> None:
 
 
 def test_what_is_a_multiple_comes_before_what_it_is_divided_to() -> None:
-    observed = RecordedActivations({"act.x6": 6 * ONES, "act": ONES}, {})
+    observed = RecordedActivations({"act.x6": 6 * ONES, "act": ONES}, {}, {"act.x6": Origin("act", 6)})
     assert observed.name_of("act") == "act.x6"
 
 
@@ -126,6 +122,6 @@ def test_a_bias_with_a_3_in_it_may_be_rounded_as_float32_rounds_3() -> None:
     rounded = np.rint(np.float32(bias + 3) / scale).astype(np.int32) + 20
     for added, found in ((0, 0), (2**20, 1)):
         stored = Tensor.constant("b.plus3", rounded + np.int32(added), QParams(scale, 0))
-        observed = RecordedActivations({}, {"b.plus3": stored}, known=graph.tensors)
+        observed = RecordedActivations({}, {"b.plus3": stored}, {"b.plus3": Origin("b", added=3)})
         weight = SimpleNamespace(moved={}, name="w")
         assert len(list(_bias_findings(graph, node, observed, weight, is_rounded=True))) == found  # type: ignore[arg-type]

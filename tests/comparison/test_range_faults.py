@@ -22,7 +22,6 @@ from edgemobile.comparison.layers import sources
 from edgemobile.comparison.observing import local_targets, observe
 from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, QParams, Tensor
-from edgemobile.graph.channel_factors import factors_metadata
 from edgemobile.images.samples import from_noise
 from edgemobile.quant.ptq import ptq
 
@@ -60,9 +59,8 @@ def test_a_bias_beyond_int32_is_named(net: Net) -> None:
     net.write("dead.onnx", graph)
     images = from_noise(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(graph, [images], QUICK)
-    drifted = replace(net, factors=dict(quantized.channel_factors))
-    path = drifted.write("overflow.tflite", _overflowed(quantized.graph, graph))
-    (file,) = compared(drifted, path, ref="dead.onnx").files
+    path = net.write("overflow.tflite", _overflowed(quantized.graph, graph))
+    (file,) = compared(net, path, ref="dead.onnx").files
     assert_named(file, DEPTHWISE, "bias overflow")
     assert file.cause is not None
     assert "int32 wraps" in file.cause.words
@@ -73,7 +71,7 @@ def test_signed_weights_are_exact_or_named(net: Net) -> None:
     from edgemobile.exporters import onnx
 
     path = net.folder / "signed.onnx"
-    path.write_bytes(onnx.to_bytes(net.int8, metadata=factors_metadata(net.factors), weights="int8"))
+    path.write_bytes(onnx.to_bytes(net.int8, metadata={}, weights="int8"))
     (file,) = compared(net, path).files
     assert (file.first_diverging is None) == (file.cause is None or file.cause.kind == "range")
     if file.first_diverging is not None and file.cause is not None:
@@ -85,7 +83,7 @@ def test_only_signed_weights_can_saturate_in_pairs(net: Net, weights: Literal["i
     from edgemobile.exporters import onnx
 
     path = net.folder / f"{weights} weights.onnx"
-    path.write_bytes(onnx.to_bytes(net.int8, metadata=factors_metadata(net.factors), weights=weights))
+    path.write_bytes(onnx.to_bytes(net.int8, metadata={}, weights=weights))
     images = from_noise(PREPROCESS, calibration=1, check=1, seed=1).check
     observed, _ = observe(read_model_file(path), local_targets(("onnxruntime",))[0], images, net.graph)
     stem = node_at(net.graph, STEM)
@@ -99,7 +97,7 @@ def test_a_narrow_range_is_named_where_no_layer_parts(net: Net) -> None:
     """int8 calibrated on grey images saturates on colourful ones."""
     images = from_noise(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(net.graph, [images * np.float32(0.2)], QUICK)
-    path = replace(net, factors=dict(quantized.channel_factors)).write("grey.tflite", quantized.graph)
+    path = net.write("grey.tflite", quantized.graph)
     (file,) = compared(net, path).files
     assert not file.passed
     assert file.first_diverging is None

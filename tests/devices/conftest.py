@@ -37,7 +37,7 @@ class Board:
 
     @property
     def device(self) -> Device:
-        return Device("board", "ssh://board", {"config": str(self.config), "root": self.root})
+        return Device("board", "ssh://board", {"ssh_config": str(self.config), "root": self.root})
 
     def cut(self) -> None:
         """End every connection, as a pulled cable does; the sshd goes on listening."""

@@ -181,7 +181,7 @@ def test_flipped_bytes_never_end_this_process(format: str) -> None:
 
 def test_the_process_ends_with_the_session_and_with_its_owner(tmp_path: Path) -> None:
     session = open_isolated(_file("onnx"))
-    process = session._process
+    process = session._process.running
     assert process.poll() is None
     del session
     assert process.wait(10) is not None
@@ -190,7 +190,7 @@ def test_the_process_ends_with_the_session_and_with_its_owner(tmp_path: Path) ->
         "import sys; import numpy; from pathlib import Path\n"
         "from edgemobile.devices.runtimes.isolated import open_isolated\n"
         "session = open_isolated(Path(sys.argv[1]).read_bytes())\n"
-        "print(session._process.pid, flush=True); session.invoke(numpy.zeros((1, 4), numpy.float32))"
+        "print(session._process.running.pid, flush=True); session.invoke(numpy.zeros((1, 4), numpy.float32))"
     )
     owner = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "model.onnx")], stdout=subprocess.PIPE)
     assert owner.stdout is not None

@@ -102,14 +102,18 @@ def test_a_block_is_a_twentieth_of_a_second(ms: float, block: int, timed_block: 
 
 def test_processes_are_joined() -> None:
     first = {"file": "a", "warmup_ns": [1], "rounds_ns": [[2], [3]], "rounds_per_process": [2], "load_ns": 9}
+    first |= {"rounds_wall_ns": [2, 3], "rounds_cpu_ns": [1, 1]}
     first |= {"profile": None, "energy_mj": None, "idle_w": None}
     second = {**first, "warmup_ns": [4], "rounds_ns": [[5]], "rounds_per_process": [1], "load_ns": 8, "energy_mj": 7.0}
+    second |= {"rounds_wall_ns": [6], "rounds_cpu_ns": [4]}
     (joined,) = measuring._joined([first], [second])
     assert joined == {
         **first,
         "warmup_ns": [1, 4],
         "rounds_ns": [[2], [3], [5]],
         "rounds_per_process": [2, 1],
+        "rounds_wall_ns": [2, 3, 6],
+        "rounds_cpu_ns": [1, 1, 4],
         "energy_mj": 7.0,
     }
 

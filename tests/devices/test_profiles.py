@@ -134,7 +134,7 @@ def test_comments_above_the_next_row_stay(file: Path) -> None:
 
 def test_an_ssh_configuration_in_ones_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    device = Device("a", "ssh://x", {"config": "~/lab/config"})
+    device = Device("a", "ssh://x", {"ssh_config": "~/lab/config"})
     transport = device.row.open(device)
     assert isinstance(transport, SshTransport)
     assert transport._where == ["-F", f"{tmp_path}/lab/config"]

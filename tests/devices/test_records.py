@@ -84,6 +84,11 @@ def test_figures_of_a_case() -> None:
     assert case.values_ns == (10, 20, 30)
     assert case.median_ns == 20
     assert case.images_per_s == 2e9 / 20
+    # One interrupted inference: the median is as before, and fewer images were done.
+    late = _case(rounds_ns=((10, 20), (60,)))
+    assert (late.median_ns, late.images_per_s) == (20, 2e9 / 30)
+    assert case.cpu_share is None
+    assert _case(rounds_wall_ns=(40, 60), rounds_cpu_ns=(30, 30)).cpu_share == 0.6
 
 
 EMULATED = {"load_ns": None, "first_ns": None, "warmup_ns": (), "rounds_ns": ()}
@@ -133,6 +138,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
         (_set("cases", 0, "energy_mj", -5.0), "must not be negative"),
         (_set("cases", 0, "rounds_ns", [[]]), "no round is empty"),
         (_set("cases", 0, "rounds_per_process", [1, 2]), r"rounds_per_process is \[1, 2\], and there are 2 rounds"),
+        (_set("cases", 0, "rounds_cpu_ns", [1]), "with 0 wall and 1 CPU times"),
         (_set("cases", 0, "rounds_per_process", [2, 0]), r"rounds_per_process is \[2, 0\], and there are 2 rounds"),
         (_set("cases", 0, "rounds_ns", [[1.5]]), r"rounds_ns\[0\]\[0\]: expected int, found 1.5"),
         (_set("cases", 0, "sha256", "../../etc"), "64 hexadecimal digits"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_runs import make_run
 
 from edgemobile.devices.host import job_client
 from edgemobile.devices.host.job_client import job_file
@@ -27,6 +29,7 @@ from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters.model_files import read_model_file
+from edgemobile.latency.statistics import verdict
 
 pytest.importorskip("onnxruntime")
 
@@ -77,8 +80,8 @@ class _Line(LocalTransport):
     def start(self, argv: Any, **options: Any) -> None:
         self._through("start", lambda: LocalTransport.start(self, argv, **options))
 
-    def put(self, source: Any, target: str) -> None:
-        self._through("put", lambda: LocalTransport.put(self, source, target))
+    def put(self, source: Any, target: str, **options: Any) -> None:
+        self._through("put", lambda: LocalTransport.put(self, source, target, **options))
 
     def read(self, path: str, *, offset: int = 0, max_bytes: int) -> bytes | None:
         return self._through("read", lambda: LocalTransport.read(self, path, offset=offset, max_bytes=max_bytes))
@@ -117,6 +120,36 @@ def test_a_bench(tmp_path: Path, model: Path) -> None:
     assert [event["done"] for event in events if event["event"] == "round"][-1] == 100
     # Its content, not its name, is what a board gets to see.
     assert [file.name for file in (tmp_path / "files").iterdir()] == [f"{measured.cases[0].sha256}.onnx"]
+
+
+@pytest.fixture
+def busy_core() -> Iterator[int]:
+    """A core with a program on it that never rests; skips where programs cannot be kept to a core."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("programs cannot be kept to a core here")
+    core = max(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, [{core}]); print(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            if not (process.stdout and process.stdout.readline()):
+                pytest.skip("programs cannot be kept to a core here")
+            yield core
+        finally:
+            process.kill()
+
+
+def test_a_busy_core_is_noticed(tmp_path: Path, model: Path, busy_core: int) -> None:
+    """However calm the median: most inferences are shorter than the time that the kernel gives to one program."""
+    files, settings = [read_model_file(model)], Settings(seconds=2, cores=str(busy_core))
+    job = bench_job(files, settings, [busy_core], emulated=False)
+    python = _Python(env={"TMPDIR": str(tmp_path)})
+    (case,) = run_job(BOARD, LocalTransport(tmp_path), python, job, files).cases
+    assert len(case.rounds_wall_ns) == len(case.rounds_cpu_ns) == len(case.rounds_ns)
+    assert case.cpu_share is not None
+    assert case.cpu_share < 0.9
+    reasons = verdict(case, make_run(case, settings=settings)).reasons
+    assert any("other programs ran on its core" in reason for reason in reasons)
+    assert case.images_per_s < 1e9 / case.median_ns
 
 
 def test_seconds_and_cores(tmp_path: Path, model: Path) -> None:
@@ -199,8 +232,9 @@ def test_a_damaged_copy_is_noticed(tmp_path: Path, model: Path) -> None:
     file = read_model_file(model)
     (tmp_path / "files").mkdir()
     (tmp_path / job_file(file)["path"]).write_bytes(b"\x08" * file.bytes)
-    with pytest.raises(EdgemobileError, match=r"copy of .* is damaged"):
+    with pytest.raises(EdgemobileError, match=r"copy of .* was damaged and is removed; try again"):
         _bench(LocalTransport(tmp_path), model)
+    assert _bench(LocalTransport(tmp_path), model).cases
 
 
 def test_a_model_of_this_job_is_kept_and_others_go_after_a_month(tmp_path: Path, model: Path) -> None:
@@ -354,9 +388,15 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
         (_case(threads=4), "which nobody asked for"),
         (_case(runtime="litert"), "says litert ran"),
         (_case(rounds_ns=[[float("nan")]]), "NaN is not a number"),
-        (_case(rounds_ns=[[10**13]], rounds_per_process=[1]), "claims 10000.0 s of inferences"),
+        (
+            _case(rounds_ns=[[10**13]], rounds_per_process=[1], rounds_wall_ns=[1], rounds_cpu_ns=[1]),
+            "claims 10000.0 s of inferences",
+        ),
         (_case(rounds_ns="many"), "expected list"),
-        (_case(rounds_ns=[], rounds_per_process=[]), "has times, and no instructions"),
+        (
+            _case(rounds_ns=[], rounds_per_process=[], rounds_wall_ns=[], rounds_cpu_ns=[]),
+            "has times, and no instructions",
+        ),
         (_case(instructions=[dict.fromkeys(INSTRUCTION_CLASSES, 1)]), "has times, and no instructions"),
         (_case(version="1\x1b[31m"), "printable"),
         (_changed(lambda result: result.update(ended="error", kind="X", reason="a\x1b[2Jb")), r"pi: a\?\[2Jb"),
@@ -459,15 +499,42 @@ def test_an_interrupted_eval_takes_up_what_is_there(tmp_path: Path, model: Path,
     puts: list[str] = []
 
     class Watched(LocalTransport):
-        def put(self, source: Any, target: str) -> None:
+        def put(self, source: Any, target: str, **options: Any) -> None:
             puts.append(Path(target).name)
-            super().put(source, target)
+            super().put(source, target, **options)
 
     answers = list(_infer(Watched(tmp_path), model, iter(chunks)))
     _assert_right(model, chunks, answers)
     np.testing.assert_array_equal(answers[0], taken[0])
     assert not [name for name in puts if name.startswith(("input-000000", "input-000001"))]
     assert [name for name in puts if name.startswith("input-000003")]
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_two_evals_of_one_file_at_once(tmp_path: Path, model: Path, chunks: list[np.ndarray], others: bool) -> None:
+    """Of other images, and of the same: the first to end takes nothing from the other."""
+    theirs = [images + 1 for images in chunks] if others else chunks
+    first = _infer(LocalTransport(tmp_path), model, iter(chunks))
+    answers = [next(first)]
+    _assert_right(model, theirs, list(_infer(LocalTransport(tmp_path), model, iter(theirs))))
+    # Long gone if it shared the folder.
+    assert [path.name for path in (tmp_path / "jobs").iterdir()]
+    _assert_right(model, chunks, [*answers, *first])
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+def test_an_eval_of_other_images_does_not_count_what_an_interrupted_one_left(
+    tmp_path: Path, model: Path, chunks: list[np.ndarray]
+) -> None:
+    """Even where the first images are the same."""
+    first = _infer(LocalTransport(tmp_path), model, iter(chunks))
+    next(first)
+    next(first)
+    first.close()
+    events: list[Any] = []
+    ours = [chunks[0], chunks[1] + 1]
+    _assert_right(model, ours, list(_infer(LocalTransport(tmp_path), model, iter(ours), events)))
+    assert sum(event["images"] for event in events if event["event"] == "chunk") == 8
 
 
 def test_a_worker_that_is_killed_is_started_again(
@@ -492,10 +559,10 @@ def test_an_answer_that_finds_no_room(tmp_path: Path, model: Path, chunks: list[
     """A disk that has room for the words about it."""
 
     class Full(LocalTransport):
-        def put(self, source: Any, target: str) -> None:
+        def put(self, source: Any, target: str, **options: Any) -> None:
             if "/input-" in target:
                 self._made(target.replace("/input-", "/output-")).with_suffix(".partial").symlink_to("/dev/full")
-            super().put(source, target)
+            super().put(source, target, **options)
 
     with pytest.raises(
         EdgemobileError, match=r"pi: the disk is full \(.*No space left on device.*\)\. Make room there"

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import sys
+import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,8 @@ from typing import Any
 import pytest
 
 from edgemobile.devices.board import unpack
+from edgemobile.devices.host import diagnosis, wheels
 from edgemobile.devices.host import setup as module
-from edgemobile.devices.host import wheels
 from edgemobile.devices.host.diagnosis import diagnose_board, diagnose_state
 from edgemobile.devices.host.local import LocalTransport
 from edgemobile.devices.host.profiles import Device
@@ -315,6 +317,41 @@ def test_a_board_that_does_not_answer_is_one_finding() -> None:
     findings = list(diagnose_board(Device("pi5", "ssh://127.0.0.1:1"), SshTransport("127.0.0.1", port="1", root="/x")))
     assert [(finding.what, finding.exit_code) for finding in findings] == [("connection", 4)]
     assert findings[0].remedy
+
+
+def _found(device: Device, transport: Any) -> dict[str, Any]:
+    return {finding.what: finding for finding in diagnose_board(device, transport)}
+
+
+def test_disk_and_clock_of_a_board(sshd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device("pi5", "ssh://board", {**sshd.device.options, "python": sys.executable})
+    transport = device.row.open(device)
+    found = _found(device, transport)
+    assert (found["clock"].found, found["clock"].remedy) == ("right", "")
+    assert found["disk"].found.endswith(" MiB free")
+    real = time.time
+    monkeypatch.setattr(diagnosis.time, "time", lambda: real() + 3600)
+    behind = _found(device, transport)["clock"]
+    assert behind.found in ("3599 s behind", "3600 s behind")
+    assert behind.remedy == "on the board: sudo timedatectl set-ntp true"
+    transport.close()
+
+
+def test_a_disk_with_little_room_is_told(board: Device, small_disk: Callable[[int], Path]) -> None:
+    root = small_disk(2**22)
+    finding = _found(board, LocalTransport(root))["disk"]
+    assert (finding.found, finding.remedy, finding.exit_code) == ("4 MiB free", f"make room in {root}", 0)
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_a_full_disk_names_a_remedy(sshd: Any, small_disk: Callable[[int], Path], kind: str) -> None:
+    root = small_disk(2**18)
+    device = Device("pi5", "ssh://board", {**sshd.device.options, "root": str(root)})
+    transport = LocalTransport(root) if kind == "local" else device.row.open(device)
+    with pytest.raises(EdgemobileError, match=rf"cannot write .*: the disk of {root} is full. Make room there"):
+        transport.put(bytes(2**19), "files/model")
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+    transport.close()
 
 
 def test_a_setup_over_ssh_to_aarch64(arm_sshd: Any, monkeypatch: pytest.MonkeyPatch) -> None:

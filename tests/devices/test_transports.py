@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -74,6 +75,31 @@ def test_files_of_any_name_come_back_as_they_were(transport: Transport) -> None:
         assert transport.read(f"files/{name}", max_bytes=len(data) + 1) == data, name
         assert transport.read(f"files/{name}", offset=len(data) - 1, max_bytes=2) == b"\xff", name
     assert sorted(file.name for file in Path(transport.root).rglob("*") if file.is_file()) == sorted(names)
+
+
+def test_what_has_to_survive_a_power_cut_is_synced_before_its_name(
+    fake_adb: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    for name in ("sync", "mv"):
+        program = tmp_path / "bin" / name
+        program.write_text(f'#!/bin/sh\necho {name} "${{1%%[0-9]*}}" >> {told}\nexec {shutil.which(name)} "$@"\n')
+        program.chmod(0o755)
+    transport = AdbTransport("R58M", root=str(tmp_path / "root"))
+    transport.put(b"x", "jobs/a/job.json")
+    assert told.read_text().splitlines() == ["sync ./jobs/a/job.json.", "mv -f", "sync ./jobs/a"]
+    told.unlink()
+    transport.put(b"x", "jobs/a/input-0.npy", durable=False)
+    assert told.read_text().splitlines() == ["mv -f"]
+
+
+def test_a_system_without_sync_takes_files_all_the_same(fake_adb: None, tmp_path: Path) -> None:
+    broken = tmp_path / "bin" / "sync"
+    broken.write_text("#!/bin/sh\nexit 127\n")
+    broken.chmod(0o755)
+    transport = AdbTransport("R58M", root=str(tmp_path / "root"))
+    transport.put(b"x", "file")
+    assert transport.read("file", max_bytes=2) == b"x"
 
 
 def test_a_file_that_is_not_there(transport: Transport) -> None:

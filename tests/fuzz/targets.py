@@ -96,12 +96,33 @@ def _graph(format: str) -> Callable[[bytes, Path], object]:
 def _metadata(format: str) -> Callable[[bytes, Path], object]:
     def read(data: bytes, folder: Path) -> object:
         from edgemobile.exporters import FORMATS
+        from edgemobile.graph.origins_entry import read_origins
         from edgemobile.model_file.metadata import labels_in, preprocess_in
 
         entries = FORMATS[format].load().read_metadata(data)
-        return labels_in(entries), preprocess_in(entries)
+        return labels_in(entries), preprocess_in(entries), read_origins(entries, "the file")
 
     return read
+
+
+def _origins(data: bytes, folder: Path) -> object:
+    from edgemobile.graph.origins_entry import read_origins
+    from edgemobile.model_file.metadata import ORIGINS
+
+    return read_origins({ORIGINS: data.decode("utf-8", "replace")}, "the file")
+
+
+def _origins_seeds() -> list[bytes]:
+    from edgemobile.graph.origin import Origin
+    from edgemobile.graph.origins_entry import origins_metadata
+
+    origins = {
+        "stem.eq": Origin("stem", channel_factors=(1.0, 0.25)),
+        "act.x6": Origin("act", 6),
+        "act.gate": Origin("act", gate=True),
+        "se.bias.plus3": Origin("se.bias", added=3),
+    }
+    return [text.encode() for text in origins_metadata(origins).values()]
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
@@ -349,6 +370,7 @@ TARGETS: dict[str, Target] = {
     "onnx-structure": Target(_structure, lambda: _models("onnx"), needs=_ONNX),
     "onnx-graph": Target(_graph("onnx"), lambda: _models("onnx"), needs=_ONNX),
     "onnx-metadata": Target(_metadata("onnx"), lambda: _models("onnx"), needs=_ONNX),
+    "origins": Target(_origins, _origins_seeds, text=True),
     "safetensors": Target(_weights("mine.safetensors"), _safetensors_seeds, needs=("torch", "safetensors")),
     "pickle": Target(_weights("mine.pth"), _pickle_seeds, needs=_TORCH),
     "program": Target(_program, _program_seeds, needs=_TORCH),

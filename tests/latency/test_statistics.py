@@ -147,11 +147,26 @@ def test_what_happened_before_the_run_does_not_count() -> None:
     assert verdict(case, run) == Verdict()
 
 
-def test_a_sustained_run_may_drift_and_throttle() -> None:
-    case = make_case(rounds_ns=_rounds(np.linspace(1, 2, 10).tolist()))
-    hot = Conditions("performance", (600.0,), 85.0, 0x40004, 4, 1)
-    assert verdict(case, _run(case, (CALM, hot), settings=Settings(sustained_s=600))).stable
-    assert not verdict(case, _run(case, (CALM, hot))).stable
+@pytest.mark.parametrize("settings", [Settings(), Settings(sustained_s=600)])
+def test_a_sustained_run_is_asked_for_drift_and_throttling_as_others_are(settings: Settings) -> None:
+    case = make_case(rounds_ns=_rounds(np.linspace(1, 1.235, 10).tolist()))
+    hot = Conditions("performance", (2400.0,), 85.0, 0x40004, 4, 1)
+    reasons = verdict(case, _run(case, (CALM, hot), settings=settings)).reasons
+    assert any("from the first rounds to the last" in reason for reason in reasons)
+    assert any("throttled during the measurement" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("share", "threads", "stable"), [(0.99, 1, True), (0.9, 1, False), (0.9, 4, True), (2.9, 4, True)]
+)
+def test_a_cpu_that_was_shared(share: float, threads: int, stable: bool) -> None:
+    """The values themselves are calm: the median does not see who was interrupted now and then."""
+    wall = (10**7,) * 10
+    cpu = tuple(int(share * one) for one in wall)
+    case = make_case(rounds_ns=_rounds(), threads=threads, rounds_wall_ns=wall, rounds_cpu_ns=cpu)
+    found = verdict(case, _run(case))
+    assert found.stable is stable
+    assert stable or found.reasons == ("it had the CPU for 90% of the time: other programs ran on its core",)
 
 
 def test_one_process_does_not_show_how_far_processes_differ() -> None:

@@ -12,7 +12,6 @@ import torch
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.interpreter import run
-from edgemobile.graph.tensor_names import split_name
 from edgemobile.lower import export_program, lower
 from edgemobile.metrics.measures import sqnr_db
 from edgemobile.models.arch import get_arch, scaled
@@ -148,20 +147,21 @@ def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(
     assert highest_cost(form, split, groups, channels, dict.fromkeys(factors, np.ones(2)), signal=noise) == {stem}
 
 
-def test_the_names_say_what_was_rescaled(graph: Graph, images: np.ndarray) -> None:
-    quantized = ptq(graph, [images])
-    named = {name for name in quantized.graph.tensors if name.endswith(".eq")}
-    assert named == set(quantized.channel_factors)
-    want, qgraph = run(graph, images, keep_all=True), quantized.graph
+def test_a_tensor_says_what_its_channels_were_multiplied_by(graph: Graph, images: np.ndarray) -> None:
+    qgraph = ptq(graph, [images]).graph
+    rescaled = {name: origin for name, origin in qgraph.origins.items() if origin.channel_factors}
+    assert len(rescaled) > 5
+    assert all(name.endswith(".eq") for name in rescaled)
+    want = run(graph, images, keep_all=True)
     source = qgraph[qgraph.inputs[0]].qparams
     assert source is not None
     got = run(qgraph, quantize(images, source, "int8"), keep_all=True)
-    for name in named:
-        path, factor = split_name(name)
+    for name, origin in rescaled.items():
+        path = origin.of
         qparams = qgraph[name].qparams
         assert qparams is not None
         if path in want:
-            real = dequantize(got[name], qparams) / quantized.channel_factors[name] / factor
+            real = dequantize(got[name], qparams) / origin.channel_factors / origin.factor
             reference = want[path]
             # Below -3 a hard-swish's input is cut; nothing reads it.
             if any(node.op == "hardswish" and path in node.inputs for node in graph.nodes):

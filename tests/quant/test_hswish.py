@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph import Graph, Node, Origin, Tensor
 from edgemobile.graph.interpreter import run
-from edgemobile.graph.tensor_names import split_name
 from edgemobile.quant.hswish import integer_form
 
 
@@ -163,15 +162,40 @@ def test_fused_keeps_hard_swish_and_only_opens_hard_sigmoid() -> None:
     assert "hardsigmoid" not in counts
 
 
-def test_every_tensor_is_its_name_times_its_factor() -> None:
+def test_every_tensor_is_its_origin_times_its_factor() -> None:
     graph, _ = _CASES["squeeze-and-excite on a swish: 36"]
     form = integer_form(graph)
     x = np.random.default_rng(2).normal(scale=3, size=_IMAGE).astype(np.float32)
     want, got = run(graph, x, keep_all=True), run(form, x, keep_all=True)
     factors = set()
     for name, values in got.items():
-        plain, factor = split_name(name)
-        if plain in want:
-            factors.add(factor)
-            np.testing.assert_allclose(values / factor, want[plain], rtol=1e-5, atol=1e-5)
+        origin = form[name].origin or Origin(name)
+        if origin.of in want and not origin.gate:
+            factors.add(origin.factor)
+            np.testing.assert_allclose(values / np.float32(origin.factor), want[origin.of], rtol=1e-5, atol=1e-5)
     assert {1, 6, 36} <= factors
+
+
+def test_a_name_that_a_module_has_already_is_not_taken_from_it() -> None:
+    """Modules called act.gate and act.x6 beside a hard-swish called act."""
+    shapes = dict.fromkeys(("input", "act.gate", "act", "act.x6", "both"), _IMAGE)
+    nodes = [
+        Node("relu", ("input",), "act.gate"),
+        Node("hardswish", ("input",), "act"),
+        Node("mean", ("act",), "pool"),
+        Node("max_pool2d", ("act.gate",), "act.x6", {"kernel": (1, 1), "stride": (1, 1), "padding": ((0, 0), (0, 0))}),
+        Node("mul", ("act.x6", "pool"), "both", _PLAIN),
+    ]
+    graph = _graph(nodes, {**shapes, "pool": (1, 1, 1, 3)})
+    form = integer_form(graph)
+    x = np.random.default_rng(4).normal(scale=3, size=_IMAGE).astype(np.float32)
+    want, got = run(graph, x, keep_all=True), run(form, x, keep_all=True)
+    for name in ("act.gate", "act.x6", "both"):
+        assert form[name].origin is None
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-5)
+    assert form.origins == {
+        "act.gate_1": Origin("act", gate=True),
+        "act.x6_1": Origin("act", 6),
+        "pool.x6": Origin("pool", 6),
+        "both.x6": Origin("both", 6),
+    }

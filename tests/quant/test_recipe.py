@@ -30,10 +30,12 @@ def test_a_later_rule_wins_and_leaves_what_it_does_not_name() -> None:
 
 def test_a_pattern_is_a_module_path_whatever_the_tensor_holds() -> None:
     recipe = Recipe(rules=(Rule("features.0.2", precision="float"),))
-    for name in ("features.0.2", "features.0.2.x6", "features.0.2.x36.eq"):
-        assert recipe.settings(name).precision == "float"
+    for names in (("features.0.2",), ("features.0.2.x6", "features.0.2")):
+        assert recipe.settings(*names).precision == "float"
+        assert recipe.unmatched(names) == []
+    # A module that is called so, and no multiple.
+    assert recipe.settings("features.0.2.x6").precision == "int8"
     assert recipe.settings("features.0.20").precision == "int8"
-    assert recipe.unmatched(["features.0.2.x6"]) == []
 
 
 def test_patterns_that_match_nothing_are_named() -> None:

@@ -14,8 +14,7 @@ from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.graph.channel_factors import factors_metadata
-from edgemobile.graph.tensor_names import split_name
+from edgemobile.graph.origin import path_of
 from edgemobile.images.samples import from_noise
 from edgemobile.lower import export_program, lower
 from edgemobile.models.arch import get_arch, scaled
@@ -69,16 +68,12 @@ class Net:
 
     graph: Graph
     int8: Graph
-    factors: dict[str, np.ndarray]
     folder: Path
 
     def write(self, name: str, graph: Graph) -> Path:
-        """A file of `graph`; int8 ones say what their channels were multiplied by."""
+        """A file of `graph`."""
         path = self.folder / name
-        quantized = any(tensor.qparams is not None for tensor in graph.tensors.values())
         metadata = {"edgemobile.preprocess": json.dumps(PREPROCESS.to_json())}
-        if quantized:
-            metadata |= factors_metadata(self.factors)
         path.write_bytes(FORMATS[path.suffix[1:]].load().to_bytes(graph, metadata=metadata))
         return path
 
@@ -99,7 +94,7 @@ def make_net(folder: Path) -> Net:
             module(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     graph = lower(export_program(module, (1, 3, PX, PX)), "narrow")
     quantized = ptq(graph, [images])
-    made = Net(graph, quantized.graph, dict(quantized.channel_factors), folder)
+    made = Net(graph, quantized.graph, folder)
     for name in ("onnx", "tflite"):
         made.write(f"float32.{name}", graph)
         made.write(f"int8.{name}", quantized.graph)
@@ -114,7 +109,7 @@ def compared(net: Net, *others: Path, ref: str = "float32.onnx", **options: obje
 
 
 def node_at(graph: Graph, path: str) -> Node:
-    return next(node for node in graph.nodes if split_name(node.output)[0] == path)
+    return next(node for node in graph.nodes if path_of(node.output, graph[node.output].origin) == path)
 
 
 def with_node(graph: Graph, old: Node, new: Node) -> Graph:
@@ -227,14 +222,13 @@ def drifted_int8(net: Net, drift: str) -> Path:
         return net.write(f"{drift} int8.onnx", make(net.int8))
     images = from_noise(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(make(net.graph), [images], QUICK)
-    drifted = replace(net, int8=quantized.graph, factors=dict(quantized.channel_factors))
-    return drifted.write(f"{drift} int8.tflite", quantized.graph)
+    return net.write(f"{drift} int8.tflite", quantized.graph)
 
 
 def assert_named(file: FileParity, layer: str, kind: str) -> None:
     assert not file.passed
     assert file.first_diverging is not None, "the gate saw no layer diverge"
-    assert split_name(file.first_diverging.name)[0] == layer
+    assert file.first_diverging.name == layer
     assert file.cause is not None, file.missed
     assert file.cause.kind == kind, file.cause
     # A bit that changes next to nothing of the output is found in the weights.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.util.writing import write_whole
+from edgemobile.util.writing import replace_synced, write_whole
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -31,6 +31,19 @@ def test_a_new_file_is_as_open_as_the_user_s_others(tmp_path: Path) -> None:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "a").read_bytes() == b"\xc3\xbc"
+
+
+def test_content_is_on_the_disk_before_its_name_and_then_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    replace, sync = os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), sync(handle)))
+    (tmp_path / "partial").write_text("new")
+    replace_synced(tmp_path / "partial", tmp_path / "file")
+    assert calls == ["fsync", "replace", "fsync"]
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "new")]
 
 
 def test_a_link_and_a_pipe_stay_what_they_are(tmp_path: Path) -> None:
