@@ -139,7 +139,8 @@ def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
         )
     if run.settings.sustained_s is None and len(case.rounds_per_process) < limits.processes:
         reasons.append(
-            f"of {len(case.rounds_per_process)} processes; at least {limits.processes} are needed to measure how much they differ"
+            f"of {len(case.rounds_per_process)} processes; at least {limits.processes} are needed to measure how much "
+            "they differ"
         )
     # Several threads wait for each other as well.
     share = case.cpu_share if case.threads == 1 else None
