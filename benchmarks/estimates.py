@@ -33,7 +33,7 @@ from edgemobile.latency.estimates import COSTS, Board, Costs, on_boards
 from edgemobile.util.strict_json import decode, encode, parse, to_json_text
 
 # Average ms of one inference on one thread, as ncnn's benchmark/README.md has them (commit a4d2ea1): benchncnn with
-# num_threads 1, batch 1, 224 x 224 (SqueezeNet 227 x 227), weights of zero. Which ncnn measured them is not said.
+# num_threads 1, batch 1, 224 x 224 (SqueezeNet 227 x 227), weights of zero. The version of ncnn is not stated.
 BOARDS = (
     Board("Raspberry Pi Zero 2 W", "cortex-a53", 1000),
     Board("Raspberry Pi 3B+", "cortex-a53", 1400),
@@ -57,10 +57,10 @@ FITTED = {
     "resnet18_int8": (479.40, 312.68, 158.50, 36.42),
 }
 PUBLISHED = CHECKED | FITTED
-# Bytes per ns that the memory bus of the boards with a core can bring at most: 32 bits of LPDDR2 at 900 MHz, at twice
+# Maximum bytes per ns of the memory bus on the boards with a core: 32 bits of LPDDR2 at 900 MHz, at twice
 # its clock, of LPDDR4-3200 and of LPDDR4X-4267.
 BUS = {"cortex-a53": 7.2, "cortex-a72": 12.8, "cortex-a76": 17.1}
-# Two figures this near each other have no right order.
+# Two values this close to each other have no correct order.
 NEAR = 0.10
 
 _WORKER = """
@@ -86,7 +86,7 @@ mark(0x7e57, 0); infer(); mark(0x7e57, 1)
 
 @dataclass(frozen=True)
 class Point:
-    """A published figure and the estimate of it."""
+    """A published time and its estimate."""
 
     net: str
     board: Board
@@ -99,7 +99,7 @@ class Point:
 
     @property
     def error(self) -> float:
-        """A share of the measured time; below 0 where the estimate is too fast."""
+        """Relative to the measured time; below 0 if the estimate is too fast."""
         return self.estimated_ms / self.measured_ms - 1
 
 
@@ -119,7 +119,7 @@ def estimate(cpu: str, param: Path, site: Path) -> Estimate:
 
 
 def estimates(models: Path, wheel: Path, keep: Path) -> dict[str, Estimate]:
-    """ "mobilenet cortex-a72" -> its estimate. What is in `keep` is not run again."""
+    """ "mobilenet cortex-a72" -> its estimate. Results in `keep` are not computed again."""
     known = {} if not keep.exists() else parse(keep.read_bytes(), str(keep), 2**24)
     found = {name: decode(Estimate, value, name) for name, value in known.items()}
     with tempfile.TemporaryDirectory() as site:
@@ -142,8 +142,8 @@ def points(found: dict[str, Estimate], nets: dict[str, tuple[float, ...]]) -> li
 
 
 def fit(found: Sequence[Point]) -> Costs:
-    """Costs of a core that make the squares of the relative errors least: a factor of 1 or more, memory no faster than
-    its bus, the cycles of a line 0 or more. The latencies stay as they are: only a hundredth of the lines have them.
+    """Costs of a core with the least squared relative errors: a factor of 1 or more, memory no faster than its bus, the
+    cycles of a line 0 or more. The latencies are not fitted: they apply to only a hundredth of the lines.
     """
     cpu = found[0].board.core
     costs = COSTS[cpu]
@@ -161,7 +161,7 @@ def fit(found: Sequence[Point]) -> Costs:
 
 
 def _nonnegative(rows: np.ndarray, wanted: np.ndarray) -> list[float]:
-    """The least squares solution with no value below 0: of all subsets of columns the best that allows it."""
+    """The least squares solution with no value below 0: the best of all subsets of columns that allows it."""
     best = (np.inf, [0.0] * rows.shape[1])
     for count in range(1, rows.shape[1] + 1):
         for columns in map(list, combinations(range(rows.shape[1]), count)):
@@ -179,7 +179,7 @@ def _nonnegative(rows: np.ndarray, wanted: np.ndarray) -> list[float]:
 
 
 def ranked(found: Sequence[Point]) -> tuple[int, int]:
-    """(pairs in the right order, pairs) of one board, of those whose published times are not near each other."""
+    """(pairs in the right order, pairs) of one board, for pairs whose published times are not close to each other."""
     pairs = [
         (a, b)
         for a, b in combinations(found, 2)
@@ -212,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="ncnn's benchmark/models")
     parser.add_argument("--wheel", type=Path, required=True, help="ncnn's wheel for aarch64 and the emulated Python")
-    parser.add_argument("--keep", type=Path, default=Path("estimates.json"), help="where the estimates are kept")
+    parser.add_argument("--keep", type=Path, default=Path("estimates.json"), help="file for the estimates")
     parser.add_argument("--fit", action="store_true", help="fit COSTS again and print them")
     given = parser.parse_args()
     found = estimates(given.models, given.wheel, given.keep)

@@ -1,4 +1,4 @@
-"""What int8 costs in accuracy: our recipes and, with --peers, the libraries' own quantizers, on the same images.
+"""The accuracy loss of int8: our recipes and, with --peers, the libraries' own quantizers, on the same images.
 
     python benchmarks/int8_accuracy.py --data cifar10.zip [--limit N] [--peers] [--torture] [--data-free]
     python benchmarks/int8_accuracy.py --data imagenet.zip --model efficientnet-lite0 --weights FILE.pth
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--recipes", help=f"comma-separated, of: {', '.join(_RECIPES)} [default: all]")
     parser.add_argument("--peers", action="store_true", help="also TFLiteConverter and onnxruntime's quantizer")
     parser.add_argument("--aeq-python", help="also ai-edge-quantizer, by a Python that has it")
-    parser.add_argument("--data-free", action="store_true", help="also ours on synthesised images")
-    parser.add_argument("--torture", action="store_true", help="rescale channels first, and compare what survives it")
+    parser.add_argument("--data-free", action="store_true", help="also ours on synthesized images")
+    parser.add_argument("--torture", action="store_true", help="rescale channels first, and compare the results")
     options = parser.parse_args()
 
     model = load_model(options.model, options.weights)
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def _answers(data: bytes, images: np.ndarray) -> np.ndarray | None:
-    """Logits f32[N,classes] of a file, from a process of its own; None where the runtime takes that process along."""
+    """Logits f32[N,classes] of a file, from a separate process; None if the runtime crashes that process."""
     receiver, sender = Pipe(duplex=False)
     process = get_context("fork").Process(target=lambda: sender.send(open_session(data, threads=1).run(images)))
     process.start()
@@ -118,7 +118,7 @@ def _answers(data: bytes, images: np.ndarray) -> np.ndarray | None:
         process.join()
         if process.exitcode is not None and process.exitcode < 0:
             return None
-        raise SystemExit("the runtime does not take the file; its error is above") from None
+        raise SystemExit("the runtime refuses the file; its error is above") from None
     finally:
         process.join()
 
@@ -138,12 +138,12 @@ def _batches(images: np.ndarray) -> Iterator[np.ndarray]:
 def _makers(
     options: argparse.Namespace, model: Model, graph: Graph, calibration: np.ndarray
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """(what it is called, what makes the file) a row of the table."""
+    """(name, function that makes the file) for each row of the table."""
     chosen = _TORTURED if options.torture else _RECIPES
     for name in options.recipes.split(",") if options.recipes else chosen:
         yield name, lambda name=name: _ours(graph, calibration, _RECIPES[name])
     if options.data_free:
-        yield "few-images, synthesised", lambda: _ours(graph, _synthesised(model), _RECIPES["few-images"])
+        yield "few-images, synthesized", lambda: _ours(graph, _synthesized(model), _RECIPES["few-images"])
     if options.aeq_python:
         yield "ai-edge-quantizer", lambda: ai_edge_quantizer(options.aeq_python, graph, calibration)
     if options.peers:
@@ -155,8 +155,8 @@ def _ours(graph: Graph, calibration: np.ndarray, recipe: Recipe) -> bytes:
     return tflite.to_bytes(ptq(graph, _batches(calibration), recipe).graph, metadata={})
 
 
-def _synthesised(model: Model) -> np.ndarray:
-    """As many images as `edgemobile export` makes without --calib."""
+def _synthesized(model: Model) -> np.ndarray:
+    """The same number of images as `edgemobile export` synthesizes without --calib."""
     return synthesize(model.net, model.preprocess, images=enough_images(model.preprocess.input_px))
 
 

@@ -2,10 +2,11 @@
 
     python benchmarks/int8_latency.py --keep files --aeq-python venv/bin/python
 
-Every file is timed in turn, one call each a round (devices.latency), so that a slow moment hits all alike: the ratios
-hold where the milliseconds do not. All int8 files are calibrated on the same images, made from the model itself.
+Files are timed in turns, one call each per round (devices.latency), so that a slow phase affects all equally: the
+ratios are valid even if the milliseconds are not. All int8 files are calibrated on the same images, synthesized from
+the model.
 
-    partitions  into how many XNNPACK cuts a .tflite
+    partitions  number of partitions that XNNPACK makes of a .tflite
     islands     float detours in onnxruntime between integer ops
     kernels     dB between onnxruntime's integer kernels and its own float emulation of the same file: below 40 they are
                 wrong on this CPU (int8 weights without VNNI: vpmaddubsw saturates to int16)
@@ -49,12 +50,12 @@ PX, CALIBRATION, CHECKED = 224, 4, 4
 BASELINE = "tflite float"
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp", "i8mm")
 
-# With neighbours on the machine the wall clock counts their turns too.
+# On a shared machine, the wall clock also counts other processes.
 CLOCKS = {"wall": time.perf_counter_ns, "cpu": time.process_time_ns}
 
 
 class Source:
-    """The model and what is made of it, each once and only when a row needs it."""
+    """The model and its derived data, each computed once and only when a row needs it."""
 
     def __init__(self, folder: Path, aeq_python: str | None) -> None:
         self.folder, self.aeq_python = folder, aeq_python
@@ -94,7 +95,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """One file: how it is made, and whether its integers are `Source.int8`'s, so that its drift has a meaning."""
+    """One file: how it is made, and whether its integers are `Source.int8`'s, so that its drift is meaningful."""
 
     name: str
     suffix: str
@@ -150,12 +151,12 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=100, help="timed calls of each file in one table")
-    parser.add_argument("--repeat", type=int, default=2, help="tables; the machine is quiet where they agree")
+    parser.add_argument("--repeat", type=int, default=2, help="number of tables; the machine is idle if they agree")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: the process's own time, on a busy machine"
     )
-    parser.add_argument("--keep", metavar="FOLDER", help="leave the files here, and take those that are there already")
+    parser.add_argument("--keep", metavar="FOLDER", help="folder for the files; existing files are reused")
     parser.add_argument("--aeq-python", metavar="PYTHON", help="a Python with ai-edge-quantizer")
     return parser.parse_args()
 

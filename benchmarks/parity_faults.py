@@ -1,10 +1,11 @@
-"""Which faults `edgemobile parity` notices in an int8 file, and which it names: each is planted in a healthy file.
+"""Which faults `edgemobile parity` detects in an int8 file, and which it identifies: each is injected into a correct
+file.
 
     python benchmarks/parity_faults.py [--model v2 v3-small] [--fault NAME ...] [--skip-tensorflow]
 
 Four settings: an int8 TFLite file against edgemobile's int8 ONNX of the same graph, the same with the fault in the
 ONNX file, the TFLite file against PyTorch, and TFLiteConverter's int8 file, which has no checksums, against PyTorch.
-The first row is the healthy file.
+The first row is the correct file.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = ["FAULTS", "OnnxFile", "TFLiteFile", "planted"]
 
 @dataclass(frozen=True)
 class Layer:
-    """The tensors of a convolution or linear layer, by the file's own names; `bias` is "" where there is none."""
+    """The tensors of a convolution or linear layer, by the file's own names; `bias` is "" if there is none."""
 
     x: str
     weight: str
@@ -79,7 +80,7 @@ class TFLiteFile:
         self.output = self._name(self._graph.outputs[0])
 
     def _alike(self, name: str) -> set[str]:
-        """The tensors that must have the scale of this one: behind a PAD, or in front of it."""
+        """The tensors that must have the scale of this one: after a PAD, or before it."""
         pads = [operator for operator in self._graph.operators if self._kind(operator) in ("PAD", "PADV2")]
         pairs = [{self._name(pad.inputs[0]), self._name(pad.outputs[0])} for pad in pads]
         return {name}.union(*(pair for pair in pairs if name in pair))
@@ -205,7 +206,7 @@ _IMAGES = 8  # noise at the end is not what is measured
 
 
 def _middle(file: ModelFile) -> Layer:
-    """A convolution of many products a sum, in the middle of the net; not of a squeeze-and-excite."""
+    """A convolution with many products per sum, in the middle of the net; not in a squeeze-and-excite."""
     images = [
         layer
         for layer in file.layers
@@ -249,7 +250,7 @@ def _erase(file: ModelFile, name: str, rows: slice) -> None:
 
 
 def _weights_anew(file: ModelFile, change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> None:
-    """Every weight as PyTorch has it, changed, and rounded to int8 again with the peak of each channel at 127."""
+    """Every weight of PyTorch, changed, and rounded to int8 again with the maximum of each channel at 127."""
     rng = np.random.default_rng(0)
     for layer in file.layers:
         factor = file.factor(layer.weight)
@@ -273,7 +274,7 @@ def _noisy(real: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _eps(real: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Variances from 1e-3 to 1, folded with an eps of 1e-3 in place of 1e-5."""
+    """Variances from 1e-3 to 1, folded with an eps of 1e-3 instead of 1e-5."""
     variance = 10.0 ** rng.uniform(-3, 0, len(real))
     gain = np.sqrt((variance + 1e-5) / (variance + 1e-3))
     return real * gain.reshape(-1, *[1] * (real.ndim - 1))
@@ -281,7 +282,7 @@ def _eps(real: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Fault:
-    """`plant` changes a file in place; `kinds` are the causes that name it right."""
+    """`plant` changes a file in place; `kinds` are the causes that identify it correctly."""
 
     plant: Callable[[ModelFile], None]
     kinds: tuple[str, ...]
@@ -347,7 +348,7 @@ def _settings(model: str, folder: Path, *, tensorflow: bool) -> Iterator[Setting
 
 
 def _without_checksums(path: Path, made: Path) -> Path:
-    """Writes the file as the library alone would have: what edgemobile records of its numbers is left out."""
+    """Writes the file as the library alone would: without the checksums that edgemobile records."""
     model = unpack(path.read_bytes())
     model.metadata = [entry for entry in model.metadata if text(entry.name) != CHECKSUMS]
     made.write_bytes(pack(model))
@@ -358,7 +359,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=["v2", "v3-small"])
     parser.add_argument("--fault", nargs="+", choices=[*FAULTS], default=[*FAULTS], metavar="NAME")
-    parser.add_argument("--skip-tensorflow", action="store_true", help="leave out TFLiteConverter's files")
+    parser.add_argument("--skip-tensorflow", action="store_true", help="omit TFLiteConverter's files")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         for model in options.model:
@@ -388,7 +389,7 @@ def _noticed(file: FileParity) -> str:
 
 
 def _named(fault: str, default: FileParity, layered: FileParity) -> str:
-    """Whether a cause is the right one, and which was told, by default first."""
+    """Whether a cause is correct, and which was reported, by default first."""
     told = [file.cause.kind for file in (default, layered) if file.cause is not None and not file.passed]
     if not told:
         return ""

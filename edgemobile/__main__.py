@@ -1,4 +1,4 @@
-"""`python -m edgemobile`: the command line where its script is not on the PATH."""
+"""`python -m edgemobile`: the command line if its script is not on the PATH."""
 
 from edgemobile.cli import main
 

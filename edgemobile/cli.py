@@ -1,9 +1,9 @@
-"""The command line: the group, and what an error or an interruption becomes.
+"""The command line: the group of commands, and how errors and interruptions end it.
 
-Add a command here: a file in commands/ and a row of _COMMANDS.
+To add a command: a file in commands/ and a row in _COMMANDS.
 
 Exit codes: 0 done, 1 a file missed its tolerance, 2 bad input, 3 a dependency is missing, 4 the device does not
-answer, 5 the measurement cannot be trusted, 70 a bug of edgemobile, 130 interrupted, 141 nobody reads the output, 143
+answer, 5 the measurement cannot be trusted, 70 a bug in edgemobile, 130 interrupted, 141 output pipe closed, 143
 terminated.
 """
 
@@ -55,7 +55,7 @@ _BUG = 70
 
 def main() -> None:
     """Entry point: every error a user can fix is one line, never a traceback."""
-    # OpenMP threads that spin while they wait are ten times slower on shared cores. Read when torch is loaded.
+    # OpenMP threads that spin while they wait are ten times slower on shared cores. torch reads this when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _cleaning_up_when_terminated():
@@ -71,13 +71,13 @@ def main() -> None:
         print_error(f"{error}{_kept(error.details)}")
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
-        # click raises Abort from the interruption. What it carries are files that were written before it.
+        # click raises Abort from the interruption, which carries the files written before it.
         written = ", ".join(map(str, (error.__cause__ or error).args))
-        click.echo(f"interrupted; {f'written before: {written}' if written else 'no file is half written'}", err=True)
+        click.echo(f"interrupted; {f'written before: {written}' if written else 'no partial file is left'}", err=True)
         code = 143 if _was_terminated(error) else 130
     except (BrokenPipeError, SystemExit):
-        # The reader of our output went away (`| head`); click makes a SystemExit of it. What the work came to may not
-        # have been seen, so it is neither 0 nor 1 but 128 and SIGPIPE. What is left is closed without a word.
+        # The reader of the output closed the pipe (`| head`); click turns that into a SystemExit. The result may not
+        # have been seen, so the code is neither 0 nor 1 but 128 + SIGPIPE. The rest is closed silently.
         sys.stderr.close()
         code = 141
     except Exception as error:
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def _usage(error: click.ClickException) -> str:
-    """What click has to say, in the form of our own errors."""
+    """An error of click, in the form of edgemobile's errors."""
     words = error.format_message().removesuffix(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
@@ -95,20 +95,20 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _unexpected(error: Exception) -> int:
-    """The exit code of what nobody foresaw: not 1, which says that a file fell short."""
-    # What is printed has no file name: the disk behind `>` is full.
+    """The exit code of an unexpected error: not 1, which means that a file missed a bound."""
+    # An output error has no file name: the disk behind `>` is full.
     if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
         print_error(f"cannot write the output: {error.strerror}")
-        # What is left of it must not fail once more when the interpreter ends.
+        # The rest of the output must not fail again when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EdgemobileError.exit_code
     traceback.print_exception(error)
-    print_error("this is a bug of edgemobile: please report it with the lines above")
+    print_error("this is a bug in edgemobile: please report it with the lines above")
     return _BUG
 
 
 def _kept(details: str) -> str:
-    """Where the rest of an error is, for those who want to read it: pages of a library's own words."""
+    """Names the file with the rest of an error: a long message of another library."""
     if not details:
         return ""
     try:
@@ -118,11 +118,11 @@ def _kept(details: str) -> str:
             file.write(details)
     except OSError:
         return ""
-    return f". The whole message: {file.name}"
+    return f". The full message: {file.name}"
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, taken like Ctrl-C: what is half written is removed, and what was started is ended."""
+    """Handle SIGTERM like Ctrl-C: remove partial files and stop started processes."""
 
 
 @contextmanager
@@ -159,7 +159,7 @@ class _InOrder(click.Group):
 @config_option
 @click.pass_context
 def cli(context: click.Context, config: Path | None) -> None:
-    """MobileNets from PyTorch to ONNX and TFLite: small, fast, int8, and proven equal.
+    """Export MobileNets from PyTorch to small, fast ONNX and TFLite files, float and int8, and verify them.
 
     Every option has an environment variable, EDGEMOBILE_COMMAND_OPTION (EDGEMOBILE_BENCH_THREADS=1,4), and a place in
     edgemobile.toml, [defaults.COMMAND]. The command line comes first, then the environment, then the file.
@@ -171,19 +171,19 @@ def cli(context: click.Context, config: Path | None) -> None:
 # In the order a newcomer meets them; the words are what `edgemobile --help` shows.
 _COMMANDS = (
     (export, "PyTorch to ONNX and TFLite, every file run and compared"),
-    (quantize, "int8 alone, with every knob, and what each tensor costs"),
+    (quantize, "int8 only, with every parameter, and the cost of each tensor"),
     (models, "the reference models, and one of them layer by layer"),
     (sample_data, "labelled images to try the other commands on"),
     (predict, "labels and probabilities of images"),
     (snippet, "code that runs a file: Python, C++, Kotlin, a C array"),
     (evaluate, "accuracy on images, against a baseline"),
-    (parity, "does a file still say what the model says, layer by layer"),
-    (inspect, "what any file is, and how two differ"),
-    (bench, "latency here or on a board, or instructions without one"),
-    (compare, "two saved runs: ratio and interval"),
+    (parity, "compare a file with its model, layer by layer"),
+    (inspect, "what a file contains, and how two differ"),
+    (bench, "latency here or on a board, or instructions on an emulated core"),
+    (compare, "compare two saved runs: ratio and interval"),
     (report, "runs as one page, tables, model cards"),
-    (verify, "are the files of an export still those that were written"),
-    (ci, "the gate that edgemobile.toml describes"),
+    (verify, "check that the files of an export are unchanged"),
+    (ci, "check every model of edgemobile.toml"),
     (devices, "the boards to measure on"),
     (doctor, "what is missing, with the command that fixes it"),
     (completion, "shell completion"),

@@ -19,18 +19,18 @@ __all__ = [
 ]
 
 
-# Extras that would break the others of their environment.
+# Extras that would break other packages in the same environment.
 _APART = {
-    "tflite-runtime": "It wants Python 3.9 to 3.11 and numpy < 2, so a virtual environment of its own: "
+    "tflite-runtime": "It needs Python 3.9 to 3.11 and numpy < 2, so install it in a separate virtual environment: "
     "python3.11 -m venv tflite && tflite/bin/pip install 'edgemobile[tflite-runtime]', then tflite/bin/edgemobile. "
-    "Or a device: edgemobile devices setup DEVICE --runtime tflite_runtime, and --on DEVICE",
+    "Or use a device: edgemobile devices setup DEVICE --runtime tflite_runtime, and --on DEVICE",
 }
 
 
 class EdgemobileError(Exception):
     """Bad input or a bad environment: the command line prints it as one line and exits with `exit_code`.
 
-    `details` is what another library said beyond its first line; the command line puts it into a file.
+    `details` is another library's message beyond its first line; the command line writes it to a file.
     """
 
     exit_code = 2
@@ -38,7 +38,7 @@ class EdgemobileError(Exception):
 
 
 class Unsupported(EdgemobileError):
-    """A model, op or option that has no road through edgemobile."""
+    """A model, op or option that edgemobile does not support."""
 
 
 class MissingExtra(EdgemobileError):
@@ -52,7 +52,7 @@ class BrokenImage(EdgemobileError):
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, or say which extra brings it.
+    """Import `module`, or name the extra that installs it.
 
     Raises MissingExtra with the exact pip command.
     """
@@ -65,22 +65,24 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def missing(package: str, extra: str) -> MissingExtra:
-    """What to do about a package that is not there; of one that cannot live beside the others, where to put it."""
+    """What to do about a missing package; for one that cannot share an environment, where to install it."""
     if extra in _APART:
         return MissingExtra(f"{package} is not installed here. {_APART[extra]}")
-    return MissingExtra(f"{package} is not installed, and this needs it. Run: pip install 'edgemobile[{extra}]'")
+    return MissingExtra(f"{package} is required and not installed. Run: pip install 'edgemobile[{extra}]'")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what another library's exception says; its type where it says nothing."""
+    """The first line of another library's exception, or its type if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def in_a_line(error: BaseException) -> str:
-    """All that another library's exception says, as one line of at most 200 characters; its type for nothing."""
+    """The whole message of another library's exception as one line of at most 200 characters, or its type if it has
+    none.
+    """
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def first_few(names: Sequence[str], count: int = 3) -> str:
-    """The first names, and whether there are more."""
+    """The first names, and how many more there are."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

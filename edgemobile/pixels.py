@@ -1,11 +1,11 @@
-"""A PIL image -> the pixels of a model's input: upright, RGB, resized, cropped. Equal to torchvision, value by value:
+"""A PIL image -> the pixels of a model's input: upright, RGB, resized, cropped. Equal to torchvision value by value:
 
     antialias   Resize of a PIL image: Pillow's own filters on uint8
-    otherwise   torch.nn.functional.interpolate(align_corners=False) on float pixels: what it skips is lost
+    otherwise   torch.nn.functional.interpolate(align_corners=False) on float pixels, which aliases
 
-The two differ by tenths of a standard deviation when they shrink an image: a model wants the one it was trained with.
+The two differ by tenths of a standard deviation when they shrink an image: use the one the model was trained with.
 
-pipeline/beside.py copies this module into the predict.py of an export: numpy and Pillow alone, as Python 3.9 reads it.
+pipeline/beside.py copies this module into the predict.py of an export: only numpy and Pillow, and valid in Python 3.9.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgemobile.errors import BrokenImage
 __all__ = ["crop", "resize", "upright_rgb"]
 
 _MAX_ASPECT = 100
-# Of an image that is resized: memory has an end.
+# Limit for an image that is resized, because memory is limited.
 _MAX_PIXELS = 2**28
 _PILLOW = {
     "nearest": Image.Resampling.NEAREST,
@@ -30,33 +30,36 @@ _PILLOW = {
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image as people see it: in RGB, 8 bits a channel, and turned as its camera says.
+    """A PIL image as people see it: RGB, 8 bits per channel, rotated by its EXIF orientation.
 
-    Of 16 bits the high byte stays, which is what Pillow's decoders leave of 16-bit colour. Raises BrokenImage for
-    pixels whose white is not known, and for a strip: with its shorter side at 256 px, 5000 x 1 pixels are 4 GiB.
+    16-bit values keep their high byte, as Pillow's decoders do for 16-bit colour. Raises BrokenImage for
+    pixels with an unknown white level, and for very long images: 5000 x 1 pixels with a shorter side of 256 px are 4
+    GiB.
     """
     width, height = image.size
     if max(image.size) > _MAX_ASPECT * min(image.size):
-        raise BrokenImage(f"it is {width} x {height} px; at most {_MAX_ASPECT} times as long as wide can be shown")
+        raise BrokenImage(
+            f"it is {width} x {height} px; the longer side may be at most {_MAX_ASPECT} times the shorter"
+        )
     upright = ImageOps.exif_transpose(image)
     return (_high_byte(upright) if upright.mode[0] in "IF" else upright).convert("RGB")
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
-    """Mode L of 16 bits of grey: mode I;16, in any byte order, or I, which some versions of Pillow make of it."""
+    """Convert 16-bit grey to mode L: mode I;16 in any byte order, or I, which some versions of Pillow use for it."""
     pixels = np.asarray(image)
     if image.mode == "F" or pixels.min(initial=0) < 0 or pixels.max(initial=0) > 0xFFFF:
         raise BrokenImage(
             f"its pixels are {pixels.dtype}, from {pixels.min():g} to {pixels.max():g} (Pillow's mode {image.mode}), "
-            "and which of them is white is not known. Supported: 8 and 16 bits a channel; save it so"
+            "and the white level is unknown. Supported: 8 and 16 bits per channel; save it in such a mode"
         )
     return Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def resize(pixels: np.ndarray, px: int, how: str, interpolation: str, antialias: bool) -> np.ndarray:
-    """u8[H,W,3] -> f32[h,w,3] on the scale 0 to 1: h and w are `px` where `how` is "exact", else the shorter one is.
+    """u8[H,W,3] -> f32[h,w,3] in 0 to 1: h and w are `px` if `how` is "exact", else the shorter of them is.
 
-    Raises BrokenImage where the longer side would not fit into memory.
+    Raises BrokenImage if the longer side would not fit into memory.
     """
     height, width = pixels.shape[:2]
     size = (px, px) if how == "exact" else _size(height, width, px)
@@ -72,8 +75,8 @@ def resize(pixels: np.ndarray, px: int, how: str, interpolation: str, antialias:
 
 
 def crop(x: np.ndarray, px: int) -> np.ndarray:
-    """The middle [px,px,3] of [H,W,3]."""
-    # round() is Python's, half to even: torchvision's CenterCrop has the same.
+    """The centre [px,px,3] of [H,W,3]."""
+    # Python's round(), half to even, as in torchvision's CenterCrop.
     top, left = (round((side - px) / 2) for side in x.shape[:2])
     return x[top : top + px, left : left + px]
 
@@ -88,7 +91,7 @@ def _size(height: int, width: int, shorter_px: int) -> tuple[int, int]:
 
 
 def _interpolate(x: np.ndarray, axis: int, size: int, interpolation: str) -> np.ndarray:
-    """Resample one axis of f32[H,W,C] to `size`: an output is a few inputs, clamped to the edge, times weights."""
+    """Resample one axis of f32[H,W,C] to `size`: each output is a weighted sum of a few inputs, clamped to the edge."""
     taps, weights = _TAPS[interpolation](x.shape[axis], size)
     taps = taps.clip(0, x.shape[axis] - 1)
     shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
@@ -123,8 +126,8 @@ def _bicubic_taps(in_size: int, out_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sampling_points(in_size: int, out_size: int) -> np.ndarray:
-    """Where output pixels' centres fall on the input (align_corners=False), f32[out]."""
-    # As PyTorch rounds: the scale to float32, then the point once, by a fused multiply-add.
+    """Positions of the output pixels' centres on the input (align_corners=False), f32[out]."""
+    # Round as PyTorch does: the scale to float32, then the position once, with a fused multiply-add.
     scale = float(np.float32(in_size) / np.float32(out_size))
     return ((np.arange(out_size) + 0.5) * scale - 0.5).astype(np.float32)
 

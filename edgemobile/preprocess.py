@@ -1,6 +1,6 @@
 """Image -> array: one versioned record that travels with a checkpoint, a manifest and a job on a board.
 
-numpy and Pillow only, and equal to torchvision's transforms, value by value; edgemobile.pixels has the arithmetic.
+Needs only numpy and Pillow. Equal to torchvision's transforms value by value; the arithmetic is in edgemobile.pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Resize = Literal["exact", "shorter"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 _VERSION = 1
-# Of the sides of an input: no model wants more, and memory has an end.
+# Limit for the sides of an input: no model needs more, and memory is limited.
 _MAX_PX = 8192
 
 
@@ -30,8 +30,9 @@ _MAX_PX = 8192
 class Preprocess:
     """How an image becomes a model's input.
 
-    `resize` "exact" goes straight to input_px x input_px; "shorter" brings the shorter side to `shorter_px` and cuts
-    input_px x input_px out of the middle. `mean` and `std` are of R, G, B on pixels from 0 to 1.
+    `resize` "exact" resizes directly to input_px x input_px; ""
+    "shorter" resizes the shorter side to `shorter_px` and crops
+    the central input_px x input_px. `mean` and `std` are for R, G, B with pixels from 0 to 1.
     """
 
     input_px: int
@@ -59,12 +60,13 @@ class Preprocess:
             raise EdgemobileError('preprocess: shorter_px is only for resize "shorter"; leave it out with "exact"')
         object.__setattr__(self, "mean", _channels("mean", self.mean))
         object.__setattr__(self, "std", _channels("std", self.std))
-        # Smaller ones are 0 in float32, which is what images are divided in.
+        # Smaller ones are 0 in float32, the dtype of the division.
         if min(np.array(self.std, np.float32)) <= 0:
             raise EdgemobileError(f"preprocess: std must be above 0, found {list(self.std)}")
 
     def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        """f32[input_px, input_px, 3], normalised, of a PIL image, made `upright_rgb`, or u8[H,W,3] in RGB order.
+        """f32[input_px, input_px, 3], normalized, of a PIL image (passed through `upright_rgb`) or u8[H,W,3] in RGB
+        order.
 
         Raises EdgemobileError for an array of another shape or dtype, BrokenImage as `upright_rgb` does.
         """
@@ -77,7 +79,7 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, text: str | dict[str, Any]) -> Preprocess:
-        """Read back what `to_json` wrote; raises EdgemobileError for an unknown version, field or value."""
+        """Read the JSON that `to_json` wrote; raises EdgemobileError for an unknown version, field or value."""
         data = versioned(text, _VERSION, "preprocess record")
         try:
             return cls(**data)
@@ -87,7 +89,7 @@ class Preprocess:
 
 
 def at_resolution(preprocess: Preprocess, input_px: int) -> Preprocess:
-    """`preprocess` for another input resolution; a crop keeps its share of the image (224 of 256 is 0.875)."""
+    """`preprocess` for another input resolution; a crop keeps its fraction of the image (224 of 256 is 0.875)."""
     shorter_px = preprocess.shorter_px and max(input_px, round(preprocess.shorter_px * input_px / preprocess.input_px))
     return replace(preprocess, input_px=input_px, shorter_px=shorter_px)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How the images in edgemobile/bundled were made: what int8 of the package's nets is calibrated and compared on.
+"""Makes the images in edgemobile/bundled, on which int8 files of the bundled models are calibrated and compared.
 
     python examples/bundled_images.py --out edgemobile/bundled/check_images.zip
     python examples/bundled_images.py --out edgemobile/bundled/calibration_images.zip --seed 1
@@ -33,11 +33,11 @@ from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.strict_json import to_json_text
 
 _SOURCE_PX = 32
-# Five bits a channel: half the bytes in a PNG, and no answer changes.
+# Five bits per channel: half the bytes in a PNG, and no answer changes.
 _LEVEL = 8
 # More than calibration needs, or images lie between classes.
 _CLASS_WEIGHT = 2.0
-# Of the least sure net; they learned from teachers, whose answers are soft.
+# Probability of the least certain net; they learned from teachers, whose answers are soft.
 _SURE = 0.7
 # The same minute for every image: the same bytes from every run.
 _DATE = (2026, 1, 1, 0, 0, 0)
@@ -64,8 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the zip to write")
     parser.add_argument("--made", type=int, default=96, help="images to make")
-    parser.add_argument("--kept", type=int, default=96, help="the most to keep")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise that the images begin as")
+    parser.add_argument("--kept", type=int, default=96, help="maximum number to keep")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise that the images start from")
     parser.add_argument("--steps", type=int, default=36, help="steps of the optimiser")
     options = parser.parse_args()
     checkpoints = {name: load_weights("bundled", get_arch(name)) for name in bundled()}

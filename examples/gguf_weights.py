@@ -3,8 +3,8 @@
     pip install gguf
     python examples/gguf_weights.py mobilenetv3_3class_v3_fp16.gguf v3-small-imagenet.safetensors
 
-Float16, and what is quantized, becomes float32. A net keeps its keys in such a file, unlike a language model, so
-nothing is renamed.
+Float16 and quantized tensors become float32. Unlike a language model, a net keeps its keys in such a file, so nothing
+is renamed.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from edgemobile.preprocess import CIFAR10, at_resolution
 MEAN, STD = CIFAR10.mean, CIFAR10.std
 HEAT = 2.0
 NOISY_FIRST = 8
-"""This many activations get twice the noise: what the first lose in int8, all behind them lack."""
+"""This many activations get twice the noise: an int8 error in the first ones affects all later ones."""
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def main() -> None:
             line += f"  top-1 {top1:.2%}"
         print(line, flush=True)
     if first == args.epochs:
-        # No epochs, to write what --init gives; or interrupted after the last, before its weights were written.
+        # No epochs, to write the weights of --init; or interrupted after the last, before its weights were written.
         write(args, arch, average, labels, evaluate(average, test, args.res), first)
     progress.unlink(missing_ok=True)
 
@@ -113,7 +113,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a reference MobileNet on CIFAR-10.")
     parser.add_argument("arch")
     parser.add_argument("--data", type=Path, required=True, help="ImageFolder, directory or zip, with train/ and test/")
-    parser.add_argument("--out", type=Path, required=True, help="FILE.safetensors; FILE.json is written beside it")
+    parser.add_argument("--out", type=Path, required=True, help="FILE.safetensors; FILE.json is written next to it")
     parser.add_argument(
         "--init",
         type=Path,
@@ -124,18 +124,20 @@ def parse() -> argparse.Namespace:
         "--teacher",
         type=Path,
         nargs="+",
-        help="FILE.safetensors of better nets, trained by this script, heard together",
+        help="FILE.safetensors of better nets, trained by this script; their answers are averaged",
     )
-    parser.add_argument("--teacher-share", type=float, default=0.7, help="weight of the teachers' word in the loss")
+    parser.add_argument("--teacher-share", type=float, default=0.7, help="weight of the teachers' answers in the loss")
     parser.add_argument("--views", type=int, default=20, help="different epochs of augmented images with a teacher")
-    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    parser.add_argument("--resume", action="store_true", help="resume an interrupted run")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--res", type=int, default=CIFAR10.input_px)
     parser.add_argument("--start-res", type=int, default=64, help="resolution of the first --start-epochs")
-    parser.add_argument("--start-epochs", type=int, default=0, help="this many at --start-res, where an epoch is cheap")
+    parser.add_argument(
+        "--start-epochs", type=int, default=0, help="number of epochs at --start-res, where an epoch is fast"
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument(
-        "--optimizer", choices=["sgd", "adamw"], default="sgd", help="adamw for a net that --init gives"
+        "--optimizer", choices=["sgd", "adamw"], default="sgd", help="optimizer; adamw for a net from --init"
     )
     parser.add_argument("--lr", type=float, default=0.1, help="peak of the one-cycle schedule; 0.001 for adamw")
     parser.add_argument("--warmup", type=float, default=0.2, help="share of the steps before the peak")
@@ -154,7 +156,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--keep-stages",
         action="store_true",
-        help="what each evaluation writes also as FILE-EPOCH, for a mean of stages",
+        help="also write each evaluated net as FILE-EPOCH, for a mean of stages",
     )
     return parser.parse_args()
 
@@ -192,7 +194,7 @@ def pixels_of(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     """(images u8[N,H,W,3], classes i64[N])."""
     if dataset.labels is None:
         raise EdgemobileError(
-            f"{dataset.split}/ of {dataset.path} has no class folders. It needs one a class: train/cat"
+            f"{dataset.split}/ of {dataset.path} has no class folders. It needs one per class: train/cat"
         )
     images = [dataset.load(index) for index in range(len(dataset))]
     for name, image in zip(dataset.names, images, strict=True):
@@ -206,7 +208,7 @@ def pixels_of(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_input(pixels: torch.Tensor, res: int) -> torch.Tensor:
-    """u8[N,H,W,3] -> normalised f32[N,3,res,res], bilinear without antialias, channels last."""
+    """u8[N,H,W,3] -> normalized f32[N,3,res,res], bilinear without antialias, channels last."""
     x = pixels.permute(0, 3, 1, 2).float().div(255)
     if x.shape[-1] != res:
         x = F.interpolate(x, size=(res, res), mode="bilinear", align_corners=False)
@@ -216,7 +218,7 @@ def to_input(pixels: torch.Tensor, res: int) -> torch.Tensor:
 
 @functools.cache
 def statistics(device: torch.device) -> list[torch.Tensor]:
-    """Mean and standard deviation of each colour, f32[1,3,1,1]; sent to the device once, for a copy waits for it."""
+    """Mean and standard deviation of each colour, f32[1,3,1,1]; sent to the device once, as a copy waits for it."""
     return [torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD)]
 
 
@@ -240,13 +242,13 @@ def augment(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def mirrored(pixels: torch.Tensor) -> torch.Tensor:
-    """Half of [N,H,W,3] flipped: what a view shows stays what it was, and a net that sees it again sees another."""
+    """Half of [N,H,W,3] flipped: the class does not change, and a net that sees the image again gets another view."""
     flip = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < 0.5
     return torch.where(flip, pixels.flip(2), pixels)
 
 
 def reflect(places: torch.Tensor, size: int) -> torch.Tensor:
-    """Places beyond 0 … size - 1, mirrored at the edge."""
+    """Positions beyond 0 … size - 1, mirrored at the edge."""
     return (size - 1) - ((size - 1) - places.abs()).abs()
 
 
@@ -275,7 +277,7 @@ def weight_groups(net: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 def make_optimizer(net: torch.nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
-    """SGD from scratch. AdamW for weights that come from elsewhere: their scales differ too much for one rate."""
+    """SGD from scratch. AdamW for existing weights: their scales differ too much for one rate."""
     groups = weight_groups(net, args.weight_decay)
     if args.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=args.lr, fused=True)
@@ -332,13 +334,13 @@ class Depthwise(torch.autograd.Function):
 
 
 class Noise:
-    """Uniform noise `steps` int8 steps wide on an activation in training; a step is 1/255 of its range of late."""
+    """Uniform noise `steps` int8 steps wide on an activation in training; a step is 1/255 of its recent range."""
 
     ACTIVATIONS = (torch.nn.ReLU, torch.nn.ReLU6, torch.nn.Hardswish)
 
     @classmethod
     def put_into(cls, net: torch.nn.Module, steps: float) -> None:
-        """On what every batch norm gives, behind its activation where it has one: those are int8's tensors."""
+        """Noise on the output of every batch norm, after its activation if it has one: those are int8's tensors."""
         leaves = [module for module in net.modules() if not list(module.children())]
         after_norm = [
             after if isinstance(after, cls.ACTIVATIONS) else norm
@@ -431,7 +433,7 @@ class Teacher:
 
 
 def floats(*nets: torch.nn.Module) -> list[list[torch.Tensor]]:
-    """Of each net the tensors an average is taken of: its weights and batch norm's statistics."""
+    """The tensors of each net that are averaged: its weights and batch norm's statistics."""
     return [[value for value in net.state_dict().values() if value.dtype.is_floating_point] for net in nets]
 
 
@@ -449,7 +451,7 @@ def evaluate(net: torch.nn.Module, test: tuple[torch.Tensor, torch.Tensor], res:
 
 
 def mean_of(checkpoints: list[Checkpoint]) -> Checkpoint:
-    """The first with the mean of all their weights: stages of one run (Wortsman et al., arXiv:2203.05482)."""
+    """The first checkpoint with the mean of all weights: stages of one run (Wortsman et al., arXiv:2203.05482)."""
     states = [checkpoint.state_dict for checkpoint in checkpoints]
     shapes = [{key: value.shape for key, value in state.items()} for state in states]
     for checkpoint, other in zip(checkpoints, shapes, strict=True):
@@ -466,7 +468,7 @@ def mean_of(checkpoints: list[Checkpoint]) -> Checkpoint:
 
 @torch.no_grad()
 def start_from(net: torch.nn.Module, checkpoint: Checkpoint, pixels: np.ndarray, res: int) -> None:
-    """Give `net` the weights of `checkpoint` but for a classifier of other classes; u8[N,32,32,3] settle batch norm.
+    """Load `checkpoint` into `net`, except a classifier of other classes; u8[N,32,32,3] set batch norm's statistics.
 
     A checkpoint whose batch norm is folded, or that saw other images, has statistics that are not those of this data.
     Every batch norm gets this data's, and the scale and shift that leave its function what it was.
@@ -475,7 +477,7 @@ def start_from(net: torch.nn.Module, checkpoint: Checkpoint, pixels: np.ndarray,
     given = {key: widened(value, state[key].shape) for key, value in checkpoint.state_dict.items()}
     net.load_state_dict({**state, **{key: value for key, value in given.items() if value.shape == state[key].shape}})
     if checkpoint.preprocess:
-        # Theirs is (px - mean') / std', ours (px - mean) / std: x' = x std / std' + (mean - mean') / std'.
+        # The checkpoint has (px - mean') / std', we have (px - mean) / std: x' = x std / std' + (mean - mean') / std'.
         theirs_mean, theirs_std = (
             torch.tensor(value) for value in (checkpoint.preprocess.mean, checkpoint.preprocess.std)
         )
@@ -503,8 +505,8 @@ def start_from(net: torch.nn.Module, checkpoint: Checkpoint, pixels: np.ndarray,
 def widened(value: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """A narrower net's weight or statistic with its channels repeated until it has `shape`; itself where it cannot.
 
-    Copies are read with their mean, so the function stays what it was (Net2Net, arXiv:1511.05641) but for a little
-    noise, without which copies would learn the same for ever.
+    Copies are read with their mean, so the function is unchanged (Net2Net, arXiv:1511.05641), except for a little
+    noise, without which copies would always learn the same.
     """
     if value.shape == shape or value.dim() != len(shape) or any(b % a for a, b in zip(value.shape, shape, strict=True)):
         return value
@@ -524,7 +526,7 @@ def save_progress(path: Path, epoch: int, net, average, optimizer, schedule) -> 
 
 
 def restore(path: Path, net, average, optimizer, schedule) -> int:
-    """Put a run back where `save_progress` left it; returns the next epoch."""
+    """Restore a run saved by `save_progress`; returns the next epoch."""
     state = torch.load(path, weights_only=True)
     net.load_state_dict(state["net"])
     average.load_state_dict(state["average"])
@@ -534,7 +536,7 @@ def restore(path: Path, net, average, optimizer, schedule) -> int:
 
 
 def write(args: argparse.Namespace, arch, net: torch.nn.Module, labels: list[str], top1: float, epochs: int) -> None:
-    """The averaged weights as float16 safetensors, and their facts as json."""
+    """Write the averaged weights as float16 safetensors, and their facts as JSON."""
     state = {
         key: value.cpu().half().contiguous() if value.dtype.is_floating_point else value.cpu()
         for key, value in net.state_dict().items()

@@ -1,8 +1,8 @@
-"""What runs on a board: Python 3.9, numpy and one runtime, nothing else.
+"""The code that runs on a board: it needs only Python 3.9, numpy and one runtime.
 
 worker     runs a job: job.json -> run.json
 measuring  times or counts inferences
-profiling  how the delegate cuts a file
+profiling  time per op, and how the delegate splits a file
 probe      what the board is and its operating conditions
 unpack     unpacks the wheels that setup sends
 """

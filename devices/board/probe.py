@@ -1,6 +1,6 @@
-"""What a board is, and how it feels right now. Runs on the board with Python's standard library alone.
+"""What a board is, and its current operating conditions. Runs on the board, with only Python's standard library.
 
-Whatever a board does not tell is None, never a guess: no `vcgencmd` is not "never throttled".
+Values that a board does not report are None, never guessed: a missing `vcgencmd` does not mean "never throttled".
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ARM_PARTS = {
     "0xd4f": "Neoverse-V2",
 }
 
-# What decides how fast a network runs: the kernel's name of a CPU feature -> ours.
+# CPU features that determine the speed of a network: the kernel's name -> ours.
 _FEATURES = {
     "asimd": "neon",
     "neon": "neon",
@@ -65,7 +65,7 @@ _POWER_RAIL = re.compile(r"(\S+)_([AV]) (?:current|volt)\(\d+\)=([0-9.]+)")
 
 
 def facts(root: Path = _ROOT) -> dict[str, Any]:
-    """What does not change while the board is up. A board's serial number is not among it."""
+    """Facts that do not change while the board is up. The board's serial number is not included."""
     cpuinfo = _cpuinfo(root)
     flags = {word for entry in cpuinfo for word in f"{entry.get('features', '')} {entry.get('flags', '')}".split()}
     kinds = [_kind(entry) for entry in cpuinfo if "processor" in entry]
@@ -87,7 +87,7 @@ def facts(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def conditions(root: Path = _ROOT) -> dict[str, Any]:
-    """What does change: a look at sysfs, some microseconds, and one short program where only `vcgencmd` knows."""
+    """Conditions that change: reads sysfs in some microseconds, and runs `vcgencmd` where only it has the value."""
     cpus = range(len([entry for entry in _cpuinfo(root) if "processor" in entry]))
     governors = {_cpufreq(root, cpu, "scaling_governor") for cpu in cpus} - {None}
     frequencies = [_mhz(root, cpu, "scaling_cur_freq") for cpu in cpus]
@@ -102,7 +102,7 @@ def conditions(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def power_w(root: Path = _ROOT) -> float | None:
-    """What the board draws right now: an INA sensor, else the sum of the rails of a Pi 5's power chip."""
+    """The current power: from an INA sensor, else the sum of the rails of a Pi 5's power chip."""
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         microwatts = _number(_text(folder / "power1_input"))
         if microwatts is not None and (_text(folder / "name") or "").startswith("ina"):
@@ -114,7 +114,7 @@ def power_w(root: Path = _ROOT) -> float | None:
     return sum(whole) if whole else None
 
 
-# ---- what the kernel's files say ------------------------------------------------------------------------------------
+# ---- the kernel's files ---------------------------------------------------------------------------------------------
 
 
 def _text(path: Path) -> str | None:
@@ -136,7 +136,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _cpuinfo(root: Path) -> list[dict[str, str]]:
-    """An entry a processor, and on ARM one more of the board; keys in lower case."""
+    """One entry per processor, and on ARM one more for the board; keys in lower case."""
     entries = []
     for block in (_text(root / "proc/cpuinfo") or "").split("\n\n"):
         pairs = (line.partition(":") for line in block.splitlines() if ":" in line)
@@ -145,7 +145,7 @@ def _cpuinfo(root: Path) -> list[dict[str, str]]:
 
 
 def _entry(cpuinfo: list[dict[str, str]], key: str) -> str | None:
-    """A field of the board's own entry; x86 has a "model" too, but inside each processor, where it is a number."""
+    """A field of the board's own entry; x86 also has a "model", but in each processor's entry, where it is a number."""
     return next((entry[key] for entry in cpuinfo if key in entry and "processor" not in entry), None)
 
 
@@ -177,7 +177,7 @@ def _mhz(root: Path, cpu: int, what: str) -> float | None:
 
 def _temp_c(root: Path) -> float | None:
     zones = sorted((root / "sys/class/thermal").glob("thermal_zone*"))
-    # Boards have zones for batteries and radios too; the CPU's says so, and on a Pi it is the first.
+    # Boards also have zones for batteries and radios; the type of the CPU's zone says so, and on a Pi it is the first.
     zones.sort(key=lambda zone: not re.search("cpu|soc|x86_pkg", _text(zone / "type") or ""))
     millidegrees = _number(_text(zones[0] / "temp")) if zones else None
     return None if millidegrees is None else millidegrees / 1000

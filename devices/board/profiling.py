@@ -1,7 +1,7 @@
-"""Where the time of an inference goes, op by op, as far as the runtime tells. Runs on the board.
+"""The time of an inference by op, if the runtime reports it. Runs on the board.
 
-onnxruntime has a profiler. LiteRT's is not reachable from Python: what can honestly be said of a TFLite file is how the
-delegate cuts it (Session.delegation), not how long each partition takes.
+onnxruntime has a profiler. LiteRT's is not available from Python: for a TFLite file only the partitions of the delegate
+are known (Session.delegation), not the time of each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WARMUP, _RUNS = 3, 20
 def op_times(data: bytes, threads: int, prepared: Sequence[np.ndarray], folder: Path) -> list[dict[str, Any]]:
     """Median ns of every op of an ONNX file over 20 inferences after 3, in the order run: {"name", "op", "ns"}.
 
-    The profiler counts whole microseconds and takes some itself: compare ops with each other, not their sum with the
+    The profiler counts whole microseconds and has some overhead: compare ops with each other, not their sum with the
     latency.
     """
     session = open_profiled(data, threads, str(folder / "profile"))

@@ -1,9 +1,9 @@
 """Unpacks wheels on the board:
 `python -m edgemobile.devices.board.unpack RUNTIME MODULE MARKER ATTEMPT [WHEEL SHA256]...`
 
-The wheels are in wheels/ATTEMPT, which no other attempt uses. They and whatever is half unpacked are gone afterwards,
-however it ends. Attempts take turns by a lock, and one that finds the work done leaves it alone. A folder becomes
-runtimes/RUNTIME only once MODULE could be imported from it; MARKER, the text that tells what is there, comes last.
+The wheels are in wheels/ATTEMPT, which no other attempt uses. They and partly unpacked files are removed afterwards,
+whether it succeeds or fails. A lock serializes attempts, and one that finds the work done changes nothing. A folder
+becomes runtimes/RUNTIME only once MODULE could be imported from it; MARKER, the list of its packages, is written last.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from edgemobile.errors import EdgemobileError
 
 __all__ = ["NO_SPACE", "NO_START", "main"]
 
-# Exit codes, beside 0 and Python's own 1.
+# Exit codes, besides 0 and Python's own 1.
 NO_SPACE, NO_START = 3, 4
 _OLD_WHEELS_S = 86400
 
 
 def main(argv: Sequence[str]) -> int:
-    """Works in the current folder, which is the board's root."""
-    # The host imports this module for its exit codes, and may be a system without it.
+    """Works in the current folder, the board's root."""
+    # The host imports this module for its exit codes, and its system may not have fcntl.
     import fcntl
 
     runtime, module, marker, attempt, *wheels = argv
@@ -92,9 +92,9 @@ def _unpack(wheel: Path, sha256: str, folder: Path) -> None:
 
 
 def _starts(module: str, folder: Path) -> bool:
-    """Whether `module` can be imported from `folder`: by a child, as a wheel that does not fit may kill who imports it.
+    """Whether `module` can be imported from `folder`: in a child, because an unsuitable wheel may kill its process.
 
-    A child of fork, because under emulation this process cannot start another program.
+    The child is forked, because under emulation this process cannot start another program.
     """
     child = os.fork()
     if child == 0:
@@ -115,8 +115,8 @@ def _starts(module: str, folder: Path) -> bool:
 
 
 def _sweep(attempt: str) -> None:
-    """Remove what attempts left behind that were cut off. Who has the lock is alone in runtimes/; wheels of a day ago
-    are on their way to nobody.
+    """Remove leftovers of interrupted attempts. Only the process with the lock uses runtimes/; wheels that are a day
+    old are no longer needed.
     """
     for path in Path("runtimes").iterdir():
         if path.suffix in (".partial", ".old"):

@@ -12,9 +12,9 @@ from edgemobile.devices.host.transport import Completed, DeviceUnreachable
 __all__ = ["AdbTransport"]
 
 _INSTALL = "sudo apt-get install adb"
-# The one folder every Android lets the debug bridge write to and run programs from.
+# The only folder on every Android where the debug bridge may write and run programs.
 _ROOT = "/data/local/tmp/edgemobile"
-# adb ends with 1 for its own failures and for the program's; these words at the start of a line are its own.
+# adb exits with 1 for its own failures and for the program's; lines that start with these words are its own.
 _LOST = re.compile(
     rb"^(?:adb: |error: )+.*(not found|offline|unauthorized|no devices|closed|protocol fault|connect)", re.M
 )
@@ -25,7 +25,7 @@ _REMEDIES = {
 
 
 class AdbTransport(ShellTransport):
-    """The board with serial number `serial` (see `adb devices`). Raises MissingTool where there is no adb."""
+    """The board with serial number `serial` (see `adb devices`). Raises MissingTool if adb is not installed."""
 
     def __init__(self, serial: str, *, root: str | None = None, name: str = "") -> None:
         self.name = name or serial
@@ -37,7 +37,7 @@ class AdbTransport(ShellTransport):
         return self._root
 
     def close(self) -> None:
-        """adb's server holds the connection, not we."""
+        """Does nothing: adb's server holds the connection."""
 
     def _shell(self, script: str, *, stdin: bytes | Path, timeout_s: float, max_bytes: int) -> Completed:
         # adb joins its words with spaces for the board's sh: one word is the script as it is.

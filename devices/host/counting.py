@@ -1,7 +1,7 @@
-"""The plugin that makes qemu count what a guest executes, and what the plugin writes.
+"""The plugin that makes qemu count the instructions of a guest, and the parsers of its output.
 
-Two files: the counts by class at every mark (`parse_counts`), and the blocks that ran between each two marks
-(`parse_executions`). armcount.c says how they look.
+It writes two files: the counts by class at every mark (`parse_counts`), and the blocks that ran between each two marks
+(`parse_executions`). armcount.c documents their format.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ __all__ = [
     "plugin_words",
 ]
 
-# The blocks are written beside the counts, under this name.
+# The blocks are written next to the counts, with this suffix.
 BLOCKS_SUFFIX = ".blocks"
 
 _SOURCE, _INCLUDED = "armcount.c", "armcaches.h"
-# The first qemu of each plugin interface that armcount.c knows; older ones than the first row have none that fits.
+# The first qemu of each plugin interface that armcount.c supports; versions older than the first row are not supported.
 _INTERFACES = (((5, 0), 1), ((9, 0), 2), ((9, 1), 3))
 _WORD = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Instructions executed by the moment of mark `v`, by class; "total" is their sum."""
+    """Instructions executed up to mark `v`, by class; "total" is their sum."""
 
     v: int
     counts: Mapping[str, int]
@@ -52,7 +52,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Block:
-    """Instructions that run one after the other: what qemu translated at once. `words` are their encodings, in hex."""
+    """A block of consecutive instructions, as qemu translated it. `words` are their encodings, in hex."""
 
     address: int
     words: tuple[str, ...]
@@ -72,7 +72,7 @@ class CacheMisses:
 
 @dataclass(frozen=True)
 class Execution:
-    """What ran between two marks: blocks with how often each ran, and the misses of every level of cache from L1 on."""
+    """The executions between two marks: blocks with their counts, and the misses of every level of cache from L1 on."""
 
     runs: Mapping[Block, int]
     caches: tuple[CacheMisses, ...] = field(default=())
@@ -83,20 +83,20 @@ class Execution:
 
 
 def plugin_words(plugin: Path, counts: Path, caches: Sequence[tuple[int, int]]) -> list[str]:
-    """The words of qemu's command line that load the plugin. `caches` are (bytes, ways) from L1 on."""
+    """The arguments of qemu that load the plugin. `caches` are (bytes, ways) from L1 on."""
     # The option's own syntax doubles a comma.
     names = [str(path).replace(",", ",,") for path in (plugin, counts, f"{counts}{BLOCKS_SUFFIX}")]
     levels = "".join(f",l{number}={size}:{ways}" for number, (size, ways) in enumerate(caches, 1))
     return ["-plugin", f"{names[0]},out={names[1]},blocks={names[2]}{levels}"]
 
 
-# --- what the plugin writes -----------------------------------------------------------------------------------------
+# --- the plugin's output --------------------------------------------------------------------------------------------
 
 
 def parse_counts(data: bytes) -> list[Mark]:
-    """What the plugin wrote, a line a mark. A last line without its end is still being written and is left out.
+    """Parse the counts, one line per mark. A last line without its end is still being written and is ignored.
 
-    Raises EdgemobileError with the line for anything the plugin does not write: another class, a count that falls.
+    Raises EdgemobileError with the line for anything the plugin does not write: another class, a decreasing count.
     """
     _check_size(data)
     marks: list[Mark] = []
@@ -116,7 +116,7 @@ def parse_counts(data: bytes) -> list[Mark]:
 
 
 def parse_executions(data: bytes) -> dict[int, Execution]:
-    """What ran, by the mark that ended it.
+    """The executions, by the mark that ended them.
 
     Raises EdgemobileError with the line for anything the plugin does not write: a block it has not described.
     """
@@ -135,7 +135,7 @@ def parse_executions(data: bytes) -> dict[int, Execution]:
                 found[int(words[0])] = Execution(runs)
                 at = int(words[0])
             elif kind == "ran":
-                # One block may be translated twice.
+                # A block may be translated twice.
                 block = blocks[int(words[0])]
                 runs[block] = runs.get(block, 0) + _count(words[1])
             elif kind == "cache":
@@ -169,7 +169,7 @@ def _check_size(data: bytes) -> None:
 
 
 def plugin_path(folder: Path, qemu: Path) -> Path | None:
-    """Where in `folder` the plugin of this qemu lies once compiled; None for a qemu that takes none.
+    """The path in `folder` of the compiled plugin for this qemu; None for a qemu without plugins.
 
     The name changes with the source and with qemu's plugin interface.
     """
@@ -180,9 +180,9 @@ def plugin_path(folder: Path, qemu: Path) -> Path | None:
 
 
 def compile_plugin(folder: Path, qemu: Path) -> None:
-    """Compile the plugin into `folder`; one that is there is kept, and a qemu that takes none gets none.
+    """Compile the plugin into `folder`, unless it exists or this qemu has no plugins.
 
-    Raises EdgemobileError with the compiler's words.
+    Raises EdgemobileError with the compiler's message.
     """
     plugin = plugin_path(folder, qemu)
     if plugin is None or plugin.is_file():
@@ -205,7 +205,7 @@ def _sources() -> Iterator[tuple[str, bytes]]:
 
 @cache
 def _interface(qemu: Path) -> int | None:
-    """The plugin interface of a qemu, as a row of _INTERFACES; None where it takes no plugins."""
+    """The plugin interface of a qemu, as a row of _INTERFACES; None if it has no plugins."""
     if b"-plugin" not in bounded_run([str(qemu), "-help"]).stdout:
         return None
     found = re.search(rb"version (\d+)\.(\d+)", bounded_run([str(qemu), "--version"]).stdout)

@@ -1,4 +1,4 @@
-"""What is amiss here or on a board, each finding with the command that fixes it."""
+"""Problems of this machine or of a board, each with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Finding", "diagnose_board", "diagnose_host", "diagnose_state"]
 
 MISSING, UNREACHABLE = MissingExtra.exit_code, DeviceUnreachable.exit_code
 _PERFORMANCE = "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
-# Above this share of its cores a board is busy with something else.
+# Above this load per core, a board is busy with something else.
 _BUSY = 0.5
 _HOT_C = 70
 # numpy with one runtime takes about 170 MB unpacked.
@@ -38,7 +38,7 @@ _ASK_ROOM = "import json, shutil, time; print(json.dumps([shutil.disk_usage('.')
 
 @dataclass(frozen=True)
 class Finding:
-    """`exit_code` is 0 where the work goes on without it: all is well (`remedy` is empty), or it could be better."""
+    """`exit_code` is 0 if work is possible without a fix: there is no problem (`remedy` is empty), or a minor one."""
 
     what: str
     found: str
@@ -108,7 +108,7 @@ def diagnose_board(device: Device, transport: Transport) -> Iterator[Finding]:
 def diagnose_state(
     *, governor: str | None, temp_c: float | None, throttled: int | None, load1: float | None, cores: int
 ) -> Iterator[Finding]:
-    """What of a board's conditions makes a measurement worth less. None is what it does not tell."""
+    """Conditions of a board that make a measurement less reliable. None means not reported."""
     if governor is not None:
         steady = governor in ("performance", "userspace")
         yield Finding("governor", governor, "" if steady else f"on the board: {_PERFORMANCE}")

@@ -11,21 +11,21 @@ from edgemobile.devices.host.local import LocalTransport
 
 __all__ = ["COUNTS_VARIABLE", "EmulatedTransport"]
 
-# A program started with this variable has its instructions counted, into the file of the board it names.
+# Instructions of a program started with this variable are counted, to the file on the board that it names.
 COUNTS_VARIABLE = "EDGEMOBILE_COUNTS"
 
 
 class EmulatedTransport(LocalTransport):
-    """Programs are the aarch64 userland's own: `python3` and little else. Wall-clock times mean nothing here.
+    """Programs are those of the aarch64 userland: `python3` and little else. Wall-clock times are meaningless here.
 
-    Raises MissingTool where `cpu` is not set up.
+    Raises MissingTool if `cpu` is not set up.
     """
 
     emulated = True
 
     def __init__(self, cpu: str) -> None:
         self.emulation = find_emulation(cpu)
-        # One folder for all cores, so that models and runtimes are there once.
+        # One folder for all cores, so that models and runtimes are stored once.
         super().__init__(cache_folder("emulated") / "board")
 
     def _command(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:

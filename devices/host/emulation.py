@@ -3,10 +3,10 @@
     ~/.cache/edgemobile/emulated/
         debs/                the packages, as downloaded
         userland/            the packages, unpacked
-        cores/cortex-a72/    what that core's programs see as /: links to userland, and the core's own proc/ and sys/
+        cores/cortex-a72/    the / of that core's programs: links to userland, and the core's own proc/ and sys/
         armcount-<hash>-<interface>.so   the plugin that counts instructions (counting.py)
 
-Nothing of the host's dpkg and apt is touched, and root is not needed. Add a core here: a row in CORES.
+The host's dpkg and apt are not changed, and root is not needed. To add a core: a row in CORES.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Core:
-    """An Arm core as qemu knows it, and what /proc/cpuinfo says on the board that has it.
+    """An Arm core by its name in qemu, with the contents of /proc/cpuinfo on the board with that core.
 
     `caches` are the data caches that one core uses, from L1 on; L2 of a Pi 3 and 4 and L3 are shared by the four cores.
     """
@@ -58,14 +58,14 @@ class Core:
 _V8 = "fp asimd evtstrm crc32 cpuid"
 _V82 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp"
 
-# L1 and L2 of the A72 as Raspberry Pi's page of the BCM2711 has them; the other sizes, and all ways, are the usual ones
+# L1 and L2 of the A72 are from Raspberry Pi's page about the BCM2711; the other sizes, and all ways, are the usual ones
 # of these cores and were not checked against the chips' manuals.
 _KIB = 1024
 _A53 = (Cache(32 * _KIB, 4), Cache(512 * _KIB, 16))
 _A72 = (Cache(32 * _KIB, 2), Cache(1024 * _KIB, 16))
 _A76 = (Cache(64 * _KIB, 4), Cache(512 * _KIB, 8), Cache(2048 * _KIB, 16))
 
-# The features must be the core's own: a runtime believes them, and an instruction the core lacks is a SIGILL.
+# The features must be the core's own: a runtime relies on them, and a missing instruction raises SIGILL.
 CORES = {
     core.cpu: core
     for core in (
@@ -79,14 +79,14 @@ _PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgomp1", "
 # program -> the Debian package that has it.
 _TOOLS = {"qemu-aarch64": "qemu-user", "cc": "gcc libc6-dev", "apt-get": "apt", "dpkg-deb": "dpkg"}
 _APT_S = 1800
-# What userland has at its top besides these comes from the core.
+# Other top-level folders of userland come from the core.
 _OWN = ("proc", "sys")
 
 
 @dataclass(frozen=True)
 class Emulation:
-    """An installed userland: `sysroot` is the guest's /, `python` its interpreter, `plugin` counts instructions, or is
-    None for a qemu that takes none.
+    """An installed userland: `sysroot` is the guest's /, `python` its interpreter, `plugin` counts instructions; None
+    for a qemu without plugins.
     """
 
     core: Core
@@ -96,32 +96,33 @@ class Emulation:
     plugin: Path | None
 
     def command(self, argv: Sequence[str], counts: Path | None = None) -> list[str]:
-        """`argv` under qemu; its program is one of the userland's. `counts` is where instruction counts go."""
+        """`argv` under qemu; its program is one of the userland's. `counts` is the file for instruction counts."""
         words = [] if counts is None else self._counting(counts)
         return [str(self.qemu), "-L", str(self.sysroot), *words, str(self.program(argv[0])), *argv[1:]]
 
     def _counting(self, counts: Path) -> list[str]:
         if self.plugin is None:
             raise Unsupported(
-                f"{self.qemu} takes no plugins, so it cannot count instructions (Debian 13's qemu-user is built so). "
+                f"{self.qemu} does not support plugins, so it cannot count instructions (Debian 13's "
+                "qemu-user is built so). "
                 "Inference works. To count, put a qemu-aarch64 that is built with --enable-plugins first on PATH: "
                 "qemu-user of Debian 12, or your own of qemu 5 or later"
             )
         return plugin_words(self.plugin, counts, [(one.bytes, one.ways) for one in self.core.caches])
 
     def program(self, name: str) -> Path:
-        """Where the userland has `name`, which may be missing there."""
+        """The path of `name` in the userland, where it may be missing."""
         return self.python if name == "python3" else self.sysroot / "usr/bin" / Path(name).name
 
     @property
     def environment(self) -> dict[str, str]:
-        """All of a guest's environment: the host's would tell it of the host's Python and libraries."""
+        """The complete environment of a guest: the host's would refer to the host's Python and libraries."""
         words = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": os.environ.get("HOME", "/")}
         return {**words, "QEMU_CPU": self.core.cpu, "QEMU_LD_PREFIX": str(self.sysroot)}
 
 
 def get_core(cpu: str) -> Core:
-    """The row of CORES. Raises Unsupported for others, with the reason for `max`."""
+    """The row of CORES. Raises Unsupported for other cores, with the reason for `max`."""
     if cpu == "max":
         raise Unsupported(
             "emulated:max would compute garbage: with the SME that qemu gives it LiteRT's int8 kernels go wrong, and "
@@ -134,7 +135,7 @@ def get_core(cpu: str) -> Core:
 
 
 def find_emulation(cpu: str) -> Emulation:
-    """What `install_emulation` installed. Raises MissingTool with the command where it has not, or not all of it."""
+    """The result of `install_emulation`. Raises MissingTool with the command if it is missing or incomplete."""
     core = get_core(cpu)
     folder = _folder()
     sysroot, python = folder / "cores" / cpu, _python(folder / "userland")
@@ -148,10 +149,10 @@ def find_emulation(cpu: str) -> Emulation:
 
 
 def install_emulation(cpu: str, progress: Progress | None = None) -> Emulation:
-    """Download and unpack the userland, write the core's files, compile the plugin. What is there already is kept.
+    """Download and unpack the userland, write the core's files, compile the plugin. Existing parts are kept.
 
-    Raises MissingTool naming every program that is not here with the one command that installs them, Unsupported for
-    a core that is not in CORES, EdgemobileError with apt's or cc's own last line where they fail.
+    Raises MissingTool with every missing program and the one command that installs them, Unsupported for a core that
+    is not in CORES, EdgemobileError with apt's or cc's last line if they fail.
     """
     core = get_core(cpu)
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
@@ -189,7 +190,7 @@ def _missing(tools: Sequence[str]) -> str:
 
 
 def _python(userland: Path) -> Path | None:
-    """python3.N in an unpacked userland; None where it is not whole."""
+    """python3.N in an unpacked userland; None if it is incomplete."""
     if not (userland / "complete").is_file():
         return None
     found = sorted((userland / "usr/bin").glob("python3.[0-9]*"))
@@ -197,7 +198,7 @@ def _python(userland: Path) -> Path | None:
 
 
 def _download(folder: Path) -> list[Path]:
-    """The .deb files of _PACKAGES and what they depend on, through apt with a state of its own."""
+    """Download the .deb files of _PACKAGES and their dependencies, with a separate state of apt."""
     debs, state = folder / "debs", folder / "apt"
     for part in (debs / "partial", state / "lists/partial", state / "empty"):
         part.mkdir(parents=True, exist_ok=True)
@@ -216,7 +217,7 @@ def _download(folder: Path) -> list[Path]:
         "Dir::Cache::archives": str(debs),
     }
     words = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-    # A source without arm64 (somebody's own repository) makes update complain; what counts is whether install works.
+    # A source without arm64, such as a private repository, makes update fail; only the result of install matters.
     updated = bounded_run(["apt-get", *words, "-qq", "update"], timeout_s=_APT_S)
     done = bounded_run(["apt-get", *words, "-qq", "-y", "--download-only", "install", *_PACKAGES], timeout_s=_APT_S)
     shutil.rmtree(state)
@@ -246,7 +247,7 @@ def _unpack(debs: Sequence[Path], userland: Path, report: Report) -> None:
 
 
 def _write_core(core: Core, folder: Path) -> None:
-    """The root that programs on `core` see: links to the userland, and the files a runtime asks about the CPU."""
+    """Create the / of programs on `core`: links to the userland, and the files from which a runtime reads the CPU."""
     root = folder / "cores" / core.cpu
     root.mkdir(parents=True, exist_ok=True)
     for entry in (folder / "userland").iterdir():
@@ -262,7 +263,7 @@ def _write_core(core: Core, folder: Path) -> None:
 def _core_files(core: Core) -> dict[str, str]:
     """/proc/cpuinfo and /sys/devices/system/cpu of `core`. Without them a runtime reads the host's and crashes.
 
-    There is no temperature and no governor among them: an emulated core has none to tell.
+    They contain no temperature and no governor: an emulated core has none.
     """
     every = f"0-{core.count - 1}"
     model = f"qemu {core.cpu}, the core of {core.board}"
@@ -294,7 +295,7 @@ def _core_files(core: Core) -> dict[str, str]:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Two setups at once take turns."""
+    """Serializes simultaneous setups."""
     import fcntl
 
     with lock.open("w", encoding="utf-8") as file:

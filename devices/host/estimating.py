@@ -1,4 +1,4 @@
-"""From what an emulated core executed to what it would cost on the core: cycles by a scheduling model, cache misses."""
+"""Estimates the cost of a counted execution on a core: cycles by a scheduling model, cache misses."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from edgemobile.devices.host.llvm_mca import SCHEDULING_MODELS, Llvm, schedule
 
 __all__ = ["Estimate", "estimate_executions"]
 
-# The blocks with the most instructions that make up this share of all are scheduled. The rest, some thousand blocks
-# that ran a few times each, is taken to need as many cycles an instruction.
+# The largest blocks with this share of all instructions are scheduled. The rest, some thousand blocks that ran a few
+# times each, is assumed to need the same number of cycles per instruction.
 _COVERED = 0.999
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one inference costs on `core`, by models of it; nothing here was measured.
+    """The cost of one inference on `core`, from models of the core; nothing here was measured.
 
     `compute_cycles` is by LLVM's scheduling model of `scheduled_as`, with every load in L1. `caches` are the misses of
-    every level of data cache from L1 on. Both hold at any clock. `covered` is the share of the instructions that was
-    scheduled. edgemobile/latency/estimates.py makes time of it.
+    every level of data cache from L1 on. Both are valid at any clock. `covered` is the share of the instructions that
+    was scheduled. edgemobile/latency/estimates.py converts it to time.
     """
 
     core: str
@@ -42,7 +42,7 @@ class Estimate:
 def estimate_executions(executions: Sequence[Execution], cpu: str, llvm: Llvm) -> list[Estimate]:
     """The estimate of each execution on a core of SCHEDULING_MODELS; all their blocks are scheduled at once.
 
-    Raises EdgemobileError where LLVM fails.
+    Raises EdgemobileError if LLVM fails.
     """
     parts = [_largest(execution) for execution in executions]
     cycles = schedule([block for part in parts for block in part], cpu, llvm)

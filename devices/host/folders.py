@@ -1,4 +1,4 @@
-"""Where edgemobile keeps its own things here and on a board, and which paths on a board are its own."""
+"""The folders of edgemobile on this machine and on a board, and a check that a path on a board is inside them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ __all__ = ["cache_folder", "cache_path", "config_folder", "inside"]
 
 
 def cache_folder(part: str) -> Path:
-    """`cache_path`, made where absent, for this user only."""
+    """`cache_path`, created if missing, for this user only."""
     folder = cache_path(part)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
 
 def cache_path(part: str) -> Path:
-    """Our folder `part` of the user's cache (XDG_CACHE_HOME, else ~/.cache). Not made."""
+    """edgemobile's folder `part` in the user's cache (XDG_CACHE_HOME, else ~/.cache). It is not created."""
     return _base("XDG_CACHE_HOME", ".cache") / "edgemobile" / part
 
 
 def config_folder() -> Path:
-    """Our folder of the user's configuration (XDG_CONFIG_HOME, else ~/.config). Not made."""
+    """edgemobile's folder in the user's configuration (XDG_CONFIG_HOME, else ~/.config). It is not created."""
     return _base("XDG_CONFIG_HOME", ".config") / "edgemobile"
 
 
 def inside(path: str) -> str:
-    """`path` itself, where it stays below the root of a board.
+    """`path` itself, checked to stay below the root of a board.
 
     Raises EdgemobileError for an absolute path, one that climbs, an empty one, and control characters.
     """

@@ -1,7 +1,7 @@
-"""Cycles of a block of instructions, by LLVM's model of how a core schedules them (llvm-mca).
+"""Cycles of a block of instructions, from LLVM's scheduling model of a core (llvm-mca).
 
-A block is scheduled 50 times in a row, so what counts is throughput: what follows a block overlaps with it, as it does
-on a core that runs out of order. Every load hits the L1 cache, and every branch is foreseen.
+A block is scheduled 50 times in a row, so the result is throughput: what follows a block overlaps with it, as on an
+out-of-order core. Every load hits the L1 cache, and every branch is predicted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgemobile.util.strict_json import parse
 
 __all__ = ["SCHEDULING_MODELS", "Llvm", "find_llvm", "schedule"]
 
-# core -> the core whose scheduling model stands for it. LLVM has none of the A76; the Neoverse N1 is its sister. Its
+# core -> the core whose scheduling model is used. LLVM has none for the A76; the Neoverse N1 is closely related. Its
 # model of the A53 lets no load retire before an older multiply-add, which gives 3.7 times the cycles of a Pi 3.
 SCHEDULING_MODELS = {
     "cortex-a53": "cortex-a55",
@@ -49,9 +49,9 @@ class Llvm:
 
 @cache
 def find_llvm() -> Llvm:
-    """LLVM as it is installed here; of several, the version that docs/estimates.md was checked with.
+    """The installed LLVM; of several, the version with which docs/estimates.md was checked.
 
-    Raises MissingTool with the command that installs it where there is none, or only an older one.
+    Raises MissingTool with the command that installs it if it is missing or too old.
     """
     found = []
     for suffix in ("", *(f"-{number}" for number in range(_OLDEST, _NEWEST))):
@@ -69,7 +69,7 @@ def find_llvm() -> Llvm:
 def schedule(blocks: Sequence[Block], cpu: str, llvm: Llvm) -> Mapping[Block, float]:
     """Cycles of one run of each block on a core of SCHEDULING_MODELS.
 
-    An instruction that LLVM does not know costs nothing. Raises EdgemobileError with llvm-mca's words where it fails.
+    An instruction that LLVM does not know costs nothing. Raises EdgemobileError with llvm-mca's message if it fails.
     """
     distinct = list(dict.fromkeys(blocks))
     if not distinct:
@@ -94,8 +94,8 @@ def _cycles(summary: Mapping[str, int]) -> float:
 
 
 def _disassemble(words: Sequence[str], llvm: Llvm) -> list[str]:
-    """A line of assembly for each word in hex; a word that LLVM does not know is a nop."""
-    # The bytes of an instruction lie in memory the lowest first.
+    """One line of assembly per word in hex; a word that LLVM does not know becomes a nop."""
+    # The bytes of an instruction are little-endian in memory.
     text = "\n".join(" ".join(f"0x{byte}" for byte in re.findall("..", word)[::-1]) for word in words)
     done = bounded_run(
         [str(llvm.mc), "--disassemble", "-triple=aarch64", *_FLAGS], stdin=text.encode(), timeout_s=_TIMEOUT_S

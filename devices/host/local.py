@@ -21,7 +21,7 @@ __all__ = ["LocalTransport"]
 
 
 class LocalTransport:
-    """Works in `root`: ~/.cache/edgemobile/local unless a folder is given."""
+    """Works in `root`: ~/.cache/edgemobile/local by default."""
 
     emulated = False
 
@@ -40,7 +40,7 @@ class LocalTransport:
     ) -> Completed:
         """Run a program in `root`; one that does not exist ends with code 127.
 
-        Raises DeviceUnreachable where it does not end in time, EdgemobileError where it says more than 16 MiB.
+        Raises DeviceUnreachable if it does not end in time, EdgemobileError if its output is more than 16 MiB.
         """
         command, environment = self._command(argv, env or {})
         return bounded_run(
@@ -54,9 +54,9 @@ class LocalTransport:
         )
 
     def start(self, argv: Sequence[str], *, log: str, env: Mapping[str, str] | None = None) -> None:
-        """Start a program of its own session, so that neither our end nor Ctrl-C ends it.
+        """Start a program in its own session, so that neither our exit nor Ctrl-C stops it.
 
-        Raises EdgemobileError where it does not exist.
+        Raises EdgemobileError if it does not exist.
         """
         target = self._made(log)
         command, environment = self._command(argv, env or {})
@@ -73,7 +73,7 @@ class LocalTransport:
                 )
             except OSError as error:
                 raise EdgemobileError(f"cannot start {argv[0]}: {error.strerror}") from error
-        # Somebody has to wait for it, or it stays a zombie that looks alive to `kill -0`.
+        # Wait for it, or it stays a zombie that looks alive to `kill -0`.
         threading.Thread(target=process.wait, daemon=True).start()
 
     def put(self, source: Path | bytes, target: str, *, durable: bool = True) -> None:
@@ -114,10 +114,10 @@ class LocalTransport:
             raise EdgemobileError(f"cannot read {file}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Nothing is held open; what was started goes on."""
+        """Does nothing: there is no connection, and started programs continue."""
 
     def _command(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-        """What really runs, and all of its environment."""
+        """The real command, and its complete environment."""
         return list(argv), {**os.environ, **env}
 
     def _made(self, target: str) -> Path:

@@ -1,4 +1,4 @@
-"""Run a program of this machine with a bound on its time and on what it may say."""
+"""Run a program on this machine with limits on its time and its output."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def bounded_run(
     inherit: bool = True,
     named: str = "",
 ) -> Completed:
-    """Run `argv` to its end; a program that is not there ends with 127. `env` is added to the environment of this
-    process, or with `inherit` off is all of it.
+    """Run `argv` to its end; a missing program ends with 127. `env` is added to the environment of this process, or
+    with `inherit` off is the complete environment.
 
-    Raises DeviceUnreachable after `timeout_s`, and EdgemobileError where it says more than `max_bytes`. Either way the
-    program and its children are gone. `named` stands for `argv` in what is raised.
+    Raises DeviceUnreachable after `timeout_s`, and EdgemobileError for more than `max_bytes` of output. In both cases
+    the program and its children are killed. `named` replaces `argv` in errors.
     """
     named = named or f"{Path(argv[0]).name}"
     with _as_file(stdin) as source:
@@ -66,7 +66,7 @@ def bounded_run(
 
 
 def exit_reason(done: Completed, words: int = 300) -> str:
-    """The last line a program that failed left on standard error, printable, else its exit code."""
+    """The last line on standard error of a failed program, printable, else its exit code."""
     lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     text = "".join(char if char.isprintable() else "?" for char in (lines[-1] if lines else ""))
     return text[:words] or f"exit code {done.returncode}"
@@ -123,7 +123,7 @@ def _as_file(stdin: bytes | Path) -> Iterator[IO[bytes] | int]:
 
 
 def require_posix() -> None:
-    """Raises Unsupported on a system without POSIX processes and file locks, which device work is built on."""
+    """Raises Unsupported on a system without POSIX processes and file locks, which devices need."""
     try:
         import fcntl  # noqa: F401
     except ImportError:
@@ -134,7 +134,7 @@ def require_posix() -> None:
 
 
 class MissingTool(EdgemobileError):
-    """A program of this machine that the work needs is not installed."""
+    """A required program is not installed on this machine."""
 
     exit_code = 3
 
@@ -143,5 +143,5 @@ def required(program: str, remedy: str) -> str:
     """The path of `program`. Raises MissingTool with the command that installs it."""
     found = shutil.which(program)
     if found is None:
-        raise MissingTool(f"{program} is not installed, and this needs it. Run: {remedy}")
+        raise MissingTool(f"{program} is required and not installed. Run: {remedy}")
     return found

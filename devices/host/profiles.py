@@ -1,10 +1,10 @@
-"""The boards a user named, as rows of ~/.config/edgemobile/devices.toml, and how each kind of address is opened.
+"""The boards that the user added, as rows of ~/.config/edgemobile/devices.toml, and how each kind of address is opened.
 
     [pi5]
     address = "ssh://pi@raspberrypi.local"
     python = "python3.11"
 
-Add a kind of address here: a row in SCHEMES and a transport. `local` and `emulated:CPU` need no row in the file.
+To add a kind of address: a row in SCHEMES and a transport. `local` and `emulated:CPU` need no row in the file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True)
 class Device:
-    """A board: what the user calls it, where it is, and what is special about it (keys of its scheme's `options`)."""
+    """A board: the user's name for it, its address, and its options (keys of its scheme's `options`)."""
 
     name: str
     address: str
@@ -68,18 +68,18 @@ class Device:
                 self._check_root(value)
 
     def open(self) -> Transport:
-        """The way there. Nothing is connected yet.
+        """The transport to the board, not yet connected.
 
-        Raises MissingTool where the way needs a program that is not here, Unsupported on Windows.
+        Raises MissingTool if the transport needs a program that is not installed, Unsupported on Windows.
         """
         require_posix()
         return self.row.open(self)
 
     def _check_root(self, path: str) -> None:
         if set("~$") & set(path):
-            why = "'~' and '$' would be taken as they are"
+            why = "'~' and '$' are not expanded"
         elif not (self.row.has_home or path.startswith("/")):
-            why = f"{self.scheme} knows no folder it would be relative to"
+            why = f"{self.scheme} has no home folder for a relative path"
         else:
             return
         also = ", or one relative to the home there" if self.row.has_home else ""
@@ -99,8 +99,8 @@ class Device:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A kind of address. `pattern` refuses whatever a program of the way there could take for an option; where the way
-    there `has_home`, a `root` may be relative to that.
+    """A kind of address. `pattern` refuses text that a program of the transport could read as an option. If the
+    transport `has_home`, a `root` may be relative to it.
     """
 
     example: str
@@ -141,7 +141,7 @@ _HOST = r"[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9]+)?\]"
 SCHEMES: dict[str, Scheme] = {
     "local": Scheme("local", r"local", ("root",), _open_local),
     "ssh": Scheme(
-        "ssh://user@host:port (user and port as in ~/.ssh/config where not given)",
+        "ssh://user@host:port (default user and port: those of ~/.ssh/config)",
         rf"ssh://(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*)@)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?/?",
         ("root", "python", "ssh_config"),
         _open_ssh,
@@ -151,21 +151,21 @@ SCHEMES: dict[str, Scheme] = {
     "emulated": Scheme("emulated:cortex-a72", r"emulated:[a-z0-9][a-z0-9-]*", (), _open_emulated),
 }
 
-# What needs no row: this machine, and whatever is an address itself.
+# Devices without a row: this machine, and addresses.
 _LOCAL = Device("local", "local")
 
 
 def open_device(name: str) -> tuple[Device, Transport]:
-    """The device called `name` (or an address), and the way there. Nothing is connected yet.
+    """The device called `name` (or an address), and the transport to it, not yet connected.
 
-    Raises EdgemobileError for a name nobody gave, and as Device.open does.
+    Raises EdgemobileError for an unknown name, and as Device.open does.
     """
     device = find_device(name)
     return device, device.open()
 
 
 def find_device(name: str) -> Device:
-    """The row called `name`; `local` and addresses stand for themselves."""
+    """The row called `name`; `local` and addresses need no row."""
     if ":" in name:
         return Device(name, name)
     devices = load_devices()
@@ -178,13 +178,13 @@ def find_device(name: str) -> Device:
 
 
 def devices_file() -> Path:
-    """EDGEMOBILE_DEVICES, else devices.toml in our configuration folder."""
+    """EDGEMOBILE_DEVICES, else devices.toml in edgemobile's configuration folder."""
     given = os.environ.get("EDGEMOBILE_DEVICES")
     return Path(given) if given else config_folder() / "devices.toml"
 
 
 def load_devices() -> dict[str, Device]:
-    """`local` and the rows of `devices_file`, by name; an absent file has none.
+    """`local` and the rows of `devices_file`, by name; a missing file has none.
 
     Raises EdgemobileError with the file and the line for anything a row does not allow.
     """
@@ -192,7 +192,7 @@ def load_devices() -> dict[str, Device]:
 
 
 def add_device(device: Device) -> None:
-    """Append a row; comments and the other rows stay as they are. Raises EdgemobileError where the name is taken."""
+    """Append a row; comments and the other rows are unchanged. Raises EdgemobileError if the name is taken."""
     with _alone():
         _add(device)
 
@@ -201,7 +201,7 @@ def _add(device: Device) -> None:
     config = _read()
     if device.name in {_LOCAL.name, *_rows(config)}:
         raise EdgemobileError(
-            f"there is a device {device.name} already. Remove it: edgemobile devices remove {device.name}"
+            f"device {device.name} exists already. Remove it: edgemobile devices remove {device.name}"
         )
     lines = [f"[{device.name}]", f"address = {_quoted(device.address)}"]
     lines += [f"{option} = {_quoted(value)}" for option, value in device.options.items()]
@@ -210,9 +210,9 @@ def _add(device: Device) -> None:
 
 
 def remove_device(name: str) -> Device:
-    """Take a row out, with the lines below its header, up to the next one. Returns what was there.
+    """Remove a row, with the lines from its header to the next. Returns the removed device.
 
-    Raises EdgemobileError for what is no row: `local`, an emulated core, an address.
+    Raises EdgemobileError for a device without a row: `local`, an emulated core, an address.
     """
     with _alone():
         config = _read()
@@ -240,7 +240,7 @@ def _read() -> ConfigFile:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Nobody else changes the file meanwhile."""
+    """Locks the file against other processes."""
     file = Path(os.path.realpath(devices_file()))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ def _row(config: ConfigFile, name: str, row: Any) -> Device:
         raise config.wrong((name,), "has no address")
     address = row["address"]
     options = {key: value for key, value in row.items() if key != "address"}
-    # One after another, so that it is known which is wrong: the name, the address or an option.
+    # One after another, to find which one is wrong: the name, the address or an option.
     parts: list[tuple[tuple[str, ...], str, dict[str, str]]] = [
         ((name,), _LOCAL.address, {}),
         ((name, "address"), address, {}),
@@ -285,5 +285,5 @@ def _row(config: ConfigFile, name: str, row: Any) -> Device:
 
 
 def _quoted(value: str) -> str:
-    # Device allows no control characters, so these two are all a TOML basic string has to escape.
+    # Device allows no control characters, so only these two need an escape in a TOML basic string.
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,6 +1,6 @@
-"""What a measurement leaves: raw values, where they were taken and under which conditions. Nothing is averaged here.
+"""Records of a measurement: raw values, their device and conditions. Nothing is averaged here.
 
-A Run is one measurement on one board. Its JSON carries a version; a file of another version is refused.
+A Run is one measurement on one board. Its JSON has a version; a file with another version is refused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Core:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a board is. `features` are what decides the speed of a network: dotprod, i8mm, fp16, avx2, avx512_vnni...
+    """What a board is. `features` are those that determine the speed of a network: dotprod, i8mm, fp16, avx2,
+    avx512_vnni...
 
     `runtimes` is runtime -> version, of the Python that measured.
     """
@@ -69,7 +70,7 @@ class Facts:
 
     @property
     def int8_isa(self) -> str:
-        """What int8 kernels can use here, the best first: "i8mm, dotprod", "neon, no dotprod", "avx2, no VNNI"."""
+        """Features that int8 kernels can use, the best first: "i8mm, dotprod", "neon, no dotprod", "avx2, no VNNI"."""
         fast = [name for name in ("i8mm", "dotprod", "amx_int8", "avx512_vnni", "avx_vnni") if name in self.features]
         if fast:
             return ", ".join(fast)
@@ -84,7 +85,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a board feels; None is what it does not tell. `throttled` are the bits of a Raspberry Pi's get_throttled."""
+    """The operating conditions of a board; None if not reported. `throttled` are the bits of a Raspberry Pi's
+    get_throttled.
+    """
 
     governor: str | None
     freq_mhz: tuple[float, ...] | None
@@ -109,10 +112,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked. Of `runs` (a case) and `seconds` (a case) one is given; None takes the default.
+    """The settings of a run. Either `runs` or `seconds`, both per case, is given; None takes the default.
 
-    `processes` is over how many processes the inferences are spread. `shapes` are inputs that a file leaves sizes of
-    open, by name, with their whole shape. `clock_mhz` is for the estimate of an emulated core.
+    `processes` is the number of processes that share the inferences. `shapes` are inputs with dynamic dimensions, by
+    name, with their full shape. `clock_mhz` is for the estimate of an emulated core.
     """
 
     threads: tuple[int, ...] = (1,)
@@ -136,9 +139,9 @@ class Settings:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be more than 0, found {value}")
         if sum(value is not None for value in (self.runs, self.seconds, self.sustained_s)) > 1:
-            raise ValueError("give one of runs, seconds and sustained")
+            raise ValueError("set only one of runs, seconds and sustained")
         if self.sustained_s is not None and self.processes not in (None, 1):
-            raise ValueError("a sustained run is one process; leave processes out")
+            raise ValueError("a sustained run uses one process; omit processes")
         for name, shape in self.shapes.items():
             if min(shape, default=1) < 1:
                 raise ValueError(f"the sizes of input {name} must be at least 1, found {list(shape)}")
@@ -290,34 +293,36 @@ class Run:
 
 
 def check_figures(cases: Sequence[Case], *, emulated: bool) -> None:
-    """Raises ValueError where a case has a time under emulation, or instructions without."""
+    """Raises ValueError if a case has a time under emulation, or instructions without emulation."""
     for case in cases:
         timed = case.load_ns is not None or case.first_ns is not None or case.warmup_ns or case.rounds_ns
         if emulated and (timed or not case.instructions):
-            raise ValueError(f"{case.file}: under emulation time means nothing, and instructions are counted")
+            raise ValueError(f"{case.file}: an emulated board has no times, only counted instructions")
         if not emulated and (case.instructions is not None or not case.rounds_ns):
-            raise ValueError(f"{case.file}: a board that is not emulated is timed, and counts no instructions")
+            raise ValueError(f"{case.file}: a board that is not emulated has times, and no instructions")
         if not emulated and case.estimate is not None:
-            raise ValueError(f"{case.file}: a board that is not emulated is timed, and nothing is estimated")
+            raise ValueError(f"{case.file}: a board that is not emulated has times, and no estimate")
 
 
 def load_run(path: Path) -> Run:
-    """Raises EdgemobileError for a file that cannot be read, is no run, or is one of another version."""
+    """Raises EdgemobileError for a file that cannot be read, is not a valid run, or has another version."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_RUN_BYTES + 1)
     except OSError as error:
-        raise EdgemobileError(f"cannot read {path}: {error.strerror or error}. Name a run saved with --out") from error
+        raise EdgemobileError(f"cannot read {path}: {error.strerror or error}. Give a run saved with --out") from error
     value = parse(data, str(path), MAX_RUN_BYTES)
     if not isinstance(value, dict) or not {"version", "facts", "cases"} <= value.keys():
-        raise EdgemobileError(f"{path} is no run of edgemobile: save one with `edgemobile bench ... --out {path.name}`")
+        raise EdgemobileError(f"{path} is not a valid run: save one with `edgemobile bench ... --out {path.name}`")
     if value["version"] != RUN_VERSION:
-        raise EdgemobileError(f"{path} is a run of another version than {RUN_VERSION}; measure again with this one")
+        raise EdgemobileError(
+            f"{path} is a run of a version other than {RUN_VERSION}; measure again with this edgemobile"
+        )
     return decode(Run, value, path.name)
 
 
 def save_run(run: Run, path: Path) -> None:
-    """Raises EdgemobileError where it cannot be written."""
+    """Raises EdgemobileError if it cannot be written."""
     write_whole(path, run.to_text())
 
 
@@ -328,7 +333,9 @@ class _Probe:
 
 
 def probed(data: bytes) -> tuple[Facts, Conditions]:
-    """What `python -m edgemobile.devices.board.probe` printed on a board. Raises EdgemobileError for anything else."""
+    """Parse the output of `python -m edgemobile.devices.board.probe` on a board. Raises EdgemobileError for anything
+    else.
+    """
     found = decode(_Probe, parse(data, "the board's probe", _MAX_PROBE_BYTES), "probe")
     return found.facts, found.conditions
 

@@ -1,4 +1,4 @@
-"""A device that answers images with a model file: what `eval --on` and `parity --on` share."""
+"""Runs a model file on a device for images read on the host: shared by `eval --on` and `parity --on`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["InferenceStats", "remote_inference"]
 
 @dataclass
 class InferenceStats:
-    """What a device told while it answered: `runtime`, who computed ("litert 2.3.0"), and how long it took."""
+    """Statistics from a device: `runtime` ("litert 2.3.0"), and the time of the inferences."""
 
     runtime: str
     _seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def inference_s(self) -> float:
-        """0 where time means nothing."""
+        """0 under emulation."""
         return sum(self._seconds.values())
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "opened":
             self.runtime = f"{event.get('runtime')} {event.get('version')}"
         elif event["event"] == "chunk" and isinstance(event.get("ns"), int):
-            # By name: what was computed before an interruption is told once more.
+            # By name: results from before an interruption are reported again.
             self._seconds[str(event.get("name"))] = event["ns"] / 1e9
 
 
@@ -49,8 +49,8 @@ def remote_inference(
 ) -> Iterator[np.ndarray]:
     """Preprocessed images f32[n,px,px,3], part by part -> f32[n,outputs], in order.
 
-    With `layers_width` the file has its inner tensors as outputs, and answers all of them flat, f32[n,layers_width].
-    Raises NotSetUp, DeviceUnreachable, Unsupported as ready and infer do.
+    With `layers_width` the file has its intermediate tensors as outputs, and returns all of them flat,
+    f32[n,layers_width]. Raises NotSetUp, DeviceUnreachable, Unsupported as ready and infer do.
     """
     prepared = ready(device, transport, runtime)
     yield from infer(device, transport, prepared, file, images, runtime, threads, told, layers_width=layers_width)

@@ -1,9 +1,9 @@
-"""Files for CPUs that sum products of int8 weights exactly, on a machine whose onnxruntime does not.
+"""Runs files for CPUs with exact sums of int8 products on a machine whose onnxruntime saturates them.
 
 x86 without VNNI multiplies uint8 activations by int8 weights with vpmaddubsw, which adds products in pairs and
-saturates each sum to int16. ONNX files for Arm and for x86 with VNNI have int8 weights, and name their target in their
-metadata. To check such a file here is to compute what its target computes: onnxruntime then takes its kernels for uint8
-weights (`exact` of runtimes.sessions), which give the same integers on every CPU, only slower.
+saturates each sum to int16. ONNX files for Arm and for x86 with VNNI have int8 weights, and state their target in their
+metadata. Such a file is checked here as its target computes it: onnxruntime then uses its kernels for uint8 weights
+(`exact` of runtimes.sessions), which give the same integers on every CPU, but slower.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgemobile.model_file.metadata import TARGET
 __all__ = ["note_on_target", "open_on_target", "saturates_here", "target_elsewhere"]
 
 # An ONNX file of one MatMulInteger, x uint8[1,8] times a constant int8[8,1] of 127. As bytes, since the onnx package,
-# which would make it, is not needed to run files.
+# which could create it, is not needed to run files.
 _PROBE = base64.b64decode(
     "CAg6XAoYCgF4CgF3EgF5Ig1NYXRNdWxJbnRlZ2VyEgFwKhMICAgBEANCAXdKCH9/f39/f39/WhMKAXgSDgoMCAISCAoCCAEKAggIYhMKAXkSDgoM"
     "CAYSCAoCCAEKAggBQgQKABAN"
@@ -31,7 +31,9 @@ _PROBE = base64.b64decode(
 
 @cache
 def saturates_here() -> bool:
-    """Whether onnxruntime on this machine saturates sums of products of int8 weights: measured, not read off a name."""
+    """Whether onnxruntime on this machine saturates sums of products of int8 weights: measured, not inferred from a
+    name.
+    """
     onnxruntime: Any = require("onnxruntime", "onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -41,19 +43,19 @@ def saturates_here() -> bool:
 
 
 def target_elsewhere(metadata: Mapping[str, str]) -> str | None:
-    """The target of a file that this machine computes otherwise than its target; None for every other file."""
+    """The target of a file that this machine computes differently from its target; None for every other file."""
     target = metadata.get(TARGET)
     return target if target is not None and saturates_here() else None
 
 
 def open_on_target(opener: Callable[..., Session]) -> Session:
-    """What `opener` opens, open_session or open_layers with their arguments, computing as the file's target does."""
+    """The session from `opener`, open_session or open_layers with arguments, computing as the file's target does."""
     session = opener()
     return opener(exact=True) if target_elsewhere(session.metadata) else session
 
 
 def note_on_target(file: str, target: str, here: str) -> str:
-    """What a reader has to know of a file checked so. `here` says what this machine makes of it by default."""
+    """The note about a file checked this way. `here` is its result on this machine by default."""
     return (
         f"{file} is for {target}; onnxruntime on this CPU saturates sums of int8 products. It was run with exact sums "
         f"(session.x64quantprecision), as on {target}; {here}. For this CPU export with --target cpu"

@@ -1,7 +1,7 @@
-"""What edgemobile puts on a board: its own light modules as a zip, and one folder a runtime with the pinned wheels.
+"""Installs edgemobile on a board: its own light modules as a zip, and one folder per runtime with the pinned wheels.
 
-The board needs Python and nothing else: no pip, no venv module, no network. A runtime's folder is alone on Python's
-path (`-S` keeps the system's packages off it), so it is as private as a virtual environment.
+The board needs only Python: no pip, no venv module, no network. Only a runtime's folder is on Python's path (`-S`
+excludes the system's packages), so it is as isolated as a virtual environment.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
     "setup",
 ]
 
-# The modules a board runs, on Python 3.9 and later.
+# The modules that run on a board, with Python 3.9 and later.
 PAYLOAD = (
     "__init__",
     "errors",
@@ -76,7 +76,7 @@ PAYLOAD = (
 )
 _OLDEST_PYTHON = (3, 9)
 _MAX_MARKER_BYTES = 2**14
-# Another setup of the same board may have to end first.
+# Another setup of the same board may have to finish first.
 _UNPACK_S = 1800
 
 _ASK_TARGET = """
@@ -87,21 +87,21 @@ print(json.dumps([platform.machine(), struct.calcsize("P"), list(sys.version_inf
 
 
 class NotSetUp(EdgemobileError):
-    """A board that has not got a runtime yet."""
+    """A board without the runtime."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """How Python starts on a board with a runtime: the first words of its command, and its environment."""
+    """How to start Python on a board with a runtime: the first arguments, and the environment."""
 
     python: tuple[str, ...]
     env: Mapping[str, str]
 
 
 def ready(device: Device, transport: Transport, runtime: str) -> Prepared:
-    """How to start Python with `runtime` on a board that `setup` prepared; our modules there are brought up to date.
+    """How to start Python with `runtime` on a board prepared by `setup`; updates edgemobile's modules there.
 
-    Raises NotSetUp with the command where it was not prepared, MissingExtra where `runtime` is not installed here.
+    Raises NotSetUp with the command if it was not prepared, MissingExtra if `runtime` is not installed here.
     """
     if runtime not in RUNTIMES:
         raise Unsupported(f"runtime {runtime!r}. Known: {', '.join(RUNTIMES)}")
@@ -119,7 +119,7 @@ def ready(device: Device, transport: Transport, runtime: str) -> Prepared:
 
 
 def probe(device: Device, transport: Transport) -> bytes:
-    """What devices/board/probe.py prints on the board: JSON, which records.probed reads."""
+    """The output of devices/board/probe.py on the board: JSON, which records.probed reads."""
     prepared = prepare_probe(device, transport)
     done = transport.run([*prepared.python, "-m", "edgemobile.devices.board.probe"], env=prepared.env, timeout_s=120)
     if done.returncode == NOT_FOUND:
@@ -130,7 +130,7 @@ def probe(device: Device, transport: Transport) -> bytes:
 
 
 def prepare_probe(device: Device, transport: Transport) -> Prepared:
-    """How to start Python with our modules and every runtime that is there, which may be none."""
+    """How to start Python with edgemobile's modules and every installed runtime, possibly none."""
     if device.scheme == "local":
         return Prepared((sys.executable,), {})
     folders = [f"{transport.root}/runtimes/{runtime}" for runtime in CARRIED if _marked(transport, runtime)]
@@ -140,16 +140,16 @@ def prepare_probe(device: Device, transport: Transport) -> Prepared:
 def setup(
     device: Device, transport: Transport, runtimes: Iterable[str], progress: Progress | None = None
 ) -> dict[str, str]:
-    """Put the pinned wheels of `runtimes` on the board and import each there: runtime -> what was done.
+    """Install the pinned wheels of `runtimes` on the board and import each there: runtime -> what was done.
 
-    What is there already is kept. Raises EdgemobileError where Python is missing or too old there, Unsupported for a
+    Installed runtimes are kept. Raises EdgemobileError if Python is missing or too old there, Unsupported for a
     runtime without a wheel for it.
     """
     shown = progress or Silent()
     if device.scheme == "local":
         return {runtime: f"{_here(RUNTIMES[runtime]).python[0]} has it" for runtime in runtimes}
     target = find_target(device, transport)
-    # All of them before any work, so that a board is not left half done for want of a wheel.
+    # Find all wheels before any work, so that a missing wheel does not leave a partial setup.
     pins = {runtime: pin_for(runtime, target) for runtime in runtimes}
     done = {}
     for runtime, pin in pins.items():
@@ -165,7 +165,7 @@ def setup(
 
 
 def runtimes_there(device: Device, transport: Transport) -> dict[str, list[str]]:
-    """Runtime -> the packages `setup` put on the board; for this machine, what is installed in this Python."""
+    """Runtime -> the packages that `setup` installed on the board; for this machine, those installed in this Python."""
     if device.scheme == "local":
         return {name: [row.package] for name, row in RUNTIMES.items() if importlib.util.find_spec(row.package)}
     marked = {runtime: _marked(transport, runtime) for runtime in CARRIED}
@@ -182,7 +182,7 @@ def find_target(device: Device, transport: Transport) -> Target:
         machine, pointer, version, libc = json.loads(done.stdout)
         python_version = int(version[0]), int(version[1])
         found = libc.split()[-1].split(".") if libc else None
-        # A 32-bit system may run on a 64-bit kernel, whose machine uname then names.
+        # A 32-bit system may run on a 64-bit kernel; uname then shows the kernel's machine.
         machine = "armv8l" if machine == "aarch64" and pointer == 4 else str(machine)[:40]
         target = Target(machine, python_version, (int(found[0]), int(found[1])) if found else None)
     except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -190,26 +190,26 @@ def find_target(device: Device, transport: Transport) -> Target:
     if target.python < _OLDEST_PYTHON:
         raise Unsupported(
             f"{python} on {device.name} is Python {target.python[0]}.{target.python[1]}; 3.9 to 3.14 are supported. "
-            'Install one, or name another in its row (python = "python3.11")'
+            'Install one, or set another in its row (python = "python3.11")'
         )
     return target
 
 
 @cache
 def payload() -> bytes:
-    """The modules of PAYLOAD as a zip that Python imports from; the same modules give the same bytes."""
+    """The modules of PAYLOAD as a zip for Python's path; the same modules give the same bytes."""
     written = io.BytesIO()
     package = resources.files("edgemobile")
     with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in PAYLOAD:
-            # A fixed date: the content alone names the file.
+            # A fixed date: the file's name depends only on the content.
             entry = zipfile.ZipInfo(f"edgemobile/{name}.py", (1980, 1, 1, 0, 0, 0))
             archive.writestr(entry, package.joinpath(*f"{name}.py".split("/")).read_bytes(), zipfile.ZIP_DEFLATED)
     return written.getvalue()
 
 
 def _payload(transport: Transport) -> str:
-    """The path of the payload on the board, put there unless it is there."""
+    """The path of the payload on the board, copied if it is missing."""
     data = payload()
     name = f"payload/{hashlib.sha256(data).hexdigest()[:16]}.zip"
     if transport.read(name, max_bytes=len(data) + 1) != data:
@@ -225,7 +225,7 @@ def python_of(device: Device) -> str:
 def _no_python(device: Device) -> str:
     return (
         f"{device.name} has no {python_of(device)}. On the board: sudo apt-get install python3; "
-        'or name another in its row (python = "python3.11")'
+        'or set another in its row (python = "python3.11")'
     )
 
 
@@ -240,7 +240,7 @@ def _marker(runtime: str) -> str:
 
 
 def _marked(transport: Transport, runtime: str) -> list[str] | None:
-    """The packages of a runtime that was set up whole; None for anything we did not write so."""
+    """The packages of a completely installed runtime; None for anything else."""
     data = transport.read(_marker(runtime), max_bytes=_MAX_MARKER_BYTES)
     known: list[Any] = [{"version": 1, "packages": list(pin.packages)} for pin in PINS if pin.runtime == runtime]
     try:
@@ -251,15 +251,15 @@ def _marked(transport: Transport, runtime: str) -> list[str] | None:
 
 
 def _put_there(device: Device, transport: Transport, pin: Pin, wheels: list[Path], shown: Progress) -> None:
-    """Carry the wheels over under a name of this attempt's own, and have them unpacked and tried there."""
+    """Copy the wheels under a name unique to this attempt, and unpack and test them there."""
     attempt, words = uuid.uuid4().hex[:16], []
     try:
-        with shown.step(f"{pin.runtime}: to {device.name}", len(wheels)) as report:
+        with shown.step(f"{pin.runtime}: copy to {device.name}", len(wheels)) as report:
             for count, wheel in enumerate(wheels, 1):
                 transport.put(wheel, f"wheels/{attempt}/{wheel.name}")
                 words += [wheel.name, hashlib.sha256(wheel.read_bytes()).hexdigest()]
                 report(count)
-        with shown.step(f"{pin.runtime}: unpacked and tried there"):
+        with shown.step(f"{pin.runtime}: unpack and test there"):
             _unpack(device, transport, pin, attempt, words)
     except BaseException:
         _clear(device, transport, f"wheels/{attempt}")
@@ -281,7 +281,7 @@ def _unpack(device: Device, transport: Transport, pin: Pin, attempt: str, words:
 
 
 def _clear(device: Device, transport: Transport, folder: str) -> None:
-    """Remove a folder on the board, if it can be done at once: called while something else went wrong."""
+    """Try to remove a folder on the board, once: called while another error is handled."""
     code = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
     with suppress(EdgemobileError):
         transport.run([python_of(device), "-S", "-c", code, folder])

@@ -1,6 +1,6 @@
-"""What ssh and adb share: a transport that can run a POSIX shell's script on the board, and nothing more.
+"""The transport shared by ssh and adb: it only needs to run POSIX shell scripts on the board.
 
-Every name, argument and value goes into a script through shlex.quote, so the board's shell takes them as they are.
+Every name, argument and value in a script is quoted with shlex.quote, so the board's shell does not change it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgemobile.errors import EdgemobileError
 __all__ = ["ShellTransport"]
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Exit codes of our own scripts, which no program of the board has business with.
+# Exit codes of our own scripts, which programs on the board do not use.
 _NO_ROOT, _NO_FILE, _CUT_OFF = 96, 97, 98
 # Small systems have a `sync` that takes no file, or none.
 _SYNC = 'sync "$p" 2>/dev/null || sync || :'
@@ -28,7 +28,7 @@ _SLOWEST_BYTES_S = 100_000
 
 
 class ShellTransport(ABC):
-    """Works in `root` on the board called `name`. A subclass says how a script gets there."""
+    """Works in `root` on the board called `name`. A subclass defines how to send a script."""
 
     emulated = False
     name: str
@@ -40,20 +40,20 @@ class ShellTransport(ABC):
 
     @abstractmethod
     def _shell(self, script: str, *, stdin: bytes | Path, timeout_s: float, max_bytes: int) -> Completed:
-        """Run `script` by the board's sh. Raises DeviceUnreachable where the connection is not there or is lost."""
+        """Run `script` with the board's sh. Raises DeviceUnreachable if there is no connection or it is lost."""
 
     def run(
         self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float = 60, env: Mapping[str, str] | None = None
     ) -> Completed:
         """Run a program in `root`; one that does not exist ends with code 127.
 
-        Raises DeviceUnreachable where the connection is lost or it does not end in time (it may go on there),
-        EdgemobileError where it says more than 16 MiB.
+        Raises DeviceUnreachable if the connection is lost or it does not end in time (it may continue there),
+        EdgemobileError if its output is more than 16 MiB.
         """
         return self._in_root(f"exec {_words(argv, env)}", stdin=stdin, timeout_s=timeout_s)
 
     def start(self, argv: Sequence[str], *, log: str, env: Mapping[str, str] | None = None) -> None:
-        """Start a program of its own session: it outlives the connection."""
+        """Start a program in its own session: it continues without the connection."""
         target = _quoted_path(log)
         # Android and very small systems may lack one of the two.
         script = (
@@ -90,7 +90,7 @@ class ShellTransport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let the connection go; what was started goes on."""
+        """Close the connection; started programs continue."""
 
     def _in_root(
         self, script: str, *, stdin: bytes | Path = b"", timeout_s: float = 60, max_bytes: int = MAX_OUTPUT_BYTES
@@ -100,13 +100,13 @@ class ShellTransport(ABC):
         done = self._shell(enter + script, stdin=stdin, timeout_s=timeout_s, max_bytes=max_bytes)
         if done.returncode == _NO_ROOT:
             raise EdgemobileError(
-                f"cannot use {self.root} on {self.name}: {exit_reason(done)}. Name another in its row (root = ...)"
+                f"cannot use {self.root} on {self.name}: {exit_reason(done)}. Set another in its row (root = ...)"
             )
         return done
 
     def _checked(self, done: Completed, what: str) -> None:
         if done.returncode == _CUT_OFF and not done.stderr:
-            raise DeviceUnreachable(f"{self.name}: the connection was cut in the middle of: {what}")
+            raise DeviceUnreachable(f"{self.name}: the connection was lost during: {what}")
         if done.returncode:
             full = b"No space left" in done.stderr
             reason = disk_full(self.root, movable=True) if full else exit_reason(done)
@@ -116,10 +116,10 @@ class ShellTransport(ABC):
 def _words(argv: Sequence[str], env: Mapping[str, str] | None) -> str:
     for variable in env or {}:
         if not _VARIABLE.fullmatch(variable):
-            raise EdgemobileError(f"environment variable {variable!r} is no name a shell takes")
+            raise EdgemobileError(f"environment variable {variable!r} is not a valid name in a shell")
     for word in (*argv, *(env or {}).values()):
         if "\0" in word:
-            raise EdgemobileError(f"argument {word!r} holds a NUL, which no program can be given")
+            raise EdgemobileError(f"argument {word!r} contains a NUL, which arguments cannot have")
     return shlex.join(["env", *(f"{name}={value}" for name, value in (env or {}).items()), *argv])
 
 

@@ -1,4 +1,4 @@
-"""A board behind ssh: the user's own OpenSSH, with their configuration, agent, jump hosts and known_hosts.
+"""A board reached with ssh: the user's own OpenSSH, with their configuration, agent, jump hosts and known_hosts.
 
 One connection is opened and shared by every command (ControlMaster); nothing is asked (BatchMode) and an unknown or
 changed host key is refused.
@@ -23,7 +23,7 @@ __all__ = ["SshTransport"]
 
 _INSTALL = "sudo apt-get install openssh-client"
 _CONNECT_S = 60
-# ssh's own failures, as against the program's on the board.
+# ssh's own failures, as opposed to those of the program on the board.
 _FAILED = 255
 _OPTIONS = {
     "BatchMode": "yes",
@@ -40,8 +40,8 @@ _OPTIONS = {
     "LogLevel": "ERROR",
 }
 
-# What ssh says -> what fixes it. {there} is how the user would write it: user@host, with -p and -F; {forget} takes the
-# host out of known_hosts.
+# ssh's message -> how to fix it. {there} is how the user would write it: user@host, with -p and -F; {forget} removes
+# the host from known_hosts.
 _REMEDIES = (
     ("HOST IDENTIFICATION HAS CHANGED", "its host key changed; if you installed it anew: {forget}"),
     ("Host key verification failed", "its host key is not known here; log in once and compare it: ssh {there}"),
@@ -60,7 +60,7 @@ class SshTransport(ShellTransport):
     """`host` is a name of the user's ssh configuration or of the network. `root` is below the board's own home unless
     it begins with '/'. `config` is an ssh configuration to use instead of the user's.
 
-    Raises MissingTool where there is no ssh.
+    Raises MissingTool if ssh is not installed.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class SshTransport(ShellTransport):
         route = [*(["-F", config] if config else []), *(["-p", port] if port else [])]
         self._where = [*route, *(["-l", user] if user else [])]
         self._there = " ".join([*route, f"{user}@{host}" if user else host])
-        # The path of a socket has at most about 100 bytes, which a user's TMPDIR may exceed.
+        # The path of a socket may have at most about 100 bytes, which a user's TMPDIR may exceed.
         folder = tempfile.gettempdir() if len(tempfile.gettempdir()) < 50 else "/tmp"
         self._folder = tempfile.TemporaryDirectory(prefix="edgemobile-", dir=folder, ignore_cleanup_errors=True)
         self._socket = Path(self._folder.name, "ssh")
@@ -95,14 +95,14 @@ class SshTransport(ShellTransport):
         return self._found_root
 
     def close(self) -> None:
-        """End the shared connection; a later call opens another one."""
+        """Close the shared connection; a later call opens a new one."""
         _end(self._command("-O", "exit"), self._socket)
 
     def _shell(self, script: str, *, stdin: bytes | Path, timeout_s: float, max_bytes: int) -> Completed:
         self._connect()
         command = [*self._command("-o", "ControlMaster=no"), script]
         done = bounded_run(command, stdin=stdin, timeout_s=timeout_s, max_bytes=max_bytes, named=f"ssh {self.name}")
-        # A program may end with 255 too; then the connection still stands.
+        # A program may also exit with 255; then the connection still exists.
         if done.returncode == _FAILED and not self._stands():
             raise self._unreachable(done)
         return done
@@ -111,7 +111,7 @@ class SshTransport(ShellTransport):
         if self._socket.exists():
             return
         command = [*self._command("-o", "ControlMaster=yes", "-o", "ControlPersist=600"), "exit 0"]
-        # The master that stays behind keeps its standard error open: a pipe would never end.
+        # The remaining master keeps its standard error open: a pipe would never end.
         with tempfile.TemporaryFile() as said:
             try:
                 code = subprocess.run(
@@ -148,7 +148,8 @@ class SshTransport(ShellTransport):
         found = done.stdout.decode("utf-8", "replace")
         if done.returncode or not re.fullmatch(r"/[^\0-\x1f\x7f:]{1,500}", found):
             raise EdgemobileError(
-                f'{self.name} names {found[:80]!r} as its cache, which is no folder. Name one in its row: root = "/..."'
+                f"{self.name} names {found[:80]!r} as its cache, which is not a folder. Set one in its row: "
+                'root = "/..."'
             )
         return found
 
@@ -159,8 +160,8 @@ class SshTransport(ShellTransport):
         return DeviceUnreachable(f"{self.name} is not reachable: {exit_reason(done)}; {remedy}")
 
     def _forget(self, said: str) -> str:
-        """The command that takes a changed key out, by the name and the file that ssh names: a port, or a HostName or
-        HostKeyAlias of the configuration, makes the name another than the host's.
+        """The command that removes a changed key, with the name and the file from ssh's message: with a port, or a
+        HostName or HostKeyAlias in the configuration, the name differs from the host's.
         """
         known = f"[{self._host}]:{self._port}" if self._port not in (None, "22") else self._host
         name = re.search(r"ost key for (\S+) has changed", said)
@@ -181,5 +182,5 @@ def _end(command: list[str], socket: Path) -> None:
             check=False,
             timeout=20,
         )
-        # The connection removes it as well when it ends.
+        # The connection also removes it when it ends.
         socket.unlink(missing_ok=True)

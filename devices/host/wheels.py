@@ -1,7 +1,7 @@
-"""Which wheels a runtime needs on a board, pinned, and their download here: the board needs no network and no pip.
+"""The pinned wheels of each runtime for boards, and their download to the host: the board needs no network and no pip.
 
-Add a version here: a row in PINS, newest Python first, and the sha256 of its wheels in wheels.sha256: what
-`sha256sum *.whl` prints of what pip downloads for every Python and machine.
+To add a version: a row in PINS, newest Python first, and the sha256 of its wheels in wheels.sha256: the output of
+`sha256sum *.whl` for the files that pip downloads for every Python and machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PINS", "Pin", "Target", "fetch_wheels", "pin_for"]
 
 @dataclass(frozen=True)
 class Target:
-    """What a wheel must fit: `machine` as uname says it, Python and glibc as (major, minor)."""
+    """What a wheel must match: `machine` as in uname, Python and glibc as (major, minor)."""
 
     machine: str
     python: tuple[int, int]
@@ -36,7 +36,7 @@ class Target:
 
     @property
     def platforms(self) -> list[str]:
-        """Every manylinux tag that runs there, newest first: PEP 600 promises manylinux_2_N wherever glibc >= 2.N."""
+        """Every manylinux tag that runs there, newest first: PEP 600 guarantees manylinux_2_N if glibc >= 2.N."""
         assert self.glibc is not None
         return [f"manylinux_2_{minor}_{self.machine}" for minor in range(self.glibc[1], 16, -1)] + [
             f"manylinux2014_{self.machine}"
@@ -69,7 +69,7 @@ _DOWNLOAD_S = 1800
 
 
 def pin_for(runtime: str, target: Target) -> Pin:
-    """The row of PINS that fits. Raises Unsupported that says which part of `target` does not, and what would."""
+    """The matching row of PINS. Raises Unsupported with the part of `target` that does not match, and what would."""
     rows = [pin for pin in PINS if pin.runtime == runtime]
     if not rows:
         known = ", ".join(dict.fromkeys(pin.runtime for pin in PINS))
@@ -86,23 +86,23 @@ def pin_for(runtime: str, target: Target) -> Pin:
         low, high = min(pin.first for pin in rows), max(pin.last for pin in rows)
         raise Unsupported(
             f"{runtime} has no wheel for a board that is {target}. Its wheels: Python {_dotted(low)} to "
-            f'{_dotted(high)}. Name another Python of the board in its row (python = "python{_dotted(high)}")'
+            f'{_dotted(high)}. Set another Python of the board in its row (python = "python{_dotted(high)}")'
             + (", or use --runtime litert" if runtime == "tflite_runtime" else "")
         )
     if target.glibc < fitting[0].glibc:
         raise Unsupported(
             f"{runtime} has no wheel for a board that is {target}. Its wheels need glibc {_dotted(fitting[0].glibc)}: "
-            "bring the board's system up to a newer release"
+            "upgrade the board's system to a newer release"
             + (", or use --runtime litert" if runtime == "tflite_runtime" else "")
         )
     return fitting[0]
 
 
 def fetch_wheels(runtime: str, target: Target) -> list[Path]:
-    """The wheels of `runtime` for `target`, from our cache or else downloaded into it, whole or not at all.
+    """The wheels of `runtime` for `target`, from the cache or downloaded into it atomically.
 
-    Each is checked by its sha256, each time: a cache that was damaged is fetched again. Raises Unsupported where there
-    are none, EdgemobileError where pip is missing, cannot reach its index, or gets another file.
+    Each is checked against its sha256 every time: a damaged cache is downloaded again. Raises Unsupported if there are
+    none, EdgemobileError if pip is missing, cannot reach its index, or gets another file.
     """
     pin = pin_for(runtime, target)
     name = f"{'+'.join(pin.packages)}-cp{_dotted(target.python).replace('.', '')}-{target.machine}"
@@ -120,7 +120,7 @@ def fetch_wheels(runtime: str, target: Target) -> list[Path]:
             try:
                 Path(partial, "done").rename(folder)
             except OSError:
-                # Another process was first; its wheels are as good.
+                # Another process was first; its wheels are the same.
                 if not folder.is_dir():
                     raise
     return sorted(folder.glob("*.whl"))
@@ -152,12 +152,14 @@ def _download(pin: Pin, target: Target, partial: Path, folder: Path) -> None:
     words = ["--python-version", _dotted(target.python), "--implementation", "cp"]
     for platform in target.platforms:
         words += ["--platform", platform]
-    # Dependencies are named in PINS: pip would judge their markers by the Python that runs it, not by the board's.
+    # Dependencies are listed in PINS: pip would evaluate their markers for its own Python, not the board's.
     command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", *words, "-d", str(partial / "done"), *pin.packages]
     done = bounded_run(command, timeout_s=_DOWNLOAD_S, named="pip download")
     if done.returncode:
-        remedy = "Install pip: python -m ensurepip" if b"No module named pip" in done.stderr else "Fix that and repeat"
+        remedy = (
+            "Install pip: python -m ensurepip" if b"No module named pip" in done.stderr else "Fix that and run it again"
+        )
         shutil.rmtree(partial / "done", ignore_errors=True)
         raise EdgemobileError(
             f"cannot download {' and '.join(pin.packages)} for {target}: {exit_reason(done)}. {remedy}; "

@@ -1,7 +1,7 @@
-"""A session in a process of its own, with limits: what a damaged or hostile file does to a runtime ends there.
+"""A session in a separate process with limits, which contains the effects of a damaged or hostile file.
 
 Runtimes are native code and trust their files: a flipped byte of a TFLite file can corrupt the heap, and an ONNX graph
-can loop for ever. In its own process that is an error with the file's name.
+can loop forever. In a separate process that becomes an error with the file's name.
 
     here                                 the process
     the file, runtime, threads       ->  opens it
@@ -9,8 +9,8 @@ can loop for ever. In its own process that is an error with the file's name.
     arrays, or sizes of inputs       ->  runs it, or resizes
                                      <-  arrays, or ports
 
-Each message is JSON, then arrays as raw bytes. Nothing is unpickled, and sizes are checked before anything is
-allocated: the process is not trusted either once it has read the file.
+Each message is JSON, then arrays as raw bytes. Nothing is unpickled, and sizes are checked before memory is
+allocated: after reading the file, the process is not trusted either.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from edgemobile.util.quiet import quiet_stderr
 
 __all__ = ["open_isolated", "optimized_onnx"]
 
-# Beyond what the interpreter and the runtime take themselves. A MobileNet at 224 px needs 50 MiB.
+# In addition to the memory of the interpreter and the runtime. A MobileNet at 224 px needs 50 MiB.
 _MEMORY_BYTES, _MEMORY_OF_FILE = 3 * 2**30, 30
 _OPEN_S, _RUN_S, _IMAGE_S = 60.0, 60.0, 5.0
 _MAX_HEADER, _MAX_ARRAYS = 2**26, 2**31
@@ -59,18 +59,18 @@ def open_isolated(
     exact: bool = False,
     layers: bool = False,
 ) -> Session:
-    """As `open_session`, or with `layers` as `open_layers`, in a process of its own.
+    """As `open_session`, or with `layers` as `open_layers`, in a separate process.
 
-    Raises EdgemobileError, naming the file, also where it crashes the runtime, takes more than 3 GiB and 30 times its
-    size, more than a minute to open, or more than a minute and 5 s an image to run.
+    Raises EdgemobileError, naming the file, also if it crashes the runtime, needs more memory than 3 GiB and 30 times
+    its size, more than a minute to open, or more than a minute and 5 s per image to run.
     """
     return _Isolated(data, runtime, threads, name, exact=exact, layers=layers)
 
 
 def optimized_onnx(data: bytes, name: str = "the model") -> bytes:
-    """The ONNX file that onnxruntime makes of this one on this machine, made in a process of its own.
+    """The ONNX file that onnxruntime optimizes this one to on this machine, in a separate process.
 
-    Raises EdgemobileError where it cannot, and as `open_isolated` does.
+    Raises EdgemobileError if it cannot, and as `open_isolated` does.
     """
     process = _Process(name)
     try:
@@ -81,7 +81,7 @@ def optimized_onnx(data: bytes, name: str = "the model") -> bytes:
 
 
 class _Process:
-    """Another Python that answers messages. Errors call the file that it reads `name`."""
+    """Another Python process that answers messages. `name` is its file's name in errors."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -90,7 +90,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Ctrl-C is for the process that the user started: this one ends with it.
+            # Ctrl-C goes to the process that the user started: this one ends with it.
             start_new_session=True,
         )
 
@@ -136,7 +136,7 @@ class _Process:
         )
 
     def close(self) -> None:
-        """End it."""
+        """Stop the process."""
         self.running.kill()
         self.running.wait()
         for pipe in (self.running.stdin, self.running.stdout):
@@ -146,7 +146,7 @@ class _Process:
 
 
 class _Isolated(Session):
-    """The session here of the one there."""
+    """The local proxy of the session in the other process."""
 
     def __init__(self, data: bytes, runtime: str | None, threads: int, name: str, *, exact: bool, layers: bool) -> None:
         self.name = name
@@ -203,7 +203,7 @@ def _send(pipe: IO[bytes], message: dict[str, Any], arrays: Sequence[np.ndarray]
 
 
 def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Raises EOFError, an OSError or a ValueError for what is no message."""
+    """Raises EOFError, an OSError or a ValueError for anything but a message."""
     (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
     if length > _MAX_HEADER:
         raise ValueError(f"a header of {length} bytes")
@@ -227,7 +227,7 @@ def _dtype(text: str) -> np.dtype[Any]:
 
 
 def _exactly(pipe: IO[bytes], count: int) -> bytearray:
-    """As many bytes; a short read is the end of the process."""
+    """Read exactly this many bytes; a short read means that the process ended."""
     data = bytearray(count)
     view, have = memoryview(data), 0
     while have < count:
@@ -263,7 +263,7 @@ def _port(value: Mapping[str, Any]) -> Port:
 
 
 def serve() -> None:
-    """Answer messages on standard input until it ends. What a runtime prints goes nowhere."""
+    """Answer messages on standard input until it ends. Output of the runtime is discarded."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     given = os.fdopen(os.dup(0), "rb", buffering=0)
     said = os.fdopen(os.dup(1), "wb")
@@ -296,7 +296,7 @@ def serve() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process, even inside an endless model, when the one that asks is gone."""
+    """End this process, even in an endless model, when its parent is gone."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -329,7 +329,7 @@ def _optimized(data: bytes, name: str) -> bytes:
             runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             return file.read_bytes()
         except Exception as error:
-            # Raises where it does not load; else what failed is writing.
+            # Raises if the file does not load; otherwise the writing failed.
             open_session(data, name=name)
             raise EdgemobileError(
                 f"what onnxruntime makes of {name} cannot be written to a temporary folder: {in_a_line(error)}. "
@@ -338,7 +338,7 @@ def _optimized(data: bytes, name: str) -> bytes:
 
 
 def _limit_memory(most: int) -> None:
-    """At most so many bytes beyond what is taken now, where the system has such a limit."""
+    """Limit memory to this many bytes beyond the current use, if the system has such a limit."""
     try:
         import resource
     except ImportError:

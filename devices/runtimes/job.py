@@ -1,4 +1,4 @@
-"""What travels between host and board, and its limits: both sides read it here."""
+"""The messages between host and board, and their limits, for both sides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_PROGRESS_BYTES, MAX_LINE_BYTES = 4 * 2**20, 2**16
 # Of the counts of an emulated core.
 MAX_COUNTS_BYTES = 64 * 2**20
 
-# What a count of instructions is split into, in the order shown.
+# The classes of counted instructions, in the order shown.
 INSTRUCTION_CLASSES = (
     "total",
     "dp_imm",
@@ -45,13 +45,13 @@ INSTRUCTION_CLASSES = (
     "other",
 )
 
-# What a line of progress.jsonl is about.
+# The kinds of lines in progress.jsonl.
 EventName = Literal["opening", "opened", "memory", "waiting", "cooling", "round", "energy", "profile", "chunk", "ended"]
 EVENTS: tuple[str, ...] = get_args(EventName)
 
 
 class JobFile(TypedDict):
-    """A model file: `file` is what its user calls it, `path` where it lies under the board's root."""
+    """A model file: `file` is the user's name for it, `path` its path below the board's root."""
 
     file: str
     path: str
@@ -62,7 +62,7 @@ class JobFile(TypedDict):
 
 
 class JobSettings(TypedDict):
-    """What was asked of a bench, as devices.host.records.Settings has it; `cores` are numbers, None is all."""
+    """The settings of a bench, as in devices.host.records.Settings; `cores` are numbers, None means all."""
 
     threads: Sequence[int]
     cores: Sequence[int] | None
@@ -78,7 +78,7 @@ class JobSettings(TypedDict):
 
 
 class Job(TypedDict):
-    """job.json. The host writes it with a `token` of its own for every attempt."""
+    """job.json. The host writes it with a new `token` for every attempt."""
 
     version: int
     kind: Literal["bench", "infer"]
@@ -94,7 +94,7 @@ class BenchJob(Job):
 
 
 class InferJob(Job):
-    """Answer images with the one file; with `layers` by all of its outputs."""
+    """Run images through the one file; with `layers`, return all of its outputs."""
 
     runtime: str | None
     threads: int

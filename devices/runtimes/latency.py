@@ -1,4 +1,4 @@
-"""Latency of one or several sessions, measured in turns so that a slow moment of the board hits all of them alike."""
+"""Latency of one or several sessions, measured in turns so that a slow phase of the board affects all equally."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 __all__ = ["Latency", "latency_ns", "warm_up_ns"]
 
-# Steady: the medians of two windows of this many inferences differ by less than the share; or enough is enough.
+# Steady: the medians of two windows of this many inferences differ by less than this ratio; with a limit on the time.
 _WINDOW, _STEADY = 5, 0.02
 _MOST_WARMUPS, _LONGEST_WARMUP_NS = 50, 10_000_000_000
 
@@ -21,7 +21,7 @@ class _Invokes(Protocol):
 
 @dataclass(frozen=True)
 class Latency:
-    """Every value of one session in the order measured, warm-up apart; nothing is discarded."""
+    """Every value of one session in the order measured, with the warm-up separate; nothing is discarded."""
 
     warmup_ns: tuple[int, ...]
     values_ns: tuple[int, ...]
@@ -32,7 +32,7 @@ class Latency:
 
     @property
     def spread(self) -> float:
-        """Interquartile range over the median: 0.05 is a quiet board. 0 where there is one value."""
+        """Interquartile range over the median: 0.05 is an idle board. 0 for a single value."""
         if len(self.values_ns) < 2 or not self.median_ns:
             return 0.0
         low, _, high = statistics.quantiles(self.values_ns, n=4, method="inclusive")
@@ -47,7 +47,7 @@ def latency_ns(
     warmup: int = 5,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Latency]:
-    """Time `invoke` of each session on its own prepared input, one call each a round.
+    """Time `invoke` of each session on its own prepared input, one call each per round.
 
     Every round starts with the next session, so that none is always the first of a round.
     Raises ValueError for fewer than one round.
@@ -66,10 +66,10 @@ def latency_ns(
 
 
 def warm_up_ns(invoke: Callable[[], Any], *, clock: Callable[[], int] = time.perf_counter_ns) -> list[int]:
-    """Call `invoke` until it is steady and give every time taken.
+    """Call `invoke` until it is steady and return every time.
 
-    Steady is when the median of the last 5 is within 2 % of the median of the 5 before. A board that does not get there
-    in 50 calls or 10 s is measured as it is; the verdict on the run says so.
+    It is steady when the median of the last 5 is within 2 % of the median of the 5 before. A board that does not become
+    steady in 50 calls or 10 s is measured anyway; the verdict on the run states it.
     """
     taken: list[int] = []
     while len(taken) < _MOST_WARMUPS and sum(taken) < _LONGEST_WARMUP_NS:

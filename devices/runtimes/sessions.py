@@ -1,6 +1,6 @@
-"""Open a model file with the runtime of its format, all behind one Session. Runs on the board: numpy and one runtime.
+"""Opens a model file with a runtime of its format as a Session. Runs on the board: needs only numpy and one runtime.
 
-Add a runtime here: a subclass of Session, a row in _SESSIONS, and one in edgemobile.devices.runtimes.table.
+To add a runtime: a subclass of Session, a row in _SESSIONS, and one in edgemobile.devices.runtimes.table.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-# A message names no more of a file's ports than this.
+# A message lists at most this many of a file's ports.
 _SHOWN_NAMES = 8
 _FLOATS = ("float32", "float16", "float64")
 _WHOLE = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -44,8 +44,8 @@ _WHOLE = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"
 class Port:
     """The input or output of a file. `layout` is "NCHW", "NHWC" or, with fewer dimensions, "".
 
-    Integer ports that stand for reals have a `scale` and a `zero_point`. `free` are the dimensions that the file leaves
-    open, which count as 1 in `shape`; None where nobody says which, and any 1 may be one.
+    Quantized integer ports have a `scale` and a `zero_point`. `free` are the dynamic dimensions of the file, which
+    count as 1 in `shape`; None if they are not known, and any 1 may be one.
     """
 
     name: str
@@ -64,17 +64,17 @@ class Port:
 
     @property
     def words(self) -> str:
-        """As in "float32 NCHW[1, 3, 224, 224]"."""
+        """For example "float32 NCHW[1, 3, 224, 224]"."""
         return f"{self.dtype} {self.layout}{list(self.shape)}"
 
     @property
     def takes(self) -> str:
-        """The shape with N for the sizes that are open, as in "Nx3x224x224"."""
+        """The shape with N for dynamic dimensions, such as "Nx3x224x224"."""
         return "x".join("N" if axis in (self.free or ()) else str(size) for axis, size in enumerate(self.shape))
 
     @property
     def undecided(self) -> tuple[int, ...]:
-        """The dimensions that nothing has decided and that are no batch, which is 1."""
+        """The dynamic dimensions without a chosen size, except the batch, which is 1."""
         return tuple(axis for axis in self.free or () if axis)
 
     def settled(self, input_px: int) -> Port:
@@ -98,7 +98,7 @@ class Port:
         channel = 1 if self.layout == "NCHW" else 3
         if self.layout and (self.shape[channel], ordered.shape[channel]) == (1, 3):
             raise Unsupported(
-                f"input {self.name} takes one grey channel, {self.layout}{list(self.shape)}. Supported: RGB images; "
+                f"input {self.name} has one grey channel, {self.layout}{list(self.shape)}. Supported: RGB images; "
                 "a first layer with its weights summed over R, G and B gives the same for grey ones"
             )
         if ordered.shape != self.shape:
@@ -114,9 +114,9 @@ class Port:
         return np.ascontiguousarray(quantize(ordered, self.qparams, self.dtype))
 
     def example(self, rng: np.random.Generator) -> np.ndarray:
-        """Something it takes: noise as of preprocessed photos; 1 where integers mean themselves, as ids and lengths do.
+        """An example input: noise like preprocessed photos; 1 for integers without a scale, such as ids and lengths.
 
-        Raises Unsupported for what is neither a number nor a bool.
+        Raises Unsupported for a dtype that is neither a number nor a bool.
         """
         if self.dtype in _FLOATS or self.scale is not None:
             batch, *sides = self.shape or (1,)
@@ -130,18 +130,18 @@ class Port:
 
 @dataclass(frozen=True)
 class Delegation:
-    """How a delegate cuts a file: into `partitions`, the ops of `outside` (op -> how many) left to plain kernels."""
+    """How a delegate splits a file: into `partitions`, with the ops `outside` (op -> count) in plain kernels."""
 
     partitions: int
     outside: Mapping[str, int]
 
 
 class Session(ABC):
-    """A model file loaded and ready. `runtime` and `version` say who computes, `name` what errors call the file.
+    """A model file loaded and ready. `runtime` and `version` are of the runtime, `name` is the file's name in errors.
 
-    `metadata` is what the file says of itself, by key, where the runtime tells. `config` is what the runtime was told
-    so that it computes exactly, by its own keys. A file may have several inputs and outputs; those that take images and
-    answer with logits have one of each, `input` and `output`.
+    `metadata` is the file's metadata by key, if the runtime provides it. `config` is the runtime's configuration for
+    exact computation, by its own keys. A file may have several inputs and outputs; image classifiers have one of each,
+    `input` and `output`.
     """
 
     runtime: str
@@ -154,7 +154,7 @@ class Session(ABC):
 
     @property
     def input(self) -> Port:
-        """The one input. Raises Unsupported where there are several."""
+        """The only input. Raises Unsupported if there are several."""
         return _only(self.inputs, "inputs", self.name)
 
     @input.setter
@@ -163,7 +163,7 @@ class Session(ABC):
 
     @property
     def output(self) -> Port:
-        """The one output. Raises Unsupported where there are several."""
+        """The only output. Raises Unsupported if there are several."""
         return _only(self.outputs, "outputs", self.name)
 
     @output.setter
@@ -175,34 +175,34 @@ class Session(ABC):
         """One inference on an array from `prepare`: the raw output, in the file's own dtype. This is what is timed."""
 
     def invoke_all(self, prepared: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One inference on an array an input, in the file's order: every raw output, in the file's order."""
+        """One inference on one array per input, in the file's order: every raw output, in the file's order."""
         (one,) = prepared
         return [self.invoke(one)]
 
     def delegation(self) -> Delegation | None:
-        """How the delegate cuts the file; None where the runtime has none, or does not tell."""
+        """How the delegate splits the file; None if the runtime has none, or does not report it."""
         return None
 
     def settle(self, input_px: int) -> None:
-        """Leave nothing open of image inputs: a free resolution is `input_px`, integers without a scale are reals.
+        """Choose all dynamic sizes of image inputs: the resolution is `input_px`, integers without a scale are reals.
 
-        What the file fixes stays.
+        Sizes fixed by the file are kept.
         """
         self._take(tuple(port.settled(input_px) for port in self.inputs))
 
     def reshape(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Decide free sizes: input -> its whole shape. Names the file has not are left out.
+        """Choose dynamic sizes: input -> its full shape. Names that the file does not have are ignored.
 
-        Raises EdgemobileError where a shape is not one that the input takes.
+        Raises EdgemobileError if the input does not accept a shape.
         """
         self._take(tuple(_reshaped(port, shapes.get(port.name), self.name) for port in self.inputs))
 
     def _take(self, inputs: tuple[Port, ...]) -> None:
-        """Go on with `inputs`, which are the file's with other sizes."""
+        """Use `inputs`, which are the file's with other sizes."""
         self.inputs = inputs
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
-        """Preprocessed images f32[N,H,W,C], as many as the file's batch, in the file's own layout and dtype."""
+        """Convert preprocessed images f32[N,H,W,C], N the file's batch, to the file's own layout and dtype."""
         return self.input.prepared(images)
 
     def run(self, images: np.ndarray) -> np.ndarray:
@@ -217,7 +217,7 @@ class Session(ABC):
             raw = self._answer(padded)[0]
             if raw.shape[:1] != (batch,):
                 raise Unsupported(
-                    f"{self.name} gives {list(raw.shape)} for a batch of {batch}. Supported: one row an image"
+                    f"{self.name} has the output {list(raw.shape)} for a batch of {batch}. Supported: one row per image"
                 )
             rows.append(self._real(raw)[: len(part)])
         return np.concatenate(rows) if rows else np.empty((0, *self.output.shape[1:]), np.float32)
@@ -228,7 +228,7 @@ class Session(ABC):
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
-            # An inner value may be one number for the whole batch.
+            # An intermediate value may be one number for the whole batch.
             arrays = map(np.atleast_1d, self._answer(padded))
             parts.append([array[: len(part)].copy() for array in arrays])
         return [np.concatenate([part[index] for part in parts]) for index in range(len(parts[0]))]
@@ -240,7 +240,7 @@ class Session(ABC):
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """What the runtime raises inside, which may be anything, is an EdgemobileError that names the file."""
+        """Convert any exception of the runtime to an EdgemobileError that names the file."""
         try:
             yield
         except EdgemobileError:
@@ -262,10 +262,11 @@ class _Onnxruntime(Session):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        # Its threads would go on spinning for a while after an inference, at the cost of whatever is timed next.
+        # Otherwise its threads spin for a while after an inference and slow down what is timed next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if exact:
-            # Where this CPU saturates sums of int8 products, it makes the weights uint8; elsewhere it does nothing.
+            # If this CPU saturates sums of int8 products, this converts the weights to uint8; otherwise it does
+            # nothing.
             self.config = {"session.x64quantprecision": "1"}
             for key, value in self.config.items():
                 options.add_session_config_entry(key, value)
@@ -284,14 +285,14 @@ class _Onnxruntime(Session):
         return self._session.run(None, dict(zip(self._names, prepared)))  # noqa: B905  # strict= came with Python 3.10
 
     def end_profiling(self) -> str:
-        """The path of the profile, where the session was opened with a `profile_prefix`."""
+        """The path of the profile, if the session was opened with a `profile_prefix`."""
         return self._session.end_profiling()
 
 
 class _Tflite(Session):
-    """What LiteRT, tflite_runtime and TensorFlow share: one Interpreter class under three names.
+    """Shared by LiteRT, tflite_runtime and TensorFlow: one Interpreter class under three names.
 
-    Its sums are exact on every CPU, so `exact` asks for nothing.
+    Its sums are exact on every CPU, so `exact` has no effect.
     """
 
     def __init__(self, data: bytes, threads: int, *, exact: bool = False) -> None:
@@ -334,7 +335,7 @@ class _Tflite(Session):
         return [self._interpreter.get_tensor(index) for index in self._made]
 
     def delegation(self) -> Delegation | None:
-        # A private call of both packages, stable over the years; a release without it tells nothing.
+        # A private call of both packages, stable for years; a release without it reports nothing.
         listed = getattr(self._interpreter, "_get_ops_details", None)
         return None if listed is None else _delegation(listed(), self._made)
 
@@ -357,7 +358,9 @@ _SESSIONS: dict[str, Callable[..., Session]] = {
 
 
 def import_runtime(runtime: str) -> None:
-    """Import what `runtime` needs, so that opening a file afterwards costs the file alone. Raises MissingExtra."""
+    """Import the packages of `runtime`, so that opening a file later takes only the file's own time. Raises
+    MissingExtra.
+    """
     row = RUNTIMES[runtime]
     with quiet_stderr():
         require(row.module, row.extra)
@@ -374,7 +377,7 @@ def open_session(
     """A Session on a model file or its bytes, with `threads` threads for one inference.
 
     The content decides the format, not the name. `runtime` is a name of RUNTIMES (edgemobile.devices.runtimes.table);
-    `name` is what errors call bytes. With `exact`, sums of int8 products do not saturate, whatever the CPU.
+    `name` is the name of bytes in errors. With `exact`, sums of int8 products do not saturate on any CPU.
 
     Raises EdgemobileError for a file that is missing, truncated or no model, Unsupported for a runtime that does not
     read the format, MissingExtra where the runtime is not installed.
@@ -384,9 +387,9 @@ def open_session(
 
 
 def open_layers(data: bytes, *, runtime: str | None = None, threads: int = 1, exact: bool = False) -> Session:
-    """A Session on a file whose inner tensors are outputs, for `run_all`. `exact` and what it raises are
-    open_session's."""
-    return _open(data, "the model with its inner tensors as outputs", runtime, threads, exact=exact)
+    """A Session on a file with intermediate tensors as outputs, for `run_all`. `exact` and the errors are as in
+    open_session."""
+    return _open(data, "the model with its intermediate tensors as outputs", runtime, threads, exact=exact)
 
 
 def _open(data: bytes, name: str, runtime: str | None, threads: int, *, exact: bool = False) -> Session:
@@ -410,7 +413,7 @@ def _open(data: bytes, name: str, runtime: str | None, threads: int, *, exact: b
 
 
 def open_profiled(data: bytes, threads: int, prefix: str) -> _Onnxruntime:
-    """An ONNX file whose every inference is profiled, into a file whose path begins with `prefix`."""
+    """A Session on an ONNX file that profiles every inference, to a file whose path begins with `prefix`."""
     return _Onnxruntime(data, threads, prefix)
 
 
@@ -424,7 +427,7 @@ def _only(ports: tuple[Port, ...], what: str, name: str) -> Port:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """As many names as fit a line."""
+    """As many names as fit on a line."""
     shown = list(names)
     return ", ".join(shown[:_SHOWN_NAMES]) + (f" and {len(shown) - _SHOWN_NAMES} more" * (len(shown) > _SHOWN_NAMES))
 
@@ -457,7 +460,7 @@ def _tflite_port(details: dict[str, Any], layout: Callable[[tuple[int, ...]], st
     shape, dtype = tuple(int(size) for size in details["shape"]), np.dtype(details["dtype"]).name
     free: tuple[int, ...] | None = tuple(axis for axis, size in enumerate(details["shape_signature"]) if size < 0)
     if not free and len(shape) == 4 and shape[1:3] == (1, 1):
-        # Old converters write 1 for a free size, and no signature.
+        # Old converters write 1 for a dynamic size, and no signature.
         free = None
     scale, zero_point = details["quantization"]
     quantized = {"scale": float(scale), "zero_point": int(zero_point)} if scale else {}
@@ -466,18 +469,18 @@ def _tflite_port(details: dict[str, Any], layout: Callable[[tuple[int, ...]], st
 
 
 def _with_free(shape: tuple[int, ...], free: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape with -1 for the sizes that are open, as layouts are told from."""
+    """A shape with -1 for dynamic sizes, from which layouts are found."""
     return tuple(-1 if axis in free else size for axis, size in enumerate(shape))
 
 
 def _delegation(ops: list[dict[str, Any]], outputs: Sequence[int]) -> Delegation:
-    """Read from the interpreter's list: the original ops, then an op DELEGATE a partition.
+    """Read from the interpreter's list: the original ops, then one op DELEGATE per partition.
 
-    It does not say which ops a partition took, but what still runs can be found from the outputs back.
+    It does not contain the ops of a partition, but the ops that still run can be found backwards from the outputs.
     """
     maker: dict[int, dict[str, Any]] = {}
     for op in ops:
-        # A partition comes later in the list and so takes the place of the op whose result it gives.
+        # A partition comes later in the list, and so replaces the op that produced its result.
         maker.update(dict.fromkeys(map(int, op["outputs"]), op))
     runs: dict[int, str] = {}
     wanted = list(outputs)

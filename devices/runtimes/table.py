@@ -1,6 +1,6 @@
-"""The runtimes as facts, for whoever needs no runtime to be there: help texts, setup, the probe of a bare board.
+"""Facts about the runtimes, usable without any runtime installed: help texts, setup, the probe of a new board.
 
-Add a runtime here: a row, and a subclass of Session in devices/runtimes/sessions.py.
+To add a runtime: a row here, and a subclass of Session in devices/runtimes/sessions.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ __all__ = ["CARRIED", "DEFAULTS", "RUNTIMES", "Runtime", "default_runtime", "rea
 
 @dataclass(frozen=True)
 class Runtime:
-    """`module` is what is imported, `distribution` what brings it, `extra` what our extra with it is called.
+    """`module` is imported, `distribution` installs it, `extra` is the name of our extra with it.
 
-    `carried`: setup has wheels of it for boards. `aliases` are what others call it.
+    `carried`: setup has wheels of it for boards. `aliases` are other names for it.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Runtime:
         return self.module.partition(".")[0]
 
 
-# The first of a format is its default.
+# The first runtime of a format is its default.
 RUNTIMES = {
     row.name: row
     for row in (
@@ -67,10 +67,10 @@ def readers(format: str) -> tuple[str, ...]:
 
 
 def default_runtime(format: str) -> str:
-    """The runtime that a file of this format gets where none is named."""
+    """The default runtime for files of this format."""
     return readers(format)[0]
 
 
 def runtime_called(name: str) -> str:
-    """The name in RUNTIMES of what others call `name`; itself where there is none."""
+    """The name in RUNTIMES for an alias; `name` itself if it is not one."""
     return next((row.name for row in RUNTIMES.values() if name in row.aliases), name)

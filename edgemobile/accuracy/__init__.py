@@ -1,7 +1,7 @@
-"""How often a model file is right, on this machine or on a device.
+"""The accuracy of model files, on this machine or on a device.
 
-classifier  any model as a classifier: what its input wants, what its outputs mean
-evaluate    every file on the same images, in processes; evaluation: what was asked and what came out
+classifier  any model as a classifier: its preprocessing, and the meaning of its outputs
+evaluate    runs every file on the same images, in processes; evaluation: the request and the result
 remote      the same on a device
-statistics  how sure a count is, and whether two files differ
+statistics  confidence intervals, and whether two files differ
 """

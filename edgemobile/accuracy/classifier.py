@@ -1,7 +1,7 @@
-"""Any model as a classifier: what its input wants and what its outputs mean, with where each of these facts is from.
+"""Any model as a classifier: its preprocessing and the meaning of its outputs, with the source of each of these facts.
 
-An .onnx or .tflite file, ours or anyone's; a checkpoint of a reference model; a reference model's name, which is its
-bundled weights; or a model of one's own, as package.module:factory or a saved program (.pt2).
+An .onnx or .tflite file from any exporter; a checkpoint of a reference model; a reference model's name, for its
+bundled weights; or a custom model, as package.module:factory or a saved program (.pt2).
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from edgemobile.util.quiet import quiet_stderr
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
 
 _FREE_PX = 224
-# A Port counts a free dimension as 1.
+# A Port counts a dynamic dimension as 1.
 _FREE_SIDE = 1
 _TORCH_BATCH = 8
-# The TFLite specification fixes these for the output of SOFTMAX.
+# The TFLite specification requires these for the output of SOFTMAX.
 _SOFTMAX_SCALE, _SOFTMAX_ZERO_POINTS = 1 / 256, (0, -128)
 
 
 @dataclass(frozen=True)
 class ClassifierOptions:
-    """What the user knows better than the file; None takes the file's word, or a stated default.
+    """Values from the user that override the file's; None takes the file's value, or a documented default.
 
-    `res` is the resolution of a model that takes any. `beside` is what the files beside it want: of a model in PyTorch
-    that says nothing itself it is the better guess. With `on_target` a file is run as its target computes it, also
-    where this machine would not. A file of unknown origin is run `isolated`, in a process of its own.
+    `res` is the resolution of a model that takes any. `beside` is the preprocessing of the other files of the run: the
+    better guess for a model in PyTorch that does not state its own. With `on_target` a file is run as its target
+    computes it, even if this machine would not. A file of unknown origin is run `isolated`, in a separate process.
     """
 
     arch: str | None = None
@@ -61,12 +61,11 @@ class ClassifierOptions:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model ready to classify. `labels` name all `outputs`; `found` says in words what was found, and where.
+    """A model ready to classify. `labels` name all `outputs`; `found` describes what was detected, and its sources.
 
-    `stated` is the preprocessing it states itself, with what the file does of it; None: assumed, or asked for. `sha256`
-    is of the bytes that were opened; None for a model that is no file. `model_file` is what a runtime runs, None for a
-    model in PyTorch.
-    `preprocess_from` says in words where `preprocess` comes from.
+    `stated` is the preprocessing that the model states, plus what the file does itself; None if assumed or given by the
+    user. `sha256` is of the opened bytes; None for a model that is not a file. `model_file` is the file that a runtime
+    runs, None for a model in PyTorch. `preprocess_from` describes the source of `preprocess`.
     """
 
     file: str
@@ -84,11 +83,11 @@ class Classifier:
 
     @property
     def is_assumed(self) -> bool:
-        """Whether nothing says the preprocessing: an accuracy may be that of the guess."""
+        """Whether no source states the preprocessing: a low accuracy may come from the guess."""
         return self.preprocess_from.startswith(ASSUMED)
 
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """Preprocessed images f32[N,px,px,3], any N -> f32[N,outputs]: logits, or probabilities where it says so."""
+        """Preprocessed images f32[N,px,px,3], any N -> f32[N,outputs]: logits, or probabilities if `probabilities`."""
         return self.session.run(images).reshape(len(images), self.outputs)
 
     def label(self, output: int) -> str:
@@ -104,9 +103,9 @@ class Prediction(NamedTuple):
 
 
 def open_classifier(file: str, options: ClassifierOptions, opened: ModelFile | None = None) -> Classifier:
-    """The model at `file`, run once so that what it gives is known. Raises EdgemobileError with the reason.
+    """Open the model at `file`, and run it once to find its output. Raises EdgemobileError with the reason.
 
-    `opened` is the file, where it was read already.
+    `opened` is the file, if it was read already.
     """
     session, checkpoint, usual_px, model_file = _opened(file, options, opened)
     path = Path(file)
@@ -120,7 +119,7 @@ def open_classifier(file: str, options: ClassifierOptions, opened: ModelFile | N
         preprocess, source = chosen_preprocess(options.preprocess, session.input, input_px, usual_px)
     elif checkpoint and checkpoint.stated_px is None and options.beside:
         preprocess = at_resolution(options.beside, input_px or options.beside.input_px)
-        source = "as the file beside it has it"
+        source = "from the file next to it"
     elif stated is not None:
         preprocess = at_resolution(stated, input_px or usual_px)
         notes += [assumption] if assumption else []
@@ -160,12 +159,12 @@ def open_classifier(file: str, options: ClassifierOptions, opened: ModelFile | N
 
 def _notes_of_here(path: Path, session: Session) -> Iterator[str]:
     if session.config:
-        here = "without, it may answer otherwise (measured by `edgemobile parity`)"
+        here = "without this, its answers may differ (measured by `edgemobile parity`)"
         yield note_on_target(path.name, session.metadata[TARGET], here)
 
 
 def is_probability(scores: np.ndarray) -> bool:
-    """Whether all rows of f[N,C] are a softmax already: not negative, of sum 1; 8-bit steps let it stray."""
+    """Whether all rows of f[N,C] are a softmax already: not negative, with sum 1 up to 8-bit rounding."""
     return bool(len(scores) and (scores >= 0).all() and (np.abs(scores.sum(axis=-1) - 1) < 0.02).all())
 
 
@@ -176,14 +175,14 @@ def classify(classifier: Classifier, image: Image.Image, top: int) -> list[Predi
     """
     scores = classifier.scores(classifier.preprocess(image)[None])
     if not np.isfinite(scores).all():
-        raise EdgemobileError("the model gives outputs that are not finite: it has no answer")
+        raise EdgemobileError("the model's outputs are not finite: there is no result")
     (shares,) = scores if classifier.probabilities else _softmax(scores)
     best = np.argsort(-shares, kind="stable")[:top]
     return [Prediction(int(output), classifier.label(output), float(shares[output])) for output in best]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    # Without the largest taken off first, exp overflows at logits of 89.
+    # Subtract the maximum first: exp overflows at logits of 89.
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
@@ -192,9 +191,9 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 class _TorchSession(Session):
-    """A model in PyTorch behind the same interface as the files: `run` is images f32[N,3,H,W] -> f32[N,classes].
+    """A model in PyTorch with the same interface as the files: `run` is images f32[N,3,H,W] -> f32[N,classes].
 
-    It takes images of `px` pixels a side, or of any.
+    It takes images of `px` x `px` pixels, or of any size.
     """
 
     runtime = "torch"
@@ -212,7 +211,7 @@ class _TorchSession(Session):
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
         import torch
 
-        # It is one number for all of the process, which may have other uses of torch.
+        # It is a global setting of the process, which may use torch for other things.
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
@@ -224,8 +223,8 @@ class _TorchSession(Session):
 def _opened(
     file: str, options: ClassifierOptions, opened: ModelFile | None
 ) -> tuple[Session, Checkpoint | None, int, ModelFile | None]:
-    """(the session, its checkpoint where it has one, the resolution to take where neither says one, the file where a
-    runtime opens it)."""
+    """(the session, its checkpoint if it has one, the resolution if neither states one, the file if a runtime opens
+    it)."""
     path = Path(file)
     if is_program(file) or (is_factory(file) and not path.is_file()):
         return *_own_session(file, options), None
@@ -251,7 +250,7 @@ def _in_the_package(name: str) -> Arch:
 
 
 def _reference_session(weights: str, arch: Arch, options: ClassifierOptions) -> tuple[Session, Checkpoint, int]:
-    """(the session, where its weights are from, the resolution the model is usually used at)."""
+    """(the session, its checkpoint, the usual resolution of the model)."""
     import torch
 
     checkpoint = load_weights(weights, arch)
@@ -268,7 +267,7 @@ def _reference_session(weights: str, arch: Arch, options: ClassifierOptions) -> 
 
 
 def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkpoint, int]:
-    """(the session of a model of one's own, what is known of it, its resolution)."""
+    """(the session of a custom model, what is known about it, its resolution)."""
     from edgemobile.loading.model import load_model
 
     res = options.res or (options.beside.input_px if options.beside else None)
@@ -290,7 +289,7 @@ def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkp
 
 
 def _image_px(file: str, port: Port) -> int | None:
-    """The side of the square RGB image the input takes; None where the file leaves it open."""
+    """The side of the square RGB input image; None if it is dynamic."""
     shape = port.shape if port.layout != "NCHW" else (*port.shape[:1], *port.shape[2:], port.shape[1])
     if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
         raise Unsupported(
@@ -301,7 +300,7 @@ def _image_px(file: str, port: Port) -> int | None:
 
 
 def _first_output(file: str, session: Session) -> np.ndarray:
-    """What the model gives for zeros, raw [N,...]; the file itself need not tell its shape."""
+    """The model's output for zeros, raw [N,...]; the file need not contain its shape."""
     batch = session.input.shape[0]
     prepared = session.prepare(_zeros(session))
     try:
@@ -309,22 +308,22 @@ def _first_output(file: str, session: Session) -> np.ndarray:
     except Exception as error:
         raise EdgemobileError(f"{session.runtime} cannot run {file}: {in_a_line(error)}") from error
     if raw.shape[0] != batch or raw[0].size < 2 or raw[0].size != max(raw.shape[1:], default=0):
-        raise Unsupported(f"{file} gives {list(raw.shape)}. Supported: classifiers, [N, classes]")
+        raise Unsupported(f"{file} has the output {list(raw.shape)}. Supported: classifiers, [N, classes]")
     return raw
 
 
 def _zeros(session: Session) -> np.ndarray:
-    """A batch of images f32[N,H,W,3] of nothing."""
+    """A batch of zero images f32[N,H,W,3]."""
     shape = session.input.shape
     sides = shape[2:] if session.input.layout == "NCHW" else shape[1:3]
     return np.zeros((shape[0], *sides, 3), np.float32)
 
 
-# ---- what is known of them ------------------------------------------------------------------------------------------
+# ---- what is known about them ---------------------------------------------------------------------------------------
 
 
 def _normalisation(file: ModelFile | None) -> tuple[Channels, Channels] | None:
-    """What TFLite's official metadata, which most files not of ours have, says of the input."""
+    """The input's mean and std in TFLite's official metadata, which most third-party files have."""
     if file is None or file.format != "tflite":
         return None
     from edgemobile.exporters.tflite_file import read_normalisation
@@ -333,18 +332,18 @@ def _normalisation(file: ModelFile | None) -> tuple[Channels, Channels] | None:
 
 
 def _sha256(path: Path, checkpoint: Checkpoint | None, file: ModelFile | None) -> str | None:
-    """Of the bytes that were opened; None for a model by name, whose weights are in the package or made by code."""
+    """The sha256 of the opened bytes; None for a model by name, with weights in the package or created by code."""
     if file is not None:
         return file.sha256
     return checkpoint.sha256 if checkpoint is not None and path.is_file() else None
 
 
 def _stated(metadata: Mapping[str, str], checkpoint: Checkpoint | None) -> tuple[Preprocess | None, str]:
-    """(the preprocessing the model itself states, where)."""
+    """(the preprocessing that the model itself states, its source)."""
     if checkpoint is not None:
         return (
             checkpoint.preprocess,
-            f"{ASSUMED}: nothing says it" if checkpoint.assumption else "as its checkpoint has it",
+            f"{ASSUMED}: no source states it" if checkpoint.assumption else "from its checkpoint",
         )
     stated = preprocess_in(metadata)
     return stated, "in its metadata" if stated else ""
@@ -359,7 +358,7 @@ def _labels(
     file: ModelFile | None,
 ) -> Labels:
     if checkpoint and checkpoint.labels and explicit is None:
-        return Labels(tuple(map(printable, checkpoint.labels)), "as its checkpoint has them")
+        return Labels(tuple(map(printable, checkpoint.labels)), "from its checkpoint")
     return find_labels(path, outputs, metadata, explicit, b"" if file is None else file.data)
 
 

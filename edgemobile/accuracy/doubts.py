@@ -1,7 +1,7 @@
-"""What an accuracy that is too low may come from: the option to look at.
+"""Finds the likely cause of an accuracy that is too low: the option to check.
 
-Nothing tells a resolution or a normalisation from the weights alone. Where one of them is assumed, others are tried on
-a few labelled images, and one that is better beyond doubt is named.
+A resolution or a normalization cannot be found from the weights alone. If one of them is assumed, others are tried on
+a few labelled images, and a significantly better one is reported.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from edgemobile.preprocess import Preprocess, at_resolution
 
 __all__ = ["TRIED_IMAGES", "better_tried", "guessing"]
 
-# So many images tell 20 % from 90 %, and cost seconds.
+# This many images distinguish 20 % from 90 %, and take seconds.
 TRIED_IMAGES = 64
 _RESOLUTIONS_PX = (32, 64, 96, 128, 160, 224, 288)
 _NORMALISATIONS = ("imagenet", "inception", "unit")
-# Several are tried, so that one must be better by more than luck; with fewer images to win, none can be.
+# Several are tried, so one must be better by more than chance; with fewer images, none can be.
 _P, _LEAST_WRONG = 0.001, 11
-# Neighbouring resolutions are about as good; the user knows which of them it was.
+# Similar resolutions are about equally good; the user knows which one was used.
 _NAMED = 3
 
 Labelled = tuple[np.ndarray, np.ndarray]  # images f32[N,px,px,3], labels i64[N]
 
 
 def guessing(correct: int, truth: np.ndarray) -> str | None:
-    """What to look at where answers are no better than guessing among the classes of `truth` i64[N]."""
+    """What to check if the answers are no better than guessing among the classes of `truth` i64[N]."""
     classes = len(np.unique(truth))
     if classes < 2 or wilson(correct, len(truth))[0] > 1 / classes:
         return None
@@ -44,9 +44,9 @@ def guessing(correct: int, truth: np.ndarray) -> str | None:
 
 
 def better_tried(model: Model, load: Callable[[Preprocess], Labelled]) -> str | None:
-    """What is assumed of `model` and what it does far better with; None where nothing assumed is in doubt.
+    """The assumptions about `model`, and options with which it is far better; None if no assumption is in doubt.
 
-    `load` gives the same labelled images for any preprocessing.
+    `load` returns the same labelled images for any preprocessing.
     """
     tried = dict(_tried(model))
     if not tried:
@@ -56,7 +56,7 @@ def better_tried(model: Model, load: Callable[[Preprocess], Labelled]) -> str | 
         return None
     better = {}
     for option, preprocess in tried.items():
-        # A net may take one resolution only.
+        # A net may accept only one resolution.
         with suppress(EdgemobileError):
             right = _right(model, *load(preprocess))
             if right.mean() > before.mean() and mcnemar(before, right).p_exact < _P:
@@ -66,13 +66,14 @@ def better_tried(model: Model, load: Callable[[Preprocess], Labelled]) -> str | 
     best = sorted(better, key=lambda option: -better[option])[:_NAMED]
     said = ", ".join(f"{better[option]:.1%} with {option}" for option in best)
     return (
-        f"PyTorch has {before.mean():.1%} of {len(before)} check images right as is assumed here, and {said}: "
-        "give what it was trained with"
+        f"PyTorch classifies {before.mean():.1%} of {len(before)} check images correctly with the assumed "
+        f"values, and {said}: "
+        "set the values that it was trained with"
     )
 
 
 def _tried(model: Model) -> Iterator[tuple[str, Preprocess]]:
-    """(an option, what it would make of the preprocessing) in place of all that is assumed."""
+    """(an option, the preprocessing with it) for alternatives to all assumptions."""
     assumed, px = model.preprocess, model.preprocess.input_px
     if model.px_assumed:
         yield from ((f"--res {other}", at_resolution(assumed, other)) for other in _RESOLUTIONS_PX if other != px)
@@ -83,5 +84,5 @@ def _tried(model: Model) -> Iterator[tuple[str, Preprocess]]:
 
 
 def _right(model: Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which images PyTorch has right, bool[N]."""
+    """Which images PyTorch classifies correctly, bool[N]."""
     return model.logits(images).argmax(axis=1) == labels

@@ -1,7 +1,7 @@
-"""The accuracy of model files on a folder of images a class: top-1, top-5, how sure they are, and against a baseline.
+"""The accuracy of model files on one folder of images per class: top-1, top-5, their intervals, loss to a baseline.
 
-All files see the same images, in one order, so that they can be compared image by image. The work is cut into fixed
-parts whatever the number of processes, and so the result does not depend on it.
+All files get the same images, in the same order, so that they can be compared image by image. The work is divided into
+fixed parts for any number of processes, so the result does not depend on it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from edgemobile.util.progress import Progress, Silent
 __all__ = ["evaluate"]
 
 _PART = 32
-# A process takes seconds to start; below this many images each it does not earn them.
+# A process takes seconds to start; it pays off only with at least this many images.
 _IMAGES_PER_WORKER = 1000
 
 
 def evaluate(request: EvalRequest, progress: Progress | None = None) -> Evaluation:
-    """Run every file on the images and count. A broken image is skipped and named, and so is a file that is refused.
+    """Run every file on the images and count. Broken images and refused files are skipped and listed.
 
     Raises EdgemobileError for bad input: no class folders, no readable image, classes that cannot be matched, a
     baseline that is refused, or every file.
@@ -75,8 +75,8 @@ def _open(path: Path, split: str | None) -> Dataset:
         dataset = dataset.in_split(next(name for name in (*CHECK_SPLITS, "train") if name in dataset.splits))
     if dataset.labels is None:
         raise EdgemobileError(
-            f"{path} has no class folders (photos/cat/1.jpg), and accuracy needs them. "
-            "To see what a model makes of single images: edgemobile predict"
+            f"{path} has no class folders (photos/cat/1.jpg), which accuracy needs. "
+            "To classify single images: edgemobile predict"
         )
     return dataset
 
@@ -85,7 +85,7 @@ def _open(path: Path, split: str | None) -> Dataset:
 
 
 class _Scored(NamedTuple):
-    """A part done: `kept` i64[n] are the images read; predicted and rank i64[files,n]; inference_s f64[files]."""
+    """A finished part: `kept` i64[n] are the images read; predicted and rank i64[files,n]; inference_s f64[files]."""
 
     kept: np.ndarray
     skipped: list[tuple[str, str]]
@@ -95,15 +95,15 @@ class _Scored(NamedTuple):
 
 
 def _opened(request: EvalRequest) -> tuple[list[Classifier], tuple[tuple[str, str], ...]]:
-    """(all files, open, those that are refused, with the reason).
+    """(all opened files, the refused ones with the reason).
 
-    What one says of preprocessing goes for the models in PyTorch that say nothing themselves.
+    Preprocessing stated by one file also applies to models in PyTorch that do not state their own.
     """
     opened: dict[str, Classifier] = {}
     refused: dict[str, EdgemobileError] = {}
-    # A device computes as it does; here a file is judged as its target computes it.
+    # A device computes its own way; on this machine a file is evaluated as its target computes it.
     given = replace(request.options, on_target=request.on is None)
-    # Files first: the others take their word.
+    # Files first: the other models use their preprocessing.
     for file in sorted(request.all_files, key=lambda name: Path(name).suffix not in FILE_SUFFIXES):
         beside = next((one.stated for one in opened.values() if one.stated), None)
         options = given if Path(file).suffix in FILE_SUFFIXES else replace(given, beside=beside)
@@ -122,18 +122,17 @@ def _opened(request: EvalRequest) -> tuple[list[Classifier], tuple[tuple[str, st
 
 
 class _Scorer:
-    """The data set and all files, open; every process has its own."""
+    """The data set and all opened files; every process has its own."""
 
     def __init__(self, dataset: Dataset, request: EvalRequest, sha256: Sequence[str | None] | None = None) -> None:
-        """`sha256` are of the files as another process opened them. Raises EdgemobileError where one is replaced."""
+        """`sha256` are of the files as another process opened them. Raises EdgemobileError if one was replaced."""
         assert dataset.labels is not None
         self.dataset, self.folders = dataset, dataset.labels
         self.classifiers, self.refused = _opened(request)
         for one, expected in zip(self.classifiers, sha256 or (), strict=False):
             if one.sha256 != expected:
                 raise EdgemobileError(
-                    f"{one.file} was replaced while it was measured, and the result would be of another file. "
-                    "Run it again"
+                    f"{one.file} was replaced while it was evaluated, so the result would mix two files. Run it again"
                 )
         self.matches = [match_folders(dataset.classes, one.labels, one.outputs) for one in self.classifiers]
 
@@ -153,7 +152,7 @@ class _Scorer:
         scores: Sequence[np.ndarray],
         inference_s: Sequence[float],
     ) -> _Scored:
-        """What the scores f32[n,outputs] of each file say of the images `kept`; no scores where there are none."""
+        """The result from the scores f32[n,outputs] of each file for the images `kept`, if there are any."""
         shape = (len(self.classifiers), len(kept))
         predicted, rank, seconds = np.zeros(shape, int), np.zeros(shape, int), np.zeros(len(self.classifiers))
         if len(kept):
@@ -164,12 +163,12 @@ class _Scorer:
         return _Scored(kept, skipped, predicted, rank, seconds)
 
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, dict[Preprocess, np.ndarray], list[tuple[str, str]]]:
-        """(the indices that can be read, f32[n,px,px,3] for each preprocessing, the others): one decoding for all."""
+        """(the readable indices, f32[n,px,px,3] for each preprocessing, the others): each image is decoded once."""
         rows: dict[Preprocess, list[np.ndarray]] = {one.preprocess: [] for one in self.classifiers}
         kept, skipped = [], []
         for index in indices:
             try:
-                # Pillow warns of odd metadata on standard error, in the middle of a progress bar.
+                # Pillow warns about odd metadata on standard error, in the middle of a progress bar.
                 with warnings.catch_warnings(action="ignore"):
                     image = self.dataset.load(index)
                 arrays = [preprocess(image) for preprocess in rows]
@@ -192,13 +191,13 @@ def _start_process(request: EvalRequest, split: str | None, sha256: Sequence[str
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _scorer = _Scorer(open_dataset(request.data, split), request, sha256)
-    # Raised here it would break the pool, and nobody would hear why.
+    # Raised here, it would break the pool and its reason would be lost.
     except EdgemobileError as error:
         _scorer = error
 
 
 def _end_with_parent() -> None:
-    """A pool's processes would otherwise wait for ever for a parent that was killed."""
+    """Exit with the parent: otherwise a pool's processes would wait forever for a parent that was killed."""
     if parent := parent_process():
         parent.join()
         os._exit(1)
@@ -217,7 +216,7 @@ def _score(indices: np.ndarray) -> _Scored:
 def _evaluate_on(
     name: str, request: EvalRequest, scorer: _Scorer, parts: Sequence[np.ndarray], progress: Progress
 ) -> Evaluation:
-    """File by file: images are read here, in the same parts, and their scores come from the device."""
+    """File by file: images are read on this machine, in the same parts, and their scores come from the device."""
     from edgemobile.accuracy.remote import score_on
     from edgemobile.devices.host.profiles import open_device
 
@@ -250,15 +249,15 @@ _Mapped = Callable[[Sequence[np.ndarray]], Iterable[_Scored]]
 
 @contextmanager
 def _mapped(scorer: _Scorer, request: EvalRequest, workers: int) -> Iterator[_Mapped]:
-    """A map over parts, in this process or over `workers` fresh ones, whose results come in order.
+    """A map over parts, in this process or in `workers` new ones, with the results in order.
 
-    Leaving it early drops what has not begun; an interrupt ends what has.
+    Leaving it early cancels parts that have not begun; an interrupt also stops those that have.
     """
     if workers == 1:
         yield lambda parts: map(scorer, parts)
         return
     sha256 = [one.sha256 for one in scorer.classifiers]
-    # Every process runs the bytes that were read here; only checkpoints it reads itself.
+    # Every process runs the bytes that were read here; it only reads checkpoints itself.
     opened = {one.file: one.model_file for one in scorer.classifiers if one.model_file is not None}
     initial = (replace(request, opened=opened), scorer.dataset.split, sha256)
     others = set(active_children())
@@ -272,10 +271,10 @@ def _mapped(scorer: _Scorer, request: EvalRequest, workers: int) -> Iterator[_Ma
         yield submit
     except BrokenProcessPool as error:
         raise EdgemobileError(
-            f"one of {workers} processes ended (out of memory, most often). Try again with --workers 1"
+            f"one of {workers} processes died (most often out of memory). Try again with --workers 1"
         ) from error
     except KeyboardInterrupt:
-        # A process that still loads its model would take seconds to hear of it.
+        # A process that is still loading its model would take seconds to notice.
         for child in set(active_children()) - others:
             child.terminate()
         raise
@@ -285,7 +284,7 @@ def _mapped(scorer: _Scorer, request: EvalRequest, workers: int) -> Iterator[_Ma
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Processes started here inherit that Ctrl-C is not theirs: the parent ends them, without a traceback of each."""
+    """Processes started here ignore Ctrl-C: the parent stops them, without a traceback from each."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -297,7 +296,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _worthwhile_workers(images: int) -> int:
-    # macOS does not say which cores a process may use.
+    # macOS does not report which cores a process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, images // _IMAGES_PER_WORKER))
 
@@ -331,11 +330,11 @@ def _counted(
 
 
 def _notes(dataset: Dataset, files: Sequence[FileResult]) -> tuple[str, ...]:
-    """What a reader should know before believing the numbers."""
+    """Notes that the user needs to judge the numbers."""
     notes = [note for file in files for note in file.classifier.notes]
     if dataset.skipped:
         name, reason = dataset.skipped[0]
-        notes.append(f"{len(dataset.skipped)} files of the data set left out, the first {name}: {reason}")
+        notes.append(f"{len(dataset.skipped)} files of the data set were skipped, the first {name}: {reason}")
     for file in files:
         if file.not_finite:
             notes.append(f"{file.classifier.file}: {file.not_finite} outputs are not finite; they count as wrong")

@@ -1,4 +1,4 @@
-"""What an evaluation was asked, and what came out: records, and their JSON with the raw result of every image."""
+"""The request and the result of an evaluation: records, and their JSON with the raw result of every image."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ EVALUATION_VERSION = 1
 class EvalRequest:
     """What to evaluate, and on what.
 
-    None for `split` takes the first of test, val, validation, valid, eval and train there is, for `limit` all images,
-    for `workers` what pays off on this machine. `on` is a device that runs the files; None runs them here, in this
-    process or in `workers`. `opened` are files that were read already, by their name here.
+    None for `split` takes the first that exists of test, val, validation, valid, eval and train, for `limit` all
+    images, for `workers` the number that pays off on this machine. `on` is a device that runs the files; None runs them
+    on this machine, in this process or in `workers`. `opened` are files that were read already, by name.
     """
 
     files: tuple[str, ...]
@@ -44,11 +44,11 @@ class EvalRequest:
 
     def __post_init__(self) -> None:
         if not self.files:
-            raise EdgemobileError("nothing to evaluate: name at least one file")
+            raise EdgemobileError("nothing to evaluate: give at least one file")
         if self.seed < 0:
             raise EdgemobileError(f"seed must be at least 0, found {self.seed}")
         if self.on is not None and self.workers is not None:
-            raise EdgemobileError("workers are processes of this machine; on a device there is one")
+            raise EdgemobileError("workers are processes on this machine; a device uses one: omit --workers")
         for name, value in (("limit", self.limit), ("workers", self.workers), ("threads", self.options.threads)):
             if value is not None and value < 1:
                 raise EdgemobileError(f"{name} must be at least 1, found {value}")
@@ -64,7 +64,7 @@ class EvalRequest:
 class FileResult:
     """One file. `truth`, `predicted` and `rank` are i64[N] in outputs of the model; rank 0 is top-1.
 
-    `rule` says how the folders were matched to outputs, `paired` compares with the baseline, `inference_s` is the sum
+    `rule` is how the folders were matched to outputs, `paired` compares with the baseline, `inference_s` is the sum
     of all processes.
     """
 
@@ -86,12 +86,12 @@ class FileResult:
 
     @cached_property
     def top5_correct(self) -> int | None:
-        """None for models of so few classes that it says nothing."""
+        """None for models with too few classes for top-5."""
         return int(np.sum(self.rank < 5)) if self.classifier.outputs > 5 else None
 
     @property
     def not_finite(self) -> int:
-        """Images for which the model gave nan or inf; they count as wrong."""
+        """Images for which the outputs are nan or inf; they count as wrong."""
         return int(np.sum(self.rank == self.classifier.outputs))
 
     @property
@@ -100,15 +100,15 @@ class FileResult:
 
     @property
     def images_per_s(self) -> float:
-        """Of one process, inference alone; 0 where no time was taken, as under emulation."""
+        """Of one process, inference only; 0 if no time was measured, as under emulation."""
         return self.count / self.inference_s if self.inference_s else 0.0
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out. `images` and `folders` i64[N] are those that could be read; `skipped` is (name, reason).
+    """The result. `images` and `folders` i64[N] are those that could be read; `skipped` is (name, reason).
 
-    `refused` is (file, reason) of those that cannot be opened or are no image classifier; the others were run.
+    `refused` is (file, reason) of those that cannot be opened or are not image classifiers; the others were run.
     """
 
     request: EvalRequest
@@ -123,15 +123,15 @@ class Evaluation:
     refused: tuple[tuple[str, str], ...] = ()
 
     def exceeding(self, max_drop: float) -> tuple[FileResult, ...]:
-        """The files that fall more than `max_drop` percentage points of top-1 below the baseline, or give outputs that
-        are not finite: beside a baseline that is as bad these would lose nothing.
+        """The files that are more than `max_drop` percentage points of top-1 below the baseline, or have outputs that
+        are not finite: compared with an equally bad baseline these would lose nothing.
 
         Raises EdgemobileError as `checked_max_drop` does, and for a baseline that is not finite for any image.
         """
         max_drop = checked_max_drop(max_drop)
         if self.request.baseline is not None and self.files[0].not_finite == self.files[0].count:
-            raise EdgemobileError(f"{self.request.baseline}: the baseline gives no image a finite output")
-        # The counts are whole; the bound may be a float a little below the step it names.
+            raise EdgemobileError(f"{self.request.baseline}: the baseline has no finite output for any image")
+        # The counts are integers; the bound may be a float slightly below the step it means.
         return tuple(
             file
             for file in self.files

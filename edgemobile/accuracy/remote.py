@@ -1,4 +1,4 @@
-"""What a model on a device makes of images that are read here: the scores of `edgemobile eval --on`."""
+"""The scores of a model on a device for images read on this machine: `edgemobile eval --on`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ ReadPart = tuple[np.ndarray, Mapping[Preprocess, np.ndarray], list[tuple[str, st
 
 @dataclass
 class RemoteScores:
-    """`kept` i64[n], `skipped` and `scores` f32[n,outputs] have an entry a part.
+    """`kept` i64[n], `skipped` and `scores` f32[n,outputs] have one entry per part.
 
-    `inference_s` is what the device took, 0 where time means nothing; `runtime` is what ran there.
+    `inference_s` is the time on the device, 0 under emulation; `runtime` is the runtime there.
     """
 
     kept: list[np.ndarray]
@@ -43,9 +43,9 @@ def score_on(
     threads: int,
     report: Report,
 ) -> RemoteScores:
-    """Stream the images of all parts through the device. `report` is told how many were scored.
+    """Stream the images of all parts through the device. `report` gets the number of images scored.
 
-    Raises Unsupported for what no device runs, EdgemobileError where its outputs are not those of the file.
+    Raises Unsupported for files that no device runs, EdgemobileError if its outputs are not those of the file.
     """
     runtime, file = classifier.session.runtime, classifier.model_file
     if file is None:
@@ -63,7 +63,8 @@ def score_on(
     for logits in remote_inference(device, transport, file, images(), runtime, threads, told):
         if logits.shape[1] != classifier.outputs:
             raise EdgemobileError(
-                f"{device.name} gives {logits.shape[1]} outputs of {classifier.file}, which has {classifier.outputs}"
+                f"{device.name} returned {logits.shape[1]} outputs for {classifier.file}, which has "
+                f"{classifier.outputs}"
             )
         scores.append(logits)
         report(sum(map(len, scores)))

@@ -1,8 +1,8 @@
-"""edgemobile from Python: the commands as functions, their options as keywords, their tables as records.
+"""edgemobile from Python: the commands as functions, their options as keywords, their results as records.
 
-Every function returns a frozen record that prints as its command does, shows as a table in a notebook and has a
-`plot()`. A file that falls short is in the record (`.passed`), not raised. What `export` returned stands for its files.
-All raise EdgemobileError for bad input, and MissingExtra for a dependency that is not installed.
+Every function returns a frozen record that prints like its command, shows as a table in a notebook and has a
+`plot()`. A file that misses a bound is recorded (`.passed`), not raised. The result of `export` can be passed on in
+place of its files. All raise EdgemobileError for bad input, and MissingExtra for a dependency that is not installed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ AnyRecipe = PathText | Recipe | Mapping[str, Any]
 AnyPreprocess = PathText | Preprocess | Mapping[str, Any]
 Hswish = Literal["auto", "delegated", "fused", "relu"]
 
-_NETS = "A net in memory goes by the code that makes it, 'package.module:factory', or is saved first, as FILE.pt2"
+_NETS = "Pass a net in memory as the code that builds it, 'package.module:factory', or save it first as FILE.pt2"
 
 
 @held_to_annotations(model=_NETS)
@@ -71,7 +71,7 @@ def export(
     """Export `model` to the folder `out`, run every file written and compare it with PyTorch: `edgemobile export`.
 
     `model` is a reference model's name, `package.module:factory` or a saved program, FILE.pt2. `out` None is ./MODEL.
-    `recipe` is a Recipe, its JSON's object, or a name or file as the command takes it; so is `preprocess` a Preprocess.
+    `recipe` is a Recipe, its JSON object, or a name or file as for the command; likewise `preprocess` (a Preprocess).
     """
     asked = {
         "recipe": recipe is not None,
@@ -150,7 +150,9 @@ def quantize(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Exported:
-    """int8 files of `model` alone, with every knob of the recipe: `edgemobile quantize`. None is the recipe's value."""
+    """Write only int8 files of `model`, with every parameter of the recipe: `edgemobile quantize`. None: the recipe's
+    value.
+    """
     whole = (Rule(observer=observer, weights=granularity),) if observer or granularity else None
     images = {"calib": optional_path(calib), "calib_images": calib_images}
     knobs = {
@@ -208,7 +210,7 @@ def parity(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Compared:
-    """Compare files with a reference on the same images, with `layers` layer by layer: `edgemobile parity`.
+    """Compare files with a reference on the same images, and layer by layer with `layers`: `edgemobile parity`.
 
     `minimums` is metric -> bound, or text like "sqnr_db=20,top1_agree=0.95".
     """
@@ -259,10 +261,10 @@ def bench(
     max_regress: float | None = None,
     progress: Progress | None = None,
 ) -> Benched:
-    """Measure the latency of files on a device, or its instructions where that is emulated: `edgemobile bench`.
+    """Measure the latency of files on a device, or count instructions on an emulated one: `edgemobile bench`.
 
-    `baseline` is a saved run; `max_regress` a share of it, 0.05 for 5 %. `shapes` is input -> its whole shape,
-    for those that a file leaves sizes of open. `clock_mhz` is for the estimated time of an emulated core.
+    `baseline` is a saved run; `max_regress` is relative to it, 0.05 for 5 %. `shapes` is input -> full shape, for
+    inputs with dynamic dimensions. `clock_mhz` is for the estimated time of an emulated core.
     """
     from edgemobile.devices.host.records import Settings, load_run
     from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
@@ -272,9 +274,9 @@ def bench(
     from edgemobile.latency.run import bench as measure
 
     if max_regress is not None and baseline is None:
-        raise EdgemobileError("max_regress says how much slower than a baseline: give one, baseline='run.json'")
+        raise EdgemobileError("max_regress needs a baseline to compare with: add baseline='run.json'")
     if max_regress is not None and not 0 <= max_regress < inf:
-        raise EdgemobileError(f"max_regress is a share of the baseline, 0.05 for 5 %; found {max_regress:g}")
+        raise EdgemobileError(f"max_regress is relative to the baseline, 0.05 for 5 %; found {max_regress:g}")
     try:
         settings = Settings(
             threads=tuple(threads) if isinstance(threads, Iterable) else (threads,),
@@ -319,11 +321,11 @@ def evaluate(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Evaluated:
-    """The accuracy of files on a folder or zip of images in a folder a class: `edgemobile eval`.
+    """Measure the accuracy of files on a folder or zip of images, one folder per class: `edgemobile eval`.
 
     `max_drop` is how many points of top-1 a file may lose to the `baseline`. `preprocess` is a Preprocess, its JSON's
-    object, or a name or file as the command takes it. Processes (`workers` above 1) need a
-    `if __name__ == "__main__"` in scripts, as everywhere in Python.
+    object, or a name or file as for the command. Processes (`workers` above 1) need an
+    `if __name__ == "__main__"` guard in scripts, as everywhere in Python.
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.evaluate import evaluate as count
@@ -331,9 +333,7 @@ def evaluate(
     from edgemobile.metrics.measures import checked_max_drop
 
     if max_drop is not None and baseline is None:
-        raise EdgemobileError(
-            "max_drop says how far below a baseline top-1 may fall: give one, baseline='float.tflite'"
-        )
+        raise EdgemobileError("max_drop needs a baseline to compare with: add baseline='float.tflite'")
     if max_drop is not None:
         checked_max_drop(max_drop)
     request = EvalRequest(
@@ -369,20 +369,22 @@ def _recipe(
         recipe = Recipe.from_json({"version": 1, **recipe})
     if isinstance(recipe, Recipe):
         if hswish != "auto" or keep_float or any(value is not None for value in knobs.values()):
-            raise EdgemobileError("a Recipe says all of it: change it with dataclasses.replace, or name one by text")
+            raise EdgemobileError(
+                "a Recipe contains all values: change it with dataclasses.replace, or pass the name of one"
+            )
         return suited(recipe, target)
     return recipe_of(optional_text(recipe), hswish, target, texts(keep_float), images, **knobs)
 
 
 def _preprocess(given: AnyPreprocess | None) -> str | None:
-    """As `edgemobile eval --preprocess` takes it: a name, a file of JSON, or JSON."""
+    """As for `edgemobile eval --preprocess`: a name, a JSON file, or JSON."""
     if isinstance(given, Preprocess):
         return json.dumps(given.to_json())
     return json.dumps(dict(given)) if isinstance(given, Mapping) else optional_text(given)
 
 
 def _paths(files: Files, formats: Collection[str] | None) -> tuple[Path, ...]:
-    """Files on disk; the folder of an export stands for those of its files that are of `formats`, None for all."""
+    """Files on disk; the folder of an export stands for its files in `formats`, or for all files if None."""
     if isinstance(files, Exported):
         return files.paths
     return tuple(map(Path, expanded(map(Path, _several(files)), formats)))

@@ -1,6 +1,6 @@
-"""Arguments held to their annotations, and what callers may hand over brought into one form.
+"""Checks arguments against their annotations, and converts what callers may pass into one form.
 
-What is wrong is one EdgemobileError that names the argument, what was found and what is allowed.
+A wrong argument raises one EdgemobileError that names the argument, what was found and what is allowed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Texts = str | Iterable[str]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _LONGEST = 60
-# Integral and Real are numpy's numbers as well.
+# Integral and Real include numpy's numbers.
 _PLAIN: Mapping[Any, tuple[type, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
@@ -37,7 +37,7 @@ _WORDS = {PathLike: "a path", Mapping: "a mapping", Iterable: "a list"}
 
 
 def held_to_annotations(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """A function that refuses arguments of other types, and a `seed` below 0. `hints` say more: argument -> words.
+    """Make a function refuse arguments of other types, and a `seed` below 0. `hints`: argument -> further advice.
 
     In a notebook a `progress` of None is a bar below the cell.
     """
@@ -65,7 +65,7 @@ def held_to_annotations(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_
 
 
 def texts(given: Texts) -> tuple[str, ...]:
-    """One text is a list of one, not of its letters."""
+    """A single string is a list of one string, not of its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -89,13 +89,13 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in _PLAIN:
         return isinstance(value, _PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
     if origin is None or origin is PathLike:
-        # A protocol is whatever has its methods.
+        # An object with its methods satisfies a protocol.
         return kind is Any or getattr(kind, "_is_protocol", False) or isinstance(value, origin or kind)
     if not isinstance(value, origin) or isinstance(value, str | bytes):
         return False
     if issubclass(origin, Mapping):
         return all(_fits(key, inner[0]) and _fits(item, inner[1]) for key, item in value.items())
-    # A generator's items can be looked at once, by whoever takes them.
+    # A generator can be read only once, by its consumer, so its items are not checked.
     return not isinstance(value, Collection) or all(_fits(item, inner[0]) for item in value)
 
 

@@ -1,4 +1,4 @@
-"""Figures of the records: matplotlib's, without pyplot, so that nothing global is touched."""
+"""Figures of the records, made with matplotlib without pyplot, so that no global state changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["benched", "compared", "evaluated", "exported"]
 
-# An output that is identical has infinite SQNR; a plot needs an end.
+# Identical outputs have infinite SQNR; a plot needs a finite limit.
 _MOST_DB = 160.0
 
 
@@ -47,7 +47,7 @@ def compared(report: ParityReport) -> Figure:
         (line,) = axes.plot(range(len(layers)), [_db(layer.sqnr_db) for layer in layers], label=label, linewidth=1)
         crossed = [index for index, layer in enumerate(layers) if layer.diverges_in]
         axes.plot(crossed, [_db(layers[index].sqnr_db) for index in crossed], "x", color=line.get_color())
-    axes.set_xlabel("layer, in the order of the reference (x: it diverges there)")
+    axes.set_xlabel("layer, in the order of the reference (x: diverges)")
     axes.set_ylabel("SQNR, dB")
     axes.legend()
     return figure
@@ -72,21 +72,21 @@ def benched(run: Run) -> Figure:
     names = [f"{Path(case.file).name}, {case.threads} thread{'s' if case.threads > 1 else ''}" for case in run.cases]
     if run.emulated:
         axes.barh(names, [case.instructions_median["total"] / 1e6 for case in run.cases])
-        axes.set_xlabel(f"million instructions an inference, {run.device}")
+        axes.set_xlabel(f"million instructions per inference, {run.device}")
     else:
         axes.boxplot([[ns / 1e6 for ns in case.values_ns] for case in run.cases], orientation="horizontal")
         axes.set_yticks(range(1, len(names) + 1), names)
-        axes.set_xlabel(f"ms an inference, {run.device}")
+        axes.set_xlabel(f"ms per inference, {run.device}")
     return figure
 
 
 def _figure(rows: int, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure that notebooks show, high enough for so many rows."""
+    """A figure that notebooks show, with a height that fits `rows`."""
     module = require("matplotlib.figure", "report")
     backend = require("matplotlib.backends.backend_svg", "report")
     figure: Any = module.Figure(figsize=(9, 1.2 + 0.4 * rows), layout="constrained")
     backend.FigureCanvasSVG(figure)
-    # Without pyplot nothing else tells a notebook how to show it.
+    # Without pyplot, only this makes a notebook show the figure.
     figure._repr_svg_ = lambda: _svg(figure)
     made = [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
     for axes in made:

@@ -1,4 +1,4 @@
-"""What the functions of edgemobile return: the library's own records, which also print, show and plot."""
+"""Results of the functions of edgemobile: the library's records, which also print, display and plot."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Benched", "Compared", "Evaluated", "Exported"]
 
-# Front ends give <pre> of an output the font of its text, in which columns do not align.
+# Notebook front ends show <pre> in the font of their text, in which columns do not align.
 _MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
 _T = TypeVar("_T", bound="_Shown")
 
 
 class _Shown:
-    """Prints as its command does. A subclass says how, and what it plots."""
+    """Prints like its command. Subclasses define the printing and the plot."""
 
     def __str__(self) -> str:
         with recorded() as console:
@@ -39,7 +39,7 @@ class _Shown:
         return console.export_html(code_format=page, inline_styles=True)
 
     def plot(self) -> Figure:
-        """A figure; raises MissingExtra where matplotlib is not installed."""
+        """A figure; raises MissingExtra if matplotlib is not installed."""
         raise NotImplementedError
 
     def _print(self) -> None:
@@ -47,13 +47,13 @@ class _Shown:
 
     @classmethod
     def of(cls: type[_T], record: Any, **more: Any) -> _T:
-        """The library's record, with what this adds."""
+        """The library's record as JSON, with the fields of this class."""
         return cls(**{field.name: getattr(record, field.name) for field in fields(record)}, **more)
 
 
 @dataclass(frozen=True)
 class Exported(_Shown, ExportResult):
-    """A folder of files, each run and judged. `paths` are where they are."""
+    """A folder of files, each one run and checked. `paths` are the files."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -89,7 +89,7 @@ class Compared(_Shown, ParityReport):
 
 @dataclass(frozen=True)
 class Evaluated(_Shown, Evaluation):
-    """The accuracy of files. `passed`: none was refused, or lost more than `max_drop` points to the baseline."""
+    """The accuracy of files. `passed`: no file was refused or lost more than `max_drop` points to the baseline."""
 
     max_drop: float | None = None
 
@@ -111,7 +111,7 @@ class Evaluated(_Shown, Evaluation):
 
 @dataclass(frozen=True)
 class Benched(_Shown):
-    """A run, and how it compares with the baseline it was given. `advice` is what to do about slow files, in words."""
+    """A run, and its comparison with the baseline, if any. `advice` is what to do about slow files, as text."""
 
     run: Run
     comparison: Comparison | None = None
@@ -127,7 +127,7 @@ class Benched(_Shown):
 
     @property
     def passed(self) -> bool:
-        """Every file measured, stable, and within `max_regress` of the baseline beyond doubt."""
+        """Whether every file was measured, stable, and within `max_regress` of the baseline with its whole interval."""
         measured = self.stable and not self.run.refused
         if self.comparison is None or self.max_regress is None:
             return measured
@@ -135,11 +135,11 @@ class Benched(_Shown):
         return measured and self.comparison.stable and all(within)
 
     def save(self, path: str | Path) -> None:
-        """For `edgemobile compare`, and as a baseline."""
+        """Save it for `edgemobile compare`, and as a baseline."""
         save_run(self.run, Path(path))
 
     def plot(self) -> Figure:
-        """The times of every case, or its instructions by class."""
+        """Plot the times of every case, or its instructions by class."""
         return plots.benched(self.run)
 
     def _print(self) -> None:

@@ -1,1 +1,1 @@
-"""One command a file: its options, what it calls, what it prints. Heavy imports happen inside the command."""
+"""One file per command: its options, what it calls, what it prints. Heavy imports happen inside the command."""

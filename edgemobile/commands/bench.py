@@ -1,4 +1,4 @@
-"""`edgemobile bench`: how fast model files are on a device, and whether the figure can be trusted."""
+"""`edgemobile bench`: how fast model files run on a device, and whether the measurement can be trusted."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _DEVICE = "{device}"
 def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", (value or "0").strip())
     if not found or (value is not None and float(found[1]) == 0):
-        raise click.BadParameter(f"{value!r} is no duration, as in 30s, 10m")
+        raise click.BadParameter(f"{value!r} is not a duration such as 30s or 10m")
     return None if value is None else float(found[1]) * _UNITS[found[2]]
 
 
 def _temperature(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*[°]?[cC]?", (value or "0").strip())
     if not found:
-        raise click.BadParameter(f"{value!r} is no temperature, as in 60C")
+        raise click.BadParameter(f"{value!r} is not a temperature such as 60C")
     return None if value is None else float(found[1])
 
 
@@ -50,14 +50,14 @@ def _clock(context: click.Context, parameter: click.Parameter, value: str | None
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(g|m)hz", value.strip().lower())
     if not found or not float(found[1]):
-        raise click.BadParameter(f"{value!r} is no clock, as in 1.8GHz or 1800MHz")
+        raise click.BadParameter(f"{value!r} is not a clock frequency such as 1.8GHz or 1800MHz")
     return float(found[1]) * (1000 if found[2] == "g" else 1)
 
 
 def _threads(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
     parts = [part.strip() for part in value.split(",")]
     if not all(part.isdecimal() and 0 < int(part) <= 1024 for part in parts) or len(set(parts)) != len(parts):
-        raise click.BadParameter(f"{value!r}: different numbers of at least 1, as in 1,4")
+        raise click.BadParameter(f"{value!r} is not a list of different numbers of at least 1, such as 1,4")
     return tuple(int(part) for part in parts)
 
 
@@ -67,7 +67,7 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
         name, _, sizes = text.rpartition("=")
         parts = sizes.lower().split("x")
         if not name or not all(part.isdecimal() and int(part) for part in parts):
-            raise click.BadParameter(f"{text!r} is not NAME=SIZES, as in input=1x3x224x224")
+            raise click.BadParameter(f"{text!r} is not NAME=SIZES, such as input=1x3x224x224")
         if name in found:
             raise click.BadParameter(f"input {name} is given twice")
         found[name] = tuple(map(int, parts))
@@ -86,47 +86,70 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
     show_default=True,
     metavar="DEVICE,...",
     shell_complete=complete_devices,
-    help="See `edgemobile devices list`.",
+    help="Devices to measure on; see `edgemobile devices list`.",
 )
-@click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_threads, help="One case each.")
-@click.option("--cores", metavar="LIST", help="Keep to these cores, as in 2-3.")
 @click.option(
-    "--runtime", metavar="NAME", shell_complete=complete_runtime, help=f"{', '.join(RUNTIMES)}. [default: by format]"
+    "--threads",
+    default="1",
+    show_default=True,
+    metavar="N,...",
+    callback=_threads,
+    help="Numbers of threads; each is one case.",
+)
+@click.option("--cores", metavar="LIST", help="Run on these cores only, such as 2-3.")
+@click.option(
+    "--runtime",
+    metavar="NAME",
+    shell_complete=complete_runtime,
+    help=f"One of {', '.join(RUNTIMES)}. [default: by format]",
 )
 @click.option(
     "--runs",
     type=click.IntRange(1),
     metavar="N",
-    help="Inferences a case. [default: 100, of fast files more; emulated: 5]",
+    help="Inferences per case. [default: 100, more for fast files; emulated: 5]",
 )
-@click.option("--seconds", callback=_duration, metavar="S", help="Instead: so long a case, as in 10 or 1m.")
+@click.option("--seconds", callback=_duration, metavar="S", help="Instead of --runs: time per case, such as 10 or 1m.")
 @click.option(
-    "--processes", type=click.IntRange(1), metavar="N", help="Processes the inferences are spread over. [default: 5]"
+    "--processes",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes that the inferences are split over. [default: 5]",
 )
-@click.option("--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead: so long in all, as in 10m.")
-@click.option("--cooldown", "cooldown_c", callback=_temperature, metavar="C", help="Before each round, wait for 60C.")
+@click.option(
+    "--sustained", "sustained_s", callback=_duration, metavar="T", help="Instead of --runs: total time, such as 10m."
+)
+@click.option(
+    "--cooldown",
+    "cooldown_c",
+    callback=_temperature,
+    metavar="C",
+    help="Before each round, wait until the device is this cool, such as 60C.",
+)
 @click.option(
     "--shape",
     "shapes",
     multiple=True,
     callback=_shapes,
     metavar="NAME=1x3x224x224",
-    help="Sizes of an input that the file leaves open. Repeat it for other inputs.",
+    help="Shape of an input with dynamic dimensions. Repeat it for other inputs.",
 )
 @click.option(
     "--clock",
     "clock_mhz",
     callback=_clock,
     metavar="F",
-    help="Estimate time at 1.8GHz. [emulated; default: that of the boards with the core]",
+    help="Clock of the estimated time, such as 1.8GHz. [emulated only; default: that of the boards with the core]",
 )
-@click.option("--memory", is_flag=True, help="Peak memory too, of a process a case.")
-@click.option("--profile", is_flag=True, help="Time by op (onnxruntime); delegate partitions (LiteRT).")
+@click.option("--memory", is_flag=True, help="Also measure peak memory, in one process per case.")
+@click.option("--profile", is_flag=True, help="Also measure time per op (onnxruntime) or delegate partitions (LiteRT).")
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN.json", help="Compare with an earlier run.")
-@click.option("--max-regress", callback=percentage, metavar="P%", help="Exit 1 when that much slower than it.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the run, every raw value.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: the figures, and the runs whole.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+@click.option(
+    "--max-regress", callback=percentage, metavar="P%", help="Exit 1 when slower than the baseline by more than this."
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the run with every raw value.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the figures and the complete runs.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 def bench(
     files: tuple[Path, ...],
     on: str,
@@ -140,11 +163,11 @@ def bench(
     """Measure the latency of FILEs on this machine or on a board. The folder of an export stands for all files in it,
     or for those that --runtime reads.
 
-    Files take turns in rounds, after a warm-up; every value and the conditions around it are kept. A measurement that
-    cannot be trusted says why and exits 5. A file that its runtime refuses is told, the others are measured, and the
-    exit code is 2. Of several devices those that answer are measured; one that does not is
-    told, and the exit code is 4. On an emulated device instructions are counted, which repeat, instead of
-    time, which would mean nothing; where llvm is installed, the time on boards with that core is estimated.
+    After a warm-up, the files take turns in rounds. Every value is kept with its conditions. If a measurement cannot
+    be trusted, the command prints the reason and exits 5. If a runtime refuses a file, the command reports it, measures
+    the others and exits 2. If a device does not answer, the command reports it, measures on the others and exits 4.
+    On an emulated device the command counts instructions, which are reproducible, because time there is meaningless.
+    If llvm is installed, it also estimates the time on boards with that core.
 
     \b
     Examples:
@@ -185,14 +208,14 @@ def bench(
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(*saved) from error
         except EdgemobileError as error:
-            # The others may well answer; alone, it is the error of the command.
+            # Other devices may still answer. If this is the only device, its error is the command's error.
             if len(devices) == 1:
                 raise
             print_error(_of_device(error, device))
             failed.append(error.exit_code)
             shown.append({"device": device, "error": str(error)})
             continue
-        # First of all: it took minutes, and what comes after may fail.
+        # Save first: the measurement took minutes, and a later step may fail.
         unsaved = None
         if out is not None:
             try:
@@ -219,19 +242,19 @@ def _check_options(
     max_regress: float | None,
     out: Path | None,
 ) -> None:
-    """All that can be refused before a long measurement."""
+    """Refuses everything that can be refused before a long measurement."""
     from edgemobile.devices.host.profiles import find_device
 
     if not devices:
-        raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
+        raise EdgemobileError("--on is empty. To list the devices: edgemobile devices list")
     if runtime is not None and runtime not in RUNTIMES:
-        raise EdgemobileError(f"--runtime {runtime!r}: there is none. Allowed: {', '.join(RUNTIMES)}")
+        raise EdgemobileError(f"--runtime {runtime!r}: unknown runtime. Allowed: {', '.join(RUNTIMES)}")
     if max_regress is not None and baseline is None:
-        raise EdgemobileError("--max-regress says how much slower than a baseline: give one with --baseline RUN.json")
+        raise EdgemobileError("--max-regress needs a baseline to compare with: add --baseline RUN.json")
     if len(devices) > 1 and baseline is not None:
-        raise EdgemobileError("a baseline is a run on one device: give one with --on")
+        raise EdgemobileError("a baseline is a run on one device: pass a single device with --on")
     if len(devices) > 1 and out is not None and _DEVICE not in out.name:
-        raise EdgemobileError(f"--out {out}: each device writes its own run; put {_DEVICE} into the name")
+        raise EdgemobileError(f"--out {out}: each device writes its own run; the name must contain {_DEVICE}")
     for device in devices:
         find_device(device)
 
@@ -288,7 +311,7 @@ def _json(run: Run, advised: Sequence[str], compared: Comparison | None, max_reg
 
 
 def _estimated(case: Case, run: Run) -> list[dict[str, Any]] | None:
-    """The estimate of a case on every board with its core, with what is known of its error."""
+    """The estimate for a case on every board with its core, with the known error of the estimate."""
     from edgemobile.latency.estimates import caveat, on_boards
 
     if case.estimate is None:

@@ -33,20 +33,20 @@ _COLOURS = {"pass": "green", "would run": "cyan", "skipped": "yellow", "unstable
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"What to check. [default: {CONFIG_NAME}, or the one named before `ci`]",
+    help=f"The configuration to check. [default: {CONFIG_NAME}, or the file given before `ci`]",
 )
 @click.option(
     "--only",
     multiple=True,
     metavar="NAME",
     shell_complete=complete_gate_models,
-    help="Only this model; again for more.",
+    help="Check only this model. Repeat it for others.",
 )
-@click.option("--force", is_flag=True, help="Run everything, also what has not changed.")
-@click.option("--dry-run", is_flag=True, help="Run and write nothing: say what has changed, and judge the rest.")
+@click.option("--force", is_flag=True, help="Run everything, including what has not changed.")
+@click.option("--dry-run", is_flag=True, help="Run and write nothing: list what has changed, and check the rest.")
 @FOR_CI
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every check.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 @click.pass_context
 def ci(
     context: click.Context,
@@ -62,7 +62,7 @@ def ci(
     """Check every model of edgemobile.toml: export, parity, sizes, accuracy, devices; run only what has changed.
 
     Exit codes: 0 pass, 1 a check failed, 2 wrong usage or configuration, 3 a dependency is missing, 4 a device does not
-    answer, 5 a measurement is unstable. Of several problems all are told, and the code is the first of 2, 1, 3, 4, 5.
+    answer, 5 a measurement is unstable. All problems are reported; the code is the first of 2, 1, 3, 4, 5.
 
     \b
     Examples:
@@ -82,7 +82,8 @@ def ci(
         refuse_bad_config(context)
         if not chosen.is_file():
             raise EdgemobileError(
-                f"there is no {chosen}. `edgemobile ci init MODEL` writes one; --config names another"
+                f"{chosen} does not exist. Create it with `edgemobile ci init MODEL`, or pass another file "
+                "with --config"
             )
         with progress(quiet=quiet or as_json) as bars:
             report = run_gate(load_gate(read_config(chosen)), only=only, force=force, dry_run=dry_run, progress=bars)
@@ -95,7 +96,7 @@ def ci(
 
 
 def _chosen_config(context: click.Context) -> Path:
-    """--config of `ci`, else that of `edgemobile`."""
+    """The --config of `ci`, else that of `edgemobile`."""
     given = (one.params.get("config") for one in (context, context.parent, context.find_root()) if one is not None)
     return next(filter(None, given), Path(CONFIG_NAME))
 
@@ -106,13 +107,13 @@ def _chosen_config(context: click.Context) -> Path:
     "--weights",
     metavar="bundled|imagenet|random|FILE",
     shell_complete=complete_weights,
-    help="Weights of the one MODEL. [default: bundled, or what your own model brings along]",
+    help="Weights, with a single MODEL. [default: bundled, or those your own model comes with]",
 )
 @click.option(
     "--calib",
     type=click.Path(path_type=Path),
     metavar="DIR|ZIP",
-    help="ImageFolder that the models are calibrated and compared on. [default: images synthesised from the model]",
+    help="ImageFolder to calibrate and compare the models on. [default: images synthesized from the model]",
 )
 @click.option(
     "--on",
@@ -120,9 +121,9 @@ def _chosen_config(context: click.Context) -> Path:
     multiple=True,
     metavar="DEVICE",
     shell_complete=complete_devices,
-    help="Measure int8 TFLite files there too: instructions on emulated:cortex-a72. Repeat it for others.",
+    help="Also measure int8 TFLite files on this device, such as emulated:cortex-a72. Repeat it for others.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 @click.pass_context
 def init(
     context: click.Context,
@@ -132,9 +133,9 @@ def init(
     devices: tuple[str, ...],
     quiet: bool,
 ) -> int:
-    """Write edgemobile.toml for MODELs: run the gate once, and take what it measures, with a margin, as the bounds.
+    """Write edgemobile.toml for MODELs: run the gate once and use the measured values, with a margin, as bounds.
 
-    MODEL is what `edgemobile export` takes. An edgemobile.toml that is there is left as it is.
+    MODEL is what `edgemobile export` takes. An existing edgemobile.toml is not changed.
 
     \b
     Examples:
@@ -145,9 +146,11 @@ def init(
 
     path = _chosen_config(context)
     if path.exists():
-        raise EdgemobileError(f"{path} is there already. Name another with `edgemobile ci --config FILE init ...`")
+        raise EdgemobileError(f"{path} exists already. Choose another file with `edgemobile ci --config FILE init ...`")
     if weights is not None and len(models) > 1:
-        raise EdgemobileError("--weights is of one model: draft the others without it, or write their entries by hand")
+        raise EdgemobileError(
+            "--weights applies to one model: create the others without it, or write their entries by hand"
+        )
     check_writable("--config", path)
     drafted = [draft_model(model, weights=weights, calib=calib) for model in models]
     with progress(quiet=quiet) as bars:
@@ -159,7 +162,7 @@ def init(
 
 
 def print_gate(report: GateReport) -> None:
-    """A row a file, a column a kind of check; below it in words what did not pass."""
+    """One row per file, one column per kind of check; below it, what did not pass."""
     from edgemobile.gate.checks import worst
     from edgemobile.gate.output import totals
 

@@ -1,4 +1,4 @@
-"""`edgemobile compare`: two saved runs against each other."""
+"""`edgemobile compare`: compares two saved runs."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ def percentage(context: click.Context, parameter: click.Parameter, value: str | 
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%?", value.strip())
     if not found:
-        raise click.BadParameter(f"{value!r} is no percentage, as in 5%")
+        raise click.BadParameter(f"{value!r} is not a percentage such as 5%")
     return float(found[1]) / 100
 
 
 @click.command("compare")
 @click.argument("reference", type=click.Path(path_type=Path), metavar="A.json")
 @click.argument("other", type=click.Path(path_type=Path), metavar="B.json")
-@click.option("--max-regress", callback=percentage, metavar="P%", help="Exit 1 when B is that much slower than A.")
-@click.option("--allow-unlike", is_flag=True, help="Compare though device, runtime or conditions differ.")
+@click.option(
+    "--max-regress", callback=percentage, metavar="P%", help="Exit 1 when B is slower than A by more than this."
+)
+@click.option("--allow-unlike", is_flag=True, help="Compare even if device, runtime or conditions differ.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(reference: Path, other: Path, max_regress: float | None, allow_unlike: bool, as_json: bool) -> int:
     """How much slower or faster run B is than run A, each saved by `edgemobile bench --out`.
 
-    Runs on different devices, runtimes, threads or conditions are refused. Exits 1 where B is slower than --max-regress
-    allows with all of the interval; 5 where the median is and the interval is not, or either run is unstable.
+    Runs on different devices, runtimes, threads or conditions are refused. Exits 1 if the whole interval is slower than
+    --max-regress allows. Exits 5 if only the median is, or if either run is unstable.
 
     \b
     Examples:

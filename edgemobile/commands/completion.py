@@ -1,4 +1,4 @@
-"""`edgemobile completion`, and what the Tab key offers: what an option takes, and files."""
+"""`edgemobile completion`, and what the Tab key offers: values of options, and files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WHERE = {
 
 
 @click.command(
-    epilog="\b\nFor every new shell, one line in\n" + "\n".join(f"  {line}" for line in _WHERE.values()),
+    epilog="\b\nTo load it in every new shell, add one line to\n" + "\n".join(f"  {line}" for line in _WHERE.values()),
 )
 @click.argument("shell", type=click.Choice(list(_WHERE)))
 @click.pass_context
@@ -46,20 +46,20 @@ def completion(context: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     assert kind is not None
     command = context.find_root().command
-    # `source` of bash asks the bash found here for its version; the script is the same for all.
+    # click's `source` for bash runs bash to check its version; the script is the same for every version.
     made = kind(command, {}, "edgemobile", "_EDGEMOBILE_COMPLETE")
     click.echo(made.source_template % made.source_vars())
 
 
 def _completer(names: Callable[[], Iterable[str]], *, files: bool = False, several: bool = False) -> _Completer:
-    """A completion from `names`, of a list of them where `several`, and of files where none of them fits."""
+    """A completion from `names` (a list of them if `several`), and from files if no name matches."""
 
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         before, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
         try:
             found = [name for name in names() if name.startswith(last)]
         except EdgemobileError:
-            # A broken file of devices is told by every command that needs it, not by the Tab key.
+            # Every command that needs the devices file reports a broken one; the Tab key does not.
             found = []
         items = [CompletionItem(before + comma + name) for name in found]
         return items if items or not files else [CompletionItem(incomplete, type="file")]

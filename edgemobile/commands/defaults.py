@@ -1,4 +1,4 @@
-"""Values for options that the command line leaves out: EDGEMOBILE_COMMAND_OPTION of the environment, then
+"""Values for options that the command line omits: EDGEMOBILE_COMMAND_OPTION of the environment, then
 [defaults.COMMAND] of edgemobile.toml.
 
 [defaults.export]
@@ -23,7 +23,7 @@ __all__ = ["config_option", "defaults_of", "name_variables", "refuse_bad_config"
 
 
 def _loaded(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    """Give the defaults to every command below, or keep the error for `refuse_bad_config`."""
+    """Pass the defaults to every subcommand, or keep the error for `refuse_bad_config`."""
     path = value or Path(CONFIG_NAME)
     if not context.resilient_parsing and (value is not None or path.is_file()):
         assert isinstance(context.command, click.Group)
@@ -35,7 +35,7 @@ def _loaded(context: click.Context, parameter: click.Parameter, value: Path | No
 
 
 def refuse_bad_config(context: click.Context) -> None:
-    """Raises the EdgemobileError that reading edgemobile.toml ended in. `ci` calls it once it can tell its JUnit."""
+    """Raises the EdgemobileError from reading edgemobile.toml. `ci` calls it once it can write it to its JUnit file."""
     if isinstance(context.find_root().obj, EdgemobileError):
         raise context.find_root().obj
 
@@ -52,14 +52,14 @@ config_option = click.option(
 def defaults_of(group: click.Group, file: ConfigFile) -> dict[str, Any]:
     """click's default_map: command -> option -> value.
 
-    Raises EdgemobileError, with FILE:LINE, for a table, a command, an option or a value there is not.
+    Raises EdgemobileError, with FILE:LINE, for an unknown table, command, option or value.
     """
     file.check_tables()
     return _values(group, file.tables.get("defaults", {}), file, ("defaults",))
 
 
 def _values(command: click.Command, tables: Any, file: ConfigFile, at: tuple[str, ...]) -> dict[str, Any]:
-    """The options of a command, and those of the commands below it. `edgemobile` itself has none."""
+    """The options of a command and of its subcommands. `edgemobile` itself has none."""
     below = command.commands if isinstance(command, click.Group) else {}
     own = command.params if len(at) > 1 else ()
     options = {option: parameter for parameter in own for option in _names(parameter)}
@@ -72,14 +72,14 @@ def _values(command: click.Command, tables: Any, file: ConfigFile, at: tuple[str
             found[parameter.name] = _value(command, parameter, value, file, (*at, name))
         elif options:
             allowed = ", ".join(_names(one)[0] for one in own if _names(one))
-            raise file.wrong((*at, name), f"{command.name} has no such option. Allowed: {allowed}")
+            raise file.wrong((*at, name), f"{command.name} does not have this option. Allowed: {allowed}")
         else:
-            raise file.wrong((*at, name), f"there is no such command. Allowed: {', '.join(below)}")
+            raise file.wrong((*at, name), f"unknown command. Allowed: {', '.join(below)}")
     return found
 
 
 def name_variables(command: click.Command, prefix: str) -> None:
-    """Give every option of `command`, and of the commands below it, the environment variable PREFIX_OPTION.
+    """Give every option of `command` and of its subcommands the environment variable PREFIX_OPTION.
 
     click would build it from the name of the Python parameter, which need not be the option's.
     """
@@ -96,7 +96,7 @@ def _variable(prefix: str, name: str) -> str:
 
 
 def _names(parameter: click.Parameter) -> list[str]:
-    """An option's long names without dashes: what stands in the file, with - or _."""
+    """An option's long names without dashes, as written in the file, with - or _."""
     if not isinstance(parameter, click.Option):
         return []
     long = [option[2:] for option in parameter.opts if option.startswith("--")]
@@ -104,7 +104,7 @@ def _names(parameter: click.Parameter) -> list[str]:
 
 
 def _value(command: click.Command, option: click.Parameter, value: Any, file: ConfigFile, at: tuple[str, ...]) -> Any:
-    """As it would stand on the command line, tried now so that what is wrong is told with its line."""
+    """The value as on the command line, parsed now so that an error names its line in the file."""
     assert isinstance(option, click.Option)
     if option.is_flag != isinstance(value, bool) or not isinstance(value, str | int | float | list):
         wanted = "true or false" if option.is_flag else "a number, text in quotes or a list of these"

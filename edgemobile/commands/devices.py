@@ -1,4 +1,4 @@
-"""`edgemobile devices`: the boards a user named, what each is, and putting a runtime on it."""
+"""`edgemobile devices`: the boards a user added, what each is, and how to install a runtime on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def devices() -> None:
 @devices.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_devices(as_json: bool) -> None:
-    """List the boards. Nothing is connected."""
+    """List the boards, without connecting to them."""
     from edgemobile.devices.host.emulation import CORES
     from edgemobile.devices.host.profiles import devices_file, load_devices
 
@@ -75,7 +75,7 @@ def add(name: str, address: str, **options: str | None) -> None:
 @devices.command()
 @click.argument("name", shell_complete=complete_device_rows)
 def remove(name: str) -> None:
-    """Forget the board called NAME. What is on it stays there."""
+    """Remove the board called NAME from the list. Nothing on the board is deleted."""
     from edgemobile.devices.host.profiles import remove_device
 
     device = remove_device(name)
@@ -89,14 +89,14 @@ def remove(name: str) -> None:
     "runtimes",
     type=click.Choice(CARRIED),
     multiple=True,
-    help=f"Runtime to put there; may be repeated. [default: {' and '.join(DEFAULTS)}]",
+    help=f"Runtime to install; may be repeated. [default: {' and '.join(DEFAULTS)}]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
-    """Put our modules and pinned runtimes on the board NAME.
+    """Install edgemobile's modules and pinned runtimes on the board NAME.
 
-    The board needs Python 3.9 to 3.14 on a 64-bit system, and no network: wheels are downloaded here and carried over.
-    For emulated:CPU the aarch64 userland is installed first. Repeating it finishes what was cut off.
+    The board needs Python 3.9 to 3.14 on a 64-bit system, and no network: wheels are downloaded here and copied.
+    For emulated:CPU the aarch64 userland is installed first. If it is interrupted, run it again to finish.
     """
     from edgemobile.devices.host.emulation import install_emulation
     from edgemobile.devices.host.profiles import find_device
@@ -112,14 +112,14 @@ def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
     screen = console()
     for runtime, what in done.items():
         screen.print(f"{runtime:15} {escape(what)}")
-    screen.print(f"{escape(name)} is ready; everything of ours is in {escape(root)}")
+    screen.print(f"{escape(name)} is ready; all files of edgemobile are in {escape(root)}")
 
 
 @devices.command()
 @click.argument("name", shell_complete=complete_devices)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def probe(name: str, as_json: bool) -> None:
-    """What the board NAME is, and how it feels right now. What it does not tell is shown as '-'."""
+    """Show what the board NAME is, and its current operating conditions. '-' means: not reported by the board."""
     from edgemobile.devices.host.profiles import open_device
     from edgemobile.devices.host.records import probed
     from edgemobile.devices.host.setup import probe as ask

@@ -26,11 +26,11 @@ __all__ = ["doctor"]
     "name",
     metavar="NAME",
     shell_complete=complete_devices,
-    help="Look at a board as well (see `edgemobile devices`).",
+    help="Check this board as well (see `edgemobile devices`).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(name: str | None, as_json: bool) -> int:
-    """Say what is missing here, or on a board, each with the command that fixes it.
+    """List what is missing here or on a board, each with the command that fixes it.
 
     The exit code is 0 when everything needed is there, 3 when something is missing, 4 when the board does not answer.
     """

@@ -33,22 +33,25 @@ __all__ = ["evaluate"]
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR|ZIP",
-    help="Images in a folder a class, as a directory or a zip.",
+    help="Images in one folder per class, as a directory or a zip.",
 )
 @click.option(
     "--split",
-    help="Split of the data set. [default: the first of test, val, validation, valid, eval, train there is]",
+    help="Split of the data set. [default: the first that exists of test, val, validation, valid, eval, train]",
 )
-@click.option("--limit", type=int, metavar="N", help="Only N images, drawn at random by --seed.")
+@click.option("--limit", type=int, metavar="N", help="Use only N images, drawn at random with --seed.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --limit.")
 @click.option(
     "--baseline",
     metavar="FILE",
     shell_complete=complete_files,
-    help="Compare every file with this one, image by image.",
+    help="Compare every file with this file, image by image.",
 )
 @click.option(
-    "--max-drop", type=float, metavar="POINTS", help="Exit 1 when top-1 falls more than this far below the baseline."
+    "--max-drop",
+    type=float,
+    metavar="POINTS",
+    help="Exit 1 when top-1 is more than this many points below the baseline.",
 )
 @CLASSIFIER
 @click.option(
@@ -59,8 +62,10 @@ __all__ = ["evaluate"]
 )
 @click.option("--workers", type=int, help="Processes. [default: 1, and more for thousands of images]")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: all counts, per class, confusion, every image.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: all counts, results per class, confusion matrix, every image."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 def evaluate(
     files: tuple[str, ...],
     max_drop: float | None,
@@ -73,12 +78,13 @@ def evaluate(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Measure the accuracy of FILEs on the images of --data: top-1, top-5, the 95 % interval, against a baseline.
+    """Measure the accuracy of FILEs on the images of --data: top-1, top-5, the 95 % interval, loss to a baseline.
 
     FILE is any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of one with bundled
     weights, package.module:factory, a saved program (.pt2), or the folder of an export, which stands for all files in
-    it (v3-large/ where a model has the folder's name). Preprocessing, layout and classes are taken from the
-    file where it says, and shown. A file that cannot be run is told, the others are counted, and the exit code is 2.
+    it (write v3-large/ if a model has the folder's name). Preprocessing, layout and classes are read from the
+    file where it contains them, and shown. If a file cannot be run, it is reported, the others are evaluated, and the
+    exit code is 2.
 
     \b
     Examples:
@@ -88,7 +94,7 @@ def evaluate(
       edgemobile eval theirs.onnx --data images/ --preprocess imagenet --labels names.txt --limit 1000
     """
     if max_drop is not None and options["baseline"] is None:
-        raise EdgemobileError("--max-drop says how far below a baseline top-1 may fall: give one with --baseline FILE")
+        raise EdgemobileError("--max-drop needs a baseline to compare with: add --baseline FILE")
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.evaluate import evaluate as run_evaluation
     from edgemobile.accuracy.evaluation import EvalRequest
@@ -116,5 +122,5 @@ def evaluate(
 def _missed(file: FileResult, max_drop: float | None) -> str:
     assert file.paired is not None
     if file.not_finite:
-        return f"gives outputs that are not finite for {file.not_finite} of {file.count} images"
+        return f"has outputs that are not finite for {file.not_finite} of {file.count} images"
     return f"lost {file.paired.drop_points:.2f} points of top-1 to the baseline; {max_drop:g} are allowed"

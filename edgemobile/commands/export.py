@@ -1,4 +1,4 @@
-"""`edgemobile export`: the main job, and the table of what came out."""
+"""`edgemobile export`: the main command, and its table of results."""
 
 from __future__ import annotations
 
@@ -33,19 +33,21 @@ __all__ = ["check_model", "export", "show_export"]
     },
 )
 @click.argument("model", shell_complete=complete_refs)
-@click.option("--int8", is_flag=True, help="Also write int8 files: integer arithmetic throughout.")
+@click.option("--int8", is_flag=True, help="Also write int8 files, with integer arithmetic throughout.")
 @click.option("--fp16", is_flag=True, help="Also write files with float16 weights.")
 @click.option("--weight-only", is_flag=True, help="Also write files with int8 weights and float arithmetic.")
-@formats_option("all the backend makes")
+@formats_option("all that the backend writes")
 @click.option(
     "--backend",
     type=click.Choice(["native", "torch", "tensorflow"]),
     default="native",
     show_default=True,
-    help="Our own emitters, or a library's exporter and quantizer: torch makes ONNX, tensorflow TFLite.",
+    help="edgemobile's own exporter, or that of a library: torch writes ONNX, tensorflow TFLite.",
 )
 @click.option(
-    "--embed-preprocess", is_flag=True, help="The files take raw uint8 pixels NHWC; only resize and crop stay outside."
+    "--embed-preprocess",
+    is_flag=True,
+    help="Input of the files: raw uint8 NHWC pixels. Only resize and crop remain outside the model.",
 )
 @MODEL
 @IMAGES
@@ -104,7 +106,7 @@ def export(
 
 
 def check_model(model: str) -> None:
-    """Refuse a name that is no model, before anything heavy is imported."""
+    """Refuse an unknown model name before anything heavy is imported."""
     if not is_own(model) and not is_checkpoint(model):
         get_arch(model)
 

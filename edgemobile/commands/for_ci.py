@@ -1,4 +1,4 @@
-"""What a command leaves for CI beside its own output: JUnit XML, and markdown where GitHub shows it."""
+"""What a command writes for CI besides its own output: JUnit XML, and markdown for GitHub's job summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgemobile.util.writing import write_whole
 
 __all__ = ["tell_ci", "telling_errors"]
 
-_UNFINISHED = "did not finish: it still runs, or was killed"
+_UNFINISHED = "did not finish: it is still running, or was killed"
 _XML = b"<?xml"
 
 
@@ -22,23 +22,24 @@ _XML = b"<?xml"
 def telling_errors(
     title: str, junit: Path | None, *, as_json: bool, inputs: Sequence[Path | str | None] = ()
 ) -> Iterator[None]:
-    """`junit` says from the start that the block did not finish, and what ended it where it ends without a report.
+    """Write to `junit` at the start that the block did not finish, and the error if it ends without a report.
 
-    `title` is the command's. With `as_json` an EdgemobileError is on standard output, too. A `junit` that is one of the
-    command's `inputs`, or any other file that is none, is refused and left as it is.
+    `title` is the command's. With `as_json` an EdgemobileError is also printed to standard output. A `junit` that is
+    one of the command's `inputs`, or an existing file that is not JUnit XML, is refused and not changed.
     """
     ours = False
     try:
         check_writable("--junit", junit, inputs)
         _check_replaceable(junit)
         ours = junit is not None
-        # A pipe's reader wants one document; a file may hold an earlier run's, and this run may be killed.
+        # Only for files: a pipe's reader expects one document. A file may contain an earlier run's result if this run
+        # is killed.
         if junit is not None and (junit.is_file() or not junit.exists()):
             write_whole(junit, _error_xml(title, _UNFINISHED))
         yield
     except BaseException as error:
         if junit is not None and ours:
-            # Where it cannot be written, the error that is on its way says more.
+            # If it cannot be written, the error being raised is the more useful one.
             with suppress(EdgemobileError):
                 write_whole(junit, _error_xml(title, _words(error)))
         if as_json and isinstance(error, EdgemobileError):
@@ -47,7 +48,7 @@ def telling_errors(
 
 
 def _check_replaceable(junit: Path | None) -> None:
-    """Raises EdgemobileError for a file that no run wrote: what a configuration names is known only once it is read."""
+    """Raises EdgemobileError for an existing file that is not JUnit XML, such as a path from a wrong configuration."""
     if junit is None or not junit.is_file():
         return
     try:
@@ -56,7 +57,7 @@ def _check_replaceable(junit: Path | None) -> None:
     except OSError as error:
         raise EdgemobileError(f"--junit {junit}: cannot read what is there: {error.strerror or error}") from error
     if start and start != _XML:
-        raise EdgemobileError(f"--junit {junit} is not a JUnit file, and writing one would lose it: name another file")
+        raise EdgemobileError(f"--junit {junit} is not a JUnit file, and would be overwritten: choose another file")
 
 
 def _words(error: BaseException) -> str:

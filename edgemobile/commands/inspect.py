@@ -1,4 +1,4 @@
-"""`edgemobile inspect`: what a file is, what two files have in common, and whether a file is what CI expects."""
+"""`edgemobile inspect`: what a file contains, how two files differ, and whether a file is what CI expects."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ _SHOWN = 8
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--diff", "other", type=click.Path(path_type=Path), metavar="OTHER", help="A second file to set beside it."
+    "--diff", "other", type=click.Path(path_type=Path), metavar="OTHER", help="A second file to compare with."
 )
-@click.option("--expect", metavar="NAME=N,...", help="Exit 1 unless the file holds exactly so many: HARD_SWISH=21.")
+@click.option(
+    "--expect", metavar="NAME=N,...", help="Exit 1 unless the file has exactly these counts, such as HARD_SWISH=21."
+)
 @click.option("--tensors", is_flag=True, help="Also list the weights, layer by layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, as_json: bool) -> int:
-    """Say what FILE is: any .onnx or .tflite, whoever wrote it.
+    """Describe FILE, any .onnx or .tflite file from any exporter.
 
-    Ports, ops and their precision, how hard-swish is written, what the runtimes make of it, int8 scales and guards.
-    With --diff, whether two files hold the same integers, also across formats.
+    Shows inputs and outputs, ops and their precision, how hard-swish is expressed, what the runtimes do with it, int8
+    scales and saturation. With --diff, shows whether two files have the same integers, also across formats.
 
     \b
     Examples:
@@ -69,7 +71,7 @@ def inspect(file: Path, other: Path | None, expect: str | None, tensors: bool, a
 
 
 def _tensor_diff(file: ModelFile, other: ModelFile) -> tuple[TensorDiff | None, str]:
-    """(what differs, "") or (None, why it cannot be told)."""
+    """(what differs, "") or (None, why the files cannot be compared)."""
     from edgemobile.inspection import read_stored_tensors
     from edgemobile.inspection.tensor_diff import diff_tensors
 
@@ -108,7 +110,7 @@ def _print(left: Inspection, right: Inspection | None, *, tensors: bool) -> None
 
 
 def _facts(file: Inspection) -> dict[str, str]:
-    """Fact -> one line; facts a file has not are left out."""
+    """Fact -> one line; facts that a file does not have are omitted."""
     facts = {
         "format": f"{file.format}, {file.description}",
         "written by": file.producer,
@@ -136,7 +138,7 @@ def _in_graphs(file: Inspection) -> str:
 
 
 def _text(value: str) -> str:
-    """Metadata as people can read it; other tools put bytes there."""
+    """Metadata in readable form; other tools store bytes there."""
     return value[:80] if value.isprintable() and "\ufffd" not in value else f"{len(value)} characters of binary data"
 
 
@@ -188,7 +190,7 @@ def _scale_range(weights: Sequence[WeightFacts]) -> str:
 
 
 def _bias_guard(weights: Sequence[WeightFacts]) -> str:
-    """The bias nearest to what int32 holds."""
+    """The bias nearest to the limit of int32."""
     shares = [(weight.bias_share, weight) for weight in weights if weight.bias_share is not None]
     if not shares:
         return ""
@@ -201,7 +203,7 @@ def _dead_channels(weights: Sequence[WeightFacts]) -> str:
     dead = [weight for weight in weights if weight.dead_channels]
     total = sum(weight.dead_channels for weight in dead)
     named = ", ".join(f"{weight.name} {weight.dead_channels}" for weight in dead[:_SHOWN])
-    return f"{total} of all-zero weights: {named}{', ...' if len(dead) > _SHOWN else ''}" if dead else ""
+    return f"{total} with all-zero weights: {named}{', ...' if len(dead) > _SHOWN else ''}" if dead else ""
 
 
 def _weight_table(file: Inspection) -> object:

@@ -1,4 +1,4 @@
-"""`edgemobile models`: the reference models, and what each layer costs."""
+"""`edgemobile models`: the reference models, and the cost of each layer."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _print_models(archs: Sequence[Arch], *, as_json: bool = False) -> None:
 
 
 def _bundled(arch: Arch) -> dict[str, Any] | None:
-    """What the package's weights of a model were trained on, and top-1 in percent; read without torch."""
+    """What the bundled weights of a model were trained on, and top-1 in percent; read without torch."""
     path = files("edgemobile") / "bundled" / f"{arch.name}.json"
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Options that several commands take, in groups: `@MODEL`, `@IMAGES` and so on above a command."""
+"""Options shared by several commands, in groups: `@MODEL`, `@IMAGES` and so on above a command."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _labels(default: str) -> Callable[[Any], Any]:
-    what = "Class names, one a line, in the order of the outputs."
+    what = "Class names, one per line, in the order of the outputs."
     return click.option(
         "--labels", type=click.Path(path_type=Path), metavar="FILE", help=f"{what} [default: {default}]"
     )
@@ -81,10 +81,9 @@ MODEL = _group(
         "--weights",
         metavar="bundled|imagenet|random|FILE",
         shell_complete=complete_weights,
-        help="The checkpoint in the package, torchvision's public one, explicit random weights (of a factory: its own, "
-        "never trained), or a .pt, .pth or .safetensors file under torchvision's or timm's keys, or a .tflite file of "
-        "the model. "
-        "[default: bundled, or what your own model brings along]",
+        help="bundled: the checkpoint in the package; imagenet: torchvision's; random: untrained weights (a factory's "
+        "own); or a .pt, .pth or .safetensors file with torchvision's or timm's keys, or a .tflite file of the model. "
+        "[default: bundled, or those your own model comes with]",
     ),
     click.option("--width", type=float, help="Width multiplier. [default: the checkpoint's]"),
     click.option("--res", type=click.IntRange(min=1), help="Input resolution in pixels. [default: the checkpoint's]"),
@@ -99,12 +98,14 @@ IMAGES = _group(
         "--calib",
         type=click.Path(path_type=Path),
         metavar="DIR|ZIP",
-        help="ImageFolder to calibrate int8 and to check the files on. [default: images synthesised from the model "
-        "for int8, stored ones for the package's weights, low-frequency noise for float]",
+        help="ImageFolder to calibrate int8 and to check the files on. [default: for int8 images synthesized from "
+        "the model, or stored ones for the bundled weights; low-frequency noise for float]",
     ),
     click.option("--calib-images", type=int, default=128, show_default=True, help="Images to calibrate on."),
     click.option(
-        "--unchecked-calib", is_flag=True, help="Calibrate even on images that look wrong: noise, not normalised."
+        "--unchecked-calib",
+        is_flag=True,
+        help="Calibrate even on images that look wrong, such as noise or images that are not normalized.",
     ),
     click.option("--check-images", type=int, default=200, show_default=True, help="Images to check the files on."),
 )
@@ -114,12 +115,12 @@ CLASSIFIER = _group(
         "--arch",
         metavar="NAME",
         shell_complete=complete_models,
-        help="The reference model of a checkpoint (see `edgemobile models`). [default: what its shapes say]",
+        help="The reference model of a checkpoint (see `edgemobile models`). [default: found from its shapes]",
     ),
     click.option(
-        "--res", type=click.IntRange(min=1), help="Resolution of a model that takes any. [default: what it says]"
+        "--res", type=click.IntRange(min=1), help="Resolution of a model that takes any. [default: the model's]"
     ),
-    _preprocess("what the file says, else what such an input usually wants"),
+    _preprocess("the file's, else the usual one for such an input"),
     _labels("in the file, or labels.txt beside it"),
 )
 
@@ -136,8 +137,8 @@ INT8 = _group(
         type=click.Choice(["auto", "delegated", "fused", "relu"]),
         default="auto",
         show_default=True,
-        help="int8 hard-swish: in ops every runtime takes whole, one HARD_SWISH op, or ReLU in its place; auto asks "
-        "--target.",
+        help="How int8 files express hard-swish: ops that every delegate accepts, one HARD_SWISH op, or ReLU instead; "
+        "auto follows --target.",
     ),
     click.option(
         "--target",
@@ -155,25 +156,27 @@ INT8 = _group(
         "--max-drop",
         type=float,
         metavar="POINTS",
-        help="Exit 1 when int8 loses more points of top-1 than this (without labels: differs on more of 100 images).",
+        help="Exit 1 when int8 loses more points of top-1 than this (without labels: differs on more images per 100).",
     ),
-    click.option("--search", is_flag=True, help="Keep the layers of the highest cost in float until --max-drop holds."),
+    click.option(
+        "--search", is_flag=True, help="Keep the layers with the highest cost in float until --max-drop is met."
+    ),
 )
 
 OUTPUT = _group(
     click.option("--out", type=click.Path(path_type=Path), help="Folder to write. [default: ./MODEL]"),
     click.option("--overwrite", is_flag=True, help="Replace the folder of an earlier export."),
-    click.option("--threads", type=int, default=1, show_default=True, help="Threads for the latency column."),
+    click.option("--threads", type=int, default=1, show_default=True, help="Threads of the latency column."),
     click.option(
         "--seed",
         type=click.IntRange(0),
         default=0,
         show_default=True,
-        help="Seed of random weights, samples and synthesis.",
+        help="Seed of random weights, samples and synthesized images.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON on standard output."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress, only the result."),
-    click.option("-v", "--verbose", is_flag=True, help="Say more: notes of every step, op counts of every file."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress."),
+    click.option("-v", "--verbose", is_flag=True, help="Print more: notes of every step, op counts of every file."),
 )
 
 FOR_CI = _group(
@@ -183,6 +186,6 @@ FOR_CI = _group(
 
 
 def given_options() -> tuple[str, ...]:
-    """The options that stand on the command line; a default of edgemobile.toml or the environment is not asked for."""
+    """The options given on the command line, without defaults from edgemobile.toml or the environment."""
     context = click.get_current_context()
     return tuple(name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)

@@ -1,4 +1,4 @@
-"""`edgemobile parity`: whether files still say what their reference says, from which layer on not, and why."""
+"""`edgemobile parity`: whether files still match their reference, the first layer that diverges, and why."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgemobile.util.strict_json import to_json_text
 
 __all__ = ["parity"]
 
-# The exit code of --strict: not 1, as nothing fell short, and none of 3, 4 and 5, as trying again changes nothing.
+# The exit code of --strict. Not 1: no file missed a bound. Not 3, 4 or 5: a retry changes nothing.
 _NOT_COMPARED = 6
 
 
@@ -47,19 +47,20 @@ _NOT_COMPARED = 6
     "--weights",
     metavar="FILE|bundled|imagenet|random",
     shell_complete=complete_weights,
-    help="Weights of the reference model REF names.",
+    help="Weights of the reference model REF.",
 )
 @click.option(
     "--arch",
     metavar="NAME",
     shell_complete=complete_models,
-    help="The reference model of the checkpoint REF (see `edgemobile models`). [default: what its shapes say]",
+    help="The reference model of the checkpoint REF (see `edgemobile models`). [default: found from its shapes]",
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
     metavar="DIR|ZIP",
-    help="Images to run on, in a folder or a zip. [default: synthetic ones, synthesised where there is int8]",
+    help="Images to run on, in a folder or a zip. [default: synthetic images; images synthesized from the "
+    "model if there is an int8 file]",
 )
 @click.option("--images", type=int, default=32, show_default=True, help="How many.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Which.")
@@ -67,7 +68,8 @@ _NOT_COMPARED = 6
     "--runtime",
     metavar="NAME,...",
     shell_complete=complete_runtimes,
-    help="Run every file on each of these that reads it: onnxruntime, litert, tflite_runtime, tensorflow (tf.lite).",
+    help="Run every file on each of these runtimes that reads its format: onnxruntime, litert, "
+    "tflite_runtime, tensorflow (tf.lite).",
 )
 @click.option(
     "--on",
@@ -76,18 +78,18 @@ _NOT_COMPARED = 6
     help="Run the files on devices (see `edgemobile devices list`).",
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
-@click.option("--layers", is_flag=True, help="Compare layer by layer, and name the first that diverges and why.")
+@click.option("--layers", is_flag=True, help="Compare layer by layer, and report the first that diverges and why.")
 @click.option(
     "--min",
     "minimums",
     metavar="METRIC=BOUND,...",
     shell_complete=complete_bounds,
-    help="Bounds in place of the table's: sqnr_db=40,...",
+    help="Bounds that replace those of the table: sqnr_db=40,...",
 )
-@click.option("--strict", is_flag=True, help="Exit 6 where nothing falls short and a layer could not be compared.")
+@click.option("--strict", is_flag=True, help="Exit 6 if no file misses a bound but a layer could not be compared.")
 @FOR_CI
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every metric, bound and layer.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress, only the result.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 def parity(
     ref: str,
     others: tuple[str, ...],
@@ -107,12 +109,12 @@ def parity(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Compare OTHER files with REF on the same images; exit 1 where one falls short, 2 where one cannot be run.
+    """Compare OTHER files with REF on the same images. Exit 1 if one misses a bound, 2 if one cannot be run.
 
     REF is a reference model's name, a checkpoint, a .pt2, package.module:factory, or any .onnx or .tflite
     file; OTHERs are such files, float or int8, or folders of an export, which stand for all files in them.
-    Bounds come from one table by format, precision and ISA. A layer that cannot be compared is named with the
-    reason and fails nothing; with --strict it is exit 6.
+    Bounds come from one table by format, precision and ISA. A layer that cannot be compared is reported with the
+    reason and does not fail the command; with --strict the exit code is then 6.
 
     \b
     Examples:
@@ -131,7 +133,7 @@ def parity(
 
     with telling_errors("edgemobile parity", junit, as_json=as_json, inputs=(ref, *others, weights, data)):
         if on is not None and not _names(on):
-            raise EdgemobileError("--on names no device. To see them: edgemobile devices list")
+            raise EdgemobileError("--on is empty. To list the devices: edgemobile devices list")
         with progress(quiet=quiet or as_json) as bars:
             request = ParityRequest(
                 ref,

@@ -1,4 +1,4 @@
-"""`edgemobile predict`: what a model sees in an image, for people who try it first."""
+"""`edgemobile predict`: the classes a model finds in an image."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def predict(
     """Classify IMAGEs with FILE: any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of
     one with bundled weights, package.module:factory, or a saved program (.pt2).
 
-    Photos are turned upright first, as their camera says. The exit code is 2 when an image cannot be read, or the
-    model has no answer to it.
+    Photos are first rotated upright by their EXIF orientation. The exit code is 2 when an image cannot be read, or the
+    model's outputs for it are not finite.
 
     \b
     Examples:
@@ -83,9 +83,9 @@ def _upright(path: Path) -> Image.Image:
             return upright_rgb(image)
     except BrokenImage:
         raise
-    # Decoders raise whatever they like on broken bytes.
+    # Decoders raise many kinds of exceptions on broken bytes.
     except Exception as error:
-        reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"
+        reason = getattr(error, "strerror", None) or "it is not an image, or is damaged"
         raise BrokenImage(reason) from error
 
 

@@ -1,4 +1,4 @@
-"""`edgemobile quantize`: int8 alone, with every knob of the recipe, and what each tensor costs."""
+"""`edgemobile quantize`: int8 only, with every parameter of the recipe, and the cost of each tensor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["quantize"]
         "Model": "--weights",
         "Images": "--calib",
         "int8": "--recipe",
-        "In place of the recipe's values": "--observer",
+        "Override the recipe's values": "--observer",
         "Other results": "--rank",
         "Output": "--out",
     },
@@ -53,30 +53,36 @@ __all__ = ["quantize"]
     "--equalize",
     type=float,
     metavar="0-1",
-    help="How alike channels are made, 0 for not at all. [default: the recipe's]",
+    help="Strength of cross-layer equalization, 0 for none. [default: the recipe's]",
 )
 @click.option(
     "--noise-optimal-scaling/--no-noise-optimal-scaling",
     default=None,
-    help="Make channels as wide as serves the logits, not alike. [default: the recipe's]",
+    help="Choose channel ranges for the lowest noise in the logits, not for equal ranges. [default: the recipe's]",
 )
 @click.option(
     "--split-gates",
     type=click.Choice(["none", "stem", "highest_cost", "all"]),
-    help="Hard-swishes whose input may be equalized. [default: the recipe's]",
+    help="Hard-swish ops whose input may be equalized. [default: the recipe's]",
 )
 @click.option(
-    "--refit", type=float, help="How strongly refitted weights are held to the trained, 0 for no refit. [default: 3]"
+    "--refit", type=float, help="How strongly refitted weights stay near the trained ones, 0 for no refit. [default: 3]"
 )
 @click.option(
     "--clip-weights/--no-clip-weights",
     default=None,
-    help="Let weights that share one scale saturate where it serves the output. [default: the recipe's]",
+    help="Let weights with a shared scale saturate where that lowers the output error. [default: the recipe's]",
 )
-@click.option("--adaround/--no-adaround", default=None, help="Learn which weights to round up; takes minutes.")
-@click.option("--bias-correction/--no-bias-correction", default=None, help="Move biases to the float means.")
-@click.option("--rank", is_flag=True, help="Only say which tensors cost the most; nothing is written.")
-@click.option("--print-recipe", is_flag=True, help="Only print the recipe as JSON, to keep and to change.")
+@click.option(
+    "--adaround/--no-adaround", default=None, help="Learn which weights to round up (AdaRound); takes minutes."
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    default=None,
+    help="Correct biases to match the float means (bias correction).",
+)
+@click.option("--rank", is_flag=True, help="Only list the tensors with the highest cost; write nothing.")
+@click.option("--print-recipe", is_flag=True, help="Only print the recipe as JSON, to save and edit.")
 @OUTPUT
 def quantize(
     model: str,
@@ -102,7 +108,7 @@ def quantize(
     verbose: bool,
     **options: Any,
 ) -> int:
-    """Quantize MODEL to int8, with every knob there is, and check the files against PyTorch.
+    """Quantize MODEL to int8, with every parameter of the recipe, and check the files against PyTorch.
 
     MODEL is what `edgemobile export` takes. Layers are named by their module paths, as --rank lists them.
 
@@ -164,7 +170,7 @@ def _print_ranking(request: ExportRequest, costs: list[Cost], *, as_json: bool) 
     if as_json:
         print(to_json_text([asdict(cost) for cost in costs]), end="")
         return
-    title = f"{escape(request.model)}: what each tensor alone costs in int8"
+    title = f"{escape(request.model)}: cost of each tensor when it alone is int8"
     table = format_table(title, ["tensor", "SQNR", "share"])
     for cost in costs:
         table.add_row(escape(cost.tensor), f"{cost.sqnr_db:.1f} dB", f"{cost.share:.1%}")

@@ -1,4 +1,4 @@
-"""`edgemobile report`: what was measured, as one page, tables and model cards."""
+"""`edgemobile report`: measurements as one page, tables and model cards."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PATH = click.Path(path_type=Path)
 
 @click.command("report")
 @click.argument("sources", nargs=-1, required=True, type=_PATH, metavar="RUN...")
-@click.option("--html", type=_PATH, metavar="FILE", help="One self-contained page: plots, tables, conditions.")
+@click.option("--html", type=_PATH, metavar="FILE", help="One self-contained page with plots, tables and conditions.")
 @click.option("--md", type=_PATH, metavar="FILE", help="Markdown tables.")
-@click.option("--csv", type=_PATH, metavar="FILE", help="A row a case: a file, a device, a number of threads.")
-@click.option("--cards", type=_PATH, metavar="DIR", help="A model card an artifact.")
+@click.option("--csv", type=_PATH, metavar="FILE", help="One row per case: a file, a device, a number of threads.")
+@click.option("--cards", type=_PATH, metavar="DIR", help="One model card per file.")
 @click.option("--title", help="Heading of the page. [default: the models, their resolution and the date]")
 def report(
     sources: tuple[Path, ...],
@@ -31,10 +31,10 @@ def report(
     cards: Path | None,
     title: str | None,
 ) -> int:
-    """Put RUNs together: saved bench runs, `eval --json`, `parity --json`, export folders, in any mix.
+    """Combine RUNs: saved bench runs, `eval --json`, `parity --json`, export folders, in any mix.
 
-    They are recognised by their content and joined by the sha256 of the files they speak of. Figures taken under other
-    conditions stay apart, and instructions apart from time.
+    They are recognized by their content and joined by the sha256 of the model files in them. Figures measured under
+    different conditions stay separate, and so do instructions and time.
 
     \b
     Examples:
@@ -42,7 +42,7 @@ def report(
       edgemobile report runs/*.json v3-large/ --md report.md --csv cases.csv --cards cards/
     """
     if not any((html, md, csv, cards)):
-        raise EdgemobileError("nothing to write: give at least one of --html, --md, --csv and --cards")
+        raise EdgemobileError("nothing to write: add at least one of --html, --md, --csv and --cards")
     from edgemobile.report.cards import model_cards
     from edgemobile.report.findings import join
     from edgemobile.report.page import page
@@ -71,4 +71,4 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EdgemobileError(f"cannot make the folder {path}: {error.strerror or error}") from error
+        raise EdgemobileError(f"cannot create the folder {path}: {error.strerror or error}") from error

@@ -15,10 +15,10 @@ __all__ = ["sample_data"]
 @click.command("sample-data")
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("samples"))
 def sample_data(folder: Path) -> int:
-    """Write the labelled images in the package to DIR, a new folder (samples): CIFAR-10's classes, with splits.
+    """Write the bundled labelled images to DIR, a new folder (samples): CIFAR-10's classes, with splits.
 
-    They take the place of a data set in `eval`, `predict` and `export --calib` until you have one. They are synthetic,
-    and chosen so that every net of the package knows them: an accuracy on them says nothing of a net.
+    Use them with `eval`, `predict` and `export --calib` until you have a data set. They are synthetic, and chosen so
+    that every bundled model classifies them correctly: an accuracy on them does not measure a model.
 
     \b
     Examples:
@@ -31,5 +31,7 @@ def sample_data(folder: Path) -> int:
     counts = write_sample_data(folder)
     words = ", ".join(f"{count} images in {split}/" for split, count in counts.items())
     console().print(f"wrote [bold]{escape(str(folder))}[/bold]: {words}")
-    console().print("[dim]note:[/dim] synthetic images that every net of the package knows: no measure of accuracy")
+    console().print(
+        "[dim]note:[/dim] synthetic images that every bundled model classifies correctly: they do not measure accuracy"
+    )
     return 0

@@ -1,4 +1,4 @@
-"""Help texts whose options stand under headings."""
+"""Help texts with options under headings."""
 
 from __future__ import annotations
 

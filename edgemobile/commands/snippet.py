@@ -19,17 +19,15 @@ _LANGUAGES = ("python", "cpp", "kotlin", "c-array")
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--lang", "language", type=click.Choice(_LANGUAGES), required=True, help="The language of the code.")
+@click.option("--lang", "language", type=click.Choice(_LANGUAGES), required=True, help="Language of the code.")
 @CLASSIFIER
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the code there. [default: print it]"
-)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="File for the code. [default: print it]")
 def snippet(file: Path, language: str, out: Path | None, **options: Any) -> int:
     """Write code that classifies images with FILE, an .onnx or .tflite image classifier.
 
     Shapes, dtypes, scales, zero points, normalisation and labels are those of the file. cpp uses the C API of
     LiteRT or onnxruntime; kotlin is for Android; c-array is the file for TensorFlow Lite for Microcontrollers, with
-    what memory it takes. kotlin and c-array are for .tflite files.
+    the memory it needs. kotlin and c-array are for .tflite files.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`edgemobile verify`: whether the files of an export are still what was written."""
+"""`edgemobile verify`: whether the files of an export are unchanged."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["verify"]
 def verify(folder: Path, as_json: bool) -> int:
     """Compare the files in DIR, the folder of an export, with the sizes and the sha256 in its manifest.json.
 
-    The exit code is 1 when a file has changed or is missing. Files that the manifest does not name are listed and
-    change nothing.
+    The exit code is 1 when a file has changed or is missing. Files that are not in the manifest are listed and do not
+    change the exit code.
 
     \b
     Examples:
@@ -50,4 +50,4 @@ def _print(found: Verification) -> None:
     for extra in found.extra:
         screen.print(f"[dim]extra:[/dim] {escape(extra)}")
     total = len(found.intact) + len(found.changed) + len(found.missing)
-    screen.print(f"[bold]{escape(str(found.folder))}[/bold]: {len(found.intact)} of {total} files are as written")
+    screen.print(f"[bold]{escape(str(found.folder))}[/bold]: {len(found.intact)} of {total} files are unchanged")

@@ -1,4 +1,4 @@
-"""The gate for CI: edgemobile.toml says what must hold of which model; what changed is run, and everything is judged.
+"""The gate for CI: edgemobile.toml sets bounds for models; what changed is run, and everything is checked.
 
-config -> plan what is known (cache, by content) -> run the rest -> judge -> GateReport -> terminal, JUnit, markdown
+config -> find cached results (by content) -> run the rest -> check -> GateReport -> terminal, JUnit, markdown
 """

@@ -1,4 +1,4 @@
-"""What one key of edgemobile.toml has to do with another: what would be ignored is refused, with its line."""
+"""Checks keys of edgemobile.toml against each other: a key that would be ignored is refused, with its line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgemobile.util.config_file import ConfigFile
 
 __all__ = ["check_agreement"]
 
-# What an export is told, and what a model in PyTorch is.
+# Keys for an export, and keys for a model in PyTorch.
 _OF_AN_EXPORT = ("res", "calib_images", "formats", "precisions", "recipe", "target")
 _OF_A_NET = ("weights", "width", "classes")
 _OF_INT8 = ("calib_images", "recipe", "target")
@@ -25,7 +25,7 @@ def check_agreement(file: ConfigFile, config: GateConfig) -> None:
     """Raises EdgemobileError with FILE:LINE."""
     for device in config.devices:
         if (device.baseline is None) != (device.max_regress is None):
-            raise file.wrong(("devices", device.name), "baseline and max_regress need each other: give both or neither")
+            raise file.wrong(("devices", device.name), "baseline and max_regress need each other: set both or neither")
     for entry in config.models:
         _check_name(file, entry)
         _check_model(file, entry)
@@ -39,11 +39,11 @@ def check_agreement(file: ConfigFile, config: GateConfig) -> None:
 
 
 def _check_name(file: ConfigFile, entry: ModelEntry) -> None:
-    """It names a folder of the cache."""
+    """The name is also the name of a folder in the cache."""
     if not entry.name.isprintable() or not re.fullmatch(r"[^./\\*?\[\]][^/\\*?\[\]]*", entry.name):
         raise file.wrong(
             ("models", entry.name),
-            r"this names a folder: leave out / \ * ? [ ] and a dot in front. A path goes below it, as model = "
+            r"this is also a folder name: do not use / \ * ? [ ] and a dot in front. A path goes below it, as model = "
             '"nets/mine.pt2"',
         )
 
@@ -57,8 +57,8 @@ def _check_model(file: ConfigFile, entry: ModelEntry) -> None:
     if not (entry.model in ARCHS or is_own(entry.model) or a_file):
         raise file.wrong(
             where,
-            f'{entry.model!r} is no model. Allowed, as model = "...": {", ".join(ARCHS)}, package.module:factory, '
-            "FILE.pt2 and, where files are given, .onnx and .tflite",
+            f'{entry.model!r} is not a model. Allowed, as model = "...": {", ".join(ARCHS)}, package.module:factory, '
+            "FILE.pt2 and, with files, .onnx and .tflite",
         )
     if entry.recipe is not None:
         from edgemobile.quant.recipes import read_recipe
@@ -70,19 +70,19 @@ def _check_model(file: ConfigFile, entry: ModelEntry) -> None:
 
 
 def _check_ignored(file: ConfigFile, entry: ModelEntry) -> None:
-    """Files are what they are, and so is a reference that is a file."""
+    """Refuse keys that have no effect on existing files or on a reference that is a file."""
     given = file.tables["models"][entry.name]
-    ignored = dict.fromkeys(_OF_AN_EXPORT if entry.files else (), "files, which are made already")
+    ignored = dict.fromkeys(_OF_AN_EXPORT if entry.files else (), "files, which exist already")
     if not entry.files and "int8" not in entry.precisions:
         ignored |= dict.fromkeys(_OF_INT8, "precisions without int8")
     ignored |= dict.fromkeys(_OF_A_NET if entry.model.endswith(FILE_SUFFIXES) else (), "a model that is a file")
     for key, beside in ignored.items():
         if key in given:
-            raise file.wrong(("models", entry.name, key), f"means nothing beside {beside}: leave it out")
+            raise file.wrong(("models", entry.name, key), f"has no effect with {beside}: remove it")
     for precision in () if entry.files else entry.tolerances:
         if precision not in entry.precisions:
             at = ("models", entry.name, "tolerances", precision)
-            raise file.wrong(at, f"none of the model's files is {precision}: leave it out, or add it to precisions")
+            raise file.wrong(at, f"none of the model's files is {precision}: remove it, or add it to precisions")
 
 
 def _check_devices(file: ConfigFile, config: GateConfig, entry: ModelEntry) -> None:
@@ -92,7 +92,7 @@ def _check_devices(file: ConfigFile, config: GateConfig, entry: ModelEntry) -> N
             if name not in devices:
                 known = ", ".join(devices) or "none"
                 at = ("models", entry.name, where)
-                raise file.wrong(at, f"there is no [devices.{name!r}]. Devices there are: {known}")
+                raise file.wrong(at, f"there is no [devices.{name!r}]. Existing devices: {known}")
     for name in entry.instructions:
         if not entry.runs_on(name):
             raise file.wrong(
@@ -103,7 +103,7 @@ def _check_devices(file: ConfigFile, config: GateConfig, entry: ModelEntry) -> N
 
 
 def _check_budgets(file: ConfigFile, config: GateConfig, entry: ModelEntry) -> None:
-    """Every budget means a file, and one that is looked at. Of `files` the precision is known once they are read."""
+    """Every budget must match a file that is checked. The precision of `files` is known only once they are read."""
     at, devices = ("models", entry.name), {device.name: device for device in config.devices}
     for selector in () if entry.files else entry.size:
         if not _meant(selector, entry):
@@ -117,7 +117,7 @@ def _check_budgets(file: ConfigFile, config: GateConfig, entry: ModelEntry) -> N
 
 
 def _meant(selector: str, entry: ModelEntry) -> list[tuple[str, str]]:
-    """The (format, precision) that the selector means of those the model has, or may have."""
+    """The (format, precision) that match the selector, of those the model has or may have."""
     return [one for one in product(*_kinds(entry)) if selects(selector, *one)]
 
 
@@ -128,7 +128,7 @@ def _kinds(entry: ModelEntry) -> tuple[Collection[str], Collection[str]]:
 
 
 def _none_of_them(selector: str) -> str:
-    return f"{selector} is none of the files that formats and precisions give"
+    return f"{selector} does not match any file of the formats and precisions"
 
 
 def _not_taken(selector: str, device: DeviceEntry) -> str:

@@ -1,4 +1,6 @@
-"""Results by what they are of: strict JSON in a folder that ignores itself. A damaged entry is as good as none."""
+"""Cached results by the content they depend on: strict JSON in a folder with its own .gitignore. Damaged entries are
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -24,28 +26,29 @@ _T = TypeVar("_T")
 
 
 class WouldRun(Exception):
-    """What a dry run does not do: the stage, as in "export"."""
+    """Raised in a dry run instead of running a stage, such as "export"."""
 
 
 class Cache:
-    """`folder`/results/STAGE-KEY.json and `folder`/files/MODEL-KEY/. With `force` nothing is found, all is kept.
+    """`folder`/results/STAGE-KEY.json and `folder`/files/MODEL-KEY/. With `force` nothing is read, all results are
+    stored.
 
-    With `dry_run` it is only read: nothing is written, and `before` raises.
+    With `dry_run` nothing is written, and `before` raises.
     """
 
     def __init__(self, folder: Path, *, force: bool = False, dry_run: bool = False) -> None:
         self.folder, self.force, self.dry_run = folder, force, dry_run
 
     def before(self, stage: str) -> None:
-        """To be called before a stage runs whose result is not kept. Raises WouldRun in a dry run."""
+        """Called before a stage runs whose result is not cached. Raises WouldRun in a dry run."""
         if self.dry_run:
             raise WouldRun(stage)
 
     @contextmanager
     def held(self, progress: Progress) -> Iterator[None]:
-        """Alone with the cache: another run waits, and then finds what this one kept.
+        """Exclusive use of the cache: another run waits, and then finds the results of this one.
 
-        Raises EdgemobileError where the folder cannot be written.
+        Raises EdgemobileError if the folder cannot be written.
         """
         if self.dry_run:
             yield
@@ -55,7 +58,7 @@ class Cache:
             yield
 
     def get(self, stage: str, key: str, read: Callable[[Any], _T]) -> _T | None:
-        """What `read` makes of the value kept; None where there is none, or it is not what was written."""
+        """The cached value, converted by `read`; None if there is none, or if it is damaged."""
         path = self._path(stage, key)
         if self.force or not path.is_file():
             return None
@@ -69,7 +72,7 @@ class Cache:
             return None
 
     def put(self, stage: str, key: str, value: Any) -> None:
-        """Keep JSON's own types. Raises EdgemobileError where the folder cannot be written."""
+        """Store JSON's own types. Raises EdgemobileError if the folder cannot be written."""
         if self.dry_run:
             return
         path = self._path(stage, key)
@@ -77,19 +80,19 @@ class Cache:
         write_whole(path, to_text(self._entry(stage, key, value)))
 
     def files(self, model: str, key: str) -> Path:
-        """The folder for a model's files of this key; those of its earlier keys are gone after `tidy`."""
+        """The folder for a model's files of this key; `tidy` removes those of earlier keys."""
         if not self.dry_run:
             self._made(self.folder / "files")
         return self.folder / "files" / f"{model}-{key[:16]}"
 
     def clear(self, model: str, key: str) -> None:
-        """Remove the model's files of this key, whoever changed or added what is there.
+        """Remove the model's files of this key, including changed or added ones.
 
-        Raises EdgemobileError where they would be outside the cache, or cannot be removed.
+        Raises EdgemobileError if they would be outside the cache, or cannot be removed.
         """
         folder = self.files(model, key)
         if folder.resolve().parent != (self.folder / "files").resolve():
-            raise EdgemobileError(f"{folder} leads out of the cache: {folder.resolve()}. Remove it, if it is a link")
+            raise EdgemobileError(f"{folder} is outside the cache: {folder.resolve()}. Remove it if it is a link")
         try:
             if folder.is_dir():
                 shutil.rmtree(folder)
@@ -98,7 +101,7 @@ class Cache:
             raise self._unwritable(error) from error
 
     def tidy(self, model: str, key: str) -> None:
-        """Remove a model's files of other keys: they are large, and quickly made again."""
+        """Remove a model's files of other keys: they are large, and quick to export again."""
         keep = self.files(model, key)
         for folder in keep.parent.glob(f"{model}-{'[0-9a-f]' * 16}"):
             if folder != keep:

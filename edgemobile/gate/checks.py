@@ -1,4 +1,4 @@
-"""What a gate found: one row a check, and the exit code they add up to."""
+"""Results of a gate: one row per check, and the resulting exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Check", "GateReport", "Outcome", "worst"]
 
 
 class Outcome(Enum):
-    """How a check ended; the value is what a table says."""
+    """The outcome of a check; the value is the word in a table."""
 
     PASSED = "pass"
     WOULD_RUN = "would run"
@@ -28,12 +28,12 @@ class Outcome(Enum):
 
     @classmethod
     def of_code(cls, code: int) -> Outcome:
-        """What an error with this exit code means for a check."""
+        """The outcome of a check that raised an error with this exit code."""
         return next((outcome for outcome in reversed(_CODES) if _CODES[outcome] == code), Outcome.WRONG)
 
 
-# The most serious last. What was asked cannot be (2) stands above a finding (1), and a finding above what only kept the
-# gate from looking (3, 4) or from being sure (5): those may be tried again, a finding stays.
+# The most serious last. An impossible request (2) is above a failed check (1), and a failed check is above problems
+# that prevented a check (3, 4) or a reliable result (5): a retry may solve those.
 _CODES: dict[Outcome, int] = {
     Outcome.PASSED: 0,
     Outcome.WOULD_RUN: 0,
@@ -48,14 +48,14 @@ _CODES: dict[Outcome, int] = {
 
 @dataclass(frozen=True)
 class Check:
-    """`what` of `file` on `place`: what was `found` and what is `allowed`, as a table shows them.
+    """The check `what` of `file` on `place`: what was `found` and what is `allowed`, as shown in a table.
 
-    `words` say why it did not pass; of a check that passed, what a reader should know.
+    `words` are why it did not pass; for a check that passed, notes for the user.
 
     `values` are the numbers behind `found`, unrounded: "bytes", "instructions", metrics of parity, "drop_points".
 
-    `kept` is from the cache: nothing it depends on has changed. `wall_s` is the time it took; checks that are measured
-    together share theirs evenly.
+    `kept`: the result is from the cache, because nothing that it depends on has changed. `wall_s` is its duration;
+    checks that are measured together share theirs evenly.
     """
 
     model: str
@@ -79,7 +79,7 @@ def worst(checks: Iterable[Check]) -> Outcome:
 
 @dataclass(frozen=True)
 class GateReport:
-    """All checks in the order of edgemobile.toml. `wall_s` and `cpu_s` are of this process and what it started."""
+    """All checks in the order of edgemobile.toml. `wall_s` and `cpu_s` include the processes it started."""
 
     config: str
     checks: tuple[Check, ...]
@@ -88,7 +88,7 @@ class GateReport:
 
     @property
     def exit_code(self) -> int:
-        """Of the most serious outcome: 2, else 1, else 3, else 4, else 5, else 0."""
+        """The code of the most serious outcome: 2, else 1, else 3, else 4, else 5, else 0."""
         return worst(self.checks).exit_code
 
     @property
@@ -97,7 +97,7 @@ class GateReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Outcome -> how many checks, the most serious first, those there are."""
+        """Outcome -> number of checks, the most serious first, only those that occur."""
         counted = {outcome: sum(check.outcome is outcome for check in self.checks) for outcome in reversed(_CODES)}
         return {outcome.value: count for outcome, count in counted.items() if count}
 

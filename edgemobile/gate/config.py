@@ -1,11 +1,11 @@
-"""What edgemobile.toml asks of the gate, as records.
+"""The settings of the gate in edgemobile.toml, as records.
 
     [gate]                  how to check
-    [tolerances.int8]       what every file of a precision keeps of its reference, in place of the table's bounds
-    [devices.NAME]          where files run besides this machine
-    [models.NAME]           what is exported, and what must hold of it
+    [tolerances.int8]       bounds for every file of a precision, which replace those of the built-in table
+    [devices.NAME]          devices that run files besides this machine
+    [models.NAME]           what is exported, and its bounds
 
-Add a key: a field of its record here, and a row of its table in gate/load.py.
+To add a key: a field of its record here, and a row of its table in gate/load.py.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry"
 
 @dataclass(frozen=True)
 class GateSettings:
-    """[gate]. `images` are how many each file is compared on, None for so many that one answer decides little; `cache`
-    is where results are kept."""
+    """[gate]. `images` is the number each file is compared on, None for a number at which one answer has little weight;
+    `cache` is the folder of cached results."""
 
     images: int | None = None
     layers: bool = True
@@ -33,9 +33,9 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class DeviceEntry:
-    """[devices.NAME]. () of formats and precisions is all. `max_regress` is a share of `baseline`, a saved run.
+    """[devices.NAME]. () for formats and precisions means all. `max_regress` is relative to `baseline`, a saved run.
 
-    What is not `required` and not there is skipped, and said.
+    A device that is not `required` and not available is skipped with a note.
     """
 
     name: str
@@ -48,7 +48,7 @@ class DeviceEntry:
     required: bool = True
 
     def takes(self, format: str, precision: str) -> bool:
-        """Whether files of this format and precision run there."""
+        """Whether files of this format and precision run on it."""
         return format in (self.formats or (format,)) and precision in (self.precisions or (precision,))
 
 
@@ -64,11 +64,11 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """[models.NAME]. `model` is what `edgemobile export` takes. `files` are files made already, in place of an export;
-    then `model` may be a file as well, and `calib` is what they are compared on.
+    """[models.NAME]. `model` is what `edgemobile export` takes. `files` are existing files, instead of an export;
+    then `model` may also be a file, and `calib` is the images they are compared on.
 
-    `size` is bytes, and `instructions` an inference by device, each by selector: a precision ("int8"), a format
-    ("tflite") or both ("int8.tflite"). `tolerances` is precision -> metric -> bound. `devices` None is all there are.
+    `size` is in bytes, `instructions` per inference by device, each by selector: a precision ("int8"), a format
+    ("tflite") or both ("int8.tflite"). `tolerances` is precision -> metric -> bound. `devices` None means all.
     """
 
     name: str
@@ -96,7 +96,7 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """All of it. `tolerances` is precision -> metric -> bound; `file` is where it was read."""
+    """The whole file. `tolerances` is precision -> metric -> bound; `file` is the file it was read from."""
 
     file: ConfigFile
     settings: GateSettings

@@ -1,4 +1,4 @@
-"""A first edgemobile.toml: today's numbers of some models, with a margin, as what must hold from now on."""
+"""Writes a first edgemobile.toml: the measured values of some models, with a margin, as bounds."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from edgemobile.util.progress import Progress
 
 __all__ = ["DraftModel", "draft", "draft_model"]
 
-# Above what is measured: compilers and libraries of other versions write and run a little more.
+# Margins above the measured value: other versions of compilers and libraries write and run slightly more.
 _SIZE_MARGIN, _INSTRUCTION_MARGIN = 0.01, 0.01
-# Below it: images synthesized on another machine differ, and of 64 images one answer is 1.6 points.
+# Margins below it: images synthesized on another machine differ, and one answer of 64 images is 1.6 points.
 _SQNR_MARGIN_DB, _ANSWERS_MARGIN = 2.0, 0.05
 _KIB, _MIB = 2**10, 2**20
 _HEAD = (
-    "# What must hold of these models in every change: `edgemobile ci`.",
-    "# `edgemobile ci init` measured the bounds and added a margin; change them as you see fit.",
+    "# Bounds of these models, checked by `edgemobile ci` in every change.",
+    "# `edgemobile ci init` measured these values and added a margin; change them as needed.",
 )
 _DEVICE = (
     'formats = ["tflite"]',
     'precisions = ["int8"]',
-    "required = false  # where it is not set up, it is skipped with a note",
+    "required = false  # skipped with a note if it is not set up",
 )
 
 
 @dataclass(frozen=True)
 class DraftModel:
-    """A model to write an entry for: `name` of its table, and the keys that say which model it is."""
+    """A model to write an entry for: the `name` of its table, and the keys that identify the model."""
 
     name: str
     keys: Mapping[str, str]
 
 
 def draft_model(spec: str, *, weights: str | None = None, calib: Path | None = None) -> DraftModel:
-    """The entry of what `edgemobile export` takes; a checkpoint's reference model is told by its shapes.
+    """The entry of a model that `edgemobile export` takes; a checkpoint's reference model is found from its shapes.
 
-    Raises EdgemobileError for a name that is no model, and for a checkpoint of none.
+    Raises EdgemobileError for an unknown model, and for a checkpoint that is not of a reference model.
     """
     model, name = spec, spec
     if is_checkpoint(spec):
@@ -70,14 +70,14 @@ def draft_model(spec: str, *, weights: str | None = None, calib: Path | None = N
 def draft(
     path: Path, models: Sequence[DraftModel], devices: Sequence[str] = (), progress: Progress | None = None
 ) -> tuple[str, GateReport]:
-    """(the text of an edgemobile.toml to be written at `path`, the run that its bounds come from).
+    """(the text of an edgemobile.toml for `path`, the run that measured its bounds).
 
-    `devices` are where int8 TFLite files are measured: emulated ones get a budget of instructions. Raises
-    EdgemobileError where a model has a problem, or a name appears twice.
+    int8 TFLite files are measured on `devices`: for emulated ones an instruction budget is written. Raises
+    EdgemobileError if a model has a problem, or if a name occurs twice.
     """
     names = [model.name for model in models]
     if len(set(names)) != len(names):
-        raise EdgemobileError(f"two models are called {max(names, key=names.count)}: draft them one at a time")
+        raise EdgemobileError(f"two models are called {max(names, key=names.count)}: run ci init for one at a time")
     bare = _text(models, devices, {})
     report = run_gate(_loaded(path, bare), progress=progress)
     if problems := [check for check in report.checks if check.outcome not in (Outcome.PASSED, Outcome.SKIPPED)]:
@@ -85,7 +85,7 @@ def draft(
         where = " ".join(filter(None, (first.model, first.file, first.what)))
         raise EdgemobileError(f"{where}: {'; '.join(first.words) or first.outcome.value}. Nothing was written")
     text = _text(models, devices, {name: tuple(_bounds(report.checks, name)) for name in names})
-    # The text is read as `ci` reads it: a mistake here must not become the user's.
+    # Check the text as `ci` reads it: an error here must not reach the user.
     _loaded(path, text)
     return text, report
 
@@ -125,7 +125,7 @@ def _bounds(checks: Sequence[Check], model: str) -> Iterator[str]:
 
 
 def _tolerances(precision: str, found: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    """Bounds of the outputs where they say more than the built-in ones."""
+    """Bounds of the outputs, if they are stricter than the built-in ones."""
     least = {
         "sqnr_db": math.floor(min(values["sqnr_db"] for values in found) - _SQNR_MARGIN_DB),
         "top1_agree": math.floor((min(values["top1_agree"] for values in found) - _ANSWERS_MARGIN) * 100) / 100,
@@ -161,6 +161,6 @@ def _inline(values: Mapping[str, str]) -> str:
 
 
 def _key(name: str) -> str:
-    """A TOML key: bare where it may be, else in quotes."""
+    """A TOML key: bare if allowed, else quoted."""
     bare = name and all(one.isascii() and (one.isalnum() or one in "-_") for one in name)
     return name if bare else json.dumps(name, ensure_ascii=False)

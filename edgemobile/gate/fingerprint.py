@@ -1,4 +1,4 @@
-"""What decides a result, as one hash: what goes in by content, and what computes it by version and source."""
+"""One hash of everything that determines a result: inputs by content, software by version and source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fingerprint(*parts: Any) -> str:
 
 @cache
 def software() -> Mapping[str, str]:
-    """What computes: edgemobile by its sources, what it uses by version, the machine by its kind."""
+    """The software and the machine: edgemobile by its sources, its dependencies by version, the machine by its kind."""
     root = Path(edgemobile.__file__).parent
     digest = hashlib.sha256()
     for path in _files(root, (".py", ".c", ".json", ".safetensors")):
@@ -41,7 +41,7 @@ def software() -> Mapping[str, str]:
 
 
 def content_sha256(path: Path, known: Mapping[Path, str] = MappingProxyType({})) -> str:
-    """Of a file, or of a folder: every name in it and every file's content. Raises EdgemobileError.
+    """Hash of a file, or of a folder: every name in it and every file's content. Raises EdgemobileError.
 
     `known` are files that were read already, with their sha256.
     """
@@ -58,7 +58,7 @@ def content_sha256(path: Path, known: Mapping[Path, str] = MappingProxyType({}))
 
 
 def contents(paths: Iterable[Path]) -> list[tuple[str, str | None]]:
-    """(name, sha256) of each; None where there is no file, so that a new one is noticed. Raises EdgemobileError."""
+    """(name, sha256) of each; None if there is no file, so that a new one is noticed. Raises EdgemobileError."""
     return [(path.name, content_sha256(path) if path.is_file() else None) for path in paths]
 
 
@@ -67,7 +67,7 @@ def _file_sha256(path: Path) -> str:
     return _read_sha256(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-# A set of images is asked for by several keys.
+# Several keys use the same set of images.
 @lru_cache(maxsize=100_000)
 def _read_sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
@@ -75,7 +75,7 @@ def _read_sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
 
 
 def _files(root: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """In one order on every machine; a checkout's packages are links."""
+    """In the same order on every machine; packages in a checkout are links."""
     for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if name != "__pycache__")
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(suffixes))

@@ -1,4 +1,4 @@
-"""What was measured, against what edgemobile.toml allows: a row a check."""
+"""Compares measurements with the bounds of edgemobile.toml: one row per check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["accuracies", "on_device", "on_no_file", "parities", "sizes"]
 
 
 def sizes(model: Measured) -> list[Check]:
-    """A row a file: its bytes and, where there is a budget, that."""
+    """One row per file: its bytes and its budget, if any."""
     checks = []
     for file in model.files:
         selector, most = _least_budget(model, model.entry.size, file)
@@ -47,13 +47,13 @@ def sizes(model: Measured) -> list[Check]:
 
 
 def parities(model: Measured, report: ParityReport, kept: bool) -> list[Check]:
-    """Two rows a file: its outputs, and its layers where they were compared. One that was refused is an error."""
+    """Two rows per file: its outputs, and its layers if they were compared. A refused file is an error."""
     return [check for file in report.files for check in _parity(model, file, kept)]
 
 
 def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     inner, outer = file.missed_layers, file.missed_outputs
-    # What the end alone shows has its cause among the words of the end.
+    # If only the outputs missed, the cause is added to the words of the outputs.
     if file.cause is not None and file.first_diverging is None:
         outer += (f"likely cause: {file.cause.kind} ({file.cause.words})",) if outer else ()
     name, base = Path(file.file).name, model.entry.name
@@ -63,7 +63,7 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
     shown = ("sqnr_db", "top1_agree")
     found = ", ".join(f"{_metric(metric, file.metrics[metric])}" for metric in shown)
     allowed = ", ".join(_metric(metric, bound) for metric, bound in file.bounds.items())
-    outer += tuple(f"the bound stands in {place}" for place in _places_of_bounds(model, file)) if outer else ()
+    outer += tuple(f"the bound is set in {place}" for place in _places_of_bounds(model, file)) if outer else ()
     values = {metric: float(value) for metric, value in file.metrics.items()}
     yield Check(
         base, name, "outputs", file.place, _judged(not outer), found, allowed, outer or file.notes, kept, values
@@ -79,7 +79,7 @@ def _parity(model: Measured, file: FileParity, kept: bool) -> Iterator[Check]:
 
 
 def _places_of_bounds(model: Measured, file: FileParity) -> Iterator[str]:
-    """Where edgemobile.toml has the bounds that the file missed: FILE:LINE: table.key. The built-in ones have none."""
+    """The location of the missed bounds in edgemobile.toml: FILE:LINE: table.key. Built-in bounds have none."""
     own = model.entry.tolerances.get(file.precision, {})
     for metric, bound in file.bounds.items():
         if METRICS[metric].passes(file.metrics[metric], bound):
@@ -92,14 +92,14 @@ def _places_of_bounds(model: Measured, file: FileParity) -> Iterator[str]:
 
 def _lost(file: Scored, max_drop: float) -> Iterator[str]:
     if file.not_finite:
-        yield f"gives outputs that are not finite for {file.not_finite} of {file.count} images"
-    # Counts are whole; the bound may be a float a little below the step it names.
+        yield f"has outputs that are not finite for {file.not_finite} of {file.count} images"
+    # Counts are integers; the bound may be a float slightly below the step it means.
     if file.drop_points is not None and file.drop_points > max_drop + 1e-9:
         yield f"lost {file.drop_points:.2f} points of top-1; {max_drop:g} are allowed"
 
 
 def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept: bool) -> list[Check]:
-    """A row a file: top-1, and the points it lost to the float32 file."""
+    """One row per file: top-1, and the points it lost to the float32 file."""
     checks = []
     for file in scored:
         lost = "" if file.drop_points is None else f" ({0 - file.drop_points:+.2f})"
@@ -126,10 +126,12 @@ def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept:
 
 
 def on_device(device: DeviceEntry, model: Measured, files: Sequence[ModelFile], run: Run, kept: bool) -> list[Check]:
-    """A row a file: what it costs there, against its budget and against the baseline."""
+    """One row per file: its cost on the device, against its budget and against the baseline."""
     budgets = model.entry.instructions.get(device.name, {})
     if budgets and not run.emulated:
-        words = (f"{device.name} is timed; instructions are counted on emulated devices, like emulated:cortex-a72",)
+        words = (
+            f"{device.name} is not emulated; instructions are counted on emulated devices, such as emulated:cortex-a72",
+        )
         return [Check(model.entry.name, "", "instructions", device.name, Outcome.WRONG, words=words)]
     by_name = {file.name: file for file in files}
     checks = [_case(model, device, case, run, by_name[Path(case.file).name], kept) for case in run.cases]
@@ -143,10 +145,10 @@ def on_device(device: DeviceEntry, model: Measured, files: Sequence[ModelFile], 
 
 
 def on_no_file(device: DeviceEntry, model: Measured) -> list[Check]:
-    """Where none of the model's files is of the device's formats and precisions: a budget is not skipped."""
+    """If none of the model's files has the device's formats and precisions: a budget is not skipped."""
     if budgets := model.entry.instructions.get(device.name, {}):
         return list(_of_nothing(model, "instructions", device.name, budgets, ()))
-    words = ("none of its files is of the device's formats and precisions",)
+    words = ("none of its files has the device's formats and precisions",)
     return [Check(model.entry.name, "", "device", device.name, Outcome.SKIPPED, words=words)]
 
 
@@ -165,7 +167,7 @@ def _case(model: Measured, device: DeviceEntry, case: Case, run: Run, file: Mode
     words: tuple[str, ...] = ()
     if over and most is not None:
         place = _place(model, "instructions", device.name, selector)
-        words = (f"{counted:,.0f} instructions an inference, {counted / most - 1:.2%} over its budget ({place})",)
+        words = (f"{counted:,.0f} instructions per inference, {counted / most - 1:.2%} over its budget ({place})",)
     return replace(
         row,
         what="instructions",
@@ -189,7 +191,7 @@ def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool
         Judgement.UNSURE: Outcome.UNSTABLE,
     }
     reference, names = load_run(device.baseline), {Path(case.file).name for case in run.cases}
-    # A single case on each side would pair whatever their names.
+    # A single case on each side would be paired whatever their names.
     known = tuple(case for case in reference.cases if Path(case.file).name in names)
     for name in sorted(names - {Path(case.file).name for case in known}):
         words = (f"{device.baseline} has no {name}: measure it with `edgemobile bench ... --on {device.name} --out`",)
@@ -215,18 +217,18 @@ def _against_baseline(model: Measured, device: DeviceEntry, run: Run, kept: bool
         )
 
 
-# ---- in common ------------------------------------------------------------------------------------------------------
+# ---- shared ---------------------------------------------------------------------------------------------------------
 
 
 def _least_budget(model: Measured, budgets: Mapping[str, int], file: ModelFile) -> tuple[str, int | None]:
-    """(the selector of the least budget that means the file, the budget): every one must hold. ("", None) for none."""
+    """(the selector of the smallest budget that matches the file, the budget): all must be met. ("", None) for none."""
     precision = model.precision(file)
     meant = {name: most for name, most in budgets.items() if selects(name, file.format, precision)}
     return min(meant.items(), key=lambda item: item[1]) if meant else ("", None)
 
 
 def _place(model: Measured, *keys: str) -> str:
-    """Where a key of the model stands in edgemobile.toml."""
+    """The location of a key of the model in edgemobile.toml."""
     return model.config.file.place(("models", model.entry.name, *keys))
 
 
@@ -236,7 +238,7 @@ def _of_nothing(
     for name in budgets:
         if not any(selects(name, file.format, model.precision(file)) for file in files):
             names = ", ".join(file.name for file in files) or f"none runs on {place}"
-            words = (f"the budget of {name} means none of the files: {names}",)
+            words = (f"the budget of {name} does not match any of the files: {names}",)
             yield Check(model.entry.name, "", what, place, Outcome.WRONG, words=words)
 
 

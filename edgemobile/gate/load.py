@@ -1,4 +1,4 @@
-"""Read edgemobile.toml into the records of gate.config, strictly: every error has the line of its key."""
+"""Read edgemobile.toml strictly into the records of gate.config: every error has the line of its key."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def load_gate(file: ConfigFile) -> GateConfig:
     return config
 
 
-# ---- values that name a model, a file or a metric -------------------------------------------------------------------
+# ---- values for a model, a file or a metric -------------------------------------------------------------------------
 
 
 def _weights(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
@@ -70,10 +70,10 @@ def _recipe(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
 
 
 def _metric(name: str) -> str:
-    """A metric, also without its unit: "sqnr"."""
+    """A metric, optionally without its unit: "sqnr"."""
     known = next((row for row in METRICS if name in (row, row.rpartition("_")[0])), None)
     if known is None:
-        raise ValueError(f"there is no such metric. Allowed: {', '.join(METRICS)}")
+        raise ValueError(f"unknown metric. Allowed: {', '.join(METRICS)}")
     return known
 
 
@@ -114,7 +114,7 @@ def _accuracy(value: Any, read: Reader, keys: tuple[str, ...]) -> Accuracy:
 
 def _precision(name: str) -> str:
     if name not in PRECISIONS:
-        raise ValueError(f"there is no such precision. Allowed: {', '.join(PRECISIONS)}")
+        raise ValueError(f"unknown precision. Allowed: {', '.join(PRECISIONS)}")
     return name
 
 

@@ -1,6 +1,6 @@
-"""What the gate measures of a model, each kept by the content of what it depends on: files, parity, accuracy, devices.
+"""The gate's measurements of a model, each cached by the content that it depends on: files, parity, accuracy, devices.
 
-Nothing is judged here: a budget that moves costs no run.
+Nothing is checked here, so a changed budget needs no new run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgemobile.util.strict_json import decode, encode
 __all__ = ["Measured", "Scored", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
 
 _T = TypeVar("_T")
-# One answer of 64 is 1.6 points of agreement.
+# With 64 images, one answer is 1.6 points of agreement.
 _READ_IMAGES, _MADE_IMAGES = 64, 32
 
 
@@ -37,7 +37,7 @@ _READ_IMAGES, _MADE_IMAGES = 64, 32
 class Scored:
     """The accuracy of a file; `drop_points` of top-1 below the float32 file, None for that one itself.
 
-    `not_finite` counts the images for which it gave nan or inf.
+    `not_finite` counts the images with nan or inf in the outputs.
     """
 
     file: str
@@ -49,7 +49,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Measured:
-    """A model under the gate: its files, read once for all of its checks, and the key of what made them."""
+    """A model of the gate: its files, read once for all of its checks, and the key of their inputs."""
 
     entry: ModelEntry
     config: GateConfig
@@ -60,7 +60,7 @@ class Measured:
 
     @property
     def opened(self) -> dict[str, ModelFile]:
-        """The files by what a request calls them."""
+        """The files by their name in a request."""
         return {str(file.path): file for file in self.files}
 
     @property
@@ -68,7 +68,7 @@ class Measured:
         return [(file.name, file.sha256) for file in self.files]
 
     def precision(self, file: ModelFile) -> str:
-        """The precision of a file, kept by its content: to read it costs seconds of imports. Raises EdgemobileError."""
+        """The precision of a file, cached by its content: reading it imports for seconds. Raises EdgemobileError."""
         key = fingerprint("precision", file.sha256, software())
         found = self.cache.get("precision", key, str)
         if found is None:
@@ -79,7 +79,7 @@ class Measured:
     def kept_or(
         self, stage: str, key: str, read: Callable[[Any], _T], run: Callable[[], tuple[_T, Any]]
     ) -> tuple[_T, bool]:
-        """(the result, whether it was kept). `run` gives it and what to keep of it; None keeps nothing."""
+        """(the result, whether it was cached). `run` returns it and what to cache; None caches nothing."""
         found = self.cache.get(stage, key, read)
         if found is not None:
             return found, True
@@ -94,7 +94,7 @@ class Measured:
 
 
 def written_files(entry: ModelEntry, config: GateConfig, cache: Cache, progress: Progress) -> Measured:
-    """The model's files: those named, those kept, or new ones. Raises EdgemobileError."""
+    """The model's files: the given ones, cached ones, or new ones. Raises EdgemobileError."""
     if entry.files:
         return _named_files(entry, config, cache)
     key = _export_key(entry, config)
@@ -115,14 +115,14 @@ def written_files(entry: ModelEntry, config: GateConfig, cache: Cache, progress:
 
 @dataclass(frozen=True)
 class _Kept:
-    """`sha256` is of the folder: every name in it, and every file's content. `files` are its model files."""
+    """`sha256` is of the folder: all names and all contents of files. `files` are its model files."""
 
     sha256: str
     files: tuple[str, ...]
 
 
 def _kept_files(folder: Path, kept: _Kept) -> tuple[ModelFile, ...]:
-    """The model files where the folder is as it was written; () where anything in it is changed, lost or added."""
+    """The model files if the folder is unchanged; () if anything in it is changed, missing or added."""
     try:
         files = tuple(read_model_file(folder / name) for name in kept.files)
         return files if _folder_sha256(folder, files) == kept.sha256 else ()
@@ -143,7 +143,7 @@ def _named_files(entry: ModelEntry, config: GateConfig, cache: Cache) -> Measure
     files = tuple(map(read_model_file, entry.files))
     model = Measured(entry, config, cache, files, fingerprint("files", _source(entry, files)), kept=True)
     for file in files:
-        # A damaged file is found here, before anything is judged by its precision.
+        # A damaged file is found here, before checks that depend on its precision.
         model.precision(file)
     return model
 
@@ -152,14 +152,14 @@ def _export_key(entry: ModelEntry, config: GateConfig) -> str:
     made = (entry.formats, entry.precisions, entry.recipe, entry.target, entry.calib_images)
     recipe = content_sha256(Path(entry.recipe)) if entry.recipe and entry.recipe.endswith(".json") else None
     asked = (_count(entry, config), config.settings.seed)
-    # Each model has a folder of its own, whose manifest is like no other.
+    # Each model has its own folder with a unique manifest.
     return fingerprint("export", entry.name, software(), _source(entry), made, recipe, asked)
 
 
 def _source(entry: ModelEntry, files: Sequence[ModelFile] = ()) -> list[Any]:
-    """The net, its weights with what is said of them beside them, and its images, by content.
+    """The net, its weights with the files about them, and its images, by content.
 
-    `files` are read already: the net may be one of them.
+    `files` were read already: the net may be one of them.
     """
     known = {file.path: file.sha256 for file in files}
     weights = None if entry.weights in (None, *NAMED) else Path(str(entry.weights))
@@ -176,7 +176,7 @@ def _source(entry: ModelEntry, files: Sequence[ModelFile] = ()) -> list[Any]:
 
 
 def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progress) -> tuple[str, ...]:
-    """The names of the files that the export of the model wrote into `folder`."""
+    """The names of the files that the model's export wrote to `folder`."""
     from edgemobile.pipeline.export import export
     from edgemobile.pipeline.request import ExportRequest
     from edgemobile.quant.recipes import read_recipe, recipe_for
@@ -206,10 +206,10 @@ def _export(entry: ModelEntry, config: GateConfig, folder: Path, progress: Progr
 
 
 def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, bool]:
-    """(every file against PyTorch, layer by layer where asked for, whether it was kept)."""
+    """(every file against PyTorch, layer by layer if requested, whether it was cached)."""
     entry, settings = model.entry, model.config.settings
     images, count = _compared_on(entry), _count(entry, model.config)
-    # For all models, then for this one.
+    # First the bounds for all models, then those for this one.
     tolerances = (model.config.tolerances, entry.tolerances)
     asked = (count, settings.layers, settings.seed, tolerances)
     shown = None if images is None else content_sha256(images)
@@ -232,23 +232,23 @@ def measure_parity(model: Measured, progress: Progress) -> tuple[ParityReport, b
             opened=model.opened,
         )
         report = parity(request, progress)
-        # A factory's code may import anything: no hash says whether it changed.
+        # A factory's code may import anything: no hash can show whether it changed.
         return report, None if is_factory(entry.model) else report.to_json()
 
     return model.kept_or("parity", key, ParityReport.from_json, run)
 
 
 def _compared_on(entry: ModelEntry) -> Path | None:
-    """The model's own images; for the package's weights those that were made once for all of them.
+    """The model's own images; for the bundled weights, the stored images.
 
-    None: made from the model. They then differ from machine to machine, and with them how often int8 agrees.
+    None: synthesized from the model. They then differ between machines, and so does the agreement of int8.
     """
     in_the_package = entry.model in bundled() and entry.weights in (None, "bundled")
     return entry.calib or (CHECK_IMAGES if in_the_package else None)
 
 
 def _count(entry: ModelEntry, config: GateConfig) -> int:
-    """How many images a file is compared on. Making them costs seconds each at 224 px, reading them nothing."""
+    """How many images a file is compared on. Synthesizing one takes seconds at 224 px, reading it almost nothing."""
     return config.settings.images or (_READ_IMAGES if _compared_on(entry) else _MADE_IMAGES)
 
 
@@ -256,12 +256,10 @@ def _count(entry: ModelEntry, config: GateConfig) -> int:
 
 
 def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tuple[tuple[Scored, ...], bool]:
-    """(the accuracy of every file against the first float32 one, whether it was kept). Raises EdgemobileError."""
+    """(the accuracy of every file against the first float32 one, whether it was cached). Raises EdgemobileError."""
     baseline = next((file for file in model.files if model.precision(file) == "float32"), None)
     if baseline is None:
-        raise EdgemobileError(
-            f"{model.entry.name}: max_drop is against a float32 file, and there is none among its files"
-        )
+        raise EdgemobileError(f"{model.entry.name}: max_drop compares with a float32 file, and the model has none")
     labels = [contents(class_labels.places_beside(file.path)) for file in model.files]
     chosen = (content_sha256(asked.data), asked.split, asked.limit, model.config.settings.seed)
     key = fingerprint("accuracy", software(), model.digests, labels, chosen)
@@ -302,7 +300,7 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
 
 
 def measure_device(model: Measured, device: DeviceEntry, files: Sequence[ModelFile]) -> tuple[Run, bool]:
-    """(`files` measured on the device, whether that was kept). What is unstable is not kept.
+    """(`files` measured on the device, whether that was cached). Unstable results are not cached.
 
     Raises EdgemobileError, DeviceUnreachable, MissingTool.
     """

@@ -1,4 +1,4 @@
-"""A gate's report for machines and for people who look at a pull request: JUnit XML and GitHub's markdown."""
+"""A gate's report for CI and for pull requests: JUnit XML and GitHub's markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ERROR_MARK = "⚠️"
 
 
 def gate_junit(report: GateReport) -> str:
-    """A suite a model, a case a check. What could not be tried is an error, what is unstable a failure."""
+    """One suite per model, one case per check. A check that could not run is an error, an unstable one is a failure."""
     suites: dict[str, list[TestCase]] = {}
     for check in report.checks:
         suites.setdefault(check.model, []).append(_case(check))
@@ -37,7 +37,7 @@ def _case(check: Check) -> TestCase:
         check.file or check.model,
         check.what,
         words if failed else (),
-        found + ("; not changed, kept from an earlier run" if check.kept else ""),
+        found + ("; not changed, cached from an earlier run" if check.kept else ""),
         "; ".join(words) if error else "",
         "; ".join(words) if skipped else "",
         check.wall_s,
@@ -45,7 +45,7 @@ def _case(check: Check) -> TestCase:
 
 
 def gate_markdown(report: GateReport) -> str:
-    """What did not pass, in full, and a table of everything below it."""
+    """The checks that did not pass in full, then a table of all checks."""
     lines = [f"### edgemobile ci: {'passed' if report.passed else 'FAILED'}", "", totals(report) + ".", ""]
     lines += [
         f"- {_mark(check)} **{markdown_text(check.model)}** {markdown_text(check.file)} {check.what} on "

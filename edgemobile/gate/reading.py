@@ -1,6 +1,6 @@
-"""A strict reading of edgemobile.toml: a table of rows says which keys a table of the file has and what each holds.
+"""Reads edgemobile.toml strictly: tables of rows define the keys of each table of the file, and their values.
 
-Errors point to the line. Add a kind of value here: a function of (value, reader, keys) that raises ValueError with what
+Errors contain the line. To add a kind of value: a function of (value, reader, keys) that raises ValueError with what
 is allowed.
 """
 
@@ -31,7 +31,7 @@ __all__ = [
     "whole",
 ]
 
-# value, the reader, its keys -> what the record holds; ValueError says what is allowed.
+# (value, the reader, its keys) -> the record's value; ValueError states what is allowed.
 Read = Callable[[Any, "Reader", tuple[str, ...]], Any]
 
 
@@ -87,10 +87,10 @@ def one_of(allowed: tuple[str, ...]) -> Read:
 def list_of(one: Read, *, empty: bool = False) -> Read:
     def read_list(value: Any, read: Reader, keys: tuple[str, ...]) -> tuple[Any, ...]:
         if not isinstance(value, list) or not (value or empty):
-            raise ValueError('must be a list, as in ["a", "b"], and not empty')
+            raise ValueError('must be a list such as ["a", "b"], and not empty')
         found = tuple(one(item, read, keys) for item in value)
         if len(set(found)) != len(found):
-            raise ValueError("names one of them twice")
+            raise ValueError("contains an item twice")
         return found
 
     return read_list
@@ -111,13 +111,13 @@ def amount(units: Mapping[str, int], example: str) -> Read:
 def read_share(value: Any, read: Reader, keys: tuple[str, ...]) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", value.strip()) if isinstance(value, str) else None
     if not found:
-        raise ValueError('must be a percentage in quotes, like "1%"')
+        raise ValueError('must be a percentage in quotes, such as "1%"')
     return float(found[1]) / 100
 
 
 def items(value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
-        raise ValueError("must be a table, as in { int8 = ... }")
+        raise ValueError("must be a table such as { int8 = ... }")
     return list(value.items())
 
 
@@ -130,7 +130,7 @@ def named(read: Reader, keys: tuple[str, ...], check: Callable[[str], str]) -> s
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads tables of `file` by tables of rows."""
+    """Reads tables of `file` with tables of rows."""
 
     file: ConfigFile
 
@@ -141,7 +141,7 @@ class Reader:
             raise self.file.wrong(keys, f"{error}; found {_shown(value)}") from error
 
     def table(self, keys: tuple[str, ...], rows: Mapping[str, Read]) -> dict[str, Any]:
-        """A table with any of the keys of `rows`; {} where there is none."""
+        """A table with any of the keys of `rows`; {} if it does not exist."""
         found = {}
         for name, value in self._at(keys).items():
             if name not in rows:
@@ -160,7 +160,7 @@ class Reader:
     def names(self, keys: tuple[str, ...], *, required: bool) -> list[str]:
         names = list(self._at(keys))
         if required and not names:
-            raise self.file.wrong(keys, "there is none, so there is nothing to check. Add a table: [models.v3-large]")
+            raise self.file.wrong(keys, "there are no models to check. Add a table: [models.v3-large]")
         return names
 
     def _at(self, keys: tuple[str, ...]) -> Mapping[str, Any]:

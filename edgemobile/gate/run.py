@@ -1,4 +1,6 @@
-"""Every model of edgemobile.toml through the gate. A problem of any kind is a row of the report, and stops no other."""
+"""Runs the gate for every model of edgemobile.toml. Any problem becomes a row of the report and does not stop the
+others.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,12 @@ def run_gate(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> GateReport:
-    """Check all models, or `only` those named; with `force` also what has not changed.
+    """Check all models, or `only` some; with `force` also what has not changed.
 
-    With `dry_run` nothing runs and nothing is written: results that are kept are judged, and what would run is a row.
+    With `dry_run` nothing runs and nothing is written: cached results are checked, and what would run is a row.
 
-    Another run on the same cache waits. Raises EdgemobileError for a name that is no model, and for a cache that
-    cannot be written.
+    Another run with the same cache waits. Raises EdgemobileError for an unknown model, and for a cache that cannot be
+    written.
     """
     entries = {entry.name: entry for entry in config.models}
     for name in only:
@@ -60,7 +62,7 @@ def _check_model(entry: ModelEntry, config: GateConfig, cache: Cache, progress: 
         problem = _problem(entry, "files" if entry.files else "export", "here", error)
         yield replace(problem, wall_s=time.perf_counter() - started)
         return
-    # The export has no row of its own: its time is that of the sizes, which are known once it ended.
+    # The export has no row of its own: its time is in the rows of the sizes, which it determines.
     yield from _tried(model, "size", "here", lambda: judge.sizes(model), started)
     yield from _tried(model, "parity", "here", lambda: judge.parities(model, *measure_parity(model, progress)))
     asked = entry.accuracy
@@ -92,7 +94,7 @@ def _on_device(model: Measured, device: DeviceEntry) -> Iterator[Check]:
 def _tried(
     model: Measured, what: str, place: str, run: Callable[[], Sequence[Check]], started: float | None = None
 ) -> Sequence[Check]:
-    """What `run` gives, or the problem it met, with the time since `started`, shared evenly."""
+    """The checks from `run`, or its problem, with the time since `started` shared evenly."""
     started = time.perf_counter() if started is None else started
     try:
         checks = run()
@@ -103,13 +105,13 @@ def _tried(
 
 
 def _problem(entry: ModelEntry, what: str, place: str, error: Exception) -> Check:
-    """An error a user can fix by its exit code; any other has failed the check, and is told with where it arose.
+    """The outcome of an error: by its exit code if the user can fix it; others fail the check, with their location.
 
-    What a dry run leaves out is no error.
+    What a dry run does not run is not an error.
     """
     if isinstance(error, WouldRun):
         after = ", and so would every check of its files" if str(error) == "export" else ""
-        return Check(entry.name, "", what, place, Outcome.WOULD_RUN, words=(f"its result is not kept{after}",))
+        return Check(entry.name, "", what, place, Outcome.WOULD_RUN, words=(f"its result is not cached{after}",))
     if isinstance(error, EdgemobileError):
         return Check(entry.name, "", what, place, Outcome.of_code(error.exit_code), words=(str(error),))
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,6 +1,6 @@
 """Folders of images, for calibration and for accuracy.
 
-dataset       a folder or zip of images a class, read lazily
-class_labels  which output of a model each folder is
-samples       the images a job works on: some to calibrate with, others to check
+dataset       a directory or zip with one folder per class, read lazily
+class_labels  the output of a model that each folder belongs to
+samples       the images of an export: some to calibrate on, others to check on
 """

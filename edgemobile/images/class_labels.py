@@ -1,9 +1,9 @@
-"""Where the names of a model's classes are found, and which of its outputs each folder of a data set is.
+"""Finds the names of a model's classes, and the output that each folder of a data set belongs to.
 
-The first place that has them counts: the file asked for, the model's own metadata, a list packed into a TFLite file,
-labels.txt (or the only *labels*.txt) beside the model. TensorFlow's ImageNet models have 1001 outputs: the first is
-"background", and class 0 is output 1. At any other number only a list that names it has a background: a list one too
-short has more likely lost a line.
+The first source with names is used: the given file, the model's own metadata, a list packed into a TFLite file,
+labels.txt (or the only *labels*.txt) next to the model. TensorFlow's ImageNet models have 1001 outputs: the first is
+"background", and class 0 is output 1. With any other number of outputs, there is a background only if the list
+contains it: a list that is one too short has more likely lost a line.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 _BACKGROUND = ("background", "dummy", "???")
 _IMAGENET_OUTPUTS = 1001
 _MAX_BYTES = 16 * 2**20
-_IN_ORDER = "labels unknown: the folders in order are taken for the classes in order"
-# Names in an error.
+_IN_ORDER = "labels unknown: the folders are assumed to be the classes in order"
+# Maximum number of names in an error.
 _SHOWN = 3
 
 
 class Labels(NamedTuple):
-    """A name for every output, or None; where they are from, in words; and what a reader should be told."""
+    """A name for every output, or None; a description of their source; and notes for the user."""
 
     names: tuple[str, ...] | None
     source: str
@@ -48,15 +48,15 @@ class Labels(NamedTuple):
 def find_labels(
     path: Path, outputs: int, metadata: Mapping[str, str], explicit: Path | None = None, data: bytes = b""
 ) -> Labels:
-    """The names of the `outputs` classes of the model at `path`, whose bytes are `data` where it is a TFLite file.
+    """The names of the `outputs` classes of the model at `path`; `data` are its bytes if it is a TFLite file.
 
-    A list of another length is passed over with a note; raises EdgemobileError where it was asked for.
+    A list of another length is ignored with a note; raises EdgemobileError if it was given by the user.
     """
     if explicit is not None:
         listed = _lines(_text(explicit))
         names = _fitted(listed, outputs)
         if names is None:
-            background = f"; where output 0 is none of the classes, its first line is {_BACKGROUND[0]}"
+            background = f"; if output 0 is not a class, the first line must be {_BACKGROUND[0]}"
             raise EdgemobileError(
                 f"{explicit} has {len(listed)} labels, and {path} has {outputs} outputs. Give a list of {outputs}, in "
                 f"their order{background if len(listed) == outputs - 1 else ''}"
@@ -72,20 +72,22 @@ def find_labels(
 
 
 def places_beside(path: Path) -> tuple[Path, ...]:
-    """Where `find_labels` looks beside the model at `path`: labels.txt, there or not, and every other *labels*.txt."""
+    """Where `find_labels` looks next to the model at `path`: labels.txt, which may not exist, and every other
+    *labels*.txt.
+    """
     others = sorted(beside for beside in path.parent.glob("*labels*.txt") if beside.name != "labels.txt")
     return path.with_name("labels.txt"), *others
 
 
 def has_background(names: Sequence[str] | None, outputs: int) -> bool:
-    """Whether the first output stands for none of the classes. Without names the number of outputs says so."""
+    """Whether the first output is a background class. Without names, the number of outputs decides."""
     return outputs == _IMAGENET_OUTPUTS if names is None else names[0].casefold() in _BACKGROUND
 
 
 def match_folders(folders: Sequence[str], names: Sequence[str] | None, outputs: int) -> ClassMatch:
     """The output of each folder of a data set, i64[folders], and the rule that found it.
 
-    Raises EdgemobileError where no rule fits: a guess would look like accuracy.
+    Raises EdgemobileError if no rule fits: a guess would look like a valid accuracy.
     """
     # A data set may have a folder of backgrounds; then it is a class like any other.
     known = {folder.casefold() for folder in folders}
@@ -103,9 +105,9 @@ def match_folders(folders: Sequence[str], names: Sequence[str] | None, outputs: 
 
 
 def folder_names(folders: Sequence[str], match: ClassMatch, outputs: int) -> Labels:
-    """The folders' names as labels of a model without any, where there is one for each output and they are no numbers.
+    """The folders' names as labels of a model without any, if there is one per output and they are not numbers.
 
-    The source says how the folders were matched.
+    The source states how the folders were matched.
     """
     if sorted(match.indices.tolist()) != list(range(outputs)) or all(folder.isdecimal() for folder in folders):
         return Labels(None, "none found")
@@ -115,14 +117,15 @@ def folder_names(folders: Sequence[str], match: ClassMatch, outputs: int) -> Lab
 
 
 def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
-    """Which of the folders are no class of the model, and what to do."""
+    """Which of the folders are not classes of the model, and what to do."""
     strays = unmatched(folders, labels)
     splits = [folder for folder in strays if folder.casefold() in SPLITS]
     others = [folder for folder in folders if folder not in splits]
     if splits and others:
         return (
             f"the data set has splits ({first_few(splits)}) beside other folders ({first_few(others)}). Give all top "
-            f"folders names of splits ({', '.join(SPLITS)}) with a folder a class in each, or keep the others elsewhere"
+            f"folders names of splits ({', '.join(SPLITS)}) with one folder per class in each, or move the "
+            "others elsewhere"
         )
     if len(strays) < len(folders):
         said = "; ".join(f"{folder!r} {why_unmatched(folder, labels)}" for folder in strays[:_SHOWN])
@@ -131,7 +134,7 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
             f"{len(folders) - len(strays)} of the data set's {len(folders)} folders match the model's classes: "
             f"{said}{more}. Give all folders the names of classes, or the classes the folders' names with --labels"
         )
-    # ImageNet's labels list synonyms; the first will do here.
+    # ImageNet's labels list synonyms; the first is enough here.
     first = [] if isinstance(labels, int) else [label.partition(",")[0] for label in labels[:_SHOWN]]
     known_as = f"names like {', '.join(first)}" if first else "no names"
     return (
@@ -142,7 +145,7 @@ def _mismatch(folders: Sequence[str], labels: list[str] | int) -> str:
 
 
 def _places(path: Path, metadata: Mapping[str, str], data: bytes) -> Iterator[tuple[list[str], str]]:
-    """(labels, where) of every place that has some, best first."""
+    """(labels, source) of every source that has some, best first."""
     if names := labels_in(metadata):
         yield [printable(name) for name in names], "in its metadata"
     if packed := _packed(data):
@@ -150,11 +153,11 @@ def _places(path: Path, metadata: Mapping[str, str], data: bytes) -> Iterator[tu
     usual, *others = places_beside(path)
     for beside in (usual, *(others if len(others) == 1 else ())):
         if beside.is_file():
-            yield _lines(_text(beside)), f"beside it in {beside.name}"
+            yield _lines(_text(beside)), f"next to it in {beside.name}"
 
 
 def _packed(data: bytes) -> list[str]:
-    """The labels of a TFLite file that is also a zip: the TFLite metadata specification appends them so."""
+    """The labels of a TFLite file that is also a zip, as the TFLite metadata specification appends them."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             texts = [item for item in archive.infolist() if "label" in item.filename and item.filename.endswith(".txt")]
@@ -167,7 +170,7 @@ def _packed(data: bytes) -> list[str]:
 
 def _text(path: Path) -> str:
     try:
-        # With or without the mark some editors put before UTF-8.
+        # With or without the byte order mark that some editors write.
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
@@ -175,7 +178,7 @@ def _text(path: Path) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """A label a line; numbers before them that only count the lines ("7 cock", "7: cock") are left out."""
+    """One label per line; numbers before them that only count the lines ("7 cock", "7: cock") are removed."""
     lines = [printable(line.strip()) for line in text.rstrip().splitlines()]
     numbered = [re.fullmatch(r"(\d{1,9})[\s:,]\s*(\S.*)", line) for line in lines]
     if all(match and int(match[1]) == index for index, match in enumerate(numbered)):
@@ -184,12 +187,12 @@ def _lines(text: str) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """An untrusted label without what could steer a terminal."""
+    """An untrusted label without control characters of a terminal."""
     return "".join(char if char.isprintable() else " " if char.isspace() else "?" for char in name)
 
 
 def _fitted(names: list[str], outputs: int) -> tuple[str, ...] | None:
-    """`names` for `outputs`: a background they name themselves is taken away, ImageNet's is put before them."""
+    """`names` for `outputs`: a background in the list is removed, ImageNet's is added before them."""
     if not names:
         return None
     first_is_background = names[0].casefold() in _BACKGROUND

@@ -1,10 +1,10 @@
-"""A folder of images a class, as a directory or a zip, read lazily: for calibration and for accuracy.
+"""A directory or zip with one folder of images per class, read lazily: for calibration and for accuracy.
 
     photos/cat/1.jpg           classes are folders
     photos/train/cat/1.jpg     splits are the folders above them (train, val, test, ...: SPLITS)
-    photos/1.jpg               no classes: fine for calibration, accuracy is then not known
+    photos/1.jpg               no classes: enough for calibration, but the accuracy is not known
 
-Most sets are stored class by class, so 'the first n images' is one class: take `Dataset.sample`. A zip is read in place
+Most sets are stored class by class, so 'the first n images' are one class: use `Dataset.sample`. A zip is read in place
 and never extracted, so no name in it can reach outside.
 """
 
@@ -39,11 +39,11 @@ __all__ = [
     "why_unmatched",
 ]
 
-# The first of these there is shows how good a model is.
+# The first existing one is used to measure accuracy.
 CHECK_SPLITS = ("test", "val", "validation", "valid", "eval")
 SPLITS = ("train", "val", "validation", "valid", "eval", "test")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-# A photo is a few MiB; what a zip declares beyond this is a mistake or a bomb.
+# A photo has a few MiB; a larger size declared in a zip is an error or a zip bomb.
 _MAX_BYTES = 512 * 2**20
 
 
@@ -74,7 +74,7 @@ class Dataset:
         return self.names[index]
 
     def inner_folders(self) -> tuple[str, ...]:
-        """The folders inside of the class folders, sorted; () where an image lies in a class folder itself."""
+        """The folders inside the class folders, sorted; () if an image is directly in a class folder."""
         found = set()
         for name, label in zip(self.names, () if self.labels is None else self.labels, strict=False):
             *above, _ = PurePosixPath(name.replace("\\", "/")).parts
@@ -85,7 +85,7 @@ class Dataset:
         return tuple(sorted(found))
 
     def in_split(self, split: str) -> Dataset:
-        """The images of one split, with the classes of all. Raises EdgemobileError where there is no such split."""
+        """The images of one split, with the classes of all. Raises EdgemobileError if there is no such split."""
         if split not in self.splits:
             raise EdgemobileError(
                 f"{self.path} has no split {split!r}. It has: {', '.join(self.splits) or 'none'}. "
@@ -103,17 +103,17 @@ class Dataset:
         )
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
-        """`n` different indices i64 drawn at random by `seed`; all of them, shuffled, where the set is not larger."""
+        """`n` different indices i64 drawn at random with `seed`; all of them, shuffled, if the set is not larger."""
         if n < 1:
             raise EdgemobileError(f"a sample of {self.path} must have at least 1 image, found {n}")
         return np.random.default_rng(seed).permutation(len(self))[:n]
 
     def load(self, index: int) -> Image.Image:
-        """The image, `upright_rgb`. Raises BrokenImage with the reason where it cannot be decoded or shown."""
+        """The image, `upright_rgb`. Raises BrokenImage with the reason if it cannot be decoded or shown."""
         name = self.names[index]
         try:
             return upright_rgb(Image.open(BytesIO(self.read(name))))
-        # Decoders raise whatever they like on broken bytes: OSError, SyntaxError, struct.error, zlib.error, ...
+        # Decoders raise many kinds of exceptions on broken bytes: OSError, SyntaxError, struct.error, zlib.error, ...
         except Exception as error:
             raise BrokenImage(f"cannot read {name} of {self.path}: {_reason(error)}") from error
 
@@ -134,16 +134,16 @@ class Dataset:
 def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     """The images below `path`, an ImageFolder as a directory or a zip; those of one split, or of all of them.
 
-    Raises EdgemobileError where there is no such path, no image in it, or no such split.
+    Raises EdgemobileError if the path does not exist, has no images, or has no such split.
     """
     path = Path(path)
     found, read = _list(path)
     entries, skipped = _entries(found)
     entries, splits = _split_apart(_without_wrapper(entries), skipped)
-    # Classes are those of all splits: an index then means one class in every split.
+    # Classes are those of all splits, so that an index means the same class in every split.
     classes = sorted({entry.parts[0] for entry in entries if len(entry.parts) > 1})
     if classes:
-        skipped += [(entry.name, "it is in no class folder") for entry in entries if len(entry.parts) == 1]
+        skipped += [(entry.name, "it is not in a class folder") for entry in entries if len(entry.parts) == 1]
         entries = [entry for entry in entries if len(entry.parts) > 1]
     if not entries:
         raise EdgemobileError(_no_images(path))
@@ -159,7 +159,7 @@ def _no_images(path: Path) -> str:
 
 
 class _Entry(NamedTuple):
-    """An image: its name as stored, the folders and the file that say what it is, and its split."""
+    """An image: its name as stored, its folders and file name, and its split."""
 
     name: str
     parts: tuple[str, ...]
@@ -177,14 +177,14 @@ def _list(path: Path) -> tuple[list[str], Callable[[str], bytes]]:
             f"no data set at {path}: it does not exist. Give a folder of images or a zip of one"
         ) from error
     except zipfile.BadZipFile as error:
-        raise EdgemobileError(f"{path} is neither a folder nor a zip that can be read: {error}") from error
+        raise EdgemobileError(f"{path} is neither a folder nor a readable zip: {error}") from error
     except OSError as error:
         raise EdgemobileError(f"cannot read the data set {path}: {error.strerror or error}") from error
     return archive.namelist(), _zip_reader(archive)
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Files below `folder`, relative to it. Linked folders count, each once: links may form a loop."""
+    """Files below `folder`, relative to it. Linked folders are included, each once: links may form a loop."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -202,7 +202,7 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
-    """Reads from one open zip; zipfile locks, so threads may share it."""
+    """Reads from one open zip. zipfile locks it, so threads may share it."""
 
     def read(name: str) -> bytes:
         size = archive.getinfo(name).file_size
@@ -214,7 +214,7 @@ def _zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
 
 
 def _entries(names: Iterable[str]) -> tuple[list[_Entry], list[tuple[str, str]]]:
-    """(images sorted by name, (name, reason) of those whose name points outside). Hidden files are nobody's images."""
+    """(images sorted by name, (name, reason) of those whose name points outside). Hidden files are ignored."""
     entries, refused = [], []
     for name in sorted(set(names)):
         parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -228,7 +228,7 @@ def _entries(names: Iterable[str]) -> tuple[list[_Entry], list[tuple[str, str]]]
 
 
 def _without_wrapper(entries: list[_Entry]) -> list[_Entry]:
-    """Drop a folder that holds everything, as most zips have: photos/cat/1.jpg is cat/1.jpg."""
+    """Remove a top folder that contains everything, as in most zips: photos/cat/1.jpg is cat/1.jpg."""
     while len(tops := {entry.parts[0] for entry in entries}) == 1 and any(len(entry.parts) > 2 for entry in entries):
         if tops.pop().lower() in SPLITS:
             break
@@ -237,18 +237,18 @@ def _without_wrapper(entries: list[_Entry]) -> list[_Entry]:
 
 
 def _split_apart(entries: list[_Entry], skipped: list[tuple[str, str]]) -> tuple[list[_Entry], tuple[str, ...]]:
-    """(entries with their split, the splits) where every top folder is a split; what lies beside them is `skipped`."""
+    """(entries with their split, the splits) if every top folder is a split; files next to them are `skipped`."""
     tops = {entry.parts[0].lower() for entry in entries if len(entry.parts) > 1}
     if not tops or not tops <= set(SPLITS):
         return entries, ()
-    skipped += [(entry.name, "it is in no split") for entry in entries if len(entry.parts) == 1]
+    skipped += [(entry.name, "it is not in a split") for entry in entries if len(entry.parts) == 1]
     inside = [entry for entry in entries if len(entry.parts) > 1]
     apart = [entry._replace(parts=entry.parts[1:], split=entry.parts[0].lower()) for entry in inside]
     return apart, tuple(split for split in SPLITS if split in tops)
 
 
 def _reason(error: BaseException) -> str:
-    # Pillow names the buffer it read from, which tells a user nothing.
+    # Pillow's message contains the buffer object, which does not help a user.
     return re.sub(r" ?<_io.BytesIO object at \w+>", "", first_line(error))
 
 
@@ -256,17 +256,17 @@ def _reason(error: BaseException) -> str:
 
 
 class ClassMatch(NamedTuple):
-    """`indices` i64[folders]: the model's class of each folder of a data set; `rule` says how they were found."""
+    """`indices` i64[folders]: the model's class of each folder of a data set; `rule` states how they were found."""
 
     indices: np.ndarray
     rule: str
 
 
 def match_classes(dataset_classes: Sequence[str], model_labels: Sequence[str] | int) -> ClassMatch | None:
-    """Find the model's class of each folder by the first rule that fits all folders; None where none does.
+    """Find the model's class of each folder by the first rule that fits all folders; None if none does.
 
     `model_labels` are names in the order of the model's outputs, or their number where the names are not known. No
-    folder is left out: accuracy over half of the classes would look like accuracy.
+    folder is omitted: an accuracy over half of the classes would look like a valid accuracy.
     """
     for rule, indices in _by_rule(dataset_classes, model_labels):
         if indices and None not in indices:
@@ -275,21 +275,21 @@ def match_classes(dataset_classes: Sequence[str], model_labels: Sequence[str] | 
 
 
 def unmatched(dataset_classes: Sequence[str], model_labels: Sequence[str] | int) -> list[str]:
-    """The folders for which the rule that fits most of them finds no class."""
+    """The folders that do not match a class by the rule that fits most folders."""
     found = [indices for _, indices in _by_rule(dataset_classes, model_labels)]
     best = min(found, key=lambda indices: indices.count(None))
     return [folder for folder, index in zip(dataset_classes, best, strict=True) if index is None]
 
 
 def why_unmatched(folder: str, model_labels: Sequence[str] | int) -> str:
-    """What an `unmatched` folder is, in words, with the label that is nearest."""
+    """Why a folder is `unmatched`, in words, with the nearest label."""
     labels = () if isinstance(model_labels, int) else model_labels
     sharing = sum(_plain(folder) in _names(label) for label in labels)
     if sharing > 1:
-        return f"is {sharing} classes of the model"
+        return f"matches {sharing} classes of the model"
     written = {_plain(name): name.strip() for label in labels for name in label.split(",")}
     near = difflib.get_close_matches(_plain(folder), written, n=1)
-    return "is no class of the model" + (f", nearest: {written[near[0]]}" if near else "")
+    return "is not a class of the model" + (f", nearest: {written[near[0]]}" if near else "")
 
 
 def _by_rule(folders: Sequence[str], model_labels: Sequence[str] | int) -> Iterator[tuple[str, list[int | None]]]:
@@ -301,13 +301,13 @@ def _by_rule(folders: Sequence[str], model_labels: Sequence[str] | int) -> Itera
 
 def _by_name(folders: list[str], labels: list[str]) -> list[int | None]:
     """Labels may list synonyms ("tench, Tinca tinca"). A folder is the class whose whole label it is, else whose first
-    name, else any: "missile" is not "projectile, missile". A name that two classes share so stands for neither."""
+    name, else any: "missile" is not "projectile, missile". A name that two classes share matches neither."""
     tiers = [_unshared(_names(label)[part] for label in labels) for part in (slice(1), slice(1, 2), slice(1, None))]
     return [next((tier[name] for tier in tiers if name in tier), None) for name in map(_plain, folders)]
 
 
 def _unshared(names: Iterable[Sequence[str]]) -> dict[str, int | None]:
-    """name -> the only class it is of, or None; `names` are those of each class in order."""
+    """name -> the only class with it, or None; `names` are those of each class in order."""
     classes: dict[str, int | None] = {}
     for index, own in enumerate(names):
         for name in set(own):
@@ -324,7 +324,7 @@ def _by_integer(folders: list[str], labels: list[str]) -> list[int | None]:
 
 
 def _by_wnid(folders: list[str], labels: list[str]) -> list[int | None]:
-    """ImageNet's classes are its WordNet ids in order, so all of them together need no table."""
+    """ImageNet's classes are its WordNet ids in order, so the complete set needs no table."""
     if len(folders) != len(labels) or not all(re.fullmatch(r"n\d{8}", folder) for folder in folders):
         return [None] * len(folders)
     order = sorted(folders)
@@ -340,7 +340,7 @@ _RULES: Mapping[str, Callable[[list[str], list[str]], list[int | None]]] = {
 
 
 def _names(label: str) -> list[str]:
-    """The whole of a label, then its synonyms, plain."""
+    """The complete label, then its synonyms, without case and punctuation."""
     return [_plain(name) for name in (label, *label.split(","))]
 
 

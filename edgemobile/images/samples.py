@@ -1,4 +1,4 @@
-"""The images a job works on: some to calibrate int8 with, others to check the written files on."""
+"""The images of an export: some to calibrate int8 on, others to check the written files on."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Samples:
     """Preprocessed images f32[N,H,W,3]. `labels` are class indices of the model for `check`, and `calibration_labels`
     for `calibration`; None where unknown.
 
-    `class_names` are the folders' names for all classes of a model that has none itself; None elsewhere.
-    `described` says in words what `check` is; `facts` what `calibration` is, for the manifest.
-    `real` images came from a data set and must look like it; synthetic ones are what they are.
+    `class_names` are the folders' names for all classes of a model that has none itself; None otherwise.
+    `described` describes `check` in words; `facts` describe `calibration` for the manifest.
+    `real` images come from a data set and are checked to look like photos; synthetic ones are not.
     """
 
     calibration: np.ndarray
@@ -58,10 +58,10 @@ def from_dataset(
     outputs: int | None = None,
 ) -> Samples:
     """Sample an ImageFolder (a directory or a zip, or one that is open) at random: `calibration` images from its train
-    split and `check` from its test or validation split; from one pool, without overlap, where it has no splits.
+    split and `check` from its test or validation split; without splits, both from one pool without overlap.
 
     The class of an image is found through the model's labels, or, with the number of its `outputs`, through folders
-    that are numbered or as many as the classes. Raises EdgemobileError where there are no readable images. What was
+    that are numbered or as many as the classes. Raises EdgemobileError if there are no readable images. What was
     skipped is in `notes`.
     """
     whole = source if isinstance(source, Dataset) else open_dataset(source)
@@ -76,7 +76,7 @@ def from_dataset(
     else:
         calibration_set = check_set = whole.in_split(whole.splits[0]) if whole.splits else whole
         drawn = calibration_set.sample(calibration + check, seed)
-        # A small set is calibrated on all of it; then there is nothing left that calibration has not seen.
+        # A small set is used completely for calibration; then no unseen images are left.
         calibration_indices = drawn[:calibration]
         check_indices = drawn[calibration:] if len(drawn) > calibration else drawn
         described = path.name
@@ -108,15 +108,15 @@ def from_dataset(
 
 
 def from_synthesis(images: np.ndarray, *, calibration: int, seed: int) -> Samples:
-    """Synthesised images f32[N,H,W,3]: the first `calibration` to calibrate on, the others to check on."""
-    described = f"{len(images) - calibration} images synthesised from the model's batch-norm statistics"
-    return _made(images, calibration, "synthesised", described, seed)
+    """Synthesized images f32[N,H,W,3]: the first `calibration` to calibrate on, the others to check on."""
+    described = f"{len(images) - calibration} images synthesized from the model's batch-norm statistics"
+    return _made(images, calibration, "synthesized", described, seed)
 
 
 def from_package(
     calibration: Path, check: Path, preprocess: Preprocess, *, calibrate_on: int, check_on: int, seed: int
 ) -> Samples:
-    """Images stored in the package: so many of the zip `calibration`, and of `check`, drawn at random."""
+    """Images stored in the package: the given numbers from the zips `calibration` and `check`, drawn at random."""
     calibration_images, check_images = (
         (dataset := open_dataset(path)).load_batch(dataset.sample(count, seed), preprocess)[0]
         for path, count in ((calibration, calibrate_on), (check, check_on))
@@ -127,8 +127,8 @@ def from_package(
 
 
 def from_noise(preprocess: Preprocess, *, calibration: int, check: int, seed: int) -> Samples:
-    """Low-frequency noise: enough for float arithmetic, which is the same for every image, and for random
-    weights, which have no images of their own."""
+    """Low-frequency noise: enough for float arithmetic, which does not depend on the images, and for random weights,
+    which were trained on no images."""
     rng = np.random.default_rng(seed)
     cells = rng.integers(0, 256, (calibration + check, _NOISE_CELLS, _NOISE_CELLS, 3), np.uint8)
     sized = replace(preprocess, resize="exact", shorter_px=None)
@@ -137,13 +137,13 @@ def from_noise(preprocess: Preprocess, *, calibration: int, check: int, seed: in
 
 
 def _made(images: np.ndarray, calibration: int, source: str, described: str, seed: int) -> Samples:
-    """Images nobody took, and so without labels: the first `calibration` to calibrate on, the others to check on."""
+    """Synthetic images, without labels: the first `calibration` to calibrate on, the others to check on."""
     facts = {"source": source, "images": calibration, "sha256": _digest(images[:calibration]), "seed": seed}
     return Samples(images[:calibration], images[calibration:], None, described, facts, (_NO_LABELS,))
 
 
 def _refuse_too_high(dataset: Dataset, model_labels: Sequence[str] | None, outputs: int | None) -> None:
-    """A folder above the data set would calibrate on whatever else lies there, and have no accuracy."""
+    """Refuse a folder above the data set: calibration would use unrelated files, and there would be no accuracy."""
     outputs = outputs if model_labels is None else len(model_labels)
     inner = dataset.inner_folders()
     if not inner or outputs is None or _matches(dataset.classes, model_labels, outputs):
@@ -174,7 +174,7 @@ def _matches(folders: Sequence[str], model_labels: Sequence[str] | None, outputs
 def _load_labelled(
     dataset: Dataset, indices: np.ndarray, preprocess: Preprocess
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
-    """(images, the indices they belong to, what was skipped): images and labels stay in step where one is broken."""
+    """(images, their indices, skipped images): images and labels stay aligned if one is broken."""
     images, skipped = dataset.load_batch(indices, preprocess)
     broken = {name for name, _ in skipped}
     kept = np.array([index for index in indices if dataset.name(index) not in broken], dtype=int)
@@ -196,14 +196,14 @@ def _labels(
 
 
 def _class_names(dataset: Dataset, outputs: int | None, notes: list[str]) -> tuple[str, ...] | None:
-    """The folders' names as labels of a model without any. `notes` gets whose they are, or why there are none."""
+    """The folders' names as labels of a model without any. Their source, or why there are none, is added to `notes`."""
     if dataset.labels is None or outputs is None:
         return None
     folders = dataset.classes
     if len(folders) != outputs:
         notes.append(
             f"labels are not known: {dataset.path.name} has {len(folders)} folders ({first_few(folders)}), and the "
-            f"model {outputs} classes. Give them with --labels FILE, one name a line"
+            f"model {outputs} classes. Give them with --labels FILE, one name per line"
         )
     try:
         match = match_folders(folders, None, outputs)
@@ -213,7 +213,7 @@ def _class_names(dataset: Dataset, outputs: int | None, notes: list[str]) -> tup
     if found.names is None:
         notes.append(match.rule)
         return None
-    notes.append(f"labels are {found.source}, of {dataset.path.name}. To give others: --labels FILE, one name a line")
+    notes.append(f"labels are {found.source}, of {dataset.path.name}. To set others: --labels FILE, one name per line")
     return found.names
 
 

@@ -1,9 +1,9 @@
-"""What a model file is: ports, ops and their precision, hard-swish, float islands, weights and the guards of int8.
+"""Facts of a model file: inputs, outputs, ops and their precision, hard-swish, float islands, weights, int8 saturation.
 
 facts                                all of it, as an Inspection (records)
-precision, islands, hswish, weights  one question each; tracing follows values through conversions for them
-expectations                         what a file must hold, as text
-tensor_diff                          two files tensor by tensor, as integers
+precision, islands, hswish, weights  one kind of fact each; they use tracing to follow values through conversions
+expectations                         required counts of a file, as text
+tensor_diff                          compares two files tensor by tensor, as integers
 """
 
 from edgemobile.inspection.facts import facts_of, inspect_file, read_stored_tensors

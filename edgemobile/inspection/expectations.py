@@ -1,4 +1,4 @@
-"""What a file must hold, as text: "HARD_SWISH=21,TRANSPOSE=0,delegate_partitions=1". For scripts and CI."""
+"""Required counts of a file, as text: "HARD_SWISH=21,TRANSPOSE=0,delegate_partitions=1". For scripts and CI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgemobile.inspection import Inspection
 
 __all__ = ["FACTS", "missed_expectations", "parse_expectations"]
 
-# Facts that are no ops, by the names Inspection gives them.
+# Facts other than ops, by their names in Inspection.
 FACTS: Mapping[str, Callable[[Inspection], int | None]] = MappingProxyType(
     {
         "fused": lambda file: file.hswish.get("fused", 0),
@@ -24,26 +24,26 @@ FACTS: Mapping[str, Callable[[Inspection], int | None]] = MappingProxyType(
 
 
 def parse_expectations(text: str) -> dict[str, int]:
-    """ "A=1,B=0" -> {"A": 1, "B": 0}; raises EdgemobileError where it is written otherwise."""
+    """ "A=1,B=0" -> {"A": 1, "B": 0}; raises EdgemobileError for another form."""
     found: dict[str, int] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, count = (piece.strip() for piece in part.partition("="))
         if not name or not equals or not count.isdecimal():
             raise EdgemobileError(
-                f'expectation {part!r} is not NAME=COUNT. Write them like "HARD_SWISH=21,TRANSPOSE=0"'
+                f'expectation {part!r} is not NAME=COUNT. Write expectations like "HARD_SWISH=21,TRANSPOSE=0"'
             )
         if found.setdefault(name, int(count)) != int(count):
             raise EdgemobileError(f"expectation {name} is given twice: {found[name]} and {count}")
     if not found:
-        raise EdgemobileError('nothing is expected. Write expectations like "HARD_SWISH=21,TRANSPOSE=0"')
+        raise EdgemobileError('the expectations are empty. Write them like "HARD_SWISH=21,TRANSPOSE=0"')
     return found
 
 
 def missed_expectations(file: Inspection, expected: Mapping[str, int]) -> list[str]:
-    """One line an expectation that does not hold.
+    """One line per expectation that is not met.
 
-    Raises Unsupported for a name that is neither a fact nor an op of the file's format: a slip of the keyboard must not
-    pass as "none of these".
+    Raises Unsupported for a name that is neither a fact nor an op of the file's format: a typing error must not
+    pass as a count of 0.
     """
     missed = []
     for name, count in expected.items():
@@ -58,13 +58,13 @@ def missed_expectations(file: Inspection, expected: Mapping[str, int]) -> list[s
 
 
 def _op_count(file: Inspection, name: str) -> int | None:
-    """None where only onnxruntime could tell: it runs other ops than an ONNX file stores."""
+    """None if only onnxruntime knows: it runs other ops than an ONNX file stores."""
     runtime = file.runtime_ops or {}
     if name in file.ops or name in runtime:
         return file.ops[name] if name in file.ops else runtime[name]
     if name not in _known_ops(file.format):
         raise Unsupported(
-            f"{name} is no op of {file.format}. This file holds {', '.join(file.ops)}; facts are {', '.join(FACTS)}"
+            f"{name} is not an op of {file.format}. This file has {', '.join(file.ops)}; facts are {', '.join(FACTS)}"
         )
     return None if file.format == "onnx" and file.runtime_ops is None else 0
 

@@ -1,7 +1,7 @@
-"""The facts of any .onnx or .tflite file, whoever wrote it.
+"""The facts of any .onnx or .tflite file, from any exporter.
 
-Facts of the file come from its bytes; how a runtime takes it is asked of the runtime that is installed, and a note
-stands where it is not.
+Facts of the file come from its bytes. How a runtime runs it is found with the installed runtime; if it is not
+installed, there is a note instead.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def inspect_file(path: Path) -> Inspection:
 
 
 def facts_of(file: ModelFile, *, ask_runtimes: bool = True) -> Inspection:
-    """The facts of a file; without `ask_runtimes` only those it states itself.
+    """The facts of a file; without `ask_runtimes` only those from its bytes.
 
     Raises EdgemobileError for a damaged one.
     """
@@ -76,23 +76,23 @@ def facts_of(file: ModelFile, *, ask_runtimes: bool = True) -> Inspection:
 
 
 def _islands(contents: Contents, optimized: Contents | None) -> tuple[tuple[str, ...], ...] | None:
-    """An ONNX file as it is stored does not tell: onnxruntime makes integer kernels of some of it, and not of all."""
+    """The stored ONNX file does not show it: onnxruntime uses integer kernels for some parts, not for all."""
     return None if contents.format == "onnx" and optimized is None else islands(optimized or contents)
 
 
 def read_stored_tensors(file: ModelFile) -> dict[str, Tensor]:
-    """The constants and quantized tensors of a file by the Graph's names, layouts and signedness.
+    """The constants and quantized tensors of a file, with the Graph's names, layouts and signedness.
 
-    Raises Unsupported where they have no such form: many files of other tools.
+    Raises Unsupported if they have no such form, as in many third-party files.
     """
     try:
         return FORMATS[file.format].load().read_tensors(file.data)
     except (EdgemobileError, GraphError, LookupError, TypeError, ValueError) as error:
-        raise Unsupported(f"the tensors of {file.path} have no form that compares across formats ({error})") from error
+        raise Unsupported(f"the tensors of {file.path} cannot be compared across formats ({error})") from error
 
 
 def _optimized(file: ModelFile) -> Contents:
-    """The graph onnxruntime makes of the file on this machine."""
+    """The graph that onnxruntime builds from the file on this machine."""
     from edgemobile.devices.runtimes.isolated import optimized_onnx
     from edgemobile.exporters.onnx_contents import read_contents
 
@@ -100,10 +100,10 @@ def _optimized(file: ModelFile) -> Contents:
 
 
 def _delegate_partitions(file: ModelFile) -> int | None:
-    """Into how many partitions XNNPACK, LiteRT's default delegate, cuts the file on this machine; 1 is best.
+    """Into how many partitions XNNPACK, LiteRT's default delegate, splits the file on this machine; 1 is best.
 
-    Every partition more is a detour through the plain kernels. 0 means nothing was delegated; None that this release of
-    the runtime does not list its ops.
+    Between partitions, ops run in the plain kernels. 0 means that nothing was delegated; None means that this release
+    of the runtime does not list its ops.
     """
     from edgemobile.devices.runtimes.isolated import open_isolated
 
@@ -112,7 +112,7 @@ def _delegate_partitions(file: ModelFile) -> int | None:
 
 
 def _noted(notes: list[str], ask: Callable[[ModelFile], _T], file: ModelFile) -> _T | None:
-    """What a runtime says, or None and a note."""
+    """A fact from a runtime, or None and a note."""
     try:
         return ask(file)
     except EdgemobileError as error:
@@ -136,7 +136,7 @@ def _port(contents: Contents, name: str, layout_of_shape: Callable[[tuple[int, .
 
 
 def _stored_values(contents: Contents, around: frozenset[str] = frozenset()) -> Iterator[Value]:
-    """The constants of all graphs; those of the graph `around` an ONNX graph are among its own values."""
+    """The constants of all graphs; the values of an ONNX subgraph include those of the graph `around` it."""
     yield from (value for name, value in contents.values.items() if value.constant and name not in around)
     shared = frozenset(contents.values) if contents.format == "onnx" else frozenset()
     for part in contents.subgraphs:
@@ -145,7 +145,7 @@ def _stored_values(contents: Contents, around: frozenset[str] = frozenset()) -> 
 
 def _bytes_by_dtype(contents: Contents, total: int) -> dict[str, int]:
     sizes: dict[str, int] = {}
-    # TFLite writes equal constants once; tensors then look at the same bytes.
+    # TFLite stores equal constants once; their tensors then share the same bytes.
     seen: set[tuple[str, bytes]] = set()
     for value in _stored_values(contents):
         if value.data is not None and contents.format == "tflite":

@@ -1,4 +1,4 @@
-"""In which form a file holds hard-swish: found by what its ops do with each other."""
+"""How a file expresses hard-swish, found from the connections of its ops."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _FUSED_HSIGMOID = frozenset(("HardSigmoid",))
 
 
 def hswish_forms(contents: Contents) -> dict[str, int]:
-    """How x * relu6(x + 3) / 6 is written.
+    """The forms of x * relu6(x + 3) / 6.
 
-    "fused": one op. "delegated": x * relu6(x + 3) in integers, which delegates take whole; the 1/6 is in the next
-    weights wherever they can hold it, and the gate may be a depthwise convolution of x. "decomposed": the same in
-    float, or with the 1/6 or a hard-sigmoid before x.
+    "fused": one op. "delegated": x * relu6(x + 3) in integers, which delegates accept completely; the 1/6 is in the
+    next weights if possible, and the gate may be a depthwise convolution of x. "decomposed": the same in float, or with
+    the 1/6 or a hard-sigmoid before x.
     """
     forms = {"fused": 0, "delegated": 0, "decomposed": 0}
     for graph in contents.graphs:
@@ -58,9 +58,9 @@ def _product_form(contents: Contents, op: Op) -> str:
 
 
 def _gated(contents: Contents, gate: str) -> str | None:
-    """The x of gate = relu6(x + 3), its clamp fused, an op or left to the saturation of the integers.
+    """The x of gate = relu6(x + 3). The clamp is fused, an op, or the saturation of the integers.
 
-    Clamping integers adds 3 too where zero lies 3 lower among them than before.
+    Clamping integers also adds 3 if their zero point is 3 lower than before.
     """
     op = contents.producers.get(gate)
     if op is not None and op.kind in CLAMPS:
@@ -78,7 +78,7 @@ def _gated(contents: Contents, gate: str) -> str | None:
 
 
 def _zero_moves(contents: Contents, op: Op, distance: float) -> bool:
-    """Whether what `op` makes of integers has their step and a zero `distance` lower."""
+    """Whether the output of `op` has the scale of its integer input and a zero point `distance` lower."""
     x, y = contents.values[op.inputs[0]], contents.values[op.outputs[0]]
     if x.scale is None or y.scale is None or x.zero_point is None or y.zero_point is None:
         return False
@@ -87,7 +87,7 @@ def _zero_moves(contents: Contents, op: Op, distance: float) -> bool:
 
 
 def _scales_its_own(contents: Contents, gate: str) -> str | None:
-    """The x of gate = relu6(w * x + b), where w is a depthwise convolution by one number a channel."""
+    """The x of gate = relu6(w * x + b), where w is a depthwise convolution with one number per channel."""
     op = contents.producers.get(gate)
     clamped = op is not None and (op.activation == "RELU6" or _spans_0_to_6(contents, gate))
     if op is not None and op.kind in CLAMPS:
@@ -102,7 +102,7 @@ def _scales_its_own(contents: Contents, gate: str) -> str | None:
 
 
 def _spans_0_to_6(contents: Contents, name: str) -> bool:
-    """Whether the integers a result goes to hold 0 to 6, so that saturation clamps it."""
+    """Whether the integers of a result cover exactly 0 to 6, so that saturation clamps it."""
     value = contents.values[quantized(contents, name)]
     if value.scale is None or value.zero_point is None or value.dtype not in ("int8", "uint8"):
         return False

@@ -1,4 +1,4 @@
-"""Float islands: detours out of the integer kernels."""
+"""Float islands: float ops between integer kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["islands"]
 
 
 def islands(contents: Contents) -> tuple[tuple[str, ...], ...]:
-    """Runs of float ops that read integers and are quantized again: each is a detour out of the integer kernels."""
+    """Groups of float ops that read integers and are quantized again: each one leaves the integer kernels."""
     return tuple(island for graph in contents.graphs for island in _islands_of(graph))
 
 
@@ -38,7 +38,7 @@ def _turned(op: Op) -> Op:
 
 
 def _reachable(ops: tuple[Op, ...], start: frozenset[str]) -> set[str]:
-    """Values made by a `start` op or of such values."""
+    """Values produced by a `start` op, or computed from such values."""
     found: set[str] = set()
     for op in ops:
         if op.kind in start or found.intersection(name for name in op.inputs if name):

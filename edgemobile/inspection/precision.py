@@ -1,4 +1,4 @@
-"""What each op of a file computes in."""
+"""The arithmetic precision of each op of a file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ CONVERSION, CONSTANT = "conversion", "constant"
 
 
 def precision_of(contents: Contents, op: Op) -> str:
-    """ "int8", "float32", ...: what `op` computes in; "conversion" between two, "constant" where it can run once.
+    """ "int8", "float32", ...: the precision of `op`; "conversion" between two, "constant" if it can run once.
 
-    In an ONNX file of QuantizeLinear and DequantizeLinear pairs that is the integers around the op. Float arithmetic on
-    small weights says so: "float32, int8 weights".
+    In an ONNX file with QuantizeLinear and DequantizeLinear pairs, it is that of the integers around the op. Float
+    arithmetic with smaller weights is "float32, int8 weights".
     """
     if all(name in contents.constants for name in op.outputs):
         return CONSTANT
@@ -33,7 +33,7 @@ def precision_of(contents: Contents, op: Op) -> str:
 
 
 def ops_by_precision(contents: Contents) -> dict[str, dict[str, int]]:
-    """Precision -> op -> how many, in all graphs."""
+    """Precision -> op -> count, in all graphs."""
     found: dict[str, dict[str, int]] = {}
     for graph in contents.graphs:
         for op in graph.ops:

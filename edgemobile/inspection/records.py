@@ -1,4 +1,4 @@
-"""What is known of one model file."""
+"""Records of the facts of a model file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Inspection", "PortFacts", "WeightFacts"]
 
 @dataclass(frozen=True)
 class PortFacts:
-    """An input or output. `layout` is "NCHW", "NHWC" or ""; -1 in `shape` is a free dimension."""
+    """An input or output. `layout` is "NCHW", "NHWC" or ""; -1 in `shape` is a dynamic dimension."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,8 +25,8 @@ class PortFacts:
 class WeightFacts:
     """The weight of one op. Scales are None for float weights.
 
-    `dead_channels` is how many of `channels` hold nothing but zero. `bias_peak` is the largest |b / (s_in * s_w)|: what
-    the bias takes of an int32 accumulator, which holds less than 2^31.
+    `dead_channels` is how many of `channels` contain only zeros. `bias_peak` is the largest |b / (s_in * s_w)|: the
+    bias in an int32 accumulator, which must be below 2^31.
     """
 
     name: str
@@ -42,20 +42,21 @@ class WeightFacts:
 
     @property
     def bias_share(self) -> float | None:
-        """`bias_peak` over 2^31: from 1 on the bias overflows."""
+        """`bias_peak` over 2^31: at 1 or more the bias overflows."""
         return None if self.bias_peak is None else self.bias_peak / 2**31
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything known of one file. What the installed runtimes could not say is None, and `notes` says why.
+    """All facts of one file. Facts that the installed runtimes could not provide are None, and `notes` gives the
+    reason.
 
     `ops` and all other counts are of the main graph and its `subgraphs`: the branches of If, the body of Loop or WHILE.
-    `precision` is the file's (model_file.precision) and `ops_by_precision` precision -> op -> how many, by what each op
-    computes in; `bytes_by_dtype` counts constants, "structure" is the rest of the file.
-    `hswish` is form -> how many. `islands` are the ops, float between integers, a tuple an island; of an ONNX file they
-    are known from onnxruntime alone. `runtime_ops` and `runtime_ops_by_precision` are what onnxruntime runs of an ONNX
-    file, `delegate_partitions` into how many XNNPACK cuts a TFLite file.
+    `precision` is the file's (model_file.precision) and `ops_by_precision` is precision of the arithmetic -> op ->
+    count; `bytes_by_dtype` counts constants, "structure" is the rest of the file.
+    `hswish` is form -> count. `islands` are the float ops between integers, one tuple per island; for an ONNX file only
+    onnxruntime shows them. `runtime_ops` and `runtime_ops_by_precision` are the ops that onnxruntime runs for an ONNX
+    file, `delegate_partitions` is the number of partitions that XNNPACK makes of a TFLite file.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""Two files tensor by tensor, as integers: whether they hold the same numbers, whatever their formats."""
+"""Compares two files tensor by tensor, as integers: whether they have the same numbers, in any formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["TensorDiff", "diff_tensors"]
 
 @dataclass(frozen=True)
 class TensorDiff:
-    """`compared` names stand in both files. `differing` says of each that differs what does, in one line.
+    """`compared` names are in both files. `differing` has one line for each that differs.
 
     `weights`, `biases` and `activations` count what was compared: constants, those of int32, quantized values.
     """
@@ -30,7 +30,7 @@ class TensorDiff:
 
     @property
     def same(self) -> bool:
-        """Something was compared and none of it differs."""
+        """At least one tensor was compared, and none differs."""
         return self.compared > 0 and not self.differing
 
     def to_json(self) -> dict[str, Any]:
@@ -38,9 +38,9 @@ class TensorDiff:
 
 
 def diff_tensors(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> TensorDiff:
-    """Compare tensors of the same name, as read_tensors of an exporter gives them.
+    """Compare tensors with the same name, as returned by read_tensors of an exporter.
 
-    Constants by value, quantized tensors by scale and zero point too; float activations hold nothing to compare.
+    Constants by value, quantized tensors also by scale and zero point; float activations have nothing to compare.
     """
     left, right = ({name: tensor for name, tensor in side.items() if _holds(tensor)} for side in (left, right))
     names = [name for name in left if name in right]

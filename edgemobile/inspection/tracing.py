@@ -1,4 +1,4 @@
-"""From a value to where it comes from, past what only converts it; and which ops do what, in either format."""
+"""Follows values to their source through conversions; and groups of ops by function, in either format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLAMPS = frozenset(("RELU", "RELU6", "Relu", "Clip"))
 MULTIPLIES = frozenset(("MUL", "Mul", "QLinearMul"))
 ADDS = frozenset(("ADD", "Add", "QLinearAdd"))
 DIVIDES = frozenset(("DIV", "Div"))
-# op -> where its x, weight and bias stand among the inputs
+# op -> the positions of its x, weight and bias among the inputs
 WEIGHTED = {
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "Conv", "Gemm", "MatMul"), (0, 1, 2)),
     "TRANSPOSE_CONV": (2, 1, 3),
@@ -38,13 +38,13 @@ WEIGHTED = {
 
 
 def integers(contents: Contents, name: str) -> str:
-    """The integers a real value was made of, or the value itself."""
+    """The integers that a real value was computed from, or the value itself."""
     op = None if contents.optimized else contents.producers.get(name)
     return op.inputs[0] if op is not None and op.kind in DEQUANTIZES else name
 
 
 def quantized(contents: Contents, name: str) -> str:
-    """The integers a result goes to, through the clamp that belongs to it; or the result itself."""
+    """The integers that a result is quantized to, through its clamp; or the result itself."""
     readers = [] if contents.optimized else contents.consumers.get(name, [])
     if len(readers) == 1 and readers[0].kind in QUANTIZES | CLAMPS and name not in contents.outputs:
         if readers[0].kind in QUANTIZES:
@@ -55,14 +55,14 @@ def quantized(contents: Contents, name: str) -> str:
 
 
 def origin(contents: Contents, name: str) -> str:
-    """The stored constant a constant is made of: an initializer, a Constant node's value, a buffer."""
+    """The stored constant that a constant is computed from: an initializer, a Constant node's value, a buffer."""
     while name in contents.constants and not contents.values[name].constant:
         name = next(given for given in contents.producers[name].inputs if given)
     return name
 
 
 def root(contents: Contents, name: str) -> str:
-    """`name` up through conversions."""
+    """The source of `name` through conversions."""
     while name in contents.producers and contents.producers[name].kind in CONVERSIONS:
         name = contents.producers[name].inputs[0]
     return name

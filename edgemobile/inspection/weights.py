@@ -1,4 +1,4 @@
-"""The guards of int8 weights: scales, channels that hold nothing, and how much of its accumulator a bias takes."""
+"""Facts of int8 weights: scales, all-zero channels, and the share of the accumulator that a bias uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["weight_facts"]
 
 
 def weight_facts(contents: Contents) -> list[WeightFacts]:
-    """One of each constant weight, in the order of the graphs and their ops."""
+    """One record for each constant weight, in the order of the graphs and their ops."""
     return [weight for graph in contents.graphs for weight in _weights_of(graph)]
 
 
@@ -27,7 +27,7 @@ def _weights_of(contents: Contents) -> list[WeightFacts]:
 
 
 def _at(contents: Contents, op: Op, position: int) -> Value | None:
-    """The stored or integer value behind an input; None where it is left out."""
+    """The stored or integer value of an input; None if it is omitted."""
     name = op.inputs[position] if position < len(op.inputs) else ""
     if not name:
         return None
@@ -58,7 +58,7 @@ def _facts(op: Op, x: Value | None, weight: Value, bias: Value | None) -> Weight
 
 
 def _zero_points(weight: Value, channels: int, axis: int) -> np.ndarray:
-    """Zero points shaped to broadcast against the weight; 0 where there are none, or one a block."""
+    """Zero points shaped to broadcast against the weight; 0 if there are none, or one per block."""
     zero, ndim = weight.zero_point, len(weight.shape)
     if zero is None or zero.size not in (1, channels):
         return np.zeros(1)

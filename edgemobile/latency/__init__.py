@@ -1,6 +1,6 @@
-"""How fast a file is on a device. `run.bench(BenchRequest(files, device))` gives a Run.
+"""Latency of files on a device. `run.bench(BenchRequest(files, device))` returns a Run.
 
-run         from request to Run, with what to know before believing it
-compare     two runs against each other
-statistics  what raw values say, how sure that is, and whether to trust it
+run         from request to Run, with notes about its validity
+compare     compares two runs
+statistics  summaries of raw values, confidence intervals, and whether to trust them
 """

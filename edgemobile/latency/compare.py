@@ -1,4 +1,4 @@
-"""Two runs against each other: only what was measured alike, as a ratio with its interval."""
+"""Compares two runs measured under the same conditions: ratios with their intervals."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Compared", "Comparison", "Judgement", "check_alike", "compare", "con
 
 
 class Judgement(Enum):
-    """Against a largest ratio allowed."""
+    """The result against a maximum ratio."""
 
     PASSED = "passed"
     REGRESSED = "regressed"
-    # The figure is beyond the limit, its interval is not: more runs would tell.
+    # The value is beyond the limit but its interval is not: more runs would decide.
     UNSURE = "unsure"
 
 
@@ -29,9 +29,9 @@ class Judgement(Enum):
 class Compared:
     """A pair of cases: `ratio` is other over reference, of median times or of instructions; below 1 is faster.
 
-    `low` to `high` is its 95 % interval, and for instructions the least and the most of all inferences. The verdicts
-    say whether either side can be trusted. `estimated_ratio` is of the estimated cycles, where both sides have them on
-    one core; it is no verdict.
+    `low` to `high` is its 95 % interval; for instructions, the minimum and maximum of all inferences. The verdicts
+    state whether each side can be trusted. `estimated_ratio` is of the estimated cycles, if both sides have them for
+    the same core; it does not affect the verdict.
     """
 
     reference: Case
@@ -49,7 +49,7 @@ class Compared:
         return self.reference_verdict.stable and self.other_verdict.stable
 
     def judge(self, max_regress: float) -> Judgement:
-        """`max_regress` is a share: 0.05 lets the other be 5 % slower."""
+        """`max_regress` is relative: 0.05 allows the other to be 5 % slower."""
         limit = 1 + max_regress
         if self.ratio <= limit:
             return Judgement.PASSED
@@ -58,7 +58,9 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs. `unlike` says what differs between the runs beside the files, `unpaired` which files have no other."""
+    """All pairs. `unlike` lists what differs between the runs besides the files, `unpaired` the files without a
+    partner.
+    """
 
     pairs: tuple[Compared, ...]
     unlike: tuple[str, ...]
@@ -71,23 +73,25 @@ class Comparison:
 
 
 def compare(reference: Run, other: Run, *, allow_unlike: bool = False) -> Comparison:
-    """Pair cases by file name and threads; a single case on each side is a pair under any name.
+    """Pair cases by file name and threads; a single case on each side is a pair whatever the names.
 
-    Raises EdgemobileError where the conditions differ, unless `allow_unlike`; where time would meet instructions; and
-    where nothing pairs.
+    Raises EdgemobileError if the conditions differ, unless `allow_unlike`; if time would be compared with
+    instructions; and if there are no pairs.
     """
     if reference.emulated != other.emulated:
-        raise EdgemobileError("one run is emulated and counts instructions, the other has times: they never compare")
+        raise EdgemobileError(
+            "one run is emulated and counts instructions, the other has times: they cannot be compared"
+        )
     pairs, unpaired = _paired(reference, other)
     if not pairs:
         names = (", ".join(sorted({Path(case.file).name for case in run.cases})) for run in (reference, other))
-        raise EdgemobileError(f"no file of one run is in the other: {' against '.join(names)}")
+        raise EdgemobileError(f"the runs have no file in common: {' against '.join(names)}")
     unlike = tuple(
         dict.fromkeys((*_unlike_runs(reference, other), *(text for a, b in pairs for text in _unlike(a, b))))
     )
     if unlike and not allow_unlike:
         raise EdgemobileError(
-            f"the runs are not alike: {'; '.join(unlike)}. To compare them all the same: --allow-unlike"
+            f"the runs differ in their conditions: {'; '.join(unlike)}. To compare them anyway: --allow-unlike"
         )
     compared = tuple(_compared(a, b, (verdict(a, reference), verdict(b, other))) for a, b in pairs)
     return Comparison(compared, unlike, unpaired)
@@ -107,13 +111,13 @@ def _paired(reference: Run, other: Run) -> tuple[list[tuple[Case, Case]], tuple[
 
 
 def _by_key(run: Run) -> dict[tuple[str, int], Case]:
-    """Cases by file name and threads; by the whole path where names repeat."""
+    """Cases by file name and threads; by the full path if names repeat."""
     names = {(Path(case.file).name, case.threads): case for case in run.cases}
     return names if len(names) == len(run.cases) else {(case.file, case.threads): case for case in run.cases}
 
 
 def check_alike(reference: Run, device: str, settings: Settings) -> None:
-    """Refuse before measuring what `compare` would refuse after it. Raises EdgemobileError."""
+    """Refuse before measuring what `compare` would refuse afterwards. Raises EdgemobileError."""
     asked: dict[str, Any] = {"device": device, "pinned to": settings.cores, "sustained for": settings.sustained_s}
     asked |= {"cooled to": settings.cooldown_c, "sizes": _sizes(settings)}
     was = conditions(reference)
@@ -145,7 +149,7 @@ _CONDITIONS = (
 
 
 def conditions(run: Run) -> dict[str, Any]:
-    """What must be equal in two runs for their figures to be compared, beside runtime, threads and batch."""
+    """What must be equal in two runs to compare them, besides runtime, threads and batch."""
     return dict(zip(_CONDITIONS, _conditions(run), strict=True))
 
 
@@ -168,7 +172,7 @@ def _conditions(run: Run) -> tuple[Any, ...]:
 
 
 def _sizes(settings: Settings) -> tuple[str, ...] | None:
-    """What was said of inputs that files leave open."""
+    """The shapes given for inputs with dynamic dimensions."""
     return tuple(f"{name}={'x'.join(map(str, shape))}" for name, shape in sorted(settings.shapes.items())) or None
 
 

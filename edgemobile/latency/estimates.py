@@ -1,13 +1,13 @@
-"""Time on a board without the board: what was counted on its emulated core, at the board's clock.
+"""Estimates time on a board without the board: from counts on its emulated core and the board's clock.
 
     compute   cycles by LLVM's scheduling model, with every load in L1, times a factor of the core
-    memory    what misses of the data caches add: lines x the time a line takes, and the latency of those that no
-              prefetcher foresees
+    memory    the cost of data cache misses: lines x the time per line, and the latency of those that no prefetcher
+              predicts
 
-Both parts are models, so a figure is always called estimated and comes with how far such figures were off where
-somebody published a measured one: docs/estimates.md, which benchmarks/estimates.py reproduces.
+Both parts are models, so a value is always called estimated, and is shown with the error of such estimates against
+published measurements: docs/estimates.md, which benchmarks/estimates.py reproduces.
 
-Add a board here: a row in BOARDS.
+To add a board: a row in BOARDS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LINE_BYTES = 64
 
 @dataclass(frozen=True)
 class Board:
-    """A board by its core and the clock that the core runs at."""
+    """A board, by its core and its clock."""
 
     name: str
     core: str
@@ -33,7 +33,7 @@ class Board:
 
     @property
     def words(self) -> str:
-        """ "Raspberry Pi 5, 2.4 GHz"; without a name the clock alone."""
+        """ "Raspberry Pi 5, 2.4 GHz"; without a name only the clock."""
         return ", ".join(part for part in (self.name, f"{self.clock_mhz / 1000:g} GHz") if part)
 
 
@@ -48,12 +48,12 @@ BOARDS = (
 
 @dataclass(frozen=True)
 class Costs:
-    """What cycles and lines of 64 bytes cost on the boards with a core, beyond what the scheduling model knows.
+    """The cost of cycles and of 64-byte lines on the boards with a core, beyond the scheduling model.
 
-    `compute_factor` is for what that model takes to be free: a branch not foreseen, the front end, a full store buffer.
-    `line_cycles` and `latency_cycles` are of a line out of L2, then out of L3 where there is one: the first for every
-    line, the second besides for a line that no prefetcher foresees. `dram_bytes_per_ns` and `dram_ns` are the same of a
-    line out of memory, whose clock is its own.
+    `compute_factor` covers what that model ignores: mispredicted branches, the front end, a full store buffer.
+    `line_cycles` and `latency_cycles` are for a line from L2, then from L3 if there is one: the first for every line,
+    the second in addition for a line that no prefetcher predicts. `dram_bytes_per_ns` and `dram_ns` are the same for a
+    line from memory, which has its own clock.
     """
 
     compute_factor: float
@@ -63,7 +63,7 @@ class Costs:
     dram_ns: float
 
     def memory_cycles(self, estimate: Estimate, clock_mhz: float) -> float:
-        """Cycles that the misses of an estimate add at a clock."""
+        """Cycles that the cache misses of an estimate add at a clock."""
         misses = [level.misses for level in estimate.caches]
         unforeseen = [level.misses - level.streamed for level in estimate.caches]
         cycles = 0.0
@@ -74,8 +74,8 @@ class Costs:
         return cycles + ns * clock_mhz / 1000
 
 
-# `benchmarks/estimates.py --fit` gives the factors, the cycles of a line and the bytes per ns, from published times of
-# nets that are not MobileNets; memory is never faster than its bus. The latencies are round numbers and matter little.
+# `benchmarks/estimates.py --fit` fits the factors, the cycles per line and the bytes per ns to published times of
+# nets that are not MobileNets; memory is never faster than its bus. The latencies are round numbers with little effect.
 COSTS = {
     "cortex-a53": Costs(1.19, (0.0,), (15.0,), 7.2, 150.0),
     "cortex-a72": Costs(1.0, (11.5,), (12.0,), 12.8, 120.0),
@@ -85,7 +85,7 @@ COSTS = {
 
 @dataclass(frozen=True)
 class KnownError:
-    """How far estimates of `figures` published times of MobileNets were off, as shares of those: 0.1 is 10 %."""
+    """The relative error of estimates against `figures` published times of MobileNets: 0.1 is 10 %."""
 
     figures: int
     mean: float
@@ -117,7 +117,7 @@ class Estimated:
 
 
 def on_boards(estimate: Estimate, clock_mhz: float | None = None) -> list[Estimated]:
-    """The estimate on every board of its core, or at a clock that is said."""
+    """The estimate for every board with its core, or at a given clock."""
     rows = [board for board in BOARDS if board.core == estimate.core]
     boards: Sequence[Board] = rows if clock_mhz is None else [Board("", estimate.core, clock_mhz)]
     costs = COSTS[estimate.core]
@@ -126,13 +126,14 @@ def on_boards(estimate: Estimate, clock_mhz: float | None = None) -> list[Estima
 
 
 def caveat(estimate: Estimate) -> str:
-    """What stands below every estimate: whose model it is, and how far such estimates are off."""
+    """The text below every estimate: its model, and the error of such estimates."""
     model = f"llvm-mca {estimate.llvm}'s model of {SCHEDULING_MODELS[estimate.core]}"
     known = KNOWN_ERRORS.get(estimate.core)
     error = (
-        "nobody published a time to check it with"
+        "there is no published time to check it against"
         if known is None
-        else f"of {known.figures} published times of MobileNets on this core such estimates were off by "
-        f"{known.mean:.1%} on average, {known.largest:.1%} at most"
+        else f"for {known.figures} published times of MobileNets on this core, the error was "
+        f"{known.mean:.1%} on average "
+        f"and {known.largest:.1%} at most"
     )
     return f"estimated, not measured: {model}, and a model of the data caches; one thread; {error} (docs/estimates.md)"

@@ -1,4 +1,4 @@
-"""A bench from request to Run: which files, on which board, and what to know before believing the figures."""
+"""Runs a bench from request to Run: files, device, and notes about the validity of the results."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class BenchRequest:
 
     def __post_init__(self) -> None:
         if not self.files:
-            raise EdgemobileError("nothing to measure: name at least one .onnx or .tflite file")
+            raise EdgemobileError("nothing to measure: give at least one .onnx or .tflite file")
 
 
 def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
-    """Measure every file with every number of threads on the device; one that its runtime refuses is in `refused`.
+    """Measure every file with every number of threads on the device; files that their runtime refuses are in `refused`.
 
-    Files of runtimes that live in one Python are interleaved; others are measured after them, which the run notes.
-    Raises EdgemobileError for bad input and where no file is left, DeviceUnreachable, Unsupported for what the device
+    Files whose runtimes share one Python are interleaved; others are measured after them, and the run notes it.
+    Raises EdgemobileError for bad input and if no file is left, DeviceUnreachable, Unsupported for what the device
     cannot do.
     """
     settings, cores = request.settings, cores_of(request.settings.cores)
@@ -61,7 +61,7 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
         if transport.emulated:
             _check_emulated(settings, device.name)
         elif settings.clock_mhz is not None:
-            raise Unsupported(f"{device.name} is timed; --clock is for the estimated time of an emulated core")
+            raise Unsupported(f"--clock is for the estimated time of an emulated core; {device.name} is not emulated")
         parts = []
         for prepared, group in _groups(files, settings.runtime, lambda name: ready(device, transport, name)):
             job = bench_job(group, settings, cores, emulated=transport.emulated)
@@ -88,7 +88,7 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
 
 
 def _facts(file: ModelFile) -> Inspection | None:
-    """What a file says of itself; None where it cannot be read here."""
+    """A file's metadata; None if it cannot be read on this machine."""
     try:
         return facts_of(file, ask_runtimes=False)
     except EdgemobileError:
@@ -96,51 +96,52 @@ def _facts(file: ModelFile) -> Inspection | None:
 
 
 def _check_shapes(shapes: Mapping[str, Sequence[int]], facts: Mapping[Path, Inspection | None]) -> None:
-    """A shape of an input that no file has is a slip of the keyboard."""
+    """Refuse a shape of an input that no file has: it is a typing error."""
     inputs = {port.name: port.shape for found in facts.values() if found is not None for port in found.inputs}
     for name in shapes if None not in facts.values() else ():
         if name not in inputs:
             known = ", ".join(f"{other}={'x'.join(map(str, shape))}" for other, shape in inputs.items())
             raise EdgemobileError(
-                f"--shape {name}: no file has an input of that name. There are {known.replace('-1', 'N')}"
+                f"--shape {name}: no file has an input with that name. Inputs: {known.replace('-1', 'N')}"
             )
 
 
 def _decided(run: Run, facts: Mapping[Path, Inspection | None]) -> Iterator[str]:
-    """The files that leave sizes of images open which nobody said, and what they were measured with."""
+    """The notes about files with dynamic image sizes that were not given, and the sizes used."""
     shown = {case.file: case.input for case in run.cases}
     for path, found in facts.items():
         ports = found.inputs if found is not None and str(path) in shown else ()
         free = [port for port in ports if port.layout and min(port.shape[1:]) < 0]
         if said := [port.name for port in free if port.name not in run.settings.shapes]:
             taken = shown[str(path)]
-            yield f"{path.name} leaves sizes of {', '.join(said)} open: measured with {taken}; --shape says others"
+            names = ", ".join(said)
+            yield f"{path.name} has dynamic dimensions in {names}: measured with {taken}; set others with --shape"
 
 
 def _report(report: Report, event: Mapping[str, Any]) -> None:
-    """An event of the worker, told as progress; a board may say anything."""
+    """Report an event of the worker as progress; a board may send anything."""
     done, total = event.get("done"), event.get("total")
     if event["event"] == "round" and isinstance(done, int) and isinstance(total, int):
         report(done, total)
 
 
 def cores_of(text: str | None) -> list[int]:
-    """ "2-3,5" -> [2, 3, 5]; None -> [], which is all. Raises EdgemobileError."""
+    """ "2-3,5" -> [2, 3, 5]; None -> [], which means all. Raises EdgemobileError."""
     cores: list[int] = []
     for part in () if text is None else text.split(","):
         first, dash, last = part.strip().partition("-")
         if not (first.isdecimal() and (last.isdecimal() or not dash)) or int(last or first) > _MAX_CORE:
-            raise EdgemobileError(f"cores {text!r}: expected numbers and ranges of cores, as in 0-1 or 2,3")
+            raise EdgemobileError(f"cores {text!r}: expected numbers and ranges of cores, such as 0-1 or 2,3")
         cores += range(int(first), int(last or first) + 1)
     if text is not None and (not cores or len(set(cores)) != len(cores)):
-        raise EdgemobileError(f"cores {text!r}: expected every core once, and ranges that rise")
+        raise EdgemobileError(f"cores {text!r}: expected every core once, and ascending ranges")
     return cores
 
 
 def _groups(
     files: Sequence[ModelFile], runtime: str | None, prepare: Callable[[str], Prepared]
 ) -> Iterator[tuple[Prepared, list[ModelFile]]]:
-    """Files by the Python that runs them: here all runtimes may share one, on a board each has its own."""
+    """Files by the Python that runs them: on this machine all runtimes may share one, on a board each has its own."""
     groups: list[tuple[Prepared, list[ModelFile]]] = []
     for file in files:
         prepared = prepare(runtime or default_runtime(file.format))
@@ -178,27 +179,27 @@ def _merged_facts(parts: Sequence[Measured]) -> Facts:
     return replace(parts[0].facts, runtimes=runtimes)
 
 
-# ---- what to know ---------------------------------------------------------------------------------------------------
+# ---- notes ----------------------------------------------------------------------------------------------------------
 
 
 def _notes(run: Run, parts: int) -> Iterator[str]:
-    """What the reader of this run should know, kept in it."""
+    """Notes about the validity of this run, kept in it."""
     if parts > 1:
-        yield "files of different runtimes were measured one after the other, not in turns: their Pythons are separate"
+        yield "files of different runtimes were measured one after the other, not in turns: they use separate Pythons"
     before = run.conditions[0].conditions if run.conditions else None
     cores = len(cores_of(run.settings.cores)) or len(run.facts.cores)
     if before and not run.emulated and cores and (before.load1 or 0) > 0.5 * cores:
-        yield f"the board was busy before: a load of {before.load1:.1f} on {cores} cores"
+        yield f"the board was busy before the measurement: a load of {before.load1:.1f} on {cores} cores"
     if cores and max(run.settings.threads) > cores:
-        yield f"{max(run.settings.threads)} threads on {cores} cores wait for each other"
+        yield f"{max(run.settings.threads)} threads on {cores} cores compete with each other"
     if run.emulated and not any(case.estimate for case in run.cases):
         yield from _unestimated()
     if before and before.governor not in (None, "performance"):
-        yield f"the governor is {before.governor}: the clock follows the load, as it does in use"
+        yield f"the governor is {before.governor}: the clock follows the load, as in normal use"
 
 
 def _unestimated() -> Iterator[str]:
-    """Why there is no estimate, where installing something would give one."""
+    """Why there is no estimate, if installing something would enable it."""
     try:
         find_llvm()
     except MissingTool as error:
@@ -206,9 +207,9 @@ def _unestimated() -> Iterator[str]:
 
 
 def advice(run: Run, files: Sequence[ModelFile] = ()) -> list[str]:
-    """Where an int8 file is slower than its float twin in the same runtime and threads, and why, as far as is known.
+    """Advice for int8 files slower than their float counterparts in the same runtime and threads, with known reasons.
 
-    `files` are those that were measured; of others less is known.
+    `files` are the measured files as read; without them less is known.
     """
     known = {file.sha256: file for file in files}
     found = []
@@ -223,15 +224,15 @@ def advice(run: Run, files: Sequence[ModelFile] = ()) -> list[str]:
         ]
         if rivals:
             names = f"{Path(slow.file).name} (int8) is slower than {Path(rivals[0].file).name} ({rivals[0].precision})"
-            reasons = "; ".join(_reasons(slow, run, known)) or "no reason is known; --profile shows the ops"
+            reasons = "; ".join(_reasons(slow, run, known)) or "the reason is not known; --profile shows the ops"
             found.append(f"{names}: {reasons}")
     return found
 
 
 def _twins(one: Case, other: Case, run: Run, known: Mapping[str, ModelFile]) -> bool:
-    """Whether two files are one model with the same weights, as their metadata says.
+    """Whether two files are the same model with the same weights, from their metadata.
 
-    Where a file says nothing, only those who measure just these two compare them.
+    Files without metadata are compared only if nothing else was measured.
     """
     origins = _origin(known.get(one.sha256)), _origin(known.get(other.sha256))
     if None in origins:
@@ -240,7 +241,7 @@ def _twins(one: Case, other: Case, run: Run, known: Mapping[str, ModelFile]) -> 
 
 
 def _origin(file: ModelFile | None) -> tuple[str, str] | None:
-    """(the model, the sha256 of its weights) that a file names."""
+    """(the model, the sha256 of its weights) in a file's metadata."""
     try:
         metadata = {} if file is None else file.metadata
     except EdgemobileError:
@@ -249,7 +250,7 @@ def _origin(file: ModelFile | None) -> tuple[str, str] | None:
 
 
 def _slower(slow: Case, other: Case) -> bool:
-    """Beyond doubt: the intervals of the medians do not meet. What is not timed goes by estimated cycles or counts."""
+    """Clearly slower: the intervals of the medians do not overlap. Without times: by estimated cycles or counts."""
     if slow.estimate is not None and other.estimate is not None:
         return all(
             a.cycles > b.cycles for a, b in zip(on_boards(slow.estimate), on_boards(other.estimate), strict=True)
@@ -264,11 +265,11 @@ def _slower(slow: Case, other: Case) -> bool:
 
 def _reasons(slow: Case, run: Run, known: Mapping[str, ModelFile]) -> Iterator[str]:
     if slow.partitions == 0:
-        yield "the delegate takes none of it"
+        yield "the delegate runs none of its ops"
     elif slow.partitions is not None and slow.partitions > 1:
         outside = ", ".join(f"{count} {op}" for op, count in (slow.outside or {}).items())
         cure = " (export with --hswish delegated)" if "HARD_SWISH" in (slow.outside or {}) else ""
-        yield f"the delegate cuts it into {slow.partitions} partitions, and {outside} run outside of them{cure}"
+        yield f"the delegate splits it into {slow.partitions} partitions, and {outside} run outside them{cure}"
     if slow.runtime == "tflite_runtime":
         yield "tflite_runtime's int8 kernels use no dot product; ai-edge-litert's do"
     if slow.runtime == "onnxruntime" and run.facts.has_int8_dot and _has_uint8_weights(known.get(slow.sha256)):
@@ -279,6 +280,6 @@ def _reasons(slow: Case, run: Run, known: Mapping[str, ModelFile]) -> Iterator[s
 
 
 def _has_uint8_weights(file: ModelFile | None) -> bool:
-    """Whether a file, where it is known, stores its weights as uint8."""
+    """Whether a file is known to store its weights as uint8."""
     facts = None if file is None else file.once(_facts)
     return facts is not None and any(weight.dtype == "uint8" for weight in facts.weights)

@@ -1,9 +1,9 @@
-"""What a run's raw values say, and whether they can be trusted: median, percentiles, intervals, a verdict.
+"""Summarizes a run's raw values: median, percentiles, intervals, and a verdict whether they can be trusted.
 
-A median repeats better within a process than from one process to the next: where a file's memory comes to lie is luck
-that lasts as long as the process. Intervals are therefore of the medians of the processes, Student's t of their
-logarithms. Where there was one process only, as under --sustained, whole rounds are drawn again (bootstrap), and the
-interval is of that process alone.
+A median varies less within a process than between processes, because the random memory layout of a file lasts as long
+as the process. Intervals are therefore computed from the medians of the processes, with Student's t of their
+logarithms. With only one process, as under --sustained, whole rounds are resampled (bootstrap), and the interval is for
+that process only.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Rounds = Sequence[Sequence[int]]
 _RESAMPLES = 1000
 _SEED = 0
 
-# Bits of a Raspberry Pi's get_throttled: now in 0 to 3, the same since boot in 16 to 19.
+# Bits of a Raspberry Pi's get_throttled: 0 to 3 are current, 16 to 19 are the same since boot.
 _THROTTLE = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
 _NOW, _SINCE_BOOT = 0xF, 0xF0000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a measurement stops being trusted. Shares: 0.1 is 10 %."""
+    """The limits beyond which a measurement is not trusted. Relative: 0.1 is 10 %."""
 
     spread: float = 0.10
     drift: float = 0.05
@@ -59,8 +59,8 @@ LIMITS = Limits()
 class Summary:
     """Of all values of a case, in ns. `low_ns` to `high_ns` is the 95 % interval of the median.
 
-    `spread` is the interquartile range over the median, `drift` the median of the last third of the rounds over that
-    of the first, less 1.
+    `spread` is the interquartile range over the median, `drift` is the median of the last third of the rounds over that
+    of the first, minus 1.
     """
 
     median_ns: float
@@ -75,7 +75,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to trust a measurement; `reasons` says why not."""
+    """Whether to trust a measurement; `reasons` are those against it."""
 
     reasons: tuple[str, ...] = ()
 
@@ -88,7 +88,7 @@ class Verdict:
 
 
 def summarize(rounds: Rounds, rounds_per_process: Sequence[int] = ()) -> Summary:
-    """`rounds_per_process` is how many of the rounds each process took. Raises ValueError where there is no value."""
+    """`rounds_per_process` is how many of the rounds each process ran. Raises ValueError if there is no value."""
     if not rounds:
         raise ValueError("no value to summarize")
     values = np.concatenate([np.asarray(taken, float) for taken in rounds])
@@ -124,7 +124,7 @@ def ratio_interval(reference: Case, other: Case) -> tuple[float, float, float]:
 
 
 def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
-    """Whether the times of `case`, taken in `run`, can be trusted.
+    """Whether the times of `case`, measured in `run`, can be trusted.
 
     Counts of instructions repeat by themselves. A sustained run is one process by design; all else is asked of it, too.
     """
@@ -134,18 +134,20 @@ def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
     reasons = []
     if summary.count < limits.values or len(case.rounds_ns) < limits.rounds:
         reasons.append(
-            f"{summary.count} values in {len(case.rounds_ns)} rounds; at least {limits.values} in {limits.rounds}"
+            f"{summary.count} values in {len(case.rounds_ns)} rounds; at least {limits.values} in "
+            f"{limits.rounds} are needed"
         )
     if run.settings.sustained_s is None and len(case.rounds_per_process) < limits.processes:
         reasons.append(
-            f"of {len(case.rounds_per_process)} processes; at least {limits.processes} show how far those differ"
+            f"of {len(case.rounds_per_process)} processes; at least {limits.processes} are needed to measure how much "
+            "they differ"
         )
     # Several threads wait for each other as well.
     share = case.cpu_share if case.threads == 1 else None
     if share is not None and share < 1 - limits.stolen_cpu:
         reasons.append(f"it had the CPU for {share:.0%} of the time: other programs ran on its core")
     if summary.spread > limits.spread:
-        reasons.append(f"half of all values spread over {summary.spread:.0%} of the median")
+        reasons.append(f"the interquartile range is {summary.spread:.0%} of the median")
     if abs(summary.drift) > limits.drift:
         reasons.append(f"{summary.drift:+.0%} from the first rounds to the last")
     reasons += _condition_reasons(run.conditions, limits)
@@ -153,30 +155,30 @@ def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
 
 
 def throttle_words(bits: int) -> str:
-    """What is the matter now, of a Raspberry Pi's get_throttled: "under-voltage, throttled"; "" for nothing."""
+    """The current problems in a Raspberry Pi's get_throttled: "under-voltage, throttled"; "" for none."""
     return ", ".join(word for bit, word in enumerate(_THROTTLE) if bits >> bit & 1)
 
 
 def throttled_now(samples: Sequence[Sample]) -> int:
-    """The bits of get_throttled that were up at any time of the measurement, as `throttle_words` takes them."""
+    """The bits of get_throttled that were set at any time of the measurement, as `throttle_words` takes them."""
     throttled = [one.throttled for one in (sample.conditions for sample in samples) if one.throttled is not None]
     now = 0
     for bits in throttled:
         now |= bits & _NOW
-    # A bit of "since boot" that came up while we measured tells of a moment between two looks.
+    # A "since boot" bit that was set during the measurement shows an event between two readings.
     return now | ((throttled[-1] & ~throttled[0] & _SINCE_BOOT) >> 16 if throttled else 0)
 
 
 def _resampled_medians(rounds: Rounds, rng: np.random.Generator) -> np.ndarray:
-    """f64[_RESAMPLES]: the median of as many whole rounds, drawn again.
+    """f64[_RESAMPLES]: medians of the same number of resampled whole rounds.
 
-    Values of one round lie close together, as they share its disturbance: drawing single values would make the interval
-    too narrow.
+    Values of one round are correlated, because they share its disturbances: resampling single values would make the
+    interval too narrow.
     """
     arrays = [np.asarray(taken, float) for taken in rounds]
     drawn = rng.integers(0, len(arrays), (_RESAMPLES, len(arrays)))
     if len({len(taken) for taken in arrays}) == 1:
-        # At most some tens of MB at a time, however long the run was.
+        # At most some tens of MB at a time, for any length of run.
         stacked, step = np.stack(arrays), max(1, 4_000_000 // sum(map(len, arrays)))
         parts = (drawn[start : start + step] for start in range(0, _RESAMPLES, step))
         return np.concatenate([np.median(stacked[part].reshape(len(part), -1), axis=1) for part in parts])
@@ -199,7 +201,7 @@ def _half_width(*groups: np.ndarray) -> float:
 
 
 def _student(freedom: float) -> float:
-    """The 97.5 % point of Student's t: Abramowitz and Stegun 26.7.5, right to 1 % from 2 degrees of freedom."""
+    """The 97.5 % point of Student's t: Abramowitz and Stegun 26.7.5, within 1 % from 2 degrees of freedom."""
     z = 1.959964
     terms = (
         (z**3 + z) / 4,

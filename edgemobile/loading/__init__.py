@@ -1,17 +1,17 @@
-"""From what a user names to a net with weights, labels and preprocessing.
+"""Loads a model with its weights, labels and preprocessing from what the user gives.
 
 model              load_model: all of it, as a Model
-model_spec         how a model of one's own is named: package.module:factory, FILE.pt2
-own_model          such a model, imported or read
-saved_program      a .pt2: a new archive of checked members, which is all that torch loads
-program_text       what every text of it may say
-size_expression    its sizes, without evaluating anything
-presets            --preprocess by name, by JSON, or by what a file's input looks like
+model_spec         how to name a custom model: package.module:factory, FILE.pt2
+own_model          imports or reads a custom model
+saved_program      a .pt2 file: torch loads only a new archive of checked members
+program_text       which texts a .pt2 may contain
+size_expression    sizes in a .pt2, without evaluating anything
+presets            --preprocess by name, from JSON, or guessed from a file's input
 checkpoint         load_weights: a Checkpoint that fits a net
 files              .safetensors and pickles as data, never code
-wrappers           keys as the bare model has them, whatever held it
-key_layouts        other libraries' keys, by table
+wrappers           removes the prefixes of wrappers from keys
+key_layouts        tables of other libraries' keys
 tflite_checkpoint  the weights of a TFLite file, in float
-checkpoint_facts   labels and preprocessing, from whoever wrote them down
-public             torchvision's files, and how to fetch one
+checkpoint_facts   labels and preprocessing of a checkpoint, from the files that contain them
+public             torchvision's files, and their download
 """

@@ -1,11 +1,11 @@
-"""Where a model's weights come from: the package, torchvision's public files, a seed, or any file.
+"""Loads a model's weights: from the package, torchvision's public files, a seed, or any file.
 
     load_weights(spec, arch) -> Checkpoint      "bundled", "imagenet", "random", or a .pt, .pth, .safetensors or
                                                 .tflite file
     build(arch, checkpoint)  -> (arch, net)     the reference model those weights belong to
-    load_into(net, checkpoint)                  the same for a model of one's own (edgemobile.loading.own_model)
+    load_into(net, checkpoint)                  the same for a custom model (edgemobile.loading.own_model)
 
-The labels and the preprocessing come from where edgemobile.loading.checkpoint_facts finds them.
+edgemobile.loading.checkpoint_facts finds the labels and the preprocessing.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECK_IMAGES", "NAMED", "RANDOM", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
 
-# What `load_weights` takes besides files. That weights are random is Checkpoint.random, however they were asked for.
+# What `load_weights` takes besides files. Checkpoint.random states that weights are random, whatever their source.
 RANDOM = "random"
 NAMED = ("bundled", RANDOM, *SPECS)
 _BUNDLED = Path(__file__).parent.parent / "bundled"
 # An ImageFolder for all weights in the package, from examples/bundled_images.py.
 CHECK_IMAGES = _BUNDLED / "check_images.zip"
-# The papers' multipliers first, then every step of 0.05: two widths may round to the same channels.
+# The papers' multipliers come first, then every step of 0.05: two widths may round to the same channels.
 _WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.35, 1.4, 1.3, 1.25, 1.5, 2.0, *(step / 20 for step in range(1, 41)))
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights and what is known of them.
+    """Weights and what is known about them.
 
-    `state_dict` holds f32 tensors (integers stay), under the keys of models.nets for a reference model. `arch`,
-    `width` and `classes` are read off the shapes; `labels` and `preprocess` come from beside the file. None: not known.
-    `sha256` is of the file, or of the tensors where there is none. `bn_eps` and `padding` are those of where the
-    weights come from, where they are not ours. `notes` is what a reader should be told; `assumption` is the note that
-    nobody says `preprocess`, and that it is the usual one of such files. `random` weights were never trained.
+    `state_dict` contains f32 tensors (integers are kept), under the keys of models.nets for a reference model. `arch`,
+    `width` and `classes` are inferred from the shapes; `labels` and `preprocess` come from files next to it. None: not
+    known. `sha256` is of the file, or of the tensors if there is no file. `bn_eps` and `padding` are those of the
+    source library if they differ from ours. `notes` are for the user; `assumption` is the note that no source states
+    `preprocess`, so the usual one of such files is used. `random` weights were never trained.
     """
 
     state_dict: Mapping[str, torch.Tensor]
@@ -70,16 +70,16 @@ class Checkpoint:
 
     @property
     def stated_px(self) -> int | None:
-        """The resolution it was trained at; None where nothing says it."""
+        """The resolution it was trained at; None if unknown."""
         return None if self.preprocess is None or self.assumption else self.preprocess.input_px
 
     def assumed_px(self, px: int) -> str:
-        """The note that nothing says a resolution, and that it is `px`."""
-        return f"{self.source} says nothing of a resolution: {px} px is assumed; --res takes another"
+        """The note that no source states a resolution, so `px` is assumed."""
+        return f"{self.source} does not state a resolution: {px} px is assumed; set another with --res"
 
 
 def bundled() -> tuple[str, ...]:
-    """The reference models that have weights in the package."""
+    """The reference models with weights in the package."""
     return tuple(sorted(path.stem for path in _BUNDLED.glob("*.safetensors")))
 
 
@@ -93,12 +93,12 @@ def load_weights(
     seed: int = 0,
     on_progress: Report | None = None,
 ) -> Checkpoint:
-    """The weights `spec` names, for the reference model `arch`, or for any model (None: a file only).
+    """Load the weights `spec`, for the reference model `arch` or for any model (None: only from a file).
 
-    `wanted` are the state_dict keys of a model of one's own: they tell a wrapper's part of a key from the model's.
-    `width` and `classes` are demands; None takes the file's, or the model's for random weights. `on_progress` hears of
-    a download (edgemobile.loading.public). Raises EdgemobileError where the file cannot be read or does not hold what
-    is asked for.
+    `wanted` are the state_dict keys of a custom model, which separate a wrapper's prefix of a key from the model's
+    part. `width` and `classes` are required values; None takes the file's, or the model's for random weights.
+    `on_progress` is called during a download (edgemobile.loading.public). Raises EdgemobileError if the file cannot be
+    read or does not contain what is required.
     """
     require("torch", "export")
     if spec in NAMED and arch is None:
@@ -121,9 +121,9 @@ def load_weights(
 
 
 def load_into(net: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    """Give `net` the weights, all of them. Raises EdgemobileError naming the first keys and shapes that do not fit."""
+    """Load all weights into `net`. Raises EdgemobileError with the first keys and shapes that do not fit."""
     wanted, found = _shapes(net.state_dict()), _shapes(checkpoint.state_dict)
-    # Checkpoints from before PyTorch 0.4 do not count batches, and inference does not need the count.
+    # Checkpoints from before PyTorch 0.4 have no count of batches, and inference does not need it.
     missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     left_over = [key for key in found if key not in wanted]
     reshaped = [
@@ -156,11 +156,11 @@ def build(arch: Arch, checkpoint: Checkpoint, *, input_px: int | None = None) ->
     return arch, net.eval()
 
 
-# ---- what is known of them ------------------------------------------------------------------------------------------
+# ---- what is known about them ---------------------------------------------------------------------------------------
 
 
 def _bare(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
-    """`checkpoint` without what a wrapper put before its keys, and without what else was in the wrapper."""
+    """`checkpoint` without a wrapper's prefixes, and without the other contents of the wrapper."""
     state, where = unwrapped(checkpoint.state_dict, wanted)
     notes = checkpoint.notes
     if where.left_out:
@@ -188,7 +188,7 @@ def _with_facts(checkpoint: Checkpoint, known: dict[str, Any]) -> Checkpoint:
 
 
 def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: int | None) -> Checkpoint:
-    """`checkpoint` under our keys, with its arch, width and classes, held to what is asked for."""
+    """`checkpoint` with our keys, arch, width and classes, checked against the required values."""
     layout = recognised(checkpoint.state_dict, arch)
     state = translated(checkpoint.state_dict, arch, layout) if layout else checkpoint.state_dict
     shapes = _shapes(state)
@@ -215,14 +215,14 @@ def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: in
         raise EdgemobileError(
             f"{checkpoint.source} has {found_classes} classes, and the labels beside it are {len(checkpoint.labels)}"
         )
-    # Where the shapes say nothing the demand stands, and load_into says what does not fit.
+    # If the shapes do not show the classes, the required value is kept, and load_into reports what does not fit.
     known_width = width if found_width is None else found_width
     name = arch.name if found_width is not None else None
     return replace(checkpoint, arch=name, width=known_width, classes=found_classes or classes)
 
 
 def _as_laid_out(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], arch: Arch, layout: Layout) -> Checkpoint:
-    """`checkpoint` with `state`, its translation, and what the layout knows of such files."""
+    """`checkpoint` with the translated `state`, and the layout's facts about such files."""
     notes = []
     if layout.keys != arch.keys:
         check_complete(checkpoint.state_dict, arch, layout, checkpoint.source)
@@ -248,7 +248,7 @@ def _shapes(state: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _width(shapes: Mapping[str, tuple[int, ...]], arch: Arch, first: float | None = None) -> float | None:
-    """The width multiplier at which every layer of `arch` has the shape found; `first` is tried first."""
+    """The width multiplier at which every layer of `arch` has the found shape; `first` is tried first."""
     for width in dict.fromkeys((first or arch.width, arch.width, *_WIDTHS)):
         if _weight_shapes(scaled(arch, width=width)) <= shapes.items():
             return width
@@ -272,10 +272,10 @@ def _classifier(arch: Arch) -> str:
 
 
 def identify(path: Path) -> Arch:
-    """The reference model whose weights a file holds. Raises EdgemobileError where it is none of them."""
+    """The reference model whose weights a file contains. Raises EdgemobileError if it is none of them."""
     found = _identify(read(path).state)
     if found is None:
-        raise EdgemobileError(f"{path} holds weights of no reference model. Known: {', '.join(ARCHS)}")
+        raise EdgemobileError(f"{path} does not contain weights of a reference model. Known: {', '.join(ARCHS)}")
     return get_arch(found[0])
 
 
@@ -291,7 +291,7 @@ def _identify(state: Mapping[str, torch.Tensor]) -> tuple[str, float] | None:
 
 
 def _of_tflite(path: Path, arch: Arch | None, width: float | None, classes: int | None) -> Checkpoint:
-    """The weights in a TFLite file of `arch`, whoever wrote it."""
+    """The weights in a TFLite file of `arch`, from any exporter."""
     if arch is None:
         raise EdgemobileError(
             f"{path}: a TFLite file is read as weights of a reference model. Known: {', '.join(ARCHS)}"
@@ -299,20 +299,22 @@ def _of_tflite(path: Path, arch: Arch | None, width: float | None, classes: int 
     from edgemobile.loading.tflite_checkpoint import read_tflite_weights
 
     held = read_tflite_weights(existing(path, "weights", (*CHECKPOINT_SUFFIXES, ".tflite")), arch)
-    note = f"{path.name} is a TFLite file: its weights as reals, batch norm folded, padding as {held.padding!r}"
+    note = (
+        f"{path.name} is a TFLite file: its weights are dequantized, batch norm is folded, padding as {held.padding!r}"
+    )
     checkpoint = Checkpoint(
         held.state, str(path), held.sha256, preprocess=held.preprocess, padding=held.padding, notes=(note,)
     )
     return _fitted(checkpoint, arch, width, classes)
 
 
-# ---- weights the user has no file of --------------------------------------------------------------------------------
+# ---- weights without a file of the user -----------------------------------------------------------------------------
 
 
 def _public(
     arch: Arch, public: PublicWeights, width: float | None, classes: int | None, on_progress: Report | None
 ) -> Checkpoint:
-    """torchvision's checkpoint, fetched where it is not here yet. It brings no class names."""
+    """torchvision's checkpoint, downloaded if it is not on this machine. It contains no class names."""
     content = read(fetch(public, on_progress=on_progress))
     source = f"torchvision's ImageNet {public.file}"
     checkpoint = Checkpoint(content.state, source, content.sha256, preprocess=public.preprocess)
@@ -330,10 +332,10 @@ def _bundled_path(arch: Arch) -> Path:
 
 
 def _keep_size(net: torch.nn.Module) -> None:
-    """Let every batch norm divide by the size its input has on noise, as training would.
+    """Set the statistics of every batch norm to those of its input on noise, as training would.
 
-    A fresh net divides by 1, and 50 layers on its logits are 1e-17: neither int8 nor a latency measured on such numbers
-    says anything.
+    In a fresh net batch norms divide by 1, and after 50 layers the logits are 1e-17: int8 results and latencies on such
+    numbers are meaningless.
     """
     import torch
 

@@ -1,10 +1,10 @@
-"""What is known of a checkpoint besides its weights, from whoever wrote it down: labels and preprocessing.
+"""What is known about a checkpoint besides its weights: labels and preprocessing.
 
-    in the checkpoint   labels, class_names, classes or class_to_idx, and preprocess, beside the weights
-    FILE.json           the same, as examples/train_cifar10.py and a manifest have them
-    config.json         timm's, as it lies beside a model.safetensors of the Hugging Face Hub
+    in the checkpoint   labels, class_names, classes or class_to_idx, and preprocess, next to the weights
+    FILE.json           the same, as written by examples/train_cifar10.py and in a manifest
+    config.json         timm's, next to a model.safetensors of the Hugging Face Hub
 
-Each gives {"labels": [...], "preprocess": {...}} with what it knows.
+Each gives {"labels": [...], "preprocess": {...}} with the values it contains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIMM_CONFIG = "config.json"
 
 
 def inside(checkpoint: Any) -> dict[str, Any]:
-    """The facts a training checkpoint has beside its weights."""
+    """The facts that a training checkpoint contains besides its weights."""
     if not isinstance(checkpoint, Mapping):
         return {}
     names = (_names(checkpoint.get(key)) for key in ("labels", "class_names", "classes", "class_to_idx"))
@@ -39,14 +39,14 @@ def inside(checkpoint: Any) -> dict[str, Any]:
 
 
 def places_beside(path: Path) -> tuple[Path, ...]:
-    """Where `beside` looks for facts of the checkpoint at `path`, best first, whether or not there is a file."""
+    """Where `beside` looks for facts about the checkpoint at `path`, best first, whether or not the files exist."""
     return path.with_suffix(".json"), path.with_name(f"{path.name}.json"), path.with_name(_TIMM_CONFIG)
 
 
 def beside(path: Path, sha256: str) -> dict[str, Any]:
-    """The facts in FILE.json, or in timm's config.json; {} where there is neither.
+    """The facts in FILE.json, or in timm's config.json; {} if neither exists.
 
-    Raises EdgemobileError where a file is damaged, or FILE.json of another file.
+    Raises EdgemobileError if a file is damaged, or if FILE.json describes another file.
     """
     *own, config = places_beside(path)
     if found := next((place for place in own if place.is_file()), None):
@@ -60,7 +60,7 @@ def beside(path: Path, sha256: str) -> dict[str, Any]:
 
 
 def _names(value: Any) -> list[str] | None:
-    """Class names in the order of the outputs, of a list or of ImageFolder's class_to_idx."""
+    """Class names in the order of the outputs, from a list or from ImageFolder's class_to_idx."""
     if isinstance(value, Mapping) and sorted(map(str, value.values())) == sorted(map(str, range(len(value)))):
         value = sorted(value, key=lambda name: int(value[name]))
     names = names_of(value)
@@ -78,7 +78,7 @@ def _object(found: Path, path: Path) -> dict[str, Any]:
 
 
 def _of_timm(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
-    """timm's evaluation transform: resize to input / crop_pct, rounded down, and crop; "squash" resizes straight."""
+    """timm's evaluation transform: resize to input / crop_pct, rounded down, then crop; "squash" resizes directly."""
     trained = config.get("pretrained_cfg")
     if not isinstance(trained, dict):
         return {}

@@ -1,7 +1,7 @@
 """Reads third-party weight files as data, never as code. Pickles are read with weights_only=True, always.
 
-A training checkpoint holds more than weights; the state_dict in it is found, averaged weights first. What else is
-in it may be plain data of the usual kinds: a run's arguments, its best accuracy, its paths.
+A training checkpoint contains more than weights. The state_dict in it is searched for, averaged weights first. The
+other contents may be plain data of the usual kinds: a run's arguments, its best accuracy, its paths.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ __all__ = [
     "why_unread",
 ]
 
-# Averaged weights are what a training run is evaluated with, so they come first.
+# A training run is evaluated with its averaged weights, so they come first.
 _AVERAGED = ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "params_ema", "average", "shadow")
 _TRAINED = ("state_dict", "model_state_dict", "model_state", "model", "net", "module", "params", "weights")
 
 
-# Entries of a checkpoint inside of each other.
+# How deep entries of a checkpoint may be nested.
 _DEEPEST = 8
-# Values that a byte of a large tensor may stand for, and from how many values on it is large.
+# Maximum values per stored byte of a large tensor, and the number of values that makes a tensor large.
 _MOST_REPEATED, _LARGE = 1024, 2**26
 # How much larger an archive may be once it is unpacked.
 _MOST_UNPACKED = 16
 
 
 class Content(NamedTuple):
-    """What a file holds. `entry` says in words which part of a training checkpoint was taken ("" for the whole).
+    """The contents of a file. `entry` describes which part of a training checkpoint was taken ("" for all of it).
 
-    `whole` is all of it, or a safetensors file's metadata.
+    `whole` is the complete content, or a safetensors file's metadata.
     """
 
     state: dict[str, torch.Tensor]
@@ -61,7 +61,7 @@ class Content(NamedTuple):
 
 
 def read(path: Path) -> Content:
-    """The weights in `path`, f32. Raises EdgemobileError with the reason where there are none to be had."""
+    """Read the weights in `path`, f32. Raises EdgemobileError with the reason if that is not possible."""
     path = existing(path, "weights", CHECKPOINT_SUFFIXES)
     sha256 = _file_sha256(path)
     whole: Any
@@ -71,7 +71,7 @@ def read(path: Path) -> Content:
         content = whole = _read_pickle(path)
     state, entries = _state_dict(content, (*_AVERAGED, *_TRAINED))
     if not state:
-        raise EdgemobileError(f"{path} holds no state_dict, only {described(content)}. Save model.state_dict()")
+        raise EdgemobileError(f"{path} contains no state_dict, only {described(content)}. Save model.state_dict()")
     notes: tuple[str, ...] = ()
     if averaged := [entry for entry in entries if entry in _AVERAGED]:
         notes = (f"took the averaged weights ({averaged[0]!r}) of {path.name}",)
@@ -83,7 +83,9 @@ def read(path: Path) -> Content:
             )
     entry = f" ({'.'.join(entries)})" if entries else ""
     if _file_sha256(path) != sha256:
-        raise EdgemobileError(f"{path} was replaced while it was read: wait until it is written, and run this again")
+        raise EdgemobileError(
+            f"{path} was replaced while it was read: wait until it is written, then run the command again"
+        )
     return Content(_to_f32(state, path), sha256, whole, entry, notes)
 
 
@@ -96,7 +98,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def existing(path: Path, what: str, suffixes: tuple[str, ...]) -> Path:
-    """`path`, once it is known to be a file with one of `suffixes`."""
+    """`path`, checked to be a file with one of `suffixes`."""
     if path.suffix.lower() not in suffixes:
         also = ", bundled, imagenet or random" if what == "weights" else ""
         raise EdgemobileError(
@@ -109,15 +111,15 @@ def existing(path: Path, what: str, suffixes: tuple[str, ...]) -> Path:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """(tensors, metadata); metadata values are text, and JSON where they are more than a word."""
+    """(tensors, metadata); metadata values are text, parsed if they are JSON."""
     safetensors = require("safetensors", "export")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
             return tensors, {key: _from_json(value) for key, value in (file.metadata() or {}).items()}
     except (safetensors.SafetensorError, OSError) as error:
         raise EdgemobileError(
-            f"cannot read weights {path}: it is damaged or no safetensors file ({error_line(error)})"
+            f"cannot read weights {path}: it is damaged or not a safetensors file ({error_line(error)})"
         ) from error
 
 
@@ -152,36 +154,36 @@ def _check_unpacked(path: Path) -> None:
 
 
 def _plain_data() -> list[Any]:
-    """What training scripts keep beside the weights and what, unpickled, is data only.
+    """Types that training scripts save next to the weights, and that are only data when unpickled.
 
-    Arguments as torchvision's scripts save them, a best accuracy that NumPy computed, paths, histories.
+    Arguments as saved by torchvision's scripts, a best accuracy computed by NumPy, paths, histories.
     """
-    # NumPy 1 pickles its numbers under another name.
+    # NumPy 1 uses another name for its numbers in pickles.
     scalars = [(np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     dtypes = [np.dtype, *(getattr(np.dtypes, name) for name in np.dtypes.__all__ if name.endswith("DType"))]
     paths = [(PurePosixPath, "pathlib.PosixPath"), (PureWindowsPath, "pathlib.WindowsPath")]
     paths += [(to, name.replace("pathlib", "pathlib._local")) for to, name in paths]
-    # PyTorch's reader fills dicts, and no defaultdict.
+    # PyTorch's reader can fill a dict, but not a defaultdict.
     histories = [(lambda default=None: {}, "collections.defaultdict"), list, dict, int, float]
     return [argparse.Namespace, *scalars, *dtypes, *paths, *histories]
 
 
 def why_unread(text: str) -> str:
-    """What torch says of a pickle it does not read, which is long and advises weights_only=False, in a line."""
+    """One line for torch's error about a pickle, which is long and recommends weights_only=False."""
     if found := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"it holds {found[1]}, and only tensors are read from a file. Save model.state_dict() instead"
+        return f"it contains {found[1]}, and only tensors are read from a file. Save model.state_dict() instead"
     if "TorchScript" in text:
         return "it is a TorchScript archive. Save model.state_dict() instead"
-    return "it is damaged, truncated or no PyTorch checkpoint"
+    return "it is damaged, truncated or not a PyTorch checkpoint"
 
 
 def _state_dict(
     content: Any, entries: tuple[str, ...], deepest: int = _DEEPEST
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """(the state_dict in a training checkpoint, the `entries` that lead to it); ({}, ()) where there is none."""
+    """(the state_dict in a training checkpoint, the path of `entries` to it); ({}, ()) if there is none."""
     import torch
 
-    # A pickle may hold itself.
+    # A pickle may contain itself.
     if not isinstance(content, Mapping) or not deepest:
         return {}, ()
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
@@ -205,27 +207,25 @@ def _to_f32(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tenso
                 f"{path}: {key} is {value.dtype} ({value.layout}); weights must be plain float tensors"
             )
         if value.device.type != "cpu":
-            raise EdgemobileError(
-                f"{path}: {key} is on the device {value.device}, which holds no values; save it again"
-            )
-        # One number may stand for many, and float32 of all of them for more than there is memory.
+            raise EdgemobileError(f"{path}: {key} is on the device {value.device}, which has no values; save it again")
+        # One stored number may be expanded to many, and all of them as float32 may exceed the memory.
         held = value.untyped_storage().nbytes()
         if value.numel() > max(_MOST_REPEATED * held, _LARGE):
-            raise EdgemobileError(f"{path}: {key} holds {held} bytes for {value.numel()} values; save it .contiguous()")
+            raise EdgemobileError(f"{path}: {key} has {held} bytes for {value.numel()} values; save it .contiguous()")
         plain[key] = value.detach().to(torch.float32) if value.is_floating_point() else value.detach()
         if value.is_floating_point() and not plain[key].isfinite().all():
-            raise EdgemobileError(f"{path}: {key} holds values that are not finite; the training may have diverged")
+            raise EdgemobileError(f"{path}: {key} contains values that are not finite; the training may have diverged")
     return plain
 
 
 def described(content: Any) -> str:
-    """What something found in a file is, in words."""
+    """Describes an object found in a file, in words."""
     if isinstance(content, Mapping):
         return f"a dict of {first_few([str(key) for key in content]) or 'nothing'}"
-    return f"something of type {type(content).__name__}"
+    return f"an object of type {type(content).__name__}"
 
 
 def error_line(error: BaseException) -> str:
-    """An exception in one line, whatever it says."""
+    """An exception as one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,8 +1,8 @@
-"""Other libraries' checkpoints of the same models: their keys brought to those of our nets, by table.
+"""Other libraries' checkpoints of the same models: tables that translate their keys to those of our nets.
 
-A layout says whose names a state_dict carries, what else differs from our net, and how the public checkpoints under it
-were trained to see images. Recognised by its keys alone; then every tensor of the file must have its place, and every
-place its tensor.
+A layout contains the library whose names a state_dict has, the other differences from our net, and the preprocessing
+of the library's public checkpoints. It is recognized by the keys only; then every tensor of the file must have a key
+of our net, and every key a tensor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Layout:
     """One library's checkpoints of some of our models.
 
     `keys` is a row of models.layers.KEYS; `preprocess` is that of the public checkpoints. `bn_eps` is the library's
-    where it is not ours. `caution` is what the keys cannot tell.
+    if it differs from ours. `caution` is a warning about a difference that the keys do not show.
     """
 
     source: str
@@ -54,7 +54,8 @@ LAYOUTS: tuple[Layout, ...] = (
         "timm-v3",
         _IMAGENET_BICUBIC,
         bn_eps=1e-5,
-        caution="timm's tf_mobilenetv3 has the same keys and pads as TensorFlow does: its weights come out wrong here",
+        caution="timm's tf_mobilenetv3 has the same keys and pads as TensorFlow does: its weights give wrong "
+        "results here",
     ),
     Layout("timm's mobilenetv4", ("v4-conv-small",), "timm-v4", _IMAGENET_BICUBIC),
     Layout("efficientnet_lite_pytorch's", ("efficientnet-lite0",), "efficientnet-pytorch", _HALVES_BICUBIC),
@@ -63,16 +64,17 @@ LAYOUTS: tuple[Layout, ...] = (
         ("efficientnet-lite0",),
         "timm",
         _HALVES_BICUBIC,
-        caution="timm's efficientnet_lite has the same keys and pads both ends alike: its weights come out wrong here",
+        caution="timm's efficientnet_lite has the same keys and pads both ends equally: its weights give "
+        "wrong results here",
     ),
 )
 
 _NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
-_BATCH_COUNT = "num_batches_tracked"  # older checkpoints do without
+_BATCH_COUNT = "num_batches_tracked"  # missing in older checkpoints
 
 
 def recognised(keys: Collection[str], arch: Arch) -> Layout | None:
-    """The layout of `arch` that most of these state_dict keys are of; None where it is less than half of them."""
+    """The layout of `arch` with the most of these state_dict keys; None if it has less than half of them."""
     shares = {layout: _share(keys, arch, layout) for layout in LAYOUTS if arch.name in layout.models}
     best = max(shares, key=shares.__getitem__, default=None)
     return best if best and shares[best] > 0.5 else None
@@ -84,7 +86,7 @@ def _share(keys: Collection[str], arch: Arch, layout: Layout) -> float:
 
 
 def known_keys(arch: Arch) -> set[str]:
-    """Every state_dict key of `arch`, in our layout and in all others."""
+    """Every state_dict key of `arch`, in our layout and all others."""
     rows = {arch.keys, *(layout.keys for layout in LAYOUTS if arch.name in layout.models)}
     return {key for row in rows for key in _pairs(arch, row)}
 
@@ -107,9 +109,9 @@ def _pairs(arch: Arch, keys: str) -> dict[str, str]:
 
 
 def translated(state: Mapping[str, torch.Tensor], arch: Arch, layout: Layout) -> dict[str, torch.Tensor]:
-    """`state` under our net's keys; keys the layout does not have stay as they are.
+    """`state` with our net's keys; keys that the layout does not have are unchanged.
 
-    timm's layer behind v3's pool is a 1x1 convolution [out, in, 1, 1]: the same numbers as a linear layer [out, in].
+    timm's layer after v3's pool is a 1x1 convolution [out, in, 1, 1], with the values of a linear layer [out, in].
     """
     pairs = key_pairs(arch, layout)
     linear = {f"{layer.name}.weight" for layer in layers(arch) if layer.op == "linear"}
@@ -118,7 +120,7 @@ def translated(state: Mapping[str, torch.Tensor], arch: Arch, layout: Layout) ->
 
 
 def check_complete(keys: Collection[str], arch: Arch, layout: Layout, source: str) -> None:
-    """Raise EdgemobileError, in the layout's own names, unless `keys` are all it has and nothing else."""
+    """Raise EdgemobileError, with the layout's names, unless `keys` are exactly those of the layout."""
     known = key_pairs(arch, layout)
     missing = [key for key in known if key not in keys and not key.endswith(_BATCH_COUNT)]
     left_over = [key for key in keys if key not in known]

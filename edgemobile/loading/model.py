@@ -1,6 +1,6 @@
-"""What goes in at the top: a traced model with its weights, and what is known of it.
+"""The input of an export: a traced model with its weights, and what is known about it.
 
-Three roads lead here: a reference model by name, `package.module:factory`, and a saved torch.export program (.pt2).
+There are three kinds: a reference model by name, `package.module:factory`, and a saved torch.export program (.pt2).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _REFERENCE_BATCH = 32
 class Model:
     """A model ready to lower. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes].
 
-    `batch` is the program's. `labels` are class names where known; `facts` describe the model in the manifest.
-    `notes` is what a reader should be told; `assumption` is the note that nobody says `preprocess`, and that it is the
-    usual one of such models. `px_assumed` says that of the resolution. `random` weights were never trained: asked for,
-    or seen from batch norms that never saw an image.
+    `batch` is the program's. `labels` are class names if known; `facts` describe the model in the manifest.
+    `notes` are for the user; `assumption` is the note that no source states `preprocess`, so the usual one of such
+    models is used. `px_assumed` is the same for the resolution. `random` weights were never trained: requested as
+    random, or recognized by batch norms that never saw an image.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Model:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N.
 
-        Raises Unsupported where the net cannot be run on the batch it was traced for.
+        Raises Unsupported if the net cannot be run on the batch that it was traced for.
         """
-        # A net takes any batch, and larger ones are several times faster; a saved program its own only, as does a net
-        # with x.view(1, -1) in it.
+        # A net takes any batch, and larger ones are several times faster. A saved program takes only its own, as does a
+        # net with x.view(1, -1) in it.
         with suppress(Exception):
             return self._logits(images, _REFERENCE_BATCH)
         try:
@@ -84,7 +84,7 @@ class Model:
                 padded = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
                 logits = self.net(torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2))))
                 if logits.shape != (batch, self.classes):
-                    raise ValueError(f"it gives {list(logits.shape)}, not {[batch, self.classes]}")
+                    raise ValueError(f"its output is {list(logits.shape)}, not {[batch, self.classes]}")
                 rows.append(logits.numpy()[: len(part)])
         return np.concatenate(rows)
 
@@ -102,14 +102,14 @@ def load_model(
     preprocess: str | None = None,
     on_download: Report | None = None,
 ) -> Model:
-    """The model `spec` names, with its weights, traced for `batch` images of `res` pixels.
+    """Load the model `spec` with its weights, traced for `batch` images of `res` pixels.
 
-    `spec` may also be a checkpoint of a reference model, FILE.pth: its shapes say of which.
+    `spec` may also be a checkpoint of a reference model, FILE.pth: the model is found from its shapes.
 
-    `weights` is "bundled", "imagenet", "random" or a file; None is "bundled" for a reference model, and what a model of
-    one's own brings along for the others. "random" says of a factory's own weights that they were never trained.
-    `labels` is a list of class names, one a line, and `preprocess` what loading.presets takes. None elsewhere takes the
-    checkpoint's or the model's own value. `on_download` hears of public weights being fetched. Raises
+    `weights` is "bundled", "imagenet", "random" or a file. None is "bundled" for a reference model, and the weights
+    that a custom model comes with. "random" states that a factory's own weights were never trained. `labels` is a file
+    of class names, one per line, and `preprocess` is what loading.presets takes. For the other arguments, None takes
+    the checkpoint's or the model's own value. `on_download` is called while public weights are downloaded. Raises
     EdgemobileError.
     """
     require("torch", "export")
@@ -145,15 +145,15 @@ def _from_factory(
 ) -> Model:
     import torch
 
-    # A factory that draws its weights draws the same ones for every command.
+    # A factory with random weights draws the same ones for every command.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = load_factory(spec)
     check_not_quantized(spec, net.state_dict())
     if weights in NAMED and weights != RANDOM:
         raise Unsupported(
-            f"--weights {weights} is for reference models: {spec} makes its own weights; leave it out, say random "
-            "where they were never trained, or give a file"
+            f"--weights {weights} is for reference models: {spec} creates its own weights; omit it, use random if "
+            "they were never trained, or give a file"
         )
     others = sorted({str(value.dtype) for value in net.state_dict().values() if value.is_floating_point()})
     net = net.float()
@@ -229,7 +229,7 @@ def _saved(path: Path, preprocess: str | None) -> Model:
     try:
         net = program.module()
     except Exception as error:
-        raise EdgemobileError(f"{path} is damaged: torch makes no module of it: {first_line(error)}") from error
+        raise EdgemobileError(f"{path} is damaged: torch cannot make a module of it: {first_line(error)}") from error
     return Model(
         path.stem,
         _answering(net, program),
@@ -246,18 +246,18 @@ def _saved(path: Path, preprocess: str | None) -> Model:
 
 
 def _px(checkpoint: Checkpoint) -> int | None:
-    """The resolution a checkpoint was trained at, where it says so."""
+    """The resolution a checkpoint was trained at, if it states it."""
     return checkpoint.preprocess.input_px if checkpoint.preprocess else None
 
 
 def _px_assumed(checkpoint: Checkpoint, res: int | None, preprocess: str | None) -> bool:
-    """Whether nobody says the resolution: neither the checkpoint, nor --res, nor --preprocess."""
+    """Whether no source states the resolution: neither the checkpoint, nor --res, nor --preprocess."""
     said = preprocess is not None and says_resolution(preprocess)
     return res is None and checkpoint.stated_px is None and not said
 
 
 def _untrained(state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether the batch norms of a net are as they were made: they never saw an image. Without any, it is not known."""
+    """Whether all batch norms have their initial statistics: the net never saw an image. False without batch norms."""
     fresh = {"running_mean": (0,), "running_var": (1,), "weight": (0, 1), "bias": (0,)}
     norms = [key.removesuffix("running_mean") for key in state if key.endswith("running_mean")]
     values = [(state.get(f"{norm}{name}"), starts) for norm in norms for name, starts in fresh.items()]
@@ -267,7 +267,7 @@ def _untrained(state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _preprocessed(checkpoint: Checkpoint, preprocess: str | None, usual_px: int) -> Checkpoint:
-    """`checkpoint` with the preprocessing asked for; at `usual_px` where that says no resolution."""
+    """`checkpoint` with the requested preprocessing; at `usual_px` if that has no resolution."""
     if preprocess is None:
         return checkpoint
     return replace(checkpoint, preprocess=_chosen(preprocess, usual_px), assumption=None)
@@ -279,7 +279,7 @@ def _chosen(preprocess: str, usual_px: int) -> Preprocess:
 
 
 def _assumption(source: str) -> str:
-    return f"{source} says nothing of preprocessing: ImageNet's mean and deviation are assumed"
+    return f"{source} does not state preprocessing: ImageNet's mean and standard deviation are assumed"
 
 
 def _check_state(source: str, state: Mapping[str, torch.Tensor]) -> None:
@@ -289,11 +289,13 @@ def _check_state(source: str, state: Mapping[str, torch.Tensor]) -> None:
         if value.is_floating_point() and value.dtype != torch.float32:
             raise Unsupported(f"{source}: {key} is {value.dtype}. Supported: float32; save the program of net.float()")
         if not value.isfinite().all():
-            raise EdgemobileError(f"{source}: {key} holds values that are not finite; the training may have diverged")
+            raise EdgemobileError(
+                f"{source}: {key} contains values that are not finite; the training may have diverged"
+            )
 
 
 def _answering(net: torch.nn.Module, program: torch.export.ExportedProgram) -> torch.nn.Module:
-    """`net`, giving its one tensor also where that comes in a tuple or a dict."""
+    """`net`, with its one output tensor unpacked from a tuple or a dict."""
     import torch
     from torch.utils import _pytree as pytree
 
@@ -314,13 +316,13 @@ def _answering(net: torch.nn.Module, program: torch.export.ExportedProgram) -> t
 def _refuse(spec: str, because: str, options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value is not None]
     if given:
-        raise Unsupported(f"{spec} {because}: leave out {', '.join(given)}")
+        raise Unsupported(f"{spec} {because}: omit {', '.join(given)}")
 
 
 def _only_input(name: str, program: torch.export.ExportedProgram) -> tuple[int, ...]:
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1:
-        raise Unsupported(f"{name} takes {len(inputs)} inputs. Supported: models of one image input")
+        raise Unsupported(f"{name} takes {len(inputs)} inputs. Supported: models with one image input")
     shape = tuple(inputs[0].meta["val"].shape)
     if not all(isinstance(size, int) for size in shape):
         raise Unsupported(f"{name} was traced with dynamic shapes {list(map(str, shape))}. Trace it with fixed ones")
@@ -328,13 +330,13 @@ def _only_input(name: str, program: torch.export.ExportedProgram) -> tuple[int, 
 
 
 def _classes(name: str, program: torch.export.ExportedProgram) -> int:
-    """The size of the one output [N, classes]; None beside it does not count."""
+    """The size of the one output [N, classes]; outputs that are None are ignored."""
     import torch
 
     (output,) = (node for node in program.graph.nodes if node.op == "output")
     shapes = [tuple(value.meta["val"].shape) for value in output.args[0] if isinstance(value, torch.fx.Node)]
     if len(shapes) != 1 or len(shapes[0]) != 2:
         raise Unsupported(
-            f"{name} gives outputs of shapes {[list(shape) for shape in shapes]}. Supported: one, [N, classes]"
+            f"{name} has outputs of shapes {[list(shape) for shape in shapes]}. Supported: one, [N, classes]"
         )
     return shapes[0][1]

@@ -1,4 +1,4 @@
-"""How a model is named that is not a reference model: a checkpoint of one, `package.module:factory`, or FILE.pt2."""
+"""Names of models other than a reference model's name: a checkpoint of one, `package.module:factory`, or FILE.pt2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRAM_SUFFIX = ".pt2"
 
 
 def is_checkpoint(spec: str) -> bool:
-    """Whether it is a file of weights, whose shapes say which reference model it is."""
+    """Whether it is a file of weights; its shapes determine the reference model."""
     return spec.lower().endswith(CHECKPOINT_SUFFIXES)
 
 

@@ -1,4 +1,4 @@
-"""A model of one's own: what `package.module:factory` makes, or a saved torch.export program."""
+"""A custom model: the result of `package.module:factory`, or a saved torch.export program."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ __all__ = ["load_factory", "load_program"]
 def load_factory(spec: str) -> torch.nn.Module:
     """The net that `package.module:factory` makes (called without arguments) or is, in eval mode.
 
-    The module is looked for in the working directory first. Raises Unsupported where it does not give an nn.Module, or
-    wants to end the program.
+    The module is searched for in the working directory first. Raises Unsupported if the result is not an nn.Module, or
+    if the module tries to exit the program.
     """
     torch = require("torch", "export")
     module_name, _, name = spec.partition(":")
@@ -54,19 +54,19 @@ def load_factory(spec: str) -> torch.nn.Module:
         except Exception as error:
             raise Unsupported(f"calling {spec} without arguments failed: {error_line(error)}") from error
     if not isinstance(net, torch.nn.Module):
-        raise Unsupported(f"{spec} gave something of type {type(net).__name__}, not a torch.nn.Module")
+        raise Unsupported(f"{spec} returned an object of type {type(net).__name__}, not a torch.nn.Module")
     return net.eval()
 
 
 def _ended(step: str) -> Unsupported:
-    """A training script that parses its arguments wherever it is used leaves by SystemExit."""
-    return Unsupported(f"{step} ended the program; guard its script part with if __name__ == '__main__'")
+    """A training script that parses its arguments at import raises SystemExit."""
+    return Unsupported(f"{step} exited the program; guard the script part with if __name__ == '__main__'")
 
 
 def load_program(path: str | Path) -> tuple[torch.export.ExportedProgram, str]:
     """(the torch.export program saved as `path`, the sha256 of the file).
 
-    Raises EdgemobileError where it cannot be read, or could run code.
+    Raises EdgemobileError if it cannot be read, or could run code.
     """
     torch = require("torch", "export")
     path = existing(Path(path), "program", (PROGRAM_SUFFIX,))
@@ -95,7 +95,7 @@ def _working_directory_first() -> Iterator[None]:
 
 @contextmanager
 def _only_tensors() -> Iterator[None]:
-    """torch.export.load unpickles anything where weights_only=True fails; with this variable torch refuses instead."""
+    """torch.export.load unpickles anything if weights_only=True fails; with this variable torch refuses instead."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

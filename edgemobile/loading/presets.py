@@ -1,6 +1,6 @@
-"""How images are prepared for a file that does not say so itself: by name, by JSON, or by what its input looks like.
+"""Preprocessing for a file that does not state it: by name, from JSON, or guessed from its input.
 
-Add a preset here: a row in PRESETS.
+To add a preset: a row in PRESETS.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from edgemobile.util.strict_json import loads
 
 __all__ = ["ASSUMED", "PRESETS", "chosen_preprocess", "default_preprocess", "described", "says_resolution"]
 
-# How the words of a guess begin.
+# The first words of a guess's description.
 ASSUMED = "assumed"
 
 _IDENTITY = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-# Models of smaller images than this were trained on whole images: there is nothing to crop.
+# Models with smaller inputs than this were trained on whole images, without a crop.
 _CROPPED_FROM_PX = 96
 
 
 def _raw(port: Port) -> tuple[Channels, Channels]:
-    """The mean and deviation after which quantizing gives back the pixel itself, or the pixel - 128 for int8.
+    """The mean and standard deviation with which quantizing returns the pixel itself, or the pixel - 128 for int8.
 
-    real = scale * (q - zero_point) with q = px - offset; and Preprocess computes (px / 255 - mean) / std.
+    real = scale * (q - zero_point) with q = px - offset; Preprocess computes (px / 255 - mean) / std.
     """
     scale, zero_point = (1.0, 0) if port.scale is None else (port.scale, port.zero_point or 0)
     offset = 128 if port.dtype == "int8" else 0
@@ -42,20 +42,20 @@ PRESETS: dict[str, Callable[[Port], tuple[Channels, Channels]]] = {
     "raw": _raw,
 }
 _WORDS = {
-    "imagenet": "ImageNet's mean and deviation",
+    "imagenet": "ImageNet's mean and standard deviation",
     "inception": "pixels from -1 to 1",
     "unit": "pixels from 0 to 1",
-    "raw": "pixels as they are",
+    "raw": "raw pixels",
 }
 
 
 def default_preprocess(
     port: Port, input_px: int, stated: tuple[Channels, Channels] | None = None
 ) -> tuple[Preprocess, str]:
-    """(what files with such an input usually want, that in words).
+    """(the usual preprocessing of files with such an input, its description).
 
     `stated` is the (mean, std) on pixels from 0 to 255 of TFLite's official metadata. Integer inputs whose metadata has
-    0 and 1 there are not normalised at all: they take the pixels.
+    0 and 1 there are not normalized: they take raw pixels.
     """
     integer = port.dtype in ("uint8", "int8")
     if stated and not (integer and stated == _IDENTITY):
@@ -64,17 +64,17 @@ def default_preprocess(
     if integer:
         name, because = "raw", f"the input is {port.dtype}"
     elif port.layout == "NCHW":
-        name, because = "imagenet", "the input is float NCHW, as PyTorch's are"
+        name, because = "imagenet", "the input is float NCHW, as in PyTorch"
     else:
-        name, because = "inception", "the input is float NHWC, as TensorFlow's are"
-    return _preset(name, port, input_px), f"{ASSUMED} {_WORDS[name]}: the file does not say, and {because}"
+        name, because = "inception", "the input is float NHWC, as in TensorFlow"
+    return _preset(name, port, input_px), f"{ASSUMED} {_WORDS[name]}: the file does not state it, and {because}"
 
 
 def chosen_preprocess(text: str, port: Port, input_px: int | None, usual_px: int) -> tuple[Preprocess, str]:
-    """(what `text` asks for, that in words). It is a name of PRESETS, JSON, or a file of JSON.
+    """(the preprocessing `text`, its description). It is a name in PRESETS, JSON, or a JSON file.
 
-    `input_px` is the model's resolution. Where it takes any (None), JSON may say one, else it is `usual_px`. JSON may
-    leave out the version, too. Raises EdgemobileError.
+    `input_px` is the model's resolution. If the model takes any (None), JSON may contain one, else it is `usual_px`.
+    JSON may also omit the version. Raises EdgemobileError.
     """
     if text in PRESETS:
         return _preset(text, port, input_px or usual_px), f"--preprocess {text}, {_WORDS[text]}"
@@ -84,12 +84,12 @@ def chosen_preprocess(text: str, port: Port, input_px: int | None, usual_px: int
 
 
 def says_resolution(text: str) -> bool:
-    """Whether a --preprocess names the resolution, as only JSON can. Raises EdgemobileError as `chosen_preprocess`."""
+    """Whether a --preprocess contains the resolution, as only JSON can. Raises like `chosen_preprocess`."""
     return text not in PRESETS and "input_px" in _record(text)[0]
 
 
 def described(preprocess: Preprocess) -> str:
-    """A preprocessing in a line."""
+    """A preprocessing as one line."""
     px = preprocess.input_px
     if preprocess.shorter_px is None:
         size = f"resized to {px} px"
@@ -110,7 +110,7 @@ def _preset(name: str, port: Port, input_px: int) -> Preprocess:
 def _of_size(input_px: int, mean: Channels, std: Channels) -> Preprocess:
     if input_px < _CROPPED_FROM_PX:
         return Preprocess(input_px, mean=mean, std=std)
-    # The ImageNet convention in every library: the central 0.875 of the image.
+    # The ImageNet convention of every library: the central 0.875 of the image.
     return Preprocess(input_px, resize="shorter", shorter_px=round(input_px / 0.875), mean=mean, std=std)
 
 
@@ -122,12 +122,12 @@ def _record(text: str) -> tuple[dict[str, object], str]:
         record = loads(text if inline else Path(text).read_text(encoding="utf-8"))
     except OSError as error:
         raise EdgemobileError(
-            f"preprocess {text!r} is neither known nor a file that can be read ({error.strerror}). "
+            f"preprocess {text!r} is neither a known name nor a readable file ({error.strerror}). "
             f"Allowed: {', '.join(PRESETS)}, JSON, or a file of JSON"
         ) from error
     except ValueError as error:
-        raise EdgemobileError(f"preprocess {source} is no JSON: {error}") from error
-    # A checkpoint's FILE.json and a manifest hold the record under this name.
+        raise EdgemobileError(f"preprocess {source} is not JSON: {error}") from error
+    # A checkpoint's FILE.json and a manifest contain the record under this name.
     inner = record.get("preprocess", record) if isinstance(record, dict) else record
     if not isinstance(inner, dict):
         raise EdgemobileError(f"preprocess {source} must be a JSON object, found {type(inner).__name__}")

@@ -1,7 +1,7 @@
-"""What the texts of a saved torch.export program may be. torch evaluates, imports or compiles most of them.
+"""Checks the texts of a saved torch.export program, because torch evaluates, imports or compiles most of them.
 
-Sizes are handed to sympy, which evaluates Python. Names of tensors become Python code that is run. Ops are looked up by
-name, in all of torch. The structure of inputs and outputs may name modules to import.
+sympy evaluates sizes as Python. torch turns names of tensors into Python code and runs it, and looks up ops by name in
+all of torch. The structure of inputs and outputs may name modules to import.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DEPTH = 60
 # Paths of modules and parameters, devices, versions: nothing in them can end a quoted string or call anything.
 _PLAIN = re.compile(r"[A-Za-z0-9_ .:/@+<=>-]*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# What stands below these is an object of a class of somebody's, or a graph of its own.
+# Below these keys is an object of a custom class, or a nested graph.
 _REFUSED = ("as_custom_obj", "as_graph", "as_operator", "custom_obj", "class_fqn")
 # Their keys are names of tensors or symbols.
 _NAMED = (
@@ -33,8 +33,8 @@ _NAMED = (
     "range_constraints",
 )
 
-# Ops of torch that have no lowering, but only compute: of constants they are folded, and PyTorch runs them as a
-# reference. Those that read or write files, that trust the sizes they are given, or draw at random are none of them.
+# Ops of torch that have no lowering and only compute: on constants they are folded, and PyTorch runs them as a
+# reference. Excluded are ops that read or write files, that do not check the given sizes, or that are random.
 _COMPUTING = """
     abs acos add addmm alias amax amin arange argmax argmin asin atan avg_pool2d bmm bitwise_and bitwise_not bitwise_or
     cat ceil celu channel_shuffle chunk clamp_max clamp_min clone conv1d conv2d conv_transpose2d convolution cos cosh
@@ -56,17 +56,17 @@ _OF_SIZES = """
     _operator.mod _operator.mul _operator.ne _operator.neg _operator.or_ _operator.pos _operator.pow _operator.sub
     _operator.truediv math.trunc torch.sym_float torch.sym_int torch.sym_ite torch.sym_max torch.sym_min torch.sym_not
 """
-# pytree imports what it does not know by name.
+# pytree imports unknown types by name.
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
 
 def check_texts(value: Any) -> None:
-    """Raises ValueError, naming what it found, where a JSON member of a program holds a text that torch might run."""
+    """Raises ValueError, with the text found, if a JSON member of a program contains a text that torch might run."""
     _check(value, "", 0)
 
 
 def _check(value: Any, field: str, depth: int) -> None:
-    """`field` is the key `value` stands under, also where it is one of a list."""
+    """`field` is the key of `value`, also if it is an item of a list."""
     if depth > _DEPTH:
         raise ValueError(f"it is nested more than {_DEPTH} deep")
     if isinstance(value, dict):
@@ -77,7 +77,7 @@ def _check(value: Any, field: str, depth: int) -> None:
     elif isinstance(value, str):
         _TEXTS.get(field, _check_plain)(value)
     elif isinstance(value, int) and abs(value) > LARGEST:
-        raise ValueError(f"{field} is {str(value)[:40]}...; numbers are of 64 bits")
+        raise ValueError(f"{field} is {str(value)[:40]}...; numbers have at most 64 bits")
 
 
 def _check_table(table: Mapping[str, Any], field: str, depth: int) -> None:
@@ -85,7 +85,7 @@ def _check_table(table: Mapping[str, Any], field: str, depth: int) -> None:
         _check_op(table)
     for key, value in table.items():
         if key in _REFUSED:
-            raise ValueError(f"it holds {key}, an object that is not a tensor")
+            raise ValueError(f"it contains {key}, an object that is not a tensor")
         (_check_identifier if field in _NAMED else _check_plain)(key)
         _check(value, key, depth + 1)
 
@@ -95,8 +95,8 @@ def _check_op(node: Mapping[str, Any]) -> None:
     if not _only_computes(target):
         op = target.removeprefix("torch.ops.aten.").partition(".")[0]
         raise ValueError(
-            f"its op {shown(target)}{_place(node)} is not among those known to compute and do nothing else; "
-            + ADVICE.get(op, "a net with ops of its own can be given as package.module:factory")
+            f"its op {shown(target)}{_place(node)} is not known to only compute; "
+            + ADVICE.get(op, "a net with custom ops can be given as package.module:factory")
         )
 
 
@@ -119,38 +119,38 @@ def _place(node: Mapping[str, Any]) -> str:
 
 
 def _check_plain(text: str) -> None:
-    # A name with two underscores at its start is one of Python's own.
+    # A name that starts with two underscores is special in Python.
     if len(text) > LONGEST or not _PLAIN.fullmatch(text) or any(part.startswith("__") for part in text.split(".")):
-        raise ValueError(f"{shown(text)} is no plain name")
+        raise ValueError(f"{shown(text)} is not a plain name")
 
 
 def _check_identifier(text: str) -> None:
     if text and not (_IDENTIFIER.fullmatch(text) and len(text) <= LONGEST):
-        raise ValueError(f"{shown(text)} is no name of a tensor")
+        raise ValueError(f"{shown(text)} is not the name of a tensor")
 
 
 def _check_argument(text: str) -> None:
-    """The text an op is given ("constant", "same"): it is only ever written as a quoted string."""
+    """A text argument of an op ("constant", "same"): it is only written as a quoted string."""
     if len(text) > LONGEST or not text.isprintable():
-        raise ValueError(f"{shown(text)} is no argument of an op")
+        raise ValueError(f"{shown(text)} is not an argument of an op")
 
 
 def _check_structure(text: str) -> None:
-    """What inputs or outputs are packed in, as pytree writes it: [1, {"type", "context", "children_spec"}]."""
+    """The structure of inputs or outputs, as pytree writes it: [1, {"type", "context", "children_spec"}]."""
     try:
         protocol, node = json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{shown(text)} is no structure of inputs or outputs") from error
+        raise ValueError(f"{shown(text)} is not a structure of inputs or outputs") from error
     if protocol != 1:
-        raise ValueError(f"a structure of inputs is written in protocol {shown(protocol)}; 1 is known")
+        raise ValueError(f"a structure of inputs has protocol {shown(protocol)}; supported: 1")
     _check_container(node, 0)
 
 
 def _check_container(node: Any, depth: int) -> None:
     if depth > _DEPTH or not isinstance(node, dict) or not isinstance(children := node.get("children_spec"), list):
-        raise ValueError(f"{shown(node)} is no structure of inputs or outputs")
+        raise ValueError(f"{shown(node)} is not a structure of inputs or outputs")
     if node.get("type") not in _CONTAINERS:
-        raise ValueError(f"its inputs or outputs are in a {shown(node['type'])}, neither tuple, list nor dict")
+        raise ValueError(f"its inputs or outputs are in a {shown(node['type'])}, not a tuple, list or dict")
     keys = json.loads(node["context"]) if isinstance(node.get("context"), str) else node.get("context")
     if not (keys is None or (isinstance(keys, list) and all(isinstance(key, str) for key in keys))):
         raise ValueError(f"the names of its inputs or outputs are {shown(keys)}")
@@ -160,7 +160,7 @@ def _check_container(node: Any, depth: int) -> None:
         _check_container(child, depth + 1)
 
 
-# What each field may say; any other must be plain.
+# What each field may contain; any other field must be plain.
 _TEXTS: Mapping[str, Callable[[str], None]] = {
     "name": _check_identifier,
     "as_name": _check_identifier,

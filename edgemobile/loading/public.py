@@ -1,8 +1,8 @@
-"""torchvision's public ImageNet checkpoints: which there are, and how one comes to this machine, whole.
+"""torchvision's public ImageNet checkpoints: the list of them, and their verified download.
 
-They go where torch.hub keeps them (TORCH_HOME), so a file torchvision fetched is found and the other way round. A
-download that is cut off is kept as FILE.partial and goes on from there; a file counts once its sha256 begins as its
-name says.
+They are stored where torch.hub keeps them (TORCH_HOME), so torchvision and edgemobile find each other's files. An
+interrupted download is kept as FILE.partial and resumed; a file is accepted once its sha256 starts with the digits in
+its name.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class PublicWeights:
-    """A checkpoint of `model`, 1000 ImageNet classes at 224 px; `version` counts torchvision's training recipes.
+    """A checkpoint of `model`, 1000 ImageNet classes at 224 px; `version` is that of torchvision's training recipe.
 
-    `shorter_px` is the side images are resized to before the crop.
+    `shorter_px` is the length to which the shorter side is resized before the crop.
     """
 
     model: str
@@ -59,25 +59,25 @@ PUBLIC = (
     PublicWeights("v3-small", 1, "mobilenet_v3_small-047dcff4.pth", 256),
 )
 
-# What --weights takes -> the version, None for the latest there is.
+# What --weights takes -> the version, None for the latest.
 SPECS: dict[str, int | None] = {"imagenet": None, "imagenet-v1": 1, "imagenet-v2": 2}
 
 
 def public_weights(model: str, spec: str) -> PublicWeights:
-    """The checkpoint `spec` (a row of SPECS) names for `model`; raises EdgemobileError with those there are."""
+    """The checkpoint `spec` (a row of SPECS) of `model`; raises EdgemobileError with the available ones."""
     version = SPECS[spec]
     found = [row for row in PUBLIC if row.model == model and version in (None, row.version)]
     if not found:
         known = ", ".join(f"{row.model} (imagenet-v{row.version})" for row in PUBLIC)
-        raise EdgemobileError(f"there are no public {spec} weights of {model} to fetch. There are: {known}")
+        raise EdgemobileError(f"there are no public {spec} weights of {model}. Available: {known}")
     return max(found, key=lambda row: row.version)
 
 
 def fetch(weights: PublicWeights, folder: Path | None = None, on_progress: Report | None = None) -> Path:
-    """The file in `folder` (torch.hub's by default), downloaded where it is not there yet.
+    """The file in `folder` (torch.hub's by default), downloaded if it is missing.
 
-    `on_progress` hears of the bytes so far, and of all where the server says how many. Raises EdgemobileError in one
-    line that says which file to put where.
+    `on_progress` gets the bytes so far, and the total if the server states it. Raises EdgemobileError with one line
+    that states which file to put where.
     """
     if folder is None:
         import torch
@@ -85,7 +85,7 @@ def fetch(weights: PublicWeights, folder: Path | None = None, on_progress: Repor
         folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / weights.file
     if path.is_file():
-        _check(path, weights, "remove it, and it will be fetched again")
+        _check(path, weights, "remove it, and it will be downloaded again")
         return path
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -93,11 +93,11 @@ def fetch(weights: PublicWeights, folder: Path | None = None, on_progress: Repor
         _download(weights.url, partial, on_progress)
     except (OSError, HTTPException) as error:
         raise EdgemobileError(
-            f"cannot fetch {weights.url} ({_reason(error)}). Run again to go on from where it stopped, "
+            f"cannot download {weights.url} ({_reason(error)}). Run again to resume, "
             f"or put {weights.file} into {folder} yourself"
         ) from error
     try:
-        _check(partial, weights, "it was thrown away; run again")
+        _check(partial, weights, "it was deleted; run again")
     except EdgemobileError:
         partial.unlink()
         raise
@@ -106,7 +106,7 @@ def fetch(weights: PublicWeights, folder: Path | None = None, on_progress: Repor
 
 
 def _download(url: str, partial: Path, on_progress: Report | None) -> None:
-    """Append to `partial` what it lacks of `url`. Raises OSError or HTTPException where the whole does not come."""
+    """Append the missing rest of `url` to `partial`. Raises OSError or HTTPException if it cannot be completed."""
     start = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -115,7 +115,7 @@ def _download(url: str, partial: Path, on_progress: Report | None) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:
             raise
-        # Nothing is left to send: the file is all there, or another one. Its sha256 tells.
+        # Nothing is left to send: the file is complete, or a different one. Its sha256 decides.
 
 
 def _receive(response: HTTPResponse, partial: Path, start: int, on_progress: Report | None) -> None:
@@ -134,7 +134,7 @@ def _receive(response: HTTPResponse, partial: Path, start: int, on_progress: Rep
         partial.unlink()
         raise ConnectionError(f"it sends more than {_MOST_BYTES:,} bytes, which no such file has")
     if total is not None and done < total:
-        raise ConnectionError(f"the connection was cut at {done:,} of {total:,} bytes")
+        raise ConnectionError(f"the connection was closed at {done:,} of {total:,} bytes")
 
 
 def _check(path: Path, weights: PublicWeights, remedy: str) -> None:
@@ -142,7 +142,8 @@ def _check(path: Path, weights: PublicWeights, remedy: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(weights.sha256_start):
         raise EdgemobileError(
-            f"{path} is not {weights.file}: its sha256 starts {found[:8]}, needed {weights.sha256_start}; {remedy}"
+            f"{path} is not {weights.file}: its sha256 starts with {found[:8]}, expected "
+            f"{weights.sha256_start}; {remedy}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The labelled images in the package as an image set on disk, to try commands without a download."""
+"""Writes the bundled labelled images as a data set, to try commands without a download."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgemobile.util.renaming import rename_onto_nothing
 
 __all__ = ["write_sample_data"]
 
-# Of each class every third image is for testing, the others for calibration.
+# Every third image of a class is for testing, the others for calibration.
 _TEST_EVERY = 3
 
 
 def write_sample_data(folder: Path) -> dict[str, int]:
-    """Write the package's images to `folder`, which must not exist: split/class/image.png. Split -> how many.
+    """Write the bundled images to `folder`, which must not exist: split/class/image.png. Returns split -> count.
 
-    They are synthetic (examples/check_images.py), and their labels are what every net of the package answers.
-    Raises EdgemobileError where the folder exists or cannot be written; then nothing is left behind.
+    They are synthetic, and their labels are the classes that every bundled model predicts.
+    Raises EdgemobileError if the folder exists or cannot be written; then no files are left behind.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -33,9 +33,9 @@ def write_sample_data(folder: Path) -> dict[str, int]:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise EdgemobileError(f"{folder} exists already. Name another folder, or remove that one") from error
+        raise EdgemobileError(f"{folder} exists already. Choose another folder, or remove it") from error
     except OSError as error:
-        raise EdgemobileError(f"cannot write {folder}: {error.strerror or error}; nothing was left behind") from error
+        raise EdgemobileError(f"cannot write {folder}: {error.strerror or error}; no files were left behind") from error
     return counts
 
 

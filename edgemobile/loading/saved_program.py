@@ -1,7 +1,7 @@
-"""Makes an untrusted .pt2 an archive that torch.export.load may be given: data, never code.
+"""Turns an untrusted .pt2 into an archive that is safe for torch.export.load: data, never code.
 
-torch never sees the file itself. What it loads is a new archive of the members that torch.export.save writes, their
-JSON parsed strictly, checked text by text (program_text.py) and written anew without what no model needs.
+torch never reads the file itself. It loads a new archive with the members that torch.export.save writes. Their JSON is
+parsed strictly, checked text by text (program_text.py) and rewritten without the parts that no model needs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_MEMBERS, _MAX_EXAMPLES = 20_000, 1000
 _ADVICE = "Save the plain program: torch.export.save(torch.export.export(net, (example,)), FILE)"
 # What torch.export.load would run: compiled libraries and pickled objects.
 _RUNNABLE = re.compile(r"data/aotinductor|(^|/)(custom_obj_|opaque_obj_)")
-# What torch.export.save writes, up to 2.7 and since, below the folder of the archive's name.
+# What torch.export.save writes, up to 2.7 and later, below the folder with the archive's name.
 _MEMBERS = re.compile(
     r"models/model\.json"
     r"|data/weights/(model_weights_config\.json|weight_\d+|model\.pt)"
@@ -34,16 +34,16 @@ _MEMBERS = re.compile(
     r"|archive_format|archive_version|byteorder|version|\.data/(version|serialization_id)"
     r"|serialized_exported_program\.json|serialized_(state_dict|constants)\.(pt|json)|serialized_example_inputs\.pt"
 )
-# Files a user put beside the program: nothing reads them.
+# Extra files of the user: nothing reads them.
 _BESIDE = re.compile(r"extra/.*|extra_files/.*")
 _PROGRAMS = ("models/model.json", "serialized_exported_program.json")
 _EXAMPLES = ("data/sample_inputs/model.pt", "serialized_example_inputs.pt")
 
 
 def checked_archive(data: bytes, name: str) -> io.BytesIO:
-    """The bytes of a .pt2 called `name` as an archive that is safe to load.
+    """Convert the bytes of a .pt2 called `name` to an archive that is safe to load.
 
-    Raises EdgemobileError for what would run code, what torch.export.save does not write, and what is damaged.
+    Raises EdgemobileError for anything that would run code, that torch.export.save does not write, or that is damaged.
     """
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = _members(archive, len(data), name)
@@ -55,7 +55,7 @@ def checked_archive(data: bytes, name: str) -> io.BytesIO:
 
 
 def _members(archive: zipfile.ZipFile, size: int, name: str) -> dict[str, bytes]:
-    """The members torch reads, by their names below the folder they stand in."""
+    """The members that torch reads, by their names below their folder."""
     infos = [info for info in archive.infolist() if not info.is_dir()]
     legacy = any(info.filename in _PROGRAMS for info in infos)
     if len(infos) > _MAX_MEMBERS or sum(info.file_size for info in infos) > size:
@@ -64,17 +64,17 @@ def _members(archive: zipfile.ZipFile, size: int, name: str) -> dict[str, bytes]
     for info in infos:
         member = info.filename if legacy else info.filename.partition("/")[2]
         if _RUNNABLE.search(member):
-            raise EdgemobileError(f"{name} holds {member}, which would run code when loaded. {_ADVICE}")
+            raise EdgemobileError(f"{name} contains {member}, which would run code when loaded. {_ADVICE}")
         if member in members or not (_MEMBERS.fullmatch(member) or _BESIDE.fullmatch(member)):
             found = f"{member} twice" if member in members else repr(info.filename[:200])
-            raise EdgemobileError(f"{name} holds {found}, which torch.export.save does not write. {_ADVICE}")
+            raise EdgemobileError(f"{name} contains {found}, which torch.export.save does not write. {_ADVICE}")
         if _MEMBERS.fullmatch(member):
             members[member] = archive.read(info)
     return members
 
 
 def _checked(member: str, content: bytes, members: Mapping[str, bytes]) -> bytes:
-    """The content torch gets of a member. Raises ValueError, EdgemobileError."""
+    """The content of a member that torch gets. Raises ValueError, EdgemobileError."""
     if member in _EXAMPLES and content:
         _check_example(content)
     if not member.endswith(".json") or member in ("serialized_state_dict.json", "serialized_constants.json"):
@@ -89,15 +89,15 @@ def _checked(member: str, content: bytes, members: Mapping[str, bytes]) -> bytes
 
 
 def _without_remarks(program: Any) -> Any:
-    """A program without what only a debugger or a tracer reads.
+    """A program without the parts that only a debugger or a tracer reads.
 
-    Guards are Python that torch runs on each input; they are about sizes that are dynamic, and those we refuse anyway.
+    Guards are Python code that torch runs on each input. They check dynamic sizes, which are refused anyway.
     """
     if not isinstance(program, dict) or not isinstance(module := program.get("graph_module"), dict):
-        raise ValueError("it is no program of torch.export")
+        raise ValueError("it is not a program of torch.export")
     nodes = module["graph"].get("nodes") if isinstance(module.get("graph"), dict) else None
     if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
-        raise ValueError("it has no list of nodes")
+        raise ValueError("it does not have a list of nodes")
     for node in nodes:
         stack = node.get("metadata", {}).get("nn_module_stack") if isinstance(node.get("metadata", {}), dict) else None
         node["metadata"] = {} if stack is None else {"nn_module_stack": stack}
@@ -107,15 +107,15 @@ def _without_remarks(program: Any) -> Any:
 
 
 def _check_payloads(config: Any, folder: str, members: Mapping[str, bytes]) -> None:
-    """Weights and constants must be plain tensors, each of a member of its own or part of one."""
+    """Weights and constants must be plain tensors, each stored in a member or in part of one."""
     for key, payload in config.items() if isinstance(config, dict) else ():
         if not isinstance(payload, dict) or payload.get("use_pickle"):
-            raise ValueError(f"{key} is pickled, which only objects that are not tensors are")
+            raise ValueError(f"{key} is pickled, so it is not a tensor")
         content = members.get(f"{folder}/{payload.get('path_name')}")
         if content is None:
-            raise ValueError(f"{key} is in no member of the file")
+            raise ValueError(f"{key} is not in any member of the file")
         if not content and _elements(payload):
-            raise ValueError(f"{key} has a shape and no values")
+            raise ValueError(f"{key} has a shape but no values")
 
 
 def _elements(payload: Mapping[str, Any]) -> int:
@@ -128,12 +128,12 @@ def _elements(payload: Mapping[str, Any]) -> int:
 
 
 def _check_example(content: bytes) -> None:
-    """Names of inputs end in code that checks them. Raises UnpicklingError for what is no plain data."""
+    """Check the names of inputs, which torch puts into code. Raises UnpicklingError for anything but plain data."""
     import torch
 
     example = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     pending = [example]
-    # A pickle may hold itself.
+    # A pickle may contain itself.
     for _ in range(_MAX_EXAMPLES):
         if not pending:
             return
@@ -144,7 +144,7 @@ def _check_example(content: bytes) -> None:
             pending += one.values()
         elif isinstance(one, list | tuple):
             pending += one
-    raise ValueError("its example inputs have no end")
+    raise ValueError("its example inputs contain themselves")
 
 
 def _archive(members: Mapping[str, bytes]) -> io.BytesIO:

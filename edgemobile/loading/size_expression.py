@@ -1,4 +1,4 @@
-"""Expressions of sizes in a saved torch.export program, which sympy evaluates as Python.
+"""Size expressions in a saved torch.export program, which sympy evaluates as Python.
 
 torch writes them in sympy's notation (Add(Symbol('s0', integer=True), Integer(1))), older versions as Python (s0 + 1).
 """
@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["LARGEST", "LONGEST", "check_expression", "shown"]
 
 LARGEST, LONGEST = 2**63, 20_000
-# What sympy's own notation, in which torch writes sizes, is made of.
+# The functions of sympy's notation, in which torch writes sizes.
 _NUMBERS = ("Float", "Integer", "Rational")
 _POWERS = ("FloatPow", "LShift", "Pow", "PowByNatural", "RShift")
 _FUNCTIONS = """
@@ -38,15 +38,17 @@ def check_expression(text: str) -> None:
             raise SyntaxError("too long")
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{shown(text)} is no expression of a size") from error
+        raise ValueError(f"{shown(text)} is not an expression of a size") from error
     try:
         _check_term(tree, in_power=False)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"its size {shown(text)} is no expression of symbols, numbers and known functions") from error
+        raise ValueError(
+            f"its size {shown(text)} is not an expression of symbols, numbers and known functions"
+        ) from error
 
 
 def _check_term(term: ast.AST, *, in_power: bool) -> None:
-    """Raises ValueError for anything else. A power of a power could have more digits than there is memory."""
+    """Raises ValueError for anything else. A power of a power could have more digits than fit into memory."""
     match term:
         case ast.Constant(value=int() | float() as number) if abs(number) <= LARGEST:
             return None
@@ -111,5 +113,5 @@ def _is_number(term: ast.AST) -> bool:
 
 
 def shown(value: Any) -> str:
-    """An untrusted text in an error: short, and without what could steer a terminal."""
+    """An untrusted text for an error message: short, without control characters of a terminal."""
     return repr(value if len(str(value)) <= 80 else f"{str(value)[:77]}...")

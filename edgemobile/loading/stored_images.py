@@ -1,7 +1,7 @@
-"""The images that the package carries for its own weights, made by examples/bundled_images.py.
+"""The images in the package for the bundled weights, made by examples/bundled_images.py.
 
-Synthesis costs seconds and gives other images on another machine. These were made once, from what the batch norms of
-all nets in the package remember, and serve those weights alone: the record beside a zip says which by sha256.
+Synthesis takes seconds and gives different images on another machine. These images were synthesized once, from the
+batch-norm statistics of all bundled models, and are only for those weights: a record next to a zip lists their sha256.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CALIBRATION_IMAGES = CHECK_IMAGES.with_name("calibration_images.zip")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What a zip of images was made from: `weights`, a net's name -> the sha256 of its file, and how these see images.
+    """What a zip of images was made from: `weights`, model name -> sha256 of its file, and their preprocessing.
 
     `sha256` is of the zip.
     """
@@ -36,7 +36,7 @@ class ImageRecord:
     sha256: str
 
     def serves(self, weights: str, preprocess: Preprocess) -> bool:
-        """Whether the images suit a model of weights of this sha256 that is shown images so."""
+        """Whether the images were made for a model with weights of this sha256 and this preprocessing."""
         return weights in self.weights.values() and preprocess == self.preprocess
 
     def to_json(self) -> dict[str, Any]:
@@ -54,14 +54,16 @@ class ImageRecord:
 
 
 def stored_images(images: Path, model: Model) -> Path | None:
-    """The zip `images` where it was made for just this model, else None.
+    """The zip `images` if it was made for exactly this model, else None.
 
-    Other weights, another resolution and another normalisation have statistics of their own. Raises EdgemobileError
-    where the zip is not the one that its record describes.
+    Other weights, another resolution or another normalization have different statistics. Raises EdgemobileError
+    if the zip is not the one that its record describes.
     """
     record = ImageRecord.from_json(images.with_suffix(".json").read_text(encoding="utf-8"))
     if not record.serves(model.sha256, model.preprocess):
         return None
     if sha256_hex(images.read_bytes()) != record.sha256:
-        raise EdgemobileError(f"{images} is not as the package has it: install edgemobile again, or give --calib")
+        raise EdgemobileError(
+            f"{images} differs from the one in the package: install edgemobile again, or give --calib"
+        )
     return images

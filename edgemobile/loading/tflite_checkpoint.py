@@ -1,6 +1,6 @@
-"""A TFLite file of a reference model as a checkpoint: its weights as reals, under the keys of our net.
+"""A TFLite file of a reference model as a checkpoint: its dequantized weights, under the keys of our net.
 
-Batch norm is folded into such a file already, so ours is left with nothing to do but to add the bias:
+Batch norm is already folded in such a file, so the batch norm of our net only adds the bias:
 
     y = w x + b,   gamma = 1, beta = b, running_mean = 0, running_var = 1 - eps
 """
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["TfliteWeights", "read_tflite_weights"]
 
-# Where a weight has its output channels, to bring it to PyTorch's [O,I,KH,KW] or [O,I].
+# The axis of a weight's output channels, to convert it to PyTorch's [O,I,KH,KW] or [O,I].
 _TO_TORCH = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2), "FULLY_CONNECTED": (0, 1)}
 
 
 @dataclass(frozen=True)
 class TfliteWeights:
-    """What the file holds. `padding` is how its convolutions pad."""
+    """The contents of the file. `padding` is how its convolutions pad."""
 
     state: dict[str, torch.Tensor]
     sha256: str
@@ -42,10 +42,10 @@ class TfliteWeights:
 
 
 def read_tflite_weights(path: Path, arch: Arch) -> TfliteWeights:
-    """The weights of the file's convolutions, in their order, as those of `arch`; its width may be another.
+    """The weights of the file's convolutions, in order, as those of `arch`; the width may differ.
 
-    Raises Unsupported where the file is not made of the layers of `arch`: another model, or one whose layers were
-    split or rewritten, as our own int8 files of hard-swish models are.
+    Raises Unsupported if the file does not have the layers of `arch`: another model, or one whose layers were
+    split or rewritten, as in edgemobile's int8 files of hard-swish models.
     """
     try:
         data = path.read_bytes()
@@ -56,7 +56,7 @@ def read_tflite_weights(path: Path, arch: Arch) -> TfliteWeights:
     wanted = [layer for layer in layers(scaled(arch)) if layer.op != "mean"]
     if [_role(op) for op in held] != [_role(layer) for layer in wanted]:
         raise Unsupported(
-            f"{path.name} does not hold {arch.name} layer by layer: it has {len(held)} layers with weights, "
+            f"{path.name} does not contain {arch.name} layer by layer: it has {len(held)} layers with weights, "
             f"{arch.name} has {len(wanted)}. Give the model it was made from, or its PyTorch checkpoint"
         )
     state: dict[str, torch.Tensor] = {}
@@ -71,7 +71,7 @@ def read_tflite_weights(path: Path, arch: Arch) -> TfliteWeights:
 
 
 def _role(layer: Op | Layer) -> bool:
-    """Whether a layer is depthwise; a classifier may be written as a convolution or as a matrix product."""
+    """Whether a layer is depthwise; a classifier may be a convolution or a matrix product."""
     return layer.kind == "DEPTHWISE_CONV_2D" if isinstance(layer, Op) else layer.op == "depthwise"
 
 
@@ -93,11 +93,11 @@ def _tensors(contents: Contents, op: Op, layer: Layer, eps: float) -> dict[str, 
 
 
 def _reals(contents: Contents, name: str, axis: int = 0) -> np.ndarray:
-    """A constant f32, dequantized along `axis` where it is integers; float16 weights stand behind a DEQUANTIZE."""
+    """A constant as f32, dequantized along `axis` if it is integers; float16 weights are the input of a DEQUANTIZE."""
     behind = contents.producers.get(name)
     value = contents.values[behind.inputs[0] if behind and behind.kind == "DEQUANTIZE" else name]
     if value.data is None:
-        raise Unsupported(f"the weight {name} is no constant that can be read ({value.dtype})")
+        raise Unsupported(f"the weight {name} is not a readable constant ({value.dtype})")
     if value.scale is None:
         return value.data.astype(np.float32)
     shape = [1] * value.data.ndim
@@ -108,9 +108,9 @@ def _reals(contents: Contents, name: str, axis: int = 0) -> np.ndarray:
 
 
 def _preprocess(contents: Contents) -> Preprocess:
-    """What the file says of its pixels, or what its input does: real = scale * (px - zero_point).
+    """The preprocessing from the file's metadata, or from its input: real = scale * (px - zero_point).
 
-    A float input says nothing; TensorFlow's models take pixels from -1 to 1.
+    A float input does not state it; TensorFlow's models take pixels from -1 to 1.
     """
     if stated := preprocess_in(contents.metadata):
         return stated

@@ -1,8 +1,8 @@
-"""state_dict keys as the bare model has them: whatever holds a model puts its own name before every key.
+"""Removes the prefixes that wrappers add to state_dict keys.
 
-DataParallel and weight averaging say `module.`, a LightningModule the name of an attribute, torch.compile `_orig_mod.`
-anywhere; and beside the model there may be a loss, metrics or a teacher. Which part of a key is the wrapper's only the
-model's own keys can tell: it may have a `module` itself.
+DataParallel and weight averaging add `module.`, a LightningModule adds the name of an attribute, torch.compile adds
+`_orig_mod.` anywhere; next to the model there may be a loss, metrics or a teacher. Only the model's own keys show
+which part of a key is the wrapper's: the model may have a `module` itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Unwrapped", "unwrapped"]
 
 _Value = TypeVar("_Value")
 _COMPILED = re.compile(r"(?<![^.])_orig_mod\.")
-# A count that torch.optim.swa_utils.AveragedModel keeps beside its module.
+# A count that torch.optim.swa_utils.AveragedModel keeps next to its module.
 _BESIDE = ("n_averaged",)
 
 

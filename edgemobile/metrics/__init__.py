@@ -1,5 +1,5 @@
-"""How near one output is to another, and how near is near enough.
+"""Metrics that compare outputs, and their tolerances.
 
 measures    METRICS: name, unit, direction and function
-tolerances  what a healthy file keeps of its reference, one table, and the judgement by it
+tolerances  one table of the bounds that a correct file meets, and the check against it
 """

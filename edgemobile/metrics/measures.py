@@ -1,7 +1,7 @@
-"""How far an output is from its reference. Each metric has a name, a unit and a direction, and takes identical, zero
+"""Metrics of an output against its reference. Each has a name, a unit and a direction, and accepts identical, zero
 and empty inputs.
 
-Add a metric here: a function and a row in METRICS.
+To add a metric: a function and a row in METRICS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["METRICS", "Metric", "checked_max_drop", "cosine", "kl_nats", "max_ab
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
     """Signal to quantization noise ratio, 10 log10(sum ref^2 / sum (ref - other)^2), in dB.
 
-    inf for identical inputs, -inf where the reference is all zero and the other is not, nan where either is not finite.
+    inf for identical inputs, -inf if the reference is all zero and the other is not, nan if either is not finite.
     """
     reference, other = reference.astype(np.float64), other.astype(np.float64)
     signal, noise = float(np.sum(reference**2)), float(np.sum((reference - other) ** 2))
@@ -33,13 +33,13 @@ def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def max_abs(reference: np.ndarray, other: np.ndarray) -> float:
-    """The largest absolute difference; 0 for empty inputs, nan where either is not finite."""
+    """The largest absolute difference; 0 for empty inputs, nan if either is not finite."""
     difference = np.abs(reference.astype(np.float64) - other.astype(np.float64))
     return float(np.max(difference, initial=0.0))
 
 
 def cosine(reference: np.ndarray, other: np.ndarray) -> float:
-    """Cosine similarity of the flattened arrays; 1 where both are zero or empty, 0 where one is."""
+    """Cosine similarity of the flattened arrays; 1 if both are zero or empty, 0 if one is."""
     a, b = reference.astype(np.float64).ravel(), other.astype(np.float64).ravel()
     norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     if norms == (0.0, 0.0):
@@ -48,17 +48,16 @@ def cosine(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def top1_agree(reference: np.ndarray, other: np.ndarray) -> float:
-    """The share of rows whose largest value is in the same place, [N, classes]; nan for no rows or a nan."""
+    """The fraction of rows [N, classes] whose largest value is at the same index; nan for no rows or a nan."""
     if not len(reference) or np.isnan(reference).any() or np.isnan(other).any():
         return math.nan
     return float(np.mean(_classes(reference).argmax(axis=-1) == _classes(other).argmax(axis=-1)))
 
 
 def kl_nats(reference: np.ndarray, other: np.ndarray) -> float:
-    """KL(p || q) of the softmax p of reference logits and q of the other's, the mean over rows [N, classes].
+    """KL(p || q) with the softmax p of the reference logits and q of the other's, mean over rows [N, classes].
 
-    What the softmax of the other loses of the reference's in nats: 0 where they are the same, never below. nan for no
-    rows or where either is not finite.
+    In nats: 0 for equal distributions, never negative. nan for no rows, or if either is not finite.
     """
     if not len(reference) or not (np.isfinite(reference).all() and np.isfinite(other).all()):
         return math.nan
@@ -67,7 +66,7 @@ def kl_nats(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def _classes(logits: np.ndarray) -> np.ndarray:
-    """[N, classes]; a single logit, [N, 1], is of yes, and beside it stands the 0 of no: [N, 2]."""
+    """[N, classes]; a single logit [N, 1] means yes, and a logit of 0 for no is added: [N, 2]."""
     return np.concatenate([np.zeros_like(logits), logits], axis=-1) if logits.shape[-1] == 1 else logits
 
 
@@ -78,7 +77,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Metric:
-    """One row: `better` says which way is good; `unit` may be empty."""
+    """One row: `better` is the good direction; `unit` may be empty."""
 
     name: str
     unit: str
@@ -103,14 +102,16 @@ METRICS = {
 
 
 def measure(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """Every metric of `other` against `reference`; raises ValueError where the shapes differ."""
+    """Every metric of `other` against `reference`; raises ValueError if the shapes differ."""
     if reference.shape != other.shape:
         raise ValueError(f"cannot compare shapes {list(reference.shape)} and {list(other.shape)}")
     return {name: metric.function(reference, other) for name, metric in METRICS.items()}
 
 
 def checked_max_drop(points: float) -> float:
-    """`points` of top-1, from 0 to 100. Raises EdgemobileError for others, and for nan, which any loss would pass."""
+    """Check `points` of top-1, from 0 to 100. Raises EdgemobileError for others, and for nan, which any loss would
+    pass.
+    """
     if not 0 <= points <= 100:
         raise EdgemobileError(f"--max-drop is in points of top-1, 0 to 100; found {points:g}")
     return points

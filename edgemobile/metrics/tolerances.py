@@ -1,4 +1,4 @@
-"""What a healthy file keeps of its reference, in one table, and the judgement by it."""
+"""One table of the bounds that a correct file meets against its reference, and the check against it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = [
 ]
 
 
-# Precisions whose weights are integers: rounding makes noise that float files have none of.
+# Precisions with integer weights: rounding adds noise that float files do not have.
 QUANTIZED = ("int8", "weight-only")
 
 
 @dataclass(frozen=True)
 class LayerTolerance:
-    """What one layer may add by itself, run on the file's own inputs. A layer beyond any of these diverges.
+    """The error that one layer may add, when run on the file's own inputs. A layer beyond any of these diverges.
 
-    `arithmetic_sqnr_db` is the least SQNR of the worst channel with the file's own constants, `weights_sqnr_db` with
-    the reference's: the first says how exact the arithmetic is, the second how near the weights are. `excess` is how
-    often the noise of the output's integers may exceed that of rounding; None where there are none.
+    `arithmetic_sqnr_db` is the minimum SQNR of the worst channel with the file's own constants, `weights_sqnr_db` with
+    the reference's: the first measures the arithmetic, the second the weights. `excess` is how many times larger than
+    rounding noise the noise of the output's integers may be; None without integers.
     """
 
     arithmetic_sqnr_db: float
@@ -48,8 +48,8 @@ class LayerTolerance:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """One row. "*" stands for all. `bounds` is metric -> bound at the output; `lsb` the steps by which an op may
-    differ from another's on the same integers."""
+    """One row. "*" means all. `bounds` is metric -> bound at the output; `lsb` is the number of steps by which an op
+    may differ from another's on the same integers."""
 
     format: str
     precision: str
@@ -60,8 +60,8 @@ class Tolerance:
 
 
 # Float files differ from PyTorch only in the order of additions. The int8 bounds are for any model; the reference
-# models keep far more (docs/quantization.md). An integer op has one right answer but for ties, on every ISA. The most
-# particular row wins, and a later one of those alike.
+# models are far better (docs/quantization.md). An integer op has one correct result except for ties, on every ISA. The
+# most specific row is used; of equally specific rows, the last.
 TABLE: tuple[Tolerance, ...] = (
     Tolerance("*", "float32", "*", {"sqnr_db": 90.0, "top1_agree": 0.99}, LayerTolerance(80.0, 80.0)),
     Tolerance("*", "float16", "*", {"sqnr_db": 45.0, "top1_agree": 0.98}, LayerTolerance(80.0, 40.0)),
@@ -76,10 +76,10 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = MappingProxyType(
 
 
 def untrained(table: Sequence[Tolerance]) -> tuple[Tolerance, ...]:
-    """`table` for random weights: TABLE's own bounds hold nothing of int8, another's bounds stay.
+    """`table` for random weights: without TABLE's own bounds for int8; bounds from other sources are kept.
 
-    Untrained layers amplify whatever noise goes in, and some give next to nothing: int8 of them says little. What is
-    still told is a layer that is missing, and a weight that is damaged.
+    Untrained layers amplify any noise, and some outputs are nearly zero, so int8 results mean little. A missing layer
+    or a damaged weight is still reported.
     """
     anything = LayerTolerance(-math.inf, -math.inf, math.inf)
     waived = [row for row in TABLE if row.precision in QUANTIZED]
@@ -87,7 +87,7 @@ def untrained(table: Sequence[Tolerance]) -> tuple[Tolerance, ...]:
 
 
 def bounded(table: Sequence[Tolerance], own: Mapping[str, Mapping[str, float]]) -> tuple[Tolerance, ...]:
-    """`table` with bounds of one's own, precision -> metric -> bound, in place of its last row's of that precision."""
+    """`table` with custom bounds, precision -> metric -> bound, in place of those of its last row of the precision."""
     rows = list(table)
     for precision, bounds in own.items():
         row = next(row for row in reversed(rows) if row.precision == precision)
@@ -95,15 +95,15 @@ def bounded(table: Sequence[Tolerance], own: Mapping[str, Mapping[str, float]]) 
     return tuple(rows)
 
 
-# How many steps of the output's scale two runtimes are apart at most on the same integers. Those of TFLite give the
-# same outputs throughout. onnxruntime rounds some sums of two scales the other way, ties that later layers carry on:
+# The maximum difference of two runtimes on the same integers, in steps of the output's scale. Runtimes for TFLite give
+# identical outputs. onnxruntime rounds some sums of two scales the other way, and later layers amplify these ties:
 # on 64 images of the models' statistics and 64 random ones 0 (v1), 2 (v2), 1 (v3-small) and 5 steps (v3-large).
 _TFLITE_RUNTIMES = ("litert", "tensorflow", "tflite_runtime")
 _SAME_RUNTIME, _TO_ONNXRUNTIME = 1, 5
 
 
 def most_steps(runtime: str, other: str) -> int:
-    """By how many steps of the output two runtimes may differ before their ops have to be compared one by one."""
+    """By how many steps of the output two runtimes may differ before their ops must be compared one by one."""
     if runtime == other or {runtime, other} <= set(_TFLITE_RUNTIMES):
         return _SAME_RUNTIME
     return _TO_ONNXRUNTIME if "onnxruntime" in (runtime, other) else _SAME_RUNTIME
@@ -112,7 +112,7 @@ def most_steps(runtime: str, other: str) -> int:
 def tolerance(format: str, precision: str, isa: str, table: Sequence[Tolerance] = TABLE) -> Tolerance:
     """The row of a file: its format, the precision of its arithmetic and weights, the machine's ISA ("x86_64", ...).
 
-    Raises EdgemobileError where the table has none for it.
+    Raises EdgemobileError if the table has no row for it.
     """
     asked = (format, precision, isa)
     fits = [
@@ -133,30 +133,30 @@ def _particular(row: Tolerance) -> int:
 
 
 def parse_bounds(text: str) -> dict[str, float]:
-    """Metric -> bound, of "sqnr_db=40,top1_agree=0.99"; a metric's name may leave out its unit ("sqnr").
+    """Metric -> bound, from "sqnr_db=40,top1_agree=0.99"; a metric's name may omit its unit ("sqnr").
 
-    Raises EdgemobileError for an unknown metric, one named twice, or a value that is no number.
+    Raises EdgemobileError for an unknown metric, a repeated one, or a value that is not a number.
     """
     bounds = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = part.partition("=")
         metric = next((row for row in METRICS if name.strip() in (row, row.rpartition("_")[0])), None)
         if metric is None:
-            raise EdgemobileError(f"there is no metric {name!r} in {text!r}. Known: {', '.join(METRICS)}")
+            raise EdgemobileError(f"unknown metric {name!r} in {text!r}. Known: {', '.join(METRICS)}")
         if metric in bounds:
             raise EdgemobileError(f"{text!r} has two bounds for {metric}; give one")
         try:
             bounds[metric] = float(value)
         except ValueError as error:
-            raise EdgemobileError(f"{part!r} is not metric=number, like sqnr_db=40") from error
+            raise EdgemobileError(f"{part!r} is not metric=number, such as sqnr_db=40") from error
         if np.isnan(bounds[metric]):
-            raise EdgemobileError(f"{part!r}: nothing is as good as nan; give a number")
+            raise EdgemobileError(f"{part!r}: a bound must not be nan; give a number")
     return bounds
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The metrics of one file against the reference, and which bounds it missed, in words."""
+    """The metrics of one file against the reference, and the bounds that it missed, in words."""
 
     metrics: Mapping[str, float]
     missed: tuple[str, ...] = field(default=())
@@ -167,7 +167,7 @@ class Verdict:
 
 
 def judge(reference: np.ndarray, other: np.ndarray, tolerances: Mapping[str, float]) -> Verdict:
-    """Measure logits f32[N,classes] against the reference and hold them to `tolerances` (metric name -> bound)."""
+    """Compare logits f32[N,classes] with the reference and check them against `tolerances` (metric name -> bound)."""
     metrics = measure(reference, other)
     missed = [
         f"{name} {metrics[name]:.4g} {METRICS[name].unit}".rstrip() + f" misses the tolerance of {bound:g}"

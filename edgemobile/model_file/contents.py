@@ -1,7 +1,7 @@
-"""What a file holds, in one form for every format: ops over named values, as the file has them. numpy only.
+"""The contents of a file, in one form for every format: ops on named values, as stored in the file. numpy only.
 
-Unlike a Graph this takes any file: ops and dtypes edgemobile never writes keep the format's own names, and shapes the
-format's own layout.
+Unlike a Graph this represents any file: ops and dtypes that edgemobile never writes keep the format's own names, and
+shapes keep the format's own layout.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 __all__ = ["Contents", "Op", "Value"]
 
-# Bytes of one element of what numpy has no name for; of what nobody knows, none are counted.
+# Bytes per element of dtypes that numpy does not have; unknown dtypes count as 0.
 _ITEM_BYTES = {"bfloat16": 2.0, "float8": 1.0, "int4": 0.5, "uint4": 0.5, "int2": 0.25}
 
 
 @dataclass(frozen=True)
 class Op:
-    """One op. `kind` is the format's name; inputs left out are "". `activation` is fused: "", "RELU", "RELU6", ...
+    """One op. `kind` is the format's name; omitted inputs are "". `activation` is fused: "", "RELU", "RELU6", ...
 
     `weight_axis` is the axis of the output channels in the weight, for ops that have one.
     """
@@ -36,9 +36,10 @@ class Op:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor. A `constant` has its bytes in the file; `data` is them where numpy can hold them. A free side is -1.
+    """A tensor. A `constant` has its bytes in the file; `data` is its array if numpy supports the dtype. A dynamic
+    dimension is -1.
 
-    `scale` f32[1 or C] and `zero_point` i64 of the same shape where the file states them. `stored_bytes` is what a
+    `scale` f32[1 or C] and `zero_point` i64 of the same shape, if the file states them. `stored_bytes` is what a
     sparse constant takes in the file, whose `data` is dense.
     """
 
@@ -53,7 +54,7 @@ class Value:
 
     @property
     def nbytes(self) -> int:
-        """What the constant takes in the file; 0 for activations."""
+        """The size of the constant in the file; 0 for activations."""
         if not self.constant:
             return 0
         if self.stored_bytes is not None:
@@ -67,14 +68,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Contents:
-    """A file's main graph, ops in its order, and what it says of itself. `metadata` is text by key.
+    """A file's main graph, with its ops in order, and its metadata. `metadata` is text by key.
 
-    Raises ValueError where an op reads what only a later one makes, or makes what is made already: so every walk up or
-    down the graph ends.
+    Raises ValueError if an op reads a value that a later op produces, or produces a value twice: so every traversal of
+    the graph terminates.
 
-    `optimized` is a graph as a runtime runs it: an op left between conversions there computes in float. `subgraphs`
-    are the graphs that its ops call (the branches of If, the body of Loop or WHILE), each with those it calls itself;
-    their values are their own and, in ONNX, those of the graph around them.
+    `optimized` is a graph as a runtime runs it: an op between conversions there computes in float. `subgraphs`
+    are the graphs that its ops call (the branches of If, the body of Loop or WHILE), each with its own subgraphs;
+    they use their own values and, in ONNX, those of the enclosing graph.
     """
 
     format: str
@@ -93,9 +94,9 @@ class Contents:
         made: set[str] = set()
         for op in self.ops:
             if any(name in outputs and name not in made for name in op.inputs):
-                raise ValueError(f"{op.kind} reads what only a later op makes")
+                raise ValueError(f"{op.kind} reads a value that a later op produces")
             if made.intersection(op.outputs):
-                raise ValueError(f"{op.kind} makes a tensor a second time")
+                raise ValueError(f"{op.kind} produces a tensor a second time")
             made.update(name for name in op.outputs if name)
 
     @cached_property
@@ -112,7 +113,7 @@ class Contents:
 
     @cached_property
     def constants(self) -> frozenset[str]:
-        """Values known before the first inference: stored, or made of stored ones only."""
+        """Values known before the first inference: stored, or computed only from stored ones."""
         known = {name for name, value in self.values.items() if value.constant}
         for op in self.ops:
             given = [name for name in op.inputs if name]
@@ -126,6 +127,6 @@ class Contents:
         return (self, *(graph for part in self.subgraphs for graph in part.graphs))
 
     def op_counts(self) -> dict[str, int]:
-        """Kind -> how many in all graphs, most frequent first."""
+        """Kind -> count in all graphs, most frequent first."""
         counts = Counter(op.kind for graph in self.graphs for op in graph.ops)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,6 +1,6 @@
-"""A model file as bytes: read from disk, and its format told from what it begins with, never from its name.
+"""A model file as bytes: read from disk, with its format found from its first bytes, never from its name.
 
-Boards get it too, so Python 3.9 must read it.
+It also runs on boards, so it must be valid in Python 3.9.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["file_format", "layout_of", "output_layout", "read_model"]
 
 
 def read_model(path: Path) -> bytes:
-    """The bytes of a file. Raises EdgemobileError where it cannot be read."""
+    """The bytes of a file. Raises EdgemobileError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -21,22 +21,22 @@ def read_model(path: Path) -> bytes:
 
 
 def file_format(data: bytes, name: str) -> str:
-    """ "tflite" or "onnx". Raises Unsupported for neither; `name` says in errors whose bytes they are."""
+    """ "tflite" or "onnx". Raises Unsupported for neither; `name` is the file's name in errors."""
     if data[4:8] == b"TFL3":
         return "tflite"
     # An ONNX file is a protobuf whose first field is ir_version: a varint under tag 1.
     if data[:1] == b"\x08":
         return "onnx"
     raise Unsupported(
-        f"{name} ({len(data)} bytes) is neither TFLite (no 'TFL3' at byte 4) nor ONNX: truncated, or no model. "
+        f"{name} ({len(data)} bytes) is neither TFLite (no 'TFL3' at byte 4) nor ONNX: truncated, or not a model. "
         "Name a .onnx or .tflite file"
     )
 
 
 def layout_of(shape: tuple[int, ...], usual: str) -> str:
-    """The layout of an image: the format's `usual` one, unless 1 or 3 channels stand plainly in the other place.
+    """The layout of an image: the format's `usual` one, unless 1 or 3 channels are clearly at the other position.
 
-    "" for what is no image.
+    "" if it is not an image.
     """
     if len(shape) != 4:
         return ""
@@ -45,9 +45,10 @@ def layout_of(shape: tuple[int, ...], usual: str) -> str:
 
 
 def output_layout(shape: tuple[int, ...]) -> str:
-    """The layout of an output that is an image itself, as of a mask: 1 or 3 channels plainly in one place, no side 1.
+    """The layout of an output that is itself an image, such as a mask: 1 or 3 channels clearly at one position, no side
+    of 1.
 
-    "" for the rest: boxes, anchors and feature maps have 4 dimensions too, and no layout that a shape could show.
+    "" for others: boxes, anchors and feature maps also have 4 dimensions, without a layout that the shape shows.
     """
     if len(shape) != 4 or (shape[1] in (1, 3)) == (shape[3] in (1, 3)):
         return ""

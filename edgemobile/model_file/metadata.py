@@ -1,6 +1,6 @@
-"""What a file of ours says of itself, entry by entry: text or JSON by key, in ONNX and TFLite alike.
+"""The metadata entries of edgemobile's files: text or JSON by key, the same in ONNX and TFLite.
 
-Anyone's file may have such an entry, damaged or of another meaning: read here, it has one answer for every reader.
+Any file may have such an entry, damaged or with another meaning. It is read only here, the same way for every caller.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ VERSION = "edgemobile.version"
 MODEL = "edgemobile.model"
 PRECISION = "edgemobile.precision"
 WEIGHTS_SHA256 = "edgemobile.weights_sha256"
-TARGET = "edgemobile.target"  # of ONNX files with int8 weights, which some CPUs compute otherwise: quant/targets.py
-PREPROCESS = "edgemobile.preprocess"  # what the file leaves to its user
-EMBEDDED = "edgemobile.embedded"  # the normalisation it does itself
+TARGET = "edgemobile.target"  # for ONNX files with int8 weights, which some CPUs compute differently: quant/targets.py
+PREPROCESS = "edgemobile.preprocess"  # preprocessing that the user of the file must do
+EMBEDDED = "edgemobile.embedded"  # normalization that the file does itself
 LABELS = "edgemobile.labels"
 ORIGINS = "edgemobile.origins"  # graph/origins_entry.py
 CHECKSUMS = "edgemobile.checksums"  # graph/checksums.py
 
 
 def labels_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The names of the classes; None where the file has none, or an entry that is no list of text."""
+    """The names of the classes; None if the file has none, or an entry that is not a list of text."""
     try:
         return names_of(json.loads(metadata.get(LABELS, "")))
     except ValueError:
@@ -58,19 +58,19 @@ def names_of(value: Any) -> tuple[str, ...] | None:
 
 
 def preprocess_in(metadata: Mapping[str, str]) -> Preprocess | None:
-    """What the file leaves to its user; None where it does not say. Raises EdgemobileError for a damaged entry."""
+    """Preprocessing before the file's input; None if not stated. Raises EdgemobileError for a damaged entry."""
     return Preprocess.from_json(metadata[PREPROCESS]) if PREPROCESS in metadata else None
 
 
 def embedded_entry(preprocess: Preprocess) -> dict[str, str]:
-    """The entry of a file that does the normalisation of `preprocess` itself."""
+    """The entry for a file that does the normalization of `preprocess` itself."""
     return {EMBEDDED: json.dumps({"mean": preprocess.mean, "std": preprocess.std})}
 
 
 def whole(left: Preprocess, metadata: Mapping[str, str]) -> Preprocess:
-    """`left` to do for a file, with the normalisation that it does itself: the inverse of graph.embed.outside.
+    """`left`, the preprocessing before a file, plus the normalization in the file: the inverse of graph.embed.outside.
 
-    Raises EdgemobileError where the entry is not what embedded_entry writes.
+    Raises EdgemobileError if the entry is not what embedded_entry writes.
     """
     if EMBEDDED not in metadata:
         return left

@@ -1,4 +1,4 @@
-"""A model file, read from disk once: whoever asks anything of it, asks the same bytes."""
+"""A model file, read from disk once: everything is read from the same bytes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from edgemobile.util.hashing import sha256_hex
 __all__ = ["ModelFile", "Reader"]
 
 _T = TypeVar("_T")
-# Inside the class, `bytes` is a number.
+# Inside the class, `bytes` is an integer field.
 _Read = Callable[[bytes], _T]
 
 
 class Reader(Protocol):
-    """What reads files of one format: a row of exporters.FORMATS."""
+    """The functions that read files of one format: a row of exporters.FORMATS."""
 
     @property
     def name(self) -> str: ...
@@ -36,11 +36,11 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The bytes of a .onnx or .tflite file, and what they say. Made by exporters.model_files, which knows the formats.
+    """The bytes of a .onnx or .tflite file, and their contents. Made by exporters.model_files, which has the formats.
 
-    The bytes are those of the one time it was read: a file that is replaced later changes no result. What takes time to
-    read is read when it is first asked for, and raises EdgemobileError for a damaged file, MissingExtra where the
-    format's package is not installed.
+    The file is read once: if it is replaced later, results do not change. Properties that take time to read are read
+    on first access, and raise EdgemobileError for a damaged file, MissingExtra if the format's package is not
+    installed.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class ModelFile:
     _kept: dict[Callable[[ModelFile], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process reads what it needs from the same bytes.
+        # Another process reads the contents again from the same bytes.
         return ModelFile, (self.path, self.data, self.reader)
 
     @property
@@ -59,7 +59,7 @@ class ModelFile:
 
     @property
     def format(self) -> str:
-        """ "onnx" or "tflite", by what it begins with."""
+        """ "onnx" or "tflite", from its first bytes."""
         return self.reader.name
 
     @property
@@ -77,17 +77,17 @@ class ModelFile:
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """What it says of itself, by key: less work than `contents`."""
+        """Its metadata by key: faster than `contents`."""
         return self._read(self.reader.read_metadata)
 
     @cached_property
     def precision(self) -> str:
-        """ "float32", "float16", "weight-only" or "int8", as it is stored (model_file.precision)."""
+        """ "float32", "float16", "weight-only" or "int8", from what is stored (model_file.precision)."""
         return file_precision(self.contents)
 
     @property
     def stated_precision(self) -> str | None:
-        """What its metadata says; None where it says nothing, as for the following."""
+        """From its metadata; None if not stated, as for the following properties."""
         return self.metadata.get(PRECISION)
 
     @property
@@ -96,18 +96,18 @@ class ModelFile:
 
     @property
     def preprocess(self) -> Preprocess | None:
-        """What it leaves to its user. Raises EdgemobileError for a damaged entry."""
+        """Preprocessing that its user must do. Raises EdgemobileError for a damaged entry."""
         return preprocess_in(self.metadata)
 
     @property
     def whole_preprocess(self) -> Preprocess | None:
-        """`preprocess` with what of it the file does itself."""
+        """`preprocess` plus the part that the file does itself."""
         left = self.preprocess
         return None if left is None else whole(left, self.metadata)
 
     @property
     def sides_px(self) -> tuple[int, int] | None:
-        """(height, width) of the image it takes, -1 for a free one; None where its input is no image."""
+        """(height, width) of its input image, -1 if dynamic; None if its input is not an image."""
         shape = self.contents.values[self.contents.inputs[0]].shape
         layout = layout_of(shape, "NCHW" if self.format == "onnx" else "NHWC")
         if not layout:
@@ -116,7 +116,9 @@ class ModelFile:
         return (height if height > 1 else -1, width if width > 1 else -1)
 
     def once(self, read: Callable[[ModelFile], _T]) -> _T:
-        """What `read` makes of this file, read once and kept with it: its graph, say, which layers above know."""
+        """The result of `read` for this file, read once and cached: for example its graph, which is a class of higher
+        layers.
+        """
         if read not in self._kept:
             self._kept[read] = read(self)
         return self._kept[read]

@@ -1,6 +1,6 @@
-"""The papers' tables: each MobileNet is rows of blocks, scaled by a width and a resolution multiplier.
+"""The papers' tables: each MobileNet is a table of blocks, scaled by a width and a resolution multiplier.
 
-Add a model here: a table of blocks, an entry in ARCHS, and its goldens in tests/models/ (test_cost.py, test_nets.py).
+To add a model: a table of blocks, an entry in ARCHS, and its goldens in tests/models/ (test_cost.py, test_nets.py).
 
 Sources: MobileNets (arXiv:1704.04861, table 1), MobileNetV2 (arXiv:1801.04381, table 2),
 Searching for MobileNetV3 (arXiv:1905.02244, tables 1 and 2), EfficientNet (arXiv:1905.11946, table 1; Lite: no
@@ -37,7 +37,7 @@ RELU6: Activation = "relu6"
 HSWISH: Activation = "hardswish"
 
 Kind = Literal["inverted", "separable", "conv"]
-# How stem and tail follow the width multiplier.
+# How stem and tail scale with the width multiplier.
 #   scaled       with it
 #   tail-floor   the tail never shrinks below its size at width 1 (v2)
 #   six-fold     the tail's convolution is six times the last block's output (v3)
@@ -51,12 +51,12 @@ class Block:
     """One row of a paper's table. Channels are those at width 1.
 
     inverted    [depthwise `start`] -> 1x1 to `expand` -> [depthwise `kernel`] -> [squeeze-and-excite] -> linear 1x1,
-                with a skip where stride and channels allow. A kernel of 0 leaves that depthwise convolution out (v4).
+                with a skip where stride and channels allow. A kernel of 0 omits that depthwise convolution (v4).
     separable   depthwise `kernel` -> 1x1, both activated, no skip (v1)
     conv        a plain convolution (v4's first rows)
 
     `expand` is the width of the depthwise convolution: channels, or a multiple of the input (`Arch.expand_is_ratio`),
-    and 0 where nothing expands.
+    and 0 without expansion.
     """
 
     kernel: int
@@ -73,7 +73,7 @@ class Block:
 class Tail:
     """What follows the blocks: an optional 1x1 convolution before the pool, an optional 1x1 layer after it.
 
-    `conv` and `hidden` are channels at width 1; 0 leaves the layer out. v3's efficient last stage is the one with both.
+    `conv` and `hidden` are channels at width 1; 0 omits the layer. Only v3's efficient last stage has both.
     `hidden_norm`: the layer after the pool has a batch norm and no bias (v4).
     """
 
@@ -88,7 +88,7 @@ class Arch:
     """A MobileNet at one width, resolution and number of classes.
 
     `keys` names the state_dict layout of its net (models.layers.KEYS). `padding` "both" pads both ends of a side
-    alike, as PyTorch does; "same" puts the odd pixel at the end, as TensorFlow does. `ends` says how stem and tail grow
+    equally, as PyTorch does; "same" puts the odd pixel at the end, as TensorFlow does. `ends` is how stem and tail grow
     with the width.
     """
 
@@ -208,7 +208,7 @@ _V4_CONV_SMALL = (
 
 
 def _minimalistic(arch: Arch) -> Arch:
-    """The v3 authors' variant for hardware without the fancy parts: no SE, ReLU for h-swish, 3x3 only."""
+    """The v3 authors' minimalistic variant: no SE, ReLU for h-swish, 3x3 only."""
     return replace(
         arch,
         name=f"{arch.name}-minimalistic",
@@ -317,7 +317,7 @@ def get_arch(name: str) -> Arch:
 
 
 def scaled(arch: Arch, *, width: float | None = None, input_px: int | None = None, classes: int | None = None) -> Arch:
-    """`arch` at another width multiplier, input resolution (pixels a side) or number of classes; None keeps it."""
+    """`arch` with another width multiplier, input resolution (pixels per side) or number of classes; None keeps it."""
     return replace(
         arch,
         width=arch.width if width is None else width,
@@ -328,7 +328,7 @@ def scaled(arch: Arch, *, width: float | None = None, input_px: int | None = Non
 
 @dataclass(frozen=True)
 class ScaledBlock:
-    """A block at the arch's width: what the table's row means in channels."""
+    """A block at the arch's width, with the real channels of the table's row."""
 
     kernel: int
     in_channels: int
@@ -342,7 +342,7 @@ class ScaledBlock:
 
     @property
     def expands(self) -> bool:
-        """Whether a 1x1 convolution widens the input first; it is left out where it would change nothing."""
+        """Whether a 1x1 convolution expands the input first; it is omitted if the width does not change."""
         return self.expand != self.in_channels
 
     @property
@@ -351,7 +351,7 @@ class ScaledBlock:
 
     @property
     def start_stride(self) -> int:
-        """The stride is the later depthwise convolution's, where there is one."""
+        """The stride is that of the later depthwise convolution, if there is one."""
         return 1 if self.kernel else self.stride
 
 
@@ -383,7 +383,7 @@ def scaled_blocks(arch: Arch) -> tuple[ScaledBlock, ...]:
 
 
 def scaled_tail(arch: Arch) -> tuple[int, int]:
-    """(channels of the convolution before the pool, of the hidden layer after it); 0 where there is none."""
+    """(channels of the convolution before the pool, of the hidden layer after it); 0 if there is none."""
     conv, hidden = (make_divisible(c * arch.width) if c else 0 for c in (arch.tail.conv, arch.tail.hidden))
     match arch.ends:
         case "tail-floor":

@@ -1,4 +1,4 @@
-"""What a model costs on paper: parameters, multiply-accumulates (MACs) and activation bytes, a row a layer."""
+"""The theoretical cost of a model: parameters, multiply-accumulates (MACs) and activation bytes, one row per layer."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def layer_cost(layer: Layer) -> Cost:
 
 
 def arch_costs(arch: Arch) -> list[Cost]:
-    """A row a layer, in order of execution."""
+    """One row per layer, in order of execution."""
     return [layer_cost(layer) for layer in layers(arch)]
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum of `costs`; `activation_bytes` becomes the largest single output, not the sum. Nothing costs nothing."""
+    """The sum of `costs`; `activation_bytes` is the largest single output, not the sum. 0 for no layers."""
     rows = list(costs)
     return Cost(
         name="total",

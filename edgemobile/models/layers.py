@@ -1,6 +1,6 @@
-"""Arch -> its layers in order of execution, at their real sizes, under the module paths of a state_dict layout.
+"""Arch -> its layers in order of execution, with real sizes and the module paths of a state_dict layout.
 
-One walk knows the order; a row of KEYS knows the names. Two rows walked side by side are a translation between two
+One function gives the order; a row of KEYS gives the names. Two rows in the same order translate between two
 libraries' checkpoints (edgemobile.loading.key_layouts).
 """
 
@@ -23,7 +23,7 @@ class Layer:
     """One layer with weights or one pool, at its real size. Shapes are (channels, height, width), batch 1.
 
     `name` is the PyTorch module path, so it matches the state_dict, the graph's tensors and a parity report; `norm` is
-    the path of the batch norm behind it, "" where there is none.
+    the path of the batch norm after it, "" if there is none.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Keys:
-    """How a library names a model's modules: templates, the parts of a block below `block`.
+    """How a library names a model's modules: templates; the parts of a block are below `block`.
 
-    Of the block: {stage}.{place} as timm groups them, {index} from 0, {number} from 1. Of the part: {step} and {next}
-    count the block's parts from 0 and 1, {norm} its batch norms from 1. `last` takes the place behind the blocks.
+    For the block: {stage}.{place} as timm groups them, {index} from 0, {number} from 1. For the part: {step} and {next}
+    count the block's parts from 0 and 1, {norm} its batch norms from 1. `last` is the position after the blocks.
     `plain_project` is the projection of a block that does not expand; `squeeze` is the pool and the two convolutions of
     squeeze-and-excite.
     """
@@ -138,9 +138,9 @@ def layers(arch: Arch, keys: str | None = None) -> Iterator[Layer]:
 
 
 def block_places(arch: Arch) -> list[dict[str, int]]:
-    """Where each block stands, and one more: the place behind the last.
+    """The position of each block, and the position after the last.
 
-    timm opens a stage where a block halves the picture or adds channels.
+    timm starts a new stage where a block halves the resolution or adds channels.
     """
     places, channels = [], 0
     stage = place = -1
@@ -155,7 +155,7 @@ def block_places(arch: Arch) -> list[dict[str, int]]:
 
 
 class _Part(NamedTuple):
-    """A convolution inside a block; `role` is the field of Keys that names it."""
+    """A convolution inside a block; `role` is the field of Keys with its name."""
 
     role: str
     channels: int
@@ -181,7 +181,7 @@ def _parts(block: ScaledBlock) -> Iterator[_Part]:
 
 
 class _Walk:
-    """Builds layers one after the other, carrying the shape along."""
+    """Builds layers one after the other and tracks the shape."""
 
     def __init__(self, arch: Arch, keys: Keys) -> None:
         self.arch = arch

@@ -1,8 +1,8 @@
-"""Arch -> torch.nn.Module: the only model code on torch.
+"""Arch -> torch.nn.Module: the only model code that uses torch.
 
 state_dict keys, their order and shapes are torchvision's for v2, v3 and EfficientNet-Lite (v2 with other numbers) and
-timm's for v1 and v4, so that public checkpoints load with strict=True; edgemobile.loading.key_layouts brings the keys
-of other libraries to these. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
+timm's for v1 and v4, so that public checkpoints load with strict=True; edgemobile.loading.key_layouts translates the
+keys of other libraries. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, 
 
 
 def build_net(arch: Arch, *, dropout: float = 0.2) -> nn.Module:
-    """A freshly initialised net for `arch`, in training mode. Seed torch before for repeatable weights."""
+    """A newly initialized net for `arch`, in training mode. Seed torch first for reproducible weights."""
     net = _NETS[arch.keys](arch, dropout)
     _initialise(net)
     return net
 
 
 def _initialise(net: nn.Module) -> None:
-    """He initialisation for convolutions, N(0, 0.01) for linear layers, as the public training recipes do."""
+    """He initialization for convolutions, N(0, 0.01) for linear layers, as the public training recipes do."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -85,7 +85,7 @@ def _conv_norm(
 
 
 def _stages(arch: Arch, blocks: list[nn.Module]) -> nn.Sequential:
-    """Blocks grouped as timm groups them; one more than the table has is a stage of its own."""
+    """Blocks grouped as timm groups them; one block more than in the table is a separate stage."""
     stages: list[list[nn.Module]] = []
     for place, block in zip(block_places(arch), blocks, strict=False):
         if place["place"] == 0:
@@ -131,7 +131,7 @@ class MobileNetV1(nn.Module):
 
 
 class _InvertedResidualV2(nn.Module):
-    """Expand, depthwise, linear bottleneck; a skip where stride is 1 and the channels match."""
+    """Expand, depthwise, linear bottleneck; a skip if stride is 1 and the channels match."""
 
     def __init__(self, arch: Arch, block: ScaledBlock) -> None:
         super().__init__()
@@ -230,13 +230,13 @@ class MobileNetV3(nn.Module):
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
 
 
-# timm's names for a part of a bottleneck, and for a layer that is a block by itself.
+# timm's names for a part of a bottleneck, and for a layer that is itself a block.
 _part = partial(_conv_norm, names=("conv", "bn", "act"))
 _whole = partial(_conv_norm, names=("conv", "bn1", "act"))
 
 
 class _UniversalInvertedBottleneck(nn.Module):
-    """Depthwise, expand, depthwise, project, either depthwise left out where its kernel is 0; a skip where it fits."""
+    """Depthwise, expand, depthwise, project; a depthwise with kernel 0 is omitted; a skip if the shapes match."""
 
     def __init__(self, arch: Arch, block: ScaledBlock) -> None:
         super().__init__()

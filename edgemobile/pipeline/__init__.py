@@ -1,12 +1,12 @@
-"""The main job: a model in, checked files and their manifest out.
+"""The export: a model in, checked files and their manifest out.
 
 export    lower, calibrate, quantize, write, check
-request   what to export, and what came of it
-check     the written files, run and judged against PyTorch
-beside    what lies beside the files: labels, a program that runs them on a board, what to do next
+request   what to export, and the result
+check     runs the written files and compares them with PyTorch
+beside    the other files of the folder: labels, a program that runs the models on a board, a README
 predict_program  that program, before edgemobile's own modules are copied into it
 backends  how a graph becomes a file of each format
-manifest  what an export says of itself
-folder    such a folder as its user finds it: its files, and whether they are what was written
-artifact  the folder an export leaves: written whole or not at all
+manifest  manifest.json and the metadata in each file
+folder    reads the folder of an export, and checks that its files are unchanged
+artifact  writes the folder of an export atomically
 """

@@ -1,4 +1,4 @@
-"""The folder an export leaves: files written whole or not at all, and a manifest that says where each came from."""
+"""Writes the folder of an export atomically: model files, and a manifest with the origin of each."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ __all__ = ["LABELS_FILE", "MANIFEST_FILE", "MANIFEST_VERSION", "ManifestEntry", 
 
 MANIFEST_VERSION = 1
 MANIFEST_FILE, LABELS_FILE = "manifest.json", "labels.txt"
-# Beside the folder of an export, while it is made: a folder that holds the new one, the one before and a lock.
+# During an export, a folder next to its output: contains the new folder, the previous one and a lock.
 _WORK, _NEW, _OLD, _LOCK = ".{name}.export-", "new", "old", "lock"
 
 
 @dataclass(frozen=True)
 class ManifestEntry:
-    """What the manifest says of one exported file before anything is measured. `precision` is what was asked for.
+    """A file's entry in the manifest, before anything is measured. `precision` is the requested one.
 
-    `hswish` is how hard-swish is written, "" where there is none.
+    `hswish` is how hard-swish is expressed, "" if there is none.
     """
 
     file: str
@@ -51,13 +51,13 @@ class ManifestEntry:
 
 @contextmanager
 def fresh_folder(out: Path, *, overwrite: bool = False, keep: Collection[str] = ()) -> Iterator[Path]:
-    """A folder that becomes `out` when the block ends well, and vanishes when it does not.
+    """A folder that becomes `out` when the block succeeds, and is deleted when it fails.
 
-    With `overwrite` it takes the place of an earlier export, at once. Whatever no export wrote stays, also what comes
-    while the block runs, and so do files of the precisions to `keep`. What a killed run left beside `out` is removed.
+    With `overwrite` it replaces an earlier export atomically. Files that no export wrote are kept, including those
+    added while the block runs, and so are files of the precisions in `keep`. Leftovers of a killed run are removed.
 
-    Raises EdgemobileError where `out` exists and `overwrite` is off, or where edgemobile did not write it and all that
-    is in it: a slip of the keyboard must not delete somebody's folder.
+    Raises EdgemobileError if `out` exists and `overwrite` is off, or if `out` has any file that edgemobile did not
+    write: a typing error must not delete a user's folder.
     """
     out = _unlinked(out)
     check_free(out, overwrite=overwrite, keep=keep)
@@ -72,14 +72,14 @@ def fresh_folder(out: Path, *, overwrite: bool = False, keep: Collection[str] = 
         sync_folder(work / _NEW)
         _put(work, out, overwrite=overwrite, keep=keep)
     except OSError as error:
-        raise EdgemobileError(f"cannot write {out}: {error.strerror or error}; nothing was left behind") from error
+        raise EdgemobileError(f"cannot write {out}: {error.strerror or error}; no files were left behind") from error
     finally:
         _clean(work)
         lock.release()
 
 
 def _work_folder(out: Path) -> tuple[Path, FileLock]:
-    """A new folder beside `out`, and the lock that tells another run that it is in use."""
+    """A new folder next to `out`, and the lock that shows other runs that it is in use."""
     while True:
         work = Path(tempfile.mkdtemp(prefix=_WORK.format(name=out.name), dir=out.parent))
         try:
@@ -88,18 +88,18 @@ def _work_folder(out: Path) -> tuple[Path, FileLock]:
             with suppress(OSError):
                 work.rmdir()
             raise
-        # Another run may have taken it for a leftover before it was locked.
+        # Before it was locked, another run may have removed it as a leftover.
         if lock is not None and (work / _LOCK).exists():
             return work, lock
 
 
 def _unlinked(out: Path) -> Path:
-    """Where a link to a folder leads: it keeps pointing there."""
+    """The target of a link to a folder: the link is kept."""
     return Path(os.path.realpath(out)) if out.is_dir() else out
 
 
 def check_free(out: Path, *, overwrite: bool, keep: Collection[str] = ()) -> None:
-    """Refuse an `out` that would be lost or cannot be written. Called before the work as well, so that nobody waits."""
+    """Refuse an `out` that would be lost or cannot be written. Also called before the work, to fail early."""
     out = _unlinked(out)
     _recover(out)
     _check_writable(out)
@@ -111,7 +111,7 @@ def check_free(out: Path, *, overwrite: bool, keep: Collection[str] = ()) -> Non
 
 
 def _check_writable(out: Path) -> None:
-    """Raises EdgemobileError where no folder can be made beside `out`. Permissions say less than trying does."""
+    """Raises EdgemobileError if no folder can be created next to `out`. It tries: permissions do not show all."""
     parent = next(path for path in out.absolute().parents if os.path.lexists(path))
     try:
         with tempfile.TemporaryDirectory(prefix=_WORK.format(name=out.name), dir=parent):
@@ -125,13 +125,14 @@ def _unwritable(out: Path, error: OSError) -> EdgemobileError:
 
 
 def _check_ours(folder: Path, out: Path, keep: Collection[str]) -> None:
-    """Raises EdgemobileError where `folder`, called `out`, is not an export, or holds what is to be kept."""
+    """Raises EdgemobileError if `folder`, called `out`, is not an export, or has files that must be kept."""
     found = tuple(folder.iterdir()) if folder.is_dir() else (folder,)
     held = {path.name for path in found}
     precisions = _written(folder / MANIFEST_FILE)
     if held and not precisions:
         raise EdgemobileError(
-            f"{out} is not a folder edgemobile wrote (no {MANIFEST_FILE} of an export in it); choose another with --out"
+            f"{out} was not written by edgemobile (it has no {MANIFEST_FILE} of an export); choose another "
+            "folder with --out"
         )
     if foreign := sorted(path.name for path in found if path.name not in precisions or path.is_dir()):
         raise EdgemobileError(
@@ -146,7 +147,7 @@ def _check_ours(folder: Path, out: Path, keep: Collection[str]) -> None:
 
 
 def _written(manifest: Path) -> dict[str, str]:
-    """The files of the export that `manifest` describes -> their precisions; {} where it describes none."""
+    """The files of the export that `manifest` describes -> their precisions; {} if it describes none."""
     try:
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         if not facts["edgemobile"]:
@@ -160,9 +161,9 @@ def _written(manifest: Path) -> dict[str, str]:
 
 
 def _put(work: Path, out: Path, *, overwrite: bool, keep: Collection[str]) -> None:
-    """Let the new folder be `out`, and what was there before the old folder.
+    """Move the new folder to `out`, and the previous one to the old folder.
 
-    Whatever came there since the work began is found before the change, or undoes it.
+    Files added since the work began are detected before the change, or undo it.
     """
     new, old = work / _NEW, work / _OLD
     try:
@@ -181,7 +182,7 @@ def _put(work: Path, out: Path, *, overwrite: bool, keep: Collection[str]) -> No
     if not exchange(old, out):
         old.rename(new)
         try:
-            # Between these two a kill leaves no `out`; _recover puts the old folder back.
+            # If killed between these two, there is no `out`; _recover restores the old folder.
             out.rename(old)
             rename_onto_nothing(new, out)
         except BaseException:
@@ -196,14 +197,14 @@ def _put(work: Path, out: Path, *, overwrite: bool, keep: Collection[str]) -> No
 
 
 def _undo(work: Path, out: Path) -> None:
-    """Put the old folder back, which holds what no export wrote."""
+    """Restore the old folder, which has files that no export wrote."""
     if not exchange(work / _OLD, out):
         out.rename(work / _NEW)
         (work / _OLD).rename(out)
 
 
 def _recover(out: Path) -> None:
-    """Clean up what killed runs left beside `out`: put back a folder taken from its place, and remove the rest."""
+    """Clean up after killed runs next to `out`: restore a moved folder, and remove the rest."""
     prefix = _WORK.format(name=out.name)
     try:
         works = [path for path in out.parent.iterdir() if path.name.startswith(prefix) and path.is_dir()]
@@ -223,12 +224,12 @@ def _recover(out: Path) -> None:
 
 
 def _clean(work: Path) -> None:
-    """Remove `work` with the export in it; of the old folder only what its manifest names."""
+    """Remove `work` with the export in it; of the old folder only the files in its manifest."""
     shutil.rmtree(work / _NEW, ignore_errors=True)
     old = work / _OLD
     written = _written(old / MANIFEST_FILE)
     with suppress(OSError):
-        # The manifest goes last: without it nobody would know what the others are.
+        # The manifest is removed last: without it the other files could not be identified.
         for path in sorted(old.iterdir() if old.is_dir() else (), key=lambda path: path.name == MANIFEST_FILE):
             if path.name in written:
                 path.unlink()

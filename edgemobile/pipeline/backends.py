@@ -1,10 +1,10 @@
-"""How a traced model becomes files. One row per backend.
+"""Turns a traced model into files. One row per backend.
 
-    native       lower -> Graph -> our int8 -> our emitters: every format and precision, the same integers in each
-    torch        torch.onnx.export + onnxsim, int8 by onnxruntime's quantizer: ONNX, also of ops we do not lower
-    tensorflow   lower -> Graph -> tf.function -> TFLiteConverter, int8 by its quantizer: TFLite
+    native       lower -> Graph -> edgemobile's int8 and exporters: every format and precision, the same integers in
+    each torch        torch.onnx.export + onnxsim, int8 by onnxruntime's quantizer: ONNX, also for ops without a
+    lowering tensorflow   lower -> Graph -> tf.function -> TFLiteConverter, int8 by its quantizer: TFLite
 
-The libraries' exporters are a second opinion, and the way out where ours does not go.
+The libraries' exporters are for comparison, and for models that the native backend does not support.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ _CALIBRATION_BATCH = 32
 
 @dataclass(frozen=True)
 class Job:
-    """What a backend is asked for. `metadata` gives what a file of a precision says of itself. `graph` is the model
-    lowered; None for a backend that does not lower.
+    """The input of a backend. `metadata`: precision -> the metadata of a file. `graph` is the lowered model; None for
+    a backend that does not lower.
 
-    With `strict_calib`, calibration images that cannot be what the model is used on are refused. `search_drop` asks for
-    a search: how many points of top-1 int8 may lose before a layer more stays in float. With `embed_preprocess` the
+    With `strict_calib`, calibration images that do not look like the model's images are refused. `search_drop` turns on
+    a search: the points of top-1 that int8 may lose before one more layer stays in float. With `embed_preprocess` the
     files take raw pixels. `target` is where they will run.
     """
 
@@ -75,10 +75,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Emitted:
-    """What a backend made: (format, precision) -> the file's bytes.
+    """The result of a backend: (format, precision) -> the file's bytes.
 
-    `int8` is the integer graph behind the int8 files, and `recipe` how it was made, where it is ours.
-    `hardswish_count` is how many the model has.
+    `int8` is the integer graph of the int8 files, and `recipe` its recipe, for the native backend. `hardswish_count`
+    is the number of hard-swish ops in the model.
     """
 
     files: Mapping[tuple[str, str], bytes]
@@ -118,16 +118,16 @@ def _native(job: Job) -> Emitted:
 
 
 def _of_target(target: Target, format_name: str, precision: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    """(what the emitter is told of where a file will run, what the file says of it)."""
+    """(options of the emitter for the target, the file's metadata about it)."""
     told = target.onnx if format_name == "onnx" else {}
     named = format_name == "onnx" and precision == "int8" and target.needs_exact_sums
     return told, {TARGET: target.name} if named else {}
 
 
 def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
-    """(the job's recipe with the layers in float that its bound needs, what that cost in words).
+    """(the job's recipe with the float layers that its bound requires, the result in words).
 
-    The bound is held on every fourth calibration image, which the others are not calibrated on meanwhile.
+    The bound is checked on every fourth calibration image; meanwhile calibration uses only the others.
     """
     if job.search_drop is None:
         return job.recipe, ()
@@ -145,7 +145,7 @@ def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
             evaluate=partial(_in_runtime, job.formats[0]),
             progress=report,
         )
-    lost = f"{found.drop:.2f} points" if found.drop is not None else f"{100 * (1 - found.agreement):.2f} answers of 100"
+    lost = f"{found.drop:.2f} points" if found.drop is not None else f"{100 * (1 - found.agreement):.2f} answers in 100"
     kept = ", ".join(found.kept_float) or "none"
     note = f"search: {kept} kept in float; int8 then loses {lost} on {held.sum()} calibration images held out"
     return found.recipe, (note,)
@@ -192,10 +192,10 @@ def _hardswishes(graph: Graph) -> int:
 
 @dataclass(frozen=True)
 class Backend:
-    """One row: the formats and precisions a backend can make, and the function that makes them.
+    """One row: the formats and precisions that a backend can write, and the function that writes them.
 
-    `needs` are (package, our extra that brings it) beyond what writes and runs each format. `lowers`: it starts from
-    our graph of the model.
+    `needs` are (package, the extra that installs it) besides those that write and run each format. `lowers`: it starts
+    from the lowered graph of the model.
     """
 
     formats: tuple[str, ...]
@@ -205,7 +205,7 @@ class Backend:
     lowers: bool = True
 
     def check_installed(self, formats: Sequence[str]) -> None:
-        """Raises MissingExtra for what an export to `formats` would miss only at its end."""
+        """Raises MissingExtra for packages that an export to `formats` would otherwise miss only at its end."""
         for package, extra in self.needs:
             if importlib.util.find_spec(package) is None:
                 raise missing(package, extra)
@@ -225,17 +225,17 @@ BACKENDS = {
 
 
 def backend_for(name: str, formats: Sequence[str] | None, precisions: Sequence[str]) -> tuple[Backend, tuple[str, ...]]:
-    """(the backend's row, the formats to make: all it has where `formats` is None).
+    """(the backend's row, the formats to write: all it has if `formats` is None).
 
-    Raises Unsupported for what the backend cannot make.
+    Raises Unsupported for anything that the backend cannot write.
     """
     if name not in BACKENDS:
-        raise Unsupported(f"there is no backend {name!r}. Known: {', '.join(BACKENDS)}")
+        raise Unsupported(f"unknown backend {name!r}. Known: {', '.join(BACKENDS)}")
     row = BACKENDS[name]
     formats = row.formats if formats is None else tuple(formats)
     for what, wanted, known in (("format", formats, row.formats), ("precision", precisions, row.precisions)):
         unknown = [one for one in wanted if one not in known]
         if unknown or not wanted:
             found = ", ".join(unknown) or "(none)"
-            raise Unsupported(f"{what} {found} cannot be made by the backend {name}. Allowed: {', '.join(known)}")
+            raise Unsupported(f"{what} {found} cannot be written by the backend {name}. Allowed: {', '.join(known)}")
     return row, formats

@@ -1,4 +1,4 @@
-"""What an export leaves beside its models: labels.txt, a program that runs them on a board, and what to do next."""
+"""Writes the other files of an export: labels.txt, a program that runs the models on a board, and a README."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["predict_source", "with_pixels", "write_beside"]
 
 _PREDICT, _README, _SAMPLE = "predict.py", "README.md", "sample.png"
 _TOP = 3
-# The file to try first: the smallest, in the format that more boards have a runtime for.
+# The file to try first: the smallest, in the format with runtimes for more boards.
 _ORDER = ("int8", "weight-only", "float16", "float32")
 _HEADER = '''"""{docstring}"""
 
@@ -42,11 +42,11 @@ except ImportError as error:
 
 
 class BrokenImage(Exception):
-    """An image file that cannot be read, or has no answer."""
+    """An image file that cannot be read, or whose outputs are not finite."""
 
 
 '''
-# What the header has already.
+# Imports that the header already has.
 _INSTALLED = ("numpy", "PIL", "edgemobile", "__future__")
 
 
@@ -59,9 +59,9 @@ def write_beside(
     name: str,
     threads: int,
 ) -> list[Recorded]:
-    """Write labels.txt, where labels are known, and predict.py, sample.png and README.md; what was written.
+    """Write labels.txt if labels are known, predict.py, sample.png and README.md; returns the files written.
 
-    `written` are the files of `entries` by name, and `name` is what the folder will be called.
+    `written` are the files of `entries` by name, and `name` is the final name of the folder.
     """
     with zipfile.ZipFile(CHECK_IMAGES) as archive:
         sample = archive.read(min(archive.namelist()))
@@ -83,7 +83,7 @@ def predict_source() -> str:
 
 
 def with_pixels(program: str) -> str:
-    """A program that imports from edgemobile.pixels, with the code of that module in the place of the import."""
+    """A program that imports from edgemobile.pixels, with the import replaced by the code of that module."""
     sources = (Path(str(pixels.__file__)).read_text(encoding="utf-8"), program)
     imports = sorted({line for source in sources for line in _standard_imports(source)}, key=_import_order)
     header = _HEADER.format(docstring=ast.get_docstring(ast.parse(program), clean=False), imports="\n".join(imports))
@@ -105,7 +105,7 @@ def _import_order(line: str) -> tuple[bool, str]:
 
 
 def _code(source: str) -> str:
-    """What comes after the imports and `__all__`."""
+    """The code after the imports and `__all__`."""
     end = next(node.end_lineno for node in ast.parse(source).body if isinstance(node, ast.Assign))
     return "\n".join(source.splitlines()[end:]).strip("\n") + "\n"
 
@@ -149,7 +149,7 @@ edgemobile.
 
 ## On the board
 
-1. Copy this folder to the board, here a Raspberry Pi. In the folder that holds it:
+1. Copy this folder to the board, here a Raspberry Pi. In its parent folder, run:
 
        scp -r {name} pi@raspberrypi.local:
 
@@ -164,11 +164,11 @@ edgemobile.
 
        python predict.py {first} sample.png
 
-   Below a line with the version of the runtime it should print this; the last digits may differ from core to core:
+   It should print a line with the version of the runtime, and then this; the last digits depend on the CPU core:
 
 {expected}
 
-4. Classify a photo of yours. `--json` prints JSON, `--top 10` more classes:
+4. Classify your own photo. `--json` prints JSON, `--top 10` prints more classes:
 
        python predict.py {first} photo.jpg
 
@@ -178,9 +178,9 @@ edgemobile.
 |---|---:|---|---|
 {rows}
 
-`sample.png` is synthetic: it shows whether the board computes what was computed here, not how good a model is.{labels}
-`manifest.json` has the preprocessing, where everything is from, and how each file compares with PyTorch;
-`edgemobile verify` checks the folder against it.
+`sample.png` is synthetic: it shows whether the board computes the same as this machine, not how accurate a model
+is.{labels} `manifest.json` contains the preprocessing, the origin of everything, and the comparison of each file with
+PyTorch; `edgemobile verify` checks the folder against it.
 """
 
 
@@ -189,7 +189,7 @@ def _distribution(format_name: str) -> str:
 
 
 def _answer(file: ModelFile, image: Image.Image, threads: int) -> list[Prediction] | str:
-    """What the file makes of the image, or why it has no answer."""
+    """The file's result for the image, or why there is none."""
     try:
         # It was written a moment ago, and run: it needs no process of its own.
         options = ClassifierOptions(threads=threads, isolated=False)

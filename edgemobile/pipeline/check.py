@@ -1,4 +1,4 @@
-"""Every file that was written, run in its runtime as its target computes it, and judged against PyTorch."""
+"""Runs every written file in its runtime as its target computes it, and compares it with PyTorch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from edgemobile.util.progress import Progress
 __all__ = ["accuracy", "check", "file_notes"]
 
 _LATENCY_ROUNDS = 30
-# The numpy reference is slow; this many images show an integer that differs.
+# The numpy reference is slow; this many images are enough to show integers that differ.
 _ORACLE_IMAGES = 16
-# A tie may be rounded either way. Nets that are usual carry it on to this many steps at most.
+# A tie may be rounded either way. In common nets it grows to at most this many steps.
 _TIE_LSB, _USUAL_LSB = 1, 4
 
 
@@ -43,9 +43,9 @@ def check(
     written: Mapping[str, ModelFile],
     progress: Progress,
 ) -> tuple[Checked, ...]:
-    """Run every file on the check images as its target would, judge it against `reference`, and time all in turns.
+    """Run every file on the check images as its target would, compare it with `reference`, and time all in turns.
 
-    `written` are the files by the names that their entries have.
+    `written` are the files by the names in their entries.
     """
     sessions = {name: _session(file, request.threads) for name, file in written.items()}
     exact = {
@@ -87,13 +87,13 @@ def _session(file: ModelFile, threads: int, *, exact: bool = False) -> Session:
 
 
 def file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
-    """What explains the files' numbers."""
+    """Notes that explain the files' numbers."""
     notes = [file.strays for file in files if file.strays is not None]
     poor = any(file.entry.precision in QUANTIZED and not file.verdict.passed for file in files)
     if poor and is_factory(request.model) and request.weights is None and not model.random:
         notes.append(
-            f"if the weights that {request.model} makes were never trained, say --weights random: int8 of such is not "
-            "held to a tolerance"
+            f"if the weights of {request.model} were never trained, use --weights random: int8 files are then not "
+            "checked against a tolerance"
         )
     return (*notes, *_notes_of_here(request, files))
 
@@ -114,7 +114,7 @@ def _judged(
     output: np.ndarray,
     labels: np.ndarray | None,
 ) -> Verdict:
-    """The verdict on a file by the table of tolerances and, for int8, by the request's own bound."""
+    """Check a file against the table of tolerances and, for int8, against the request's own bound."""
     verdict = judge(reference, output, _tolerances(precision, random=model.random))
     if request.max_drop is None or precision != "int8":
         return verdict
@@ -129,17 +129,17 @@ def _judged(
 
 
 def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
-    """Untrained layers amplify whatever noise goes in: random weights are held to a bound in float only."""
+    """Untrained layers amplify any noise: with random weights only float files are checked against a bound."""
     return {} if random and precision in QUANTIZED else TOLERANCES[precision]
 
 
 def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
-    """As many images as the session's batch, repeated where there are fewer."""
+    """As many images as the session's batch, repeated if there are fewer."""
     return np.resize(images, (session.input.shape[0], *images.shape[1:]))
 
 
 def _max_lsb(graph: Graph | None, exact: np.ndarray | None, output: np.ndarray) -> int | None:
-    """The largest difference of a file to the reference arithmetic, in steps of the output's scale."""
+    """The largest difference between a file and the reference arithmetic, in steps of the output's scale."""
     return None if graph is None or exact is None else int(_steps(graph, exact, output).max())
 
 
@@ -158,14 +158,16 @@ def _explained(
     images: np.ndarray,
     written: Mapping[str, ModelFile],
 ) -> Checked:
-    """`file` with where its distance to the reference arithmetic comes from; an op that is beyond a tie is missed."""
+    """`file` with the source of its distance to the reference arithmetic; an op that differs by more than a tie is
+    missed.
+    """
     if graph is None or exact is None or file.max_lsb is None or file.max_lsb <= _TIE_LSB:
         return file
     worst = int(_steps(graph, exact, output).max(axis=1).argmax())
     try:
         found = why_it_strays(graph, written[file.entry.file], images[worst : worst + 1], _TIE_LSB)
     except Unsupported as error:
-        found = Strayed((), f"its ops cannot be looked at ({error})")
+        found = Strayed((), f"its ops cannot be compared ({error})")
     if found.wrong:
         return replace(file, verdict=replace(file.verdict, missed=(*file.verdict.missed, *found.wrong)))
     if file.max_lsb <= _USUAL_LSB:

@@ -1,4 +1,4 @@
-"""The main job: a model goes in, a folder of files that were run and compared comes out.
+"""Exports a model to a folder of files that were run and compared with PyTorch.
 
 model + weights -> torch.export -> a backend (pipeline.backends) -> files -> run in their runtimes
 -> judge against PyTorch (pipeline.check) -> folder with manifest
@@ -45,15 +45,15 @@ __all__ = ["export", "ranking"]
 
 _RANKED_BATCH = 32
 _NOISE_IMAGES = 32
-# To see what int8 does, fewer synthetic images are enough than to calibrate it.
+# Checking int8 needs fewer synthetic images than calibrating it.
 _MADE_CHECK_IMAGES = 16
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
     """Export, run every file written, compare with PyTorch and write the folder `request.out`.
 
-    A file that misses its tolerance is written all the same and said so in the result: the folder is what shows why.
-    Raises EdgemobileError for bad input; then nothing is left behind.
+    A file that misses its tolerance is still written, and reported in the result: the folder helps to find the cause.
+    Raises EdgemobileError for bad input; then no files are left behind.
     """
     backend, formats = backend_for(request.backend, request.formats, request.precisions)
     check_free(request.out, overwrite=request.overwrite, keep=request.not_made)
@@ -113,7 +113,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 
 
 def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Cost]:
-    """What each tensor alone costs in int8, the highest first, for the model and recipe of `request`."""
+    """The cost of each tensor when it alone is int8, highest first, for the model and recipe of `request`."""
     progress = progress or Silent()
     calib = _opened(request.calib)
     model = _model(request, progress)
@@ -140,7 +140,7 @@ def _model(request: ExportRequest, progress: Progress) -> Model:
 
 
 def _lowered(request: ExportRequest, model: Model, progress: Progress) -> Graph:
-    """Raises EdgemobileError for a rule of the recipe that matches no layer, before anything is calibrated."""
+    """Raises EdgemobileError for a rule of the recipe that matches no layer, before the calibration."""
     with progress.step("lower to a graph"):
         graph = lower(model.program, model.name)
     if "int8" in request.precisions and request.backend == "native":
@@ -149,7 +149,7 @@ def _lowered(request: ExportRequest, model: Model, progress: Progress) -> Graph:
 
 
 def _opened(calib: Path | None) -> Dataset | None:
-    """Opened before the work, so that nobody waits to hear that there is no such folder."""
+    """Open the images before the work, so that a missing folder is reported at once."""
     return None if calib is None else open_dataset(calib)
 
 
@@ -184,7 +184,7 @@ def _samples(request: ExportRequest, calib: Dataset | None, model: Model, progre
 
 
 def _reference(request: ExportRequest, model: Model, samples: Samples) -> tuple[np.ndarray, Samples]:
-    """(PyTorch's logits, `samples` as the files take them: whole pixels where they normalise these themselves)."""
+    """(PyTorch's logits, `samples` as the files take them: whole pixels if the files normalize them)."""
     if not request.embed_preprocess:
         return model.logits(samples.check), samples
     pixels = to_pixels(samples.check, model.preprocess)
@@ -196,7 +196,7 @@ def _model_notes(model: Model) -> tuple[str, ...]:
         return (*model.notes, *filter(None, (model.assumption,)))
     return (
         *model.notes,
-        "random weights: good for size and latency; int8 is not held to a tolerance, nor is its distance a finding",
+        "random weights: only for size and latency; int8 is not checked against a tolerance",
     )
 
 
@@ -208,7 +208,7 @@ def _doubts(
     reference: np.ndarray,
     progress: Progress,
 ) -> tuple[str, ...]:
-    """What to look at where PyTorch itself is right far less often than it could be."""
+    """What to check if the accuracy of PyTorch itself is far lower than expected."""
     if samples.labels is None or model.random or calib is None:
         return ()
 
@@ -228,7 +228,7 @@ def _doubts(
 
 
 def _too_few_to_judge(request: ExportRequest, samples: Samples) -> Iterator[str]:
-    """Where one check image weighs more than all that int8 may lose."""
+    """The note that one check image counts more than the whole loss that int8 may have."""
     one = 100 / len(samples.check)
     if request.max_drop is not None and 0 < request.max_drop < one:
         yield (
@@ -238,7 +238,7 @@ def _too_few_to_judge(request: ExportRequest, samples: Samples) -> Iterator[str]
 
 
 def _write(model: Model, emitted: Emitted, folder: Path) -> tuple[list[ManifestEntry], dict[str, ModelFile]]:
-    """Write the model files: (what the manifest says of each, the files by name)."""
+    """Write the model files: (the manifest's entry of each, the files by name)."""
     entries, written = [], {}
     for (name, precision), data in emitted.files.items():
         row = FORMATS[name]
@@ -253,7 +253,7 @@ def _write(model: Model, emitted: Emitted, folder: Path) -> tuple[list[ManifestE
 
 
 def _hswish_form(ops: Mapping[str, int], total: int, other: str) -> str:
-    """How the model's hard-swishes are written: "21 fused", "21 delegated" (or whatever `other` is), or nothing."""
+    """How the model's hard-swish ops are expressed: "21 fused", "21 delegated" (or as in `other`), or ""."""
     fused = ops.get("HARD_SWISH", 0) + ops.get("HardSwish", 0)
     parts = ((fused, "fused"), (total - fused, other))
     return ", ".join(f"{count} {form}" for count, form in parts if count > 0)

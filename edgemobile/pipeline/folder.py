@@ -1,4 +1,4 @@
-"""The folder of an export as its user finds it: its files by name, and whether they are still what was written."""
+"""Reads the folder of an export: its files by name, and whether they are unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READ_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Recorded:
-    """A file as the manifest records it; `format` is "" for one that is no model."""
+    """A file as recorded in the manifest; `format` is "" if it is not a model."""
 
     file: str
     bytes: int
@@ -37,7 +37,7 @@ class Recorded:
 
     @classmethod
     def of(cls, path: Path) -> Recorded:
-        """A file as it is now. Raises EdgemobileError where it cannot be read."""
+        """A file as it is now. Raises EdgemobileError if it cannot be read."""
         size, digest = 0, hashlib.sha256()
         try:
             with path.open("rb") as file:
@@ -51,7 +51,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Changed:
-    """A file that is not the one `recorded`, but `found`."""
+    """A file that differs from the manifest: `recorded` there, `found` on disk."""
 
     recorded: Recorded
     found: Recorded
@@ -65,7 +65,9 @@ class Changed:
 
 @dataclass(frozen=True)
 class Verification:
-    """A folder beside its manifest. `extra` is what the manifest does not name: it is told, and fails nothing."""
+    """A folder compared with its manifest. `extra` files are not in the manifest: they are reported, and are not an
+    error.
+    """
 
     folder: Path
     intact: tuple[Recorded, ...]
@@ -101,7 +103,7 @@ class Verification:
 def verify(folder: Path) -> Verification:
     """Compare every file of an export with the size and the sha256 in its manifest.
 
-    Raises EdgemobileError where `folder` is not the folder of an export, or a file in it cannot be read.
+    Raises EdgemobileError if `folder` is not the folder of an export, or a file in it cannot be read.
     """
     recorded = _recorded(folder)
     intact, changed, missing = [], [], []
@@ -124,13 +126,13 @@ def verify(folder: Path) -> Verification:
 def model_files(folder: Path, formats: Collection[str] | None = None) -> tuple[Path, ...]:
     """The model files of an export, all or those of `formats`, in the order of its manifest.
 
-    Raises EdgemobileError where they are not all there as they were written, or none is of `formats`.
+    Raises EdgemobileError if one is missing or changed, or none is in `formats`.
     """
     found = verify(folder)
     if not found.passed:
         wrong = [*(one.words for one in found.changed), *(f"{one.file} is missing" for one in found.missing)]
         raise EdgemobileError(
-            f"{folder} is not what its {MANIFEST_FILE} says: {'; '.join(wrong[:3])}{'; ...' if wrong[3:] else ''}. "
+            f"{folder} does not match its {MANIFEST_FILE}: {'; '.join(wrong[:3])}{'; ...' if wrong[3:] else ''}. "
             "Name the files one by one to take them as they are, or export again with --overwrite"
         )
     models = [one for one in found.intact if one.format]
@@ -144,34 +146,36 @@ def model_files(folder: Path, formats: Collection[str] | None = None) -> tuple[P
 
 
 def expanded(given: Iterable[str | os.PathLike[str]], formats: Collection[str] | None = None) -> tuple[str, ...]:
-    """`given` with the model files of an export in the place of its folder.
+    """`given` with the folder of an export replaced by its model files.
 
-    Text that is the name of a reference model stays that name, which the log says where a folder is called so too:
-    "v3-large/" is the folder. Raises EdgemobileError as `model_files` does.
+    The name of a reference model is kept as the model, with a log message if a folder has the same name: "v3-large/"
+    is the folder. Raises EdgemobileError as `model_files` does.
     """
     found: list[str] = []
     for one in given:
         is_model = isinstance(one, str) and one in ARCHS
         is_folder = Path(one).is_dir()
         if is_model and is_folder:
-            _LOG.warning("%s is the reference model here; for the folder of that name: %s/", one, one)
+            _LOG.warning("%s means the reference model; for the folder with that name, write %s/", one, one)
         found += map(str, model_files(Path(one), formats)) if is_folder and not is_model else [os.fspath(one)]
     return tuple(found)
 
 
 def single(given: str | os.PathLike[str]) -> str:
-    """As `expanded`, for one file: the folder of an export stands for its model file where it has only one.
+    """As `expanded`, for one file: the folder of an export stands for its model file if it has only one.
 
-    Raises EdgemobileError where it has several, which it names.
+    Raises EdgemobileError with their names if it has several.
     """
     files = expanded([given])
     if len(files) > 1:
-        raise EdgemobileError(f"{given} has {len(files)} model files. Name one of them: {first_few(files, len(files))}")
+        raise EdgemobileError(
+            f"{given} has {len(files)} model files. Choose one of them: {first_few(files, len(files))}"
+        )
     return files[0]
 
 
 def _recorded(folder: Path) -> tuple[Recorded, ...]:
-    """The files that the manifest names. Raises EdgemobileError where there is no manifest of an export."""
+    """The files in the manifest. Raises EdgemobileError if there is no manifest of an export."""
     path = folder / MANIFEST_FILE
     try:
         with path.open("rb") as file:
@@ -186,7 +190,7 @@ def _recorded(folder: Path) -> tuple[Recorded, ...]:
         raise EdgemobileError(f"{path} is not the manifest of an export. Name a folder that `edgemobile export` wrote")
     if value.get("version") != MANIFEST_VERSION:
         raise EdgemobileError(
-            f"{path} is of version {str(value.get('version'))[:20]}; this edgemobile reads {MANIFEST_VERSION}"
+            f"{path} has version {str(value.get('version'))[:20]}; this edgemobile reads {MANIFEST_VERSION}"
         )
     lists = {name: value.get(name, []) for name in ("files", "other_files")}
     for name, entries in lists.items():

@@ -1,4 +1,4 @@
-"""What an export says of itself: in manifest.json beside the files, and inside each of them."""
+"""The description of an export: manifest.json next to the files, and metadata in each of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "tensorfl
 
 
 def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = False) -> Mapping[str, str]:
-    """What travels inside every file, so that it can be used without its folder (edgemobile/model_file/metadata.py)."""
+    """The metadata in every file, so that it can be used without its folder (edgemobile/model_file/metadata.py)."""
     preprocess = outside(model.preprocess) if embed_preprocess else model.preprocess
     entries = {
         VERSION: __version__,
@@ -44,9 +44,9 @@ def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = Fals
 def manifest(
     request: ExportRequest, model: Model, samples: Samples, result: ExportResult, others: Sequence[Recorded]
 ) -> dict[str, Any]:
-    """manifest.json: where everything came from, and every number the export measured, unrounded.
+    """manifest.json: the origin of everything, and every number that the export measured, unrounded.
 
-    `others` are the files of the folder that are no models.
+    `others` are the files of the folder that are not models.
     """
     int8 = "int8" in request.precisions
     return {

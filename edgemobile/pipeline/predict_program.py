@@ -15,7 +15,7 @@ import struct
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Callable, NamedTuple  # noqa: UP035  # as Python 3.9 has it
+from typing import Any, Callable, NamedTuple  # noqa: UP035  # for Python 3.9
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,7 @@ _TFLITE_RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 
 
 class Failure(Exception):
-    """What the user can change; `code` is the exit code."""
+    """An error that the user can fix; `code` is the exit code."""
 
     def __init__(self, words: str, code: int = 2) -> None:
         super().__init__(words)
@@ -37,7 +37,7 @@ class Failure(Exception):
 
 
 class Port(NamedTuple):
-    """The input or output of a file. Integers stand for scale * (q - zero_point); scale is 0 for floats."""
+    """The input or output of a file. Integers mean scale * (q - zero_point); scale is 0 for floats."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -46,7 +46,7 @@ class Port(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A model file in its runtime. `invoke` is one inference, raw array -> raw array."""
+    """A model file opened in its runtime. `invoke` is one inference, raw array -> raw array."""
 
     runtime: str
     given: Port
@@ -81,7 +81,7 @@ def _open_onnx(data: bytes, threads: int) -> Opened:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    # Only x86 without VNNI knows it, whose sums of int8 products would saturate.
+    # Only has an effect on x86 without VNNI, where sums of int8 products would saturate.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     (given,), (made,) = session.get_inputs(), session.get_outputs()
@@ -128,19 +128,19 @@ def _tflite_port(detail: dict[str, Any]) -> Port:
 
 
 def tflite_metadata(data: bytes) -> dict[str, str]:
-    """The texts of a TFLite file's metadata, by name; its flatbuffer is read here, as no runtime gives them."""
+    """The texts of a TFLite file's metadata, by name. It parses the flatbuffer, because no runtime provides them."""
 
     def number(form: str, at: int) -> int:
         return struct.unpack_from(f"<{form}", data, at)[0]
 
     def field(table: int, index: int) -> int:
-        """Where a field of a table stands; 0 where it is left out."""
+        """The position of a field of a table; 0 if it is omitted."""
         vtable, entry = table - number("i", table), 4 + 2 * index
         offset = number("H", vtable + entry) if entry < number("H", vtable) else 0
         return table + offset if offset else 0
 
     def vector(table: int, index: int) -> tuple[int, int]:
-        """(where the first item stands, how many there are)."""
+        """(the position of the first item, the number of items)."""
         at = field(table, index)
         start = at + number("I", at) if at else 0
         return (start + 4, number("I", start)) if at else (0, 0)
@@ -173,14 +173,15 @@ class Model:
         self.opened = open_model(path, threads)
         metadata, shape = self.opened.metadata, self.opened.given.shape
         if "edgemobile.preprocess" not in metadata:
-            raise Failure(f"{path} does not say its preprocessing: take it as edgemobile export wrote it")
+            raise Failure(f"{path} does not contain its preprocessing: use the file that edgemobile export wrote")
         self.preprocess = json.loads(metadata["edgemobile.preprocess"])
         self.is_nchw = shape[1] == 3 and shape[3] != 3
         outputs = self.scores(np.zeros((self.preprocess["input_px"],) * 2 + (3,), np.float32))
         if outputs.ndim != 1 or len(outputs) < 2:
-            raise Failure(f"{path} gives {list(self.opened.made.shape)}, and is no classifier of images")
+            raise Failure(f"{path} has the output {list(self.opened.made.shape)} and is not an image classifier")
         self.labels = _labels(path, metadata, len(outputs))
-        # What the TFLite specification fixes for the output of SOFTMAX; else whether zeros give a distribution.
+        # The scale that the TFLite specification requires for the output of SOFTMAX; else whether zeros give a
+        # distribution.
         softmax = self.opened.made.scale == 1 / 256 and self.opened.made.zero_point in (0, -128)
         self.gives_probabilities = softmax or bool((outputs >= 0).all() and abs(outputs.sum() - 1) < 0.02)
 
@@ -192,7 +193,7 @@ class Model:
         if self.is_nchw:
             images = images.transpose(0, 3, 1, 2)
         if not given.dtype.startswith("float"):
-            # Without a scale integers are pixels.
+            # Integers without a scale are pixels.
             steps = np.rint(images / np.float32(given.scale or 1)) + given.zero_point
             images = np.clip(steps, np.iinfo(given.dtype).min, np.iinfo(given.dtype).max)
         raw = self.opened.invoke(np.ascontiguousarray(images, given.dtype))[0].squeeze()
@@ -208,7 +209,7 @@ class Model:
         mean, std = (np.array(how[name], np.float32) for name in ("mean", "std"))
         scores = self.scores((crop(resized, how["input_px"]) - mean) / std)
         if not np.isfinite(scores).all():
-            raise BrokenImage("the model gives outputs that are not finite: it has no answer")
+            raise BrokenImage("the model's outputs are not finite: there is no result")
         if self.gives_probabilities:
             return scores
         powers = np.exp(scores - scores.max())
@@ -216,7 +217,7 @@ class Model:
 
 
 def _labels(path: Path, metadata: dict[str, str], outputs: int) -> list[str]:
-    """In the file, else in labels.txt beside it, else numbers."""
+    """Labels in the file, else in labels.txt next to it, else numbers."""
     beside = path.with_name("labels.txt")
     names = json.loads(metadata.get("edgemobile.labels", "[]"))
     if not names and beside.is_file():
@@ -227,16 +228,16 @@ def _labels(path: Path, metadata: dict[str, str], outputs: int) -> list[str]:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    """u8[H,W,3] of an image file, turned upright. Raises BrokenImage."""
+    """u8[H,W,3] of an image file, rotated upright. Raises BrokenImage."""
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
             return np.asarray(upright_rgb(image))
     except BrokenImage:
         raise
-    # Decoders raise whatever they like on broken bytes.
+    # Decoders raise many kinds of exceptions on broken bytes.
     except Exception as error:
-        raise BrokenImage(getattr(error, "strerror", None) or "it is no image, or a damaged one") from error
+        raise BrokenImage(getattr(error, "strerror", None) or "it is not an image, or is damaged") from error
 
 
 def main() -> int:

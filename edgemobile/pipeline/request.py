@@ -1,4 +1,4 @@
-"""What to export, and what came of it."""
+"""What to export, and the result."""
 
 from __future__ import annotations
 
@@ -20,33 +20,32 @@ from edgemobile.quant.targets import DEFAULT_TARGET, suited, target_for
 
 __all__ = ["Checked", "ExportRequest", "ExportResult", "default_out", "recipe_of", "refuse_unused"]
 
-# What says how int8 is made: by ours, and by any backend.
+# Options about int8: only for the native backend, and for any backend.
 _OUR_INT8 = ("recipe", "hswish", "target", "keep_float", "unchecked_calib")
 _ANY_INT8 = (*_OUR_INT8, "max_drop", "calib_images")
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export. None takes the checkpoint's own value, or the model's where it has none.
+    """What to export. None takes the checkpoint's own value, or the model's if it has none.
 
     `model` is a reference model's name, a checkpoint of one, `package.module:factory`, or a saved torch.export program,
-    FILE.pt2. `labels` is a list of class names, one a line; `preprocess` is a name of loading.presets, JSON, or a
-    file of it.
+    FILE.pt2. `labels` is a file of class names, one per line; `preprocess` is a name of loading.presets, JSON, or a
+    JSON file.
 
     `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
-    on another, or on other images where it has no splits. Images that look wrong (noise, not normalised) are refused
-    unless `unchecked_calib`. Without it int8 uses synthesised images for both, those stored in the package where they
-    were made for just these weights, and float files are checked on low-frequency noise, as is everything of random
-    weights.
+    on another split, or on other images if it has no splits. Images that look wrong (noise, not normalized) are refused
+    unless `unchecked_calib`. Without `calib`, int8 uses synthesized images for both, or the stored ones if they were
+    made for exactly these weights. Float files, and all files with random weights, are checked on low-frequency noise.
 
-    `recipe` None is the one that measured best for such images (quant.recipes).
+    `recipe` None is the one with the best results for such images (quant.recipes).
 
-    `max_drop` is how many points of top-1 int8 may lose, or, where labels are not known, in how many of 100 images it
-    may differ from float. With `search` the layers of the highest cost stay in float until it does. `target` is a row
-    of quant.targets: it says how ONNX stores int8 weights, and the manifest has its reasons. Files are checked as it
-    computes them, also where this machine's kernels would saturate.
+    `max_drop` is how many points of top-1 int8 may lose or, if labels are not known, on how many of 100 images it
+    may differ from float. With `search`, the layers with the highest cost stay in float until the bound is met.
+    `target` is a row of quant.targets: it determines how ONNX stores int8 weights, and the manifest gives its reasons.
+    Files are checked as the target computes them, even if this machine's kernels would saturate.
 
-    With `embed_preprocess` the files take uint8 pixels and normalise them themselves.
+    With `embed_preprocess` the files take uint8 pixels and normalize them.
     """
 
     model: str
@@ -81,7 +80,7 @@ class ExportRequest:
 
     @property
     def not_made(self) -> tuple[str, ...]:
-        """Of `quantize`, which makes int8 alone, the precisions of an export that it must not replace."""
+        """The precisions of an export that `quantize`, which writes only int8, must not replace."""
         return () if "float32" in self.precisions else tuple(name for name in PRECISIONS if name not in self.precisions)
 
     def __post_init__(self) -> None:
@@ -94,23 +93,21 @@ class ExportRequest:
         if self.max_drop is not None:
             checked_max_drop(self.max_drop)
         if self.search and (self.max_drop is None or "int8" not in self.precisions or self.backend != "native"):
-            raise EdgemobileError(
-                "--search looks for int8 within a bound: give --int8 and --max-drop, and no --backend"
-            )
+            raise EdgemobileError("--search finds int8 within a bound: add --int8 and --max-drop, and omit --backend")
         if self.unchecked_calib and self.calib is None:
-            raise EdgemobileError("--unchecked-calib: only for images of --calib. Give them, or leave it out")
+            raise EdgemobileError("--unchecked-calib: only for images of --calib. Add --calib, or omit it")
         if self.embed_preprocess and self.backend != "native":
-            raise EdgemobileError(f"--embed-preprocess is for our own emitters: leave out --backend {self.backend}")
+            raise EdgemobileError(f"--embed-preprocess is only for the native backend: omit --backend {self.backend}")
 
 
 @dataclass(frozen=True)
 class Checked:
     """A written file, run in its runtime.
 
-    `accuracy` is top-1 where labels are known. `max_lsb` is the largest difference to the int8 reference arithmetic, in
-    steps of the output's scale; None for other arithmetic. `strays` explains one that is unusually large. `config` is
-    what the runtime was told so that it computes what the file's target computes, and `metrics_here` what this machine
-    makes of the file without: None where that is the same. `latency` is always of the file as this machine runs it.
+    `accuracy` is top-1 if labels are known. `max_lsb` is the largest difference to the int8 reference arithmetic, in
+    steps of the output's scale; None for other arithmetic. `strays` explains an unusually large one. `config` is
+    the configuration with which the runtime computes what the file's target computes. `metrics_here` are the metrics
+    on this machine without it; None if they are the same. `latency` is always measured as this machine runs the file.
     """
 
     entry: ManifestEntry
@@ -126,9 +123,9 @@ class Checked:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export made. `images` says what the files were checked on; `notes` is what a reader should know.
+    """The result of an export. `images` describes what the files were checked on; `notes` are for the user.
 
-    `recipe` is how int8 was made, with what a search added to it; None where it was not ours.
+    `recipe` is that of int8, with the additions of a search; None for other backends than native.
     """
 
     out: Path
@@ -147,7 +144,7 @@ class ExportResult:
 
 
 def default_out(model: str) -> Path:
-    """The folder a model is written to where none is named."""
+    """The default folder of a model."""
     name = model.replace(":", ".")
     return Path(Path(name).stem if is_program(model) or is_checkpoint(model) else name)
 
@@ -155,10 +152,10 @@ def default_out(model: str) -> Path:
 def recipe_of(
     recipe: str | None, hswish: str, target: str, keep_float: tuple[str, ...], images: dict[str, Any], **fields: Any
 ) -> Recipe:
-    """The recipe that the options of `export` and `quantize` add up to.
+    """The recipe from the options of `export` and `quantize`.
 
-    `images` has `calib` and `calib_images`, which decide where no recipe is named. `fields` are fields of Recipe that
-    take the place of the named recipe's; None changes nothing.
+    `images` has `calib` and `calib_images`, which choose the recipe if none is given. `fields` are fields of Recipe
+    that replace those of the recipe; None changes nothing.
     """
     chosen = read_recipe(recipe or recipe_for(images["calib_images"], real=images["calib"] is not None))
     changes = {name: value for name, value in fields.items() if value is not None}
@@ -169,13 +166,11 @@ def recipe_of(
 
 
 def refuse_unused(given: Collection[str], *, int8: bool, backend: str) -> None:
-    """Raises EdgemobileError for options that would change nothing, as no int8 file is made, or not by us."""
+    """Raises EdgemobileError for options without effect: no int8 file is written, or not by the native backend."""
     unused = [name for name in (_OUR_INT8 if int8 else _ANY_INT8) if name in given]
     if not unused or (int8 and backend == "native"):
         return
     options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
     if not int8:
-        raise EdgemobileError(f"{options}: only for int8 files, and none is asked for. Add --int8")
-    raise EdgemobileError(
-        f"{options}: only for our own int8, and --backend {backend} makes another. Leave out --backend"
-    )
+        raise EdgemobileError(f"{options}: only for int8 files, and none is requested. Add --int8")
+    raise EdgemobileError(f"{options}: only for int8 of the native backend. Omit --backend {backend}")

@@ -1,4 +1,4 @@
-"""The table of an evaluation, and what was found of each file."""
+"""The table of an evaluation, and what was detected about each file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
     for name, reason in result.skipped[:_SHOWN_SKIPPED]:
         screen.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
     if len(result.skipped) > _SHOWN_SKIPPED:
-        screen.print(f"[yellow]skipped[/yellow] {len(result.skipped) - _SHOWN_SKIPPED} more; --json names them all")
+        screen.print(f"[yellow]skipped[/yellow] {len(result.skipped) - _SHOWN_SKIPPED} more; --json lists all")
     for file_name, reason in result.refused:
         screen.print(f"[red]refused:[/red] {escape(file_name)}: {escape(reason)}")
     for note in dict.fromkeys(result.notes):
@@ -47,7 +47,7 @@ def _title(result: Evaluation) -> str:
     request, dataset = result.request, result.dataset
     split = f" ({dataset.split})" if dataset.split else ""
     drawn = f", drawn from {len(dataset)} with seed {request.seed}" if request.limit else ""
-    processes = f"{result.workers} process{'es' if result.workers > 1 else ''} of {request.options.threads} thread"
+    processes = f"{result.workers} process{'es' if result.workers > 1 else ''} with {request.options.threads} thread"
     many = "s" if request.options.threads > 1 else ""
     if request.on is not None:
         return (
@@ -73,13 +73,13 @@ def _row(file: FileResult, *, with_baseline: bool) -> list[str]:
 
 
 def _preprocess_cell(file: FileResult) -> str:
-    """Where the preprocessing is from, in a few words."""
+    """The source of the preprocessing, in a few words."""
     words = escape(file.classifier.preprocess_from.partition(":")[0])
     return f"[yellow]{words}[/yellow]" if file.classifier.is_assumed else words
 
 
 def _print_found(names: Sequence[str], files: Sequence[FileResult]) -> None:
-    """What was found of each file, and where: a wrong guess here is a wrong accuracy."""
+    """What was detected about each file, and from what: a wrong guess here gives a wrong accuracy."""
     screen = console()
     for name, file in zip(names, files, strict=True):
         found = file.classifier.found

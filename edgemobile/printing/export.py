@@ -1,4 +1,4 @@
-"""The table of an export, and what a reader should know."""
+"""The table of an export, and its notes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["print_export"]
 
 
 def print_export(result: ExportResult, *, verbose: bool = False) -> None:
-    """What a person decides by, and with `verbose` every column and the ops of each file."""
+    """The main columns, or with `verbose` every column and the ops of each file."""
     screen = console()
     accuracy = f", PyTorch top-1 {result.float_accuracy:.1%}" if result.float_accuracy is not None else ""
     title = escape(f"{result.model} at {result.input_px} px, {result.source}\nchecked on {result.images}{accuracy}")
@@ -35,7 +35,7 @@ def print_export(result: ExportResult, *, verbose: bool = False) -> None:
             ops = ", ".join(f"{op} {count}" for op, count in sorted(file.entry.ops.items()))
             screen.print(f"[dim]{escape(file.entry.file)}:[/dim] {escape(ops)}")
     screen.print(f"wrote [bold]{escape(f'{result.out}/')}[/bold]")
-    screen.print(f"to run the files on a board: {escape(f'{result.out}/README.md')}")
+    screen.print(f"how to run the files on a board: {escape(f'{result.out}/README.md')}")
 
 
 _COLUMNS = (

@@ -1,4 +1,4 @@
-"""Progress in a notebook: a bar below the cell, in HTML that every front end shows, without widgets."""
+"""Progress in a notebook: a bar below the cell, in HTML that every front end shows without widgets."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from edgemobile.util.progress import Report
 
 __all__ = ["NotebookProgress", "in_notebook"]
 
-# Between two updates of a bar: each is a message to the browser.
+# Minimum time between two updates of a bar: each is a message to the browser.
 _UPDATE_S = 0.2
-# A step that ends sooner leaves nothing behind.
+# A step that ends sooner leaves no line.
 _KEPT_S = 1.0
 
 
 def in_notebook() -> bool:
-    """Whether this is the kernel of a notebook, whose output is HTML; IPython in a terminal is none."""
+    """Whether this is a notebook kernel, whose output is HTML; IPython in a terminal is not one."""
     module = sys.modules.get("IPython")
     shell = None if module is None else module.get_ipython()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 class NotebookProgress:
-    """A Progress that displays one bar a step."""
+    """A Progress that displays one bar per step."""
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Report]:
@@ -51,6 +51,6 @@ class NotebookProgress:
 
 
 def _bar(title: str, done: int, total: int | None) -> str:
-    """Without a total the browser shows that something goes on."""
+    """Without a total, the browser shows an indeterminate bar."""
     value = f'value="{done}" max="{total}"' if total else ""
     return f"<div><progress {value}></progress> {html.escape(title)}</div>"

@@ -1,4 +1,4 @@
-"""The table of a parity report, and of each file what was missed, why, and around which layer."""
+"""The table of a parity report, and for each file the missed bounds, their cause and the layers around it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def print_parity(report: ParityReport) -> None:
     from edgemobile.comparison.output import shown
     from edgemobile.metrics.measures import METRICS
 
-    # What a device is, and whether its integers are those of this machine.
+    # Describe each device, and whether its integers equal those of this machine.
     remote = ["machine", "steps"] if any(file.machine for file in report.files) else []
     columns = ["", "file", "on", *METRICS, "layers", *remote]
     table = format_table(escape(f"parity with {report.reference}, on {report.images}"), columns, left=3)
@@ -42,7 +42,7 @@ def print_parity(report: ParityReport) -> None:
 
 
 def _layers(file: FileParity) -> str:
-    """How many layers were compared and hold."""
+    """How many layers were compared and are within their bounds."""
     return f"{file.agreeing} of {len(file.layers)}" if file.layers else "-"
 
 
@@ -52,18 +52,18 @@ def _print_file(file: FileParity) -> None:
         screen.print(f"[red]refused:[/red] {name}: {escape(file.refused)}")
     for missed in file.missed:
         screen.print(f"[red]missed:[/red] {name}: {escape(missed)}")
-    # What the stored numbers show is among the missed already.
+    # Causes found from the stored numbers are among the missed bounds already.
     if file.cause is not None and file.cause.explained_db is not None and file.first_diverging is None:
         screen.print(f"[red]likely cause:[/red] {name}: {file.cause.kind} ({escape(file.cause.words)})")
     if file.cause is not None and file.cause.explained_db is not None:
         near, right = file.cause.explained_db, file.cause.right_db
-        screen.print(f"[dim]measured:[/dim] {name}: with that {near:.1f} dB, without {right:.1f} dB")
+        screen.print(f"[dim]measured:[/dim] {name}: with this cause {near:.1f} dB, without it {right:.1f} dB")
     if file.first_diverging is not None:
         _print_layers(file)
     for words in file.gaps[:_SHOWN_GAPS]:
         screen.print(f"[yellow]not compared:[/yellow] {name}: {escape(words)}")
     if len(file.gaps) > _SHOWN_GAPS:
-        screen.print(f"[yellow]not compared:[/yellow] {name}: {len(file.gaps) - _SHOWN_GAPS} more; --json names all")
+        screen.print(f"[yellow]not compared:[/yellow] {name}: {len(file.gaps) - _SHOWN_GAPS} more; --json lists all")
     for note in file.notes:
         screen.print(f"[dim]note:[/dim] {name}: {escape(note)}")
 

@@ -1,4 +1,4 @@
-"""Runs of `edgemobile bench`, each figure beside who computed it, and two of them compared."""
+"""Runs of `edgemobile bench`, each figure with the delegate that computed it, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WHO = ("file", "precision", "runtime", "int8 with", "threads", "partitions")
 def print_bench(
     run: Run, advice: Sequence[str], compared: Comparison | None, max_regress: float | None, *, quiet: bool
 ) -> int:
-    """Print it, unless `quiet`; give the exit code. `advice` is latency.run.advice of it."""
+    """Print the run unless `quiet`, and return the exit code. `advice` is the result of latency.run.advice."""
     from edgemobile.latency.statistics import verdict
 
     verdicts = {id(case): verdict(case, run) for case in run.cases}
@@ -54,7 +54,9 @@ def print_bench(
 
 
 def print_run(run: Run, stable: Mapping[int, bool]) -> None:
-    """The table of a run, and below it what was asked for besides. `stable` is by id of the case."""
+    """The table of a run, followed by the requested profiles and drift. `stable`: id of the case -> whether it is
+    stable.
+    """
     if run.emulated:
         _print_instructions(run)
     else:
@@ -116,7 +118,7 @@ def _print_instructions(run: Run) -> None:
 
 
 def _print_estimates(run: Run) -> None:
-    """A row for each file on each board that has the core."""
+    """One row for each file on each board that has the core."""
     from edgemobile.latency.estimates import caveat, on_boards
 
     columns = ["file", "precision", "board", "estimated", "M cycles", "compute", "memory"]
@@ -138,7 +140,7 @@ def _print_estimates(run: Run) -> None:
 
 
 def grouped_instructions(counts: Mapping[str, float]) -> dict[str, float]:
-    """Classes as shown: dot products, multiply-adds, loads and stores, the rest."""
+    """Classes of instructions as shown: dot products, multiply-adds, loads and stores, the rest."""
     parts = {
         "dot": ("dot", "mmla"),
         "mla": ("fmla", "mlal_mull"),
@@ -149,7 +151,7 @@ def grouped_instructions(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _print_sustained(run: Run) -> None:
-    """How the first tenth of the time compares with the last, and the heat with it."""
+    """Compares the first tenth of the time with the last, in latency and temperature."""
     from edgemobile.latency.statistics import summarize, throttle_words, throttled_now
 
     during = [sample.conditions for sample in run.conditions if sample.when == "during"]
@@ -174,14 +176,16 @@ def _print_profile(case: Case, run: Run) -> None:
     if case.profile is None:
         outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
         cut = (
-            "it tells no delegate"
+            "the runtime does not report delegates"
             if case.partitions is None
             else f"delegate partitions: {case.partitions}, with {outside} outside"
         )
-        console().print(f"{_label(case, run)}: {escape(case.runtime)} gives Python no time by op; {escape(cut)}")
+        console().print(
+            f"{_label(case, run)}: {escape(case.runtime)} does not report time per op to Python; {escape(cut)}"
+        )
         return
     whole = sum(op.ns for op in case.profile) or 1
-    title = f"{_label(case, run)}: by op, as onnxruntime's profiler has it"
+    title = f"{_label(case, run)}: time per op, from onnxruntime's profiler"
     table = format_table(title, ["op", "kind", "time", "share"], left=2)
     slowest = sorted(case.profile, key=lambda op: -op.ns)
     for op in slowest[:_SHOWN_OPS]:
@@ -239,7 +243,7 @@ def _ms(ns: float | None, unit: str = " ms") -> str:
 
 
 def _memory(case: Case) -> str:
-    """What the file costs over the runtime alone, and what the process takes with both."""
+    """Memory that the file needs on top of the runtime, and that of the whole process."""
     if case.peak_mib is None or case.runtime_mib is None:
         return "-"
     return f"{case.peak_mib - case.runtime_mib:.1f} of {case.peak_mib:.1f} MiB"
@@ -253,7 +257,7 @@ def _millions(count: float) -> str:
 
 
 def print_unstable(compared: Comparison, reference: str, other: str | None) -> None:
-    """Which figures cannot be trusted, and why, of the runs called `reference` and `other`; None is told elsewhere."""
+    """Print which figures of runs `reference` and `other` cannot be trusted, and why; a run named None is skipped."""
     for pair in compared.pairs:
         sides = [(reference, pair.reference, pair.reference_verdict)]
         sides += [(other, pair.other, pair.other_verdict)] if other is not None else []
@@ -299,13 +303,13 @@ def print_comparison(compared: Comparison) -> None:
 
 
 def gate(compared: Comparison, max_regress: float | None, *, quiet: bool = False) -> int:
-    """The exit code: 1 where a file regressed, 5 where one may have, 0 otherwise and where no limit is given."""
+    """The exit code: 1 if a file regressed, 5 if one may have, 0 otherwise and without a limit."""
     from edgemobile.latency.compare import Judgement
 
     if max_regress is None:
         return 0
     if not compared.pairs:
-        raise EdgemobileError("nothing to judge: no file of the baseline was measured")
+        raise EdgemobileError("nothing to compare: no file of the baseline was measured")
     judged = [(pair, pair.judge(max_regress)) for pair in compared.pairs]
     for pair, found in judged:
         if found is not Judgement.PASSED and not quiet:

@@ -1,4 +1,4 @@
-"""What every command shows on a terminal: tables, sizes, progress bars. Numbers are rounded here and nowhere else."""
+"""Terminal output shared by all commands: tables, sizes, progress bars. Numbers are rounded here and nowhere else."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from edgemobile.util.progress import Progress, Report, Silent
 
 __all__ = ["console", "format_bytes", "format_table", "print_error", "progress", "recorded"]
 
-# Columns of characters: between two columns of a table, and what a text keeps of its longest word when it is folded.
+# Widths in characters: the gap between two columns, and the minimum that a wrapped text keeps of its longest word.
 _GAP = 2
 _LEAST_TEXT = 24
-# Without a terminal: a step that ends sooner leaves no line, and one that lasts tells as often how far it is.
+# Without a terminal: a shorter step prints no line, and a longer one prints its progress at this interval.
 _LONG_STEP_S, _TOLD_EVERY_S = 10.0, 60.0
 _recorder: ContextVar[Console | None] = ContextVar("recorder", default=None)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """As wide as a terminal is; as wide as it takes where the output is piped."""
+    """As wide as the terminal; unlimited if the output is piped."""
     recorder = _recorder.get()
     if recorder is not None and not stderr:
         return recorder
@@ -40,14 +40,14 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_error(words: str) -> None:
-    """On standard error, as one line."""
+    """Print an error on standard error, as one line."""
     console(stderr=True).print(Text(f"error: {words}", style="red"), soft_wrap=True)
 
 
 @contextmanager
 def recorded() -> Iterator[Console]:
-    """What is printed meanwhile is not shown: the console keeps it, to export as text or HTML."""
-    # In a notebook rich would display by itself what is printed to it, beside what the record shows.
+    """Record what is printed meanwhile instead of showing it: the console can export it as text or HTML."""
+    # In a notebook, rich would otherwise display the output a second time, besides the record itself.
     recorder = Console(
         record=True, file=io.StringIO(), highlight=False, emoji=False, soft_wrap=True, force_jupyter=False
     )
@@ -59,10 +59,10 @@ def recorded() -> Iterator[Console]:
 
 
 class _Table(Table):
-    """A table that shows every figure whole. Columns to the left are text, those to the right figures.
+    """A table that never truncates a figure. Columns on the left are text, those on the right are figures.
 
-    Where a terminal is too narrow, texts go over several lines; where that is not enough, the columns go below each
-    other in bands, each beside the first text.
+    If the terminal is too narrow, texts wrap over several lines. If that is not enough, the columns are split into
+    bands below each other, and each band repeats the first column.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -100,7 +100,7 @@ class _Table(Table):
         return [_narrowed({column: whole[column] for column in band}, least, options.max_width) for band in bands]
 
     def _band(self, widths: Mapping[int, int | None]) -> Table:
-        """Some of the columns; None is a width as it comes."""
+        """Some of the columns; a width of None is the natural width."""
         band = Table(box=None, padding=(0, _GAP // 2), pad_edge=False)
         band.rows = self.rows
         band.columns = [
@@ -115,7 +115,7 @@ def _total(widths: Mapping[int, int]) -> int:
 
 
 def _narrowed(whole: Mapping[int, int], least: Mapping[int, int], width: int) -> dict[int, int]:
-    """`whole`, the widest cut to one width that lets all fit into `width`; none below its `least`."""
+    """`whole`, with the widest columns reduced to one width so that all fit `width`; none goes below its `least`."""
     for most in range(max(whole.values()), 0, -1):
         widths = {column: max(least[column], min(own, most)) for column, own in whole.items()}
         if _total(widths) <= width:
@@ -124,7 +124,7 @@ def _narrowed(whole: Mapping[int, int], least: Mapping[int, int], width: int) ->
 
 
 def _trimmed(line: list[Segment]) -> list[Segment]:
-    """A line without the blanks that fill its last column."""
+    """A line without trailing blanks of its last column."""
     kept = list(line)
     while kept and not kept[-1].text.strip():
         kept.pop()
@@ -144,7 +144,7 @@ def format_bytes(count: int) -> str:
 
 
 class _Bars:
-    """Draws a bar a step on standard error; a step that ends within a second leaves no line."""
+    """Draws one bar per step on standard error; a step that ends within a second leaves no line."""
 
     def __init__(self, bars: rich.progress.Progress) -> None:
         self.bars = bars
@@ -160,7 +160,7 @@ class _Bars:
 
 
 class _Lines:
-    """A line on standard error when a long step ends, and now and then how far it is: for logs and pipes."""
+    """Prints a line on standard error when a long step ends, and its progress at intervals: for logs and pipes."""
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Report]:
@@ -179,7 +179,7 @@ class _Lines:
 
 
 class _Said(logging.Handler):
-    """Lines of the log above the bars."""
+    """Prints log lines above the bars."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.WARNING)
@@ -191,7 +191,7 @@ class _Said(logging.Handler):
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Progress]:
-    """Progress for a command, and what the log has to say meanwhile.
+    """Progress for a command, with the log messages meanwhile.
 
     Bars on a terminal, lines of long steps elsewhere, nothing when quiet.
     """

@@ -1,9 +1,9 @@
-"""Runs, evaluations, parity reports and exports as one page, tables and model cards. From the bottom up:
+"""Runs, evaluations, parity reports and exports as one page, tables and model cards. From the lowest layer up:
 
-sources         what a file holds, recognised by its content
-findings        all of it, joined by the artifacts' sha256
-words           figures as they are read
+sources         reads the inputs of a report, recognized by their content
+findings        joins all inputs by the sha256 of the model files
+words           formats numbers
 drawing, tables a figure as SVG; rows of cells
 plots, text     the figures (matplotlib); markdown and CSV
-page, cards     one HTML file that asks for nothing; a model card an artifact
+page, cards     one self-contained HTML file; one model card per model file
 """

@@ -1,4 +1,4 @@
-"""What a report comes to: a title that says what it is about, and per model the file to ship."""
+"""The conclusion of a report: its title, and the file to ship of each model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Answer", "answers", "default_title"]
 
 @dataclass(frozen=True)
 class Answer:
-    """`file` is the one to ship of a model, "" where none is; `words` say what it gains, or why none is."""
+    """`file` is the file to ship of a model, "" if none is; `words` are what it gains, or why there is none."""
 
     model: str
     file: str
@@ -36,7 +36,7 @@ def default_title(found: Findings) -> str:
 
 
 def answers(found: Findings) -> Iterator[Answer]:
-    """One a model whose float32 file and another were measured in one line."""
+    """One answer per model whose float32 file and another were measured in one line."""
     for export in found.sources.exports:
         line = _line_of(export, found.lines)
         if line is not None:
@@ -44,8 +44,8 @@ def answers(found: Findings) -> Iterator[Answer]:
 
 
 def _line_of(export: Export, lines: Sequence[Line]) -> Line | None:
-    """The line with most files of the export, where a float32 file is one of several: time before instructions, and
-    what is stable before both."""
+    """The line with most files of the export, of those with a float32 file and others: stable ones first, then time
+    before instructions."""
     fitting = [line for line in lines if len(_of(export, line)) > 1 and any(map(_is_float32, _of(export, line)))]
     return max(
         fitting, key=lambda line: (_steady(export, line), not line.emulated, len(_of(export, line))), default=None
@@ -77,7 +77,7 @@ def _answer(export: Export, line: Line) -> Answer:
     artifact, timing = min(steady, key=lambda point: _cost(point[1]))
     reference, reference_timing = _twin(artifact, floats)
     if artifact is reference:
-        return Answer(export.name, artifact.name, f"nothing is faster on {where}")
+        return Answer(export.name, artifact.name, f"no file is faster on {where}")
     words = [_gain(timing, reference_timing, where), _smaller(artifact, reference), _kept(artifact, reference, line)]
     return Answer(export.name, artifact.name, ", ".join(filter(None, words)))
 
@@ -93,7 +93,7 @@ def _failed(artifact: Artifact) -> bool:
 
 
 def _is_worse(artifact: Artifact, floats: Sequence[tuple[Artifact, Timing]], device: str) -> bool:
-    """Whether it is less accurate than a float32 file beyond both intervals."""
+    """Whether it is less accurate than a float32 file, with intervals that do not overlap."""
     own = artifact.accuracy_on(device)
     others = [one.accuracy_on(device) for one, _ in floats]
     return own is not None and any(_alike(own, one) and own.high < one.low for one in others if one is not None)
@@ -104,18 +104,18 @@ def _alike(one: Accuracy, other: Accuracy) -> bool:
 
 
 def _twin(artifact: Artifact, floats: Sequence[tuple[Artifact, Timing]]) -> tuple[Artifact, Timing]:
-    """The float32 file of its format, else the fastest one."""
+    """The float32 file with its format, else the fastest one."""
     return min(floats, key=lambda point: (point[0].format != artifact.format, _cost(point[1])))
 
 
 def _gain(timing: Timing, reference: Timing, where: str) -> str:
-    """How much faster, where the intervals do not meet; of an emulated core, by estimate, or how much less work."""
+    """How much faster, if the intervals do not overlap; emulated: by estimate, or fewer instructions."""
     estimates = list(zip(timing.estimated, reference.estimated, strict=False))
     if estimates:
         own, other = estimates[0]
         return f"{other.ms / own.ms:.1f}x faster than float32 on a {own.board.words}, as estimated from {where}"
     if timing.interval[1] >= reference.interval[0]:
-        return f"not faster than float32 beyond doubt on {where}"
+        return f"not clearly faster than float32 on {where}"
     ratio = reference.value / timing.value
     return f"{ratio:.1f}x {'faster' if timing.summary else 'fewer instructions'} than float32 on {where}"
 
@@ -127,7 +127,7 @@ def _smaller(artifact: Artifact, reference: Artifact) -> str:
 
 
 def _kept(artifact: Artifact, reference: Artifact, line: Line) -> str:
-    """Points of top-1 against float32 on the same images, else how often it says what PyTorch says."""
+    """Points of top-1 against float32 on the same images, else how often it agrees with PyTorch."""
     own, other = artifact.accuracy_on(line.device), reference.accuracy_on(line.device)
     if own is not None and other is not None and _alike(own, other):
         return f"top-1 {100 * (own.top1 - other.top1):+.2f} points on {own.count} images"

@@ -1,4 +1,4 @@
-"""A model card an artifact: what it is, where it is from, how good and how fast, and how to use it."""
+"""One model card per model file: what it is, its origin, accuracy and latency, and how to use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_LABELS = 20
 
 
 def model_cards(found: Findings) -> dict[str, str]:
-    """File name -> markdown; names are safe, and as many as artifacts."""
+    """File name -> markdown, with safe and unique names."""
     cards: dict[str, str] = {}
     for artifact in found.artifacts:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", artifact.name).strip("-.") or "artifact"
@@ -27,7 +27,7 @@ def model_cards(found: Findings) -> dict[str, str]:
 
 
 def card(artifact: Artifact, found: Findings) -> str:
-    """What is not known is left out, or said to be not known."""
+    """Unknown facts are omitted, or stated as not known."""
     parts = [
         f"# {markdown_text(artifact.name)}",
         "\n".join(_what(artifact)),
@@ -45,7 +45,7 @@ def _what(one: Artifact) -> Iterator[str]:
     if one.bytes is not None:
         yield f"- size: {megabytes(one.bytes)} ({one.bytes} bytes)"
     if export is None or exported is None:
-        yield "- origin: not known; give the report the folder of its export"
+        yield "- origin: not known; add the folder of its export to the report"
         return
     yield f"- model: {markdown_text(export.name)}, {export.classes} classes, {export.input_px} px"
     yield f"- weights: {markdown_text(export.weights_source)}, sha256 {markdown_text(export.weights_sha256)}"
@@ -113,7 +113,7 @@ def _latency(one: Artifact, found: Findings) -> Iterator[str]:
 def _use(one: Artifact) -> Iterator[str]:
     code = snippet(one)
     if code is None:
-        yield "The preprocessing is not known; give the report the folder of its export."
+        yield "The preprocessing is not known; add the folder of its export to the report."
         return
     name = one.exported.file if one.exported else one.name
     if re.fullmatch(r"[\w.-]+", name):
@@ -123,7 +123,7 @@ def _use(one: Artifact) -> Iterator[str]:
 
 
 def snippet(one: Artifact) -> str | None:
-    """A program that classifies photo.jpg; None where the preprocessing is not known."""
+    """A program that classifies photo.jpg; None if the preprocessing is not known."""
     if one.export is None or one.format not in _RUN:
         return None
     preprocess, labels, embedded = one.export.preprocess, one.export.labels, one.export.preprocess_embedded

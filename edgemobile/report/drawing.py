@@ -1,8 +1,7 @@
-"""A figure as the page holds it: matplotlib's SVG, with colours as CSS variables and tips.
+"""A figure for the page: matplotlib's SVG, with colours as CSS variables, and tooltips.
 
 Colours are drawn light and become CSS variables, so that a page can be dark; text stays text, in the page's own font.
-What a figure shows under the pointer are `tips`: places in pixels with words, laid over the SVG as shapes that cannot
-be seen.
+`tips` are the tooltips of a figure: areas in pixels with text, added to the SVG as invisible shapes.
 """
 
 from __future__ import annotations
@@ -38,26 +37,28 @@ COLOURS = {
 }
 _SVG = "http://www.w3.org/2000/svg"
 _DPI = 72  # a point is a pixel
-NARROW_PX = 500  # up to here it is a phone
+NARROW_PX = 500  # maximum width of a phone
 _HIT_PX = 9
-_MOST_STOPS = 24  # more tips are too many to step through with the keyboard
+_MOST_STOPS = 24  # more tooltips are too many to step through with the keyboard
 
 
 @dataclass
 class Drawing:
-    """A figure, what it says in a sentence, and its tips: (x, y, width, height) in pixels from the top, and words."""
+    """A figure, its description in a sentence, and its tooltips: (x, y, width, height) in pixels from the top, and
+    text.
+    """
 
     figure: Figure
     alt: str
     tips: list[tuple[tuple[float, float, float, float], str]] = field(default_factory=list)
 
     def tip(self, axes: Axes, x: float, y: float, words: str, radius: float = _HIT_PX) -> None:
-        """Over a point in data coordinates."""
+        """Add a tooltip over a point in data coordinates."""
         px, py = axes.transData.transform((x, y))
         self.tips.append(((px - radius, self._top(py) - radius, 2 * radius, 2 * radius), words))
 
     def tip_bar(self, axes: Axes, left: float, right: float, y: float, height: float, words: str) -> None:
-        """Over a horizontal bar in data coordinates; never thinner than a finger's aim."""
+        """Add a tooltip over a horizontal bar in data coordinates, at least as high as a finger can hit."""
         (x0, y0), (x1, y1) = axes.transData.transform([(left, y - height / 2), (right, y + height / 2)])
         self.tips.append(((x0, self._top(max(y0, y1)), max(x1 - x0, 6), abs(y1 - y0)), words))
 
@@ -92,14 +93,14 @@ def set_margins(figure: Figure, axes: Axes, left: float, right: float, top: floa
 
 
 def say(axes: Axes, x: float, y: float, text: str, **how: Any) -> Any:
-    """Text that stands for itself: a `$` of a file's name is no formula."""
+    """Literal text: a `$` in a file's name does not start a formula."""
     return axes.annotate(
         text, (x, y), **{"textcoords": "offset points", "xytext": (0, 0), "fontsize": 11, "parse_math": False, **how}
     )
 
 
 def short(name: str, most: int) -> str:
-    """The middle goes: what tells files apart is at the ends."""
+    """Shorten the middle of a name: file names differ at their ends."""
     name = "".join(char if char.isprintable() else "?" for char in name)
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
@@ -108,15 +109,15 @@ def short(name: str, most: int) -> str:
 
 
 def svg(drawing: Drawing, name: str) -> str:
-    """An <svg> element whose colours are CSS variables and whose tips are shapes with a <title>.
+    """An <svg> element with CSS variables as colours and a shape with a <title> for each tooltip.
 
-    `name` is unique in a page: ids inside of the picture hang on it.
+    `name` is unique in a page and part of the ids in the picture.
     """
     import matplotlib
 
     buffer = io.StringIO()
     settings = matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name})
-    with settings, warnings.catch_warnings(action="ignore"):  # of glyphs that matplotlib's own font lacks
+    with settings, warnings.catch_warnings(action="ignore"):  # about glyphs that matplotlib's own font lacks
         drawing.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
@@ -130,7 +131,7 @@ def svg(drawing: Drawing, name: str) -> str:
 
 
 def _strip(root: ElementTree.Element) -> None:
-    """What would reach out of the picture: its rules for `*`, its metadata, ids nothing in it refers to."""
+    """Remove what affects the page: rules for `*`, metadata, and ids that are not used in the picture."""
     for parent in list(root.iter()):
         for child in [one for one in parent if one.tag.endswith(("}metadata", "}style", "}title"))]:
             parent.remove(child)
@@ -156,12 +157,12 @@ def _add_tips(root: ElementTree.Element, drawing: Drawing) -> None:
 
 
 def _printable(words: str) -> str:
-    """Without what XML cannot hold."""
+    """Without characters that XML does not allow."""
     return "".join(char for char in words if char == "\n" or char.isprintable())
 
 
 def _with_variables(text: str) -> str:
     for name, (light, _) in COLOURS.items():
         text = text.replace(light, f"var(--{name})")
-    # The page's own font; matplotlib's was only measured with.
+    # Use the page's font; matplotlib's was only for the layout.
     return re.sub(r"font-family: [^;\"]+; ?", "", text)

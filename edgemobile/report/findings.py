@@ -1,8 +1,8 @@
-"""Sources joined: one Artifact a sha256, and what each source says of it. What is unlike stays apart.
+"""Joins sources: one Artifact per sha256, with the results of each source. Different conditions stay separate.
 
-Records of older versions name a file and not its sha256; those are joined by name where just one artifact has it, which
-is noted. Accuracy meets speed only on one artifact, and a line joins only cases measured alike: one device under the
-same conditions, with the same threads, batch and version of each runtime.
+Records of older versions have a file's name but not its sha256; they are joined by name, with a note, if only one
+artifact has that name. Accuracy and speed are combined only for the same artifact, and a line joins only cases measured
+alike: one device under the same conditions, with the same threads, batch and version of each runtime.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Accuracy", "Artifact", "Compared", "Findings", "Line", "Timing", "jo
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 as a share, its 95 % interval and of what: `on` is the device that ran it, None for this machine."""
+    """Top-1 as a fraction, its 95 % interval and data set: `on` is the device that ran it, None for this machine."""
 
     top1: float
     low: float
@@ -40,9 +40,9 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Timing:
-    """A case of a run. Of `summary` (time) and `instructions` (emulated: of one inference) one is there.
+    """A case of a run, with either `summary` (time) or `instructions` (emulated: of one inference).
 
-    `reasons` say why it is not to be trusted; () for a stable one.
+    `reasons` are why it cannot be trusted; () for a stable one.
     """
 
     run: Run
@@ -56,7 +56,7 @@ class Timing:
 
     @property
     def estimated(self) -> list[Estimated]:
-        """On the boards with the emulated core; [] for a board, and where nothing is estimated."""
+        """Estimates for the boards with the emulated core; [] for a real board, and without estimates."""
         estimate = self.case.estimate
         return [] if estimate is None else on_boards(estimate, self.run.settings.clock_mhz)
 
@@ -69,7 +69,7 @@ class Timing:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % of the median in ms; the least and the most in millions of instructions."""
+        """The 95 % interval of the median in ms; the minimum and maximum in millions of instructions."""
         if self.summary is not None:
             return self.summary.low_ns / 1e6, self.summary.high_ns / 1e6
         totals = [counts["total"] / 1e6 for counts in self.case.instructions or ()]
@@ -78,7 +78,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Compared:
-    """A file of a parity report, with the report it is of."""
+    """A file of a parity report, with its report."""
 
     report: ParityReport
     file: FileParity
@@ -86,7 +86,7 @@ class Compared:
 
 @dataclass
 class Artifact:
-    """A file, by its sha256. `name` is unique in the report; `export` and `exported` are there where a manifest is."""
+    """A file, by its sha256. `name` is unique in the report; `export` and `exported` exist if there is a manifest."""
 
     name: str
     sha256: str | None
@@ -100,14 +100,14 @@ class Artifact:
     compared: list[Compared] = field(default_factory=list)
 
     def accuracy_on(self, device: str) -> Accuracy | None:
-        """Where it ran on that device itself, else the one on most images."""
+        """The evaluation on that device, else the one with most images."""
         best = sorted(self.accuracies, key=lambda one: (one.on == device, one.count))
         return best[-1] if best else None
 
 
 @dataclass(frozen=True)
 class Line:
-    """Cases measured alike, with their artifacts. `when` tells it from lines of the same device, threads and batch."""
+    """Cases measured alike, with their artifacts. `when` separates lines with the same device, threads and batch."""
 
     device: str
     emulated: bool
@@ -124,7 +124,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Findings:
-    """All of a report, artifacts in the order met. `references` are scores of what is no file, by name."""
+    """All findings of a report, artifacts in order of appearance. `references` are scores of models without a file, by
+    name.
+    """
 
     artifacts: tuple[Artifact, ...]
     references: tuple[tuple[str, Accuracy], ...]
@@ -134,7 +136,7 @@ class Findings:
 
 
 def join(sources: Sources) -> Findings:
-    """Raises EdgemobileError for nothing; what could not be joined is in `notes`."""
+    """Raises EdgemobileError if there are none; what could not be joined is in `notes`."""
     book, notes = _Book(), []
     for export in sources.exports:
         for exported in export.files:
@@ -166,7 +168,7 @@ def join(sources: Sources) -> Findings:
 
 
 class _Book:
-    """Artifacts by sha256; by name alone what tells no sha256."""
+    """Artifacts by sha256; records without sha256 by name."""
 
     def __init__(self) -> None:
         self.by_sha256: dict[str, Artifact] = {}
@@ -188,10 +190,13 @@ class _Book:
         name = PurePath(file).name
         same = [one for one in self.by_sha256.values() if one.name == name]
         if len(same) == 1:
-            self._note(f"{name} is joined by its name: its record tells no sha256")
+            self._note(f"{name} is joined by its name: its record has no sha256")
             return same[0]
         if same:
-            self._note(f"{len(same)} artifacts are called {name}, and a record of one tells no sha256: it stands alone")
+            self._note(
+                f"{len(same)} artifacts are called {name}, and a record without sha256 cannot be joined with "
+                "one of them"
+            )
         return self.by_name.setdefault(file, Artifact(name, None, format or _format(file), precision))
 
     def _note(self, words: str) -> None:
@@ -222,7 +227,7 @@ def _accuracy(scored: Evaluated, scores: Scores) -> Accuracy:
 
 
 def _accuracy_at_export(artifact: Artifact) -> None:
-    """Where nothing else tells, what the export measured: "300 images of cifar10.zip (test)"."""
+    """If there is no other source, the measurement of the export: "300 images of cifar10.zip (test)"."""
     exported, export = artifact.exported, artifact.export
     if artifact.accuracies or exported is None or export is None or exported.top1 is None:
         return
@@ -242,7 +247,7 @@ def _named_apart(artifacts: Sequence[Artifact]) -> Iterator[Artifact]:
 
 
 def _lines(artifacts: Iterable[Artifact]) -> Iterator[Line]:
-    """Cases that may be held against each other; a file measured twice alike opens a line of its own."""
+    """Groups of comparable cases; a file measured twice under the same conditions starts a new line."""
     groups: list[tuple[tuple[object, ...], dict[str, object], dict[str, str], list[tuple[Artifact, Timing]]]] = []
     for artifact in artifacts:
         for timing in artifact.timings:
@@ -250,7 +255,7 @@ def _lines(artifacts: Iterable[Artifact]) -> Iterator[Line]:
             alike = conditions(run)
             key = (*alike.values(), run.emulated, case.threads, case.batch)
             fitting = [one for one in groups if one[0] == key and _fits(case, artifact, one[2], one[3])]
-            # Files of one run took turns, so they stay together before they join another run.
+            # Files of one run were interleaved, so they stay together before they are joined with another run.
             group = max(fitting, key=lambda one: any(other.run is run for _, other in one[3]), default=None)
             if group is None:
                 group = (key, alike, {}, [])
@@ -270,7 +275,7 @@ def _fits(
 
 
 def _told_apart(lines: Sequence[Line], sources: Sources) -> Iterator[Line]:
-    """With `when` where device, threads and batch are those of several; a number where the time is the same as well."""
+    """Set `when` if lines have the same device, threads and batch; with a number if the time is the same too."""
     names = [_name(line) for line in lines]
     told: Counter[tuple[object, ...]] = Counter()
     for line, name in zip(lines, names, strict=True):
@@ -288,20 +293,20 @@ def _name(line: Line) -> tuple[object, ...]:
 
 
 def _unlike_notes(lines: Sequence[Line]) -> Iterator[str]:
-    """What keeps lines of one device apart, a note a device."""
+    """Why lines of one device are separate, one note per device."""
     apart: dict[str, list[list[str]]] = {}
     for line, other in combinations(lines, 2):
         if _name(line) == _name(other):
             apart.setdefault(line.device, []).append(_unlike(line, other))
     for device, unlikes in apart.items():
         names = ", ".join(dict.fromkeys(chain(*unlikes)))
-        why = [f"not the same {names}"] if names else []
+        why = [f"different {names}"] if names else []
         why += ["a file was measured again"] if [] in unlikes else []
-        yield f"runs on {device} stand apart: {'; '.join(why)}"
+        yield f"runs on {device} are separate: {'; '.join(why)}"
 
 
 def _unlike(line: Line, other: Line) -> list[str]:
-    """Names of what differs; [] where they would be one line if no file were in both."""
+    """Names of what differs; [] if they would be one line without a common file."""
     names = [name for name in line.conditions if line.conditions[name] != other.conditions[name]]
     names += ["emulation"] if line.emulated != other.emulated else []
     versions, others = ({timing.case.runtime: timing.case.version for _, timing in one.points} for one in (line, other))

@@ -1,4 +1,4 @@
-"""One HTML file that asks for nothing: style, script, figures and tables are in it, and its policy refuses the rest."""
+"""One self-contained HTML file: style, script, figures and tables are in it, and its policy blocks other requests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _WORK = {
 
 @dataclass(frozen=True)
 class Figure:
-    """`wide` and `narrow` are SVG of the same; a page shows one of them."""
+    """`wide` and `narrow` are SVG of the same figure; a page shows one of them."""
 
     title: str
     words: str
@@ -65,7 +65,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Tile:
-    """`what` is the figure of, and `words` below it."""
+    """`what` is the subject of the figure, and `words` the text below it."""
 
     what: str
     figure: str
@@ -74,7 +74,7 @@ class Tile:
 
 
 def page(found: Findings, title: str | None = None) -> str:
-    """`title` None says which models, at which resolution and when. Raises MissingExtra where matplotlib or jinja2 is
+    """`title` None is made of the models, their resolution and the date. Raises MissingExtra if matplotlib or jinja2 is
     not installed."""
     jinja2 = require("jinja2", "report")
     markup = require("markupsafe", "report").Markup
@@ -119,7 +119,7 @@ def page(found: Findings, title: str | None = None) -> str:
 
 
 class _Drawn:
-    """Draws figures for a wide screen and for a phone, each under a name of its own."""
+    """Draws figures for a wide screen and for a phone, each with a unique name."""
 
     def __init__(self, markup: type[str]) -> None:
         self.markup, self.count = markup, 0
@@ -142,17 +142,17 @@ def _colours() -> str:
 
 
 def _sort_key(cell: Cell) -> str:
-    """What the script sorts by; a number's text, "" for what comes last."""
+    """The sort key for the script: a number as text, "" to sort last."""
     if isinstance(cell.key, float) and math.isinf(cell.key):
         return "Infinity" if cell.key > 0 else "-Infinity"
     return "" if cell.key is None or cell.key != cell.key else str(cell.key)
 
 
-# ---- what each part shows -------------------------------------------------------------------------------------------
+# ---- the parts of the page ------------------------------------------------------------------------------------------
 
 
 def _summary(found: Findings) -> list[Tile]:
-    """The least and the most that a reader wants to know first; before them what failed."""
+    """The key facts that a reader needs first; failures come before them."""
     return sorted(_tiles(found), key=lambda tile: not tile.failed)
 
 
@@ -162,8 +162,8 @@ def _tiles(found: Findings) -> Iterator[Tile]:
         artifact, timing = min(steady, key=lambda point: point[1].value)
         figure = f"{timing.value:.2f} M instr." if line.emulated else f"{ms(timing.value)} ms"
         near = [one.name for one, other in steady if other is not timing and other.interval[0] <= timing.interval[1]]
-        what = "least work" if line.emulated else "lowest median, not beyond doubt" if near else "fastest"
-        where = line_words(line).replace("-", "\u2011")  # so that no date is broken in two
+        what = "least work" if line.emulated else "lowest median, within the intervals of others" if near else "fastest"
+        where = line_words(line).replace("-", "\u2011")  # so that dates do not wrap
         doubt = "; unstable" if timing.reasons else ""
         yield Tile(f"{what}, {where}", figure, f"{artifact.name}{doubt}{_meeting(near)}")
     for line in found.lines:
@@ -177,7 +177,11 @@ def _tiles(found: Findings) -> Iterator[Tile]:
         best, accuracy = max(known, key=lambda pair: pair[1].top1)
         near = [one.name for one, other in known if one is not best and other.high >= accuracy.low]
         words = f"{best.name}; {accuracy.data}{_meeting(near)}"
-        yield Tile("highest accuracy, not beyond doubt" if near else "most accurate", percent(accuracy.top1), words)
+        yield Tile(
+            "highest accuracy, within the intervals of others" if near else "most accurate",
+            percent(accuracy.top1),
+            words,
+        )
     sized = [one for one in found.artifacts if one.bytes]
     if sized:
         least = min(sized, key=lambda one: one.bytes or 0)
@@ -195,14 +199,14 @@ def _tiles(found: Findings) -> Iterator[Tile]:
 
 
 def _meeting(near: Sequence[str]) -> str:
-    """Whose intervals the best one's meets, so that it may not be the best."""
+    """The cases whose intervals overlap that of the best, so that it may not be the best."""
     if not near:
         return ""
-    return f"; its interval meets {f'that of {near[0]}' if len(near) == 1 else f'those of {len(near)} more'}"
+    return f"; its interval overlaps {f'that of {near[0]}' if len(near) == 1 else f'those of {len(near)} more'}"
 
 
 def _legend(found: Findings) -> list[tuple[str, str]]:
-    """(precision, its colour's name)."""
+    """(precision, name of its colour)."""
     precisions = dict.fromkeys(one.precision for one in found.artifacts if one.precision)
     return [(one, one if one in COLOURS else "other") for one in precisions]
 
@@ -224,14 +228,16 @@ def _pareto_words(line: Line) -> str:
 
 
 def _unscored(found: Findings) -> list[str]:
-    """Cases that are not in a plot of accuracy, and why."""
+    """Cases that are missing from a plot of accuracy, and why."""
     other: dict[str, list[str]] = {}
     for line in found.lines:
         drawn = {id(timing) for _, timing, _ in scored_points(line)}
         left = [one.name for one, timing in line.points if one.accuracies and id(timing) not in drawn]
         if left:
             other.setdefault(", ".join(left), []).append(line_words(line))
-    notes = [f"{'; '.join(lines)}: the accuracy of {names} is of other images" for names, lines in other.items()]
+    notes = [
+        f"{'; '.join(lines)}: the accuracy of {names} was measured on other images" for names, lines in other.items()
+    ]
     unknown = [one.name for one in found.artifacts if one.timings and not one.accuracies]
     if unknown:
         notes.append(f"the accuracy of {', '.join(unknown)} is not known: add `edgemobile eval --json`")
@@ -239,7 +245,7 @@ def _unscored(found: Findings) -> list[str]:
 
 
 def _layered(found: Findings) -> Iterator[tuple[str, list[Compared]]]:
-    """Files of one report share a plot: they had the same reference and images."""
+    """Files of one report share a plot, because they had the same reference and images."""
     for report in found.sources.parities:
         compared = [
             one for artifact in found.artifacts for one in artifact.compared if one.report is report and one.file.layers
@@ -249,7 +255,7 @@ def _layered(found: Findings) -> Iterator[tuple[str, list[Compared]]]:
 
 
 def _confusions(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
-    """Of the first files with few enough classes to see."""
+    """Confusion matrices of the first files with few enough classes."""
     files = [one for scores in found.sources.scores for one in scores.files if 1 < len(one.per_class) <= _MOST_CONFUSED]
     for one in files[:_CONFUSIONS]:
         yield drawn(Path(one.file).name, f"{one.count} images", confusion_plot, one, _HALF_PX)
@@ -284,13 +290,15 @@ def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
 
 
 def _partitions(found: Findings) -> Iterator[str]:
-    """LiteRT gives no time by op; how its delegate cuts the file is what it tells."""
+    """LiteRT does not report time per op, only how its delegate splits the file."""
     told = set()
     for artifact in found.artifacts:
         for case in (timing.case for timing in artifact.timings if timing.case.partitions is not None):
             outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
             partitions = f"{case.partitions} partition{'s' if case.partitions != 1 else ''}"
-            words = f"{artifact.name} on {case.runtime}: the delegate takes it in {partitions}, with {outside} outside"
+            words = (
+                f"{artifact.name} on {case.runtime}: the delegate splits it into {partitions}, with {outside} outside"
+            )
             if words not in told:
                 told.add(words)
                 yield words

@@ -1,8 +1,9 @@
 """The figures of a report, drawn by matplotlib.
 
-Every figure is drawn twice, for a wide screen and for a phone, since text must not shrink with the picture.
+Every figure is drawn twice, for a wide screen and for a phone, because text must not shrink with the picture.
 
-Colour-blind safe by Okabe and Ito's palette, and never by colour alone: ONNX is square and dashed, TFLite round.
+Okabe and Ito's palette is safe for colour-blind readers, and shapes differ too: ONNX is square and dashed, TFLite
+round.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _OPS = 8
-_MOST_OVERLAP = 20  # square pixels: letters that touch can still be read
+_MOST_OVERLAP = 20  # in square pixels: letters that touch are still readable
 
 
 def _style(format: str) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def _style(format: str) -> dict[str, Any]:
 
 
 def scored_points(line: Line) -> list[tuple[Artifact, Timing, Accuracy]]:
-    """The points of a line whose accuracy is of the same images: of several sets, that of the most artifacts."""
+    """The points of a line with accuracy on the same images: of several sets, that with the most artifacts."""
     found = [(artifact, timing, artifact.accuracy_on(line.device)) for artifact, timing in line.points]
     known = [(artifact, timing, accuracy) for artifact, timing, accuracy in found if accuracy is not None]
     sets = [accuracy.data for _, _, accuracy in known]
@@ -54,7 +55,7 @@ def scored_points(line: Line) -> list[tuple[Artifact, Timing, Accuracy]]:
 
 
 def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points (cost, gain) that no other beats in both, by rising cost."""
+    """The Pareto front: points (cost, gain) that no other beats in both, by increasing cost."""
     best, kept = -math.inf, []
     for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
         if gain > best:
@@ -64,13 +65,13 @@ def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _sure(points: Sequence[tuple[Artifact, Timing, Accuracy]]) -> bool:
-    """Whether each of a front is stable, and more accurate beyond its interval than the one before."""
+    """Whether each point of a front is stable, and clearly more accurate than the one before."""
     rising = sorted((accuracy for _, _, accuracy in points), key=lambda one: one.top1)
     return not any(timing.reasons for _, timing, _ in points) and all(a.high < b.low for a, b in pairwise(rising))
 
 
 def pareto_plot(line: Line, width_px: int) -> Drawing:
-    """Top-1 against ms, or against millions of instructions, with both intervals; `scored_points` must not be empty."""
+    """Plot top-1 against ms or millions of instructions, with both intervals; `scored_points` must not be empty."""
     points = scored_points(line)
     figure, axes = empty_figure(width_px, 300 if width_px > NARROW_PX else 270)
     set_margins(figure, axes, 44, 20, 30, 46)
@@ -98,7 +99,7 @@ def pareto_plot(line: Line, width_px: int) -> Drawing:
     _label_points(axes, labels, spots, [*bars, *steps])
     axes.grid(axis="y", color=colour("rule"), lw=0.8)
     axes.set_xlabel(
-        "million instructions an inference (emulated; not time)" if line.emulated else "median latency, ms",
+        "million instructions per inference (emulated; not time)" if line.emulated else "median latency, ms",
         color=colour("muted"),
         fontsize=11,
         labelpad=6,
@@ -108,7 +109,7 @@ def pareto_plot(line: Line, width_px: int) -> Drawing:
 
 
 def _limits(axes: Axes, points: Sequence[tuple[Artifact, Timing, Accuracy]]) -> None:
-    """From zero on the axis of cost, so that twice as far is twice as slow; accuracy where it is."""
+    """The cost axis starts at zero, so that twice as far is twice as slow; the accuracy axis need not."""
     right = max(max(timing.interval[1], timing.value) for _, timing, _ in points)
     low, high = min(100 * one.low for _, _, one in points), max(100 * one.high for _, _, one in points)
     spare = max((high - low) * 0.12, 0.5)
@@ -122,9 +123,9 @@ def _label_points(
     spots: Sequence[tuple[float, float]],
     bars: Sequence[tuple[float, float, float]],
 ) -> None:
-    """Each label beside its point, where it meets no other, no point and no level line (left, right, y).
+    """Place each label next to its point, without overlap with labels, points and level lines (left, right, y).
 
-    A label that has no such place is left out: its point has a tip.
+    A label without such a position is omitted: its point has a tooltip.
     """
     box = axes.get_window_extent()
     dots = [tuple(axes.transData.transform(spot)) for spot in spots]
@@ -158,11 +159,11 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-# ---- what is taken for what -----------------------------------------------------------------------------------------
+# ---- confusion matrix -----------------------------------------------------------------------------------------------
 
 
 def confusion_plot(file: Evaluated, width_px: int) -> Drawing:
-    """Images by true class (rows) and answer (columns), each square as strong as its share of the row."""
+    """Images by true class (rows) and answer (columns); the colour is the share of the row."""
     names = {row.output: row.label or row.folder for row in file.per_class}
     place = {output: index for index, output in enumerate(names)}
     totals = {row.output: row.count for row in file.per_class}
@@ -191,7 +192,7 @@ def confusion_plot(file: Evaluated, width_px: int) -> Drawing:
 
 
 def layer_plot(compared: Sequence[Compared], width_px: int) -> Drawing:
-    """Drift of each layer in dB, a line a file, in the reference's order; layers that diverge are crossed."""
+    """Drift of each layer in dB, one line per file, in the reference's order; layers that diverge are crossed."""
     names = list(dict.fromkeys(layer.name for one in compared for layer in one.file.layers))
     place = {name: index for index, name in enumerate(names)}
     finite = [layer.sqnr_db for one in compared for layer in one.file.layers if math.isfinite(layer.sqnr_db)]
@@ -245,7 +246,7 @@ def layer_plot(compared: Sequence[Compared], width_px: int) -> Drawing:
         axes,
         0,
         1,
-        "drift from the reference, SQNR in dB (higher is nearer)",
+        "drift from the reference, SQNR in dB (higher is better)",
         xycoords="axes fraction",
         xytext=(-28, 14),
         color=colour("muted"),
@@ -254,7 +255,7 @@ def layer_plot(compared: Sequence[Compared], width_px: int) -> Drawing:
 
 
 def _at_most(value: float, top: float) -> float | None:
-    """inf, which is equality, at the top; None for nan and -inf, which cannot be drawn."""
+    """Put inf (equal) at the top; None for nan and -inf, which cannot be drawn."""
     return None if math.isnan(value) or value == -math.inf else min(value, top)
 
 
@@ -272,7 +273,7 @@ def _file_name(one: Compared) -> str:
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float, *, narrow: bool) -> None:
-    """Names at the ends of the lines, pushed apart; above one another in the corner where there is no room beside."""
+    """Put names at the ends of the lines, without overlap; or in the corner if there is no room next to the lines."""
     if narrow:
         return
     last = math.inf
@@ -284,7 +285,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float, *,
 
 
 def _stage_ticks(names: Sequence[str], apart: float) -> list[tuple[int, str]]:
-    """Where a stage begins, by the first two parts of its name; never nearer than `apart` layers."""
+    """The start of each stage, by the first two parts of its name, at least `apart` layers apart."""
     ticks: list[tuple[int, str]] = []
     last = ""
     for index, name in enumerate(names):
@@ -295,7 +296,7 @@ def _stage_ticks(names: Sequence[str], apart: float) -> list[tuple[int, str]]:
     return ticks
 
 
-# ---- bars: where the time goes, sizes -------------------------------------------------------------------------------
+# ---- bars: time or work per op, sizes -------------------------------------------------------------------------------
 
 
 def op_plot(groups: Sequence[tuple[str, float, str]], unit: str, precision: str, width_px: int) -> Drawing:
@@ -307,11 +308,16 @@ def op_plot(groups: Sequence[tuple[str, float, str]], unit: str, precision: str,
         share = f"{100 * amount / whole:.1f} %"
         tip = f"{name}\n{amount:,.{digits}f} {unit}, {share}\n{words}".strip()
         rows.append((name, amount, f"{share}, {amount:,.{digits}f} {short_unit}", tip))
-    return _bars(rows, colour(precision), width_px, f"Where the {'time' if unit == 'µs' else 'work'} goes")
+    return _bars(
+        rows,
+        colour(precision),
+        width_px,
+        f"{'Time' if unit == 'µs' else 'Work'} by {'op' if unit == 'µs' else 'class'}",
+    )
 
 
 def op_groups(case: Case) -> list[tuple[str, float, str]]:
-    """Times in µs by kind of op, the rest as one."""
+    """Times in µs by kind of op, with the rest summed."""
     kinds: dict[str, list[float]] = {}
     for op in case.profile or ():
         kinds.setdefault(op.op, []).append(op.ns / 1000)
@@ -326,7 +332,7 @@ def op_groups(case: Case) -> list[tuple[str, float, str]]:
 
 
 def size_plot(artifacts: Sequence[Artifact], width_px: int) -> Drawing:
-    """Bytes on disk, a bar a file."""
+    """Bytes on disk, one bar per file."""
     rows = [
         (one.name, one.bytes / 2**20, megabytes(one.bytes), f"{one.name}\n{one.bytes:,} bytes")
         for one in artifacts
@@ -337,7 +343,7 @@ def size_plot(artifacts: Sequence[Artifact], width_px: int) -> Drawing:
 
 
 def latency_plot(line: Line, width_px: int) -> Drawing:
-    """Medians with their intervals, a row a case."""
+    """Medians with their intervals, one row per case."""
     rows = [
         (
             artifact.name + (" (unstable)" if timing.reasons else ""),
@@ -366,7 +372,7 @@ def _bars(
     intervals: Sequence[tuple[float, float]] = (),
     hollow: Sequence[bool] = (),
 ) -> Drawing:
-    """(name, value, value as said, tip) a row. The name stands above its bar, so that phones have room for both."""
+    """One (name, value, value as text, tooltip) per row. The name is above its bar, so that both fit on a phone."""
     pitch = 40
     figure, axes = empty_figure(width_px, pitch * len(rows) + 8)
     set_margins(figure, axes, 1, 112, 2, 2)

@@ -1,6 +1,6 @@
-"""What a report is made of: bench runs, evaluations, parity reports and exports, recognised by their content.
+"""Reads the inputs of a report: bench runs, evaluations, parity reports and exports, recognized by their content.
 
-Every file is untrusted: it is parsed strictly, and only the fields named here are taken from it.
+Every file is untrusted: it is parsed strictly, and only the fields declared here are used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How often a file is right on the images of one class: `correct` of `count`. `output` is the class's index."""
+    """How many images of one class a file classifies correctly: `correct` of `count`. `output` is the class's index."""
 
     folder: str
     output: int
@@ -42,7 +42,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Confused:
-    """How many images of class `true` a file says are `predicted`, by the indices of outputs."""
+    """How many images of class `true` a file classifies as `predicted`, by the indices of outputs."""
 
     true: int
     predicted: int
@@ -51,7 +51,7 @@ class Confused:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One file of an evaluation; shares are from 0 to 1. `sha256` is None for what is no file, or is not told."""
+    """One file of an evaluation; fractions are from 0 to 1. `sha256` is None if it is not a file, or not known."""
 
     file: str
     count: int
@@ -73,7 +73,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Scores:
-    """An evaluation: files on the same images. `images` names them, so that like can be told from unlike."""
+    """An evaluation: files on the same images. `images` identifies them, so that only equal sets are compared."""
 
     data: str
     split: str | None
@@ -87,7 +87,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class ExportedFile(ManifestEntry):
-    """One file of an export, with what was measured then; `metrics` against PyTorch, None for infinite."""
+    """One file of an export, with its measurements; `metrics` against PyTorch, None for infinite."""
 
     runtime: str
     metrics: Mapping[str, float | None]
@@ -112,9 +112,9 @@ class _Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Export(_Manifest):
-    """A manifest. `facts` is the rest of it, as JSON, to be shown and not computed with.
+    """A manifest. `facts` is the rest of it as JSON, only for display.
 
-    `preprocess` is the model's; where it is embedded, mean and std are inside the files.
+    `preprocess` is the model's; if it is embedded, mean and std are inside the files.
     """
 
     preprocess: Preprocess
@@ -129,15 +129,15 @@ class Sources:
     exports: tuple[Export, ...] = ()
 
     def measured(self, run: Run) -> str:
-        """When, in UTC, to the minute; to the second where minutes do not tell the runs of a device apart."""
+        """The time in UTC, to the minute; to the second if minutes do not distinguish the runs of a device."""
         minutes = {(one.device, one.created[:16]) for one in self.runs}
         return run.created.replace("T", " ")[: 16 if len(minutes) == len(self.runs) else 19]
 
 
 def read_sources(paths: Iterable[Path]) -> Sources:
-    """Every file and folder as what it is; the same content given twice counts once.
+    """Read every file and folder by its kind; the same content given twice counts once.
 
-    Raises EdgemobileError for one that cannot be read or is none of the kinds.
+    Raises EdgemobileError for one that cannot be read or has an unknown kind.
     """
     found: dict[str, dict[bytes, list[Any]]] = {name: {} for name in ("runs", "scores", "parities", "exports")}
     for path in paths:
@@ -169,7 +169,7 @@ def _bench(value: Mapping[str, Any], path: Path) -> list[Run]:
     if not isinstance(runs, list) or not all(
         isinstance(one, dict) and isinstance(one.get("run"), dict) for one in runs
     ):
-        raise EdgemobileError(f"{path}: expected a list of runs, as `edgemobile bench --json` prints it")
+        raise EdgemobileError(f"{path}: expected a list of runs, as printed by `edgemobile bench --json`")
     return [decode(Run, one["run"], path.name) for one in runs]
 
 
@@ -215,7 +215,7 @@ def _picked(record: type[_T], value: Any, where: str) -> _T:
 
 
 def _pick(record: Any, value: Any, where: str) -> dict[str, Any]:
-    """Of `value` what `record` has fields for, with the record's defaults for what is not there."""
+    """The fields of `record` from `value`, with the record's defaults for missing ones."""
     if not isinstance(value, dict):
         raise EdgemobileError(f"{where}: expected an object")
     defaults = {one.name: one.default for one in fields(record) if one.default is not MISSING}
@@ -237,7 +237,7 @@ def _mapping(value: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 def _check_version(value: Mapping[str, Any], path: Path, version: int) -> None:
     if value.get("version") != version:
-        raise EdgemobileError(f"{path} is of version {str(value.get('version'))[:20]}; this edgemobile reads {version}")
+        raise EdgemobileError(f"{path} has version {str(value.get('version'))[:20]}; this edgemobile reads {version}")
 
 
 _KINDS: tuple[tuple[str, frozenset[str], Callable[[Mapping[str, Any], Path], list[Any]]], ...] = (
@@ -257,4 +257,4 @@ def _recognised(value: Any, path: Path) -> tuple[str, list[Any]]:
     for kind, keys, read in _KINDS:
         if isinstance(value, dict) and keys <= value.keys():
             return kind, read(value, path)
-    raise EdgemobileError(f"{path} is nothing a report is made of. {_ALLOWED}")
+    raise EdgemobileError(f"{path} is not an input of a report. {_ALLOWED}")

@@ -1,4 +1,4 @@
-"""The tables of a report: rows of cells, each with what is shown and what it is sorted by."""
+"""The tables of a report: rows of cells, each with its text and its sort key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ESTIMATED = "estimated, not measured"
 
 @dataclass(frozen=True)
 class Cell:
-    """`key` sorts: a number, or text; None comes last. `kind` is "", "number" or "bad"."""
+    """`key` is the sort key: a number or text; None sorts last. `kind` is "", "number" or "bad"."""
 
     shown: str
     key: float | str | None
@@ -58,7 +58,7 @@ def _number(shown: str, key: float | None) -> Cell:
 
 
 def artifact_table(found: Findings) -> Table:
-    """A row a file, and one a reference: what it is, how big, how right."""
+    """One row per file and per reference: what it is, its size, its accuracy."""
     columns = ("file", "format", "precision", "size", "top-1", "95 % interval", "SQNR", "agree", "sha256")
     rows = [_artifact_row(one) for one in found.artifacts]
     for name, accuracy in found.references:
@@ -90,14 +90,14 @@ def _range(accuracy: Accuracy | None) -> str:
 
 
 def _metrics(one: Artifact) -> Mapping[str, float | None]:
-    """Against the reference: of a parity report, else the export's own."""
+    """Metrics against the reference: from a parity report, else from the export."""
     if one.compared:
         return one.compared[0].file.metrics
     return one.exported.metrics if one.exported else {}
 
 
 def case_table(found: Findings) -> Table:
-    """A row a case: time on boards, instructions and estimated time where emulated, each in a column of its own."""
+    """One row per case: time on boards, instructions and estimated time on emulated cores, each in its own column."""
     columns = (
         *("file", "verdict", "median ms", "95 % interval", "p90 ms", "first ms", "M instr.", _ESTIMATED, "peak MiB"),
         *("device", "threads", "runtime", "measured, UTC"),
@@ -140,9 +140,9 @@ def _without_empty(table: Table, columns: tuple[str, ...]) -> Table:
 
 
 def class_tables(found: Findings) -> Iterator[Table]:
-    """One an evaluation: a row a class, a column a file, top-1 in percent; first where the files differ the most.
+    """One per evaluation: a row per class, a column per file, top-1 in percent; the largest differences first.
 
-    Of more than 40 classes those where they differ the most.
+    Of more than 40 classes, those with the largest differences.
     """
     for scores in found.sources.scores:
         files = [one for one in scores.files if one.per_class]
@@ -169,7 +169,7 @@ def class_tables(found: Findings) -> Iterator[Table]:
 
 
 def _estimated(timing: Timing) -> Cell:
-    """Time on the boards with the core, as far as models tell: "22.4 ms (Raspberry Pi 4, 1.5 GHz)"."""
+    """Estimated time on the boards with the core: "22.4 ms (Raspberry Pi 4, 1.5 GHz)"."""
     found = timing.estimated
     words = [f"{ms(one.ms)} ms ({one.board.words})" for one in found]
     # Several boards are long: as text the cell may break.
@@ -222,7 +222,7 @@ def conditions_table(found: Findings) -> Table:
 
 
 def parity_table(found: Findings) -> Table:
-    columns = ("file", "on", "verdict", "SQNR", "max abs", "agree", "KL nats", "layers", "what it missed")
+    columns = ("file", "on", "verdict", "SQNR", "max abs", "agree", "KL nats", "layers", "missed bounds")
     rows = []
     for artifact in found.artifacts:
         for one in artifact.compared:
@@ -253,7 +253,7 @@ def _general(value: float | None) -> Cell:
 
 
 def layer_table(found: Findings) -> Table:
-    """Layers that diverge, then those that drift the most, of each file; what is not finite has drifted the most."""
+    """For each file, layers that diverge, then those that drift the most; values that are not finite come first."""
     columns = ("file", "layer", "op", "drift", "by itself", "steps", "diverges in")
     rows = []
     for artifact in found.artifacts:
@@ -277,7 +277,7 @@ def layer_table(found: Findings) -> Table:
 
 
 def facts_rows(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """A manifest's facts as (dotted name, value), long ones cut."""
+    """A manifest's facts as (dotted name, value), long values truncated."""
     for key, value in facts.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value and len(prefix) < 200:

@@ -45,7 +45,7 @@ COLUMNS = (
 
 
 def as_csv(found: Findings) -> str:
-    """A row a case, raw values in ns and shares; a file without a case has a row of its own."""
+    """One row per case, raw values in ns and fractions; a file without a case also has a row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -57,7 +57,7 @@ def as_csv(found: Findings) -> str:
 
 
 def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula gets a quote before it."""
+    """Put a quote before text that a spreadsheet would read as a formula."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return "" if value is None else value
@@ -120,7 +120,7 @@ def _case_cells(timing: Timing) -> dict[str, object]:
 
 
 def _estimated_cells(timing: Timing) -> dict[str, object]:
-    """At the clock asked for, else at that of the fastest board with the core."""
+    """The estimate at the given clock, else at that of the fastest board with the core."""
     if not timing.estimated:
         return {}
     one = max(timing.estimated, key=lambda other: other.board.clock_mhz)
@@ -133,7 +133,7 @@ def _estimated_cells(timing: Timing) -> dict[str, object]:
 
 
 def as_markdown(found: Findings, title: str | None = None) -> str:
-    """The tables of the page, for a pull request or a wiki; `title` as of the page."""
+    """The tables of the page, for a pull request or a wiki; `title` as for the page."""
     lines = [f"# {markdown_text(title or default_title(found))}", ""]
     for one in answers(found):
         ship = f"Ship **{markdown_text(one.file)}**: " if one.file else ""

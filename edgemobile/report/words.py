@@ -1,4 +1,4 @@
-"""Figures as they are read: rounded here, and nowhere else in a report."""
+"""Formats numbers: a report rounds here and nowhere else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ dash = "–"
 
 
 def ms(value: float | None) -> str:
-    """Milliseconds in three digits."""
+    """Milliseconds with three digits."""
     if value is None:
         return dash
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
@@ -64,7 +64,7 @@ def accuracy_words(accuracy: Accuracy | None) -> str:
 
 
 def case_words(artifact: Artifact, timing: Timing) -> str:
-    """One case, over several lines."""
+    """One case, as several lines."""
     case = timing.case
     threads = f"{case.threads} thread{'s' if case.threads > 1 else ''}"
     lines = [
@@ -77,7 +77,7 @@ def case_words(artifact: Artifact, timing: Timing) -> str:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Without what they all begin with, up to a dash: "v3-large-int8.onnx" -> "int8.onnx"."""
+    """Names without their common prefix, up to a dash: "v3-large-int8.onnx" -> "int8.onnx"."""
     first, last = min(names, default=""), max(names, default="")
     same = next((index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), 0)
     cut = first.rfind("-", 0, same) + 1
@@ -90,12 +90,12 @@ def device_words(line: Line) -> str:
 
 
 def line_words(line: Line) -> str:
-    """As no other line of the report is called."""
+    """A name that is unique in the report."""
     return f"{device_words(line)}{f', {line.when}' if line.when else ''}"
 
 
 def all_notes(found: Findings) -> list[str]:
-    """Each once: of the joining, of the runs with their device, of estimates, of evaluations and parity reports."""
+    """All notes, each once: about joining, runs with their device, estimates, evaluations and parity reports."""
     sources = found.sources
     notes = [*found.notes, *_run_notes(sources), *_caveats(sources)]
     notes += [note for scores in sources.scores for note in scores.notes]
@@ -113,7 +113,7 @@ def _run_notes(sources: Sources) -> Iterator[str]:
 
 
 def _caveats(sources: Sources) -> Iterator[str]:
-    """Of the estimated times."""
+    """Notes about the estimated times."""
     for run in sources.runs:
         for case in run.cases:
             if case.estimate is not None:
@@ -121,7 +121,7 @@ def _caveats(sources: Sources) -> Iterator[str]:
 
 
 def _whose(runs: Sequence[Run], sources: Sources) -> Iterator[str]:
-    """Devices of `runs`, with the times where it is not all of a device's runs."""
+    """Devices of `runs`, with the times if not all of a device's runs are meant."""
     for device in dict.fromkeys(run.device for run in runs):
         times = [sources.measured(run) for run in runs if run.device == device]
         all_of_it = len(times) == sum(run.device == device for run in sources.runs)

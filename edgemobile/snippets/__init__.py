@@ -1,7 +1,7 @@
-"""Code ready to use for one model file: `edgemobile snippet FILE --lang ...`.
+"""Ready-to-use code for one model file: `edgemobile snippet FILE --lang ...`.
 
-model     what the code has to know of the file: shapes, dtypes, scales, normalisation, labels
-source    the templates filled in
-arena     what a microcontroller needs beside the array
+model     what the code needs from the file: shapes, dtypes, scales, normalization, labels
+source    fills in the templates
+arena     what a microcontroller needs besides the array
 *.in      the templates, one for each language and format
 """

@@ -1,4 +1,4 @@
-"""What a microcontroller needs for a TFLite file beside the array: memory for activations, and ops."""
+"""What a microcontroller needs for a TFLite file besides the array: memory for activations, and ops."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["activation_bytes", "resolver_calls"]
 
 
 def activation_bytes(contents: Contents) -> int:
-    """The most bytes of activations that are alive at once, in the order of the ops: no arena can be smaller.
+    """The maximum bytes of activations that are live at once, in the order of the ops: no arena can be smaller.
 
-    A tensor is alive from the op that makes it to the last that reads it; inputs and outputs of the graph are alive
+    A tensor is live from the op that produces it to the last that reads it; inputs and outputs of the graph are live
     from the beginning and to the end.
     """
     last = {name: index for index, op in enumerate(contents.ops) for name in op.inputs if name}

@@ -1,4 +1,4 @@
-"""What code that runs a model file has to know of it."""
+"""What code that runs a model file needs to know about it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _DTYPES = ("float32", "int8", "uint8")
 
 @dataclass(frozen=True)
 class SnippetModel:
-    """A classifier file. `preprocess_words` and `labels_words` say what was found and where, `notes` what to know.
+    """A classifier file. `preprocess_words` and `labels_words` are what was found and its source, `notes` are for the
+    user.
 
-    Integer ports have a scale and a zero point; pixels as they are have 1 and 0.
+    Integer ports have a scale and a zero point; raw pixels have 1 and 0.
     """
 
     file: ModelFile
@@ -39,7 +40,7 @@ def snippet_model(path: Path, options: ClassifierOptions) -> SnippetModel:
     found = open_classifier(str(path), options)
     session = found.session
     if found.model_file is None:
-        raise Unsupported(f"{path} is no file that a runtime runs. Name a .onnx or .tflite file")
+        raise Unsupported(f"{path} is not a file that a runtime can run. Give a .onnx or .tflite file")
     for port in (session.input, session.output):
         if port.dtype not in _DTYPES or (port.dtype != "float32" and port.scale is None):
             raise Unsupported(

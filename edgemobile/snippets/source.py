@@ -1,4 +1,4 @@
-"""The templates of code, filled in for one file."""
+"""Fills in the code templates for one file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _KOTLIN_REAL = (
 
 
 def snippet(model: SnippetModel, language: str) -> str:
-    """The code for `model` in a language of LANGUAGES. Raises Unsupported where there is none for its format."""
+    """The code for `model` in a language of LANGUAGES. Raises Unsupported if there is none for its format."""
     return LANGUAGES[language](model)
 
 
@@ -64,7 +64,8 @@ def _kotlin(model: SnippetModel) -> str:
     _tflite_only(model, "kotlin")
     if "uint8" in (model.given.dtype, model.made.dtype):
         raise Unsupported(
-            f"{model.file.name} takes or gives uint8, which LiteRT's Kotlin TensorBuffer cannot hold. Supported: "
+            f"{model.file.name} has a uint8 input or output, which LiteRT's Kotlin TensorBuffer does not "
+            "support. Supported: "
             "float32 and int8; export without --embed-preprocess"
         )
     integer_in, integer_out = model.given.dtype == "int8", model.made.dtype == "int8"
@@ -165,5 +166,5 @@ def _c_text(text: str) -> str:
 
 
 def _comment(text: str) -> str:
-    """Text of a file for a line of comment: it cannot end the line, and no backslash joins the next."""
+    """Text from a file, safe for a comment line: it cannot end the line or join the next with a backslash."""
     return "".join(char if char.isprintable() and char != "\\" else "?" for char in text)

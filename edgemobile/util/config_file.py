@@ -1,6 +1,6 @@
-"""edgemobile.toml and devices.toml as read: tables, and on which line each key stands, for errors that point there.
+"""Reads edgemobile.toml and devices.toml: their tables, and the line of each key, so that errors can name it.
 
-tomllib keeps no lines. They are found only when something is wrong, by parsing the text statement by statement.
+tomllib keeps no line numbers. They are found only for an error, by parsing the text statement by statement.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MAX_BYTES = 2**20
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """`tables` as tomllib gives them. Paths inside are relative to the file's folder."""
+    """`tables` as tomllib returns them. Paths in them are relative to the file's folder."""
 
     path: Path
     text: str
     tables: Mapping[str, Any]
 
     def place(self, keys: tuple[str, ...]) -> str:
-        """Where the key at `keys` stands: FILE:LINE: table.key."""
+        """The location of the key at `keys`, as FILE:LINE: table.key."""
         dotted = ".".join(key if re.fullmatch(r"[\w-]+", key) else f'"{key}"' for key in keys)
         return f"{self.path}:{self.line(keys)}: {dotted}"
 
@@ -43,17 +43,17 @@ class ConfigFile:
         return EdgemobileError(f"{self.place(keys)}: {words}")
 
     def check_tables(self) -> None:
-        """Raises EdgemobileError, with FILE:LINE, for a top-level table there is not."""
+        """Raises EdgemobileError, with FILE:LINE, for an unknown top-level table."""
         for table in self.tables:
             if table not in _TABLES:
                 raise self.wrong((table,), f"unknown table. Allowed: {', '.join(f'[{name}]' for name in _TABLES)}")
 
     def without(self, name: str) -> str:
-        """The text without the top-level table `name`: its headers with all below them, and its keys elsewhere.
+        """The text without the top-level table `name`: without its headers and their contents, and its dotted keys.
 
-        A comment directly above the next table is that table's, and stays.
+        A comment directly above the next table belongs to that table and is kept.
         """
-        # Not splitlines, which ends a line at more than TOML does.
+        # Not splitlines, which splits at more characters than TOML does.
         lines = StringIO(self.text).readlines()
         dropped: set[int] = set()
         inside, below_header = False, False
@@ -73,7 +73,7 @@ class ConfigFile:
         return "".join(line for number, line in enumerate(lines, 1) if number not in dropped)
 
     def line(self, keys: tuple[str, ...]) -> int:
-        """Where the key stands, or the nearest table around it; from 1."""
+        """The line of the key, or of the nearest table around it; from 1."""
         for length in range(len(keys), 0, -1):
             if keys[:length] in self._lines:
                 return self._lines[keys[:length]]
@@ -87,7 +87,7 @@ class ConfigFile:
             header = statement.lstrip().startswith("[")
             paths = list(_paths(tables))
             if header:
-                # The last is the longest: [a.b] names a and then a.b.
+                # The last match is the longest: [a.b] defines a and then a.b.
                 table = paths[-1]
             for path in paths:
                 found.setdefault(path if header else (*table, *path), number)
@@ -95,13 +95,13 @@ class ConfigFile:
 
 
 def read_config(path: Path) -> ConfigFile:
-    """Raises EdgemobileError for a file that cannot be read or is no TOML, with the line."""
+    """Raises EdgemobileError, with the line, for a file that cannot be read or is not TOML."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
-            raise EdgemobileError(f"{path} is larger than {_MAX_BYTES} bytes, which no configuration is")
-        # TOML's own line ends; tomllib takes only these.
+            raise EdgemobileError(f"{path} is larger than {_MAX_BYTES} bytes, more than a configuration may have")
+        # tomllib accepts only TOML's own line ends.
         text = data.decode("utf-8").replace("\r\n", "\n")
         return ConfigFile(path, text, tomllib.loads(text))
     except OSError as error:
@@ -115,12 +115,12 @@ def read_config(path: Path) -> ConfigFile:
 
 
 def _statements(text: str) -> Iterator[tuple[int, int, str, dict[str, Any]]]:
-    """(the line it begins on, that after it, how it begins, what it says) of every header and every key = value."""
+    """(first line, line after it, how it begins, parsed value) of every header and every key = value."""
     lines = text.split("\n")
     start = 0
     while start < len(lines):
         end, parsed = start + 1, _parsed(lines[start])
-        # A value that goes over several lines is whole only at its end.
+        # A value over several lines parses only once its last line is included.
         while parsed is None and end < len(lines):
             end += 1
             parsed = _parsed("\n".join(lines[start:end]))
@@ -137,8 +137,8 @@ def _parsed(text: str) -> dict[str, Any] | None:
 
 
 def _paths(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every key in `value`, from the outside in."""
-    # [[name]] is a list of one table.
+    """Every key in `value`, outer keys first."""
+    # [[name]] gives a list with one table.
     value = value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else value
     for key, inner in value.items() if isinstance(value, dict) else ():
         yield (*above, key)

@@ -1,4 +1,4 @@
-"""SHA-256, by which files, weights and results are named."""
+"""SHA-256, which identifies files, weights and results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JUnit XML, which every CI shows: what a suite and a case are, and the text of it."""
+"""JUnit XML, which every CI shows: suites, cases and their text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 __all__ = ["TestCase", "junit_document"]
 
-# XML 1.0 has no word for these.
+# XML 1.0 cannot represent these characters.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class TestCase(NamedTuple):
-    """One case of a JUnit suite. `missed` fails it, `error` means it could not be tried, `skipped` says why it was not.
+    """One case of a JUnit suite. `missed` fails it, `error` means it could not be run, `skipped` is why it was not run.
 
-    `out` is what was found, `kind` what is looked at: the type of its failure. `wall_s` is the time it took.
+    `out` is what was found, `kind` is what is checked (the type of a failure), `wall_s` is the duration.
     """
 
     name: str

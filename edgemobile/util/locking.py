@@ -1,4 +1,4 @@
-"""Locks between processes, which the system releases when a process dies."""
+"""Locks between processes, released by the system when a process dies."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["locked", "try_lock"]
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], AbstractContextManager[object]] = nullcontext) -> Iterator[None]:
-    """Hold the lock file `path`; where another process holds it, wait inside of `waiting()`.
+    """Hold the lock file `path`; while another process holds it, wait inside `waiting()`.
 
-    Raises EdgemobileError where no file can be made there.
+    Raises EdgemobileError if the file cannot be created.
     """
     lock = try_lock(path)
     if lock is None:
@@ -31,7 +31,7 @@ def locked(path: Path, waiting: Callable[[], AbstractContextManager[object]] = n
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """The lock file `path`, held; None where another process holds it. Raises EdgemobileError as `locked` does."""
+    """The lock file `path`, locked; None if another process holds it. Raises EdgemobileError as `locked` does."""
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()

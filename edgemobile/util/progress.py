@@ -1,4 +1,4 @@
-"""How long work tells how far it is, without knowing who listens."""
+"""How long work reports its progress, independent of how it is shown."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ __all__ = ["Progress", "Report", "Silent", "unheard"]
 
 
 class Report(Protocol):
-    """How much of a step is done; `total` where it became known only now."""
+    """Report how much of a step is done; `total` if it only became known now."""
 
     def __call__(self, done: int, total: int | None = None) -> None: ...
 
 
 def unheard(done: int, total: int | None = None) -> None:
-    """A Report to nobody."""
+    """A Report that ignores everything."""
 
 
 class Progress(Protocol):
     def step(self, title: str, total: int | None = None) -> AbstractContextManager[Report]:
-        """A step begins; the context gives a function to call with how much of `total` is done."""
+        """Begin a step; the context gives a function to call with how much of `total` is done."""
         ...
 
 
 class Silent:
-    """Nobody listens: library use, `--quiet`, a pipe."""
+    """Shows nothing: library use, `--quiet`, a pipe."""
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Report]:

@@ -1,4 +1,4 @@
-"""Keep C++ libraries from talking over the program's own words."""
+"""Keep log lines of C++ libraries out of the program's output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ __all__ = ["quiet_stderr"]
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Send file descriptor 2 nowhere: TensorFlow and LiteRT log there past any Python setting. Errors still raise."""
+    """Redirect file descriptor 2 to the null device: TensorFlow and LiteRT log there past any Python setting. Errors
+    still raise.
+    """
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

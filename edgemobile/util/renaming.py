@@ -1,4 +1,4 @@
-"""Renaming that loses nothing: onto nothing, or two names exchanged, in one step where the system has it."""
+"""Renaming without loss: never overwrites, or exchanges two names, atomically if the system supports it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["exchange", "rename_onto_nothing"]
 
 # linux/fs.h and fcntl.h
 _NOREPLACE, _EXCHANGE, _AT_FDCWD = 1, 2, -100
-# What a kernel, or a file system, says that has no renameat2.
+# Errors of a kernel or a file system without renameat2.
 _UNKNOWN = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def rename_onto_nothing(source: Path, target: Path) -> None:
-    """Raises FileExistsError where there is a `target`, even an empty folder."""
+    """Raises FileExistsError if `target` exists, even as an empty folder."""
     if _renameat2(source, target, _NOREPLACE):
         return
-    # Windows refuses by itself. POSIX replaces an empty folder, so that one made here stands for nothing.
+    # Windows refuses by itself. POSIX replaces an empty folder, so an empty folder created here reserves the name.
     if os.name == "posix":
         target.mkdir()
     try:
@@ -36,12 +36,12 @@ def rename_onto_nothing(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let each of two names stand for what the other did, at once; False where the system cannot."""
+    """Exchange two names atomically; False if the system cannot."""
     return _renameat2(one, other, _EXCHANGE)
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:
-    """False where the system has no such call. Raises OSError where it fails."""
+    """False if the system has no such call. Raises OSError if it fails."""
     call = _libc_renameat2()
     if call is None:
         return False

@@ -1,4 +1,4 @@
-"""JSON into records and back, refusing whatever a record does not say: what comes from a board is untrusted.
+"""JSON to records and back. Refuses anything that a record does not declare: data from a board is untrusted.
 
 A record is a frozen dataclass of int, float, Real, str, bool, records, tuples (tuple[X, ...] and tuple[X, Y]), mappings
 (Mapping[str, X]) and any of these | None. Its own checks run when it is built.
@@ -19,13 +19,13 @@ from edgemobile.errors import EdgemobileError
 
 __all__ = ["Real", "decode", "encode", "loads", "parse", "to_json_text", "to_text", "versioned"]
 
-# A number that may be infinite or nan, which JSON has no word for: "inf", "-inf" and "nan" as text.
+# A number that may be infinite or nan, which JSON cannot express: written as "inf", "-inf" and "nan".
 Real = Annotated[float, "inf, -inf and nan are texts"]
 _NOT_FINITE = ("inf", "-inf", "nan")
 _T = TypeVar("_T")
 _MAX_TEXT = 2000
 _MOST_INT = 2**63
-# A list of numbers reads better on one line than on a thousand.
+# A list of numbers is easier to read on one line than on a thousand.
 _NUMBER_LIST = re.compile(r"\[\s+(-?\d[-+.eE\d,\s]*?)\s+\]")
 
 
@@ -39,7 +39,7 @@ def parse(data: bytes, what: str, max_bytes: int) -> Any:
     try:
         return loads(data.decode())
     except ValueError as error:
-        raise EdgemobileError(f"{what} is not the JSON it should be: {_shown(error)}") from error
+        raise EdgemobileError(f"{what} is not valid JSON: {_shown(error)}") from error
 
 
 def loads(text: str) -> Any:
@@ -51,7 +51,7 @@ def loads(text: str) -> Any:
 
 
 def decode(record: type[_T], value: Any, where: str) -> _T:
-    """`value`, as `parse` gave it, as a `record`.
+    """Convert `value`, from `parse`, to a `record`.
 
     Raises EdgemobileError with the path of the first field that is missing, unknown, of another type or impossible.
     """
@@ -59,9 +59,9 @@ def decode(record: type[_T], value: Any, where: str) -> _T:
 
 
 def versioned(given: str | Mapping[str, Any], version: int, what: str) -> dict[str, Any]:
-    """The fields of a record of `version`, from its JSON text or the object in it; `what` names it in errors.
+    """The fields of a record of `version`, from its JSON text or parsed object; `what` names it in errors.
 
-    Raises EdgemobileError for what is no object, and for another version.
+    Raises EdgemobileError for anything but an object, and for another version.
     """
     try:
         value = loads(given) if isinstance(given, str) else given
@@ -77,7 +77,7 @@ def versioned(given: str | Mapping[str, Any], version: int, what: str) -> dict[s
 
 
 def encode(value: Any) -> Any:
-    """A record as JSON's own types, fields in their order; what is not finite as text."""
+    """A record as JSON types, fields in their order; numbers that are not finite as text."""
     if is_dataclass(value):
         return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -138,7 +138,7 @@ def _typed(kind: type, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise EdgemobileError(f"{where}: expected {kind.__name__}, found {_shown(value)}")
     if kind is int and isinstance(value, int) and not -_MOST_INT <= value < _MOST_INT:
-        raise EdgemobileError(f"{where}: expected an integer of 64 bits, found {_shown(value)}")
+        raise EdgemobileError(f"{where}: expected a 64-bit integer, found {_shown(value)}")
     return value
 
 
@@ -159,25 +159,25 @@ def _text(value: Any, where: str) -> str:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
 def _shown(value: Any, most: int = 120) -> str:
-    """An untrusted value in an error: short, and without what could steer a terminal."""
+    """An untrusted value for an error message: short, without control characters of a terminal."""
     text = repr(value) if isinstance(value, str | bytes) else str(value)
     clean = "".join(char if char.isprintable() else "?" for char in text[:most])
     return clean + "..." * (len(text) > most)
 
 
 def to_json_text(value: Any) -> str:
-    """Strict JSON, keys in the order given; inf and nan, which JSON has not, become null."""
+    """Strict JSON, keys in the given order; inf and nan, which JSON does not have, become null."""
     return json.dumps(_null_if_not_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A file written whole or not at all, and on the disk when that is said: a power cut leaves the old one or the new."""
+"""Atomic writes of files, flushed to disk on request: after a power cut there is either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["replace_synced", "sync_folder", "write_whole"]
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Put UTF-8 `text` in the place of `path` at once, so that whoever reads it finds the old or the new.
+    """Replace `path` by UTF-8 `text` atomically: a reader finds either the old text or the new.
 
-    A link keeps pointing where it does. A pipe or a terminal has no old text to lose and is written to as it is.
-    Raises EdgemobileError where it cannot be written.
+    A link keeps its target. A pipe or a terminal has no old text to lose and is written to directly.
+    Raises EdgemobileError if it cannot be written.
     """
     try:
         if path.exists() and not path.is_file():
@@ -44,7 +44,7 @@ def replace_synced(partial: Path, target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the files in `folder`, and their names, on the disk. Raises OSError."""
+    """Flush the files in `folder`, and their names, to disk. Raises OSError."""
     for path in folder.iterdir():
         if path.is_file():
             _sync(path)
@@ -57,7 +57,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_entries(folder: Path) -> None:
-    """Have the names in `folder` on the disk, where the system can say so of a folder: Windows cannot."""
+    """Flush the names in `folder` to disk, if the system can flush a folder: Windows cannot."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

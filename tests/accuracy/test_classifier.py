@@ -108,7 +108,7 @@ def test_is_probability_allows_for_8_bit_steps() -> None:
     ("options", "said"),
     [
         ({"shape": (1, 3, 32, 48)}, r"takes float32 NCHW\[1, 3, 32, 48\]. Supported: square RGB"),
-        ({"order": "r"}, r"gives \[1, 1\]. Supported: classifiers"),
+        ({"order": "r"}, r"has the output \[1, 1\]. Supported: classifiers"),
     ],
 )
 def test_what_is_no_classifier_is_refused(opened: Callable[..., Classifier], options: Any, said: str) -> None:
@@ -139,7 +139,7 @@ def test_a_checkpoint_says_by_its_shapes_which_model_it_is_of(tmp_path: Path) ->
     with pytest.raises(EdgemobileError, match=r"holds weights of v3-small \(width 0.25\), not of v2"):
         open_classifier(str(tmp_path / "w.pth"), ClassifierOptions(arch="v2"))
     torch.save({"weight": torch.ones(3)}, tmp_path / "x.pth")
-    with pytest.raises(EdgemobileError, match=r"holds weights of no reference model. Known: v1"):
+    with pytest.raises(EdgemobileError, match=r"does not contain weights of a reference model. Known: v1"):
         open_classifier(str(tmp_path / "x.pth"), ClassifierOptions())
 
 
@@ -162,7 +162,7 @@ def test_a_model_of_one_s_own_is_run_in_pytorch(tmp_path: Path, monkeypatch: pyt
         wanted = net(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     for classifier in (own, open_classifier(str(tmp_path / "net.pt2"), ClassifierOptions())):
         assert (classifier.outputs, classifier.preprocess.input_px) == (4, 224)
-        assert classifier.found["preprocess"].endswith("; assumed: nothing says it")
+        assert classifier.found["preprocess"].endswith("; assumed: no source states it")
         assert classifier.scores(images) == pytest.approx(wanted, abs=1e-5)
 
 
@@ -175,7 +175,7 @@ def test_a_reference_model_is_its_bundled_weights(tmp_path: Path, monkeypatch: p
     assert (classifier.outputs, classifier.session.runtime) == (10, "torch")
     assert classifier.labels is not None
     assert classifier.labels[6] == "frog"
-    assert classifier.found["preprocess"].endswith("; as its checkpoint has it")
+    assert classifier.found["preprocess"].endswith("; from its checkpoint")
     images = np.random.default_rng(0).normal(size=(9, 96, 96, 3)).astype(np.float32)
     # The last batch is padded; that must not show.
     assert classifier.scores(images)[8] == pytest.approx(classifier.scores(images[8:])[0], abs=1e-5)

@@ -40,7 +40,9 @@ def _load(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
 def test_a_resolution_is_named_where_it_was_assumed() -> None:
     words = better_tried(_model(px_assumed=True), _load)
     assert words is not None
-    assert words.startswith("PyTorch has 25.0% of 64 check images right as is assumed here, and 100.0% with --res 64, ")
+    assert words.startswith(
+        "PyTorch classifies 25.0% of 64 check images correctly with the assumed values, and 100.0% with --res 64, "
+    )
     assert "--res 96" in words
     assert better_tried(_model(), _load) is None
     already = replace(IMAGENET, input_px=96, shorter_px=110)
@@ -50,7 +52,7 @@ def test_a_resolution_is_named_where_it_was_assumed() -> None:
 def test_a_normalisation_is_named_where_it_was_assumed() -> None:
     words = better_tried(_model(assumption="ImageNet's is assumed"), _load)
     assert words is not None
-    assert "100.0% with --preprocess inception: give" in words
+    assert "100.0% with --preprocess inception: set" in words
     assert "--preprocess unit" not in words
 
 

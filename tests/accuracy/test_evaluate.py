@@ -187,7 +187,7 @@ def test_a_checkpoint_that_another_process_read_otherwise_is_refused(
     file = models("bgr")
     dataset, request = open_dataset(colour_photos, None), EvalRequest((file,), colour_photos)
     evaluate_module._Scorer(dataset, request, [sha256_hex(Path(file).read_bytes())])
-    with pytest.raises(EdgemobileError, match=r"bgr0\.onnx was replaced while it was measured"):
+    with pytest.raises(EdgemobileError, match=r"bgr0\.onnx was replaced while it was evaluated"):
         evaluate_module._Scorer(dataset, request, ["0" * 64])
 
 
@@ -225,7 +225,7 @@ def test_outputs_that_are_not_finite_are_wrong_and_said(models: Callable[..., st
 
 def test_what_is_not_finite_never_passes_a_bound(models: Callable[..., str], colour_photos: Path) -> None:
     right, wrong, broken = models("bgr"), models("___"), models("rgb", gain=np.nan)
-    with pytest.raises(EdgemobileError, match="the baseline gives no image a finite output"):
+    with pytest.raises(EdgemobileError, match="the baseline has no finite output for any image"):
         evaluate(EvalRequest((broken,), colour_photos, baseline=models("grb", gain=np.nan))).exceeding(0)
     # Nothing is lost where there was nothing.
     for baseline in (right, wrong):
@@ -258,7 +258,7 @@ def test_what_cannot_be_evaluated_says_why(models: Callable[..., str], colour_ph
     file = models("bgr")
     with pytest.raises(EdgemobileError, match=r"has no class folders .* edgemobile predict"):
         evaluate(EvalRequest((file,), colour_photos / "red"))
-    with pytest.raises(EdgemobileError, match="nothing to evaluate: name at least one file"):
+    with pytest.raises(EdgemobileError, match="nothing to evaluate: give at least one file"):
         EvalRequest((), colour_photos, baseline=file)
     with pytest.raises(EdgemobileError, match="seed must be at least 0, found -1"):
         EvalRequest((file,), colour_photos, seed=-1)

@@ -145,7 +145,7 @@ def test_a_broken_image_is_skipped_there_too(
 
 
 def test_what_a_device_cannot_run(request_: EvalRequest) -> None:
-    with pytest.raises(EdgemobileError, match="workers are processes of this machine"):
+    with pytest.raises(EdgemobileError, match="workers are processes on this machine"):
         replace(request_, on="local", workers=2)
     pytest.importorskip("torch")
     from edgemobile.accuracy.classifier import Classifier
@@ -165,7 +165,7 @@ def test_another_number_of_outputs_is_refused(
     monkeypatch.setattr(
         "edgemobile.devices.host.remote_inference.infer", lambda *words, **options: iter([np.zeros((4, 7), np.float32)])
     )
-    with pytest.raises(EdgemobileError, match=r"local gives 7 outputs of .*right.onnx, which has 3"):
+    with pytest.raises(EdgemobileError, match=r"local returned 7 outputs for .*right.onnx, which has 3"):
         on(LocalTransport(tmp_path / "board"))
 
 

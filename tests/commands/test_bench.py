@@ -140,10 +140,12 @@ def test_an_interruption_names_the_runs_before_it(
     assert call("bench", model, "--runs", "20", "--on", "local,here", "--out", out) == 130
     assert f"interrupted; written before: {tmp_path / 'run-local.json'}" in capsys.readouterr().err
     assert call("bench", model, "--runs", "20", "--on", "here") == 130
-    assert "interrupted; no file is half written" in capsys.readouterr().err
+    assert "interrupted; no partial file is left" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "said"), [("folder", "this is a folder"), ("x" * 300, "no file can be made there")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("folder", "this is a folder"), ("x" * 300, "no file can be created there")]
+)
 def test_where_no_run_can_be_saved_none_is_measured(
     call: Command,
     model: Path,
@@ -215,7 +217,7 @@ def test_a_median_beyond_the_limit_alone_leaves_it_open(
     assert "measure more runs" in capsys.readouterr().out
     assert call("compare", "--help") == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "Exits 1 where B is slower than --max-regress allows with all of the interval; 5 where the median is" in said
+    assert "Exits 1 if the whole interval is slower than --max-regress allows. Exits 5 if only the median is" in said
 
 
 def test_the_help_names_every_runtime(call: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,17 +260,17 @@ def test_bench_against_a_baseline(
         (("--threads", "0"), "different numbers of at least 1"),
         (("--threads", "1,1"), "different numbers of at least 1"),
         (("--cores", "3-1"), "every core once"),
-        (("--seconds", "soon"), "no duration"),
-        (("--cooldown", "warm"), "no temperature"),
-        (("--max-regress", "5%"), "give one with --baseline"),
-        (("--max-regress", "much", "--baseline", "x"), "no percentage"),
-        (("--runs", "9", "--seconds", "9"), "give one of runs, seconds and sustained"),
+        (("--seconds", "soon"), "not a duration"),
+        (("--cooldown", "warm"), "not a temperature"),
+        (("--max-regress", "5%"), "add --baseline RUN.json"),
+        (("--max-regress", "much", "--baseline", "x"), "not a percentage"),
+        (("--runs", "9", "--seconds", "9"), "set only one of runs, seconds and sustained"),
         (("--runtime", "tensorrt"), "Allowed: onnxruntime, litert, tflite_runtime"),
         (("--runtime", "litert"), "does not read"),
         (("--runtime", "tf.lite"), "runtime 'tensorflow' does not read"),
         (("--on", "nowhere"), "nowhere"),
-        (("--on", "local,pi5", "--out", "run.json"), "put {device} into the name"),
-        (("--out", "no/such/folder/run.json"), "there is no folder"),
+        (("--on", "local,pi5", "--out", "run.json"), "the name must contain {device}"),
+        (("--out", "no/such/folder/run.json"), "does not exist"),
         (("--baseline", "none.json"), "cannot read none.json"),
     ],
 )
@@ -309,7 +311,7 @@ def test_a_shape_is_a_name_and_sizes(
     call: Command, model: Path, capsys: pytest.CaptureFixture[str], shape: str
 ) -> None:
     assert call("bench", model, "--shape", shape) == 2
-    assert "NAME=SIZES, as in input=1x3x224x224" in capsys.readouterr().err
+    assert "NAME=SIZES, such as input=1x3x224x224" in capsys.readouterr().err
 
 
 def test_files_of_one_name_are_told_apart(

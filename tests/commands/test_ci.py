@@ -93,7 +93,7 @@ def test_init_takes_a_checkpoint_and_says_which_model_it_is(tmp_path: Path) -> N
     [
         (("v3-smal",), "'v3-smal'"),
         (("v3-small", "v3-small"), "two models are called v3-small"),
-        (("v3-small", "v2", "--weights", "random"), "--weights is of one model"),
+        (("v3-small", "v2", "--weights", "random"), "--weights applies to one model"),
     ],
 )
 def test_init_refuses_before_it_works(edgemobile, words: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_init_refuses_before_it_works(edgemobile, words: tuple[str, ...], said: 
 def test_init_replaces_nothing(edgemobile) -> None:
     Path("edgemobile.toml").write_text("[models.v2]\n")
     ran = edgemobile("ci", "init", "v3-small")
-    assert (ran.code, "is there already" in ran.err) == (2, True), ran.err
+    assert (ran.code, "exists already" in ran.err) == (2, True), ran.err
     assert Path("edgemobile.toml").read_text() == "[models.v2]\n"
 
 
@@ -130,7 +130,7 @@ def test_a_missed_bound_is_named_with_its_line(gate) -> None:
     ran = gate("tolerances.float32 = { sqnr_db = 500 }", files="swapped.onnx")
     assert ran.code == 1
     assert "edgemobile.toml:7: models.colours.tolerances.float32.sqnr_db" in ran.out
-    assert "top1_agree" not in ran.out.partition("bound stands in")[2]
+    assert "top1_agree" not in ran.out.partition("bound is set in")[2]
 
 
 def test_junit_has_the_time_of_each_check(gate) -> None:
@@ -356,7 +356,7 @@ def test_a_flipped_bit_is_named_by_its_layer(edgemobile, tmp_path: Path) -> None
         ("size.onnx = 100", {}, 1, "bytes, "),
         # Every budget that means a file is held, not the widest alone.
         ('size.onnx = "10 KiB"\nsize.float32 = 100', {}, 1, "over its budget"),
-        ("size.tflite = 100", {}, 2, "the budget of tflite means none of the files: right.onnx"),
+        ("size.tflite = 100", {}, 2, "the budget of tflite does not match any of the files: right.onnx"),
         ("tolerances.float32.max_abs = -1", {}, 1, "max_abs 0 misses the tolerance of -1"),
         ('accuracy = { data = "photos", max_drop = 1 }', {"files": "right.onnx swapped.onnx"}, 1, "lost 66.67 points"),
         ('accuracy = { data = "none.zip", max_drop = 1 }', {}, 2, "none.zip"),
@@ -390,7 +390,7 @@ def test_a_file_that_is_not_finite_loses_nothing_and_fails(gate, colour_model, t
     (tmp_path / "nan.onnx").write_bytes(colour_model("bgr", gain=np.nan))
     ran = gate('accuracy = { data = "photos", max_drop = 1 }', files="nan.onnx")
     assert ran.code == 1
-    assert "FAIL colours nan.onnx top-1 on here: gives outputs that are not finite for 18 of 18 images" in ran.out
+    assert "FAIL colours nan.onnx top-1 on here: has outputs that are not finite for 18 of 18 images" in ran.out
 
 
 def test_a_dependency_that_is_missing(gate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -441,16 +441,22 @@ def _run(name: str, ms: float = 1.0, spread: float = 0.001, count: int | None = 
     ("measured", "baseline", "text", "code", "said"),
     [
         ({"ms": 2.0}, None, "", 0, "2.00 ms"),
-        ({"ms": 2.0, "spread": 0.2}, None, "", 5, "unstable colours right.onnx latency on local: half of all values"),
+        (
+            {"ms": 2.0, "spread": 0.2},
+            None,
+            "",
+            5,
+            "unstable colours right.onnx latency on local: the interquartile range",
+        ),
         ({"ms": 2.0}, {"ms": 2.0}, "", 0, "+0.00%"),
         ({"ms": 2.0}, {"ms": 1.8}, "", 1, "FAIL colours right.onnx baseline on local: +11.11% of time"),
         ({"ms": 2.0}, {"ms": 1.8, "device": "pi5"}, "", 2, "device pi5 against local"),
         ({"ms": 2.0}, {"ms": 1.8, "name": "other.onnx"}, "", 2, "has no right.onnx"),
-        ({"ms": 2.0}, {"count": 10**6}, "", 2, "they never compare"),
+        ({"ms": 2.0}, {"count": 10**6}, "", 2, "they cannot be compared"),
         ({"count": 10**6}, None, 'instructions.local = { onnx = "1M" }', 0, "1.000 M of 1.000 M"),
         ({"count": 10**6 + 1}, None, 'instructions.local = { onnx = "1M" }', 1, "0.00% over its budget"),
         ({"count": 1_100_000}, {"count": 10**6}, "", 1, "+10.00% of instructions"),
-        ({"ms": 2.0}, None, 'instructions.local = { onnx = "1M" }', 2, "local is timed"),
+        ({"ms": 2.0}, None, 'instructions.local = { onnx = "1M" }', 2, "local is not emulated"),
     ],
 )
 def test_on_a_device(
@@ -498,7 +504,7 @@ def test_a_budget_nobody_looks_at_is_an_error(gate) -> None:
     """Which precision a file is of shows once it is read."""
     ran = gate('instructions.local.int8 = 1\n[devices.local]\nprecisions = ["int8"]')
     assert ran.code == 2
-    assert "the budget of int8 means none of the files: none runs on local" in ran.out
+    assert "the budget of int8 does not match any of the files: none runs on local" in ran.out
 
 
 # ---- usage ----------------------------------------------------------------------------------------------------------
@@ -507,14 +513,14 @@ def test_a_budget_nobody_looks_at_is_an_error(gate) -> None:
 def test_usage(gate, edgemobile, tmp_path: Path) -> None:
     ran = edgemobile("ci")
     assert ran.code == 2
-    assert "there is no edgemobile.toml" in ran.err
+    assert "edgemobile.toml does not exist" in ran.err
     ran = gate("size = 3")
     assert ran.code == 2
     assert "edgemobile.toml:7: models.colours.size: must be a table" in ran.err
     ran = gate("", "--only", "shapes")
     assert (ran.code, "Models: colours" in ran.err) == (2, True)
     ran = gate("", "--junit", "none/gate.xml")
-    assert (ran.code, "there is no folder none" in ran.err) == (2, True)
+    assert (ran.code, "the folder none does not exist" in ran.err) == (2, True)
     ran = gate("", "--junit", ".")
     assert (ran.code, "--junit .: this is a folder" in ran.err) == (2, True)
     (tmp_path / "edgemobile.toml").rename(tmp_path / "other.toml")
@@ -529,7 +535,7 @@ def test_usage(gate, edgemobile, tmp_path: Path) -> None:
         ("]", (), "edgemobile.toml"),
         ("[default.export]", (), "default: unknown table"),
         ("", ("--only", "shapes"), "has no [models.shapes]"),
-        ("", ("--config", "none.toml"), "there is no none.toml"),
+        ("", ("--config", "none.toml"), "none.toml does not exist"),
     ],
 )
 def test_an_error_leaves_nothing_green(gate, text: str, options: tuple[str, ...], said: str) -> None:

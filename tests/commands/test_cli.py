@@ -49,4 +49,4 @@ def test_a_crash_does_not_exit_as_a_file_that_fell_short() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 70
     assert "TypeError: oh" in done.stderr
-    assert "this is a bug of edgemobile" in done.stderr
+    assert "this is a bug in edgemobile" in done.stderr

@@ -51,7 +51,7 @@ def test_a_guessed_preprocessing_stands_beside_its_accuracy(
     assert run("eval", first, last, "--data", colour_photos, "-q") == 0
     header, *rows = [line for line in capsys.readouterr().out.splitlines() if "18 images" not in line]
     assert header.split()[-1] == "preprocess"
-    assert rows[0].endswith("assumed ImageNet's mean and deviation")
+    assert rows[0].endswith("assumed ImageNet's mean and standard deviation")
     assert rows[1].endswith("assumed pixels from -1 to 1")
     assert run("eval", first, last, "--data", colour_photos, "-q", "--preprocess", "unit") == 0
     assert "preprocess" not in capsys.readouterr().out
@@ -66,7 +66,7 @@ def test_the_table_and_what_it_stands_on(
     shown = capsys.readouterr().out
     for part in ("18 images of photos", "right[1].onnx", "100.00%", "33.33%", "-66.67 points", "baseline", "< 0.001"):
         assert part in shown
-    for part in ("float32 NCHW[1, 3, 32, 32]", "assumed ImageNet's mean", "labels unknown: the folders in order"):
+    for part in ("float32 NCHW[1, 3, 32, 32]", "assumed ImageNet's mean", "labels unknown: the folders are assumed"):
         assert part in shown
 
 
@@ -88,13 +88,13 @@ def test_max_drop_decides_the_exit_code(
 
 def test_help_says_where_the_bound_is(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("eval", "--help") == 0
-    assert "more than this far below the baseline" in " ".join(capsys.readouterr().out.split())
+    assert "more than this many points below the baseline" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--max-drop", "1"), "give one with --baseline FILE"),
+        (("--max-drop", "1"), "add --baseline FILE"),
         (("--max-drop", "nan", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found nan"),
         (("--max-drop", "-1", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found -1"),
         (("--max-drop", "inf", "--baseline", "none.onnx"), "points of top-1, 0 to 100; found inf"),

@@ -193,7 +193,7 @@ def test_a_net_written_by_hand_is_equal_in_every_layer_and_as_often_right(
     float32 = [next((tmp_path / folder).glob("make-float32*")) for folder in ("net", "raw")]
     ran = edgemobile("eval", *float32, "--baseline", "by_hand:make", "--data", colour_photos)
     assert ran.out.count("+0.00 points") == 2, ran.out + ran.err
-    assert "as the file beside it has it" in ran.out
+    assert "from the file next to it" in ran.out
     ran = edgemobile("eval", float32[1], "--baseline", "by_hand:make", "--data", colour_photos)
     assert ran.out.count("+0.00 points") == 1, ran.out + ran.err
 
@@ -269,7 +269,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("--max-drop", "1"), "--max-drop: only for int8 files, and none is asked for. Add --int8"),
+        (("--max-drop", "1"), "--max-drop: only for int8 files, and none is requested. Add --int8"),
         (("--recipe", "plain", "--target", "arm"), "--recipe, --target: only for int8 files"),
         (("--hswish", "fused", "--fp16"), "--hswish: only for int8 files"),
         (("--keep-float", "a.*", "--weight-only"), "--keep-float: only for int8 files"),
@@ -277,13 +277,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (("--unchecked-calib",), "--unchecked-calib: only for int8 files"),
         (
             ("--int8", "--backend", "torch", "--recipe", "plain"),
-            "--recipe: only for our own int8, and --backend torch makes another",
+            "--recipe: only for int8 of the native backend. Omit --backend torch",
         ),
         (
             ("--int8", "--backend", "tensorflow", "--target", "arm"),
-            "--target: only for our own int8, and --backend tensorflow",
+            "--target: only for int8 of the native backend. Omit --backend tensorflow",
         ),
-        (("--int8", "--unchecked-calib"), "--unchecked-calib: only for images of --calib. Give them"),
+        (("--int8", "--unchecked-calib"), "--unchecked-calib: only for images of --calib. Add --calib"),
     ],
 )
 def test_what_would_change_nothing_is_refused(edgemobile, args: tuple[str, ...], says: str) -> None:

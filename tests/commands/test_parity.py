@@ -89,10 +89,10 @@ def test_a_failure_is_1_and_names_layer_and_cause(files: Path, monkeypatch, caps
     [
         (("missing.onnx",), "cannot read"),
         (("broken.onnx",), "ONNX"),
-        (("right.tflite", "--min", "snr=3"), "no metric 'snr'"),
+        (("right.tflite", "--min", "snr=3"), "unknown metric 'snr'"),
         (("right.tflite", "--runtime", "tvm"), "no runtime 'tvm'"),
         (("right.tflite", "--images", "0"), "--images must be at least 1"),
-        (("right.tflite", "--junit", "no/such/folder.xml"), "there is no folder no/such"),
+        (("right.tflite", "--junit", "no/such/folder.xml"), "the folder no/such does not exist"),
     ],
 )
 def test_usage_is_2_and_one_line(files: Path, monkeypatch, capsys, arguments: tuple[str, ...], words: str) -> None:

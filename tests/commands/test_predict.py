@@ -39,7 +39,7 @@ def test_names_come_best_first(model: Path, colour_photos: Path) -> None:
     assert [line.split()[1] for line in lines][::2] == ["green", "red"]
     assert "green [lime]" in lines[0]
     assert len(lines) == 4
-    assert "labels beside it in labels.txt" in shown
+    assert "labels next to it in labels.txt" in shown
 
 
 def test_json_probabilities_sum_to_one(model: Path, colour_photos: Path) -> None:
@@ -56,7 +56,7 @@ def test_an_unreadable_image_does_not_stop_the_others(model: Path, colour_photos
     code, shown, errors = run(model, broken, tmp_path / "none.png", colour_photos / "red" / "0.png")
     assert code == 2
     assert "red" in shown
-    assert "broken.jpg: it is no image, or a damaged one" in errors
+    assert "broken.jpg: it is not an image, or is damaged" in errors
     assert "none.png: No such file or directory" in errors
 
 
@@ -69,10 +69,10 @@ def test_outputs_that_are_not_finite_are_no_answer(
     image = colour_photos / "red" / "0.png"
     code, shown, errors = run(path, image)
     assert code == 2
-    assert "0.png: the model gives outputs that are not finite: it has no answer" in " ".join(errors.split())
+    assert "0.png: the model's outputs are not finite: there is no result" in " ".join(errors.split())
     assert "%" not in shown
     code, shown, _ = run(path, image, "--json")
-    assert (code, json.loads(shown)["images"][0]["error"][:33]) == (2, "the model gives outputs that are ")
+    assert (code, json.loads(shown)["images"][0]["error"][:34]) == (2, "the model's outputs are not finite")
 
 
 def test_what_cannot_be_shown_says_why(model: Path, tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ def test_tables_and_cards_need_no_extra(edgemobile, evaluation: Path, monkeypatc
         (["eval.json"], "nothing to write"),
         (["gone.json", "--csv", "x.csv"], "cannot read gone.json"),
         (["eval.json", "--csv", "nowhere/x.csv"], "cannot write nowhere"),
-        (["eval.json", "--cards", "eval.json"], "cannot make the folder"),
-        (["picture.png", "--md", "x.md"], "picture.png is not the JSON"),
+        (["eval.json", "--cards", "eval.json"], "cannot create the folder"),
+        (["picture.png", "--md", "x.md"], "picture.png is not valid JSON"),
     ],
 )
 def test_a_refusal_is_one_line(edgemobile, evaluation: Path, tmp_path: Path, words: list[str], says: str) -> None:
@@ -90,10 +90,10 @@ def test_a_refusal_is_one_line(edgemobile, evaluation: Path, tmp_path: Path, wor
     [
         (["--html", "eval.json"], "eval.json is an input"),
         (["--md", "export/../link.json"], "link.json is an input (as eval.json)"),
-        (["--csv", "export/manifest.json"], "export/manifest.json is inside of export"),
-        (["--cards", "export/cards"], "is inside of export"),
-        (["--html", "r.html", "--md", "export/../r.html"], "r.html is named for two outputs"),
-        (["--csv", "cards/int8.onnx.md", "--cards", "cards"], "int8.onnx.md is named for two outputs"),
+        (["--csv", "export/manifest.json"], "export/manifest.json is inside export"),
+        (["--cards", "export/cards"], "is inside export"),
+        (["--html", "r.html", "--md", "export/../r.html"], "r.html is given for two outputs"),
+        (["--csv", "cards/int8.onnx.md", "--cards", "cards"], "int8.onnx.md is given for two outputs"),
     ],
 )
 def test_no_output_takes_the_place_of_a_source_or_of_another(

@@ -29,7 +29,7 @@ def folder(tmp_path: Path, colour_model: Callable[..., bytes]) -> Path:
 
 def test_verify(edgemobile: Callable, folder: Path) -> None:
     ran = edgemobile("verify", "net")
-    assert (ran.code, ran.out) == (0, "net: 2 of 2 files are as written\n")
+    assert (ran.code, ran.out) == (0, "net: 2 of 2 files are unchanged\n")
     (folder / "right.onnx").write_bytes(b"")
     (folder / "swapped.onnx").unlink()
     (folder / "[notes].txt").touch()
@@ -38,7 +38,7 @@ def test_verify(edgemobile: Callable, folder: Path) -> None:
     assert ran.out.splitlines()[1:] == [
         "missing: swapped.onnx",
         "extra: [notes].txt",
-        "net: 0 of 2 files are as written",
+        "net: 0 of 2 files are unchanged",
     ]
     assert ran.out.startswith("changed: right.onnx has sha256 e3b0c44298fc, not ")
     ran = edgemobile("verify", "net", "--json")
@@ -85,7 +85,7 @@ def test_a_changed_file_is_refused(edgemobile: Callable, folder: Path, command: 
     (folder / "swapped.onnx").write_bytes(b"")
     ran = edgemobile(*command, "net/")
     assert ran.code == 2
-    assert "net is not what its manifest.json says: swapped.onnx has sha256 e3b0c44298fc" in ran.err
+    assert "net does not match its manifest.json: swapped.onnx has sha256 e3b0c44298fc" in ran.err
     assert ran.err.count("\n") == 1
 
 
@@ -97,7 +97,7 @@ def test_commands_of_one_file_name_the_folders_files(
 ) -> None:
     ran = edgemobile(*command)
     assert ran.code == 2
-    assert "has 2 model files. Name one of them: net/right.onnx, net/swapped.onnx" in ran.err
+    assert "has 2 model files. Choose one of them: net/right.onnx, net/swapped.onnx" in ran.err
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "files": manifest["files"][:1]}))
     Image.new("RGB", (32, 32), (10, 200, 10)).save("photo.png")

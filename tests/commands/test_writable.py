@@ -59,14 +59,14 @@ def test_an_output_that_is_an_input_is_refused(
 
 def test_an_output_inside_of_an_input_is_refused(edgemobile, gate_folder: Path) -> None:
     ran = edgemobile("parity", "me.onnx", "me.onnx", "--data", "photos", "--junit", "photos/labels.txt")
-    assert (ran.code, "photos/labels.txt is inside of photos" in ran.err) == (2, True)
+    assert (ran.code, "photos/labels.txt is inside photos" in ran.err) == (2, True)
     assert (gate_folder / "photos" / "labels.txt").read_text() == "mine"
 
 
 def test_a_folder_by_the_name_of_a_model_is_no_input(tmp_path: Path) -> None:
     (tmp_path / "v3-large").mkdir()
     check_writable("--junit", tmp_path / "v3-large" / "out.xml", [str(tmp_path / "v3-large"), None, "v2"])
-    with pytest.raises(EdgemobileError, match="is inside of"):
+    with pytest.raises(EdgemobileError, match="is inside"):
         check_writable("--junit", tmp_path / "v3-large" / "out.xml", [tmp_path / "v3-large"])
 
 

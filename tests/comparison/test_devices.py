@@ -191,5 +191,7 @@ def test_a_runtime_no_device_has_is_refused() -> None:
 @pytest.mark.skipif(find_spec("tflite_runtime") is not None, reason="tflite_runtime is installed here")
 @pytest.mark.parametrize("on", [(), ("local",)])
 def test_a_runtime_that_lives_apart_says_where_to_put_it(folder: Path, on: tuple[str, ...]) -> None:
-    with pytest.raises(MissingExtra, match=r"numpy < 2, so a virtual environment of its own: python3.11 -m venv"):
+    with pytest.raises(
+        MissingExtra, match=r"numpy < 2, so install it in a separate virtual environment: python3.11 -m venv"
+    ):
         _checked(folder, "int8.tflite", runtimes=("tflite_runtime",), on=on)

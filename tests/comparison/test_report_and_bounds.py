@@ -57,9 +57,9 @@ def test_bounds_are_read_or_refused_by_name() -> None:
     assert parse_bounds("sqnr=40, top1_agree=0.99,kl=0.1") == {"sqnr_db": 40, "top1_agree": 0.99, "kl_nats": 0.1}
     assert parse_bounds("") == {}
     for text, words in (
-        ("snr=4", "no metric 'snr'"),
+        ("snr=4", "unknown metric 'snr'"),
         ("sqnr=high", "metric=number"),
-        ("sqnr=nan", "as good as nan"),
+        ("sqnr=nan", "must not be nan"),
         ("sqnr_db=20,sqnr=1", "two bounds for sqnr_db"),
     ):
         with pytest.raises(EdgemobileError, match=words):

@@ -115,9 +115,9 @@ def test_this_machine_by_the_command(repo_root: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "said"),
     [
-        (b"", "not the JSON"),
+        (b"", "not valid JSON"),
         (b"{}", "missing conditions, facts"),
-        (b'{"facts": NaN, "conditions": {}}', "NaN is no number"),
+        (b'{"facts": NaN, "conditions": {}}', "NaN is not a number"),
         (b" " * 2**21, "larger than"),
     ],
 )

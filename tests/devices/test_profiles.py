@@ -107,7 +107,7 @@ def test_a_row_goes_however_it_is_written(file: Path, row: str, kept: str) -> No
         ('[a]\naddress = "adb:x"\nroot = "/data/$USER"\n', ":3: a.root: option root of device a is '/data/$USER'; '~'"),
         (
             '[a]\naddress = "adb:x"\nroot = "em"\n',
-            "root of device a is 'em'; adb knows no folder it would be relative to",
+            "root of device a is 'em'; adb has no home folder for a relative path",
         ),
         ('[a]\naddress = "local"\nroot = "em"\n', "Allowed: an absolute path"),
         (

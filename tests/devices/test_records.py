@@ -98,11 +98,11 @@ COUNTS = dict.fromkeys(INSTRUCTION_CLASSES, 7)
 def test_under_emulation_there_is_no_time() -> None:
     counted = _case(**EMULATED, instructions=(COUNTS,))
     assert _run(counted, emulated=True).cases[0].instructions_median["total"] == 7
-    with pytest.raises(ValueError, match="time means nothing"):
+    with pytest.raises(ValueError, match="an emulated board has no times"):
         _run(_case(instructions=(COUNTS,)), emulated=True)
-    with pytest.raises(ValueError, match="counts no instructions"):
+    with pytest.raises(ValueError, match="and no instructions"):
         _run(_case(instructions=(COUNTS,)))
-    with pytest.raises(ValueError, match="not emulated is timed"):
+    with pytest.raises(ValueError, match="not emulated has times"):
         _run(counted)
 
 
@@ -127,13 +127,13 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_without, r"cases\[0\]: missing threads"),
         (_set("surprise", 1), "unknown 'surprise'"),
-        (_set("version", 1), "another version than 5"),
+        (_set("version", 1), "a version other than 5"),
         (_set("emulated", 1), "emulated: expected bool, found 1"),
         (_set("cases", 0, "batch", True), "batch: expected int, found True"),
         (_set("cases", 0, "batch", 0), "batch is 1 to 65536"),
         (_set("cases", 0, "rounds_ns", [[-1]]), "at least 1 ns"),
         (_set("cases", 0, "rounds_ns", [[0]]), "at least 1 ns"),
-        (_set("cases", 0, "rounds_ns", [[10**400]]), "64 bits"),
+        (_set("cases", 0, "rounds_ns", [[10**400]]), "64-bit integer"),
         (_set("cases", 0, "batch", 10**9), "batch is 1 to 65536"),
         (_set("cases", 0, "energy_mj", -5.0), "must not be negative"),
         (_set("cases", 0, "rounds_ns", [[]]), "no round is empty"),
@@ -164,10 +164,10 @@ def test_what_is_no_run_is_refused(tmp_path: Path, change: Callable[[dict[str, A
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"a": NaN}', "NaN is no number"),
-        ('{"a": 1, "a": 2}', "a key stands twice"),
-        ("[" * 100_000, "not the JSON"),
-        ("\udcff", "not the JSON"),
+        ('{"a": NaN}', "NaN is not a number"),
+        ('{"a": 1, "a": 2}', "a key occurs twice"),
+        ("[" * 100_000, "not valid JSON"),
+        ("\udcff", "not valid JSON"),
     ],
 )
 def test_broken_json(text: str, said: str) -> None:
@@ -184,7 +184,7 @@ def test_a_file_that_is_absent_or_something_else(tmp_path: Path) -> None:
     with pytest.raises(EdgemobileError, match="cannot read"):
         load_run(tmp_path / "none.json")
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(EdgemobileError, match="is no run of edgemobile"):
+    with pytest.raises(EdgemobileError, match="is not a valid run"):
         load_run(tmp_path / "list.json")
 
 

@@ -378,16 +378,16 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
 @pytest.mark.parametrize(
     ("lie", "said"),
     [
-        (lambda truth: b"nonsense", "run.json of pi is not the JSON it should be"),
+        (lambda truth: b"nonsense", "run.json of pi is not valid JSON"),
         (_changed(lambda result: result.update(version=99)), "not of version 2"),
         (_changed(lambda result: result.update(surprise=1)), "unknown 'surprise'"),
-        (_changed(lambda result: result.update(emulated=True)), "under emulation time means nothing"),
+        (_changed(lambda result: result.update(emulated=True)), "an emulated board has no times"),
         (_changed(lambda result: result.update(cases=[])), "answered 0 cases of 1"),
         (_changed(lambda result: result["cases"].append(result["cases"][0])), "answered 2 cases of 1"),
         (_case(file="../../.ssh/authorized_keys"), "which nobody asked for"),
         (_case(threads=4), "which nobody asked for"),
         (_case(runtime="litert"), "says litert ran"),
-        (_case(rounds_ns=[[float("nan")]]), "NaN is no number"),
+        (_case(rounds_ns=[[float("nan")]]), "NaN is not a number"),
         (
             _case(rounds_ns=[[10**13]], rounds_per_process=[1], rounds_wall_ns=[1], rounds_cpu_ns=[1]),
             "claims 10000.0 s of inferences",
@@ -395,9 +395,9 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
         (_case(rounds_ns="many"), "expected list"),
         (
             _case(rounds_ns=[], rounds_per_process=[], rounds_wall_ns=[], rounds_cpu_ns=[]),
-            "is timed, and counts no instructions",
+            "has times, and no instructions",
         ),
-        (_case(instructions=[dict.fromkeys(INSTRUCTION_CLASSES, 1)]), "is timed, and counts no instructions"),
+        (_case(instructions=[dict.fromkeys(INSTRUCTION_CLASSES, 1)]), "has times, and no instructions"),
         (_case(version="1\x1b[31m"), "printable"),
         (_changed(lambda result: result.update(ended="error", kind="X", reason="a\x1b[2Jb")), r"pi: a\?\[2Jb"),
     ],

@@ -66,7 +66,7 @@ def test_tflite_runtime_has_an_old_numpy() -> None:
         ("litert", Target("armv7l", (3, 11), (2, 36)), r"armv7l, Python 3.11.*Raspberry Pi OS \(64-bit\)"),
         ("litert", Target("riscv64", (3, 11), (2, 36)), "wheels for aarch64 and x86_64 only"),
         ("litert", Target("aarch64", (3, 11), None), "another C library"),
-        ("onnxruntime", Target("aarch64", (3, 15), (2, 36)), r"Python 3.9 to 3.14. Name another Python"),
+        ("onnxruntime", Target("aarch64", (3, 15), (2, 36)), r"Python 3.9 to 3.14. Set another Python"),
         ("tflite_runtime", Target("aarch64", (3, 13), (2, 41)), r"Python 3.9 to 3.11.*--runtime litert"),
         ("tflite_runtime", Target("aarch64", (3, 9), (2, 31)), r"glibc 2.31.*need glibc 2.34"),
         ("tensorflow", _PI5, "Known: litert, onnxruntime, tflite_runtime"),
@@ -261,7 +261,7 @@ def test_setups_of_one_board_take_turns(board: Device, tmp_path: Path, wheel: Ca
 
 @pytest.mark.parametrize(
     ("room", "said"),
-    [(2**21, r"the disk of .* is full\. Make room there, or name a folder of"), (2**18, "cannot write")],
+    [(2**21, r"the disk of .* is full\. Make room there, or set a folder on"), (2**18, "cannot write")],
 )
 def test_a_full_disk_is_told_and_left_clean(
     board: Device, small_disk: Callable[[int], Path], wheel: Callable[[str], Path], room: int, said: str

@@ -76,7 +76,7 @@ def test_a_list_of_another_length_is_named_or_refused(model: Path) -> None:
     path = write(model.with_name("labels.txt"), [*NAMES, "fox", "bee"])
     labels = find_labels(model, 3, {})
     assert labels.names is None
-    assert "5 labels beside it in labels.txt: the model has 3 outputs" in labels.notes[0]
+    assert "5 labels next to it in labels.txt: the model has 3 outputs" in labels.notes[0]
     with pytest.raises(EdgemobileError, match=r"labels.txt has 5 labels, and .*model.tflite has 3 outputs"):
         find_labels(model, 3, {}, path)
     with pytest.raises(EdgemobileError, match=r"cannot read the labels .*none.txt: No such file"):
@@ -101,11 +101,13 @@ def test_a_list_one_too_short_is_not_taken_for_one_without_background(model: Pat
     """Every label but the lost one and those before it would name another class."""
     path = write(model.with_name("labels.txt"), NAMES)
     labels = find_labels(model, 4, {})
-    assert (labels.names, "3 labels beside it in labels.txt: the model has 4 outputs" in labels.notes[0]) == (
+    assert (labels.names, "3 labels next to it in labels.txt: the model has 4 outputs" in labels.notes[0]) == (
         None,
         True,
     )
-    with pytest.raises(EdgemobileError, match=r"has 3 labels, and .* 4 outputs\. Give a list of 4.* is background$"):
+    with pytest.raises(
+        EdgemobileError, match=r"has 3 labels, and .* 4 outputs\. Give a list of 4.* must be background$"
+    ):
         find_labels(model, 4, {}, path)
 
 
@@ -137,18 +139,23 @@ def test_folders_in_order_only_where_nothing_is_known() -> None:
         (
             ["airplane", "bird", "cat", "dogs"],
             ["airplane", "bird", "cat", "dog"],
-            "3 of the data set's 4 folders match the model's classes: 'dogs' is no class of the model, nearest: dog. G",
+            "3 of the data set's 4 folders match the model's classes: 'dogs' is not a class of the model, "
+            "nearest: dog. G",
         ),
         (
             ["0_cat", "1_dog", "7_bee"],
             NAMES,
-            "2 of the data set's 3 folders .*: '7_bee' is no class of the model. Give",
+            "2 of the data set's 3 folders .*: '7_bee' is not a class of the model. Give",
         ),
-        (["crane", "dog"], ["crane", "crane", "dog"], "1 of .* 2 folders .*: 'crane' is 2 classes of the model. Give"),
+        (
+            ["crane", "dog"],
+            ["crane", "crane", "dog"],
+            "1 of .* 2 folders .*: 'crane' matches 2 classes of the model. Give",
+        ),
         (
             ["ox", "cats", "dogs", "owls", "owl"],
             NAMES,
-            "1 of .*'ox' is no class of the model; 'cats' .*; and 1 more. G",
+            "1 of .*'ox' is not a class of the model; 'cats' .*; and 1 more. G",
         ),
         (["dev", "train"], NAMES, r"the data set has splits \(train\) beside other folders \(dev\). Give all top"),
     ],

@@ -114,7 +114,7 @@ def test_what_is_no_image_is_ignored_and_what_is_left_out_is_said(tmp_path: Path
     }
     held = open_dataset(store(tmp_path, files, kind))
     assert held.names == ("cat/1.png", "dog/1.png")
-    assert held.skipped == (("preview.png", "it is in no class folder"),)
+    assert held.skipped == (("preview.png", "it is not in a class folder"),)
 
 
 def test_hostile_names_in_a_zip_are_left_out_and_said(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_no_split_in_a_set_without_splits(tmp_path: Path, kind: str) -> None:
 
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.zip").write_text("not a zip")
-    with pytest.raises(EdgemobileError, match="neither a folder nor a zip"):
+    with pytest.raises(EdgemobileError, match="neither a folder nor a readable zip"):
         open_dataset(tmp_path / "notes.zip")
     with pytest.raises(EdgemobileError, match="does not exist"):
         open_dataset(tmp_path / "nowhere")
@@ -208,7 +208,7 @@ def test_what_cannot_be_shown_is_named_and_the_batch_goes_on(tmp_path: Path, kin
     images, skipped = open_dataset(store(tmp_path, files, kind)).load_batch(range(3), IMAGENET)
     assert images.shape == (1, 224, 224, 3)
     assert [name for name, _ in skipped] == ["a/depth.tif", "a/strip.png"]
-    assert "8 and 16 bits a channel" in skipped[0][1]
+    assert "8 and 16 bits per channel" in skipped[0][1]
     assert skipped[1][1].startswith("it is 20000 x 1 px")
 
 

@@ -264,7 +264,7 @@ def test_expectations_hold_or_are_named(tmp_path: Path) -> None:
         f"{path}: expected HARD_SWISH=2, found 1",
         f"{path}: expected delegated=1, found 0",
     ]
-    with pytest.raises(Unsupported, match=r"HARDSWISH is no op of tflite\. This file holds .*HARD_SWISH"):
+    with pytest.raises(Unsupported, match=r"HARDSWISH is not an op of tflite\. This file has .*HARD_SWISH"):
         missed_expectations(facts, {"HARDSWISH": 0})
     command = ["inspect", str(path), "--expect"]
     assert CliRunner().invoke(cli, [*command, "HARD_SWISH=1"], standalone_mode=False).return_value == 0

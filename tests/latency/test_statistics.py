@@ -113,7 +113,7 @@ def test_students_t_is_that_of_the_tables(freedom: float, point: float) -> None:
     [
         (_rounds(), (CALM, CALM), None),
         ([[1_000_000] * 4] * 4, (CALM,), "16 values in 4 rounds; at least 20 in 5"),
-        ([[900_000, 1_000_000, 1_100_000] * 4] * 5, (CALM,), "spread over 20%"),
+        ([[900_000, 1_000_000, 1_100_000] * 4] * 5, (CALM,), "the interquartile range is 20%"),
         (_rounds(np.linspace(1, 1.1, 10).tolist()), (CALM,), "+8% from the first rounds to the last"),
         (
             _rounds(),
@@ -171,7 +171,7 @@ def test_a_cpu_that_was_shared(share: float, threads: int, stable: bool) -> None
 
 def test_one_process_does_not_show_how_far_processes_differ() -> None:
     case = make_case(rounds_ns=_rounds(), rounds_per_process=(10,))
-    assert "of 1 processes; at least 3 show" in str(verdict(case, _run(case)))
+    assert "of 1 processes; at least 3 are needed" in str(verdict(case, _run(case)))
     assert verdict(case, _run(case, settings=Settings(sustained_s=600))).stable
 
 

@@ -373,7 +373,7 @@ def test_a_hostile_pickle_does_not_run(
     wrap: Callable[[Hostile], Any], tmp_path: Path, save: Callable[..., Path]
 ) -> None:
     trace = tmp_path / "it-ran"
-    refused(save(wrap(Hostile(trace))), r"it holds \w+\.system")
+    refused(save(wrap(Hostile(trace))), r"it contains \w+\.system")
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(wrap(Hostile(trace))))
     refused(tmp_path / "raw.pth", r"only tensors are read|damaged")
     assert not trace.exists()
@@ -416,11 +416,11 @@ def _nested(depth: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (_itself(), "holds no state_dict, only a dict of model"),
-        (_nested(100), "holds no state_dict, only a dict of model"),
+        (_itself(), "contains no state_dict, only a dict of model"),
+        (_nested(100), "contains no state_dict, only a dict of model"),
         ({"features.0.0.weight": torch.zeros(2, 2, device="meta")}, "is on the device meta"),
         # 4 TiB of one number.
-        ({"features.0.0.weight": torch.zeros(1).expand(2**20, 2**20)}, "holds 4 bytes for 1099511627776 values"),
+        ({"features.0.0.weight": torch.zeros(1).expand(2**20, 2**20)}, "has 4 bytes for 1099511627776 values"),
         # torch says that its nested tensors are a prototype.
         ({"features.0.0.weight": torch.nested.nested_tensor([torch.zeros(2)])}, "weights must be plain float tensors"),
     ],
@@ -441,7 +441,7 @@ def test_metadata_that_is_no_json_is_text(state: dict[str, torch.Tensor], save: 
         ({"epoch": 3, "lr": 0.1}, "only a dict of epoch, lr"),
         (torch.zeros(3), "type Tensor"),
         ([torch.zeros(3)], "type list"),
-        ({"w": torch.tensor(float("nan"))}, "w holds values that are not finite"),
+        ({"w": torch.tensor(float("nan"))}, "w contains values that are not finite"),
         ({"w": torch.zeros(3, dtype=torch.complex64)}, "plain float"),
         ({"w": torch.eye(3).to_sparse()}, "plain float"),
     ],

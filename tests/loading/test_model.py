@@ -88,7 +88,7 @@ def test_images_are_synthesised_from_it() -> None:
 
 
 def test_two_tensors_are_refused() -> None:
-    with pytest.raises(Unsupported, match=r"two gives outputs of shapes \[\[1, 5\], \[1, 5\]\]\. Supported: one"):
+    with pytest.raises(Unsupported, match=r"two has outputs of shapes \[\[1, 5\], \[1, 5\]\]\. Supported: one"):
         load_model("their_nets:two", res=16)
 
 
@@ -107,12 +107,14 @@ def test_a_resolution_of_nothing_is_refused(spec: str) -> None:
 
 
 def test_weights_that_diverged_are_refused(here: Path) -> None:
-    with pytest.raises(EdgemobileError, match=r"their_nets:diverged: norm\.running_var holds values that are not fin"):
+    with pytest.raises(
+        EdgemobileError, match=r"their_nets:diverged: norm\.running_var contains values that are not fin"
+    ):
         load_model("their_nets:diverged", res=16)
     program = load_model("their_nets:plain", res=16).program
     program.state_dict["norm.running_var"][2] = float("nan")
     torch.export.save(program, here / "net.pt2")
-    with pytest.raises(EdgemobileError, match=r"net\.pt2: norm\.running_var holds values that are not finite"):
+    with pytest.raises(EdgemobileError, match=r"net\.pt2: norm\.running_var contains values that are not finite"):
         load_model("net.pt2")
 
 
@@ -149,7 +151,7 @@ def test_an_assumed_resolution_is_said(here: Path, options: dict[str, Any], assu
     torch.save(state, here / "mine.pth")
     for model in (load_model("v3-small", "mine.pth", **options), load_model("their_nets:plain", **options)):
         assert model.px_assumed is assumed
-        said = [note for note in model.notes if "says nothing of a resolution: 224 px is assumed; --res" in note]
+        said = [note for note in model.notes if "does not state a resolution: 224 px is assumed; set another" in note]
         assert len(said) == assumed
     assert not load_model("v3-small", res=32).px_assumed
     assert not load_model("v3-small", "random", width=0.35, classes=3).notes
@@ -168,8 +170,8 @@ def test_the_resolution_is_the_checkpoints(here: Path, res: int | None, px: int)
 def test_a_resolution_that_is_assumed_is_said() -> None:
     model = load_model("their_nets:plain")
     assert model.preprocess.input_px == 224
-    assert any("224 px is assumed; --res takes another" in note for note in model.notes)
-    assert not any("assumed; --res" in note for note in load_model("their_nets:plain", res=16).notes)
+    assert any("224 px is assumed; set another with --res" in note for note in model.notes)
+    assert not any("assumed; set another" in note for note in load_model("their_nets:plain", res=16).notes)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_a_script_that_leaves_does_not_take_the_command_with_it(
 ) -> None:
     monkeypatch.delitem(sys.modules, "train", raising=False)
     (here / "train.py").write_text(source)
-    with pytest.raises(Unsupported, match=f"^{step} ended the program; guard its script part with if __name__"):
+    with pytest.raises(Unsupported, match=f"^{step} exited the program; guard the script part with if __name__"):
         load_factory("train:f")
 
 
@@ -137,7 +137,7 @@ def test_a_pickle_inside_a_program_does_not_run(program_file: Path, tmp_path: Pa
             bad.writestr(info.filename, (tmp_path / "bomb.pt").read_bytes() if bomb else good.read(info))
             replaced += bomb
     assert replaced == 1
-    with pytest.raises(EdgemobileError, match=r"it holds \w+\.system"):
+    with pytest.raises(EdgemobileError, match=r"it contains \w+\.system"):
         load_program(hostile)
     assert not trace.exists()
 

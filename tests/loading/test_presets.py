@@ -46,7 +46,7 @@ def test_the_default_follows_the_input(dtype: str, layout: str, black: float, wh
     preprocess, words = default_preprocess(Port("x", shape, dtype, layout), 128)
     for level, wanted in ((0, black), (255, white)):
         assert preprocess(np.full((200, 150, 3), level, np.uint8))[..., 0] == pytest.approx(wanted, abs=1e-4)
-    assert "the file does not say" in words
+    assert "the file does not state it" in words
     assert (preprocess.resize, preprocess.shorter_px) == ("shorter", 146)
 
 
@@ -89,10 +89,10 @@ def test_json_may_leave_out_what_the_model_knows(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("imagnet", "imagenet, inception, unit, raw"),
-        ('{"mean": ', "is no JSON"),
-        ('{"a":' * 100_000, "is no JSON"),
-        ('{"mean": [NaN, 0, 0]}', "is no JSON: NaN is no number"),
-        ('{"std": [1, 1, 1], "std": [2, 2, 2]}', "is no JSON: a key stands twice"),
+        ('{"mean": ', "is not JSON"),
+        ('{"a":' * 100_000, "is not JSON"),
+        ('{"mean": [NaN, 0, 0]}', "is not JSON: NaN is not a number"),
+        ('{"std": [1, 1, 1], "std": [2, 2, 2]}', "is not JSON: a key occurs twice"),
         ('{"means": [0, 0, 0]}', "means"),
         ('{"std": [0, 1, 1]}', "std must be above 0"),
         ('{"preprocess": [1]}', "must be a JSON object, found list"),

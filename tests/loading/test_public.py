@@ -85,7 +85,7 @@ def test_a_file_is_fetched_once(server: _Server, row: PublicWeights, tmp_path: P
 
 def test_a_cut_download_goes_on_where_it_stopped(server: _Server, row: PublicWeights, tmp_path: Path) -> None:
     server.cut = 400_000
-    with pytest.raises(EdgemobileError, match=r"cut at 400,000 of 1,280,000 bytes\)\. Run again to go on"):
+    with pytest.raises(EdgemobileError, match=r"closed at 400,000 of 1,280,000 bytes\)\. Run again to resume"):
         fetch(row, tmp_path)
     assert not (tmp_path / row.file).exists()
     server.cut = None
@@ -108,7 +108,7 @@ def test_a_partial_that_is_all_there_is_checked(
     partial = tmp_path / f"{row.file}.partial"
     partial.write_bytes(CONTENT + extra)
     if extra:
-        with pytest.raises(EdgemobileError, match="it was thrown away; run again"):
+        with pytest.raises(EdgemobileError, match="it was deleted; run again"):
             fetch(row, tmp_path)
         assert not partial.exists()
     assert fetch(row, tmp_path).read_bytes() == CONTENT
@@ -116,11 +116,13 @@ def test_a_partial_that_is_all_there_is_checked(
 
 def test_another_file_under_that_name_is_refused(server: _Server, row: PublicWeights, tmp_path: Path) -> None:
     server.files[row.file] = CONTENT[::-1]
-    with pytest.raises(EdgemobileError, match=rf"its sha256 starts \w{{8}}, needed {row.sha256_start}; it was thrown"):
+    with pytest.raises(
+        EdgemobileError, match=rf"its sha256 starts with \w{{8}}, expected {row.sha256_start}; it was deleted"
+    ):
         fetch(row, tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / row.file).write_bytes(b"other")
-    with pytest.raises(EdgemobileError, match="remove it, and it will be fetched again"):
+    with pytest.raises(EdgemobileError, match="remove it, and it will be downloaded again"):
         fetch(row, tmp_path)
 
 
@@ -141,7 +143,7 @@ def test_without_a_network_one_line_says_what_to_put_where(
 
 def test_a_folder_that_cannot_be_written_is_said(row: PublicWeights, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EdgemobileError, match="cannot fetch"):
+    with pytest.raises(EdgemobileError, match="cannot download"):
         fetch(row, tmp_path / "file")
 
 
@@ -161,7 +163,7 @@ def test_the_latest_recipe_is_taken(model: str, spec: str, file: str) -> None:
 
 def test_what_is_not_public_says_what_is() -> None:
     for model, spec in (("v1", "imagenet"), ("v3-small", "imagenet-v2")):
-        with pytest.raises(EdgemobileError, match=rf"no public {spec} weights of {model} to fetch.*v2 \(imagenet-v1\)"):
+        with pytest.raises(EdgemobileError, match=rf"no public {spec} weights of {model}.*v2 \(imagenet-v1\)"):
             public_weights(model, spec)
 
 

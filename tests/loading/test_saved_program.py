@@ -220,27 +220,27 @@ def test_no_text_of_any_field_runs(saved: Path, tmp_path: Path, trace: Path) -> 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (_size("9**9**9**9"), "no expression of symbols, numbers and known functions"),
-        (_size("Pow(Pow(Symbol('s0'), 16), 16)"), "no expression of symbols, numbers and known functions"),
-        (_size("Symbol('s0').__class__"), "no expression of symbols, numbers and known functions"),
-        (_size("factorial(1000000)"), "no expression of symbols, numbers and known functions"),
-        (_size("s0 if s0 else lambda: 1"), "no expression of symbols, numbers and known functions"),
-        (_size("(" * 300 + "s0" + ")" * 300), "no expression of a size"),
-        (_size("s0+" * 20_000 + "s0"), "no expression of a size"),
-        (_size("s0+" * 5_000 + "s0"), "no expression of"),
-        (_node("torch.ops.aten.from_file.default"), "from_file.default', at 'fc', is not among those known to compute"),
+        (_size("9**9**9**9"), "not an expression of symbols, numbers and known functions"),
+        (_size("Pow(Pow(Symbol('s0'), 16), 16)"), "not an expression of symbols, numbers and known functions"),
+        (_size("Symbol('s0').__class__"), "not an expression of symbols, numbers and known functions"),
+        (_size("factorial(1000000)"), "not an expression of symbols, numbers and known functions"),
+        (_size("s0 if s0 else lambda: 1"), "not an expression of symbols, numbers and known functions"),
+        (_size("(" * 300 + "s0" + ")" * 300), "not an expression of a size"),
+        (_size("s0+" * 20_000 + "s0"), "not an expression of a size"),
+        (_size("s0+" * 5_000 + "s0"), "not an expression of"),
+        (_node("torch.ops.aten.from_file.default"), "from_file.default', at 'fc', is not known to only compute"),
         (_node("torch.ops.mylib.gelu.default"), "mylib.gelu.default"),
         (_node("torch.ops.aten._native_batch_norm_legit_no_training.default"), "save it before run_decompositions"),
         (_node("torch.ops.aten.add.out"), "aten.add.out"),
         (_node("torch.ops.higher_order.cond"), "higher_order.cond"),
         (_node("torch.hub.load"), "torch.hub.load"),
         (_node("torch.ops.aten.relu.default", x={"as_custom_obj": {"name": "a", "class_fqn": "b"}}), "as_custom_obj"),
-        (_renamed("x.y"), "'x.y' is no name of a tensor"),
+        (_renamed("x.y"), "'x.y' is not the name of a tensor"),
         (lambda program: program.update(a=[[[]]] * 2), None),
         (lambda program: program.update(a=json.loads("[" * 100 + "]" * 100)), "nested more than 60 deep"),
-        (lambda program: program.update(a=10**400), "numbers are of 64 bits"),
-        (lambda program: program.pop("graph_module"), "it is no program of torch.export"),
-        (lambda program: _graph(program).update(nodes=3), "it has no list of nodes"),
+        (lambda program: program.update(a=10**400), "numbers have at most 64 bits"),
+        (lambda program: program.pop("graph_module"), "it is not a program of torch.export"),
+        (lambda program: _graph(program).update(nodes=3), "it does not have a list of nodes"),
     ],
 )
 def test_what_no_program_says_is_refused(change: Change, says: str | None, saved: Path, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_what_no_program_says_is_refused(change: Change, says: str | None, saved
     ("change", "says"),
     [
         (lambda weights: weights["config"]["conv.weight"].update(use_pickle=True), "conv.weight is pickled"),
-        (lambda weights: weights["config"]["conv.weight"].update(path_name="weight_99"), "is in no member"),
+        (lambda weights: weights["config"]["conv.weight"].update(path_name="weight_99"), "is not in any member"),
         (
             lambda weights: weights["config"]["conv.weight"]["tensor_meta"].update(storage_offset={"as_int": 10**6}),
             "read",
@@ -280,7 +280,7 @@ def _rewritten(saved: Path, to: Path, compression: int = zipfile.ZIP_STORED, **a
 
 def test_members_that_torch_does_not_write_are_refused(saved: Path, tmp_path: Path) -> None:
     for name in ("models/other.json", "data/weights/evil.so"):
-        with pytest.raises(EdgemobileError, match=f"holds 'net/{name}', which torch.export.save does not write"):
+        with pytest.raises(EdgemobileError, match=f"contains 'net/{name}', which torch.export.save does not write"):
             load_program(_rewritten(saved, tmp_path / "bad.pt2", **{name: b"{}"}))
     with pytest.warns(UserWarning, match="Duplicate"), pytest.raises(EdgemobileError, match=r"model\.json twice"):
         load_program(_rewritten(saved, tmp_path / "bad.pt2", **{"models/model.json": b"{}"}))

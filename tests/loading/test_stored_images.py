@@ -54,7 +54,7 @@ def test_other_images_under_their_name_are_refused(tmp_path: Path) -> None:
         copy(path, tmp_path)
     mine = tmp_path / CALIBRATION_IMAGES.name
     mine.write_bytes(CHECK_IMAGES.read_bytes())
-    with pytest.raises(EdgemobileError, match=r"calibration_images.zip is not as the package has it"):
+    with pytest.raises(EdgemobileError, match=r"calibration_images.zip differs from the one in the package"):
         stored_images(mine, _Model(_weights("v2")))  # type: ignore[arg-type]
 
 

@@ -63,7 +63,7 @@ def test_the_weights_come_back(name: str, precision: str, tolerance: float, tmp_
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
     net = _settled(scaled(get_arch("v1"), width=0.25, input_px=_PX, classes=7))
     path = _written(tmp_path / "v1.tflite", net, "float32")
-    with pytest.raises(EdgemobileError, match=r"v1\.tflite does not hold v2 layer by layer: it has 28 layers"):
+    with pytest.raises(EdgemobileError, match=r"v1\.tflite does not contain v2 layer by layer: it has 28 layers"):
         load_weights(path, get_arch("v2"))
     with pytest.raises(EdgemobileError, match="reference model"):
         load_weights(path)

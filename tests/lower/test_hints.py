@@ -92,7 +92,7 @@ def test_the_command_keeps_the_details_in_a_file(tmp_path: Path) -> None:
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     (kept,) = tmp_path.glob("edgemobile-*.txt")
-    assert done.stderr.rstrip().endswith(f"The whole message: {kept}")
+    assert done.stderr.rstrip().endswith(f"The full message: {kept}")
     assert len(done.stderr.strip().splitlines()) == 1
     assert "data-dependent" in kept.read_text()
 
@@ -102,7 +102,7 @@ def test_the_command_keeps_the_details_in_a_file(tmp_path: Path) -> None:
     [
         ("quantized", None, r"quantized by torch already .*give the net before convert\(\)"),
         ("grey", None, r"one grey channel.*weight\.repeat\(1, 3, 1, 1\) / 3"),
-        ("plain", "imagenet", r"--weights imagenet is for reference models: .* makes its own weights"),
+        ("plain", "imagenet", r"--weights imagenet is for reference models: .* creates its own weights"),
     ],
 )
 def test_a_net_that_is_not_ready_is_refused_with_what_to_do(

@@ -137,7 +137,7 @@ def test_a_manifest_of_somebody_else_is_none(tmp_path: Path, manifest: object) -
     out.mkdir()
     (out / "chapter1.tex").write_text("years of work")
     (out / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(EdgemobileError, match=r"not a folder edgemobile wrote \(no manifest.json of an export"):
+    with pytest.raises(EdgemobileError, match=r"was not written by edgemobile \(it has no manifest.json of an export"):
         _export(out, "new", overwrite=True)
     assert (out / "chapter1.tex").read_text() == "years of work"
 
@@ -155,7 +155,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
     out = tmp_path / "thesis"
     out.mkdir()
     (out / "chapter1.tex").write_text("years of work")
-    with pytest.raises(EdgemobileError, match="not a folder edgemobile wrote"):
+    with pytest.raises(EdgemobileError, match="was not written by edgemobile"):
         _export(out, "new", overwrite=True)
     assert (out / "chapter1.tex").read_text() == "years of work"
 
@@ -163,7 +163,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "model"
     out.write_text("a file")
-    with pytest.raises(EdgemobileError, match="not a folder"):
+    with pytest.raises(EdgemobileError, match="was not written by edgemobile"):
         _export(out, "new", overwrite=True)
     with pytest.raises(EdgemobileError, match="cannot write"):
         _export(out / "below", "new")

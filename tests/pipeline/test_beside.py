@@ -119,8 +119,8 @@ def test_bad_input_is_one_line(export: Path, tmp_path: Path) -> None:
         ((tmp_path / "absent.onnx", "a.png"), "cannot read", 2),
         ((tmp_path / "text.png", "a.png"), "cannot open", 2),
         ((tmp_path / "cut.tflite", "a.png"), "cannot open", 2),
-        ((tmp_path / "net.onnx", "a.png"), "does not say its preprocessing", 2),
-        ((model, tmp_path / "text.png"), "text.png: it is no image, or a damaged one", 2),
+        ((tmp_path / "net.onnx", "a.png"), "does not contain its preprocessing", 2),
+        ((model, tmp_path / "text.png"), "text.png: it is not an image, or is damaged", 2),
         ((model, tmp_path / "absent.png"), "absent.png: No such file or directory", 2),
     ):
         ran = run_predict(export, *words)

@@ -54,7 +54,7 @@ def test_what_changed_is_missing_and_is_extra(folder: Path) -> None:
     assert found.changed[0].words.endswith("(the same size)")
     assert [one.file for one in found.missing] == ["labels.txt"]
     assert found.extra == ("runs/",)
-    with pytest.raises(EdgemobileError, match=r"net is not what its manifest.json says: .*labels.txt is missing. Name"):
+    with pytest.raises(EdgemobileError, match=r"net does not match its manifest.json: .*labels.txt is missing. Name"):
         model_files(folder)
 
 
@@ -87,7 +87,7 @@ def test_a_name_that_leads_elsewhere(folder: Path, manifest: dict[str, list], na
         ('{"edgemobile": "1", "files": ["a"], "version": 1}', "expected an object"),
         ('{"edgemobile": "1", "files": [{"file": "a"}], "version": 1}', "missing bytes, sha256"),
         ('{"edgemobile": "1", "files": [], "other_files": 3, "version": 1}', "other_files: expected a list"),
-        ("{", "not the JSON"),
+        ("{", "not valid JSON"),
     ],
 )
 def test_a_manifest_that_is_none(folder: Path, text: str | None, said: str) -> None:
@@ -109,7 +109,7 @@ def test_a_folder_stands_for_its_files(
         assert expanded([Path("v2")]) == files
         assert not caplog.messages
         assert expanded(["v2"]) == ("v2",)
-    assert caplog.messages == ["v2 is the reference model here; for the folder of that name: v2/"]
+    assert caplog.messages == ["v2 means the reference model; for the folder with that name, write v2/"]
 
 
 def test_nothing_there_is_left_to_the_command(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ('{"version": 1, "rules": [{"weights": 3}]}', "weights"),
         ('{"version": 1, "split_gates": "some"}', "split_gates"),
         ('{"version": 1, "equalize": 2}', "from 0"),
-        ('{"version": 1, "equalize": NaN}', "NaN is no number"),
+        ('{"version": 1, "equalize": NaN}', "NaN is not a number"),
         ('{"version": 1, "equalize": true}', "equalize True"),
         ('{"version": 1, "refit": 1e999}', "refit inf"),
         ('{"version": 1, "refit": "much"}', "refit 'much'"),
@@ -74,7 +74,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
         ('{"version": 1, "rules": 5}', "not a quantization recipe"),
         ('{"version": true}', "version True"),
         ('{"version": 1.0}', "version 1.0"),
-        ('{"version": 1, "version": 1}', "a key stands twice"),
+        ('{"version": 1, "version": 1}', "a key occurs twice"),
         ("[" * 100_000, "not a quantization recipe"),
     ],
 )

@@ -130,8 +130,8 @@ def test_a_front_has_no_point_that_another_beats() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[1]", "nothing a report is made of"),
-        ("{", "not the JSON"),
+        ("[1]", "is not an input of a report"),
+        ("{", "not valid JSON"),
         ('{"version": 5, "facts": {}, "cases": []}', "missing"),
         ('{"version": 9, "facts": {}, "cases": []}', "version 9"),
         ('{"version": 1, "runs": [3]}', "list of runs"),

@@ -122,13 +122,16 @@ def test_instructions_never_stand_on_an_axis_of_time(opened) -> None:
 def test_an_unstable_figure_says_so(opened) -> None:
     text = opened.js("document.body.textContent")
     assert "unstable: int8" in text
-    assert "half of all values spread" in text
+    assert "the interquartile range is" in text
 
 
 @pytest.mark.parametrize(
     ("second", "says"),
     [
-        (0.78, "highest accuracy, not beyond doubt: 80.00 %: a.onnx; its interval meets that of b.onnx"),
+        (
+            0.78,
+            "highest accuracy, within the intervals of others: 80.00 %: a.onnx; its interval overlaps that of b.onnx",
+        ),
         (0.6, "most accurate: 80.00 %: a.onnx"),
         (None, "most accurate: 80.00 %: a.onnx"),
     ],
@@ -149,7 +152,10 @@ def test_one_file_is_the_fastest_only_beyond_its_interval(found, make) -> None:
         return ": ".join((first.what, first.figure, first.words))
 
     assert tile(2.3, 2.3, 2.31, 2.3, 2.3) == "fastest, pi5, 1 thread: 2.00 ms: a.onnx"
-    doubtful = "lowest median, not beyond doubt, pi5, 1 thread: 2.00 ms: a.onnx; its interval meets that of b.onnx"
+    doubtful = (
+        "lowest median, within the intervals of others, pi5, 1 thread: 2.00 ms: a.onnx; "
+        "its interval overlaps that of b.onnx"
+    )
     assert tile(2.0, 2.06, 2.02, 1.99, 2.02) == doubtful
 
 

@@ -77,10 +77,10 @@ def test_tables_and_cards_say_when_each_case_was_measured(found, run_at) -> None
 
 def test_what_keeps_runs_apart_is_one_note_a_device(found, run_at) -> None:
     same = [run_at(f"19:3{minute}:00", INT8, FLOAT) for minute in range(4)]
-    assert found(*same).notes == ("runs on pi5 stand apart: a file was measured again",)
+    assert found(*same).notes == ("runs on pi5 are separate: a file was measured again",)
     other = [run_at("19:40:00", version="9"), run_at("19:41:00", device="pi4")]
     (note,) = found(*same, *other).notes
-    assert note == "runs on pi5 stand apart: not the same litert version; a file was measured again"
+    assert note == "runs on pi5 are separate: different litert version; a file was measured again"
 
 
 def test_notes_of_runs_name_the_device_and_where_needed_the_time(found, run_at) -> None:

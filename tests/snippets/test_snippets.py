@@ -222,7 +222,7 @@ def test_kotlin(bundled_export: Callable[[str], Path]) -> None:
     assert '    "airplane",' in code
     assert code.count("{") == code.count("}")
     assert "writeFloat" in _code(path.with_name("v3-small-float32.tflite"), "kotlin")
-    with pytest.raises(Unsupported, match="takes or gives uint8"):
+    with pytest.raises(Unsupported, match="has a uint8 input or output"):
         _code(bundled_export("normalised inside") / "v3-small-int8.tflite", "kotlin")
 
 

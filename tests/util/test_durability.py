@@ -65,7 +65,7 @@ def test_an_export_that_cannot_be_synced_changes_nothing(
     out = tmp_path / "out"
     _made(out, "old", overwrite=False)
     monkeypatch.setattr(os, "fsync", _failing([], "fsync", fail_at, errno.EIO))
-    with pytest.raises(EdgemobileError, match="nothing was left behind"):
+    with pytest.raises(EdgemobileError, match="no files were left behind"):
         _made(out, "new", overwrite=True)
     assert (out / "a.onnx").read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
