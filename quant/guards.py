@@ -17,7 +17,7 @@ __all__ = ["check_images", "dead_channels", "silent_layers"]
 
 # Preprocessing brings pixels to a few deviations around zero; 0..255 left as they are do not fit.
 _LARGEST_MEAN_SQUARE = 100.0
-# Correlation of neighbouring pixels: white noise 0, photographs above 0.8, synthesised images in between.
+# Correlation of neighbouring pixels: white noise 0, photographs above 0.8, synthesized images in between.
 _LEAST_CORRELATION = 0.02
 _LEAST_SIDE_PX = 16
 _LOOKED_AT = 64

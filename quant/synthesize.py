@@ -61,7 +61,7 @@ def synthesize(
     if not _norms(net):
         raise EdgemobileError(
             "the model has no batch-norm modules (a saved program keeps none; its package.module:factory does), so no "
-            "calibration images can be synthesised from it. Give real ones: --calib DIR|ZIP (an ImageFolder)"
+            "calibration images can be synthesized from it. Give real ones: --calib DIR|ZIP (an ImageFolder)"
         )
     # A copy: hooks, frozen weights and the layout must not stay with the caller's net. Channels last is 3 times faster.
     net = copy.deepcopy(net).eval().requires_grad_(False)
@@ -109,7 +109,7 @@ def _logits(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
         return logits
     except Exception as error:
         raise EdgemobileError(
-            f"the model cannot be run on {len(x)} images at once, so no calibration images can be synthesised from it "
+            f"the model cannot be run on {len(x)} images at once, so no calibration images can be synthesized from it "
             f"({first_line(error)}). Let it take any batch, or give real ones: --calib DIR|ZIP (an ImageFolder)"
         ) from error
 

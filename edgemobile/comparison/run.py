@@ -73,7 +73,7 @@ class ParityRequest:
     """What to compare, and on what.
 
     `ref` is a reference model's name, `package.module:factory`, a checkpoint (with `arch`), a .pt2, or a file like the
-    `others`. `data` is an ImageFolder as a directory or a zip; None is synthetic images: synthesised from the
+    `others`. `data` is an ImageFolder as a directory or a zip; None is synthetic images: synthesized from the
     reference's batch norm where int8 files are among the others, else low-frequency noise. `minimums` is metric ->
     bound, in place of the table's, and `tolerances` the same by precision; a later one wins. Random weights are held to
     no others in int8. The others run on each of the devices `on`, () being this machine, in each of `runtimes`, ()

@@ -82,7 +82,7 @@ def test_a_saved_program_gives_them_too(here: Path, images: np.ndarray) -> None:
         synthesize(saved.net, saved.preprocess, images=2)
 
 
-def test_images_are_synthesised_from_it() -> None:
+def test_images_are_synthesized_from_it() -> None:
     model = load_model("their_nets:a_dict", res=16)
     assert synthesize(model.net, model.preprocess, images=2, steps=1).shape == (2, 16, 16, 3)
 

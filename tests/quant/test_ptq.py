@@ -455,7 +455,7 @@ def test_weights_beyond_float16_saturate_and_stay_finite() -> None:
     assert to_float16(graph)["w"].data.tolist() == [[65504, -65504, 2]]
 
 
-def test_synthesised_images_have_the_statistics_the_model_remembers() -> None:
+def test_synthesized_images_have_the_statistics_the_model_remembers() -> None:
     net = _net("v2")
     _remember(net, torch.nn.functional.interpolate(torch.randn(16, 3, 4, 4), size=(_PX, _PX), mode="bilinear"))
     preprocess = replace(at_resolution(CIFAR10, _PX), mean=(0.5,) * 3, std=(0.2,) * 3)
