@@ -32,7 +32,7 @@ def check_images(batches: Sequence[np.ndarray], *, strict: bool = True) -> list[
     for images that are constant, all the same, not normalised, or noise.
     """
     if not sum(len(batch) for batch in batches):
-        raise EdgemobileError("the calibration set is empty: give at least one image, or none to synthesise them")
+        raise EdgemobileError("the calibration set is empty: give at least one image, or none to synthesize them")
     if not all(np.isfinite(batch).all() for batch in batches):
         raise EdgemobileError("the calibration images hold values that are not finite; check the preprocessing")
     reason = _unusable(np.concatenate(batches)[:_LOOKED_AT])

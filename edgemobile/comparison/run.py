@@ -42,11 +42,12 @@ from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
-from edgemobile.images.samples import from_dataset, from_noise, from_synthesis
-from edgemobile.loading.checkpoint import bundled, identify, load_weights
+from edgemobile.images.samples import from_dataset, from_noise, from_package, from_synthesis
+from edgemobile.loading.checkpoint import CHECK_IMAGES, bundled, identify, load_weights
 from edgemobile.loading.model import Model, load_model
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
 from edgemobile.loading.presets import described
+from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
 from edgemobile.metrics.tolerances import QUANTIZED, TABLE, Tolerance, bounded, judge, most_steps, tolerance, untrained
@@ -73,11 +74,12 @@ class ParityRequest:
     """What to compare, and on what.
 
     `ref` is a reference model's name, `package.module:factory`, a checkpoint (with `arch`), a .pt2, or a file like the
-    `others`. `data` is an ImageFolder as a directory or a zip; None is synthetic images: synthesized from the
-    reference's batch norm where int8 files are among the others, else low-frequency noise. `minimums` is metric ->
-    bound, in place of the table's, and `tolerances` the same by precision; a later one wins. Random weights are held to
-    no others in int8. The others run on each of the devices `on`, () being this machine, in each of `runtimes`, ()
-    being the default one of each format; `places` are places of one's own, in place of both.
+    `others`. `data` is an ImageFolder as a directory or a zip. None means synthetic images: those in the package for
+    its weights; for other weights, images synthesized from the reference's batch norm if int8 files are compared, else
+    low-frequency noise. `minimums` is metric -> bound, in place of the table's, and `tolerances` the same by precision;
+    a later one wins. With random weights, int8 is checked against no other bounds. The others run on each of the
+    devices `on`, () being this machine, in each of `runtimes`, () being the default one of each format; `places` are
+    execution targets that replace both.
 
     `opened` are files that were read already, by their name here.
     """
@@ -335,8 +337,14 @@ def _any_images(
         notes = tuple(note for note in samples.notes if note.startswith("skipped"))
         return samples.check, samples.described, notes
     model = reference.model
+    stored = None if model is None or model.random else stored_images(CHECK_IMAGES, model)
+    if stored is not None:
+        samples = from_package(
+            CALIBRATION_IMAGES, stored, preprocess, calibrate_on=1, check_on=count, seed=request.seed
+        )
+        return samples.check, samples.described, ()
     if model is not None and not model.random and any(file.precision in QUANTIZED for file in files):
-        with progress.step("synthesise images", STEPS) as report:
+        with progress.step("synthesize images", STEPS) as report:
             made = synthesize(model.net, preprocess, images=count, seed=request.seed, progress=report)
         samples = from_synthesis(made, calibration=0, seed=request.seed)
     else:

@@ -25,7 +25,7 @@ from edgemobile.pipeline.folder import Recorded
 __all__ = ["predict_source", "with_pixels", "write_beside"]
 
 _PREDICT, _README, _SAMPLE = "predict.py", "README.md", "sample.png"
-_TOP = 3
+_TOP = 5  # as predict.py prints
 # The file to try first: the smallest, in the format with runtimes for more boards.
 _ORDER = ("int8", "weight-only", "float16", "float32")
 _HEADER = '''"""{docstring}"""

@@ -177,7 +177,7 @@ def _samples(request: ExportRequest, calib: Dataset | None, model: Model, progre
         return from_package(
             stored, CHECK_IMAGES, model.preprocess, calibrate_on=calibration, check_on=checked, seed=request.seed
         )
-    with progress.step("synthesise images", STEPS) as report:
+    with progress.step("synthesize images", STEPS) as report:
         made = calibration + checked
         images = synthesize(model.net, model.preprocess, images=made, seed=request.seed, progress=report)
     return from_synthesis(images, calibration=calibration, seed=request.seed)

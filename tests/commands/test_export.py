@@ -137,7 +137,7 @@ def test_a_model_of_ones_own_and_a_saved_program(edgemobile, tmp_path: Path) -> 
     assert ran.code == 0, ran.err
     assert "8 images of low-frequency noise" in ran.out
     ran = edgemobile("export", "net.pt2", "--int8", "--out", "int8", *_QUICK_INT8)
-    # A saved program has no batch norm modules left to synthesise images from.
+    # A saved program has no batch norm modules left to synthesize images from.
     assert ran.code == 2
     assert "--calib" in ran.err
 
