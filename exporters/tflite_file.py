@@ -125,7 +125,7 @@ _TRIPPED = (
     IndexError,
     ValueError,
     TypeError,
-    OverflowError,
+    ArithmeticError,
     MemoryError,
     RecursionError,
 )
