@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from edgemobile.errors import EdgemobileError, Unsupported, in_a_line, require
+from edgemobile.errors import EdgemobileError, require
+from edgemobile.exporters.damaged import reading
 from edgemobile.model_file.contents import Contents, Op, Value
 
 onnx: Any = require("onnx", "export")
 
-__all__ = ["known_ops", "load", "read_contents", "reading"]
+__all__ = ["known_ops", "load", "read_contents"]
 
 # (tensor, scale, zero point) among the inputs; -1 is the output.
 _QPARAMS = {
@@ -27,30 +25,14 @@ _QPARAMS = {
 }
 
 
-_TRIPPED = (
-    *(AttributeError, LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError),
-    *(MemoryError, RecursionError, struct.error),
-)
-
-
 def read_contents(data: bytes, *, optimized: bool = False) -> Contents:
     """The graphs of an ONNX file, `optimized` where onnxruntime made it of another.
 
     Raises EdgemobileError where the bytes are no ONNX model.
     """
     model = load(data)
-    with reading(data):
+    with reading("ONNX", data):
         return _contents(model, optimized=optimized)
-
-
-@contextmanager
-def reading(data: bytes) -> Iterator[None]:
-    """Names and attributes of a damaged file lead anywhere: whatever they trip over is one clear error."""
-    try:
-        yield
-    except _TRIPPED as error:
-        words = in_a_line(error)
-        raise Unsupported(f"damaged ONNX file of {len(data)} bytes: {words}; export or copy it again") from error
 
 
 def load(data: bytes) -> Any:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import Unsupported
-from edgemobile.exporters.onnx_contents import load, onnx, reading
+from edgemobile.exporters.damaged import reading
+from edgemobile.exporters.onnx_contents import load, onnx
 from edgemobile.exporters.onnx_plain import plain
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.padding import Pads, unpadded
@@ -40,7 +41,7 @@ def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
     What such an op makes is an input of the Graph.
     """
     model = load(data)
-    with reading(data):
+    with reading("ONNX", data):
         model = plain(model)
         reader = _Reader(model, _tensors(model))
         return reader.graph(), reader.unknown
@@ -53,7 +54,7 @@ def read_named_tensors(data: bytes) -> dict[str, Tensor]:
     axes) is left out.
     """
     model = load(data)
-    with reading(data):
+    with reading("ONNX", data):
         return _tensors(plain(model))
 
 

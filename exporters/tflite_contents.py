@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgemobile.exporters.damaged import reading
 from edgemobile.exporters.tflite_file import (
     OP_NAMES,
     constant_array,
@@ -14,7 +15,6 @@ from edgemobile.exporters.tflite_file import (
     official_metadata,
     op_name,
     read_metadata,
-    reading,
     schema,
     text,
     unpack,
@@ -32,7 +32,7 @@ _WEIGHT_AXIS = {"DEPTHWISE_CONV_2D": 3}
 def read_contents(data: bytes) -> Contents:
     """The graphs of a TFLite file. Raises Unsupported where the bytes are damaged or no TFLite file."""
     model = unpack(data)
-    with reading(data):
+    with reading("TFLite", data):
         metadata = read_metadata(data) | official_metadata(model)
         return _contents(data, model, 0, {0}, metadata)
 

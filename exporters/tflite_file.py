@@ -6,16 +6,15 @@ set one by one, because the constructors of older releases take no arguments.
 
 from __future__ import annotations
 
-import contextlib
-import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edgemobile.errors import Unsupported, require
+from edgemobile.exporters.damaged import reading
 from edgemobile.exporters.tflite_metadata import (
     METADATA_NAME,
     image_metadata,
@@ -47,7 +46,6 @@ __all__ = [
     "read_metadata",
     "read_normalisation",
     "read_tensors",
-    "reading",
     "reordered",
     "schema",
     "text",
@@ -111,33 +109,11 @@ def unpack(data: bytes) -> Any:
         raise Unsupported(
             f"not a TFLite file: bytes 4 to 8 are {bytes(data[4:8])!r}, allowed is {_IDENTIFIER!r}; export it again"
         )
-    with reading(data):
+    with reading("TFLite", data):
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         if not model.subgraphs or not model.operatorCodes or not model.buffers:
             raise ValueError("it holds no graph")
     return model
-
-
-# What reading a damaged file may raise.
-_TRIPPED = (
-    struct.error,
-    AttributeError,
-    IndexError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    MemoryError,
-    RecursionError,
-)
-
-
-@contextlib.contextmanager
-def reading(data: bytes) -> Iterator[None]:
-    """Offsets and indices of a damaged file point anywhere: whatever they trip over is one clear error."""
-    try:
-        yield
-    except _TRIPPED as error:
-        raise Unsupported(f"damaged TFLite file of {len(data)} bytes: {error}; export or copy it again") from error
 
 
 # ---- what a file holds ----------------------------------------------------------------------------------------------
@@ -147,7 +123,7 @@ def op_versions(data: bytes) -> dict[tuple[str, int], int]:
     """(builtin name, version) -> how often it stands in the main graph."""
     model = unpack(data)
     codes = [(op_name(code), code.version) for code in model.operatorCodes]
-    with reading(data):
+    with reading("TFLite", data):
         return dict(sorted(Counter(codes[operator.opcodeIndex] for operator in model.subgraphs[0].operators).items()))
 
 
@@ -210,7 +186,7 @@ def official_metadata(model: Any) -> dict[str, str]:
 
 def read_normalisation(data: bytes) -> tuple[Channels, Channels] | None:
     """(mean, std) of R, G, B on pixels from 0 to 255 in a file's official metadata; None where it gives none."""
-    with reading(data):
+    with reading("TFLite", data):
         official = _official(unpack(data))
     return None if official is None else normalisation(official)
 
@@ -225,7 +201,7 @@ def _official(model: Any) -> bytes | None:
 
 def _metadata(data: bytes) -> dict[str, str]:
     model = unpack(data)
-    with reading(data):
+    with reading("TFLite", data):
         entries = [(text(entry.name), model.buffers[entry.buffer].data) for entry in model.metadata or ()]
     return {name: "" if octets is None else bytes(octets).decode(errors="replace") for name, octets in entries}
 
@@ -243,7 +219,7 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
     Raises Unsupported for a dtype the Graph has no word for.
     """
     model = unpack(data)
-    with reading(data):
+    with reading("TFLite", data):
         depthwise = _depthwise_weights(model)
         found: dict[str, Tensor] = {}
         for index, raw in enumerate(model.subgraphs[0].tensors):

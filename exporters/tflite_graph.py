@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from edgemobile.errors import Unsupported
-from edgemobile.exporters.tflite_file import op_name, read_tensors, reading, schema, text, unpack
+from edgemobile.exporters.damaged import reading
+from edgemobile.exporters.tflite_file import op_name, read_tensors, schema, text, unpack
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.padding import Pads, same_pads, unpadded
 
@@ -41,7 +42,7 @@ def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
     What such an op makes is an input of the Graph.
     """
     model = unpack(data)
-    with reading(data):
+    with reading("TFLite", data):
         reader = _Reader(model, read_tensors(data))
         return reader.graph(), reader.unknown
 
