@@ -27,6 +27,7 @@ from edgemobile.graph import Graph
 from edgemobile.images.samples import from_dataset
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower import lower
+from edgemobile.lower.dead_channels import without_dead_channels
 from edgemobile.metrics.measures import sqnr_db, top1_agree
 from edgemobile.quant.equalize import rescale_randomly
 from edgemobile.quant.ptq import ptq
@@ -68,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
 
     model = load_model(options.model, options.weights)
-    graph = lower(model.program, model.name)
+    graph = without_dead_channels(lower(model.program, model.name))
     samples = from_dataset(
         options.data,
         model.preprocess,

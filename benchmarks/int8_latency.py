@@ -39,6 +39,7 @@ from edgemobile.graph.interpreter import run
 from edgemobile.inspection import Inspection, inspect_file
 from edgemobile.loading.model import load_model
 from edgemobile.lower import lower
+from edgemobile.lower.dead_channels import without_dead_channels
 from edgemobile.metrics.measures import sqnr_db
 from edgemobile.printing.terminal import console, format_bytes, format_table
 from edgemobile.quant.ptq import ptq
@@ -67,7 +68,7 @@ class Source:
 
     @cached_property
     def graph(self) -> Graph:
-        return lower(self.model.program, self.model.name)
+        return without_dead_channels(lower(self.model.program, self.model.name))
 
     @property
     def calibration(self) -> np.ndarray:

@@ -91,6 +91,11 @@ MODEL = _group(
     _labels("the checkpoint's"),
     _preprocess("the checkpoint's, else ImageNet's"),
     click.option("--batch", type=int, default=1, show_default=True, help="Batch size of the files."),
+    click.option(
+        "--keep-dead",
+        is_flag=True,
+        help="Keep channels that no output depends on. [default: remove them: the same outputs, a smaller file]",
+    ),
 )
 
 IMAGES = _group(

@@ -51,6 +51,7 @@ from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
 from edgemobile.metrics.tolerances import QUANTIZED, TABLE, Tolerance, bounded, judge, most_steps, tolerance, untrained
+from edgemobile.model_file.metadata import REMOVED_CHANNELS
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.model_file.precision import takes_pixels
 from edgemobile.models.arch import get_arch
@@ -122,7 +123,9 @@ class Reference:
     file: ModelFile | None = None
     place: ExecutionTarget | None = None
     claims: StatedMetadata = field(default_factory=StatedMetadata)
-    _seen: list[tuple[np.ndarray, Mapping[str, np.ndarray]]] = field(default_factory=list, repr=False, compare=False)
+    _seen: list[tuple[Graph, np.ndarray, Mapping[str, np.ndarray]]] = field(
+        default_factory=list, repr=False, compare=False
+    )
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
         """f32[N,classes] for preprocessed images f32[N,px,px,3], as PyTorch or the file's runtime computes them."""
@@ -142,14 +145,24 @@ class Reference:
         assert self.model is not None
         return lower(self.model.program, self.model.name)
 
-    def values(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Every tensor of the graph, in NHWC, as the reference arithmetic computes it."""
-        if self._seen and self._seen[0][0] is images:
-            return self._seen[0][1]
-        source = self.graph[self.graph.inputs[0]]
+    @cached_property
+    def _living(self) -> Graph:
+        from edgemobile.lower.dead_channels import without_dead_channels
+
+        return without_dead_channels(self.graph)
+
+    def graph_for(self, file: ModelFile) -> Graph:
+        """`graph` with the channels that `file` has: an export leaves dead ones out. Raises Unsupported like it."""
+        return self._living if self.model is not None and REMOVED_CHANNELS in file.metadata else self.graph
+
+    def values(self, graph: Graph, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Every tensor of one of its graphs, in NHWC, as the reference arithmetic computes it."""
+        if self._seen and self._seen[0][0] is graph and self._seen[0][1] is images:
+            return self._seen[0][2]
+        source = graph[graph.inputs[0]]
         given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
-        self._seen[:] = [(images, run(self.graph, given, keep_all=True))]
-        return self._seen[0][1]
+        self._seen[:] = [(graph, images, run(graph, given, keep_all=True))]
+        return self._seen[0][2]
 
 
 def parity(request: ParityRequest, progress: Progress | None = None) -> ParityReport:
@@ -425,7 +438,7 @@ def _stored_numbers(reference: Reference, file: ModelFile, notes: list[str]) -> 
     if reference.file is not None and reference.file.precision == "int8":
         numbers = against_file(file, reference.file)
     else:
-        numbers = against_float(file, lambda: reference.graph, reference.preprocess)
+        numbers = against_float(file, lambda: reference.graph_for(file), reference.preprocess)
     notes += numbers.notes
     return numbers
 
@@ -461,7 +474,8 @@ def _in_steps(
         notes.append(words)
         return result
     try:
-        graph, values = reference.graph, reference.values(inner)
+        graph = reference.graph_for(file)
+        values = reference.values(graph, inner)
         layers, _ = _walked(graph, values, observe(file, place, shown[: len(inner)], graph)[0], row)
     except Unsupported as error:
         missed = f"{words}, and its ops cannot be compared: {error}"
@@ -561,7 +575,8 @@ def _with_layers(
     `found` is what the file made of all images it was `shown`.
     """
     try:
-        graph, values = reference.graph, reference.values(images)
+        graph = reference.graph_for(file)
+        values = reference.values(graph, images)
         observed, end = observe(file, place, shown[: len(images)], graph)
         layers, unmatched = _walked(graph, values, observed, row)
     except (Unsupported, GraphError, OverflowError) as error:

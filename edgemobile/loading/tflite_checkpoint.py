@@ -16,7 +16,7 @@ import numpy as np
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import tflite_contents
 from edgemobile.model_file.contents import Contents, Op
-from edgemobile.model_file.metadata import preprocess_in
+from edgemobile.model_file.metadata import REMOVED_CHANNELS, preprocess_in
 from edgemobile.models.arch import Arch, scaled
 from edgemobile.models.layers import Layer, layers
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
@@ -52,6 +52,11 @@ def read_tflite_weights(path: Path, arch: Arch) -> TfliteWeights:
     except OSError as error:
         raise EdgemobileError(f"cannot read weights {path}: {error.strerror or error}") from error
     contents = tflite_contents.read_contents(data)
+    if removed := contents.metadata.get(REMOVED_CHANNELS):
+        raise Unsupported(
+            f"{path.name} is an export without the {removed} dead channels of {arch.name}, so its weights do not fit. "
+            "Give the PyTorch checkpoint, or export it again with --keep-dead"
+        )
     held = [op for op in contents.ops if op.kind in _TO_TORCH]
     wanted = [layer for layer in layers(scaled(arch)) if layer.op != "mean"]
     if [_role(op) for op in held] != [_role(layer) for layer in wanted]:

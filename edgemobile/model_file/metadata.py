@@ -21,6 +21,7 @@ __all__ = [
     "ORIGINS",
     "PRECISION",
     "PREPROCESS",
+    "REMOVED_CHANNELS",
     "TARGET",
     "VERSION",
     "WEIGHTS_SHA256",
@@ -41,6 +42,7 @@ EMBEDDED = "edgemobile.embedded"  # normalization that the file does itself
 LABELS = "edgemobile.labels"
 ORIGINS = "edgemobile.origins"  # graph/origins_entry.py
 CHECKSUMS = "edgemobile.checksums"  # graph/checksums.py
+REMOVED_CHANNELS = "edgemobile.removed_channels"  # how many dead channels the model has and the file has not
 
 
 def labels_in(metadata: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -25,6 +25,7 @@ from edgemobile.loading.checkpoint import CHECK_IMAGES
 from edgemobile.loading.model import Model, load_model
 from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
 from edgemobile.lower import lower
+from edgemobile.lower.dead_channels import removed_channels, without_dead_channels
 from edgemobile.lower.hints import faint
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline.artifact import MANIFEST_FILE, ManifestEntry, check_free, fresh_folder
@@ -61,11 +62,13 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     backend.check_installed(formats)
     progress = progress or Silent()
     model = _model(request, progress)
-    graph = _lowered(request, model, progress) if backend.lowers else None
+    graph, removed = _lowered(request, model, progress) if backend.lowers else (None, {})
     samples = _samples(request, calib, model, progress)
     if samples.class_names is not None:
         model = replace(model, labels=samples.class_names)
-    metadata = partial(file_metadata, model, embed_preprocess=request.embed_preprocess)
+    metadata = partial(
+        file_metadata, model, embed_preprocess=request.embed_preprocess, removed_channels=sum(removed.values())
+    )
     job = Job(
         model,
         graph,
@@ -102,12 +105,13 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *doubts,
                 *samples.notes,
                 *_too_few_to_judge(request, samples),
+                *_removed_note(removed),
                 *emitted.notes,
                 *file_notes(request, model, files),
             ),
         )
         others = write_beside(model, entries, written, folder, name=request.out.resolve().name, threads=request.threads)
-        facts = manifest(request, model, samples, result, others)
+        facts = manifest(request, model, samples, result, others, removed)
         (folder / MANIFEST_FILE).write_text(to_json_text(facts), encoding="utf-8")
     return result
 
@@ -117,7 +121,7 @@ def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Co
     progress = progress or Silent()
     calib = _opened(request.calib)
     model = _model(request, progress)
-    graph = _lowered(request, model, progress)
+    graph, _ = _lowered(request, model, progress)
     samples = _samples(request, calib, model, progress)
     with progress.step("rank the tensors"):
         return rank(calibrate(graph, samples.batches(_RANKED_BATCH)), request.chosen_recipe)
@@ -139,13 +143,17 @@ def _model(request: ExportRequest, progress: Progress) -> Model:
         )
 
 
-def _lowered(request: ExportRequest, model: Model, progress: Progress) -> Graph:
-    """Raises EdgemobileError for a rule of the recipe that matches no layer, before the calibration."""
+def _lowered(request: ExportRequest, model: Model, progress: Progress) -> tuple[Graph, dict[str, int]]:
+    """(the model as a graph, layer -> how many dead channels it lost).
+
+    Raises EdgemobileError for a rule of the recipe that matches no layer, before the calibration.
+    """
     with progress.step("lower to a graph"):
-        graph = lower(model.program, model.name)
+        whole = lower(model.program, model.name)
+        graph = whole if request.keep_dead else without_dead_channels(whole)
     if "int8" in request.precisions and request.backend == "native":
         refuse_unmatched(request.chosen_recipe, graph)
-    return graph
+    return graph, removed_channels(whole, graph)
 
 
 def _opened(calib: Path | None) -> Dataset | None:
@@ -234,6 +242,15 @@ def _too_few_to_judge(request: ExportRequest, samples: Samples) -> Iterator[str]
         yield (
             f"--max-drop {request.max_drop:g} is less than one answer: each of {len(samples.check)} check images is "
             f"{one:.2g} points. --check-images {math.ceil(100 / request.max_drop)} could show it"
+        )
+
+
+def _removed_note(removed: Mapping[str, int]) -> Iterator[str]:
+    if removed:
+        worst = max(removed, key=lambda layer: removed[layer])
+        yield (
+            f"dead channels removed: {sum(removed.values())} in {len(removed)} layers, most in {worst} "
+            f"({removed[worst]}); the outputs do not depend on them. --keep-dead keeps them"
         )
 
 

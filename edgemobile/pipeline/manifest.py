@@ -13,7 +13,16 @@ from edgemobile import __version__
 from edgemobile.graph.embed import outside
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
-from edgemobile.model_file.metadata import LABELS, MODEL, PRECISION, PREPROCESS, VERSION, WEIGHTS_SHA256, embedded_entry
+from edgemobile.model_file.metadata import (
+    LABELS,
+    MODEL,
+    PRECISION,
+    PREPROCESS,
+    REMOVED_CHANNELS,
+    VERSION,
+    WEIGHTS_SHA256,
+    embedded_entry,
+)
 from edgemobile.pipeline.artifact import MANIFEST_VERSION
 from edgemobile.pipeline.folder import Recorded
 from edgemobile.pipeline.request import Checked, ExportRequest, ExportResult
@@ -24,7 +33,9 @@ __all__ = ["file_metadata", "manifest"]
 _TOOLS = ("torch", "onnx", "onnxruntime", "onnxsim", "ai-edge-litert", "tensorflow-cpu", "tensorflow", "numpy")
 
 
-def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = False) -> Mapping[str, str]:
+def file_metadata(
+    model: Model, precision: str, *, embed_preprocess: bool = False, removed_channels: int = 0
+) -> Mapping[str, str]:
     """The metadata in every file, so that it can be used without its folder (edgemobile/model_file/metadata.py)."""
     preprocess = outside(model.preprocess) if embed_preprocess else model.preprocess
     entries = {
@@ -36,17 +47,25 @@ def file_metadata(model: Model, precision: str, *, embed_preprocess: bool = Fals
     }
     if embed_preprocess:
         entries |= embedded_entry(model.preprocess)
+    if removed_channels:
+        entries[REMOVED_CHANNELS] = str(removed_channels)
     if model.labels is not None:
         entries[LABELS] = json.dumps(list(model.labels))
     return entries
 
 
 def manifest(
-    request: ExportRequest, model: Model, samples: Samples, result: ExportResult, others: Sequence[Recorded]
+    request: ExportRequest,
+    model: Model,
+    samples: Samples,
+    result: ExportResult,
+    others: Sequence[Recorded],
+    removed_channels: Mapping[str, int],
 ) -> dict[str, Any]:
     """manifest.json: the origin of everything, and every number that the export measured, unrounded.
 
-    `others` are the files of the folder that are not models.
+    `others` are the files of the folder that are not models. `removed_channels`: layer -> how many dead channels it
+    lost.
     """
     int8 = "int8" in request.precisions
     return {
@@ -63,6 +82,7 @@ def manifest(
             "labels": list(model.labels) if model.labels is not None else None,
             "preprocess": model.preprocess.to_json(),
             "preprocess_embedded": request.embed_preprocess,
+            "removed_channels": dict(removed_channels),
         },
         "weights": {"source": model.source, "sha256": model.sha256},
         "calibration": samples.facts if int8 else None,

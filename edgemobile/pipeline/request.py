@@ -45,7 +45,8 @@ class ExportRequest:
     `target` is a row of quant.targets: it determines how ONNX stores int8 weights, and the manifest gives its reasons.
     Files are checked as the target computes them, even if this machine's kernels would saturate.
 
-    With `embed_preprocess` the files take uint8 pixels and normalize them.
+    With `embed_preprocess` the files take uint8 pixels and normalize them. Channels that no output depends on are
+    removed (lower.dead_channels) unless `keep_dead`.
     """
 
     model: str
@@ -60,6 +61,7 @@ class ExportRequest:
     labels: Path | None = None
     preprocess: str | None = None
     batch: int = 1
+    keep_dead: bool = False
     calib: Path | None = None
     calib_images: int = 128
     unchecked_calib: bool = False
