@@ -6,7 +6,7 @@ walk       the program from its inputs to its outputs, op by op; every tensor na
 dead_code  away with what no output depends on
 decomposed_activations  hard-sigmoid and hard-swish that a net spells out, as the ops they are
 fusion     ReLU and ReLU6 into the op before them
-dead_channels  a pass of its own behind `lower`: away with channels that no output depends on, by what channel_bounds knows
+dead_channels  behind `lower`: away with channels that no output depends on, by the bounds of channel_bounds
 
 Add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists the places behind them.
 """

@@ -5,8 +5,8 @@ channel_bounds), or where all that would read it multiplies it by zero. What a c
 into their biases. Tensors that are added or multiplied have channels in common: one is removed from all of them or from
 none, so a channel of a residual goes only where every block leaves it alone.
 
-Where the removed values are zero, every sum has the same terms as before. A constant other than zero is added in another
-order than before: within the rounding of float32.
+Where the removed values are zero, every sum has the same terms as before. A constant other than zero is added in
+another order than before: within the rounding of float32.
 """
 
 from __future__ import annotations
