@@ -40,6 +40,7 @@ from edgemobile.commands.parity import parity
 from edgemobile.commands.predict import predict
 from edgemobile.commands.quantize import quantize
 from edgemobile.commands.report import report
+from edgemobile.commands.results import results
 from edgemobile.commands.sample_data import sample_data
 from edgemobile.commands.snippet import snippet
 from edgemobile.commands.verify import verify
@@ -181,6 +182,7 @@ _COMMANDS = (
     (inspect, "what a file contains, and how two differ"),
     (bench, "latency here or on a board, or instructions on an emulated core"),
     (compare, "compare two saved runs: ratio and interval"),
+    (results, "results over time, and where a figure changed"),
     (report, "runs as one page, tables, model cards"),
     (verify, "check that the files of an export are unchanged"),
     (ci, "check every model of edgemobile.toml"),

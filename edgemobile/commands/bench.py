@@ -148,6 +148,13 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
     "--max-regress", callback=percentage, metavar="P%", help="Exit 1 when slower than the baseline by more than this."
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the run with every raw value.")
+@click.option(
+    "--results",
+    "results_store",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Append the figures to a results store; see `edgemobile results`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the figures and the complete runs.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 def bench(
@@ -156,6 +163,7 @@ def bench(
     baseline: Path | None,
     max_regress: float | None,
     out: Path | None,
+    results_store: Path | None,
     as_json: bool,
     quiet: bool,
     **settings: Any,
@@ -184,12 +192,15 @@ def bench(
     from edgemobile.latency.run import BenchRequest, advice
     from edgemobile.latency.run import bench as measure
     from edgemobile.pipeline.folder import expanded
+    from edgemobile.results.sources import current_commit, of_run
+    from edgemobile.results.store import append
 
     devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
     if settings["runtime"] is not None:
         settings["runtime"] = runtime_called(settings["runtime"])
     _check_options(devices, settings["runtime"], baseline, max_regress, out)
     _check_outputs(devices, out, (*files, baseline))
+    check_writable("--results", results_store, (*files, baseline))
     try:
         asked = Settings(**settings)
     except ValueError as error:
@@ -223,6 +234,8 @@ def bench(
                 saved.append(_out_of(out, device))
             except EdgemobileError as error:
                 unsaved = error
+        if results_store is not None:
+            append(results_store, of_run(run, current_commit()))
         compared = None if reference is None else _compared(reference, run)
         advised = advice(run, opened)
         codes.append(print_bench(run, advised, compared, max_regress, quiet=as_json))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from rich.markup import escape
 from edgemobile.commands.completion import complete_devices, complete_files
 from edgemobile.commands.options import CLASSIFIER
 from edgemobile.commands.sections import SectionedCommand
+from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.evaluation import print_evaluation
 from edgemobile.printing.terminal import console, progress
@@ -65,6 +67,13 @@ __all__ = ["evaluate"]
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: all counts, results per class, confusion matrix, every image."
 )
+@click.option(
+    "--results",
+    "results_store",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Append the figures to a results store; see `edgemobile results`.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 def evaluate(
     files: tuple[str, ...],
@@ -74,6 +83,7 @@ def evaluate(
     labels: Path | None,
     res: int | None,
     threads: int,
+    results_store: Path | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -100,13 +110,19 @@ def evaluate(
     from edgemobile.accuracy.evaluation import EvalRequest
     from edgemobile.metrics.measures import checked_max_drop
     from edgemobile.pipeline.folder import expanded
+    from edgemobile.results.sources import current_commit, of_evaluation
+    from edgemobile.results.store import append
 
     if max_drop is not None:
         checked_max_drop(max_drop)
+    check_writable("--results", results_store, files)
     chosen = ClassifierOptions(arch=arch, preprocess=preprocess, labels=labels, threads=threads, res=res)
     with progress(quiet=quiet or as_json) as bars:
         request = EvalRequest(files=expanded(files), options=chosen, **options)
         result = run_evaluation(request, bars)
+    if results_store is not None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        append(results_store, of_evaluation(result.to_json(), now, current_commit()))
     missed = () if max_drop is None else result.exceeding(max_drop)
     if as_json:
         print(

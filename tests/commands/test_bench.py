@@ -19,6 +19,7 @@ from edgemobile.devices.runtimes.job import INSTRUCTION_CLASSES
 from edgemobile.devices.runtimes.table import RUNTIMES
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.runs import grouped_instructions
+from edgemobile.results.store import read
 
 pytest.importorskip("onnxruntime")
 
@@ -326,3 +327,15 @@ def test_files_of_one_name_are_told_apart(
     assert "old/model.onnx" in said
     assert "new/model.onnx" in said
     assert "unstable: old/model.onnx (1 thread)" in said
+
+
+def test_every_device_and_file_is_appended_to_the_results(call: Command, model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "results.jsonl"
+    for _ in range(2):
+        call("bench", model, "--runs", "5", "--processes", "1", "--results", store, "-q")
+    found = read(store).results
+    assert [(result.file, result.device, result.metric, result.trusted) for result in found] == [
+        ("model[1].onnx", "local", "latency_ms", False)
+    ] * 2
+    assert call("bench", model, "--results", model, "-q") == 2
+    assert call("bench", model, "--results", tmp_path / "absent" / "r.jsonl", "-q") == 2
