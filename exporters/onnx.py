@@ -58,7 +58,7 @@ def to_bytes(
 ) -> bytes:
     """The ONNX file of `graph`, checked; the same graph and metadata give the same bytes.
 
-    To the metadata of an int8 graph the Origins of its tensors are added.
+    To the metadata the Origins of its tensors are added where it has any, and of an int8 graph always.
 
     `activations` and `weights` say how int8 tensors are stored. "uint8" adds 128 to the integers and the zero points:
     the same reals, the same integers but for the offset. It is the default for both, because on x86 without VNNI
@@ -75,7 +75,7 @@ def to_bytes(
     for name, value in (("activations", activations), ("weights", weights)):
         if value not in ("int8", "uint8"):
             raise Unsupported(f"onnx cannot store {name} as {value!r}. Allowed: int8, uint8")
-    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized else {}), **metadata}
+    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized or graph.origins else {}), **metadata}
     model = _Writer(graph, activations, weights, channel_multiple).model(metadata)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)

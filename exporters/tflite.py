@@ -87,11 +87,11 @@ _MOST_PARTS = 5
 def to_bytes(graph: Graph, *, metadata: Mapping[str, str]) -> bytes:
     """The whole .tflite file for `graph`, float or int8; the same graph gives the same bytes.
 
-    Tensors keep the Graph's names, and the signature "serving_default" its inputs and outputs. To the metadata of an
-    int8 graph the Origins of its tensors are added. Raises Unsupported, naming the node or tensor, where TFLite has no
-    way to say it.
+    Tensors keep the Graph's names, and the signature "serving_default" its inputs and outputs. To the metadata the
+    Origins of its tensors are added where it has any, and of an int8 graph always. Raises Unsupported, naming the node
+    or tensor, where TFLite has no way to say it.
     """
-    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized else {}), **metadata}
+    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized or graph.origins else {}), **metadata}
     if MIN_RUNTIME in metadata:
         raise Unsupported(f"metadata key {MIN_RUNTIME!r} is TFLite's own and is written by itself; use another name")
     file = _File(graph, _depthwise_names(graph))

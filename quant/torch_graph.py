@@ -33,8 +33,8 @@ class TorchGraph:
         if unknown:
             raise Unsupported(f"cannot run {', '.join(unknown)} in torch. Supported: {', '.join(_ROWS)}")
 
-    def __call__(self, images: np.ndarray, tap: Tap = lambda name, value: value) -> torch.Tensor:
-        """The first output for images f32[N,H,W,C].
+    def __call__(self, images: np.ndarray, tap: Tap = lambda name, value: value) -> tuple[torch.Tensor, ...]:
+        """The outputs for images f32[N,H,W,C], those that are images as NCHW.
 
         `tap` sees every activation, the input first, and what it returns goes on in its place.
         """
@@ -46,7 +46,7 @@ class TorchGraph:
             for name in set(node.inputs) - set(self.graph.outputs) - set(self.constants):
                 if self._last_use[name] == index:
                     del values[name]
-        return values[self.graph.outputs[0]]
+        return tuple(values[name] for name in self.graph.outputs)
 
 
 def evaluate(graph: Graph, node: Node, operands: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -55,6 +55,8 @@ PAYLOAD = (
     "graph/ir",
     "graph/origin",
     "graph/ops",
+    "metrics/__init__",
+    "metrics/outputs",
     "model_file/__init__",
     "model_file/file",
     "util/__init__",

@@ -48,10 +48,12 @@ def run(graph: Graph, inputs: np.ndarray | Mapping[str, np.ndarray], *, keep_all
 
 
 def run_real(graph: Graph, images: np.ndarray) -> np.ndarray:
-    """The first output in reals, f32, for images f32[N,H,W,C], whatever the precision of the graph's ends."""
-    source, result = graph[graph.inputs[0]], graph[graph.outputs[0]]
+    """The rows f32[N,values] of images f32[N,H,W,C], whatever the precision of the graph's ends: the reals of its
+    outputs, one after the other. Those of a classifier are its logits."""
+    source = graph[graph.inputs[0]]
     given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
-    return _real(result, run(graph, given)[result.name])
+    reals = [_real(graph[name], array) for name, array in run(graph, given).items()]
+    return np.concatenate([array.reshape(len(array), -1) for array in reals], axis=1)
 
 
 def _evaluate(graph: Graph, node: Node, arrays: list[np.ndarray]) -> np.ndarray:

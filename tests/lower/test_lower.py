@@ -477,7 +477,7 @@ def test_an_auxiliary_heads_weights_are_not_kept() -> None:
     assert not [name for name in graph.tensors if name.startswith("head")]
 
 
-@pytest.mark.parametrize("wrap", [lambda y: {"logits": y}, lambda y: (y,), lambda y: [None, y], lambda y: (y, 1.0)])
+@pytest.mark.parametrize("wrap", [lambda y: y, lambda y: (y,), lambda y: [None, y], lambda y: (y, 1.0)])
 def test_one_tensor_in_an_output_is_the_output(wrap: Callable[[torch.Tensor], object]) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), _Call(wrap))
     assert lower(export_program(net, (1, 3, 9, 9))).outputs == ("0",)
