@@ -9,6 +9,7 @@ Add an op here: a row in _ROWS and, if TFLite's op is new to the file, one in _B
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,10 @@ _BUILTINS = {
     "QUANTIZE": _Builtin("QuantizeOptions", 1, {1: "1.14.0"}),
     "RELU": _Builtin("", 2, {1: "1.5.0", 2: "2.1.0"}),
     "RELU6": _Builtin("", 2, {1: "1.5.0", 2: "1.14.0"}),
+    "RESIZE_BILINEAR": _Builtin("ResizeBilinearOptions", 2, {1: "1.7.0", 2: "1.14.0", 3: "2.2.0"}),
+    "RESIZE_NEAREST_NEIGHBOR": _Builtin("ResizeNearestNeighborOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "2.3.0"}),
+    "SLICE": _Builtin("SliceOptions", 2, {1: "1.14.0", 2: "1.14.0"}),
+    "TRANSPOSE": _Builtin("TransposeOptions", 2, {1: "1.6.0", 2: "1.14.0"}),
     "RESHAPE": _Builtin("ReshapeOptions", 1, {1: "1.5.0"}),
 }
 
@@ -408,6 +413,43 @@ def _check_one_scale(file: _File, node: Node) -> None:
         )
 
 
+def _slice(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    before, after = file.graph[node.inputs[0]].shape, file.graph[node.output].shape
+    begin = np.array([0] * (len(before) - 1) + [node.attrs["begin"]], np.int32)
+    file.emit("SLICE", (*node.inputs, file.constant(begin), file.constant(np.array(after, np.int32))), node.output)
+
+
+def _channel_shuffle(file: _File, node: Node) -> None:
+    """The groups of each pixel's channels as rows of a matrix, turned round: RESHAPE, TRANSPOSE, RESHAPE."""
+    _check_one_scale(file, node)
+    tensor, groups = file.graph[node.output], node.attrs["groups"]
+    pixels, size = math.prod(tensor.shape[1:-1]), tensor.shape[-1] // groups
+    source = node.inputs[0]
+    for ending, shape in (("grouped", (groups, size)), ("turned", (size, groups))):
+        whole = (tensor.shape[0], pixels, *shape)
+        name = f"{node.output}/{ending}"
+        file.add(Tensor(name, whole, tensor.dtype, None, tensor.qparams))
+        if ending == "grouped":
+            wanted = np.array(whole, np.int32)
+            file.emit("RESHAPE", (source, file.constant(wanted)), name, newShape=wanted)
+        else:
+            file.emit("TRANSPOSE", (source, file.constant(np.array([0, 1, 3, 2], np.int32))), name)
+        source = name
+    wanted = np.array(tensor.shape, np.int32)
+    file.emit("RESHAPE", (source, file.constant(wanted)), node.output, newShape=wanted)
+
+
+def _resize(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    coordinates, integer = node.attrs["coordinates"], file.dtype(node.inputs[0]) == "int8"
+    op = "RESIZE_BILINEAR" if node.attrs["mode"] == "bilinear" else "RESIZE_NEAREST_NEIGHBOR"
+    half_pixel = coordinates == "half_pixel"
+    size = file.constant(np.array(node.attrs["size"], np.int32))
+    options = {"alignCorners": coordinates == "align_corners", "halfPixelCenters": half_pixel}
+    file.emit(op, (*node.inputs, size), node.output, version=3 if half_pixel else 2 if integer else 1, **options)
+
+
 def _reshape(file: _File, node: Node) -> None:
     _check_one_scale(file, node)
     shape = np.array(file.graph[node.output].shape, np.int32)
@@ -459,6 +501,9 @@ _ROWS: dict[str, Callable[[_File, Node], None]] = {
     "add": _add,
     "mul": _mul,
     "concat": _concat,
+    "slice": _slice,
+    "channel_shuffle": _channel_shuffle,
+    "resize": _resize,
     "mean": _mean,
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,

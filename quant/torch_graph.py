@@ -113,6 +113,22 @@ def _avg_pool2d(graph: Graph, node: Node, x: Any) -> Any:
     return torch.nn.functional.avg_pool2d(x, node.attrs["kernel"], node.attrs["stride"])
 
 
+def _resize(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    size, mode = node.attrs["size"], node.attrs["mode"]
+    if mode == "bilinear":
+        corners = node.attrs["coordinates"] == "align_corners"
+        return torch.nn.functional.interpolate(x, size, mode=mode, align_corners=corners)
+    exact = node.attrs["coordinates"] == "half_pixel"
+    return torch.nn.functional.interpolate(x, size, mode="nearest-exact" if exact else "nearest")
+
+
+def _channel_shuffle(graph: Graph, node: Node, x: Any) -> Any:
+    groups = node.attrs["groups"]
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 def _reshape(graph: Graph, node: Node, x: Any) -> Any:
     flat = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
     y = flat.reshape(len(x), *graph[node.output].shape[1:])
@@ -138,6 +154,9 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "add": lambda graph, node, a, b: _activate(node, _beside(b, a) + _beside(a, b)),
     "mul": lambda graph, node, a, b: _activate(node, _beside(b, a) * _beside(a, b)),
     "concat": lambda graph, node, *parts: _concat(parts),
+    "slice": lambda graph, node, x: x[:, node.attrs["begin"] : node.attrs["end"]],
+    "channel_shuffle": _channel_shuffle,
+    "resize": _resize,
     "mean": lambda graph, node, x: x.mean((2, 3), keepdim=True),
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,

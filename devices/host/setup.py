@@ -55,6 +55,7 @@ PAYLOAD = (
     "graph/ir",
     "graph/origin",
     "graph/ops",
+    "graph/resizing",
     "metrics/__init__",
     "metrics/outputs",
     "model_file/__init__",

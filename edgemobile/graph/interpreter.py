@@ -14,6 +14,7 @@ import numpy as np
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
 from edgemobile.graph.affine import activation_range, dequantize, quantize, rounded
 from edgemobile.graph.ops import OPS
+from edgemobile.graph.resizing import linear_taps, nearest_taps
 
 __all__ = ["run", "run_real"]
 
@@ -120,6 +121,24 @@ def _avg_pool(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
     return _windows(x, node.attrs["kernel"], node.attrs["stride"]).mean(axis=(3, 4), dtype=np.float32)
 
 
+def _resize(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    (height, width), coordinates = node.attrs["size"], node.attrs["coordinates"]
+    if node.attrs["mode"] == "nearest":
+        rows, columns = nearest_taps(x.shape[1], height, coordinates), nearest_taps(x.shape[2], width, coordinates)
+        return x[:, rows][:, :, columns]
+    first, second, share = linear_taps(x.shape[2], width, coordinates)
+    weight = share[:, None]
+    x = x[:, :, first] * (1 - weight) + x[:, :, second] * weight
+    first, second, share = linear_taps(x.shape[1], height, coordinates)
+    weight = share[:, None, None]
+    return x[:, first] * (1 - weight) + x[:, second] * weight
+
+
+def _channel_shuffle(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    grouped = x.reshape(*x.shape[:-1], node.attrs["groups"], -1)
+    return grouped.swapaxes(-1, -2).reshape(x.shape)
+
+
 def _reshape(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), *output.shape[1:])
 
@@ -130,6 +149,9 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "add": lambda node, out, a, b: _activate(node, a + b),
     "mul": lambda node, out, a, b: _activate(node, a * b),
     "concat": lambda node, out, *parts: np.concatenate(parts, axis=-1),
+    "slice": lambda node, out, x: x[..., node.attrs["begin"] : node.attrs["end"]],
+    "channel_shuffle": _channel_shuffle,
+    "resize": _resize,
     "mean": _mean,
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,

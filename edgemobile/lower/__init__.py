@@ -1,6 +1,7 @@
 """torch.export program -> Graph: `lower(export_program(net, (1, 3, 224, 224)))`.
 
 ops        one aten op a function, a table of them
+moves      its ops that move values of an image: resize, split, shuffle
 lowering   what a walk has made so far
 walk       the program from its inputs to its outputs, op by op; every tensor named by its module path
 dead_code  away with what no output depends on

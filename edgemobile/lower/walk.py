@@ -78,7 +78,7 @@ class Walk(Lowering):
         self.values[fx] = self._lowered(fx) if computed is None else computed
         if op in SHARING:
             self._share(fx)
-        elif op.split(".")[1].endswith("_"):
+        elif op.startswith("aten.") and op.split(".")[1].endswith("_"):
             self._share(fx)
             self._overwrite(fx)
 
@@ -86,10 +86,11 @@ class Walk(Lowering):
         op = str(fx.target)
         lowering = LOWERINGS.get(op)
         if lowering is None:
-            known = ADVICE.get(op.split(".")[1])
+            known = ADVICE.get(op.partition(".")[2].partition(".")[0])
             if known is not None:
                 self.refuse(fx, known)
-            self.refuse(fx, f"{op} has no lowering. Supported: {', '.join(sorted(LOWERINGS))}")
+            supported = ", ".join(sorted(name for name in LOWERINGS if name.startswith("aten.")))
+            self.refuse(fx, f"{op} has no lowering. Supported: {supported}")
         return lowering(self, fx)
 
     def _computed(self, fx: torch.fx.Node) -> np.ndarray | None:

@@ -65,7 +65,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     model = _model(request, progress)
     graph = _lowered(request, model, progress) if backend.lowers else None
     _refuse_of_classifiers(request, model)
-    request, few = _fewer_check_images(request, model)
+    asked, request = request, replace(request, check_images=most_images(model.outputs, request.check_images))
     samples = _samples(request, calib, model, progress)
     if samples.class_names is not None:
         model = replace(model, labels=samples.class_names)
@@ -102,7 +102,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             files=files,
             notes=(
                 *_model_notes(model),
-                *few,
+                *_fewer_check_images(asked, model, samples),
                 *filter(None, (faint(reference),)),
                 *doubts,
                 *samples.notes,
@@ -160,14 +160,11 @@ def _refuse_of_classifiers(request: ExportRequest, model: Model) -> None:
         raise Unsupported(f"{option}: {not_a_classifier(model.name, [output.words for output in model.outputs])}")
 
 
-def _fewer_check_images(request: ExportRequest, model: Model) -> tuple[ExportRequest, tuple[str, ...]]:
-    """(the request with as many check images as can be compared, a note if they are fewer)."""
-    most = most_images(model.outputs, request.check_images)
-    if most == request.check_images:
-        return request, ()
-    values = sum(output.size for output in model.outputs)
-    note = f"checked on {most} images instead of {request.check_images}: each has {values:,} values of output"
-    return replace(request, check_images=most), (note,)
+def _fewer_check_images(request: ExportRequest, model: Model, samples: Samples) -> Iterator[str]:
+    """The note that the files are checked on fewer images than asked for, since their outputs are large."""
+    most, values = most_images(model.outputs, request.check_images), sum(output.size for output in model.outputs)
+    if len(samples.check) == most < request.check_images:
+        yield f"checked on {most} images instead of {request.check_images}: each has {values:,} values of output"
 
 
 def _opened(calib: Path | None) -> Dataset | None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edgemobile.errors import Unsupported
 from edgemobile.graph import OPS, Graph, Node, QParams, Tensor, interpreter
 from edgemobile.graph.affine import quantize
+from edgemobile.graph.resizing import COORDINATES
 from edgemobile.models.arch import ARCHS, scaled
 
 pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
@@ -115,6 +116,21 @@ CASES = {
     "concat": (repeated(2, *IMAGE), {"CONCATENATION": 1}),
     "concat of features": (repeated(5, 1, 50), {"CONCATENATION": 1}),
     "concat of many": (repeated(26, *IMAGE), {"CONCATENATION": 7}),
+    "slice": (build("slice", IMAGE, (1, 7, 6, 3), begin=1, end=4), {"SLICE": 1}),
+    "slice of features": (build("slice", (1, 50), (1, 20), begin=30, end=50), {"SLICE": 1}),
+    "channel shuffle": (
+        build("channel_shuffle", (1, 4, 3, 6), (1, 4, 3, 6), groups=2),
+        {"RESHAPE": 2, "TRANSPOSE": 1},
+    ),
+    **{
+        f"resize {mode} {coordinates} to {size}": (
+            build("resize", IMAGE, (1, *size, 5), size=size, mode=mode, coordinates=coordinates),
+            {"RESIZE_BILINEAR" if mode == "bilinear" else "RESIZE_NEAREST_NEIGHBOR": 1},
+        )
+        for mode, known in COORDINATES.items()
+        for coordinates in known
+        for size in ((14, 12), (10, 17), (3, 4), (1, 6))
+    },
     "mean": (build("mean", IMAGE, (1, 1, 1, 5)), {"MEAN": 1}),
     "max pool": (pool("max_pool2d", 8, 2, 2), {"MAX_POOL_2D": 1}),
     "max pool same": (pool("max_pool2d", 9, 3, 2, pad=1), {"MAX_POOL_2D": 1}),
@@ -220,8 +236,10 @@ def test_int8_op_is_within_one_step_of_the_graph(case, axis, delegate):
     expected = interpreter.run(graph, x)["y"]
     assert len(np.unique(expected)) > 3
     error = np.abs(litert(data, x, delegate=delegate).astype(int) - expected)
-    assert error.max() <= 1
-    assert np.mean(error == 0) > 0.9
+    # LiteRT's own kernel has the positions of pixels in 1/1024, and adds up their errors.
+    most, equal = (2, 0.4) if not delegate and "RESIZE_BILINEAR" in ops else (1, 0.9)
+    assert error.max() <= most
+    assert np.mean(error == 0) > equal
     assert tflite.op_counts(data) == ops
 
 
