@@ -396,6 +396,8 @@ _ROWS: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
     "hardswish": ("HardSwish", _nothing),
     "hardsigmoid": ("HardSigmoid", lambda node: {"alpha": 1 / 6, "beta": 0.5}),
     "sigmoid": ("Sigmoid", _nothing),
+    "tanh": ("Tanh", _nothing),
+    "leaky_relu": ("LeakyRelu", lambda node: {"alpha": node.attrs["slope"]}),
 }
 
 

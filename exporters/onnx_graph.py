@@ -351,6 +351,10 @@ def _hardsigmoid(reader: _Reader, node: Any) -> None:
     reader.emit("hardsigmoid", node, [node.input[0]])
 
 
+def _leaky_relu(reader: _Reader, node: Any) -> None:
+    reader.emit("leaky_relu", node, [node.input[0]], slope=float(_attrs(node).get("alpha", 0.01)))
+
+
 def _softmax(reader: _Reader, node: Any) -> None:
     rank = len(reader.stored[tensor_name(node.output[0])].shape)
     if rank != 2 or _attrs(node).get("axis", -1) % rank != 1:
@@ -419,6 +423,8 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "HardSwish": _plain("hardswish"),
     "HardSigmoid": _hardsigmoid,
     "Sigmoid": _plain("sigmoid"),
+    "Tanh": _plain("tanh"),
+    "LeakyRelu": _leaky_relu,
     "Softmax": _softmax,
     "Transpose": _transpose,
     "Concat": _concat,

@@ -173,6 +173,8 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "relu6": lambda tf, graph, node, x: tf.nn.relu6(x),
     "hardswish": _hardswish,
     "hardsigmoid": lambda tf, graph, node, x: tf.nn.relu6(x + 3.0) * np.float32(1 / 6),
+    "tanh": lambda tf, graph, node, x: tf.tanh(x),
+    "leaky_relu": lambda tf, graph, node, x: tf.nn.leaky_relu(x, node.attrs["slope"]),
     "sigmoid": lambda tf, graph, node, x: tf.sigmoid(x),
     "reshape": lambda tf, graph, node, x: tf.reshape(x, graph[node.output].shape),
 }

@@ -34,7 +34,7 @@ from edgemobile.exporters.tflite_file import (
     schema,
 )
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.graph.affine import SIGMOID_QPARAMS
+from edgemobile.graph.affine import FIXED_QPARAMS
 from edgemobile.graph.origins_entry import origins_metadata
 from edgemobile.graph.padding import Pads
 
@@ -67,6 +67,7 @@ _BUILTINS = {
     "DEQUANTIZE": _Builtin("DequantizeOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "1.15.0", 5: "2.7.0"}),
     "FULLY_CONNECTED": _Builtin("FullyConnectedOptions", 4, {1: "1.5.0", 4: "1.14.0"}),
     "HARD_SWISH": _Builtin("HardSwishOptions", 1, {1: "1.15.0"}),
+    "LEAKY_RELU": _Builtin("LeakyReluOptions", 2, {1: "1.13.1", 2: "2.3.0"}),
     "LOGISTIC": _Builtin("", 2, {1: "1.14.0", 2: "1.14.0"}),
     "MAX_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "MEAN": _Builtin("ReducerOptions", 2, {1: "1.6.0", 2: "1.14.0"}),
@@ -79,6 +80,7 @@ _BUILTINS = {
     "RESIZE_BILINEAR": _Builtin("ResizeBilinearOptions", 2, {1: "1.7.0", 2: "1.14.0", 3: "2.2.0"}),
     "RESIZE_NEAREST_NEIGHBOR": _Builtin("ResizeNearestNeighborOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "2.3.0"}),
     "SLICE": _Builtin("SliceOptions", 2, {1: "1.14.0", 2: "1.14.0"}),
+    "TANH": _Builtin("", 2, {1: "1.14.0", 2: "1.14.0"}),
     "TRANSPOSE": _Builtin("TransposeOptions", 2, {1: "1.6.0", 2: "1.14.0"}),
     "RESHAPE": _Builtin("ReshapeOptions", 1, {1: "1.5.0"}),
 }
@@ -472,16 +474,20 @@ def _hardsigmoid(file: _File, node: Node) -> None:
     file.emit("MUL", (gate, sixth), node.output)
 
 
-def _sigmoid(file: _File, node: Node) -> None:
+def _bounded(file: _File, node: Node) -> None:
     """TFLite's specification fixes the integers of its output."""
-    qparams = file.graph[node.output].qparams
-    scale, zero_point = SIGMOID_QPARAMS.scale[0], SIGMOID_QPARAMS.zero_point[0]
+    qparams, fixed = file.graph[node.output].qparams, FIXED_QPARAMS[node.op]
+    scale, zero_point = fixed.scale[0], fixed.zero_point[0]
     if qparams is not None and (qparams.scale[0] != scale or qparams.zero_point[0] != zero_point):
         raise Unsupported(
-            f"tflite: sigmoid at {node.output} has scale {qparams.scale[0]:g} and zero point {qparams.zero_point[0]}; "
-            f"allowed are 1/{1 / scale:g} and {zero_point}"
+            f"tflite: {node.op} at {node.output} has scale {qparams.scale[0]:g} and zero point "
+            f"{qparams.zero_point[0]}; allowed are 1/{1 / scale:g} and {zero_point}"
         )
-    file.emit("LOGISTIC", node.inputs, node.output)
+    file.emit({"sigmoid": "LOGISTIC", "tanh": "TANH"}[node.op], node.inputs, node.output)
+
+
+def _leaky_relu(file: _File, node: Node) -> None:
+    file.emit("LEAKY_RELU", node.inputs, node.output, alpha=node.attrs["slope"])
 
 
 def _dequantize(file: _File, node: Node) -> None:
@@ -511,7 +517,9 @@ _ROWS: dict[str, Callable[[_File, Node], None]] = {
     "relu6": _plain("RELU6"),
     "hardswish": _plain("HARD_SWISH"),
     "hardsigmoid": _hardsigmoid,
-    "sigmoid": _sigmoid,
+    "sigmoid": _bounded,
+    "tanh": _bounded,
+    "leaky_relu": _leaky_relu,
     "reshape": _reshape,
     "quantize": _plain("QUANTIZE"),
     "dequantize": _dequantize,

@@ -234,6 +234,10 @@ def _slice(reader: _Reader, operator: Any) -> None:
     reader.emit("slice", operator, [x], begin=first, end=first + after[-1])
 
 
+def _leaky_relu(reader: _Reader, operator: Any) -> None:
+    reader.emit("leaky_relu", operator, reader.inputs(operator), slope=float(operator.builtinOptions.alpha))
+
+
 def _fused(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, operator: Any) -> None:
         reader.emit(op, operator, reader.inputs(operator), activation=_activation(operator.builtinOptions))
@@ -273,6 +277,8 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "RELU_0_TO_1": _first("relu1"),
     "HARD_SWISH": _first("hardswish"),
     "LOGISTIC": _first("sigmoid"),
+    "TANH": _first("tanh"),
+    "LEAKY_RELU": _leaky_relu,
     "SOFTMAX": _softmax,
     "TRANSPOSE": _transpose,
     "RESHAPE": _first("reshape"),

@@ -135,6 +135,12 @@ def _reshape(graph: Graph, node: Node, x: Any) -> Any:
     return y.permute(0, 3, 1, 2) if y.ndim == 4 else y
 
 
+def _leaky_relu(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.leaky_relu(x, node.attrs["slope"])
+
+
 def _concat(parts: tuple[Any, ...]) -> Any:
     import torch
 
@@ -166,4 +172,6 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "hardswish": lambda graph, node, x: x * (x + 3).clamp(0, 6) / 6,
     "hardsigmoid": lambda graph, node, x: (x + 3).clamp(0, 6) / 6,
     "sigmoid": lambda graph, node, x: x.sigmoid(),
+    "tanh": lambda graph, node, x: x.tanh(),
+    "leaky_relu": _leaky_relu,
 }

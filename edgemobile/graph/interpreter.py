@@ -161,6 +161,8 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "hardswish": lambda node, out, x: x * _hardsigmoid(x),
     "hardsigmoid": lambda node, out, x: _hardsigmoid(x),
     "sigmoid": lambda node, out, x: _sigmoid(x),
+    "tanh": lambda node, out, x: np.tanh(x),
+    "leaky_relu": lambda node, out, x: np.where(x < 0, np.float32(node.attrs["slope"]) * x, x),
     "round": lambda node, out, x: rounded(x),
     "softmax": lambda node, out, x: _softmax(x),
     "reshape": _reshape,

@@ -141,6 +141,10 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "hardsigmoid": Op(_same),
         # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0
         "sigmoid": Op(_same),
+        # of integers in steps of 1 / 128 around 0
+        "tanh": Op(_same),
+        # x, or slope * x where it is negative
+        "leaky_relu": Op(_same, ("slope",), homogeneous=True, channelwise=True),
         # [N,classes]; of integers in steps of 1 / 256 from 0
         "softmax": Op(_same, read_only=True),
         # as numpy's

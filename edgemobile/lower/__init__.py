@@ -3,6 +3,7 @@
 ops        one aten op a function, a table of them
 moves      its ops that move values of an image: resize, split, shuffle
 lowering   what a walk has made so far
+coverage   what becomes of every aten op, for the documentation
 walk       the program from its inputs to its outputs, op by op; every tensor named by its module path
 dead_code  away with what no output depends on
 decomposed_activations  hard-sigmoid and hard-swish that a net spells out, as the ops they are

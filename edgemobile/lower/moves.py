@@ -20,12 +20,14 @@ GETITEM = str(operator.getitem)
 
 
 def _bilinear(walk: Lowering, fx: torch.fx.Node) -> str:
+    """To a size, or by factors that make whole sizes; align_corners or not."""
     x, _, corners, *scales = arguments(fx, "input", "output_size", "align_corners", scales_h=None, scales_w=None)
     return _resized(walk, fx, x, "bilinear", "align_corners" if corners else "half_pixel", scales)
 
 
 def _nearest(coordinates: str) -> Callable[[Lowering, torch.fx.Node], str]:
     def row(walk: Lowering, fx: torch.fx.Node) -> str:
+        """To a size, or by factors that make whole sizes."""
         x, _, *scales = arguments(fx, "input", "output_size", scales_h=None, scales_w=None)
         return _resized(walk, fx, x, "nearest", coordinates, scales)
 
@@ -62,7 +64,7 @@ def channel_slice(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
 
 
 def _split(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Nothing by itself: each part of it that is taken is a slice."""
+    """Of channels, dim=1: each part that is taken is a slice."""
     x = fx.args[0]
     dim = arguments(fx, "input", "size", dim=0)[2]
     rank = len(x.meta["val"].shape)  # type: ignore[union-attr]
@@ -73,13 +75,14 @@ def _split(walk: Lowering, fx: torch.fx.Node) -> str:
 
 def _taken(walk: Lowering, fx: torch.fx.Node) -> str:
     source: Any
+    index: Any
     source, index = fx.args
     if str(source.target) not in _SPLITS:
         walk.refuse(fx, f"parts of {source.target} are not supported")
     sizes = [part.shape[1] for part in source.meta["val"]]
     if len(sizes) == 1:
         return walk.operand(fx, source.args[0], "input")
-    place = range(len(sizes))[index]  # type: ignore[call-overload]
+    place = range(len(sizes))[index]
     return _part(walk, fx, source.args[0], sum(sizes[:place]), sizes[place])
 
 
@@ -93,6 +96,7 @@ def _part(walk: Lowering, fx: torch.fx.Node, x: torch.fx.Node, begin: int, size:
 
 
 def _channel_shuffle(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Any number of groups."""
     x, groups = arguments(fx, "input", "groups")
     return walk.emit(fx, "channel_shuffle", (walk.image(fx, x),), groups=groups)
 
@@ -149,7 +153,7 @@ def _shape(fx: object) -> tuple[int, ...]:
 
 
 def _turned(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
-    """The middle of a channel shuffle, of which the view at its end is the op."""
+    """Inside a channel shuffle that is spelled out."""
     if not (_turns(fx) and starts_shuffle(fx.args[0])):  # type: ignore[arg-type]
         walk.refuse(
             fx,

@@ -18,7 +18,7 @@ from edgemobile.lower.moves import MOVES, channel_slice, ends_shuffle, starts_sh
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LOWERINGS", "SHARING"]
+__all__ = ["FOLDED", "LOWERINGS", "SHARING"]
 
 # pad is written for the last dimension first: left, right, top, bottom.
 _PAD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -28,6 +28,7 @@ _PAD_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _conv2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Any kernel, stride, padding, dilation and groups; with stored weights."""
     x, weight, bias, stride, padding, dilation, groups = arguments(
         fx, "input", "weight", bias=None, stride=1, padding=0, dilation=1, groups=1
     )
@@ -140,6 +141,7 @@ def _renamed(walk: Lowering, fx: torch.fx.Node, node: Node) -> str:
 
 
 def _linear(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Of [N, features], with stored weights."""
     x, weight, bias = arguments(fx, "input", "weight", bias=None)
     matrix = walk.array(fx, weight)
     if len(fx.meta["val"].shape) != 2:
@@ -163,6 +165,7 @@ def _channels_last_columns(matrix: np.ndarray, nhwc: tuple[int, ...]) -> np.ndar
 
 
 def _flatten(walk: Lowering, fx: torch.fx.Node) -> str:
+    """To [N, features], of 1x1 images and back, and as the ends of a channel shuffle."""
     source = fx.args[0]
     before, after = tuple(source.meta["val"].shape), tuple(fx.meta["val"].shape)  # type: ignore[union-attr]
     if starts_shuffle(fx):
@@ -191,6 +194,7 @@ def _feeds_only_linear(fx: torch.fx.Node) -> bool:
 
 
 def _cat(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Of channels, dim=1."""
     parts, dim = arguments(fx, "tensors", dim=0)
     rank = len(fx.meta["val"].shape)
     if rank not in (2, 4) or dim % rank != 1:
@@ -202,6 +206,7 @@ def _cat(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Over height and width."""
     x, dims, keepdim = arguments(fx, "input", "dim", keepdim=False)
     rank = len(x.meta["val"].shape)
     if rank != 4 or sorted(dim % rank for dim in dims or ()) != [2, 3]:
@@ -218,6 +223,7 @@ def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    """To a size that divides that of the input."""
     image = walk.image(fx, fx.args[0])
     before, after = tuple(fx.args[0].meta["val"].shape[2:]), tuple(fx.meta["val"].shape[2:])  # type: ignore[union-attr]
     if after == (1, 1):
@@ -231,6 +237,7 @@ def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _max_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    """With padding and ceil_mode; without dilation."""
     x, kernel, stride, padding, dilation, ceil = arguments(
         fx, "input", "kernel_size", stride=None, padding=0, dilation=1, ceil_mode=False
     )
@@ -253,6 +260,7 @@ def _ceiled(fx: torch.fx.Node, x: torch.fx.Node, kernel: Any, stride: Any, pads:
 
 
 def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Of windows inside the image."""
     x, kernel, stride, padding, ceil, _, divisor = arguments(
         fx,
         "input",
@@ -283,7 +291,17 @@ def _clamp(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _unary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
-    return lambda walk, fx: walk.emit(fx, op, (walk.operand(fx, fx.args[0], "input"),))
+    def row(walk: Lowering, fx: torch.fx.Node) -> str:
+        """Of any shape."""
+        return walk.emit(fx, op, (walk.operand(fx, fx.args[0], "input"),))
+
+    return row
+
+
+def _leaky_relu(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Any slope."""
+    x, slope = arguments(fx, "input", negative_slope=0.01)
+    return walk.emit(fx, "leaky_relu", (walk.operand(fx, x, "input"),), slope=float(slope))
 
 
 def _silu(walk: Lowering, fx: torch.fx.Node) -> str:
@@ -295,6 +313,7 @@ def _silu(walk: Lowering, fx: torch.fx.Node) -> str:
 
 def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
     def row(walk: Lowering, fx: torch.fx.Node) -> str:
+        """Of two tensors with the same number of dimensions, or a tensor and a constant."""
         a, b, alpha = arguments(fx, "input", "other", alpha=1)
         if alpha != 1:
             walk.refuse(fx, f"alpha={alpha} is not supported; multiply first")
@@ -333,10 +352,12 @@ def _constant(walk: Lowering, arg: Any) -> np.ndarray | None:
 
 
 def _identity(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    """Its input as it is."""
     return walk.values[fx.args[0]]  # type: ignore[index]
 
 
 def _dropout(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    """Its input as it is, in eval mode."""
     _, p, train = arguments(fx, "input", "p", "train")
     if train and p:
         walk.refuse(
@@ -377,6 +398,10 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.hardsigmoid_.default": _unary("hardsigmoid"),
     "aten.sigmoid.default": _unary("sigmoid"),
     "aten.sigmoid_.default": _unary("sigmoid"),
+    "aten.tanh.default": _unary("tanh"),
+    "aten.tanh_.default": _unary("tanh"),
+    "aten.leaky_relu.default": _leaky_relu,
+    "aten.leaky_relu_.default": _leaky_relu,
     "aten.silu.default": _silu,
     "aten.silu_.default": _silu,
     "aten.add.Tensor": _binary("add"),
@@ -407,6 +432,8 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.alias.default": _identity,
     **MOVES,
 }
+# They leave no op in a file.
+FOLDED = (_identity, _dropout, _batch_norm, _pad)
 _IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, channel_slice))
 # What they return is the memory of their input, so that what overwrites one overwrites the other.
 SHARING = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, channel_slice, _flatten))

@@ -166,6 +166,8 @@ SINGLE_OPS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, tuple[flo
     "hardswish": ("hardswish", {}, (), 1, (-0.4, 2.5)),
     "hardsigmoid": ("hardsigmoid", {}, (), 1, (0, 1)),
     "sigmoid": ("sigmoid", {}, (), 1, (0, 255 / 256)),
+    "tanh": ("tanh", {}, (), 1, (-1, 127 / 128)),
+    "leaky relu": ("leaky_relu", {"slope": 0.2}, (), 1, (-0.4, 2.5)),
     "relu6": ("relu6", {}, (), 1, (0, 2)),
 }
 

@@ -37,6 +37,8 @@ EXAMPLES = {
     "hardswish": ([IMAGE], [], {}, IMAGE),
     "hardsigmoid": ([IMAGE], [], {}, IMAGE),
     "sigmoid": ([IMAGE], [], {}, IMAGE),
+    "tanh": ([IMAGE], [], {}, IMAGE),
+    "leaky_relu": ([IMAGE], [], {"slope": 0.1}, IMAGE),
     "relu1": ([IMAGE], [], {}, IMAGE),
     "softmax": ([(1, 7)], [], {}, (1, 7)),
     "transpose": ([IMAGE], [], {"perm": (0, 3, 1, 2)}, (1, 3, 6, 5)),
