@@ -129,7 +129,7 @@ def _float_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
 
     network = TorchGraph(graph)
     with torch.no_grad():
-        return np.concatenate([network(batch).numpy() for batch in _batches(images)])
+        return np.concatenate([network(batch)[0].numpy() for batch in _batches(images)])
 
 
 def _batches(images: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What `mkdocs build` adds to docs/: README, CONTRIBUTING and CHANGELOG as pages, and the command reference.
+"""What `mkdocs build` adds to docs/: README, CONTRIBUTING and CHANGELOG as pages, commands, and ops of PyTorch.
 
 mkdocs calls the on_ functions (mkdocs.yml lists this file under hooks). mkdocs is imported where it is needed, so that
 the tests read the command reference without it.
@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgemobile.cli import cli
+from edgemobile.loading.program_text import computing_ops
+from edgemobile.lower.coverage import coverage
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -28,7 +30,7 @@ _LOG = logging.getLogger("mkdocs.hooks.edgemobile")
 
 # File at the root of the repository -> page of the site.
 _ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-_COMMANDS_HERE = "<!-- commands -->"
+_COMMANDS_HERE, _OPS_HERE = "<!-- commands -->", "<!-- ops -->"
 _EXTERNAL = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//[^>]*>""")
 
 
@@ -44,7 +46,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    return markdown.replace(_COMMANDS_HERE, command_reference()) if _COMMANDS_HERE in markdown else markdown
+    for mark, made in ((_COMMANDS_HERE, command_reference), (_OPS_HERE, op_table)):
+        markdown = markdown.replace(mark, made()) if mark in markdown else markdown
+    return markdown
 
 
 def on_post_page(output: str, page: Page, **_: Any) -> None:
@@ -64,6 +68,12 @@ def command_reference(program: str = "edgemobile") -> str:
     """Every command as markdown: usage, help and a table of its options, as `--help` says them."""
     context = click.Context(cli, info_name=program, **cli.context_settings)
     return "\n".join(line for command in _commands(context) for line in _command_lines(command))
+
+
+def op_table() -> str:
+    """Every aten op that is known, with what becomes of it."""
+    rows = [f"| `{row.op}` | {row.status} | {_cell(row.note)} |" for row in coverage(computing_ops())]
+    return "\n".join(("| op | becomes | how, or why not |", "|---|---|---|", *rows)) + "\n"
 
 
 def _commands(context: click.Context) -> Iterator[click.Context]:

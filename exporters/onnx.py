@@ -9,6 +9,7 @@
     int8 tensor t                          t:q, the integers, between QuantizeLinear and DequantizeLinear; t, the reals
     float result on its way to t:q         t:raw
     its integers before ReLU or ReLU6      t:linear:q
+    channel shuffle to t                   t:grouped, t:turned, with the groups as a dimension
     int8 image t with channels of zeros    t:wide, from t:q:wide (channel_multiple)
     int8 constant w                        initializer w:q behind DequantizeLinear; w, the reals
 
@@ -58,7 +59,7 @@ def to_bytes(
 ) -> bytes:
     """The ONNX file of `graph`, checked; the same graph and metadata give the same bytes.
 
-    To the metadata of an int8 graph the Origins of its tensors are added.
+    To the metadata the Origins of its tensors are added where it has any, and of an int8 graph always.
 
     `activations` and `weights` say how int8 tensors are stored. "uint8" adds 128 to the integers and the zero points:
     the same reals, the same integers but for the offset. It is the default for both, because on x86 without VNNI
@@ -75,7 +76,7 @@ def to_bytes(
     for name, value in (("activations", activations), ("weights", weights)):
         if value not in ("int8", "uint8"):
             raise Unsupported(f"onnx cannot store {name} as {value!r}. Allowed: int8, uint8")
-    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized else {}), **metadata}
+    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized or graph.origins else {}), **metadata}
     model = _Writer(graph, activations, weights, channel_multiple).model(metadata)
     onnx.checker.check_model(model, full_check=True)
     return model.SerializeToString(deterministic=True)
@@ -395,6 +396,8 @@ _ROWS: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
     "hardswish": ("HardSwish", _nothing),
     "hardsigmoid": ("HardSigmoid", lambda node: {"alpha": 1 / 6, "beta": 0.5}),
     "sigmoid": ("Sigmoid", _nothing),
+    "tanh": ("Tanh", _nothing),
+    "leaky_relu": ("LeakyRelu", lambda node: {"alpha": node.attrs["slope"]}),
 }
 
 
@@ -431,6 +434,43 @@ def _clamps(graph: Graph, node: Node) -> tuple[int, int] | None:
     if scale != x.qparams.scale[0] or abs(float(added.item()) / float(scale) - down) > _SAME_STEP:
         return None
     return activation_range(node.attrs["activation"], output.qparams, output.dtype)
+
+
+def _slice(writer: _Writer, node: Node) -> None:
+    # The last is the axis, of the channels.
+    numbers = (node.attrs["begin"], node.attrs["end"], 1)
+    parameters = [writer.constant(f"slice:{number}", np.array([number], np.int64)) for number in numbers]
+    writer.result(node, "Slice", [writer.real(node.inputs[0]), *parameters])
+
+
+def _channel_shuffle(writer: _Writer, node: Node) -> None:
+    """The groups as a dimension of their own, turned round: Reshape, Transpose, Reshape."""
+    name, groups = node.output, node.attrs["groups"]
+    images, channels, *sides = nchw(writer.graph[name].shape)
+    grouped, turned = (
+        [images, groups, channels // groups, *sides],
+        [images, channels // groups, groups, *sides],
+    )
+    shape = writer.constant(f"{name}:grouped:shape", np.array(grouped, np.int64))
+    writer.emit("Reshape", [writer.real(node.inputs[0]), shape], f"{name}:grouped", grouped)
+    perm = (0, 2, 1, *range(3, len(grouped)))
+    writer.emit("Transpose", [f"{name}:grouped"], f"{name}:turned", turned, perm=perm)
+    shape = writer.constant(f"{name}:shape", np.array([images, channels, *sides], np.int64))
+    writer.result(node, "Reshape", [f"{name}:turned", shape])
+
+
+def _resize(writer: _Writer, node: Node) -> None:
+    mode, coordinates = node.attrs["mode"], node.attrs["coordinates"]
+    sizes = writer.constant(f"{node.output}:sizes", np.array(nchw(writer.graph[node.output].shape), np.int64))
+    nearest = {"nearest_mode": "round_prefer_ceil" if coordinates == "half_pixel" else "floor"}
+    writer.result(
+        node,
+        "Resize",
+        [writer.real(node.inputs[0]), "", "", sizes],
+        mode="linear" if mode == "bilinear" else "nearest",
+        coordinate_transformation_mode=coordinates,
+        **({} if mode == "bilinear" else nearest),
+    )
 
 
 def _reshape(writer: _Writer, node: Node) -> None:
@@ -483,6 +523,9 @@ _SPECIAL: dict[str, Callable[[_Writer, Node], None]] = {
     "conv2d": _conv,
     "relu6": _relu6,
     "add": _add,
+    "slice": _slice,
+    "channel_shuffle": _channel_shuffle,
+    "resize": _resize,
     "reshape": _reshape,
     "quantize": _quantize,
     "dequantize": _dequantize,

@@ -21,6 +21,7 @@ from edgemobile.exporters.onnx_contents import load, onnx
 from edgemobile.exporters.onnx_plain import plain
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.padding import Pads, unpadded
+from edgemobile.graph.resizing import COORDINATES
 
 __all__ = ["read_graph", "read_known", "read_named_tensors", "tensor_name"]
 
@@ -87,6 +88,9 @@ class _Reader:
     same: dict[str, str] = field(default_factory=dict)  # values an Identity or Dropout copies
     unknown: dict[str, str] = field(default_factory=dict)  # outputs of ops that have no row, with the reason
     padded: dict[str, tuple[str, Pads]] = field(default_factory=dict)  # what a Pad made -> (its source, the pads)
+    grouped: dict[str, tuple[str, int]] = field(
+        default_factory=dict
+    )  # images with groups as a dimension -> (source, groups)
 
     def graph(self) -> Graph:
         graph = self.model.graph
@@ -290,7 +294,49 @@ def _pool(op: str) -> Callable[[_Reader, Any], None]:
     return row
 
 
+def _resize(reader: _Reader, node: Any) -> None:
+    attrs, output = _attrs(node), tensor_name(node.output[0])
+    mode = {b"linear": "bilinear", b"nearest": "nearest"}.get(attrs.get("mode", b"nearest"), "")
+    coordinates = attrs.get("coordinate_transformation_mode", b"half_pixel").decode().removeprefix("pytorch_")
+    rounding = attrs.get("nearest_mode", b"round_prefer_floor").decode()
+    roundings = {"asymmetric": "floor", "half_pixel": "round_prefer_ceil"}
+    exact = mode != "nearest" or rounding == roundings.get(coordinates)
+    shape, source = reader.stored[output].shape, reader.stored[reader.named(node.input[0])].shape
+    if coordinates not in COORDINATES.get(mode, ()) or not exact or len(shape) != 4 or shape[-1] != source[-1]:
+        raise Unsupported(
+            f"Resize (at {node.output[0]}) is supported of height and width, as PyTorch's bilinear, nearest and "
+            f"nearest-exact; found {mode or 'cubic'}, {coordinates}, {rounding}"
+        )
+    reader.emit("resize", node, [node.input[0]], size=shape[1:3], mode=mode, coordinates=coordinates)
+
+
+def _slice(reader: _Reader, node: Any) -> None:
+    given = [reader.parameter(name) if name else None for name in node.input[1:]]
+    start, end, axis, step = _numbers(given)
+    shape = reader.stored[reader.named(node.input[0])].shape
+    if None in (start, end, axis) or len(shape) not in (2, 4) or axis % len(shape) != 1 or step != 1:
+        raise Unsupported(f"Slice (at {node.output[0]}) is supported of channels, by constants")
+    taken = range(shape[-1])[start:end]
+    reader.emit("slice", node, [node.input[0]], begin=taken.start, end=taken.stop)
+
+
+def _numbers(given: list[np.ndarray | None]) -> list[Any]:
+    """The start, end, axis and step of a Slice of one axis; None for one that is computed, or of several axes."""
+    found = [value.item() if value is not None and value.size == 1 else None for value in given]
+    return [*found, 1] if len(found) == 3 else found if len(found) == 4 else [None] * 4
+
+
 def _reshape(reader: _Reader, node: Any) -> None:
+    """A flattening, or the first or the last step of a channel shuffle."""
+    source, output = reader.named(node.input[0]), tensor_name(node.output[0])
+    before, after = reader.stored[source].shape, reader.stored[output].shape
+    if source in reader.grouped:
+        image, groups = reader.grouped[source]
+        reader.emit("channel_shuffle", node, [image], groups=groups)
+        return
+    if len(before) == 4 and len(after) == 5 and after[3:] == before[1:3]:
+        reader.grouped[output] = (source, after[1])
+        return
     reader.emit("reshape", node, [node.input[0]])
 
 
@@ -305,6 +351,10 @@ def _hardsigmoid(reader: _Reader, node: Any) -> None:
     reader.emit("hardsigmoid", node, [node.input[0]])
 
 
+def _leaky_relu(reader: _Reader, node: Any) -> None:
+    reader.emit("leaky_relu", node, [node.input[0]], slope=float(_attrs(node).get("alpha", 0.01)))
+
+
 def _softmax(reader: _Reader, node: Any) -> None:
     rank = len(reader.stored[tensor_name(node.output[0])].shape)
     if rank != 2 or _attrs(node).get("axis", -1) % rank != 1:
@@ -313,7 +363,10 @@ def _softmax(reader: _Reader, node: Any) -> None:
 
 
 def _transpose(reader: _Reader, node: Any) -> None:
-    rank = len(reader.stored[tensor_name(node.output[0])].shape)
+    rank, source = len(reader.stored[tensor_name(node.output[0])].shape), reader.named(node.input[0])
+    if source in reader.grouped and tuple(_attrs(node)["perm"]) == (0, 2, 1, 3, 4):
+        reader.grouped[tensor_name(node.output[0])] = reader.grouped[source]
+        return
     perm = _attrs(node).get("perm", tuple(reversed(range(rank))))
     # A Graph has both sides with their channels last.
     last = (0, 2, 3, 1) if rank == 4 else tuple(range(rank))
@@ -370,9 +423,13 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "HardSwish": _plain("hardswish"),
     "HardSigmoid": _hardsigmoid,
     "Sigmoid": _plain("sigmoid"),
+    "Tanh": _plain("tanh"),
+    "LeakyRelu": _leaky_relu,
     "Softmax": _softmax,
     "Transpose": _transpose,
     "Concat": _concat,
+    "Slice": _slice,
+    "Resize": _resize,
     "GlobalAveragePool": _mean,
     "ReduceMean": _reduce_mean,
     "MaxPool": _pool("max_pool2d"),

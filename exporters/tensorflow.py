@@ -6,6 +6,7 @@ install and decides by itself what to fuse, so the native writer is the default.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -133,6 +134,24 @@ def _max_pool2d(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
     return tf.nn.max_pool2d(x, kernel, stride, padding)
 
 
+def _resize(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
+    op = tf.raw_ops.ResizeBilinear if node.attrs["mode"] == "bilinear" else tf.raw_ops.ResizeNearestNeighbor
+    coordinates = node.attrs["coordinates"]
+    return op(
+        images=x,
+        size=node.attrs["size"],
+        align_corners=coordinates == "align_corners",
+        half_pixel_centers=coordinates == "half_pixel",
+    )
+
+
+def _channel_shuffle(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
+    shape, groups = graph[node.output].shape, node.attrs["groups"]
+    pixels = math.prod(shape[1:-1])
+    grouped = tf.reshape(x, (shape[0], pixels, groups, shape[-1] // groups))
+    return tf.reshape(tf.transpose(grouped, (0, 1, 3, 2)), shape)
+
+
 def _hardswish(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
     # The converter knows HARD_SWISH by this order of factors only.
     return x * tf.nn.relu6(x + 3.0) * np.float32(1 / 6)
@@ -144,6 +163,9 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "add": lambda tf, graph, node, a, b: _activate(tf, node, tf.add(a, b)),
     "mul": lambda tf, graph, node, a, b: _activate(tf, node, tf.multiply(a, b)),
     "concat": lambda tf, graph, node, *parts: tf.concat(parts, axis=-1),
+    "slice": lambda tf, graph, node, x: x[..., node.attrs["begin"] : node.attrs["end"]],
+    "channel_shuffle": _channel_shuffle,
+    "resize": _resize,
     "mean": lambda tf, graph, node, x: tf.reduce_mean(x, axis=(1, 2), keepdims=True),
     "max_pool2d": _max_pool2d,
     "avg_pool2d": lambda tf, graph, node, x: tf.nn.avg_pool2d(x, node.attrs["kernel"], node.attrs["stride"], "VALID"),
@@ -151,6 +173,8 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "relu6": lambda tf, graph, node, x: tf.nn.relu6(x),
     "hardswish": _hardswish,
     "hardsigmoid": lambda tf, graph, node, x: tf.nn.relu6(x + 3.0) * np.float32(1 / 6),
+    "tanh": lambda tf, graph, node, x: tf.tanh(x),
+    "leaky_relu": lambda tf, graph, node, x: tf.nn.leaky_relu(x, node.attrs["slope"]),
     "sigmoid": lambda tf, graph, node, x: tf.sigmoid(x),
     "reshape": lambda tf, graph, node, x: tf.reshape(x, graph[node.output].shape),
 }

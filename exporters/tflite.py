@@ -9,6 +9,7 @@ Add an op here: a row in _ROWS and, if TFLite's op is new to the file, one in _B
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,7 @@ from edgemobile.exporters.tflite_file import (
     schema,
 )
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.graph.affine import SIGMOID_QPARAMS
+from edgemobile.graph.affine import FIXED_QPARAMS
 from edgemobile.graph.origins_entry import origins_metadata
 from edgemobile.graph.padding import Pads
 
@@ -66,6 +67,7 @@ _BUILTINS = {
     "DEQUANTIZE": _Builtin("DequantizeOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "1.15.0", 5: "2.7.0"}),
     "FULLY_CONNECTED": _Builtin("FullyConnectedOptions", 4, {1: "1.5.0", 4: "1.14.0"}),
     "HARD_SWISH": _Builtin("HardSwishOptions", 1, {1: "1.15.0"}),
+    "LEAKY_RELU": _Builtin("LeakyReluOptions", 2, {1: "1.13.1", 2: "2.3.0"}),
     "LOGISTIC": _Builtin("", 2, {1: "1.14.0", 2: "1.14.0"}),
     "MAX_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "MEAN": _Builtin("ReducerOptions", 2, {1: "1.6.0", 2: "1.14.0"}),
@@ -75,6 +77,11 @@ _BUILTINS = {
     "QUANTIZE": _Builtin("QuantizeOptions", 1, {1: "1.14.0"}),
     "RELU": _Builtin("", 2, {1: "1.5.0", 2: "2.1.0"}),
     "RELU6": _Builtin("", 2, {1: "1.5.0", 2: "1.14.0"}),
+    "RESIZE_BILINEAR": _Builtin("ResizeBilinearOptions", 2, {1: "1.7.0", 2: "1.14.0", 3: "2.2.0"}),
+    "RESIZE_NEAREST_NEIGHBOR": _Builtin("ResizeNearestNeighborOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "2.3.0"}),
+    "SLICE": _Builtin("SliceOptions", 2, {1: "1.14.0", 2: "1.14.0"}),
+    "TANH": _Builtin("", 2, {1: "1.14.0", 2: "1.14.0"}),
+    "TRANSPOSE": _Builtin("TransposeOptions", 2, {1: "1.6.0", 2: "1.14.0"}),
     "RESHAPE": _Builtin("ReshapeOptions", 1, {1: "1.5.0"}),
 }
 
@@ -87,11 +94,11 @@ _MOST_PARTS = 5
 def to_bytes(graph: Graph, *, metadata: Mapping[str, str]) -> bytes:
     """The whole .tflite file for `graph`, float or int8; the same graph gives the same bytes.
 
-    Tensors keep the Graph's names, and the signature "serving_default" its inputs and outputs. To the metadata of an
-    int8 graph the Origins of its tensors are added. Raises Unsupported, naming the node or tensor, where TFLite has no
-    way to say it.
+    Tensors keep the Graph's names, and the signature "serving_default" its inputs and outputs. To the metadata the
+    Origins of its tensors are added where it has any, and of an int8 graph always. Raises Unsupported, naming the node
+    or tensor, where TFLite has no way to say it.
     """
-    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized else {}), **metadata}
+    metadata = {**(origins_metadata(graph.origins) if graph.is_quantized or graph.origins else {}), **metadata}
     if MIN_RUNTIME in metadata:
         raise Unsupported(f"metadata key {MIN_RUNTIME!r} is TFLite's own and is written by itself; use another name")
     file = _File(graph, _depthwise_names(graph))
@@ -408,6 +415,43 @@ def _check_one_scale(file: _File, node: Node) -> None:
         )
 
 
+def _slice(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    before, after = file.graph[node.inputs[0]].shape, file.graph[node.output].shape
+    begin = np.array([0] * (len(before) - 1) + [node.attrs["begin"]], np.int32)
+    file.emit("SLICE", (*node.inputs, file.constant(begin), file.constant(np.array(after, np.int32))), node.output)
+
+
+def _channel_shuffle(file: _File, node: Node) -> None:
+    """The groups of each pixel's channels as rows of a matrix, turned round: RESHAPE, TRANSPOSE, RESHAPE."""
+    _check_one_scale(file, node)
+    tensor, groups = file.graph[node.output], node.attrs["groups"]
+    pixels, size = math.prod(tensor.shape[1:-1]), tensor.shape[-1] // groups
+    source = node.inputs[0]
+    for ending, shape in (("grouped", (groups, size)), ("turned", (size, groups))):
+        whole = (tensor.shape[0], pixels, *shape)
+        name = f"{node.output}/{ending}"
+        file.add(Tensor(name, whole, tensor.dtype, None, tensor.qparams))
+        if ending == "grouped":
+            wanted = np.array(whole, np.int32)
+            file.emit("RESHAPE", (source, file.constant(wanted)), name, newShape=wanted)
+        else:
+            file.emit("TRANSPOSE", (source, file.constant(np.array([0, 1, 3, 2], np.int32))), name)
+        source = name
+    wanted = np.array(tensor.shape, np.int32)
+    file.emit("RESHAPE", (source, file.constant(wanted)), node.output, newShape=wanted)
+
+
+def _resize(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    coordinates, integer = node.attrs["coordinates"], file.dtype(node.inputs[0]) == "int8"
+    op = "RESIZE_BILINEAR" if node.attrs["mode"] == "bilinear" else "RESIZE_NEAREST_NEIGHBOR"
+    half_pixel = coordinates == "half_pixel"
+    size = file.constant(np.array(node.attrs["size"], np.int32))
+    options = {"alignCorners": coordinates == "align_corners", "halfPixelCenters": half_pixel}
+    file.emit(op, (*node.inputs, size), node.output, version=3 if half_pixel else 2 if integer else 1, **options)
+
+
 def _reshape(file: _File, node: Node) -> None:
     _check_one_scale(file, node)
     shape = np.array(file.graph[node.output].shape, np.int32)
@@ -430,16 +474,20 @@ def _hardsigmoid(file: _File, node: Node) -> None:
     file.emit("MUL", (gate, sixth), node.output)
 
 
-def _sigmoid(file: _File, node: Node) -> None:
+def _bounded(file: _File, node: Node) -> None:
     """TFLite's specification fixes the integers of its output."""
-    qparams = file.graph[node.output].qparams
-    scale, zero_point = SIGMOID_QPARAMS.scale[0], SIGMOID_QPARAMS.zero_point[0]
+    qparams, fixed = file.graph[node.output].qparams, FIXED_QPARAMS[node.op]
+    scale, zero_point = fixed.scale[0], fixed.zero_point[0]
     if qparams is not None and (qparams.scale[0] != scale or qparams.zero_point[0] != zero_point):
         raise Unsupported(
-            f"tflite: sigmoid at {node.output} has scale {qparams.scale[0]:g} and zero point {qparams.zero_point[0]}; "
-            f"allowed are 1/{1 / scale:g} and {zero_point}"
+            f"tflite: {node.op} at {node.output} has scale {qparams.scale[0]:g} and zero point "
+            f"{qparams.zero_point[0]}; allowed are 1/{1 / scale:g} and {zero_point}"
         )
-    file.emit("LOGISTIC", node.inputs, node.output)
+    file.emit({"sigmoid": "LOGISTIC", "tanh": "TANH"}[node.op], node.inputs, node.output)
+
+
+def _leaky_relu(file: _File, node: Node) -> None:
+    file.emit("LEAKY_RELU", node.inputs, node.output, alpha=node.attrs["slope"])
 
 
 def _dequantize(file: _File, node: Node) -> None:
@@ -459,6 +507,9 @@ _ROWS: dict[str, Callable[[_File, Node], None]] = {
     "add": _add,
     "mul": _mul,
     "concat": _concat,
+    "slice": _slice,
+    "channel_shuffle": _channel_shuffle,
+    "resize": _resize,
     "mean": _mean,
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
@@ -466,7 +517,9 @@ _ROWS: dict[str, Callable[[_File, Node], None]] = {
     "relu6": _plain("RELU6"),
     "hardswish": _plain("HARD_SWISH"),
     "hardsigmoid": _hardsigmoid,
-    "sigmoid": _sigmoid,
+    "sigmoid": _bounded,
+    "tanh": _bounded,
+    "leaky_relu": _leaky_relu,
     "reshape": _reshape,
     "quantize": _plain("QUANTIZE"),
     "dequantize": _dequantize,

@@ -18,6 +18,7 @@ from edgemobile.exporters.damaged import reading
 from edgemobile.exporters.tflite_file import op_name, read_tensors, schema, text, unpack
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.padding import Pads, same_pads, unpadded
+from edgemobile.graph.resizing import COORDINATES
 
 __all__ = ["read_graph", "read_known"]
 
@@ -209,6 +210,34 @@ def _transpose(reader: _Reader, operator: Any) -> None:
     reader.emit("transpose", operator, [x], perm=tuple(order.ravel().tolist()))
 
 
+def _resize(mode: str) -> Callable[[_Reader, Any], None]:
+    def row(reader: _Reader, operator: Any) -> None:
+        options, output = operator.builtinOptions, reader.output(operator)
+        half_pixel = bool(options.halfPixelCenters)
+        coordinates = "align_corners" if options.alignCorners else "half_pixel" if half_pixel else "asymmetric"
+        if coordinates not in COORDINATES[mode] or (options.alignCorners and half_pixel):
+            raise Unsupported(f"a resize with these coordinates, {coordinates} (at {output}), is not supported")
+        size = reader.tensors[output].shape[1:3]
+        reader.emit("resize", operator, reader.inputs(operator)[:1], size=size, mode=mode, coordinates=coordinates)
+
+    return row
+
+
+def _slice(reader: _Reader, operator: Any) -> None:
+    x, *parameters = reader.inputs(operator)
+    begin, size = (reader.tensors[name].data for name in parameters)
+    before, output = reader.tensors[x].shape, reader.output(operator)
+    after = reader.tensors[output].shape
+    if begin is None or size is None or begin[:-1].any() or before[1:-1] != after[1:-1]:
+        raise Unsupported(f"SLICE (at {output}) is supported of channels, by constants")
+    first = int(begin[-1])
+    reader.emit("slice", operator, [x], begin=first, end=first + after[-1])
+
+
+def _leaky_relu(reader: _Reader, operator: Any) -> None:
+    reader.emit("leaky_relu", operator, reader.inputs(operator), slope=float(operator.builtinOptions.alpha))
+
+
 def _fused(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, operator: Any) -> None:
         reader.emit(op, operator, reader.inputs(operator), activation=_activation(operator.builtinOptions))
@@ -235,6 +264,9 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "ADD": _fused("add"),
     "MUL": _fused("mul"),
     "CONCATENATION": _concat,
+    "SLICE": _slice,
+    "RESIZE_BILINEAR": _resize("bilinear"),
+    "RESIZE_NEAREST_NEIGHBOR": _resize("nearest"),
     "MEAN": _mean,
     "MAX_POOL_2D": _pool("max_pool2d"),
     "AVERAGE_POOL_2D": _pool("avg_pool2d"),
@@ -245,6 +277,8 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "RELU_0_TO_1": _first("relu1"),
     "HARD_SWISH": _first("hardswish"),
     "LOGISTIC": _first("sigmoid"),
+    "TANH": _first("tanh"),
+    "LEAKY_RELU": _leaky_relu,
     "SOFTMAX": _softmax,
     "TRANSPOSE": _transpose,
     "RESHAPE": _first("reshape"),

@@ -30,6 +30,8 @@ _GRADIENT_IMAGES = 64
 _PIXELS_AT_ONCE = 2**17
 _PIXELS = 2**19
 _PROBES = 2
+# An output of smaller values is zero.
+_FAINT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,18 @@ class Readers:
 
 
 class Backward:
-    """A graph run on images f32[N,H,W,C], ready for backward passes: `logits` f32[N,classes], and `values` by name."""
+    """A graph run on images f32[N,H,W,C], ready for backward passes: `logits` f32[N,classes], and `values` by name.
+
+    The logits of a graph that is no classifier are all of its outputs, each divided by its root mean square: an error
+    then counts alike in all of them.
+    """
 
     def __init__(self, graph: Graph, images: np.ndarray, seed: int = 0) -> None:
         require("torch", "export")
         import torch
 
         self.values: dict[str, torch.Tensor] = {}
-        self.logits = TorchGraph(graph)(images, self._keep)
+        self.logits = _logits(TorchGraph(graph)(images, self._keep))
         self._generator = torch.Generator().manual_seed(seed)
 
     def _keep(self, name: str, value: torch.Tensor) -> torch.Tensor:
@@ -98,6 +104,15 @@ class Backward:
             gradients = torch.autograd.grad((self.logits * signs).sum(), list(self.values.values()), retain_graph=True)
             for (name, value), gradient in zip(self.values.items(), gradients, strict=True):
                 yield name, value.detach(), gradient
+
+
+def _logits(outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    import torch
+
+    if len(outputs) == 1 and outputs[0].ndim == 2:
+        return outputs[0]
+    scales = [value.detach().square().mean().sqrt().clamp_min(_FAINT) for value in outputs]
+    return torch.cat([(value / scale).flatten(1) for value, scale in zip(outputs, scales, strict=True)], dim=1)
 
 
 def observe_channels(

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from edgemobile.graph import OPS, Graph, Node, Origin, QParams, Tensor
-from edgemobile.graph.affine import SIGMOID_QPARAMS
+from edgemobile.graph.affine import FIXED_QPARAMS
 from edgemobile.graph.affine import quantize as quantize_array
 from edgemobile.graph.ir import unique_name, with_origins
 from edgemobile.graph.origin import path_of
@@ -125,9 +125,9 @@ def _activation_qparams(graph: Graph, ranges: Ranges) -> dict[str, QParams]:
                 held |= {name: wide for name, each in held.items() if each is shared}
         elif OPS[node.op].shares_qparams:
             qparams[node.output] = qparams[node.inputs[0]]
-        elif node.op == "sigmoid":
+        elif node.op in FIXED_QPARAMS:
             # Fixed in TFLite; onnxruntime takes any, and these are as good.
-            qparams[node.output] = SIGMOID_QPARAMS
+            qparams[node.output] = FIXED_QPARAMS[node.op]
         elif is_gate(graph, node) and (clamped := clamp_qparams(qparams[node.inputs[0]], 3)):
             qparams[node.output] = clamped
         else:
@@ -143,8 +143,8 @@ def _own_qparams(graph: Graph, names: Iterable[str], low: float, high: float) ->
 
 
 def _united_qparams(graph: Graph, useful: Mapping[str, tuple[float, float]]) -> dict[str, QParams]:
-    """One for all tensors that concatenations tie together, wide enough for each; a sigmoid keeps its own."""
-    free = useful.keys() - {node.output for node in graph.nodes if node.op == "sigmoid"}
+    """One for all tensors that concatenations tie together, wide enough for each; sigmoid and tanh keep their own."""
+    free = useful.keys() - {node.output for node in graph.nodes if node.op in FIXED_QPARAMS}
     groups: list[set[str]] = []
     for node in graph.nodes:
         if OPS[node.op].shares_qparams:
@@ -278,7 +278,8 @@ class _Build:
         self.nodes.append(Node(node.op, inputs, node.output, node.attrs))
 
     def _in_steps_of(self, output: str, name: str) -> str:
-        """The integers of `name` in the steps of `output`; only a sigmoid on its way to a concatenation has others."""
+        """The integers of `name` in the steps of `output`; only a sigmoid or a tanh on its way to a concatenation
+        has others."""
         x, wanted = self._as_int8(name), self.qparams[output]
         if self.qparams[name].equals(wanted):
             return x

@@ -81,9 +81,11 @@ def synthesize(
         losses.clear()
         optimizer.zero_grad()
         logits = _logits(net, x)
-        if classes is None:
-            classes = torch.randint(0, logits.shape[1], (images,), generator=generator)
-        loss = torch.stack(losses).sum() + class_weight * torch.nn.functional.cross_entropy(logits, classes)
+        loss = torch.stack(losses).sum()
+        if logits.ndim == 2:
+            if classes is None:
+                classes = torch.randint(0, logits.shape[1], (images,), generator=generator)
+            loss = loss + class_weight * torch.nn.functional.cross_entropy(logits, classes)
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -101,9 +103,11 @@ def _norms(net: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
 
 
 def _logits(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What `net` gives, f32[N,classes] for f32[N,3,H,W]: the statistics to match are those of all images together."""
+    """What `net` gives, f32[N,classes] for f32[N,3,H,W], or the first of several outputs: the statistics to match are
+    those of all images together."""
     try:
-        logits = net(x)
+        made = net(x)
+        logits: torch.Tensor = made[0] if isinstance(made, tuple) else made
         if len(logits) != len(x):
             raise ValueError(f"it gives {list(logits.shape)}")
         return logits

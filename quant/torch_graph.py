@@ -33,8 +33,8 @@ class TorchGraph:
         if unknown:
             raise Unsupported(f"cannot run {', '.join(unknown)} in torch. Supported: {', '.join(_ROWS)}")
 
-    def __call__(self, images: np.ndarray, tap: Tap = lambda name, value: value) -> torch.Tensor:
-        """The first output for images f32[N,H,W,C].
+    def __call__(self, images: np.ndarray, tap: Tap = lambda name, value: value) -> tuple[torch.Tensor, ...]:
+        """The outputs for images f32[N,H,W,C], those that are images as NCHW.
 
         `tap` sees every activation, the input first, and what it returns goes on in its place.
         """
@@ -46,7 +46,7 @@ class TorchGraph:
             for name in set(node.inputs) - set(self.graph.outputs) - set(self.constants):
                 if self._last_use[name] == index:
                     del values[name]
-        return values[self.graph.outputs[0]]
+        return tuple(values[name] for name in self.graph.outputs)
 
 
 def evaluate(graph: Graph, node: Node, operands: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -113,10 +113,32 @@ def _avg_pool2d(graph: Graph, node: Node, x: Any) -> Any:
     return torch.nn.functional.avg_pool2d(x, node.attrs["kernel"], node.attrs["stride"])
 
 
+def _resize(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    size, mode = node.attrs["size"], node.attrs["mode"]
+    if mode == "bilinear":
+        corners = node.attrs["coordinates"] == "align_corners"
+        return torch.nn.functional.interpolate(x, size, mode=mode, align_corners=corners)
+    exact = node.attrs["coordinates"] == "half_pixel"
+    return torch.nn.functional.interpolate(x, size, mode="nearest-exact" if exact else "nearest")
+
+
+def _channel_shuffle(graph: Graph, node: Node, x: Any) -> Any:
+    groups = node.attrs["groups"]
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 def _reshape(graph: Graph, node: Node, x: Any) -> Any:
     flat = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
     y = flat.reshape(len(x), *graph[node.output].shape[1:])
     return y.permute(0, 3, 1, 2) if y.ndim == 4 else y
+
+
+def _leaky_relu(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.leaky_relu(x, node.attrs["slope"])
 
 
 def _concat(parts: tuple[Any, ...]) -> Any:
@@ -138,6 +160,9 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "add": lambda graph, node, a, b: _activate(node, _beside(b, a) + _beside(a, b)),
     "mul": lambda graph, node, a, b: _activate(node, _beside(b, a) * _beside(a, b)),
     "concat": lambda graph, node, *parts: _concat(parts),
+    "slice": lambda graph, node, x: x[:, node.attrs["begin"] : node.attrs["end"]],
+    "channel_shuffle": _channel_shuffle,
+    "resize": _resize,
     "mean": lambda graph, node, x: x.mean((2, 3), keepdim=True),
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
@@ -147,4 +172,6 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "hardswish": lambda graph, node, x: x * (x + 3).clamp(0, 6) / 6,
     "hardsigmoid": lambda graph, node, x: (x + 3).clamp(0, 6) / 6,
     "sigmoid": lambda graph, node, x: x.sigmoid(),
+    "tanh": lambda graph, node, x: x.tanh(),
+    "leaky_relu": _leaky_relu,
 }

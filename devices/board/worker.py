@@ -24,7 +24,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +241,8 @@ def _bench(job: _Job) -> dict[str, Any]:
 
 
 def _infer(job: _Job) -> dict[str, Any]:
-    """Answer every input-*.npy, f32[N,H,W,C], with an output-*.npy of the same name, f32[N,classes], until `end`.
+    """Answer every input-*.npy, f32[N,H,W,C], with an output-*.npy of the same name, the rows f32[N,values], until
+    `end`.
 
     A job of `layers` has a file of several outputs, and is answered with all of them, flat in one row.
     Outputs stay until then, so that a host that comes back finds what was done. An input goes only once its output is
@@ -273,13 +273,8 @@ def _infer(job: _Job) -> dict[str, Any]:
 def _answer(job: _Job, session: Session, path: Path) -> None:
     images = np.load(path, allow_pickle=False)
     session.settle(images.shape[1])
-    layers = job.spec["layers"]
-    if not layers:
-        # A file need not tell the shape of its output, where its batch or its resolution is free.
-        one = np.zeros((session.input.shape[0], *images.shape[1:]), np.float32)
-        session.output = replace(session.output, shape=session.invoke(session.prepare(one)).shape)
     start = time.perf_counter_ns()
-    outputs = session.run_all(images) if layers else [session.run(images)]
+    outputs = session.run_all(images) if job.spec["layers"] else [session.rows(images)]
     ns = 0 if job.spec["emulated"] else time.perf_counter_ns() - start
     answer = np.concatenate([array.reshape(len(images), -1).astype(np.float32) for array in outputs], axis=1)
     target = path.with_name(path.name.replace("input", "output", 1))

@@ -9,6 +9,7 @@ metadata. Such a file is checked here as its target computes it: onnxruntime the
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -19,7 +20,7 @@ from edgemobile.devices.runtimes.sessions import Session
 from edgemobile.errors import require
 from edgemobile.model_file.metadata import TARGET
 
-__all__ = ["note_on_target", "open_on_target", "saturates_here", "target_elsewhere"]
+__all__ = ["found_here", "note_on_target", "open_on_target", "saturates_here", "target_elsewhere"]
 
 # An ONNX file of one MatMulInteger, x uint8[1,8] times a constant int8[8,1] of 127. As bytes, since the onnx package,
 # which could create it, is not needed to run files.
@@ -52,6 +53,13 @@ def open_on_target(opener: Callable[..., Session]) -> Session:
     """The session from `opener`, open_session or open_layers with arguments, computing as the file's target does."""
     session = opener()
     return opener(exact=True) if target_elsewhere(session.metadata) else session
+
+
+def found_here(metrics: Mapping[str, float], whose: str) -> str:
+    """What a file has on this machine by default, for note_on_target; `whose` are the answers it is compared with."""
+    agree = metrics["top1_agree"]
+    answers = "" if math.isnan(agree) else f" and {agree:.1%} of {whose} answers"
+    return f"without, it has {metrics['sqnr_db']:.1f} dB{answers}"
 
 
 def note_on_target(file: str, target: str, here: str) -> str:

@@ -5,6 +5,7 @@ To add a runtime: a subclass of Session, a row in _SESSIONS, and one in edgemobi
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime, readers
 from edgemobile.errors import EdgemobileError, Unsupported, in_a_line, require
 from edgemobile.graph import QParams
 from edgemobile.graph.affine import dequantize, quantize
+from edgemobile.metrics.outputs import rows_of
 from edgemobile.model_file.file import file_format, layout_of, output_layout, read_model
 from edgemobile.util.quiet import quiet_stderr
 
@@ -206,24 +208,43 @@ class Session(ABC):
         return self.input.prepared(images)
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Preprocessed images f32[N,H,W,C], any N -> logits f32[N,classes].
+        """Preprocessed images f32[N,H,W,C], any N -> logits f32[N,classes], the only output.
 
-        Runs in the file's batches; the last is filled up with zeros, whose rows are dropped.
+        Raises Unsupported if there are several outputs.
+        """
+        _ = self.output
+        return self.rows(images)
+
+    def rows(self, images: np.ndarray) -> np.ndarray:
+        """Preprocessed images f32[N,H,W,C], any N -> f32[N,values], the reals of every output (metrics.outputs).
+
+        The rows of a classifier are its logits. Runs in the file's batches; the last is filled up with zeros, whose
+        rows are dropped.
         """
         batch, rows = self.input.shape[0], []
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
-            raw = self._answer(padded)[0]
-            if raw.shape[:1] != (batch,):
-                raise Unsupported(
-                    f"{self.name} has the output {list(raw.shape)} for a batch of {batch}. Supported: one row per image"
-                )
-            rows.append(self._real(raw)[: len(part)])
-        return np.concatenate(rows) if rows else np.empty((0, *self.output.shape[1:]), np.float32)
+            arrays = self._answer(padded)
+            for port, array in zip(self.outputs, arrays):  # noqa: B905  # strict= came with Python 3.10
+                if array.shape[:1] != (batch,):
+                    raise Unsupported(
+                        f"{self.name} has the output {port.name} {list(array.shape)} for a batch of {batch}. "
+                        "Supported: one row per image"
+                    )
+            reals = [_real(port, array) for port, array in zip(self.outputs, arrays)]  # noqa: B905
+            rows.append(rows_of(reals, channels_first=self.channels_first)[: len(part)])
+        width = sum(math.prod(port.shape[1:]) for port in self.outputs)
+        return np.concatenate(rows) if rows else np.empty((0, width), np.float32)
+
+    @property
+    def channels_first(self) -> bool:
+        """Whether images among the outputs are [N,C,H,W]."""
+        return self.runtime not in RUNTIMES or RUNTIMES[self.runtime].format == "onnx"
 
     def run_all(self, images: np.ndarray) -> list[np.ndarray]:
-        """As `run`, N > 0, but every output f[N,...] in the file's order, layout and dtype; for `open_layers`."""
+        """As `rows`, N > 0, but every output by itself, f[N,...] in the file's order, layout and dtype; for
+        `open_layers`."""
         batch, parts = self.input.shape[0], []
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
@@ -247,9 +268,6 @@ class Session(ABC):
             raise
         except Exception as error:
             raise EdgemobileError(f"{self.runtime} cannot run {self.name}: {in_a_line(error)}") from error
-
-    def _real(self, raw: np.ndarray) -> np.ndarray:
-        return raw.astype(np.float32) if self.output.qparams is None else dequantize(raw, self.output.qparams)
 
 
 class _Onnxruntime(Session):
@@ -415,6 +433,10 @@ def _open(data: bytes, name: str, runtime: str | None, threads: int, *, exact: b
 def open_profiled(data: bytes, threads: int, prefix: str) -> _Onnxruntime:
     """A Session on an ONNX file that profiles every inference, to a file whose path begins with `prefix`."""
     return _Onnxruntime(data, threads, prefix)
+
+
+def _real(port: Port, raw: np.ndarray) -> np.ndarray:
+    return raw.astype(np.float32) if port.qparams is None else dequantize(raw, port.qparams)
 
 
 def _only(ports: tuple[Port, ...], what: str, name: str) -> Port:

@@ -24,6 +24,7 @@ from edgemobile.images.class_labels import Labels, find_labels, has_background, 
 from edgemobile.loading.checkpoint import Checkpoint, build, bundled, identify, load_weights
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_factory, is_program
 from edgemobile.loading.presets import ASSUMED, chosen_preprocess, default_preprocess, described, says_resolution
+from edgemobile.metrics.outputs import not_a_classifier
 from edgemobile.model_file.metadata import TARGET, preprocess_in, whole
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.models.arch import Arch, get_arch
@@ -272,7 +273,7 @@ def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkp
 
     res = options.res or (options.beside.input_px if options.beside else None)
     model = load_model(spec, res=None if is_program(spec) else res)
-    px = model.preprocess.input_px
+    px, classes = model.preprocess.input_px, model.classified()
     known = Checkpoint(
         {},
         model.source,
@@ -282,9 +283,7 @@ def _own_session(spec: str, options: ClassifierOptions) -> tuple[Session, Checkp
         notes=model.notes,
         assumption=model.assumption,
     )
-    session = _TorchSession(
-        lambda images: model.logits(images.transpose(0, 2, 3, 1)), model.classes, options.threads, px
-    )
+    session = _TorchSession(lambda images: model.rows(images.transpose(0, 2, 3, 1)), classes, options.threads, px)
     return session, known, px
 
 
@@ -301,6 +300,8 @@ def _image_px(file: str, port: Port) -> int | None:
 
 def _first_output(file: str, session: Session) -> np.ndarray:
     """The model's output for zeros, raw [N,...]; the file need not contain its shape."""
+    if len(session.outputs) != 1:
+        raise Unsupported(not_a_classifier(file, [f"{port.name} {list(port.shape)}" for port in session.outputs]))
     batch = session.input.shape[0]
     prepared = session.prepare(_zeros(session))
     try:
@@ -308,7 +309,7 @@ def _first_output(file: str, session: Session) -> np.ndarray:
     except Exception as error:
         raise EdgemobileError(f"{session.runtime} cannot run {file}: {in_a_line(error)}") from error
     if raw.shape[0] != batch or raw[0].size < 2 or raw[0].size != max(raw.shape[1:], default=0):
-        raise Unsupported(f"{file} has the output {list(raw.shape)}. Supported: classifiers, [N, classes]")
+        raise Unsupported(not_a_classifier(file, [f"{session.output.name} {list(raw.shape)}"]))
     return raw
 
 

@@ -85,4 +85,4 @@ def _tried(model: Model) -> Iterator[tuple[str, Preprocess]]:
 
 def _right(model: Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which images PyTorch classifies correctly, bool[N]."""
-    return model.logits(images).argmax(axis=1) == labels
+    return model.rows(images).argmax(axis=1) == labels

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgemobile.comparison.observing import ExecutionTarget, output_step
+from edgemobile.comparison.observing import ExecutionTarget, output_steps
 from edgemobile.comparison.report import FileParity
 from edgemobile.errors import MissingExtra, Unsupported
 from edgemobile.exporters.intermediate_outputs import intermediate_names, with_intermediate_outputs
@@ -35,15 +35,15 @@ def device_vs_host(
     Where an output is more than `lsb` steps away, the first op that differs is looked for; `result` misses where that
     op, or one that cannot be found, is.
     """
-    step = output_step(file)
-    if step is None:
+    steps = output_steps(file)
+    if steps is None:
         return result
     try:
         expected = here.infer(file, images)
     except MissingExtra as error:
         notes.append(f"its integers are not compared with those here: {error}")
         return result
-    apart = np.rint(np.abs(found - expected) / step)
+    apart = np.rint(np.abs(found - expected) / steps)
     result = replace(result, lsb=int(apart.max(initial=0)))
     if not result.lsb:
         notes.append(f"the same integers as {here.name} on this machine ({here.isa}), all {found.size} of the outputs")

@@ -110,10 +110,16 @@ class RecordedActivations:
 
     def __post_init__(self) -> None:
         for key, names in (("_activations", self.values), ("_constants", self.tensors)):
-            # What is a multiple comes before what it is divided to.
-            paths = {path_of(name, self.origins.get(name)): name for name in reversed(list(names))}
+            # What is a multiple stands for what it is divided to, which may be an output: layers read the multiple.
+            # Of others the first does.
+            ordered = sorted(names, key=self._is_multiple, reverse=True)
+            paths = {path_of(name, self.origins.get(name)): name for name in reversed(ordered)}
             object.__setattr__(self, key, paths)
         object.__setattr__(self, "_gates", {origin.of: name for name, origin in self.origins.items() if origin.gate})
+
+    def _is_multiple(self, name: str) -> bool:
+        origin = self.origins.get(name)
+        return origin is not None and origin.factor != 1
 
     def name_of(self, path: str) -> str | None:
         """This file's name of a reference's tensor."""

@@ -31,6 +31,7 @@ from edgemobile.graph.embed import EMBEDDED
 from edgemobile.graph.ir import with_origins
 from edgemobile.graph.origin import path_of
 from edgemobile.graph.origins_entry import read_origins
+from edgemobile.metrics.outputs import Output, channels_last, rows_of
 from edgemobile.model_file.contents import Contents
 from edgemobile.model_file.metadata import ORIGINS
 from edgemobile.model_file.model_file import ModelFile
@@ -43,7 +44,8 @@ __all__ = [
     "local_targets",
     "observe",
     "origins_of",
-    "output_step",
+    "output_steps",
+    "outputs_of",
     "stored",
     "tensors_of",
 ]
@@ -56,8 +58,9 @@ Layers = Callable[[bytes, np.ndarray], list[np.ndarray]]
 class ExecutionTarget:
     """Where files run. `formats` are those it reads, `isa` is of its machine ("x86_64", "aarch64", ...).
 
-    `infer`: a file and preprocessed images f32[N,px,px,3] -> f32[N,classes]. `layers`, where it can tell: the bytes of
-    a file with its inner tensors as outputs, and images -> all of them f[N,...], in the file's order, layout and dtype.
+    `infer`: a file and preprocessed images f32[N,px,px,3] -> the rows f32[N,values] of its outputs (metrics.outputs).
+    `layers`, where it can tell: the bytes of a file with its inner tensors as outputs, and images -> all of them
+    f[N,...], in the file's order, layout and dtype.
 
     Of this machine only: `infer_here`, where its runtime may compute a file otherwise than the file's target does, as
     `infer` does.
@@ -108,7 +111,7 @@ def _opener(file: ModelFile, runtime: str, threads: int) -> Callable[..., Sessio
 
 def _ran(session: Session, images: np.ndarray) -> np.ndarray:
     session.settle(images.shape[1])
-    return session.run(images).reshape(len(images), -1)
+    return session.rows(images)
 
 
 def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> list[np.ndarray]:
@@ -184,7 +187,7 @@ def _read_known(file: ModelFile) -> tuple[Graph, dict[str, str]]:
 def observe(
     file: ModelFile, place: ExecutionTarget, images: np.ndarray, reference: Graph | None
 ) -> tuple[RecordedActivations, np.ndarray]:
-    """(every tensor of the file for these images, its output f32[N,classes] in that run).
+    """(every tensor of the file for these images, the rows f32[N,values] of its outputs in that run).
 
     `reference` helps with the names of a third-party file. Raises Unsupported where the place shows no inner tensors.
     """
@@ -200,9 +203,8 @@ def observe(
         if name in flattened and array.ndim == 2:
             ordered = array.reshape(-1, *flattened[name]).transpose(0, 2, 3, 1).reshape(array.shape)
         values[plain] = integers(ordered, tensors.get(plain))
-    output = graph_name(file, file.contents.outputs[0])
     observed = RecordedActivations(values, tensors, origins_of(file))
-    end = _output(observed, output)
+    end = rows_of([_reals(observed, graph_name(file, name)) for name in file.contents.outputs])
     sources = {graph_name(file, name): images for name in file.contents.inputs}
     seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
     if reference is not None and EMBEDDED in values and EMBEDDED not in reference.tensors:
@@ -228,9 +230,29 @@ def _flattened(contents: Contents) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def output_step(file: ModelFile) -> float | None:
-    """The scale of the integers behind a file's output, also where it ends by giving their reals; None for float."""
-    value = file.contents.values[file.contents.outputs[0]]
+def outputs_of(file: ModelFile) -> tuple[Output, ...] | None:
+    """The outputs of a file, channels last; None where it does not state their shapes."""
+    values = [file.contents.values[name] for name in file.contents.outputs]
+    shapes = [channels_last(value.shape) if file.format == "onnx" else value.shape for value in values]
+    if not all(shape and min((1, *shape[1:])) > 0 for shape in shapes):
+        return None
+    return tuple(Output(value.name, shape[1:]) for value, shape in zip(values, shapes, strict=True))
+
+
+def output_steps(file: ModelFile) -> np.ndarray | None:
+    """The scale of the integers behind every value of a file's rows, also where it ends by giving their reals,
+    f64[values] or f64[1] for one output; None where an output is float."""
+    scales = [_output_step(file, name) for name in file.contents.outputs]
+    if len(scales) == 1:
+        return None if scales[0] is None else np.array(scales)
+    outputs = outputs_of(file)
+    if outputs is None or None in scales:
+        return None
+    return np.concatenate([np.full(one.size, scale) for one, scale in zip(outputs, scales, strict=True)])
+
+
+def _output_step(file: ModelFile, name: str) -> float | None:
+    value = file.contents.values[name]
     producer = file.contents.producers.get(value.name)
     if value.scale is None and producer is not None and producer.kind in ("DequantizeLinear", "DEQUANTIZE"):
         value = file.contents.values[producer.inputs[0]]
@@ -242,11 +264,6 @@ def _seen(tensor: Tensor | None, images: np.ndarray) -> np.ndarray:
     if tensor is None or tensor.qparams is None:
         return images
     return quantize(images, tensor.qparams, tensor.dtype)
-
-
-def _output(observed: RecordedActivations, name: str) -> np.ndarray:
-    real = _reals(observed, name)
-    return real.reshape(len(real), -1)
 
 
 def _reals(observed: RecordedActivations, name: str) -> np.ndarray:

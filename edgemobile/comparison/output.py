@@ -42,7 +42,7 @@ def markdown(report: ParityReport) -> str:
     lines += [f"{markdown_text(report.images)}.", "", "| | file | runs on | " + " | ".join(METRICS) + " |"]
     lines.append("|---|---|---|" + "---:|" * len(METRICS))
     for file in report.files:
-        values = " | ".join("-" if file.refused else shown(name, file.metrics[name]) for name in METRICS)
+        values = " | ".join("-" if file.lacks(name) else shown(name, file.metrics[name]) for name in METRICS)
         mark = _MARKS[file.verdict]
         lines.append(f"| {mark} | {markdown_text(file.file)} | {markdown_text(file.place)} | {values} |")
     for file in report.files:

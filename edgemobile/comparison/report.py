@@ -13,7 +13,7 @@ from edgemobile.util.strict_json import Real, decode, encode, versioned
 
 __all__ = ["FAIL", "NOT_COMPARED", "PASS", "REFUSED", "REPORT_VERSION", "FileParity", "ParityReport"]
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 
 # What a file's verdict may be.
 PASS, NOT_COMPARED, FAIL, REFUSED = "pass", "not compared", "FAIL", "refused"
@@ -23,11 +23,11 @@ PASS, NOT_COMPARED, FAIL, REFUSED = "pass", "not compared", "FAIL", "refused"
 class FileParity:
     """One file in one place against the reference.
 
-    `metrics` are of its output, `bounds` what they are held to, `missed` what fell short, in words, and `missed_layers`
-    what of it is about layers. `layers` are in the reference's order, () where they were not asked for; `unmatched` is
-    (tensor of the reference, why it could not be compared), and `not_compared` why no layer could be, "" where one was
-    or none was asked for. `first_diverging` is the first layer that does, `cause` the likely reason. `sha256` is of the
-    file's bytes.
+    `metrics` are of its output, or the worst of several, of which `outputs` has those of each by name. `bounds` are
+    what they are held to, `missed` what fell short, in words, and `missed_layers` what of it is about layers. `layers`
+    are in the reference's order, () where they were not asked for; `unmatched` is (tensor of the reference, why it
+    could not be compared), and `not_compared` why no layer could be, "" where one was or none was asked for.
+    `first_diverging` is the first layer that does, `cause` the likely reason. `sha256` is of the file's bytes.
 
     `refused` says why nothing was measured: the file is damaged, no image classifier, or its runtime does not run it.
     It then neither passed nor fell short.
@@ -54,6 +54,11 @@ class FileParity:
     lsb: int | None = None
     refused: str = ""
     not_compared: str = ""
+    outputs: Mapping[str, Mapping[str, Real]] = field(default_factory=dict)
+
+    def lacks(self, metric: str) -> bool:
+        """Whether there is no such metric: nothing was measured, or none of several outputs has it."""
+        return bool(self.refused) or (bool(self.outputs) and all(metric not in own for own in self.outputs.values()))
 
     @property
     def passed(self) -> bool:

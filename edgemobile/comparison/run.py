@@ -27,12 +27,13 @@ from edgemobile.comparison.observing import (
     graph_of,
     local_targets,
     observe,
-    output_step,
+    output_steps,
+    outputs_of,
 )
 from edgemobile.comparison.remote import opened_targets
 from edgemobile.comparison.report import FileParity, ParityReport
 from edgemobile.comparison.stored_numbers import StoredNumbers, against_file, against_float
-from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
+from edgemobile.devices.host.saturation import found_here, note_on_target, target_elsewhere
 from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.devices.runtimes.sessions import import_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, first_few
@@ -42,6 +43,7 @@ from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.affine import quantize
 from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
+from edgemobile.graph.renaming import by_path
 from edgemobile.images.samples import from_dataset, from_noise, from_package, from_synthesis
 from edgemobile.loading.checkpoint import CHECK_IMAGES, bundled, identify, load_weights
 from edgemobile.loading.model import Model, load_model
@@ -50,7 +52,19 @@ from edgemobile.loading.presets import described
 from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.measures import METRICS, measure
-from edgemobile.metrics.tolerances import QUANTIZED, TABLE, Tolerance, bounded, judge, most_steps, tolerance, untrained
+from edgemobile.metrics.outputs import Output, is_classifier, most_images
+from edgemobile.metrics.tolerances import (
+    QUANTIZED,
+    TABLE,
+    Tolerance,
+    Verdict,
+    bounded,
+    bounds_of,
+    judge_rows,
+    most_steps,
+    tolerance,
+    untrained,
+)
 from edgemobile.model_file.metadata import REMOVED_CHANNELS
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.model_file.precision import takes_pixels
@@ -128,22 +142,35 @@ class Reference:
     )
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
-        """f32[N,classes] for preprocessed images f32[N,px,px,3], as PyTorch or the file's runtime computes them."""
+        """The rows f32[N,values] of preprocessed images f32[N,px,px,3], as PyTorch or the file's runtime computes them.
+
+        They are the logits of a classifier; see metrics.outputs.
+        """
         if self.model is not None:
-            return self.model.logits(images)
+            return self.model.rows(images)
         assert self.file is not None
         assert self.place is not None
         return self.place.infer(self.file, images)
 
     @cached_property
+    def ends(self) -> tuple[Output, ...] | None:
+        """The outputs in a row; None for a file that does not state their shapes."""
+        if self.model is not None:
+            return self.model.outputs
+        assert self.file is not None
+        return outputs_of(self.file)
+
+    @cached_property
     def graph(self) -> Graph:
-        """What it computes. Raises Unsupported for a file with ops a Graph has no word for."""
+        """What it computes, its tensors by the names that PyTorch has for them. Raises Unsupported for a file with ops
+        a Graph has no word for."""
         if self.file is not None:
-            return graph_of(self.file)
+            graph = graph_of(self.file)
+            return graph if graph.is_quantized else by_path(graph)
         from edgemobile.lower import lower
 
         assert self.model is not None
-        return lower(self.model.program, self.model.name)
+        return by_path(lower(self.model.program, self.model.name))
 
     @cached_property
     def _living(self) -> Graph:
@@ -194,7 +221,9 @@ def _parity(request: ParityRequest, places: Sequence[ExecutionTarget], progress:
     request = replace(request, opened={**request.opened, **opened})
     with progress.step("load the reference"):
         reference = load_reference(request, files)
+    request, fewer = _fewer_images(request, reference)
     images, described_images, notes = _images(request, reference, files, progress)
+    notes += fewer
     if reference.model is not None and reference.model.random:
         request = replace(request, table=untrained(request.table))
         notes += (f"{reference.name}: random weights, so int8 is checked only against bounds given with --min",)
@@ -225,6 +254,15 @@ def _parity(request: ParityRequest, places: Sequence[ExecutionTarget], progress:
     if hint := faint(expected):
         notes = (*notes, f"{reference.name}: {hint}")
     return ParityReport(reference.name, described_images, tuple(rows), notes)
+
+
+def _fewer_images(request: ParityRequest, reference: Reference) -> tuple[ParityRequest, tuple[str, ...]]:
+    """(the request with as many images as can be compared, a note if they are fewer)."""
+    most = most_images(reference.ends or (), request.images)
+    if most == request.images:
+        return request, ()
+    note = f"compared on {most} images instead of {request.images}: their outputs are large"
+    return replace(request, images=most), (note,)
 
 
 def _opened_or_refused(request: ParityRequest, name: str) -> ModelFile | EdgemobileError:
@@ -378,7 +416,8 @@ def _compared(
     place: ExecutionTarget,
 ) -> FileParity:
     row = tolerance(file.format, file.precision, place.isa, request.table)
-    bounds = {**row.bounds, **request.minimums}
+    ends = reference.ends or (Output("output", expected.shape[1:]),)
+    bounds = {**_bounds(request, row, ends, file.precision), **request.minimums}
     notes: list[str] = []
     result = _unmeasured(file, place, bounds)
     _check_ends(file)
@@ -386,49 +425,97 @@ def _compared(
         return replace(result, missed=(misfit,))
     shown, words = _as_stated(file, reference.preprocess, images)
     numbers = _stored_numbers(reference, file, notes)
-    step = output_step(reference.file) if numbers.same_integers and reference.file is not None else None
-    if step is not None and not words:
+    steps = output_steps(reference.file) if numbers.same_integers and reference.file is not None else None
+    if steps is not None and not words:
         # The same integers on the same images are the same but for steps, which say more than dB.
         bounds = dict(request.minimums)
         result = replace(result, bounds=bounds)
-    found = place.infer(file, shown)
-    if found.shape != expected.shape:
-        misfit = f"gives {found.shape[1]} outputs, the reference {expected.shape[1]}: they are of different models"
+    made = place.infer(file, shown)
+    order = _order(file, ends)
+    if misfit := _other_outputs(file, ends, order, made):
         return replace(result, missed=(misfit,))
-    left, right = _as_logits(expected, found, notes)
-    verdict = judge(left, right, bounds)
+    found = made[:, order]
+    verdict = _judged(expected, found, ends, bounds, notes)
     wrong, remarks = check_metadata(file, reference.claims, found.shape[1], images.shape[1])
-    result = replace(result, metrics=verdict.metrics, missed=verdict.missed)
+    result = replace(result, metrics=verdict.metrics, missed=verdict.missed, outputs=verdict.outputs)
     notes += remarks
-    notes += _notes_of_here(file, place, shown, expected)
+    notes += _notes_of_here(file, place, shown, expected, ends, order)
     result = _with_findings(result, numbers)
-    if step is not None:
-        apart = int(np.rint(np.abs(found - expected) / step).max(initial=0))
+    if steps is not None:
+        apart = int(np.rint(np.abs(found - expected) / steps).max(initial=0))
         result = replace(result, lsb=apart)
         if not words:
             result = _in_steps(reference, inner, shown, apart, file, place, row, result, notes)
     if words:
-        as_reference = judge(*_as_logits(expected, place.infer(file, images), []), bounds)
+        as_reference = _judged(expected, place.infer(file, images)[:, order], ends, bounds, [])
         notes.append(words)
         if verdict.missed and as_reference.passed:
             told = f"{words}; shown the reference's images it agrees"
             measured = as_reference.metrics["sqnr_db"], verdict.metrics["sqnr_db"]
             result = replace(result, cause=Cause("preprocess", told, *measured))
     if request.layers:
-        result = _with_layers(reference, inner, shown, found, file, place, row, result, notes)
+        result = _with_layers(reference, inner, shown, made, file, place, row, result, notes)
     if place.here is not None:
-        result = device_vs_host(file, place, place.here, shown, found, row.lsb, result, notes)
+        result = device_vs_host(file, place, place.here, shown, made, row.lsb, result, notes)
     return replace(result, missed=(*wrong, *result.missed), notes=tuple(notes))
 
 
-def _notes_of_here(file: ModelFile, place: ExecutionTarget, images: np.ndarray, expected: np.ndarray) -> Iterator[str]:
+def _bounds(request: ParityRequest, row: Tolerance, ends: Sequence[Output], precision: str) -> Mapping[str, float]:
+    """The row's bounds; of a net that is no classifier without that of top1_agree, unless it was asked for."""
+    asked = {metric: bound for own in request.tolerances for metric, bound in own.get(precision, {}).items()}
+    return {**bounds_of(ends, row.bounds), **asked}
+
+
+def _judged(
+    expected: np.ndarray, found: np.ndarray, ends: Sequence[Output], bounds: Mapping[str, float], notes: list[str]
+) -> Verdict:
+    rows = _as_logits(expected, found, notes) if is_classifier(ends) else (expected, found)
+    return judge_rows(*rows, ends, bounds)
+
+
+def _order(file: ModelFile, ends: Sequence[Output]) -> slice | np.ndarray:
+    """Where in a row of the file the values of the reference's outputs are: by name where both have the same names,
+    else in the file's order."""
+    own = outputs_of(file)
+    names = [output.name for output in ends]
+    if own is None or [output.name for output in own] == names or {output.name for output in own} != set(names):
+        return slice(None)
+    starts = dict(zip((output.name for output in own), np.cumsum([0, *(output.size for output in own)]), strict=False))
+    sizes = {output.name: output.size for output in own}
+    return np.concatenate([np.arange(starts[name], starts[name] + sizes[name]) for name in names])
+
+
+def _other_outputs(file: ModelFile, ends: Sequence[Output], order: slice | np.ndarray, rows: np.ndarray) -> str:
+    """Why a file's rows are not of the reference's outputs; "" where they are."""
+    wanted, values = [output.shape for output in ends], sum(output.size for output in ends)
+    own = outputs_of(file)
+    if is_classifier(ends) and (own is None or len(own) == 1):
+        other = f"gives {rows.shape[1]} outputs, the reference {values}: they are of different models"
+        return "" if rows.shape[1] == values else other
+    if own is None:
+        return "" if rows.shape[1] == values else f"gives {rows.shape[1]} values an image, the reference {values}"
+    shapes = [output.shape for output in own]
+    alike = shapes == wanted if isinstance(order, slice) else sorted(shapes) == sorted(wanted)
+    if alike:
+        return ""
+    found, asked = (", ".join(output.words for output in outputs) for outputs in (own, ends))
+    return f"gives {found}, the reference {asked} (channels last)"
+
+
+def _notes_of_here(
+    file: ModelFile,
+    place: ExecutionTarget,
+    images: np.ndarray,
+    expected: np.ndarray,
+    ends: Sequence[Output],
+    order: slice | np.ndarray,
+) -> Iterator[str]:
     """What this machine computes of a file that was run as another target computes it."""
     target = target_elsewhere(file.metadata)
     if place.infer_here is None or target is None:
         return
-    found = measure(*_as_logits(expected, place.infer_here(file, images), []))
-    here = f"without, it has {found['sqnr_db']:.1f} dB and {found['top1_agree']:.1%} of the reference's answers"
-    yield note_on_target(file.path.name, target, here)
+    found = _judged(expected, place.infer_here(file, images)[:, order], ends, {}, []).metrics
+    yield note_on_target(file.path.name, target, found_here(found, "the reference's"))
 
 
 def _stored_numbers(reference: Reference, file: ModelFile, notes: list[str]) -> StoredNumbers:
@@ -503,16 +590,15 @@ def _unmeasured(file: ModelFile, place: ExecutionTarget, bounds: Mapping[str, fl
 
 
 def _check_ends(file: ModelFile) -> None:
-    """Raises Unsupported for a file that is no image classifier by its inputs and outputs."""
-    ends = {"inputs": file.contents.inputs, "outputs": file.contents.outputs}
-    for what, names in ends.items():
-        if len(names) != 1:
-            shown = first_few(list(names), _SHOWN_NAMES)
-            raise Unsupported(f"{file.path}: has {len(names)} {what} ({shown}). Supported: one; cut the others off")
+    """Raises Unsupported for a file whose only input is not an image."""
+    names = file.contents.inputs
+    if len(names) != 1:
+        shown = first_few(list(names), _SHOWN_NAMES)
+        raise Unsupported(f"{file.path}: has {len(names)} inputs ({shown}). Supported: one; cut the others off")
     if file.sides_px is None:
         source = file.contents.values[file.contents.inputs[0]]
         takes = f"{source.dtype} {list(source.shape)}".replace("-1", "N")
-        raise Unsupported(f"{file.path}: takes {takes}, which is no image. Supported: image classifiers")
+        raise Unsupported(f"{file.path}: takes {takes}, which is no image. Supported: nets of one image")
 
 
 def _misfit(file: ModelFile, images: np.ndarray) -> str:

@@ -6,10 +6,12 @@ import numpy as np
 
 from edgemobile.graph import QParams
 
-__all__ = ["SIGMOID_QPARAMS", "activation_range", "dequantize", "quantize", "rounded"]
+__all__ = ["FIXED_QPARAMS", "SIGMOID_QPARAMS", "activation_range", "dequantize", "quantize", "rounded"]
 
 # What the specification fixes for the output of LOGISTIC: int8 in steps of 1 / 256 from 0.
 SIGMOID_QPARAMS = QParams(np.array([1 / 256]), np.array([-128]))
+# Op -> the integers of its output, which TFLite's specification fixes.
+FIXED_QPARAMS = {"sigmoid": SIGMOID_QPARAMS, "tanh": QParams(np.array([1 / 128]), np.array([0]))}
 
 
 def quantize(real: np.ndarray, qparams: QParams, dtype: str) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from edgemobile.graph import Graph, GraphError, Node, QParams, Tensor
 from edgemobile.graph.affine import activation_range, dequantize, quantize, rounded
 from edgemobile.graph.ops import OPS
+from edgemobile.graph.resizing import linear_taps, nearest_taps
 
 __all__ = ["run", "run_real"]
 
@@ -48,10 +49,12 @@ def run(graph: Graph, inputs: np.ndarray | Mapping[str, np.ndarray], *, keep_all
 
 
 def run_real(graph: Graph, images: np.ndarray) -> np.ndarray:
-    """The first output in reals, f32, for images f32[N,H,W,C], whatever the precision of the graph's ends."""
-    source, result = graph[graph.inputs[0]], graph[graph.outputs[0]]
+    """The rows f32[N,values] of images f32[N,H,W,C], whatever the precision of the graph's ends: the reals of its
+    outputs, one after the other. Those of a classifier are its logits."""
+    source = graph[graph.inputs[0]]
     given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
-    return _real(result, run(graph, given)[result.name])
+    reals = [_real(graph[name], array) for name, array in run(graph, given).items()]
+    return np.concatenate([array.reshape(len(array), -1) for array in reals], axis=1)
 
 
 def _evaluate(graph: Graph, node: Node, arrays: list[np.ndarray]) -> np.ndarray:
@@ -118,6 +121,24 @@ def _avg_pool(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
     return _windows(x, node.attrs["kernel"], node.attrs["stride"]).mean(axis=(3, 4), dtype=np.float32)
 
 
+def _resize(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    (height, width), coordinates = node.attrs["size"], node.attrs["coordinates"]
+    if node.attrs["mode"] == "nearest":
+        rows, columns = nearest_taps(x.shape[1], height, coordinates), nearest_taps(x.shape[2], width, coordinates)
+        return x[:, rows][:, :, columns]
+    first, second, share = linear_taps(x.shape[2], width, coordinates)
+    weight = share[:, None]
+    x = x[:, :, first] * (1 - weight) + x[:, :, second] * weight
+    first, second, share = linear_taps(x.shape[1], height, coordinates)
+    weight = share[:, None, None]
+    return x[:, first] * (1 - weight) + x[:, second] * weight
+
+
+def _channel_shuffle(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    grouped = x.reshape(*x.shape[:-1], node.attrs["groups"], -1)
+    return grouped.swapaxes(-1, -2).reshape(x.shape)
+
+
 def _reshape(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), *output.shape[1:])
 
@@ -128,6 +149,9 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "add": lambda node, out, a, b: _activate(node, a + b),
     "mul": lambda node, out, a, b: _activate(node, a * b),
     "concat": lambda node, out, *parts: np.concatenate(parts, axis=-1),
+    "slice": lambda node, out, x: x[..., node.attrs["begin"] : node.attrs["end"]],
+    "channel_shuffle": _channel_shuffle,
+    "resize": _resize,
     "mean": _mean,
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
@@ -137,6 +161,8 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "hardswish": lambda node, out, x: x * _hardsigmoid(x),
     "hardsigmoid": lambda node, out, x: _hardsigmoid(x),
     "sigmoid": lambda node, out, x: _sigmoid(x),
+    "tanh": lambda node, out, x: np.tanh(x),
+    "leaky_relu": lambda node, out, x: np.where(x < 0, np.float32(node.attrs["slope"]) * x, x),
     "round": lambda node, out, x: rounded(x),
     "softmax": lambda node, out, x: _softmax(x),
     "reshape": _reshape,

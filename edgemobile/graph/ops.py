@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from edgemobile.graph.resizing import COORDINATES
+
 __all__ = ["OPS", "Op"]
 
 Shape = tuple[int, ...]
@@ -75,6 +77,20 @@ def _transpose(attrs: Mapping[str, Any], x: Shape) -> Shape:
     return tuple(x[axis] for axis in attrs["perm"])
 
 
+def _resize(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
+    known = attrs["coordinates"] in COORDINATES.get(attrs["mode"], ())
+    return (x[0], *attrs["size"], x[3]) if known else None
+
+
+def _slice(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
+    begin, end = attrs["begin"], attrs["end"]
+    return (*x[:-1], end - begin) if 0 <= begin < end <= x[-1] else None
+
+
+def _channel_shuffle(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
+    return x if x[-1] % attrs["groups"] == 0 else None
+
+
 def _pool(attrs: Mapping[str, Any], x: Shape) -> Shape:
     return (x[0], *_windows(x, attrs["kernel"], attrs), x[3])
 
@@ -97,6 +113,12 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "mul": Op(_broadcast, ("activation",)),
         # a, b, ...: their channels one after the other, along the last dimension
         "concat": Op(_concat, shares_qparams=True, selects=True),
+        # channels from `begin` up to `end`, without it
+        "slice": Op(_slice, ("begin", "end"), shares_qparams=True, selects=True, homogeneous=True),
+        # channel i * C / groups + j -> j * groups + i
+        "channel_shuffle": Op(_channel_shuffle, ("groups",), shares_qparams=True, selects=True, homogeneous=True),
+        # height and width to `size`; `mode` and `coordinates` as in graph/resizing.py
+        "resize": Op(_resize, ("size", "mode", "coordinates"), shares_qparams=True, homogeneous=True, channelwise=True),
         # [N,H,W,C] -> [N,1,1,C], in files of other tools also [N,C]
         "mean": Op(lambda attrs, x: (x[0], 1, 1, x[3]), homogeneous=True, channelwise=True),
         "max_pool2d": Op(
@@ -119,6 +141,10 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "hardsigmoid": Op(_same),
         # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0
         "sigmoid": Op(_same),
+        # of integers in steps of 1 / 128 around 0
+        "tanh": Op(_same),
+        # x, or slope * x where it is negative
+        "leaky_relu": Op(_same, ("slope",), homogeneous=True, channelwise=True),
         # [N,classes]; of integers in steps of 1 / 256 from 0
         "softmax": Op(_same, read_only=True),
         # as numpy's

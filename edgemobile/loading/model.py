@@ -6,7 +6,7 @@ There are three kinds: a reference model by name, `package.module:factory`, and 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from edgemobile.loading.model_spec import is_checkpoint, is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import chosen_preprocess, says_resolution
 from edgemobile.lower.hints import GREY, check_not_quantized, training_branches
+from edgemobile.metrics.outputs import Output, channels_last, is_classifier, most_images, not_a_classifier, rows_of
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.util.progress import Report
@@ -37,19 +38,21 @@ _REFERENCE_BATCH = 32
 
 @dataclass(frozen=True)
 class Model:
-    """A model ready to lower. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes].
+    """A model ready to lower. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes], or of another net
+    a tuple of all its `outputs`, channels first.
 
-    `batch` is the program's. `labels` are class names if known; `facts` describe the model in the manifest.
-    `notes` are for the user; `assumption` is the note that no source states `preprocess`, so the usual one of such
-    models is used. `px_assumed` is the same for the resolution. `random` weights were never trained: requested as
-    random, or recognized by batch norms that never saw an image.
+    `outputs` are its own by name, with channels last; the only one that has no name is "output". `batch` is the
+    program's. `labels` are class names if known; `facts` describe the model in the manifest. `notes` are for the user;
+    `assumption` is the note that no source states `preprocess`, so the usual one of such models is used. `px_assumed`
+    is the same for the resolution. `random` weights were never trained: requested as random, or recognized by batch
+    norms that never saw an image.
     """
 
     name: str
     net: torch.nn.Module
     program: torch.export.ExportedProgram
     batch: int
-    classes: int
+    outputs: tuple[Output, ...]
     preprocess: Preprocess
     source: str
     sha256: str
@@ -60,32 +63,51 @@ class Model:
     px_assumed: bool = False
     random: bool = False
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """PyTorch's own f32[N,classes] for preprocessed images f32[N,H,W,3], any N.
+    @property
+    def is_classifier(self) -> bool:
+        """Whether its only output is [N, classes]."""
+        return is_classifier(self.outputs)
 
-        Raises Unsupported if the net cannot be run on the batch that it was traced for.
+    @property
+    def classes(self) -> int | None:
+        """The number of classes; None for a net that is not a classifier."""
+        return self.outputs[0].size if self.is_classifier else None
+
+    def classified(self) -> int:
+        """The number of classes. Raises Unsupported for a net that is not a classifier."""
+        if self.classes is None:
+            raise Unsupported(not_a_classifier(self.name, [output.words for output in self.outputs]))
+        return self.classes
+
+    def rows(self, images: np.ndarray) -> np.ndarray:
+        """PyTorch's own outputs as rows f32[N,values] for preprocessed images f32[N,H,W,3], any N; see metrics.outputs.
+
+        The rows of a classifier are its logits. Raises Unsupported if the net cannot be run on the batch that it was
+        traced for.
         """
         # A net takes any batch, and larger ones are several times faster. A saved program takes only its own, as does a
         # net with x.view(1, -1) in it.
         with suppress(Exception):
-            return self._logits(images, _REFERENCE_BATCH)
+            return self._rows(images, min(_REFERENCE_BATCH, most_images(self.outputs, _REFERENCE_BATCH)))
         try:
-            return self._logits(images, self.batch)
+            return self._rows(images, self.batch)
         except Exception as error:
             raise Unsupported(f"{self.name} cannot be run on a batch of {self.batch}: {first_line(error)}") from error
 
-    def _logits(self, images: np.ndarray, batch: int) -> np.ndarray:
+    def _rows(self, images: np.ndarray, batch: int) -> np.ndarray:
         import torch
 
-        rows = []
+        rows, wanted = [], [output.shape for output in self.outputs]
         with torch.no_grad():
             for start in range(0, len(images), batch):
                 part = images[start : start + batch]
                 padded = np.pad(part, ((0, batch - len(part)), (0, 0), (0, 0), (0, 0)))
-                logits = self.net(torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2))))
-                if logits.shape != (batch, self.classes):
-                    raise ValueError(f"its output is {list(logits.shape)}, not {[batch, self.classes]}")
-                rows.append(logits.numpy()[: len(part)])
+                made = self.net(torch.from_numpy(np.ascontiguousarray(padded.transpose(0, 3, 1, 2))))
+                arrays = [value.numpy() for value in ((made,) if isinstance(made, torch.Tensor) else made)]
+                found = [channels_last(array.shape) for array in arrays]
+                if found != [(batch, *shape) for shape in wanted]:
+                    raise ValueError(f"its outputs are {list(map(list, found))}, for a batch of {batch}")
+                rows.append(rows_of(arrays, channels_first=True)[: len(part)])
         return np.concatenate(rows)
 
 
@@ -137,7 +159,7 @@ def load_model(
         model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, px_assumed=assumed)
     if labels is None:
         return model
-    return replace(model, labels=find_labels(Path(spec), model.classes, {}, labels).names)
+    return replace(model, labels=find_labels(Path(spec), model.classified(), {}, labels).names)
 
 
 def _from_factory(
@@ -192,17 +214,16 @@ def _traced(
 
     preprocess = at_resolution(checkpoint.preprocess or IMAGENET, input_px)
     program = export_program(net, (batch, 3, input_px, input_px))
-    classes = _classes(name, program)
-    if checkpoint.labels is not None and len(checkpoint.labels) != classes:
-        raise EdgemobileError(
-            f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {classes} outputs"
-        )
+    outputs = _outputs(name, program)
+    if checkpoint.labels is not None and (not is_classifier(outputs) or len(checkpoint.labels) != outputs[0].size):
+        found = f"{outputs[0].size} outputs" if is_classifier(outputs) else f"no classes but {_listed(outputs)}"
+        raise EdgemobileError(f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {found}")
     return Model(
         name,
         _answering(net, program),
         program,
         batch,
-        classes,
+        outputs,
         preprocess,
         f"{checkpoint.source} weights",
         checkpoint.sha256,
@@ -235,7 +256,7 @@ def _saved(path: Path, preprocess: str | None) -> Model:
         _answering(net, program),
         program,
         shape[0],
-        _classes(path.name, program),
+        _outputs(path.name, program),
         at_resolution(chosen, shape[2]),
         f"{path.name} as saved",
         digest,
@@ -295,7 +316,7 @@ def _check_state(source: str, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def _answering(net: torch.nn.Module, program: torch.export.ExportedProgram) -> torch.nn.Module:
-    """`net`, with its one output tensor unpacked from a tuple or a dict."""
+    """`net`, with its one output tensor unpacked from a tuple or a dict, or all of several as a flat tuple."""
     import torch
     from torch.utils import _pytree as pytree
 
@@ -307,8 +328,9 @@ def _answering(net: torch.nn.Module, program: torch.export.ExportedProgram) -> t
             super().__init__()
             self.net = net
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return next(leaf for leaf in pytree.tree_leaves(self.net(images)) if isinstance(leaf, torch.Tensor))
+        def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            tensors = [leaf for leaf in pytree.tree_leaves(self.net(images)) if isinstance(leaf, torch.Tensor)]
+            return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
     return Answering()
 
@@ -329,14 +351,23 @@ def _only_input(name: str, program: torch.export.ExportedProgram) -> tuple[int, 
     return shape
 
 
-def _classes(name: str, program: torch.export.ExportedProgram) -> int:
-    """The size of the one output [N, classes]; outputs that are None are ignored."""
-    import torch
+def _outputs(name: str, program: torch.export.ExportedProgram) -> tuple[Output, ...]:
+    """What the program returns, channels last. Raises Unsupported for nothing, and for outputs that are not one value
+    or more for each image."""
+    from edgemobile.lower.output_names import named_outputs
 
-    (output,) = (node for node in program.graph.nodes if node.op == "output")
-    shapes = [tuple(value.meta["val"].shape) for value in output.args[0] if isinstance(value, torch.fx.Node)]
-    if len(shapes) != 1 or len(shapes[0]) != 2:
-        raise Unsupported(
-            f"{name} has outputs of shapes {[list(shape) for shape in shapes]}. Supported: one, [N, classes]"
-        )
-    return shapes[0][1]
+    named = [(label or "output", tuple(node.meta["val"].shape)) for label, node in named_outputs(program)]
+    if not named:
+        raise Unsupported(f"{name} returns no tensor. Supported: a tensor, or a dict, a tuple or a list of them")
+    batch = _only_input(name, program)[0]
+    for label, shape in named:
+        if shape[:1] != (batch,) or not all(isinstance(size, int) and size for size in shape[1:]):
+            raise Unsupported(
+                f"{name} returns {label} of shape {list(shape)} for a batch of {batch}. Supported: one row per image, "
+                f"[{batch}, ...]"
+            )
+    return tuple(Output(label, channels_last(shape)[1:]) for label, shape in named)
+
+
+def _listed(outputs: Sequence[Output]) -> str:
+    return ", ".join(output.words for output in outputs)

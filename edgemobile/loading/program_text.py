@@ -15,7 +15,7 @@ from edgemobile.loading.size_expression import LARGEST, LONGEST, check_expressio
 from edgemobile.lower.ops import LOWERINGS
 from edgemobile.lower.walk import ADVICE
 
-__all__ = ["check_texts"]
+__all__ = ["check_texts", "computing_ops"]
 
 _DEPTH = 60
 # Paths of modules and parameters, devices, versions: nothing in them can end a quoted string or call anything.
@@ -58,6 +58,11 @@ _OF_SIZES = """
 """
 # pytree imports unknown types by name.
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
+
+
+def computing_ops() -> tuple[str, ...]:
+    """The ops of torch that a saved program may have without a lowering."""
+    return tuple(_COMPUTING.split())
 
 
 def check_texts(value: Any) -> None:

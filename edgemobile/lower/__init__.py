@@ -1,12 +1,15 @@
 """torch.export program -> Graph: `lower(export_program(net, (1, 3, 224, 224)))`.
 
 ops        one aten op a function, a table of them
+moves      its ops that move values of an image: resize, split, shuffle
 lowering   what a walk has made so far
+coverage   what becomes of every aten op, for the documentation
 walk       the program from its inputs to its outputs, op by op; every tensor named by its module path
 dead_code  away with what no output depends on
 decomposed_activations  hard-sigmoid and hard-swish that a net spells out, as the ops they are
 fusion     ReLU and ReLU6 into the op before them
 dead_channels  behind `lower`: away with channels that no output depends on, by the bounds of channel_bounds
+output_names  the outputs by the keys of what forward() returns
 
 Add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists the places behind them.
 """
@@ -26,6 +29,7 @@ from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.decomposed_activations import recognise_activations
 from edgemobile.lower.fusion import fuse_activations
 from edgemobile.lower.hints import GREY
+from edgemobile.lower.output_names import named_outputs, with_output_names
 from edgemobile.lower.walk import Walk
 
 if TYPE_CHECKING:
@@ -87,10 +91,12 @@ def lower(program: torch.export.ExportedProgram, name: str = "model") -> Graph:
     """The Graph of `program`: batch norm folded in float64, activations fused, NHWC, tensors named by module path.
 
     Hard-swish that a net spells out is one op. What depends on constants alone is computed; what no output depends on,
-    and outputs that are None, are left out. Raises Unsupported for an aten op without a lowering, naming the op, its
-    module path and what is supported.
+    and outputs that are None, are left out. An output from a dict has its key as the name, one of several in a tuple or
+    a list is output_0 and so on; a single one keeps its module's path. Raises Unsupported for an aten op without a
+    lowering, naming the op, its module path and what is supported.
     """
     graph = recognise_activations(Walk(program, name).graph())
     graph = fuse_activations(without_dead_code(graph))
+    graph = with_output_names(graph, [label for label, _ in named_outputs(program)])
     graph.check_shapes()
     return graph

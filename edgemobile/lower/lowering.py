@@ -16,7 +16,7 @@ from edgemobile.graph.padding import Pads
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Lowering", "nhwc"]
+__all__ = ["Lowering", "arguments", "nhwc"]
 
 
 @dataclass
@@ -127,6 +127,13 @@ def _module_path(fx: torch.fx.Node) -> tuple[str, bool]:
         return "", False
     path, kind = stack[-1]
     return path, "torch.nn.modules" in str(kind) and "container" not in str(kind)
+
+
+def arguments(fx: torch.fx.Node, *names: str, **defaults: Any) -> list[Any]:
+    """Positional and keyword arguments of an aten call, in the order of `names` then `defaults`."""
+    order = [*names, *defaults]
+    given = {**defaults, **dict(zip(order, fx.args, strict=False)), **fx.kwargs}
+    return [given[name] for name in order]
 
 
 def nhwc(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,12 +12,13 @@ import numpy as np
 
 from edgemobile.graph import Node, Tensor
 from edgemobile.graph.padding import Pads, unpadded
-from edgemobile.lower.lowering import Lowering
+from edgemobile.lower.lowering import Lowering, arguments
+from edgemobile.lower.moves import MOVES, channel_slice, ends_shuffle, starts_shuffle
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["LOWERINGS", "SHARING"]
+__all__ = ["FOLDED", "LOWERINGS", "SHARING"]
 
 # pad is written for the last dimension first: left, right, top, bottom.
 _PAD_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -27,7 +28,8 @@ _PAD_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _conv2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    x, weight, bias, stride, padding, dilation, groups = _args(
+    """Any kernel, stride, padding, dilation and groups; with stored weights."""
+    x, weight, bias, stride, padding, dilation, groups = arguments(
         fx, "input", "weight", bias=None, stride=1, padding=0, dilation=1, groups=1
     )
     kernel = walk.array(fx, weight)
@@ -63,7 +65,7 @@ def _pad(walk: Lowering, fx: torch.fx.Node) -> str:
     Given:  y = conv(pad(x, p), w, padding=q)
     Result: y = conv(x, w, padding=p + q)
     """
-    x, pad, *rest = _args(fx, "input", "pad", **_PAD_DEFAULTS[str(fx.target)])
+    x, pad, *rest = arguments(fx, "input", "pad", **_PAD_DEFAULTS[str(fx.target)])
     mode, value = rest if len(rest) == 2 else ("constant", *rest)
     if mode != "constant" or value not in (None, 0):
         walk.refuse(fx, f"only padding with zeros is supported, found mode={mode!r}, value={value}")
@@ -91,7 +93,7 @@ def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
     Given:  y = BN(conv(x, w) + b)
     Result: y = conv(x, w') + b', w' = w * k, b' = (b - mean) * k + beta, k = gamma / sqrt(var + eps)
     """
-    x, gamma, beta, mean, var, training, _, eps = _args(
+    x, gamma, beta, mean, var, training, _, eps = arguments(
         fx, "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"
     )
     if training or mean is None:
@@ -139,7 +141,8 @@ def _renamed(walk: Lowering, fx: torch.fx.Node, node: Node) -> str:
 
 
 def _linear(walk: Lowering, fx: torch.fx.Node) -> str:
-    x, weight, bias = _args(fx, "input", "weight", bias=None)
+    """Of [N, features], with stored weights."""
+    x, weight, bias = arguments(fx, "input", "weight", bias=None)
     matrix = walk.array(fx, weight)
     if len(fx.meta["val"].shape) != 2:
         walk.refuse(fx, f"linear takes a flat input [N, features], found {len(fx.meta['val'].shape)} dimensions")
@@ -162,8 +165,14 @@ def _channels_last_columns(matrix: np.ndarray, nhwc: tuple[int, ...]) -> np.ndar
 
 
 def _flatten(walk: Lowering, fx: torch.fx.Node) -> str:
+    """To [N, features], of 1x1 images and back, and as the ends of a channel shuffle."""
     source = fx.args[0]
     before, after = tuple(source.meta["val"].shape), tuple(fx.meta["val"].shape)  # type: ignore[union-attr]
+    if starts_shuffle(fx):
+        return walk.image(fx, source)
+    if (view := ends_shuffle(fx)) is not None:
+        groups = view.meta["val"].shape[1]
+        return walk.emit(fx, "channel_shuffle", (walk.operand(fx, source, "input"),), groups=groups)
     if after == before:
         return walk.operand(fx, source, "input")
     if before[:2] == after[:2] and set(before[2:] + after[2:]) <= {1}:
@@ -185,7 +194,8 @@ def _feeds_only_linear(fx: torch.fx.Node) -> bool:
 
 
 def _cat(walk: Lowering, fx: torch.fx.Node) -> str:
-    parts, dim = _args(fx, "tensors", dim=0)
+    """Of channels, dim=1."""
+    parts, dim = arguments(fx, "tensors", dim=0)
     rank = len(fx.meta["val"].shape)
     if rank not in (2, 4) or dim % rank != 1:
         walk.refuse(fx, f"only channels (dim=1) of [N, C] or [N, C, H, W] are put together, found dim={dim} of {rank}")
@@ -195,15 +205,9 @@ def _cat(walk: Lowering, fx: torch.fx.Node) -> str:
     return names[0] if len(names) == 1 else walk.emit(fx, "concat", names)
 
 
-def _slice(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
-    before, after = (list(node.meta["val"].shape) for node in (fx.args[0], fx))  # type: ignore[union-attr]
-    if before != after:
-        walk.refuse(fx, f"only a slice that keeps all is supported, found {before} -> {after}")
-    return _identity(walk, fx)
-
-
 def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
-    x, dims, keepdim = _args(fx, "input", "dim", keepdim=False)
+    """Over height and width."""
+    x, dims, keepdim = arguments(fx, "input", "dim", keepdim=False)
     rank = len(x.meta["val"].shape)
     if rank != 4 or sorted(dim % rank for dim in dims or ()) != [2, 3]:
         walk.refuse(fx, f"only the mean over height and width is supported, found dim={dims} of {rank} dimensions")
@@ -219,6 +223,7 @@ def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
+    """To a size that divides that of the input."""
     image = walk.image(fx, fx.args[0])
     before, after = tuple(fx.args[0].meta["val"].shape[2:]), tuple(fx.meta["val"].shape[2:])  # type: ignore[union-attr]
     if after == (1, 1):
@@ -232,7 +237,8 @@ def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _max_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    x, kernel, stride, padding, dilation, ceil = _args(
+    """With padding and ceil_mode; without dilation."""
+    x, kernel, stride, padding, dilation, ceil = arguments(
         fx, "input", "kernel_size", stride=None, padding=0, dilation=1, ceil_mode=False
     )
     if _pair(dilation) != (1, 1):
@@ -254,7 +260,8 @@ def _ceiled(fx: torch.fx.Node, x: torch.fx.Node, kernel: Any, stride: Any, pads:
 
 
 def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    x, kernel, stride, padding, ceil, _, divisor = _args(
+    """Of windows inside the image."""
+    x, kernel, stride, padding, ceil, _, divisor = arguments(
         fx,
         "input",
         "kernel_size",
@@ -276,7 +283,7 @@ def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
 def _clamp(walk: Lowering, fx: torch.fx.Node) -> str:
     """hardtanh(x, low, high) and clamp(x, low, high) where that is ReLU6 or ReLU."""
     hardtanh = "hardtanh" in str(fx.target)
-    x, low, high = _args(fx, "input", low=-1.0 if hardtanh else None, high=1.0 if hardtanh else None)
+    x, low, high = arguments(fx, "input", low=-1.0 if hardtanh else None, high=1.0 if hardtanh else None)
     op = {(0, 6): "relu6", (0, None): "relu"}.get((low, high))
     if op is None:
         walk.refuse(fx, f"only the ranges [0, 6] (ReLU6) and from 0 (ReLU) are supported, found [{low}, {high}]")
@@ -284,7 +291,17 @@ def _clamp(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _unary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
-    return lambda walk, fx: walk.emit(fx, op, (walk.operand(fx, fx.args[0], "input"),))
+    def row(walk: Lowering, fx: torch.fx.Node) -> str:
+        """Of any shape."""
+        return walk.emit(fx, op, (walk.operand(fx, fx.args[0], "input"),))
+
+    return row
+
+
+def _leaky_relu(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Any slope."""
+    x, slope = arguments(fx, "input", negative_slope=0.01)
+    return walk.emit(fx, "leaky_relu", (walk.operand(fx, x, "input"),), slope=float(slope))
 
 
 def _silu(walk: Lowering, fx: torch.fx.Node) -> str:
@@ -296,7 +313,8 @@ def _silu(walk: Lowering, fx: torch.fx.Node) -> str:
 
 def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
     def row(walk: Lowering, fx: torch.fx.Node) -> str:
-        a, b, alpha = _args(fx, "input", "other", alpha=1)
+        """Of two tensors with the same number of dimensions, or a tensor and a constant."""
+        a, b, alpha = arguments(fx, "input", "other", alpha=1)
         if alpha != 1:
             walk.refuse(fx, f"alpha={alpha} is not supported; multiply first")
         ranks = [len(arg.meta["val"].shape) for arg in (a, b) if isinstance(walk.values.get(arg), str)]
@@ -309,7 +327,7 @@ def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
 
 def _div(walk: Lowering, fx: torch.fx.Node) -> str:
     """Division by a constant is a multiplication."""
-    x, by, rounding = _args(fx, "input", "other", rounding_mode=None)
+    x, by, rounding = arguments(fx, "input", "other", rounding_mode=None)
     divisor = _constant(walk, by)
     if divisor is None or rounding is not None:
         walk.refuse(fx, "only division by a constant, without rounding, is supported")
@@ -319,7 +337,7 @@ def _div(walk: Lowering, fx: torch.fx.Node) -> str:
 
 def _sub(walk: Lowering, fx: torch.fx.Node) -> str:
     """Subtraction of a constant is an addition."""
-    x, less, alpha = _args(fx, "input", "other", alpha=1)
+    x, less, alpha = arguments(fx, "input", "other", alpha=1)
     value = _constant(walk, less)
     if value is None or alpha != 1:
         walk.refuse(fx, "only subtraction of a constant is supported")
@@ -334,23 +352,18 @@ def _constant(walk: Lowering, arg: Any) -> np.ndarray | None:
 
 
 def _identity(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    """Its input as it is."""
     return walk.values[fx.args[0]]  # type: ignore[index]
 
 
 def _dropout(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
-    _, p, train = _args(fx, "input", "p", "train")
+    """Its input as it is, in eval mode."""
+    _, p, train = arguments(fx, "input", "p", "train")
     if train and p:
         walk.refuse(
             fx, f"it drops values at random (p={p}, train=True); pass training=self.training to it, and call net.eval()"
         )
     return _identity(walk, fx)
-
-
-def _args(fx: torch.fx.Node, *names: str, **defaults: Any) -> list[Any]:
-    """Positional and keyword arguments of an aten call, in the order of `names` then `defaults`."""
-    order = [*names, *defaults]
-    given = {**defaults, **dict(zip(order, fx.args, strict=False)), **fx.kwargs}
-    return [given[name] for name in order]
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -385,6 +398,10 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.hardsigmoid_.default": _unary("hardsigmoid"),
     "aten.sigmoid.default": _unary("sigmoid"),
     "aten.sigmoid_.default": _unary("sigmoid"),
+    "aten.tanh.default": _unary("tanh"),
+    "aten.tanh_.default": _unary("tanh"),
+    "aten.leaky_relu.default": _leaky_relu,
+    "aten.leaky_relu_.default": _leaky_relu,
     "aten.silu.default": _silu,
     "aten.silu_.default": _silu,
     "aten.add.Tensor": _binary("add"),
@@ -396,7 +413,7 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.div.Tensor": _div,
     "aten.div_.Tensor": _div,
     "aten.cat.default": _cat,
-    "aten.slice.Tensor": _slice,
+    "aten.slice.Tensor": channel_slice,
     "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
     "aten.mean.dim": _mean,
     "aten.max_pool2d.default": _max_pool2d,
@@ -404,14 +421,19 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.flatten.using_ints": _flatten,
     "aten.view.default": _flatten,
     "aten.reshape.default": _flatten,
+    "aten.unflatten.int": _flatten,
     "aten.squeeze.dim": _flatten,
     "aten.squeeze.dims": _flatten,
     "aten.unsqueeze.default": _flatten,
     "aten.dropout.default": _dropout,
     "aten.dropout_.default": _dropout,
     "aten.contiguous.default": _identity,
+    "aten.clone.default": _identity,
     "aten.alias.default": _identity,
+    **MOVES,
 }
-_IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, _slice))
+# They leave no op in a file.
+FOLDED = (_identity, _dropout, _batch_norm, _pad)
+_IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, channel_slice))
 # What they return is the memory of their input, so that what overwrites one overwrites the other.
-SHARING = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, _slice, _flatten))
+SHARING = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, channel_slice, _flatten))

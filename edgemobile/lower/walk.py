@@ -6,6 +6,7 @@ into the convolution before it on the way.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Tensor
 from edgemobile.lower.lowering import Lowering, nhwc
 from edgemobile.lower.ops import LOWERINGS, SHARING
+from edgemobile.lower.output_names import named_outputs
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +38,7 @@ class Walk(Lowering):
     """Lowers every node of the program, in order."""
 
     def graph(self) -> Graph:
-        import torch
-
-        inputs, outputs = [], []
+        inputs = []
         constants = self._constants()
         for fx in self.program.graph.nodes:
             if fx.op == "placeholder":
@@ -48,8 +48,7 @@ class Walk(Lowering):
                     inputs.append(self._placeholder(fx))
             elif fx.op == "call_function":
                 self._call(fx)
-            elif fx.op == "output":
-                outputs = [self._tensor_name(arg, "output") for arg in fx.args[0] if isinstance(arg, torch.fx.Node)]
+        outputs = self._outputs(inputs)
         return Graph(self.name, tuple(inputs), tuple(outputs), tuple(self.nodes), self.tensors)
 
     def _constants(self) -> dict[str, tuple[str, np.ndarray]]:
@@ -79,7 +78,7 @@ class Walk(Lowering):
         self.values[fx] = self._lowered(fx) if computed is None else computed
         if op in SHARING:
             self._share(fx)
-        elif op.split(".")[1].endswith("_"):
+        elif op.startswith("aten.") and op.split(".")[1].endswith("_"):
             self._share(fx)
             self._overwrite(fx)
 
@@ -87,10 +86,11 @@ class Walk(Lowering):
         op = str(fx.target)
         lowering = LOWERINGS.get(op)
         if lowering is None:
-            known = ADVICE.get(op.split(".")[1])
+            known = ADVICE.get(op.partition(".")[2].partition(".")[0])
             if known is not None:
                 self.refuse(fx, known)
-            self.refuse(fx, f"{op} has no lowering. Supported: {', '.join(sorted(LOWERINGS))}")
+            supported = ", ".join(sorted(name for name in LOWERINGS if name.startswith("aten.")))
+            self.refuse(fx, f"{op} has no lowering. Supported: {supported}")
         return lowering(self, fx)
 
     def _computed(self, fx: torch.fx.Node) -> np.ndarray | None:
@@ -130,8 +130,16 @@ class Walk(Lowering):
                 )
             self.values[other] = self.values[fx]
 
-    def _tensor_name(self, arg: Any, what: str) -> str:
-        value = self.values[arg]
-        if not isinstance(value, str):
-            raise Unsupported(f"the {what} of the model is a constant; there is nothing to export")
-        return value
+    def _outputs(self, inputs: Collection[str]) -> list[str]:
+        """The tensors that the program returns."""
+        found: dict[str, str] = {}
+        for label, fx in named_outputs(self.program):
+            value, words = self.values[fx], f"the output {label}".rstrip()
+            if not isinstance(value, str):
+                raise Unsupported(f"{words} of the model is a constant; there is nothing to export")
+            if value in found:
+                raise Unsupported(f"{words} of the model is the same tensor as {found[value]}: return it once")
+            if value in inputs:
+                raise Unsupported(f"{words} of the model is its input as it came: leave it out")
+            found[value] = label
+        return list(found)

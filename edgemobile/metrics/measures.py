@@ -7,7 +7,7 @@ To add a metric: a function and a row in METRICS.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,19 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError
 
-__all__ = ["METRICS", "Metric", "checked_max_drop", "cosine", "kl_nats", "max_abs", "measure", "sqnr_db", "top1_agree"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "checked_max_drop",
+    "cosine",
+    "kl_nats",
+    "max_abs",
+    "measure",
+    "measure_any",
+    "sqnr_db",
+    "top1_agree",
+    "worst",
+]
 
 
 def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
@@ -48,7 +60,10 @@ def cosine(reference: np.ndarray, other: np.ndarray) -> float:
 
 
 def top1_agree(reference: np.ndarray, other: np.ndarray) -> float:
-    """The fraction of rows [N, classes] whose largest value is at the same index; nan for no rows or a nan."""
+    """The fraction of rows [N, classes] whose largest value is at the same index; nan for no rows or a nan.
+
+    Of maps [N, H, W, classes] it is the fraction of pixels.
+    """
     if not len(reference) or np.isnan(reference).any() or np.isnan(other).any():
         return math.nan
     return float(np.mean(_classes(reference).argmax(axis=-1) == _classes(other).argmax(axis=-1)))
@@ -77,12 +92,14 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Metric:
-    """One row: `better` is the good direction; `unit` may be empty."""
+    """One row: `better` is the good direction; `unit` may be empty. `ranks` are the numbers of dimensions of outputs
+    that have it, () for all."""
 
     name: str
     unit: str
     better: Literal["higher", "lower"]
     function: Callable[[np.ndarray, np.ndarray], float]
+    ranks: tuple[int, ...] = ()
 
     def passes(self, value: float, bound: float) -> bool:
         """Whether `value` is at least as good as `bound`; nan never is."""
@@ -95,8 +112,8 @@ METRICS = {
         Metric("sqnr_db", "dB", "higher", sqnr_db),
         Metric("max_abs", "", "lower", max_abs),
         Metric("cosine", "", "higher", cosine),
-        Metric("top1_agree", "", "higher", top1_agree),
-        Metric("kl_nats", "nats", "lower", kl_nats),
+        Metric("top1_agree", "", "higher", top1_agree, ranks=(2, 4)),
+        Metric("kl_nats", "nats", "lower", kl_nats, ranks=(2,)),
     )
 }
 
@@ -106,6 +123,22 @@ def measure(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
     if reference.shape != other.shape:
         raise ValueError(f"cannot compare shapes {list(reference.shape)} and {list(other.shape)}")
     return {name: metric.function(reference, other) for name, metric in METRICS.items()}
+
+
+def measure_any(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    """As `measure`, of outputs [N, ...] of any shape: the metrics that such an output has."""
+    rows = {name: metric for name, metric in METRICS.items() if not metric.ranks or reference.ndim in metric.ranks}
+    return {name: metric.function(reference, other) for name, metric in rows.items()}
+
+
+def worst(outputs: Collection[Mapping[str, float]]) -> dict[str, float]:
+    """Every metric of the output that is the worst in it; nan where one is nan, or none has the metric."""
+    found = {}
+    for name, metric in METRICS.items():
+        values = [own[name] for own in outputs if name in own]
+        pick = min if metric.better == "higher" else max
+        found[name] = math.nan if not values or any(map(math.isnan, values)) else pick(values)
+    return found
 
 
 def checked_max_drop(points: float) -> float:

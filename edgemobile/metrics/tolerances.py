@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.metrics.measures import METRICS, measure
+from edgemobile.metrics.measures import METRICS, measure, measure_any, worst
+from edgemobile.metrics.outputs import Output, is_classifier, split
 
 __all__ = [
     "QUANTIZED",
@@ -20,7 +21,9 @@ __all__ = [
     "Tolerance",
     "Verdict",
     "bounded",
+    "bounds_of",
     "judge",
+    "judge_rows",
     "most_steps",
     "parse_bounds",
     "tolerance",
@@ -156,10 +159,14 @@ def parse_bounds(text: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The metrics of one file against the reference, and the bounds that it missed, in words."""
+    """The metrics of one file against the reference, and the bounds that it missed, in words.
+
+    `outputs` are the metrics of each output by name, empty for a classifier; `metrics` then are the worst of them.
+    """
 
     metrics: Mapping[str, float]
     missed: tuple[str, ...] = field(default=())
+    outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -169,9 +176,29 @@ class Verdict:
 def judge(reference: np.ndarray, other: np.ndarray, tolerances: Mapping[str, float]) -> Verdict:
     """Compare logits f32[N,classes] with the reference and check them against `tolerances` (metric name -> bound)."""
     metrics = measure(reference, other)
-    missed = [
-        f"{name} {metrics[name]:.4g} {METRICS[name].unit}".rstrip() + f" misses the tolerance of {bound:g}"
-        for name, bound in tolerances.items()
-        if not METRICS[name].passes(metrics[name], bound)
-    ]
-    return Verdict(metrics, tuple(missed))
+    return Verdict(metrics, tuple(_missed(metrics, tolerances)))
+
+
+def judge_rows(
+    reference: np.ndarray, other: np.ndarray, outputs: Sequence[Output], tolerances: Mapping[str, float]
+) -> Verdict:
+    """As `judge`, of the rows f32[N,values] of `outputs`: each output is checked by itself."""
+    if is_classifier(outputs):
+        return judge(reference, other, tolerances)
+    expected, found = split(reference, outputs), split(other, outputs)
+    metrics = {output.name: measure_any(expected[output.name], found[output.name]) for output in outputs}
+    missed = [f"{name}: {words}" for name, own in metrics.items() for words in _missed(own, tolerances)]
+    return Verdict(worst(metrics.values()), tuple(missed), metrics)
+
+
+def bounds_of(outputs: Sequence[Output], bounds: Mapping[str, float]) -> dict[str, float]:
+    """The table's `bounds` without that of top1_agree, which is for classifiers: the largest value of a map of
+    features, or of a box, says little."""
+    return {name: bound for name, bound in bounds.items() if name != "top1_agree" or is_classifier(outputs)}
+
+
+def _missed(metrics: Mapping[str, float], bounds: Mapping[str, float]) -> Iterator[str]:
+    for name, bound in bounds.items():
+        value = metrics.get(name, math.nan)
+        if not METRICS[name].passes(value, bound):
+            yield f"{name} {value:.4g} {METRICS[name].unit}".rstrip() + f" misses the tolerance of {bound:g}"

@@ -152,7 +152,7 @@ def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
 
 
 def _in_runtime(format_name: str, graph: Graph, images: np.ndarray) -> np.ndarray:
-    return open_session(FORMATS[format_name].load().to_bytes(graph, metadata={})).run(images)
+    return open_session(FORMATS[format_name].load().to_bytes(graph, metadata={})).rows(images)
 
 
 def _torch(job: Job) -> Emitted:

@@ -21,6 +21,7 @@ from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline import predict_program
 from edgemobile.pipeline.artifact import LABELS_FILE, ManifestEntry
 from edgemobile.pipeline.folder import Recorded
+from edgemobile.pipeline.readme_of_outputs import readme_of_outputs
 
 __all__ = ["predict_source", "with_pixels", "write_beside"]
 
@@ -61,17 +62,29 @@ def write_beside(
 ) -> list[Recorded]:
     """Write labels.txt if labels are known, predict.py, sample.png and README.md; returns the files written.
 
-    `written` are the files of `entries` by name, and `name` is the final name of the folder.
+    Of a net that is not a classifier it is only README.md. `written` are the files of `entries` by name, and `name` is
+    the final name of the folder.
     """
+    ordered = sorted(entries, key=lambda one: (_ORDER.index(one.precision), one.format != "tflite"))
+    if model.is_classifier:
+        files = _of_a_classifier(model, ordered, written, name, threads)
+    else:
+        runtimes = [_distribution(one.format) for one in ordered]
+        files = {_README: readme_of_outputs(model, ordered, written, runtimes).encode()}
+    for file, data in files.items():
+        (folder / file).write_bytes(data)
+    return [Recorded.of(folder / file) for file in files]
+
+
+def _of_a_classifier(
+    model: Model, ordered: Sequence[ManifestEntry], written: Mapping[str, ModelFile], name: str, threads: int
+) -> dict[str, bytes]:
     with zipfile.ZipFile(CHECK_IMAGES) as archive:
         sample = archive.read(min(archive.namelist()))
     files = {_PREDICT: predict_source().encode(), _SAMPLE: sample}
     if model.labels is not None:
         files[LABELS_FILE] = "".join(f"{label}\n" for label in model.labels).encode()
-    files[_README] = _readme(model, entries, written, sample, name, threads).encode()
-    for file, data in files.items():
-        (folder / file).write_bytes(data)
-    return [Recorded.of(folder / file) for file in files]
+    return {**files, _README: _readme(model, ordered, written, sample, name, threads).encode()}
 
 
 # ---- predict.py -----------------------------------------------------------------------------------------------------
@@ -115,13 +128,12 @@ def _code(source: str) -> str:
 
 def _readme(
     model: Model,
-    entries: Sequence[ManifestEntry],
+    ordered: Sequence[ManifestEntry],
     written: Mapping[str, ModelFile],
     sample: bytes,
     name: str,
     threads: int,
 ) -> str:
-    ordered = sorted(entries, key=lambda one: (_ORDER.index(one.precision), one.format != "tflite"))
     image = Image.open(io.BytesIO(sample))
     answers = [_answer(written[one.file], image, threads) for one in ordered]
     first = ordered[0]

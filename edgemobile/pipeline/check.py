@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from edgemobile.comparison.oracle import Strayed, why_it_strays
-from edgemobile.devices.host.saturation import note_on_target, target_elsewhere
+from edgemobile.devices.host.saturation import found_here, note_on_target, target_elsewhere
 from edgemobile.devices.runtimes.latency import latency_ns
 from edgemobile.devices.runtimes.sessions import Session, open_session
 from edgemobile.errors import Unsupported
@@ -17,8 +18,7 @@ from edgemobile.graph.interpreter import run_real
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
 from edgemobile.loading.model_spec import is_factory
-from edgemobile.metrics.measures import measure
-from edgemobile.metrics.tolerances import QUANTIZED, TOLERANCES, Verdict, judge
+from edgemobile.metrics.tolerances import QUANTIZED, TOLERANCES, Verdict, bounds_of, judge_rows
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline.artifact import ManifestEntry
 from edgemobile.pipeline.request import Checked, ExportRequest
@@ -43,7 +43,8 @@ def check(
     written: Mapping[str, ModelFile],
     progress: Progress,
 ) -> tuple[Checked, ...]:
-    """Run every file on the check images as its target would, compare it with `reference`, and time all in turns.
+    """Run every file on the check images as its target would, compare it with the rows `reference`, and time all in
+    turns.
 
     `written` are the files by the names in their entries.
     """
@@ -58,9 +59,9 @@ def check(
     outputs, here = {}, {}
     with progress.step("run the files", len(written)) as report:
         for file, session in sessions.items():
-            outputs[file] = exact.get(file, session).run(samples.check)
+            outputs[file] = exact.get(file, session).rows(samples.check)
             if file in exact:
-                here[file] = measure(reference, session.run(samples.check))
+                here[file] = judge_rows(reference, session.rows(samples.check), model.outputs, {}).metrics
             report(len(outputs))
         oracle = None if int8 is None else run_real(int8, samples.check[:_ORACLE_IMAGES])
     with progress.step("measure latency"):
@@ -101,9 +102,7 @@ def file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -
 def _notes_of_here(request: ExportRequest, files: Iterable[Checked]) -> Iterator[str]:
     for file in files:
         if file.metrics_here is not None:
-            sqnr_db, agree = file.metrics_here["sqnr_db"], file.metrics_here["top1_agree"]
-            here = f"without, it has {sqnr_db:.1f} dB and {agree:.1%} of PyTorch's answers"
-            yield note_on_target(file.entry.file, request.target, here)
+            yield note_on_target(file.entry.file, request.target, found_here(file.metrics_here, "PyTorch's"))
 
 
 def _judged(
@@ -115,7 +114,8 @@ def _judged(
     labels: np.ndarray | None,
 ) -> Verdict:
     """Check a file against the table of tolerances and, for int8, against the request's own bound."""
-    verdict = judge(reference, output, _tolerances(precision, random=model.random))
+    bounds = bounds_of(model.outputs, _tolerances(precision, random=model.random))
+    verdict = judge_rows(reference, output, model.outputs, bounds)
     if request.max_drop is None or precision != "int8":
         return verdict
     was, became = accuracy(reference, labels), accuracy(output, labels)
@@ -144,10 +144,13 @@ def _max_lsb(graph: Graph | None, exact: np.ndarray | None, output: np.ndarray) 
 
 
 def _steps(graph: Graph, exact: np.ndarray, output: np.ndarray) -> np.ndarray:
-    """The differences to `exact` f32[N,classes] in steps of the output's scale, for its images."""
-    qparams = graph[graph.outputs[0]].qparams
-    assert qparams is not None
-    return np.rint(np.abs(output[: len(exact)] - exact) / qparams.scale[0])
+    """The differences to the rows `exact` in steps of each output's scale, for its images."""
+    scales = []
+    for name in graph.outputs:
+        tensor = graph[name]
+        assert tensor.qparams is not None
+        scales.append(np.full(math.prod(tensor.shape[1:]), tensor.qparams.scale[0]))
+    return np.rint(np.abs(output[: len(exact)] - exact) / np.concatenate(scales))
 
 
 def _explained(

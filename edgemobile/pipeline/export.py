@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
+from edgemobile.errors import Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.model_files import model_file
 from edgemobile.graph import Graph
@@ -27,6 +28,7 @@ from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
 from edgemobile.lower import lower
 from edgemobile.lower.dead_channels import removed_channels, without_dead_channels
 from edgemobile.lower.hints import faint
+from edgemobile.metrics.outputs import most_images, not_a_classifier
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline.artifact import MANIFEST_FILE, ManifestEntry, check_free, fresh_folder
 from edgemobile.pipeline.backends import Emitted, Job, backend_for
@@ -63,6 +65,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     progress = progress or Silent()
     model = _model(request, progress)
     graph, removed = _lowered(request, model, progress) if backend.lowers else (None, {})
+    _refuse_of_classifiers(request, model)
+    asked, request = request, replace(request, check_images=most_images(model.outputs, request.check_images))
     samples = _samples(request, calib, model, progress)
     if samples.class_names is not None:
         model = replace(model, labels=samples.class_names)
@@ -101,6 +105,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             files=files,
             notes=(
                 *_model_notes(model),
+                *_fewer_check_images(asked, model, samples),
                 *filter(None, (faint(reference),)),
                 *doubts,
                 *samples.notes,
@@ -156,6 +161,20 @@ def _lowered(request: ExportRequest, model: Model, progress: Progress) -> tuple[
     return graph, removed_channels(whole, graph)
 
 
+def _refuse_of_classifiers(request: ExportRequest, model: Model) -> None:
+    """Raises Unsupported for options about the answers of a classifier, where the model is none."""
+    given = {"--max-drop": request.max_drop, "--labels": request.labels}
+    for option in (name for name, value in given.items() if value is not None):
+        raise Unsupported(f"{option}: {not_a_classifier(model.name, [output.words for output in model.outputs])}")
+
+
+def _fewer_check_images(request: ExportRequest, model: Model, samples: Samples) -> Iterator[str]:
+    """The note that the files are checked on fewer images than asked for, since their outputs are large."""
+    most, values = most_images(model.outputs, request.check_images), sum(output.size for output in model.outputs)
+    if len(samples.check) == most < request.check_images:
+        yield f"checked on {most} images instead of {request.check_images}: each has {values:,} values of output"
+
+
 def _opened(calib: Path | None) -> Dataset | None:
     """Open the images before the work, so that a missing folder is reported at once."""
     return None if calib is None else open_dataset(calib)
@@ -192,11 +211,11 @@ def _samples(request: ExportRequest, calib: Dataset | None, model: Model, progre
 
 
 def _reference(request: ExportRequest, model: Model, samples: Samples) -> tuple[np.ndarray, Samples]:
-    """(PyTorch's logits, `samples` as the files take them: whole pixels if the files normalize them)."""
+    """(PyTorch's rows, `samples` as the files take them: whole pixels if the files normalize them)."""
     if not request.embed_preprocess:
-        return model.logits(samples.check), samples
+        return model.rows(samples.check), samples
     pixels = to_pixels(samples.check, model.preprocess)
-    return model.logits(normalised(pixels, model.preprocess)), replace(samples, check=pixels)
+    return model.rows(normalised(pixels, model.preprocess)), replace(samples, check=pixels)
 
 
 def _model_notes(model: Model) -> tuple[str, ...]:
@@ -217,11 +236,11 @@ def _doubts(
     progress: Progress,
 ) -> tuple[str, ...]:
     """What to check if the accuracy of PyTorch itself is far lower than expected."""
-    if samples.labels is None or model.random or calib is None:
+    if samples.labels is None or model.random or calib is None or not model.is_classifier:
         return ()
 
     def load(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
-        told = {"calibration": 1, "check": TRIED_IMAGES, "seed": request.seed, "outputs": model.classes}
+        told = {"calibration": 1, "check": TRIED_IMAGES, "seed": request.seed, "outputs": model.classified()}
         shown = from_dataset(calib, preprocess, model.labels, **told)
         assert shown.labels is not None
         return shown.check, shown.labels

@@ -77,6 +77,7 @@ def manifest(
             "name": model.name,
             **model.facts,
             "classes": model.classes,
+            "outputs": [{"name": output.name, "shape": list(output.shape)} for output in model.outputs],
             "input_px": model.preprocess.input_px,
             "batch": model.batch,
             "labels": list(model.labels) if model.labels is not None else None,
@@ -100,6 +101,7 @@ def _file_facts(file: Checked) -> dict[str, Any]:
     return asdict(file.entry) | {
         "runtime": file.runtime,
         "metrics": dict(file.verdict.metrics),
+        "metrics_of_outputs": {name: dict(metrics) for name, metrics in file.verdict.outputs.items()},
         "top1": file.accuracy,
         "max_lsb_to_reference": file.max_lsb,
         "config": dict(file.config),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from edgemobile.printing.terminal import console, format_bytes, format_table
+from edgemobile.printing.terminal import console, format_bytes, format_table, output_cells
 
 if TYPE_CHECKING:
     from edgemobile.pipeline.request import Checked, ExportResult
@@ -26,6 +26,7 @@ def print_export(result: ExportResult, *, verbose: bool = False) -> None:
         mark = "[green]ok[/green]" if file.verdict.passed else "[red]MISSED[/red]"
         table.add_row(mark, *(row[name] for name in shown))
     screen.print(table)
+    _print_outputs(result)
     for note in result.notes:
         screen.print(f"[dim]note:[/dim] {escape(note)}")
     for file in result.files:
@@ -36,6 +37,17 @@ def print_export(result: ExportResult, *, verbose: bool = False) -> None:
             screen.print(f"[dim]{escape(file.entry.file)}:[/dim] {escape(ops)}")
     screen.print(f"wrote [bold]{escape(f'{result.out}/')}[/bold]")
     screen.print(f"how to run the files on a board: {escape(f'{result.out}/README.md')}")
+
+
+def _print_outputs(result: ExportResult) -> None:
+    """A row for each output of each file, if the model is not a classifier."""
+    if not any(file.verdict.outputs for file in result.files):
+        return
+    table = format_table("each output", ["file", "output", "SQNR", "max abs", "agree"], left=2)
+    for file in result.files:
+        for name, metrics in file.verdict.outputs.items():
+            table.add_row(escape(file.entry.file), escape(name), *output_cells(metrics))
+    console().print(table)
 
 
 _COLUMNS = (
@@ -64,7 +76,7 @@ def _cells(file: Checked) -> dict[str, str]:
         entry.hswish or "-",
         f"{metrics['sqnr_db']:.1f} dB",
         f"{metrics['max_abs']:.2g}",
-        f"{metrics['top1_agree']:.1%}",
+        "-" if file.verdict.outputs else f"{metrics['top1_agree']:.1%}",
         "-" if file.accuracy is None else f"{file.accuracy:.2%}",
         f"{file.latency.median_ns / 1e6:.2f} ms",
         escape(file.runtime),

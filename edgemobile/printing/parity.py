@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from edgemobile.printing.terminal import console, format_table
+from edgemobile.printing.terminal import console, format_table, output_cells
 
 if TYPE_CHECKING:
     from edgemobile.comparison.report import FileParity, ParityReport
@@ -29,16 +29,28 @@ def print_parity(report: ParityReport) -> None:
     for file in report.files:
         colour = _COLOURS[file.verdict]
         mark = f"[{colour}]{file.verdict}[/{colour}]"
-        metrics = ["-" if file.refused else shown(name, file.metrics[name]) for name in METRICS]
+        metrics = ["-" if file.lacks(name) else shown(name, file.metrics[name]) for name in METRICS]
         cells = [*metrics, _layers(file)]
         cells += [escape(file.machine), "-" if file.lsb is None else str(file.lsb)] if remote else []
         table.add_row(mark, escape(Path(file.file).name), escape(file.place), *cells)
     screen = console()
     screen.print(table)
+    _print_outputs(report)
     for file in report.files:
         _print_file(file)
     for note in report.notes:
         screen.print(f"[dim]note:[/dim] {escape(note)}")
+
+
+def _print_outputs(report: ParityReport) -> None:
+    """A row for each output of each file, if the reference is not a classifier."""
+    if not any(file.outputs for file in report.files):
+        return
+    table = format_table("each output", ["file", "on", "output", "SQNR", "max abs", "agree"], left=3)
+    for file in report.files:
+        for name, metrics in file.outputs.items():
+            table.add_row(escape(Path(file.file).name), escape(file.place), escape(name), *output_cells(metrics))
+    console().print(table)
 
 
 def _layers(file: FileParity) -> str:

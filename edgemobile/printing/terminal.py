@@ -20,7 +20,7 @@ from rich.text import Text
 
 from edgemobile.util.progress import Progress, Report, Silent
 
-__all__ = ["console", "format_bytes", "format_table", "print_error", "progress", "recorded"]
+__all__ = ["console", "format_bytes", "format_table", "output_cells", "print_error", "progress", "recorded"]
 
 # Widths in characters: the gap between two columns, and the minimum that a wrapped text keeps of its longest word.
 _GAP = 2
@@ -141,6 +141,12 @@ def format_table(title: str, columns: Sequence[str], *, left: int = 1) -> Table:
 
 def format_bytes(count: int) -> str:
     return f"{count / 2**20:.2f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def output_cells(metrics: Mapping[str, float]) -> tuple[str, str, str]:
+    """SQNR, the largest difference, and the share of pixels or images with the same largest value, of one output."""
+    agree = metrics.get("top1_agree")
+    return f"{metrics['sqnr_db']:.1f} dB", f"{metrics['max_abs']:.2g}", "-" if agree is None else f"{agree:.1%}"
 
 
 class _Bars:

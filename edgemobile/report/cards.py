@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from edgemobile.graph.embed import outside
 from edgemobile.report.findings import Artifact, Findings
+from edgemobile.report.sources import Export
 from edgemobile.report.words import device_words, megabytes, percent, value_words
 from edgemobile.util.markdown import markdown_text
 
@@ -38,6 +39,10 @@ def card(artifact: Artifact, found: Findings) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _classes(export: Export) -> str:
+    return "no classifier" if export.classes is None else f"{export.classes} classes"
+
+
 def _what(one: Artifact) -> Iterator[str]:
     export, exported = one.export, one.exported
     yield f"- sha256: {one.sha256 or 'not known'}"
@@ -47,7 +52,7 @@ def _what(one: Artifact) -> Iterator[str]:
     if export is None or exported is None:
         yield "- origin: not known; add the folder of its export to the report"
         return
-    yield f"- model: {markdown_text(export.name)}, {export.classes} classes, {export.input_px} px"
+    yield f"- model: {markdown_text(export.name)}, {_classes(export)}, {export.input_px} px"
     yield f"- weights: {markdown_text(export.weights_source)}, sha256 {markdown_text(export.weights_sha256)}"
     yield f"- exported by: edgemobile {markdown_text(str(export.facts.get('edgemobile')))}"
     if exported.hswish:

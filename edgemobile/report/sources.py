@@ -100,7 +100,7 @@ class ExportedFile(ManifestEntry):
 class _Manifest:
     folder: str
     name: str
-    classes: int
+    classes: int | None
     input_px: int
     labels: tuple[str, ...] | None
     weights_source: str

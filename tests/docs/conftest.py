@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,3 +32,9 @@ def blocks(pages: dict[str, str]) -> list[tuple[str, str, str]]:
 def prose(pages: dict[str, str]) -> dict[str, str]:
     """Page -> its text without fenced blocks."""
     return {page: _FENCED.sub("", text) for page, text in pages.items()}
+
+
+@pytest.fixture(scope="session")
+def hooks(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    """What the build of the site adds to docs/."""
+    return load_script("docs/hooks.py")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -131,11 +131,6 @@ def test_every_option_in_code_is_there(pages: dict[str, str], repo_root: Path) -
         if option not in known and not code.startswith(("pip ", "mkdocs "))
     ]
     assert not wrong, "\n".join(wrong)
-
-
-@pytest.fixture(scope="module")
-def hooks(load_script: Callable[[str], ModuleType]) -> ModuleType:
-    return load_script("docs/hooks.py")
 
 
 def test_the_reference_has_every_command_and_option(hooks: ModuleType, pages: dict[str, str]) -> None:

@@ -236,6 +236,6 @@ def test_pads_that_torch_computes_are_the_padding_of_the_layer() -> None:
     (layer,) = read.nodes
     assert layer.attrs["padding"] == ((2, 3), (2, 4))
     x = np.random.default_rng(1).standard_normal((1, 6, 6, 3)).astype(np.float32)
-    expected = _run_onnx(model.SerializeToString(), x.transpose(0, 3, 1, 2)).reshape(1, -1)
-    found = run_real(read, x).transpose(0, 3, 1, 2).reshape(1, -1)
+    expected = _run_onnx(model.SerializeToString(), x.transpose(0, 3, 1, 2)).reshape(1, 2, 9, 10)
+    found = run_real(read, x).reshape(1, 9, 10, 2).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -22,6 +22,7 @@ from edgemobile.exporters.onnx_graph import read_graph  # noqa: E402
 from edgemobile.graph import Graph, Node, QParams, Tensor  # noqa: E402
 from edgemobile.graph.affine import dequantize, quantize  # noqa: E402
 from edgemobile.graph.interpreter import run  # noqa: E402
+from edgemobile.graph.resizing import COORDINATES  # noqa: E402
 from edgemobile.inspection.tensor_diff import diff_tensors  # noqa: E402
 from edgemobile.lower import export_program, lower  # noqa: E402
 from edgemobile.models.arch import ARCHS, get_arch, scaled  # noqa: E402
@@ -149,9 +150,24 @@ SINGLE_OPS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, tuple[flo
         (-2.0, 2.5),
     ),
     "avg pool": ("avg_pool2d", {"kernel": (2, 2), "stride": (2, 2)}, (), 1, (-2, 2)),
+    "slice": ("slice", {"begin": 2, "end": 7}, (), 1, (-2.0, 2.5)),
+    "channel shuffle": ("channel_shuffle", {"groups": 4}, (), 1, (-2.0, 2.5)),
+    **{
+        f"resize {mode} {coordinates}": (
+            "resize",
+            {"size": (13, 10), "mode": mode, "coordinates": coordinates},
+            (),
+            1,
+            (-2.0, 2.5),
+        )
+        for mode, known in COORDINATES.items()
+        for coordinates in known
+    },
     "hardswish": ("hardswish", {}, (), 1, (-0.4, 2.5)),
     "hardsigmoid": ("hardsigmoid", {}, (), 1, (0, 1)),
     "sigmoid": ("sigmoid", {}, (), 1, (0, 255 / 256)),
+    "tanh": ("tanh", {}, (), 1, (-1, 127 / 128)),
+    "leaky relu": ("leaky_relu", {"slope": 0.2}, (), 1, (-0.4, 2.5)),
     "relu6": ("relu6", {}, (), 1, (0, 2)),
 }
 
@@ -164,6 +180,8 @@ EQUAL = {
     "mean": 0.96,
     "avg pool": 0.96,
     "hardsigmoid": 0.95,
+    "resize bilinear half_pixel": 0.97,
+    "resize bilinear align_corners": 0.97,
 }
 
 

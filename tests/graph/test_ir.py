@@ -17,6 +17,12 @@ _ATTRS = {
     "kernel": (2, 2),
     "activation": "",
     "perm": (0, 2, 1),
+    "slope": 0.1,
+    "begin": 0,
+    "end": 1,
+    "size": (2, 2),
+    "mode": "nearest",
+    "coordinates": "asymmetric",
 }
 
 

@@ -21,6 +21,9 @@ EXAMPLES = {
     "add": ([IMAGE, (1, 1, 1, 3)], [], {"activation": ""}, IMAGE),
     "mul": ([IMAGE], [(1, 1, 1, 3)], {"activation": ""}, IMAGE),
     "concat": ([IMAGE, (1, 6, 5, 2)], [], {}, (1, 6, 5, 5)),
+    "slice": ([IMAGE], [], {"begin": 1, "end": 3}, (1, 6, 5, 2)),
+    "channel_shuffle": ([(1, 3, 2, 6)], [], {"groups": 3}, (1, 3, 2, 6)),
+    "resize": ([IMAGE], [], {"size": (9, 7), "mode": "bilinear", "coordinates": "half_pixel"}, (1, 9, 7, 3)),
     "mean": ([IMAGE], [], {}, (1, 1, 1, 3)),
     "max_pool2d": (
         [IMAGE],
@@ -34,6 +37,8 @@ EXAMPLES = {
     "hardswish": ([IMAGE], [], {}, IMAGE),
     "hardsigmoid": ([IMAGE], [], {}, IMAGE),
     "sigmoid": ([IMAGE], [], {}, IMAGE),
+    "tanh": ([IMAGE], [], {}, IMAGE),
+    "leaky_relu": ([IMAGE], [], {"slope": 0.1}, IMAGE),
     "relu1": ([IMAGE], [], {}, IMAGE),
     "softmax": ([(1, 7)], [], {}, (1, 7)),
     "transpose": ([IMAGE], [], {"perm": (0, 3, 1, 2)}, (1, 3, 6, 5)),

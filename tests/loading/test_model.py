@@ -14,6 +14,7 @@ import torch
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.loading.checkpoint import load_weights
 from edgemobile.loading.model import load_model
+from edgemobile.metrics.outputs import split
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, at_resolution
 from edgemobile.quant.synthesize import synthesize
@@ -37,6 +38,8 @@ def plain(): return Net()
 def a_dict(): return Net(lambda y: {"logits": y})
 def a_tuple(): return Net(lambda y: (y,))
 def with_none(): return Net(lambda y: [None, y])
+def nothing(): return Net(lambda y: None)
+def joined(): return Net(lambda y: y.sum(0))
 def two(): return Net(lambda y: (y, y + 1))
 def one_image(): return Net(flat=lambda y: y.view(1, 4))
 def half(): return Net().half()
@@ -67,7 +70,7 @@ def test_the_reference_gives_logits_whatever_surrounds_them(name: str, images: n
     model = load_model(f"their_nets:{name}", res=16)
     assert model.classes == 5
     np.testing.assert_allclose(
-        model.logits(images), load_model("their_nets:plain", res=16).logits(images), rtol=1e-4, atol=1e-5
+        model.rows(images), load_model("their_nets:plain", res=16).rows(images), rtol=1e-4, atol=1e-5
     )
 
 
@@ -75,7 +78,7 @@ def test_a_saved_program_gives_them_too(here: Path, images: np.ndarray) -> None:
     model = load_model("their_nets:a_dict", res=16)
     torch.export.save(model.program, here / "net.pt2")
     saved = load_model("net.pt2")
-    np.testing.assert_allclose(saved.logits(images), model.logits(images), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(saved.rows(images), model.rows(images), rtol=1e-4, atol=1e-5)
     with pytest.raises(
         EdgemobileError, match=r"no batch-norm modules \(a saved program keeps none; its package\.module:factory does"
     ):
@@ -87,16 +90,31 @@ def test_images_are_synthesized_from_it() -> None:
     assert synthesize(model.net, model.preprocess, images=2, steps=1).shape == (2, 16, 16, 3)
 
 
-def test_two_tensors_are_refused() -> None:
-    with pytest.raises(Unsupported, match=r"two has outputs of shapes \[\[1, 5\], \[1, 5\]\]\. Supported: one"):
-        load_model("their_nets:two", res=16)
+def test_two_tensors_are_no_classifier(images: np.ndarray) -> None:
+    model = load_model("their_nets:two", res=16)
+    assert not model.is_classifier
+    assert model.classes is None
+    assert [(output.name, output.shape) for output in model.outputs] == [("output_0", (5,)), ("output_1", (5,))]
+    found = split(model.rows(images), model.outputs)
+    np.testing.assert_allclose(found["output_1"], found["output_0"] + 1, rtol=1e-5)
+    with pytest.raises(Unsupported, match=r"two has the outputs output_0 \[N, 5\], output_1 \[N, 5\]\. Supported: "):
+        model.classified()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("nothing", "returns no tensor"), ("joined", r"returns output of shape \[5\] for a batch of 1")],
+)
+def test_outputs_that_are_not_rows_are_refused(name: str, reason: str) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        load_model(f"their_nets:{name}", res=16)
 
 
 def test_a_net_that_runs_on_no_batch_says_why(images: np.ndarray) -> None:
     model = load_model("their_nets:plain", res=16)
     model.net.head = torch.nn.Linear(7, 5)
     with pytest.raises(Unsupported, match="plain cannot be run on a batch of 1: mat1") as caught:
-        model.logits(images)
+        model.rows(images)
     assert "\n" not in str(caught.value)
 
 
@@ -221,7 +239,7 @@ def test_a_factory_that_draws_its_weights_draws_the_same_each_time() -> None:
 def test_other_floats_become_float32_and_that_is_said(here: Path, images: np.ndarray) -> None:
     model = load_model("their_nets:half", res=16)
     assert "their_nets:half makes a net of torch.float16: taken as float32, as `net.float()` has it" in model.notes
-    assert model.logits(images).dtype == np.float32
+    assert model.rows(images).dtype == np.float32
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).half()
     torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 8, 8).half(),)), here / "half.pt2")
     with pytest.raises(Unsupported, match=r"half\.pt2: 0\.weight is torch\.float16\. Supported: float32"):

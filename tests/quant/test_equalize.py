@@ -206,7 +206,8 @@ def _activations_alone(graph: Graph, recipe: Recipe, images: np.ndarray) -> floa
     form, qparams = qparams_of(calibrate(graph, [images]), recipe)
     network = TorchGraph(form)
     with torch.no_grad():
-        exact, rounded = network(images), network(images, lambda name, value: fake_quantized(value, qparams[name]))
+        (exact,) = network(images)
+        (rounded,) = network(images, lambda name, value: fake_quantized(value, qparams[name]))
     return sqnr_db(exact.numpy(), rounded.numpy())
 
 

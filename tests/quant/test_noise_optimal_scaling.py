@@ -39,14 +39,14 @@ def images() -> np.ndarray:
 def test_what_one_tensor_costs_is_foretold(graph: Graph, images: np.ndarray) -> None:
     channels, signal = observe_channels(graph, images, {})
     with torch.no_grad():
-        exact = TorchGraph(graph)(images)
+        exact = TorchGraph(graph)(images)[0]
         assert signal == pytest.approx(float(exact.double().square().sum()) / len(images))
         for name in (graph.nodes[0].output, graph.nodes[len(graph.nodes) // 2].output, graph.nodes[-1].output):
             of = channels[name]
             qparams = activation_qparams(float(of.low.min()), float(of.high.max()))
             moved = TorchGraph(graph)(
                 images, lambda at, x, name=name, q=qparams: fake_quantized(x, q) if at == name else x
-            )
+            )[0]
             measured = float((moved - exact).double().square().sum()) / len(images)
             assert of.noise() == pytest.approx(measured, rel=1.0), name
 
@@ -63,7 +63,7 @@ def test_what_a_layers_weights_cost_is_foretold(graph: Graph, images: np.ndarray
         assert integers is not None
         rounded = graph.replaced(tensors=[Tensor.constant(node.inputs[1], dequantize(integers, qparams))])
         with torch.no_grad():
-            moved = TorchGraph(rounded)(images) - TorchGraph(graph)(images)
+            moved = TorchGraph(rounded)(images)[0] - TorchGraph(graph)(images)[0]
         measured = float(moved.double().square().sum()) / len(images)
         # Read at one place, errors do not add up.
         assert 0.5 < _noise([], [layer], np.ones(len(layer.power)), together=1.0) / measured < 2, node.output

@@ -1,0 +1,178 @@
+"""Lowerings of aten ops that move values of an image: resize it, take some of its channels, or change their order."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgemobile.lower.lowering import Lowering, arguments
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["GETITEM", "MOVES", "channel_slice", "ends_shuffle", "starts_shuffle"]
+
+# What torch.fx calls the choice of one of the parts of a split.
+GETITEM = str(operator.getitem)
+
+
+def _bilinear(walk: Lowering, fx: torch.fx.Node) -> str:
+    """To a size, or by factors that make whole sizes; align_corners or not."""
+    x, _, corners, *scales = arguments(fx, "input", "output_size", "align_corners", scales_h=None, scales_w=None)
+    return _resized(walk, fx, x, "bilinear", "align_corners" if corners else "half_pixel", scales)
+
+
+def _nearest(coordinates: str) -> Callable[[Lowering, torch.fx.Node], str]:
+    def row(walk: Lowering, fx: torch.fx.Node) -> str:
+        """To a size, or by factors that make whole sizes."""
+        x, _, *scales = arguments(fx, "input", "output_size", scales_h=None, scales_w=None)
+        return _resized(walk, fx, x, "nearest", coordinates, scales)
+
+    return row
+
+
+def _resized(
+    walk: Lowering, fx: torch.fx.Node, x: torch.fx.Node, mode: str, coordinates: str, scales: Sequence[object]
+) -> str:
+    """A resize whose factors are those of its sizes: files know no others."""
+    image = walk.image(fx, x)
+    before, after = tuple(x.meta["val"].shape[2:]), tuple(fx.meta["val"].shape[2:])
+    given = scales[0] if isinstance(scales[0], list | tuple) else scales
+    for side, size, factor in zip(before, after, given, strict=False):
+        if coordinates != "align_corners" and isinstance(factor, float | int) and side * factor != size:
+            walk.refuse(
+                fx, f"scale_factor {factor:g} makes no whole number of {side} pixels; give size={list(after)} instead"
+            )
+    if before == after:
+        return image
+    return walk.emit(fx, "resize", (image,), size=after, mode=mode, coordinates=coordinates)
+
+
+def channel_slice(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    """Some of the channels, or all of a dimension."""
+    x, dim, start, end, step = arguments(fx, "input", dim=0, start=None, end=None, step=1)
+    before, after = list(x.meta["val"].shape), list(fx.meta["val"].shape)
+    if before == after:
+        return walk.values[x]
+    if step != 1 or dim % len(before) != 1:
+        walk.refuse(fx, f"only a slice of channels (dim=1) by steps of 1 is supported, found {before} -> {after}")
+    begin = range(before[1])[slice(start, end)][0]
+    return _part(walk, fx, x, begin, after[1])
+
+
+def _split(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Of channels, dim=1: each part that is taken is a slice."""
+    x = fx.args[0]
+    dim = arguments(fx, "input", "size", dim=0)[2]
+    rank = len(x.meta["val"].shape)  # type: ignore[union-attr]
+    if dim % rank != 1:
+        walk.refuse(fx, f"only channels (dim=1) are split, found dim={dim} of {rank}")
+    return walk.operand(fx, x, "input")
+
+
+def _taken(walk: Lowering, fx: torch.fx.Node) -> str:
+    source: Any
+    index: Any
+    source, index = fx.args
+    if str(source.target) not in _SPLITS:
+        walk.refuse(fx, f"parts of {source.target} are not supported")
+    sizes = [part.shape[1] for part in source.meta["val"]]
+    if len(sizes) == 1:
+        return walk.operand(fx, source.args[0], "input")
+    place = range(len(sizes))[index]
+    return _part(walk, fx, source.args[0], sum(sizes[:place]), sizes[place])
+
+
+def _part(walk: Lowering, fx: torch.fx.Node, x: torch.fx.Node, begin: int, size: int) -> str:
+    rank = len(x.meta["val"].shape)
+    if rank not in (2, 4):
+        walk.refuse(fx, f"only channels of [N, C] or [N, C, H, W] are taken, found {rank} dimensions")
+    if any(str(user.target).partition(".")[2].partition(".")[0].endswith("_") for user in fx.users):
+        walk.refuse(fx, "a part of a tensor is overwritten, and with it the tensor; use the op that is not in-place")
+    return walk.emit(fx, "slice", (walk.operand(fx, x, "input"),), begin=begin, end=begin + size)
+
+
+def _channel_shuffle(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Any number of groups."""
+    x, groups = arguments(fx, "input", "groups")
+    return walk.emit(fx, "channel_shuffle", (walk.image(fx, x),), groups=groups)
+
+
+# ---- a channel shuffle that is spelled out ---------------------------------------------------------------------------
+#
+# Given:  y = x.view(N, groups, C / groups, H, W).transpose(1, 2).contiguous().view(N, C, H, W)
+# Result: y = channel_shuffle(x, groups)
+
+_VIEWS = ("aten.view.default", "aten.reshape.default", "aten.unflatten.int")
+_TURNS = ("aten.transpose.int", "aten.permute.default")
+_COPIES = ("aten.contiguous.default", "aten.clone.default")
+
+
+def starts_shuffle(fx: torch.fx.Node) -> bool:
+    """Whether `fx` is the view of an image with its groups as a dimension, and all that reads it goes on so."""
+    before, after = _shape(fx.args[0]), _shape(fx)
+    if str(fx.target) not in _VIEWS or len(before) != 4 or len(after) != 5:
+        return False
+    grouped = after[1] * after[2] == before[1] and (after[0], *after[3:]) == (before[0], *before[2:])
+    return grouped and bool(fx.users) and all(map(_turns, fx.users))
+
+
+def ends_shuffle(fx: torch.fx.Node) -> torch.fx.Node | None:
+    """The view that begins the channel shuffle that `fx` ends; None where it ends none."""
+    if str(fx.target) not in (*_VIEWS, "aten.flatten.using_ints"):
+        return None
+    source = fx.args[0]
+    while str(source.target) in _COPIES:  # type: ignore[union-attr]
+        source = source.args[0]  # type: ignore[union-attr]
+    if not _turns(source):  # type: ignore[arg-type]
+        return None
+    view = source.args[0]  # type: ignore[union-attr]
+    return view if starts_shuffle(view) else None  # type: ignore[arg-type, return-value]
+
+
+def _turns(fx: torch.fx.Node) -> bool:
+    """Whether `fx` exchanges groups and the channels in each, and all that reads it makes an image of it again."""
+    dims = fx.args[1:] if str(fx.target) == "aten.transpose.int" else fx.args[1] if str(fx.target) in _TURNS else ()
+    turned = tuple(dims) in ((1, 2), (2, 1), (0, 2, 1, 3, 4))  # type: ignore[arg-type]
+    return turned and bool(fx.users) and all(_joins(user) for user in fx.users)
+
+
+def _joins(fx: torch.fx.Node) -> bool:
+    if str(fx.target) in _COPIES:
+        return bool(fx.users) and all(map(_joins, fx.users))
+    before, after = _shape(fx.args[0]), _shape(fx)
+    joined = (before[0], before[1] * before[2], *before[3:]) if len(before) == 5 else None
+    return str(fx.target) in (*_VIEWS, "aten.flatten.using_ints") and after == joined
+
+
+def _shape(fx: object) -> tuple[int, ...]:
+    return tuple(fx.meta["val"].shape)  # type: ignore[attr-defined]
+
+
+def _turned(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    """Inside a channel shuffle that is spelled out."""
+    if not (_turns(fx) and starts_shuffle(fx.args[0])):  # type: ignore[arg-type]
+        walk.refuse(
+            fx,
+            "an order of dimensions has no meaning in both NHWC and NCHW. Supported: the channel shuffle "
+            "view(N, groups, C / groups, H, W).transpose(1, 2).reshape(N, C, H, W)",
+        )
+    return walk.values[fx.args[0]]  # type: ignore[index]
+
+
+_SPLITS = ("aten.chunk.default", "aten.split.Tensor", "aten.split.sizes", "aten.split_with_sizes.default")
+MOVES: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
+    "aten.upsample_bilinear2d.vec": _bilinear,
+    "aten.upsample_bilinear2d.default": _bilinear,
+    "aten.upsample_nearest2d.vec": _nearest("asymmetric"),
+    "aten.upsample_nearest2d.default": _nearest("asymmetric"),
+    "aten._upsample_nearest_exact2d.vec": _nearest("half_pixel"),
+    "aten._upsample_nearest_exact2d.default": _nearest("half_pixel"),
+    **dict.fromkeys(_SPLITS, _split),
+    GETITEM: _taken,
+    "aten.channel_shuffle.default": _channel_shuffle,
+    **dict.fromkeys(_TURNS, _turned),
+}
