@@ -44,7 +44,7 @@ from edgemobile.graph.embed import normalised, outside, to_pixels
 from edgemobile.graph.interpreter import run
 from edgemobile.images.samples import from_dataset, from_noise, from_package, from_synthesis
 from edgemobile.loading.checkpoint import CHECK_IMAGES, bundled, identify, load_weights
-from edgemobile.loading.model import Model, load_model
+from edgemobile.loading.model import TorchModel, load_model
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
 from edgemobile.loading.presets import described
 from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
@@ -118,7 +118,7 @@ class Reference:
 
     name: str
     preprocess: Preprocess
-    model: Model | None = None
+    model: TorchModel | None = None
     file: ModelFile | None = None
     place: ExecutionTarget | None = None
     claims: StatedMetadata = field(default_factory=StatedMetadata)
@@ -137,10 +137,8 @@ class Reference:
         """What it computes. Raises Unsupported for a file with ops a Graph has no word for."""
         if self.file is not None:
             return graph_of(self.file)
-        from edgemobile.lower import lower
-
         assert self.model is not None
-        return lower(self.model.program, self.model.name)
+        return self.model.graph()
 
     def values(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         """Every tensor of the graph, in NHWC, as the reference arithmetic computes it."""
