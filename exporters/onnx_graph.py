@@ -156,6 +156,16 @@ class _Reader:
         self.stored[name] = Tensor.constant(name, np.asarray(data, np.float32))
         return name
 
+    def beside(self, name: str, rank: int) -> str:
+        """An operand beside one of `rank` dimensions: of a vector beside an image, ONNX means the last of [N,C,H,W]."""
+        tensor = self.stored.get(self.named(name))
+        if rank != 4 or tensor is None or tensor.data is None or tensor.qparams is not None:
+            return name
+        if tensor.data.ndim >= 3 or tensor.data.size == 1:
+            return name
+        image = tensor.data.reshape(*[1] * (4 - tensor.data.ndim), *tensor.data.shape)
+        return self.constant(f"{tensor.name}.image", channels_last(image))
+
     def between(self, node: Any, ending: str, op: str, x: str, constant: np.ndarray | float) -> str:
         """A product with or a sum of a constant before `node`."""
         name = f"{tensor_name(node.output[0])}.{ending}"
@@ -299,6 +309,14 @@ def _concat(reader: _Reader, node: Any) -> None:
     reader.emit("concat", node, [reader.in_steps_of(output, name, index) for index, name in enumerate(node.input)])
 
 
+def _sum_or_product(op: str) -> Callable[[_Reader, Any], None]:
+    def row(reader: _Reader, node: Any) -> None:
+        rank = len(reader.stored[tensor_name(node.output[0])].shape)
+        reader.emit(op, node, [reader.beside(name, rank) for name in node.input], activation="")
+
+    return row
+
+
 def _plain(op: str, **attrs: Any) -> Callable[[_Reader, Any], None]:
     return lambda reader, node: reader.emit(op, node, list(node.input), **attrs)
 
@@ -428,13 +446,13 @@ def _mul(reader: _Reader, node: Any) -> None:
     if node.input[0].endswith(":steps"):
         reader.nodes.append(Node("dequantize", (node.input[0].removesuffix(":steps"),), node.output[0]))
     else:
-        reader.emit("mul", node, list(node.input), activation="")
+        _sum_or_product("mul")(reader, node)
 
 
 _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "Conv": _conv,
     "Gemm": _gemm,
-    "Add": _plain("add", activation=""),
+    "Add": _sum_or_product("add"),
     "Mul": _mul,
     "Sub": _less,
     "Div": _divided,
