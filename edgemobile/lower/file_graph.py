@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from edgemobile.errors import Unsupported
 from edgemobile.graph import OPS, Graph, GraphError, Node, Tensor
 from edgemobile.graph.ir import unique_name
 from edgemobile.lower.affine_folding import fold_affine
 from edgemobile.lower.dead_code import without_dead_code
-from edgemobile.lower.decomposed_activations import recognise_activations
+from edgemobile.lower.decomposed_activations import is_number, recognise_activations
 from edgemobile.lower.fusion import fuse_activations
 from edgemobile.lower.reals import as_reals
 from edgemobile.lower.transposes import without_transposes
@@ -174,11 +176,22 @@ def _product(spelling: _Spelling, node: Node) -> None:
         spelling.nodes.append(Node(node.op, inputs, node.output, node.attrs))
 
 
+def _relu1(spelling: _Spelling, node: Node) -> None:
+    """max(0, min(1, u)) is a hard-sigmoid of 6 u - 3, whose scale and offset go into the layer before."""
+    (x,) = node.inputs
+    for ending, op, value in (("times6", "mul", 6.0), ("less3", "add", -3.0)):
+        constant = Tensor.constant(f"{node.output}.{ending}.constant", np.array([value], np.float32))
+        spelling.tensors[constant.name] = constant
+        x = spelling.between(node, ending, spelling.shape(x), op, (x, constant.name), activation="")
+    spelling.nodes.append(Node("hardsigmoid", (x,), node.output))
+
+
 _FORMS: dict[str, Callable[[_Spelling, Node], None]] = {
     "reshape": _reshape,
     "avg_pool2d": _pool,
     "mean": _mean,
     "linear": _linear,
+    "relu1": _relu1,
     "add": _product,
     "mul": _product,
 }
@@ -225,6 +238,27 @@ def _of_batch(graph: Graph, batch: int) -> Graph:
     return graph.replaced(tensors=[Tensor(name, (batch, *graph[name].shape[1:])) for name in activations])
 
 
+def _with_hard_sigmoids(graph: Graph) -> Graph:
+    """relu6(layer(x)) / 6 with the 3 in the layer's bias, as converters fuse it, as a hard-sigmoid behind the layer.
+
+    Given:  relu6(w x + b) / 6       Result: hardsigmoid(w x + (b - 3))
+    """
+    layers = {node.output: node for node in graph.nodes if node.has_weights}
+    replaced, tensors = {}, []
+    for node in graph.nodes:
+        layer = layers.get(node.inputs[0]) if node.op == "mul" and is_number(graph, node.inputs[1], 1 / 6) else None
+        if layer is None or layer.attrs["activation"] != "relu6" or len(graph.consumers(layer.output)) > 1:
+            continue
+        bias = graph[layer.inputs[2]]
+        assert bias.data is not None
+        less = Tensor.constant(unique_name(f"{bias.name}.less3", graph.tensors), bias.data - np.float32(3))
+        tensors.append(less)
+        inputs = (*layer.inputs[:2], less.name)
+        replaced[layer.output] = Node(layer.op, inputs, layer.output, {**layer.attrs, "activation": ""})
+        replaced[node.output] = Node("hardsigmoid", (layer.output,), node.output)
+    return graph.replaced([replaced.get(node.output, node) for node in graph.nodes], tensors)
+
+
 def _spelled(graph: Graph) -> Graph:
     return _Spelling(graph).result()
 
@@ -232,6 +266,7 @@ def _spelled(graph: Graph) -> Graph:
 _STEPS: tuple[Callable[[Graph], Graph], ...] = (
     without_transposes,
     _spelled,
+    _with_hard_sigmoids,
     recognise_activations,
     without_dead_code,
     fold_affine,

@@ -16,6 +16,8 @@ _CONVERSIONS = ("quantize", "dequantize", "round")
 def as_reals(graph: Graph) -> Graph:
     """`graph` with float32 tensors only: constants dequantized, and no rounding between them.
 
+    Integers that begin at 0 saturate there, which may be all that a file has of a ReLU: it gets one.
+
     Raises Unsupported for integer constants without a scale that a node computes with.
     """
     same: dict[str, str] = {}
@@ -25,12 +27,25 @@ def as_reals(graph: Graph) -> Graph:
         if node.op in _CONVERSIONS:
             same[node.output] = inputs[0]
         else:
-            nodes.append(Node(node.op, inputs, node.output, node.attrs))
+            cut = _saturates_as(graph[node.output]) if node.attrs.get("activation") == "" else ""
+            attrs = {**node.attrs, "activation": cut} if cut else node.attrs
+            nodes.append(Node(node.op, inputs, node.output, attrs))
     outputs = tuple(same.get(name, name) for name in graph.outputs)
     read = {name for node in nodes for name in node.inputs}
     kept = {*graph.inputs, *outputs, *read, *(node.output for node in nodes)}
     tensors = {name: _real(tensor, read) for name, tensor in graph.tensors.items() if name in kept}
     return Graph(graph.name, graph.inputs, outputs, tuple(nodes), tensors)
+
+
+def _saturates_as(tensor: Tensor) -> str:
+    """The activation that the range of an integer tensor is; "" where it has negative reals."""
+    if tensor.qparams is None or tensor.dtype not in ("int8", "uint8"):
+        return ""
+    limits = np.iinfo(tensor.dtype)
+    if tensor.qparams.zero_point[0] != limits.min:
+        return ""
+    scale = float(tensor.qparams.scale[0])
+    return "relu6" if abs(scale * (limits.max - limits.min) - 6) < scale / 2 else "relu"
 
 
 def _real(tensor: Tensor, read: set[str]) -> Tensor:

@@ -210,6 +210,51 @@ def test_what_depends_on_the_order_between_transposes_is_refused() -> None:
         lower_file(_graph([node, mean], tensors, "y"))
 
 
+def _layer() -> tuple[list[Node], list[Tensor]]:
+    attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1, "activation": ""}
+    tensors = [
+        Tensor("x", (1, 4, 4, 3)),
+        Tensor.constant("w", images(2, 1, 1, 3)),
+        Tensor.constant("b", images(2)),
+        *(Tensor(name, (1, 4, 4, 2)) for name in ("y", "u", "v")),
+        Tensor("out", (1, 1, 1, 2)),
+    ]
+    return [Node("conv2d", ("x", "w", "b"), "y", attrs)], tensors
+
+
+def _numbers(**values: float) -> list[Tensor]:
+    return [Tensor.constant(name, np.array([value], np.float32)) for name, value in values.items()]
+
+
+def _as_litert_torch_fuses_it() -> Graph:
+    nodes, tensors = _layer()
+    fused = Node("conv2d", nodes[0].inputs, "y", {**nodes[0].attrs, "activation": "relu6"})
+    sixth = Node("mul", ("y", "sixth"), "u", {"activation": ""})
+    return _graph([fused, sixth, Node("mean", ("u",), "out")], [*tensors, *_numbers(sixth=1 / 6)], "out")
+
+
+def _as_onnx2tf_writes_it() -> Graph:
+    nodes, tensors = _layer()
+    slope, offset = (
+        Node(op, (x, c), y, {"activation": ""}) for op, x, c, y in (("mul", "y", "a", "u"), ("add", "u", "c", "v"))
+    )
+    cut = Node("relu1", ("v",), "cut")
+    tensors += [Tensor("cut", (1, 4, 4, 2)), *_numbers(a=0.2, c=0.4)]
+    mean = Node("mean", ("cut",), "out")
+    return _graph(
+        [*nodes, slope, offset, cut, mean], [*tensors, Tensor("cut", (1, 4, 4, 2)), *_numbers(a=0.2, c=0.4)], "out"
+    )
+
+
+@pytest.mark.parametrize("build", [_as_litert_torch_fuses_it, _as_onnx2tf_writes_it])
+def test_a_hard_sigmoid_in_pieces_is_one_op(build: Callable[[], Graph]) -> None:
+    graph = build()
+    found = lower_file(graph).graph
+    assert found.op_counts() == {"conv2d": 1, "hardsigmoid": 1, "mean": 1, "reshape": 1}
+    batch = images(3, 4, 4, 3)
+    np.testing.assert_allclose(run_real(found, batch), run_real(graph, batch).reshape(3, 2), rtol=1e-5, atol=1e-6)
+
+
 def test_a_softmax_inside_is_refused() -> None:
     net = Net(1, 3, PX, PX)
     shares = net("Softmax", pooled(net, net("Conv", "x", net.weight(CHANNELS, 3, 1, 1))), axis=1)
