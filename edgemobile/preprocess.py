@@ -74,6 +74,11 @@ class Preprocess:
         mean, std = (np.array(values, np.float32) for values in (self.mean, self.std))
         return (crop(resized, self.input_px) - mean) / std
 
+    @property
+    def largest(self) -> float:
+        """The largest absolute value that it gives."""
+        return max(max(mean, 1 - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
+
     def to_json(self) -> dict[str, Any]:
         return {"version": self.version, **{key: value for key, value in asdict(self).items() if key != "version"}}
 

@@ -18,6 +18,7 @@ import numpy as np
 from edgemobile.errors import Unsupported
 from edgemobile.exporters.damaged import reading
 from edgemobile.exporters.onnx_contents import load, onnx
+from edgemobile.exporters.onnx_layouts import channels_last
 from edgemobile.exporters.onnx_plain import plain
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.padding import Pads, unpadded
@@ -122,6 +123,10 @@ class _Reader:
         return name
 
     def emit(self, op: str, node: Any, inputs: list[str], **attrs: Any) -> None:
+        for name in inputs:
+            # What is also a parameter of another op, like the 6 of a Clip, is no tensor yet.
+            if self.named(name) not in self.stored and (value := self.parameter(name)) is not None:
+                self.constant(self.named(name), channels_last(value))
         self.nodes.append(Node(op, tuple(map(self.named, inputs)), tensor_name(node.output[0]), attrs))
 
     def parameter(self, name: str) -> np.ndarray | None:
@@ -149,6 +154,29 @@ class _Reader:
         if any(value.name == name for value in self.model.graph.output):
             return False
         return all(node is reader or name not in node.input for node in self.model.graph.node)
+
+    def constant(self, name: str, data: np.ndarray) -> str:
+        """Add a float32 constant that the file has in another form."""
+        self.stored[name] = Tensor.constant(name, np.asarray(data, np.float32))
+        return name
+
+    def beside(self, name: str, rank: int) -> str:
+        """An operand beside one of `rank` dimensions: of a vector beside an image, ONNX means the last of [N,C,H,W]."""
+        tensor = self.stored.get(self.named(name))
+        if rank != 4 or tensor is None or tensor.data is None or tensor.qparams is not None:
+            return name
+        if tensor.data.ndim >= 3 or tensor.data.size == 1:
+            return name
+        image = tensor.data.reshape(*[1] * (4 - tensor.data.ndim), *tensor.data.shape)
+        return self.constant(f"{tensor.name}.image", channels_last(image))
+
+    def between(self, node: Any, ending: str, op: str, x: str, constant: np.ndarray | float) -> str:
+        """A product with or a sum of a constant before `node`."""
+        name = f"{tensor_name(node.output[0])}.{ending}"
+        other = self.constant(f"{name}.constant", np.atleast_1d(constant))
+        self.stored[name] = Tensor(name, self.stored[self.named(x)].shape)
+        self.nodes.append(Node(op, (self.named(x), other), name, {"activation": ""}))
+        return name
 
     def no_bias(self, weight: str) -> str:
         """The zeros of a layer that adds none."""
@@ -211,12 +239,17 @@ def _clip(reader: _Reader, node: Any) -> None:
     if _cut_integers(reader, node) or _moved_zero(reader, node):
         return
     bounds = [reader.parameter(name) for name in node.input[1:]]
-    activation = _CLIPS.get(tuple(None if bound is None else float(bound.item()) for bound in bounds))
+    limits = tuple(None if bound is None else float(bound.item()) for bound in bounds)
+    if not bounds:
+        # Up to operator set 10 they are attributes.
+        limits = tuple(_attrs(node).get(name) for name in ("min", "max"))
+    activation = _CLIPS.get(tuple(None if limit is not None and limit > _NO_LIMIT else limit for limit in limits))
     if activation is None:
         raise Unsupported(f"Clip (at {node.output[0]}) is supported from 0 to 6, and from 0 up")
     _activation(activation)(reader, node)
 
 
+_NO_LIMIT = 1e30
 _CLIPS = {(0.0, 6.0): "relu6", (0.0,): "relu", (0.0, None): "relu"}
 
 
@@ -280,6 +313,14 @@ def _concat(reader: _Reader, node: Any) -> None:
     reader.emit("concat", node, [reader.in_steps_of(output, name, index) for index, name in enumerate(node.input)])
 
 
+def _sum_or_product(op: str) -> Callable[[_Reader, Any], None]:
+    def row(reader: _Reader, node: Any) -> None:
+        rank = len(reader.stored[tensor_name(node.output[0])].shape)
+        reader.emit(op, node, [reader.beside(name, rank) for name in node.input], activation="")
+
+    return row
+
+
 def _plain(op: str, **attrs: Any) -> Callable[[_Reader, Any], None]:
     return lambda reader, node: reader.emit(op, node, list(node.input), **attrs)
 
@@ -287,7 +328,10 @@ def _plain(op: str, **attrs: Any) -> Callable[[_Reader, Any], None]:
 def _pool(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, node: Any) -> None:
         attrs = _attrs(node)
-        pads = {"padding": _pads(attrs, node)} if op == "max_pool2d" else {}
+        padding = _pads(attrs, node)
+        if op == "avg_pool2d" and padding != unpadded:
+            raise Unsupported(f"AveragePool (at {node.output[0]}) is supported without padding")
+        pads = {"padding": padding} if op == "max_pool2d" else {}
         kernel = tuple(attrs["kernel_shape"])
         reader.emit(op, node, [node.input[0]], kernel=kernel, stride=tuple(attrs.get("strides", (1, 1))), **pads)
 
@@ -341,14 +385,59 @@ def _reshape(reader: _Reader, node: Any) -> None:
 
 
 def _hardsigmoid(reader: _Reader, node: Any) -> None:
+    """max(0, min(1, alpha x + beta)), which is relu6(u + 3) / 6 of u = 6 alpha x + 6 beta - 3."""
     attrs = _attrs(node)
     alpha, beta = attrs.get("alpha", 0.2), attrs.get("beta", 0.5)
-    if not (abs(alpha - 1 / 6) < 1e-6 and beta == 0.5):
+    x = node.input[0]
+    source = reader.stored.get(reader.named(x))
+    if abs(alpha - 1 / 6) >= 1e-6 or beta != 0.5:
+        if source is None or source.qparams is not None or alpha <= 0:
+            raise Unsupported(
+                f"HardSigmoid (at {node.output[0]}) of integers is supported as relu6(x + 3) / 6: alpha 1/6 and beta "
+                f"0.5, found {alpha:g} and {beta:g}"
+            )
+        x = reader.between(node, "scaled", "mul", x, 6 * alpha)
+        x = reader.between(node, "shifted", "add", x, 6 * beta - 3) if beta != 0.5 else x
+    reader.emit("hardsigmoid", node, [x])
+
+
+def _batch_norm(reader: _Reader, node: Any) -> None:
+    """gamma (x - mean) / sqrt(var + epsilon) + beta: of an image a depthwise 1x1 convolution, else two nodes."""
+    attrs = _attrs(node)
+    gamma, beta, mean, var = (reader.parameter(name) for name in node.input[1:5])
+    if attrs.get("training_mode") or gamma is None or beta is None or mean is None or var is None:
         raise Unsupported(
-            f"HardSigmoid (at {node.output[0]}) is supported as relu6(x + 3) / 6: alpha 1/6 and beta 0.5, found "
-            f"{alpha:g} and {beta:g}"
+            f"BatchNormalization (at {node.output[0]}) is supported with stored statistics, not in training mode"
         )
-    reader.emit("hardsigmoid", node, [node.input[0]])
+    scale = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + attrs.get("epsilon", 1e-5))
+    offset = beta - mean * scale
+    x, name = node.input[0], tensor_name(node.output[0])
+    if len(reader.stored[reader.named(x)].shape) != 4:
+        x = reader.between(node, "scaled", "mul", x, scale)
+        reader.emit("add", node, [x, reader.constant(f"{name}.offset", offset)], activation="")
+        return
+    weight = reader.constant(f"{name}.weight", scale.reshape(-1, 1, 1, 1))
+    attrs = {"stride": (1, 1), "padding": unpadded, "dilation": (1, 1), "groups": len(scale), "activation": ""}
+    reader.emit("conv2d", node, [x, weight, reader.constant(f"{name}.bias", offset)], **attrs)
+
+
+def _less(reader: _Reader, node: Any) -> None:
+    """x - constant is a sum, constant - x is refused."""
+    _with_constant(reader, node, "add", lambda value: -value)
+
+
+def _divided(reader: _Reader, node: Any) -> None:
+    """x / constant is a product."""
+    _with_constant(reader, node, "mul", lambda value: 1 / value)
+
+
+def _with_constant(reader: _Reader, node: Any, op: str, other: Callable[[np.ndarray], np.ndarray]) -> None:
+    x, name = node.input
+    value = reader.parameter(name)
+    if value is None or value.dtype != np.float32 or not value.all():
+        raise Unsupported(f"{node.op_type} (at {node.output[0]}) is supported by stored float32 other than 0")
+    changed = other(channels_last(value).astype(np.float64))
+    reader.emit(op, node, [x, reader.constant(f"{tensor_name(node.output[0])}.constant", changed)], activation="")
 
 
 def _leaky_relu(reader: _Reader, node: Any) -> None:
@@ -410,14 +499,17 @@ def _mul(reader: _Reader, node: Any) -> None:
     if node.input[0].endswith(":steps"):
         reader.nodes.append(Node("dequantize", (node.input[0].removesuffix(":steps"),), node.output[0]))
     else:
-        reader.emit("mul", node, list(node.input), activation="")
+        _sum_or_product("mul")(reader, node)
 
 
 _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "Conv": _conv,
     "Gemm": _gemm,
-    "Add": _plain("add", activation=""),
+    "Add": _sum_or_product("add"),
     "Mul": _mul,
+    "Sub": _less,
+    "Div": _divided,
+    "BatchNormalization": _batch_norm,
     "Relu": _activation("relu"),
     "Clip": _clip,
     "HardSwish": _plain("hardswish"),

@@ -1,7 +1,8 @@
 """Any ONNX file in the ops that the readers know: the same computation, spelled in one way. For reading only.
 
-    Constant nodes, and what is made of   initializers
-    stored shapes and axes
+    Constant nodes, what is made of       initializers
+    stored shapes and axes, and a stored
+    weight reshaped or transposed
     QLinearConv, QLinearAdd, QGemm, ...   the float op between DequantizeLinear and QuantizeLinear
     MatMul by a constant, and the Add     Gemm with transB=1
     behind it; Gemm with transB=0
@@ -25,6 +26,8 @@ __all__ = ["REAL", "plain"]
 # The end of the name of reals that are a tensor beside their integers.
 REAL = ".real"
 
+_WHOLE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+
 
 def plain(model: Any) -> Any:
     """A ModelProto rewritten; `model` stays as it is. Shapes are those onnx can derive."""
@@ -40,10 +43,16 @@ def plain(model: Any) -> Any:
 
 def _described(model: Any) -> Any:
     """`model` with the shape of every value."""
-    stated = {value.name for value in (*model.graph.value_info, *model.graph.output)}
+    values = (*model.graph.value_info, *model.graph.output)
+    stated = {value.name for value in values if value.type.tensor_type.HasField("shape")}
     made = {name for node in model.graph.node for name in node.output if name}
     if made <= stated:
         return model
+    # A stored value has its own shape: what the file says of the node that made it may be of before it was turned.
+    stored = {tensor.name for tensor in model.graph.initializer}
+    said = [value for value in model.graph.value_info if value.name not in stored]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(said)
     try:
         return onnx.shape_inference.infer_shapes(model)
     except Exception:  # What has no shape then is named where it is needed.
@@ -63,16 +72,26 @@ def _store_constants(graph: Any) -> None:
     _replace_nodes(graph, kept)
 
 
+# Ops that only give stored values another form.
+_VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity")
+
+
 def _fold(model: Any) -> None:
-    """Compute what is made of stored integers of 64 bits: shapes, axes and pads. Weights stay as they are."""
+    """Compute what is made of stored whole numbers (shapes, axes and pads), and stored values in another form."""
     reference: Any = require("onnx.reference", "export")
     graph, kept = model.graph, []
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = _known_shapes(graph)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     for node in graph.node:
+        if node.op_type == "Shape" and node.input[0] in shapes and not node.attribute:
+            stored[node.output[0]] = onnx.numpy_helper.from_array(shapes[node.input[0]], node.output[0])
+            graph.initializer.append(stored[node.output[0]])
+            continue
         given = [stored.get(name) for name in node.input if name]
-        whole = all(tensor is not None and tensor.data_type == onnx.TensorProto.INT64 for tensor in given)
-        if not (given and whole and node.domain == "") or node.op_type == "DequantizeLinear":
+        whole = all(tensor is not None and tensor.data_type in _WHOLE for tensor in given)
+        view = node.op_type in _VIEWS and all(tensor is not None for tensor in given)
+        if not (given and (whole or view) and node.domain == "") or node.op_type == "DequantizeLinear":
             kept.append(node)
             continue
         feeds = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in given if tensor is not None}
@@ -81,6 +100,16 @@ def _fold(model: Any) -> None:
             stored[name] = onnx.numpy_helper.from_array(np.asarray(array), name)
             graph.initializer.append(stored[name])
     _replace_nodes(graph, kept)
+
+
+def _known_shapes(graph: Any) -> dict[str, np.ndarray]:
+    """i64[rank] of every value without a free dimension."""
+    found = {}
+    for value in (*graph.input, *graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if dims and all(dim.dim_value > 0 for dim in dims):
+            found[value.name] = np.array([dim.dim_value for dim in dims], np.int64)
+    return found
 
 
 def _constant(node: Any) -> Any:

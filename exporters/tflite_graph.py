@@ -169,6 +169,8 @@ def _pad(reader: _Reader, operator: Any) -> None:
 def _pool(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, operator: Any) -> None:
         options = operator.builtinOptions
+        if _activation(options):
+            raise Unsupported(f"a pool (at {reader.output(operator)}) is supported without an activation")
         kernel = (options.filterHeight, options.filterWidth)
         source, padding = reader.window(operator, reader.inputs(operator)[0], kernel, (1, 1))
         pads = {"padding": padding} if op == "max_pool2d" else {}
@@ -245,6 +247,23 @@ def _fused(op: str) -> Callable[[_Reader, Any], None]:
     return row
 
 
+def _with_constant(op: str, other: Callable[[np.ndarray], np.ndarray]) -> Callable[[_Reader, Any], None]:
+    """x - constant as a sum, x / constant as a product."""
+
+    def row(reader: _Reader, operator: Any) -> None:
+        x, name = reader.inputs(operator)
+        data = reader.tensors[name].data
+        if data is None or data.dtype != np.float32 or not data.all():
+            kind = op_name(reader.model.operatorCodes[operator.opcodeIndex])
+            raise Unsupported(f"{kind} (at {reader.output(operator)}) is supported by stored float32 other than 0")
+        constant = f"{reader.output(operator)}.constant"
+        values = other(data.astype(np.float64)).astype(np.float32)
+        reader.tensors[constant] = Tensor.constant(constant, values)
+        reader.emit(op, operator, [x, constant], activation=_activation(operator.builtinOptions))
+
+    return row
+
+
 def _concat(reader: _Reader, operator: Any) -> None:
     options, output = operator.builtinOptions, reader.output(operator)
     rank = len(reader.tensors[output].shape)
@@ -263,6 +282,8 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "FULLY_CONNECTED": _linear,
     "ADD": _fused("add"),
     "MUL": _fused("mul"),
+    "SUB": _with_constant("add", np.negative),
+    "DIV": _with_constant("mul", np.reciprocal),
     "CONCATENATION": _concat,
     "SLICE": _slice,
     "RESIZE_BILINEAR": _resize("bilinear"),

@@ -122,14 +122,15 @@ class Calibration:
         return Prepared(rescaled(form, factors), factors, floors)
 
 
-def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = False) -> Calibration:
-    """A Calibration of `graph` on preprocessed images f32[N,H,W,C] of any batch sizes.
+def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = False, largest: float = 0) -> Calibration:
+    """A Calibration of `graph` on preprocessed images f32[N,H,W,C] of any batch sizes. `largest` is the largest value
+    that the preprocessing gives; 0 is that of images normalised as usual.
 
     Nothing is computed before a recipe asks for it. Raises EdgemobileError for an empty set, values that are not finite
     and, where `strict`, for images that cannot be what the model is used on; they are noted otherwise.
     """
     batches = tuple(batches)
-    return Calibration(graph, batches, tuple(check_images(batches, strict=strict)))
+    return Calibration(graph, batches, tuple(check_images(batches, strict=strict, largest=largest)))
 
 
 def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:

@@ -25,8 +25,9 @@ _LOOKED_AT = 64
 _NAMED = 3
 
 
-def check_images(batches: Sequence[np.ndarray], *, strict: bool = True) -> list[str]:
-    """What is wrong with preprocessed images f32[N,H,W,C] as a calibration set, as notes.
+def check_images(batches: Sequence[np.ndarray], *, strict: bool = True, largest: float = 0) -> list[str]:
+    """What is wrong with preprocessed images f32[N,H,W,C] as a calibration set, as notes. `largest` is the largest
+    value that the model's own preprocessing gives, which may be that of raw pixels.
 
     Raises EdgemobileError for an empty set and for values that are not finite; with `strict` also in place of a note:
     for images that are constant, all the same, not normalised, or noise.
@@ -35,7 +36,7 @@ def check_images(batches: Sequence[np.ndarray], *, strict: bool = True) -> list[
         raise EdgemobileError("the calibration set is empty: give at least one image, or none to synthesize them")
     if not all(np.isfinite(batch).all() for batch in batches):
         raise EdgemobileError("the calibration images hold values that are not finite; check the preprocessing")
-    reason = _unusable(np.concatenate(batches)[:_LOOKED_AT])
+    reason = _unusable(np.concatenate(batches)[:_LOOKED_AT], max(_LARGEST_MEAN_SQUARE, largest**2))
     if reason and strict:
         raise EdgemobileError(
             f"the calibration images cannot calibrate: {reason}. Give images of what the model is for, "
@@ -44,14 +45,14 @@ def check_images(batches: Sequence[np.ndarray], *, strict: bool = True) -> list[
     return [f"calibration images: {reason}"] if reason else []
 
 
-def _unusable(images: np.ndarray) -> str | None:
+def _unusable(images: np.ndarray, most_power: float) -> str | None:
     deviations = images.reshape(len(images), -1).std(axis=1)
     if not (deviations > 1e-6).any():
         return "every one is a single colour"
     if len(images) > 1 and (images == images[0]).all():
         return "all are the same image"
     power = float(np.mean(np.square(images, dtype=np.float64)))
-    if power > _LARGEST_MEAN_SQUARE:
+    if power > most_power:
         return f"their mean square is {power:.3g}, so they are not normalised (about 1 is usual; pixels 0..255?)"
     if min(images.shape[1:3]) >= _LEAST_SIDE_PX and _correlation(images) < _LEAST_CORRELATION:
         return "neighbouring pixels have nothing in common, so they are noise"

@@ -23,12 +23,19 @@ from edgemobile.exporters.model_files import read_model_file
 from edgemobile.images.class_labels import Labels, find_labels, has_background, printable
 from edgemobile.loading.checkpoint import Checkpoint, build, bundled, identify, load_weights
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_factory, is_program
-from edgemobile.loading.presets import ASSUMED, chosen_preprocess, default_preprocess, described, says_resolution
+from edgemobile.loading.presets import (
+    ASSUMED,
+    chosen_preprocess,
+    default_preprocess,
+    described,
+    says_resolution,
+    stated_normalisation,
+)
 from edgemobile.metrics.outputs import not_a_classifier
 from edgemobile.model_file.metadata import TARGET, preprocess_in, whole
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.models.arch import Arch, get_arch
-from edgemobile.preprocess import Channels, Preprocess, at_resolution
+from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.util.quiet import quiet_stderr
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
@@ -125,7 +132,8 @@ def open_classifier(file: str, options: ClassifierOptions, opened: ModelFile | N
         preprocess = at_resolution(stated, input_px or usual_px)
         notes += [assumption] if assumption else []
     else:
-        preprocess, source = default_preprocess(session.input, input_px or usual_px, _normalisation(model_file))
+        stated_std = None if model_file is None else stated_normalisation(model_file)
+        preprocess, source = default_preprocess(session.input, input_px or usual_px, stated_std)
     own = whole(stated, metadata) if stated and options.preprocess is None and not assumption else None
     session.settle(preprocess.input_px)
     with quiet_stderr():
@@ -321,15 +329,6 @@ def _zeros(session: Session) -> np.ndarray:
 
 
 # ---- what is known about them ---------------------------------------------------------------------------------------
-
-
-def _normalisation(file: ModelFile | None) -> tuple[Channels, Channels] | None:
-    """The input's mean and std in TFLite's official metadata, which most third-party files have."""
-    if file is None or file.format != "tflite":
-        return None
-    from edgemobile.exporters.tflite_file import read_normalisation
-
-    return read_normalisation(file.data)
 
 
 def _sha256(path: Path, checkpoint: Checkpoint | None, file: ModelFile | None) -> str | None:

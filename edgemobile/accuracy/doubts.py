@@ -66,7 +66,7 @@ def better_tried(model: Model, load: Callable[[Preprocess], Labelled]) -> str | 
     best = sorted(better, key=lambda option: -better[option])[:_NAMED]
     said = ", ".join(f"{better[option]:.1%} with {option}" for option in best)
     return (
-        f"PyTorch classifies {before.mean():.1%} of {len(before)} check images correctly with the assumed "
+        f"{model.reference} classifies {before.mean():.1%} of {len(before)} check images correctly with the assumed "
         f"values, and {said}: "
         "set the values that it was trained with"
     )
@@ -84,5 +84,5 @@ def _tried(model: Model) -> Iterator[tuple[str, Preprocess]]:
 
 
 def _right(model: Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which images PyTorch classifies correctly, bool[N]."""
+    """Which images the model classifies correctly, bool[N]."""
     return model.rows(images).argmax(axis=1) == labels

@@ -69,10 +69,10 @@ def export(
     verbose: bool,
     **options: Any,
 ) -> int:
-    """Export MODEL to a folder, run every file it wrote and compare it with PyTorch.
+    """Export MODEL to a folder, run every file it wrote and compare it with MODEL.
 
-    MODEL is a reference model (see `edgemobile models`), a checkpoint of one, `package.module:factory`, or a saved
-    torch.export program, FILE.pt2.
+    MODEL is a reference model (see `edgemobile models`), a checkpoint of one, `package.module:factory`, a saved
+    torch.export program, FILE.pt2, or a model file of any exporter, FILE.onnx or FILE.tflite.
 
     \b
     Examples:
@@ -80,6 +80,7 @@ def export(
       edgemobile export my.pth --res 96
       edgemobile export v2 --weights my.pth --int8 --calib images.zip
       edgemobile export mypkg.models:make_net --weights my.pth --res 96
+      edgemobile export theirs.tflite --preprocess inception --int8 --calib images/
     """
     check_model(model)
     from edgemobile.pipeline.export import export as run_export

@@ -108,7 +108,7 @@ def quantize(
     verbose: bool,
     **options: Any,
 ) -> int:
-    """Quantize MODEL to int8, with every parameter of the recipe, and check the files against PyTorch.
+    """Quantize MODEL to int8, with every parameter of the recipe, and check the files against it.
 
     MODEL is what `edgemobile export` takes. Layers are named by their module paths, as --rank lists them.
 

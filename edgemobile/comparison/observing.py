@@ -25,6 +25,7 @@ from edgemobile.exporters.intermediate_outputs import (
     is_read_before_quantized,
     with_intermediate_outputs,
 )
+from edgemobile.exporters.model_files import read_known
 from edgemobile.graph import Graph, GraphError, Origin, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.embed import EMBEDDED
@@ -171,14 +172,7 @@ def _read_graph(file: ModelFile) -> Graph:
 def _read_known(file: ModelFile) -> tuple[Graph, dict[str, str]]:
     """(what the file computes, as far as a Graph has words for it; what other ops make, with the reason)."""
     try:
-        if file.format == "onnx":
-            from edgemobile.exporters.onnx_graph import read_known as read_onnx
-
-            graph, unread = read_onnx(file.data)
-        else:
-            from edgemobile.exporters.tflite_graph import read_known as read_tflite
-
-            graph, unread = read_tflite(file.data)
+        graph, unread = read_known(file.format, file.data)
         return replace(graph, tensors=with_origins(graph.tensors, _needed_origins(file))), unread
     except (GraphError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise Unsupported(f"the layers of {file.path} cannot be run again: {error}") from error

@@ -46,7 +46,7 @@ from edgemobile.graph.interpreter import run
 from edgemobile.graph.renaming import by_path
 from edgemobile.images.samples import from_dataset, from_noise, from_package, from_synthesis
 from edgemobile.loading.checkpoint import CHECK_IMAGES, bundled, identify, load_weights
-from edgemobile.loading.model import Model, load_model
+from edgemobile.loading.model import TorchModel, load_model
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
 from edgemobile.loading.presets import described
 from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
@@ -133,7 +133,7 @@ class Reference:
 
     name: str
     preprocess: Preprocess
-    model: Model | None = None
+    model: TorchModel | None = None
     file: ModelFile | None = None
     place: ExecutionTarget | None = None
     claims: StatedMetadata = field(default_factory=StatedMetadata)
@@ -167,10 +167,8 @@ class Reference:
         if self.file is not None:
             graph = graph_of(self.file)
             return graph if graph.is_quantized else by_path(graph)
-        from edgemobile.lower import lower
-
         assert self.model is not None
-        return by_path(lower(self.model.program, self.model.name))
+        return by_path(self.model.graph())
 
     @cached_property
     def _living(self) -> Graph:

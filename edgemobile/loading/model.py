@@ -1,11 +1,13 @@
-"""The input of an export: a traced model with its weights, and what is known about it.
+"""The input of an export: a model with its weights, and what is known about it.
 
-There are three kinds: a reference model by name, `package.module:factory`, and a saved torch.export program (.pt2).
+Of models in PyTorch there are three kinds: a reference model by name, `package.module:factory`, and a saved
+torch.export program (.pt2). A model file is another one (loading.file_model).
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +18,7 @@ import numpy as np
 
 from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
+from edgemobile.graph import Graph
 from edgemobile.images.class_labels import find_labels
 from edgemobile.loading.checkpoint import NAMED, RANDOM, Checkpoint, build, identify, load_into, load_weights
 from edgemobile.loading.model_spec import is_checkpoint, is_factory, is_program
@@ -30,27 +33,25 @@ from edgemobile.util.progress import Report
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Model", "TorchModel", "load_model", "refuse_given"]
 
 _FACTORY_PX = 224
 _REFERENCE_BATCH = 32
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model ready to lower. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes], or of another net
-    a tuple of all its `outputs`, channels first.
+@dataclass(frozen=True, kw_only=True)
+class Model(ABC):
+    """A model ready to lower, and what is known about it.
 
-    `outputs` are its own by name, with channels last; the only one that has no name is "output". `batch` is the
-    program's. `labels` are class names if known; `facts` describe the model in the manifest. `notes` are for the user;
+    `outputs` are its own by name, with channels last; the only one that has no name is "output". `batch` is that of its
+    files. `labels` are class names if known; `facts` describe the model in the manifest. `notes` are for the user;
     `assumption` is the note that no source states `preprocess`, so the usual one of such models is used. `px_assumed`
     is the same for the resolution. `random` weights were never trained: requested as random, or recognized by batch
-    norms that never saw an image.
+    norms that never saw an image. `reference` is what computes `rows`, in words. `is_quantized`: it rounds itself, so a
+    float file cannot agree with it better than an int8 file does.
     """
 
     name: str
-    net: torch.nn.Module
-    program: torch.export.ExportedProgram
     batch: int
     outputs: tuple[Output, ...]
     preprocess: Preprocess
@@ -62,6 +63,8 @@ class Model:
     assumption: str | None = None
     px_assumed: bool = False
     random: bool = False
+    reference: str = "PyTorch"
+    is_quantized: bool = False
 
     @property
     def is_classifier(self) -> bool:
@@ -79,12 +82,33 @@ class Model:
             raise Unsupported(not_a_classifier(self.name, [output.words for output in self.outputs]))
         return self.classes
 
+    @abstractmethod
     def rows(self, images: np.ndarray) -> np.ndarray:
-        """PyTorch's own outputs as rows f32[N,values] for preprocessed images f32[N,H,W,3], any N; see metrics.outputs.
+        """Its own outputs as rows f32[N,values] for preprocessed images f32[N,H,W,3], any N; see metrics.outputs.
 
-        The rows of a classifier are its logits. Raises Unsupported if the net cannot be run on the batch that it was
-        traced for.
+        The rows of a classifier are its logits.
         """
+
+    @abstractmethod
+    def graph(self) -> Graph:
+        """What it computes. Raises Unsupported, naming the op, for what a Graph has no word for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchModel(Model):
+    """A model in PyTorch. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes], or of another net a
+    tuple of all its `outputs`, channels first. `program` is traced for `batch` images."""
+
+    net: torch.nn.Module
+    program: torch.export.ExportedProgram
+
+    def graph(self) -> Graph:
+        from edgemobile.lower import lower
+
+        return lower(self.program, self.name)
+
+    def rows(self, images: np.ndarray) -> np.ndarray:
+        """As PyTorch computes them. Raises Unsupported if the net cannot be run on the batch that it was traced for."""
         # A net takes any batch, and larger ones are several times faster. A saved program takes only its own, as does a
         # net with x.view(1, -1) in it.
         with suppress(Exception):
@@ -123,7 +147,7 @@ def load_model(
     labels: Path | None = None,
     preprocess: str | None = None,
     on_download: Report | None = None,
-) -> Model:
+) -> TorchModel:
     """Load the model `spec` with its weights, traced for `batch` images of `res` pixels.
 
     `spec` may also be a checkpoint of a reference model, FILE.pth: the model is found from its shapes.
@@ -138,14 +162,16 @@ def load_model(
     if res is not None and res < 1:
         raise EdgemobileError(f"res must be at least 1 pixel, found {res}")
     if is_program(spec):
-        _refuse(spec, "is traced already", {"--weights": weights, "--width": width, "--res": res, "--classes": classes})
+        refuse_given(
+            spec, "is traced already", {"--weights": weights, "--width": width, "--res": res, "--classes": classes}
+        )
         model = _saved(Path(spec), preprocess)
     elif is_factory(spec):
-        _refuse(spec, "decides that itself", {"--width": width, "--classes": classes})
+        refuse_given(spec, "decides that itself", {"--width": width, "--classes": classes})
         model = _from_factory(spec, weights, res, batch, seed, preprocess)
     else:
         if is_checkpoint(spec):
-            _refuse(spec, "holds weights itself", {"--weights": weights})
+            refuse_given(spec, "holds weights itself", {"--weights": weights})
             arch, weights = identify(Path(spec)), spec
         else:
             arch = get_arch(spec)
@@ -164,7 +190,7 @@ def load_model(
 
 def _from_factory(
     spec: str, weights: str | None, res: int | None, batch: int, seed: int, preprocess: str | None
-) -> Model:
+) -> TorchModel:
     import torch
 
     # A factory with random weights draws the same ones for every command.
@@ -209,7 +235,7 @@ def _traced(
     facts: Mapping[str, Any],
     *,
     px_assumed: bool,
-) -> Model:
+) -> TorchModel:
     from edgemobile.lower import export_program
 
     preprocess = at_resolution(checkpoint.preprocess or IMAGENET, input_px)
@@ -218,25 +244,25 @@ def _traced(
     if checkpoint.labels is not None and (not is_classifier(outputs) or len(checkpoint.labels) != outputs[0].size):
         found = f"{outputs[0].size} outputs" if is_classifier(outputs) else f"no classes but {_listed(outputs)}"
         raise EdgemobileError(f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {found}")
-    return Model(
-        name,
-        _answering(net, program),
-        program,
-        batch,
-        outputs,
-        preprocess,
-        f"{checkpoint.source} weights",
-        checkpoint.sha256,
-        checkpoint.labels,
-        facts,
-        (*checkpoint.notes, *([checkpoint.assumed_px(input_px)] if px_assumed else [])),
-        _assumption(checkpoint.source) if checkpoint.preprocess is None else checkpoint.assumption,
-        px_assumed,
-        checkpoint.random,
+    return TorchModel(
+        name=name,
+        net=_answering(net, program),
+        program=program,
+        batch=batch,
+        outputs=outputs,
+        preprocess=preprocess,
+        source=f"{checkpoint.source} weights",
+        sha256=checkpoint.sha256,
+        labels=checkpoint.labels,
+        facts=facts,
+        notes=(*checkpoint.notes, *([checkpoint.assumed_px(input_px)] if px_assumed else [])),
+        assumption=_assumption(checkpoint.source) if checkpoint.preprocess is None else checkpoint.assumption,
+        px_assumed=px_assumed,
+        random=checkpoint.random,
     )
 
 
-def _saved(path: Path, preprocess: str | None) -> Model:
+def _saved(path: Path, preprocess: str | None) -> TorchModel:
     program, digest = load_program(path)
     check_not_quantized(path.name, program.state_dict)
     _check_state(path.name, program.state_dict)
@@ -251,15 +277,15 @@ def _saved(path: Path, preprocess: str | None) -> Model:
         net = program.module()
     except Exception as error:
         raise EdgemobileError(f"{path} is damaged: torch cannot make a module of it: {first_line(error)}") from error
-    return Model(
-        path.stem,
-        _answering(net, program),
-        program,
-        shape[0],
-        _outputs(path.name, program),
-        at_resolution(chosen, shape[2]),
-        f"{path.name} as saved",
-        digest,
+    return TorchModel(
+        name=path.stem,
+        net=_answering(net, program),
+        program=program,
+        batch=shape[0],
+        outputs=_outputs(path.name, program),
+        preprocess=at_resolution(chosen, shape[2]),
+        source=f"{path.name} as saved",
+        sha256=digest,
         facts={"program": str(path)},
         assumption=_assumption(path.name) if preprocess is None else None,
         random=_untrained(program.state_dict),
@@ -335,7 +361,8 @@ def _answering(net: torch.nn.Module, program: torch.export.ExportedProgram) -> t
     return Answering()
 
 
-def _refuse(spec: str, because: str, options: Mapping[str, object]) -> None:
+def refuse_given(spec: str, because: str, options: Mapping[str, object]) -> None:
+    """Raises Unsupported for options that the kind of model `spec` does not take; None is not given."""
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise Unsupported(f"{spec} {because}: omit {', '.join(given)}")

@@ -10,10 +10,19 @@ from pathlib import Path
 
 from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.preprocess import IMAGENET, Channels, Preprocess, at_resolution
 from edgemobile.util.strict_json import loads
 
-__all__ = ["ASSUMED", "PRESETS", "chosen_preprocess", "default_preprocess", "described", "says_resolution"]
+__all__ = [
+    "ASSUMED",
+    "PRESETS",
+    "chosen_preprocess",
+    "default_preprocess",
+    "described",
+    "says_resolution",
+    "stated_normalisation",
+]
 
 # The first words of a guess's description.
 ASSUMED = "assumed"
@@ -68,6 +77,15 @@ def default_preprocess(
     else:
         name, because = "inception", "the input is float NHWC, as in TensorFlow"
     return _preset(name, port, input_px), f"{ASSUMED} {_WORDS[name]}: the file does not state it, and {because}"
+
+
+def stated_normalisation(file: ModelFile) -> tuple[Channels, Channels] | None:
+    """(mean, std) on pixels from 0 to 255 in TFLite's official metadata, which most third-party files have."""
+    if file.format != "tflite":
+        return None
+    from edgemobile.exporters.tflite_file import read_normalisation
+
+    return read_normalisation(file.data)
 
 
 def chosen_preprocess(text: str, port: Port, input_px: int | None, usual_px: int) -> tuple[Preprocess, str]:

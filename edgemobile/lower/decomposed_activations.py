@@ -7,7 +7,7 @@ import numpy as np
 from edgemobile.graph import Graph, Node
 from edgemobile.graph.affine import dequantize
 
-__all__ = ["gate_input", "recognise_activations"]
+__all__ = ["gate_input", "is_number", "recognise_activations"]
 
 
 def recognise_activations(graph: Graph) -> Graph:
@@ -35,7 +35,7 @@ def _gate(graph: Graph, makers: dict[str, Node], node: Node) -> Node | None:
             continue
         if made.op == "hardsigmoid" and made.inputs == (b,):
             return Node("hardswish", (b,), node.output)
-        if not _is_number(graph, b, 1 / 6):
+        if not is_number(graph, b, 1 / 6):
             continue
         if (x := gate_input(graph, makers, a)) is not None:
             return Node("hardsigmoid", (x,), node.output)
@@ -53,12 +53,13 @@ def gate_input(graph: Graph, makers: dict[str, Node], name: str) -> str | None:
     elif plus is not None and plus.attrs.get("activation") != "relu6":
         return None
     for x, three in (plus.inputs, plus.inputs[::-1]) if plus is not None and plus.op == "add" else ():
-        if _is_number(graph, three, 3):
+        if is_number(graph, three, 3):
             return x
     return None
 
 
-def _is_number(graph: Graph, name: str, number: float) -> bool:
+def is_number(graph: Graph, name: str, number: float) -> bool:
+    """Whether `name` is a constant of this one value."""
     tensor = graph[name]
     if tensor.data is None or tensor.data.size != 1:
         return False

@@ -25,7 +25,7 @@ from edgemobile.graph import Graph
 from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
-from edgemobile.loading.model import Model
+from edgemobile.loading.model import Model, TorchModel
 from edgemobile.model_file.metadata import TARGET
 from edgemobile.quant.calibration import calibrate
 from edgemobile.quant.ptq import quantize
@@ -98,7 +98,8 @@ def _native(job: Job) -> Emitted:
     for precision in job.precisions:
         if precision == "int8":
             recipe, notes = _searched(graph, job)
-            calibration = calibrate(graph, job.calibration_batches(), strict=job.strict_calib)
+            largest = job.model.preprocess.largest
+            calibration = calibrate(graph, job.calibration_batches(), strict=job.strict_calib, largest=largest)
             quantized = quantize(calibration, recipe, progress=job.progress)
             graphs[precision], notes = quantized.graph, (*notes, *quantized.notes)
         else:
@@ -159,6 +160,7 @@ def _torch(job: Job) -> Emitted:
     from edgemobile.exporters import torch_onnx
 
     model = job.model
+    assert isinstance(model, TorchModel)
     px = model.preprocess.input_px
     with job.progress.step("torch.onnx.export"):
         data = torch_onnx.to_bytes(model.program, (model.batch, 3, px, px), metadata=job.metadata("float32"))

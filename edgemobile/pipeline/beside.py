@@ -145,6 +145,7 @@ def _readme(
     labels = "\n`labels.txt` has the names of the classes, in the order of the outputs." if model.labels else ""
     return _PAGE.format(
         title=model.name,
+        reference=model.reference,
         name=shlex.quote(name),
         first=shlex.quote(first.file),
         runtime=runtime,
@@ -192,7 +193,7 @@ edgemobile.
 
 `sample.png` is synthetic: it shows whether the board computes the same as this machine, not how accurate a model
 is.{labels} `manifest.json` contains the preprocessing, the origin of everything, and the comparison of each file with
-PyTorch; `edgemobile verify` checks the folder against it.
+{reference}; `edgemobile verify` checks the folder against it.
 """
 
 

@@ -1,4 +1,4 @@
-"""Runs every written file in its runtime as its target computes it, and compares it with PyTorch."""
+"""Runs every written file in its runtime as its target computes it, and compares it with the model."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -
             f"if the weights of {request.model} were never trained, use --weights random: int8 files are then not "
             "checked against a tolerance"
         )
-    return (*notes, *_notes_of_here(request, files))
+    return (*notes, *_notes_of_here(request, model.reference, files))
 
 
-def _notes_of_here(request: ExportRequest, files: Iterable[Checked]) -> Iterator[str]:
+def _notes_of_here(request: ExportRequest, reference: str, files: Iterable[Checked]) -> Iterator[str]:
     for file in files:
         if file.metrics_here is not None:
-            yield note_on_target(file.entry.file, request.target, found_here(file.metrics_here, "PyTorch's"))
+            yield note_on_target(file.entry.file, request.target, found_here(file.metrics_here, f"{reference}'s"))
 
 
 def _judged(
@@ -114,7 +114,9 @@ def _judged(
     labels: np.ndarray | None,
 ) -> Verdict:
     """Check a file against the table of tolerances and, for int8, against the request's own bound."""
-    bounds = bounds_of(model.outputs, _tolerances(precision, random=model.random))
+    # Two files that round agree no better than either does with its reals.
+    held_as = "int8" if model.is_quantized else precision
+    bounds = bounds_of(model.outputs, _tolerances(held_as, random=model.random))
     verdict = judge_rows(reference, output, model.outputs, bounds)
     if request.max_drop is None or precision != "int8":
         return verdict

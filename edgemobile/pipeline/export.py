@@ -1,7 +1,7 @@
-"""Exports a model to a folder of files that were run and compared with PyTorch.
+"""Exports a model to a folder of files that were run and compared with it.
 
 model + weights -> torch.export -> a backend (pipeline.backends) -> files -> run in their runtimes
--> judge against PyTorch (pipeline.check) -> folder with manifest
+-> judge against PyTorch, or against the file that was the model (pipeline.check) -> folder with manifest
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemobile.accuracy.doubts import TRIED_IMAGES, better_tried, guessing
-from edgemobile.errors import Unsupported
+from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FORMATS
 from edgemobile.exporters.model_files import model_file
 from edgemobile.graph import Graph
@@ -23,9 +23,10 @@ from edgemobile.graph.embed import normalised, to_pixels
 from edgemobile.images.dataset import Dataset, open_dataset
 from edgemobile.images.samples import Samples, from_dataset, from_noise, from_package, from_synthesis
 from edgemobile.loading.checkpoint import CHECK_IMAGES
-from edgemobile.loading.model import Model, load_model
+from edgemobile.loading.file_model import load_file
+from edgemobile.loading.model import Model, TorchModel, load_model
+from edgemobile.loading.model_spec import is_model_file
 from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
-from edgemobile.lower import lower
 from edgemobile.lower.dead_channels import removed_channels, without_dead_channels
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.outputs import most_images, not_a_classifier
@@ -90,7 +91,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     emitted = backend.run(job)
     with fresh_folder(request.out, overwrite=request.overwrite, keep=request.not_made) as folder:
         entries, written = _write(model, emitted, folder)
-        with progress.step("run PyTorch"):
+        with progress.step(f"run {model.reference}"):
             reference, samples = _reference(request, model, samples)
         doubts = _doubts(request, calib, model, samples, reference, progress)
         files = check(request, model, samples, reference, emitted.int8, entries, written, progress)
@@ -98,6 +99,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             out=request.out,
             model=model.name,
             source=model.source,
+            reference=model.reference,
             input_px=model.preprocess.input_px,
             images=samples.described,
             float_accuracy=accuracy(reference, samples.labels),
@@ -134,6 +136,17 @@ def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Co
 
 def _model(request: ExportRequest, progress: Progress) -> Model:
     with progress.step("load the model") as report:
+        if is_model_file(request.model):
+            return load_file(
+                request.model,
+                res=request.res,
+                batch=request.batch,
+                labels=request.labels,
+                preprocess=request.preprocess,
+                weights=request.weights,
+                width=request.width,
+                classes=request.classes,
+            )
         return load_model(
             request.model,
             request.weights,
@@ -154,7 +167,7 @@ def _lowered(request: ExportRequest, model: Model, progress: Progress) -> tuple[
     Raises EdgemobileError for a rule of the recipe that matches no layer, before the calibration.
     """
     with progress.step("lower to a graph"):
-        whole = lower(model.program, model.name)
+        whole = model.graph()
         graph = whole if request.keep_dead else without_dead_channels(whole)
     if "int8" in request.precisions and request.backend == "native":
         refuse_unmatched(request.chosen_recipe, graph)
@@ -198,6 +211,11 @@ def _samples(request: ExportRequest, calib: Dataset | None, model: Model, progre
         return from_noise(
             model.preprocess, calibration=min(calibration, _NOISE_IMAGES), check=checked, seed=request.seed
         )
+    if not isinstance(model, TorchModel):
+        raise EdgemobileError(
+            f"{request.model}: a file has no batch-norm statistics to synthesize calibration images from. Give real "
+            "ones: --calib DIR|ZIP (an ImageFolder)"
+        )
     most = enough_images(model.preprocess.input_px)
     calibration, checked = min(calibration, most), min(request.check_images, most, _MADE_CHECK_IMAGES)
     if (stored := stored_images(CALIBRATION_IMAGES, model)) is not None:
@@ -211,7 +229,7 @@ def _samples(request: ExportRequest, calib: Dataset | None, model: Model, progre
 
 
 def _reference(request: ExportRequest, model: Model, samples: Samples) -> tuple[np.ndarray, Samples]:
-    """(PyTorch's rows, `samples` as the files take them: whole pixels if the files normalize them)."""
+    """(the model's own rows, `samples` as the files take them: whole pixels if the files normalize them)."""
     if not request.embed_preprocess:
         return model.rows(samples.check), samples
     pixels = to_pixels(samples.check, model.preprocess)
@@ -250,7 +268,7 @@ def _doubts(
     if found is None:
         correct = int(np.sum(reference.argmax(axis=1) == samples.labels))
         found = guessing(correct, samples.labels)
-        found = found and f"PyTorch is {found}"
+        found = found and f"{model.reference} is {found}"
     return () if found is None else (found,)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgemobile.devices.runtimes.latency import Latency
 from edgemobile.errors import EdgemobileError
-from edgemobile.loading.model_spec import is_checkpoint, is_program
+from edgemobile.loading.model_spec import is_checkpoint, is_model_file, is_program
 from edgemobile.metrics.measures import checked_max_drop
 from edgemobile.metrics.tolerances import Verdict
 from edgemobile.pipeline.artifact import ManifestEntry
@@ -29,9 +29,9 @@ _ANY_INT8 = (*_OUR_INT8, "max_drop", "calib_images")
 class ExportRequest:
     """What to export. None takes the checkpoint's own value, or the model's if it has none.
 
-    `model` is a reference model's name, a checkpoint of one, `package.module:factory`, or a saved torch.export program,
-    FILE.pt2. `labels` is a file of class names, one per line; `preprocess` is a name of loading.presets, JSON, or a
-    JSON file.
+    `model` is a reference model's name, a checkpoint of one, `package.module:factory`, a saved torch.export program,
+    FILE.pt2, or a model file, FILE.onnx or FILE.tflite. `labels` is a file of class names, one per line; `preprocess`
+    is a name of loading.presets, JSON, or a JSON file.
 
     `calib` is an ImageFolder as a directory or a zip: int8 is calibrated on its train split and the files are checked
     on another split, or on other images if it has no splits. Images that look wrong (noise, not normalized) are refused
@@ -91,6 +91,8 @@ class ExportRequest:
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise EdgemobileError(f"--{option} must be at least 1, found {getattr(self, name)}")
+        if self.backend == "torch" and is_model_file(self.model):
+            raise EdgemobileError(f"--backend torch is for models in PyTorch, found {self.model}: omit it")
         target_for(self.target)
         if self.max_drop is not None:
             checked_max_drop(self.max_drop)
@@ -125,7 +127,8 @@ class Checked:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The result of an export. `images` describes what the files were checked on; `notes` are for the user.
+    """The result of an export. `images` describes what the files were checked on, and `reference` what they were
+    compared with; `notes` are for the user.
 
     `recipe` is that of int8, with the additions of a search; None for other backends than native.
     """
@@ -139,6 +142,7 @@ class ExportResult:
     files: tuple[Checked, ...]
     recipe: Recipe | None = None
     notes: tuple[str, ...] = field(default=())
+    reference: str = "PyTorch"
 
     @property
     def passed(self) -> bool:
@@ -148,7 +152,8 @@ class ExportResult:
 def default_out(model: str) -> Path:
     """The default folder of a model."""
     name = model.replace(":", ".")
-    return Path(Path(name).stem if is_program(model) or is_checkpoint(model) else name)
+    is_file = is_program(model) or is_checkpoint(model) or is_model_file(model)
+    return Path(Path(name).stem if is_file else name)
 
 
 def recipe_of(

@@ -17,7 +17,7 @@ __all__ = ["print_export"]
 def print_export(result: ExportResult, *, verbose: bool = False) -> None:
     """The main columns, or with `verbose` every column and the ops of each file."""
     screen = console()
-    accuracy = f", PyTorch top-1 {result.float_accuracy:.1%}" if result.float_accuracy is not None else ""
+    accuracy = f", {result.reference} top-1 {result.float_accuracy:.1%}" if result.float_accuracy is not None else ""
     title = escape(f"{result.model} at {result.input_px} px, {result.source}\nchecked on {result.images}{accuracy}")
     rows = [_cells(file) for file in result.files]
     shown = [name for name in _COLUMNS if verbose or (name in _USUAL and any(row[name] != "-" for row in rows))]

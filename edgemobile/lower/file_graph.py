@@ -1,0 +1,277 @@
+"""The Graph of a file of any exporter in the form that a PyTorch program is lowered to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgemobile.errors import Unsupported
+from edgemobile.graph import OPS, Graph, GraphError, Node, Tensor
+from edgemobile.graph.ir import unique_name
+from edgemobile.lower.affine_folding import fold_affine
+from edgemobile.lower.dead_code import without_dead_code
+from edgemobile.lower.decomposed_activations import is_number, recognise_activations
+from edgemobile.lower.fusion import fuse_activations
+from edgemobile.lower.reals import as_reals
+from edgemobile.lower.transposes import without_transposes
+
+__all__ = ["FileGraph", "lower_file"]
+
+_INPUT = "input"
+
+
+@dataclass(frozen=True)
+class FileGraph:
+    """What a file computes up to its logits: float32, one input f32[N,H,W,3], one output f32[N,classes].
+
+    `softmax` is the file's name of what its last softmax makes of them; None where it ends with them.
+    """
+
+    graph: Graph
+    softmax: str | None
+
+
+def lower_file(graph: Graph, batch: int = 1) -> FileGraph:
+    """The Graph that a reader made of a file, as `lower` would give it for a batch of `batch` images.
+
+    Integers become reals, transposes between NCHW and NHWC go, scales and offsets behind a layer are folded into it,
+    hard-swish that is spelled out is one op, and a softmax at the end is left out. Raises Unsupported, naming the op,
+    for what has no such form.
+    """
+    try:
+        graph = as_reals(graph)
+        graph, softmax = _until_logits(graph)
+        graph = without_dead_code(graph)
+        _check_ends(graph)
+        for step in _STEPS:
+            graph = step(graph)
+        graph = _of_batch(graph, batch)
+        graph.check_shapes()
+    except GraphError as error:
+        raise Unsupported(f"{graph.name} contradicts itself: {error}; export it again") from error
+    _check_ops(graph)
+    return FileGraph(graph, softmax)
+
+
+def _check_ends(graph: Graph) -> None:
+    inputs = [f"{name} {list(graph[name].shape)}" for name in graph.inputs]
+    if len(inputs) != 1 or len(graph[graph.inputs[0]].shape) != 4:
+        raise Unsupported(f"{graph.name} takes {', '.join(inputs) or 'nothing'}. Supported: one image [N, H, W, 3]")
+    shapes = [list(graph[name].shape) for name in graph.outputs]
+    if len(shapes) != 1 or max(shapes[0], default=0) != math.prod(shapes[0][1:]):
+        raise Unsupported(f"{graph.name} has outputs of shapes {shapes}. Supported: one, [N, classes]")
+
+
+def _check_ops(graph: Graph) -> None:
+    source = graph[graph.inputs[0]]
+    if source.shape[3] != 3:
+        raise Unsupported(f"{graph.name} takes images {list(source.shape)}. Supported: RGB, [N, H, W, 3]")
+    for node in graph.nodes:
+        if OPS[node.op].read_only:
+            raise Unsupported(f"{node.op} (at {node.output}) is supported only at the end of the model")
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+def _until_logits(graph: Graph) -> tuple[Graph, str | None]:
+    """(`graph` without its last softmax, the name of what that makes); logits are [N, classes]."""
+    if len(graph.outputs) != 1:
+        return graph, None
+    node = graph.producer(graph.outputs[0])
+    while node is not None and node.op == "reshape":
+        node = graph.producer(node.inputs[0])
+    if node is None or node.op != "softmax":
+        return graph, None
+    return Graph(graph.name, graph.inputs, node.inputs[:1], graph.nodes, graph.tensors), node.output
+
+
+# ---- one form for each op -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Spelling:
+    """`graph` node by node, each in the form that `lower` has for it."""
+
+    graph: Graph
+    nodes: list[Node] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    same: dict[str, str] = field(default_factory=dict)
+
+    def result(self) -> Graph:
+        for node in self.graph.nodes:
+            inputs = tuple(self.same.get(name, name) for name in node.inputs)
+            _FORMS.get(node.op, _as_it_is)(self, Node(node.op, inputs, node.output, node.attrs))
+        outputs = tuple(self.same.get(name, name) for name in self.graph.outputs)
+        return Graph(
+            self.graph.name, self.graph.inputs, outputs, tuple(self.nodes), {**self.graph.tensors, **self.tensors}
+        )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return (self.tensors.get(name) or self.graph[name]).shape
+
+    def between(
+        self, node: Node, ending: str, shape: tuple[int, ...], op: str, inputs: tuple[str, ...], **attrs: Any
+    ) -> str:
+        """A node that the file has none for, before `node`."""
+        name = unique_name(f"{node.output}.{ending}", {*self.graph.tensors, *self.tensors})
+        self.tensors[name] = Tensor(name, shape)
+        self.nodes.append(Node(op, inputs, name, attrs))
+        return name
+
+
+def _as_it_is(spelling: _Spelling, node: Node) -> None:
+    spelling.nodes.append(node)
+
+
+def _reshape(spelling: _Spelling, node: Node) -> None:
+    (source,) = node.inputs
+    before = next((made for made in spelling.nodes if made.output == source), None)
+    if before is not None and before.op == "reshape":
+        source = before.inputs[0]
+    if spelling.shape(source) == spelling.shape(node.output):
+        spelling.same[node.output] = source
+    else:
+        spelling.nodes.append(Node("reshape", (source,), node.output))
+
+
+def _pool(spelling: _Spelling, node: Node) -> None:
+    """An average of the whole image is a mean, whose result has a range of its own."""
+    shape = spelling.shape(node.inputs[0])
+    whole = node.attrs["kernel"] == shape[1:3]
+    spelling.nodes.append(Node("mean", node.inputs, node.output) if whole else node)
+
+
+def _mean(spelling: _Spelling, node: Node) -> None:
+    shape = spelling.shape(node.output)
+    if len(shape) == 4:
+        spelling.nodes.append(node)
+        return
+    pooled = spelling.between(node, "pool", (shape[0], 1, 1, shape[-1]), "mean", node.inputs)
+    spelling.nodes.append(Node("reshape", (pooled,), node.output))
+
+
+def _linear(spelling: _Spelling, node: Node) -> None:
+    """A layer on [N,1,1,in] reads the flattened image."""
+    x, *constants = node.inputs
+    shape = spelling.shape(x)
+    if len(shape) != 2:
+        x = spelling.between(node, "flat", (shape[0], math.prod(shape[1:])), "reshape", (x,))
+    spelling.nodes.append(Node("linear", (x, *constants), node.output, node.attrs))
+
+
+def _product(spelling: _Spelling, node: Node) -> None:
+    """A constant comes second, and a product has no activation."""
+    a, b = node.inputs
+    inputs = (b, a) if spelling.graph[a].is_constant else (a, b)
+    activation = node.attrs["activation"]
+    if node.op == "mul" and activation:
+        product = spelling.between(node, "product", spelling.shape(node.output), "mul", inputs, activation="")
+        spelling.nodes.append(Node(activation, (product,), node.output))
+    else:
+        spelling.nodes.append(Node(node.op, inputs, node.output, node.attrs))
+
+
+def _relu1(spelling: _Spelling, node: Node) -> None:
+    """max(0, min(1, u)) is a hard-sigmoid of 6 u - 3, whose scale and offset go into the layer before."""
+    (x,) = node.inputs
+    for ending, op, value in (("times6", "mul", 6.0), ("less3", "add", -3.0)):
+        constant = Tensor.constant(f"{node.output}.{ending}.constant", np.array([value], np.float32))
+        spelling.tensors[constant.name] = constant
+        x = spelling.between(node, ending, spelling.shape(x), op, (x, constant.name), activation="")
+    spelling.nodes.append(Node("hardsigmoid", (x,), node.output))
+
+
+_FORMS: dict[str, Callable[[_Spelling, Node], None]] = {
+    "reshape": _reshape,
+    "avg_pool2d": _pool,
+    "mean": _mean,
+    "linear": _linear,
+    "relu1": _relu1,
+    "add": _product,
+    "mul": _product,
+}
+
+
+def _flat_output(graph: Graph) -> Graph:
+    """Logits [N,1,1,classes] as [N,classes]."""
+    (output,) = graph.outputs
+    shape = graph[output].shape
+    if len(shape) == 2:
+        return graph
+    flat = Tensor(unique_name(f"{output}.flat", graph.tensors), (shape[0], math.prod(shape[1:])))
+    nodes = (*graph.nodes, Node("reshape", (output,), flat.name))
+    return Graph(graph.name, graph.inputs, (flat.name,), nodes, {**graph.tensors, flat.name: flat})
+
+
+def _named_input(graph: Graph) -> Graph:
+    """ "input" in every file, whatever the source calls it."""
+    (source,) = graph.inputs
+    if source == _INPUT:
+        return graph
+    taken = {_INPUT: unique_name(f"{_INPUT}_1", graph.tensors)} if _INPUT in graph.tensors else {}
+    names = {**taken, source: _INPUT}
+    nodes = [
+        Node(
+            node.op,
+            tuple(names.get(name, name) for name in node.inputs),
+            names.get(node.output, node.output),
+            node.attrs,
+        )
+        for node in graph.nodes
+    ]
+    tensors = {
+        names.get(name, name): Tensor(names.get(name, name), tensor.shape, tensor.dtype, tensor.data)
+        for name, tensor in graph.tensors.items()
+    }
+    outputs = tuple(names.get(name, name) for name in graph.outputs)
+    return Graph(graph.name, (_INPUT,), outputs, tuple(nodes), tensors)
+
+
+def _of_batch(graph: Graph, batch: int) -> Graph:
+    """`graph` for another number of images."""
+    activations = [*graph.inputs, *(node.output for node in graph.nodes)]
+    return graph.replaced(tensors=[Tensor(name, (batch, *graph[name].shape[1:])) for name in activations])
+
+
+def _with_hard_sigmoids(graph: Graph) -> Graph:
+    """relu6(layer(x)) / 6 with the 3 in the layer's bias, as converters fuse it, as a hard-sigmoid behind the layer.
+
+    Given:  relu6(w x + b) / 6       Result: hardsigmoid(w x + (b - 3))
+    """
+    layers = {node.output: node for node in graph.nodes if node.has_weights}
+    replaced, tensors = {}, []
+    for node in graph.nodes:
+        layer = layers.get(node.inputs[0]) if node.op == "mul" and is_number(graph, node.inputs[1], 1 / 6) else None
+        if layer is None or layer.attrs["activation"] != "relu6" or len(graph.consumers(layer.output)) > 1:
+            continue
+        bias = graph[layer.inputs[2]]
+        assert bias.data is not None
+        less = Tensor.constant(unique_name(f"{bias.name}.less3", graph.tensors), bias.data - np.float32(3))
+        tensors.append(less)
+        inputs = (*layer.inputs[:2], less.name)
+        replaced[layer.output] = Node(layer.op, inputs, layer.output, {**layer.attrs, "activation": ""})
+        replaced[node.output] = Node("hardsigmoid", (layer.output,), node.output)
+    return graph.replaced([replaced.get(node.output, node) for node in graph.nodes], tensors)
+
+
+def _spelled(graph: Graph) -> Graph:
+    return _Spelling(graph).result()
+
+
+_STEPS: tuple[Callable[[Graph], Graph], ...] = (
+    without_transposes,
+    _spelled,
+    _with_hard_sigmoids,
+    recognise_activations,
+    without_dead_code,
+    fold_affine,
+    fuse_activations,
+    without_dead_code,
+    _flat_output,
+    _named_input,
+)

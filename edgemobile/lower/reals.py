@@ -1,0 +1,58 @@
+"""Integers and float16 of a file as the reals that they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgemobile.errors import Unsupported
+from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.affine import dequantize
+
+__all__ = ["as_reals"]
+
+_CONVERSIONS = ("quantize", "dequantize", "round")
+
+
+def as_reals(graph: Graph) -> Graph:
+    """`graph` with float32 tensors only: constants dequantized, and no rounding between them.
+
+    Integers that begin at 0 saturate there, which may be all that a file has of a ReLU: it gets one.
+
+    Raises Unsupported for integer constants without a scale that a node computes with.
+    """
+    same: dict[str, str] = {}
+    nodes = []
+    for node in graph.nodes:
+        inputs = tuple(same.get(name, name) for name in node.inputs)
+        if node.op in _CONVERSIONS:
+            same[node.output] = inputs[0]
+        else:
+            cut = _saturates_as(graph[node.output]) if node.attrs.get("activation") == "" else ""
+            attrs = {**node.attrs, "activation": cut} if cut else node.attrs
+            nodes.append(Node(node.op, inputs, node.output, attrs))
+    outputs = tuple(same.get(name, name) for name in graph.outputs)
+    read = {name for node in nodes for name in node.inputs}
+    kept = {*graph.inputs, *outputs, *read, *(node.output for node in nodes)}
+    tensors = {name: _real(tensor, read) for name, tensor in graph.tensors.items() if name in kept}
+    return Graph(graph.name, graph.inputs, outputs, tuple(nodes), tensors)
+
+
+def _saturates_as(tensor: Tensor) -> str:
+    """The activation that the range of an integer tensor is; "" where it has negative reals."""
+    if tensor.qparams is None or tensor.dtype not in ("int8", "uint8"):
+        return ""
+    limits = np.iinfo(tensor.dtype)
+    if tensor.qparams.zero_point[0] != limits.min:
+        return ""
+    scale = float(tensor.qparams.scale[0])
+    return "relu6" if abs(scale * (limits.max - limits.min) - 6) < scale / 2 else "relu"
+
+
+def _real(tensor: Tensor, read: set[str]) -> Tensor:
+    if tensor.data is None:
+        return Tensor(tensor.name, tensor.shape)
+    if tensor.qparams is not None:
+        return Tensor.constant(tensor.name, dequantize(tensor.data, tensor.qparams))
+    if tensor.data.dtype.kind != "f" and tensor.name in read:
+        raise Unsupported(f"the constant {tensor.name} is {tensor.dtype} without a scale: its reals are not known")
+    return Tensor.constant(tensor.name, tensor.data.astype(np.float32))
