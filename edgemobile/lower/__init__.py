@@ -6,6 +6,8 @@ walk       the program from its inputs to its outputs, op by op; every tensor na
 dead_code  away with what no output depends on
 decomposed_activations  hard-sigmoid and hard-swish that a net spells out, as the ops they are
 fusion     ReLU and ReLU6 into the op before them
+file_graph  the Graph that a reader made of a file, in the form of a lowered program
+reals, transposes, affine_folding  its steps: integers, NCHW and unfolded batch norm away
 
 Add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists the places behind them.
 """
