@@ -69,9 +69,10 @@ def export(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Exported:
-    """Export `model` to the folder `out`, run every file written and compare it with PyTorch: `edgemobile export`.
+    """Export `model` to the folder `out`, run every file written and compare it with `model`: `edgemobile export`.
 
-    `model` is a reference model's name, `package.module:factory` or a saved program, FILE.pt2. `out` None is ./MODEL.
+    `model` is a reference model's name, `package.module:factory`, a saved program, FILE.pt2, or a model file of any
+    exporter, FILE.onnx or FILE.tflite. `out` None is ./MODEL.
     `recipe` is a Recipe, its JSON object, or a name or file as for the command; likewise `preprocess` (a Preprocess).
     """
     asked = {

@@ -1,6 +1,7 @@
 """Loads a model with its weights, labels and preprocessing from what the user gives.
 
 model              load_model: all of it, as a Model
+file_model         load_file: a .onnx or .tflite file as a Model
 model_spec         how to name a custom model: package.module:factory, FILE.pt2
 own_model          imports or reads a custom model
 saved_program      a .pt2 file: torch loads only a new archive of checked members

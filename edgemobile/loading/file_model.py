@@ -12,6 +12,7 @@ from edgemobile.devices.host.saturation import open_on_target
 from edgemobile.devices.runtimes.isolated import open_isolated
 from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.exporters.damaged import reading
 from edgemobile.exporters.intermediate_outputs import with_intermediate_outputs
 from edgemobile.exporters.model_files import read_known, read_model_file
 from edgemobile.graph import Graph, GraphError
@@ -149,7 +150,8 @@ def _lowered(file: ModelFile, port: Port, batch: int) -> FileGraph:
         graph, unknown = read_known(file.format, _sized(file, port))
         for reason in unknown.values():
             raise Unsupported(reason.replace("cannot be run again by itself", "has no lowering"))
-        return lower_file(graph, batch)
+        with reading(file.format, file.data):
+            return lower_file(graph, batch)
     except GraphError as error:
         raise Unsupported(f"{file.path} contradicts itself: {error}; export it again") from error
     except Unsupported as error:

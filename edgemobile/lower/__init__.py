@@ -10,6 +10,8 @@ decomposed_activations  hard-sigmoid and hard-swish that a net spells out, as th
 fusion     ReLU and ReLU6 into the op before them
 dead_channels  behind `lower`: away with channels that no output depends on, by the bounds of channel_bounds
 output_names  the outputs by the keys of what forward() returns
+file_graph  the Graph that a reader made of a file, in the form of a lowered program
+reals, transposes, affine_folding  its steps: integers, NCHW and unfolded batch norm away
 
 Add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists the places behind them.
 """

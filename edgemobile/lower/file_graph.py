@@ -61,6 +61,10 @@ def _check_ends(graph: Graph) -> None:
     inputs = [f"{name} {list(graph[name].shape)}" for name in graph.inputs]
     if len(inputs) != 1 or len(graph[graph.inputs[0]].shape) != 4:
         raise Unsupported(f"{graph.name} takes {', '.join(inputs) or 'nothing'}. Supported: one image [N, H, W, 3]")
+    for node in graph.nodes:
+        computed = [name for name in node.inputs[1:] if not graph[name].is_constant] if node.has_weights else []
+        if computed:
+            raise Unsupported(f"the weights {computed[0]} of {node.op} (at {node.output}) are computed, not stored")
     shapes = [list(graph[name].shape) for name in graph.outputs]
     if len(shapes) != 1 or max(shapes[0], default=0) != math.prod(shapes[0][1:]):
         raise Unsupported(f"{graph.name} has outputs of shapes {shapes}. Supported: one, [N, classes]")

@@ -84,6 +84,12 @@ def _structure(data: bytes, folder: Path) -> object:
     return facts_of(read_model_file(_put(folder, "model", data)), ask_runtimes=False).to_json()
 
 
+def _file_model(data: bytes, folder: Path) -> object:
+    from edgemobile.loading.file_model import load_file
+
+    return load_file(str(_put(folder, "model", data)), preprocess="unit")
+
+
 def _graph(format: str) -> Callable[[bytes, Path], object]:
     def read(data: bytes, folder: Path) -> object:
         from edgemobile.exporters import onnx_graph, tflite_graph
@@ -366,8 +372,10 @@ _ONNX, _TFLITE, _TORCH = ("torch", "onnx"), ("torch", "ai_edge_litert"), ("torch
 TARGETS: dict[str, Target] = {
     "tflite-structure": Target(_structure, lambda: _models("tflite"), needs=_TFLITE),
     "tflite-graph": Target(_graph("tflite"), lambda: _models("tflite"), needs=_TFLITE),
+    "tflite-model": Target(_file_model, lambda: _models("tflite"), needs=_TFLITE),
     "tflite-metadata": Target(_metadata("tflite"), lambda: _models("tflite"), needs=_TFLITE),
     "onnx-structure": Target(_structure, lambda: _models("onnx"), needs=_ONNX),
+    "onnx-model": Target(_file_model, lambda: _models("onnx"), needs=_ONNX),
     "onnx-graph": Target(_graph("onnx"), lambda: _models("onnx"), needs=_ONNX),
     "onnx-metadata": Target(_metadata("onnx"), lambda: _models("onnx"), needs=_ONNX),
     "origins": Target(_origins, _origins_seeds, text=True),
