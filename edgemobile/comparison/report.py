@@ -13,7 +13,7 @@ from edgemobile.util.strict_json import Real, decode, encode, versioned
 
 __all__ = ["FAIL", "NOT_COMPARED", "PASS", "REFUSED", "REPORT_VERSION", "FileParity", "ParityReport"]
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 
 # What a file's verdict may be.
 PASS, NOT_COMPARED, FAIL, REFUSED = "pass", "not compared", "FAIL", "refused"

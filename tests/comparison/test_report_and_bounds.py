@@ -32,7 +32,7 @@ def test_a_report_survives_json(net: Net) -> None:
     assert back.files == report.files
     assert json.dumps(back.to_json()) == text
     with pytest.raises(EdgemobileError, match="version 9"):
-        ParityReport.from_json(text.replace('"version": 3', '"version": 9'))
+        ParityReport.from_json(text.replace('"version": 4', '"version": 9'))
     with pytest.raises(EdgemobileError, match="parity report version None"):
         ParityReport.from_json("{}")
 
