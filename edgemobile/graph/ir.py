@@ -216,7 +216,7 @@ class Graph:
                 )
 
     def macs(self, node: Node) -> int:
-        """Multiply-accumulates of a node for one image: each weight is used once per output pixel; 0 without weights."""
+        """Multiply-accumulates of a node for one image: each weight is used once per output pixel."""
         if not node.has_weights:
             return 0
         return math.prod(self[node.inputs[1]].shape) * math.prod(self[node.output].shape[1:-1])

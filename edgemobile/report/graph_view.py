@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from edgemobile.comparison.layers import LayerParity
 from edgemobile.report.drawing import NARROW_PX, short
@@ -89,7 +90,7 @@ def _legend(width_px: int) -> Iterator[str]:
     bounds = [bound for bound, _ in _COLOURS]
     words = [
         f"> {bounds[0]:.0f} dB",
-        *(f"{low:.0f} to {high:.0f}" for high, low in zip(bounds, bounds[1:-1], strict=False)),
+        *(f"{low:.0f} to {high:.0f}" for high, low in pairwise(bounds[:-1])),
     ]
     for index, (word, (_, tint)) in enumerate(zip([*words, f"< {bounds[-2]:.0f}"], _COLOURS, strict=True)):
         yield f'<rect x="{index * step}" y="1" width="12" height="12" rx="2" fill="var(--{tint})"/>'
