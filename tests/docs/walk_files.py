@@ -98,6 +98,9 @@ def make_net():
 """
 
 _CONFIG = """
+[gate]
+images = 4
+
 [models.v3-small]
 formats = ["tflite"]
 precisions = ["float32"]

@@ -58,6 +58,7 @@ NEEDS_A_CORE = (
 # Left out of a run without --all, so that it takes about two minutes on two quiet cores.
 SLOW = (
     Row("README.md", "edgemobile export v2 --weights my.pth", "an export at 224 px"),
+    Row("README.md", "edgemobile quantize v3-large --calib images/ --rank", "quantizes once for each tensor"),
     Row("docs/boards.md", "edgemobile parity v3-large int8.tflite --on", "layers on emulated cores"),
     Row("docs/boards.md", "edgemobile bench float.tflite fused.tflite", "three files on an emulated core"),
     Row("docs/boards.md", "edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline", "needs what that writes"),
@@ -70,7 +71,14 @@ SLOW = (
     Row("docs/get-a-file.md", "edgemobile bench v3-large --on", "four files on an emulated core"),
     Row("docs/get-a-file.md", "edgemobile parity v3-large", "an emulated core"),
     Row("docs/hard-nets.md", "edgemobile export", "an export, as on other pages"),
-    Row("docs/hard-nets.md", "edgemobile quantize v3-large --calib", "a quantization, as README has one"),
+    *(
+        Row(
+            "docs/hard-nets.md",
+            f"edgemobile quantize v3-large --calib images/ --{option}",
+            "one quantization is enough",
+        )
+        for option in ("rank", "max-drop", "recipe", "observer", "split-gates")
+    ),
     Row("docs/own-model.md", "edgemobile export v2 --weights my.pth", "an export at 224 px"),
     Row("docs/own-model.md", "edgemobile export saved.pt2", "an export, as on other pages"),
     Row("docs/parity.md", "edgemobile parity v3-large int8.tflite int8.onnx --on", "two emulated cores"),
