@@ -352,7 +352,7 @@ def compare_layers(
 
 def _work(graph: Graph, node: Node, fused: Mapping[str, Node]) -> tuple[int, tuple[str, ...]]:
     """(MACs of a layer, the activations it reads), with those of the layers that it is compared together with."""
-    macs, inputs = graph.macs(node), []
+    macs, inputs = graph.macs(node), list[str]()
     for name in node.inputs:
         if name in fused:
             more, names = _work(graph, fused[name], fused)
