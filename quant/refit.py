@@ -48,7 +48,7 @@ def refit(layer: Layer, strength: float) -> Layer:
     scarcity = max(1.0, x.shape[1] / len(x))
     ridge = strength * scarcity * float(gram.diagonal().mean()) + 1e-12
     gram.diagonal().add_(ridge)
-    fitted = torch.linalg.solve(gram, moment + ridge * trained.T).T
+    fitted = torch.cholesky_solve(moment + ridge * trained.T, torch.linalg.cholesky(gram)).T
     bias = (y_mean.double() - fitted @ x_mean.double()).numpy()
     values = fitted.numpy().reshape(weight.shape).astype(np.float32)
     qparams = weight_qparams(values, bias, layer.input_scale, per_channel=layer.per_channel)

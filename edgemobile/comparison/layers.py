@@ -66,6 +66,9 @@ class LayerParity:
     difference in steps, `cut_db` the SQNR that saturating at the ends of their range alone leaves. `outlier_ratio` is
     how far one weight stands out (RecordedActivations.outlier_ratio). `diverges_in` says which part missed:
     "arithmetic", "constants" or "drift"; "" for none.
+
+    `macs` are the reference layer's multiply-accumulates for one image, and `inputs` the reference's activations that
+    it reads.
     """
 
     name: str
@@ -80,6 +83,8 @@ class LayerParity:
     cut_db: Real | None = None
     outlier_ratio: Real | None = None
     diverges_in: str = ""
+    macs: int = 0
+    inputs: tuple[str, ...] = ()
 
     @property
     def is_damaged(self) -> bool:
@@ -324,8 +329,10 @@ def compare_layers(
     """
     layers = [_shown(graph.inputs[0], reference[graph.inputs[0]], observed)]
     sqnr, unmatched = {layers[0].name: layers[0].sqnr_db}, []
+    fused: dict[str, Node] = {}
     for node in graph.nodes:
         if is_fused(graph, node, observed):
+            fused[node.output] = node
             continue
         if problem := observed.problem(node.output):
             unmatched.append((node.output, problem))
@@ -341,11 +348,24 @@ def compare_layers(
         # Of a layer whose inputs are not known, the one before it has to stand for them.
         before = min((sqnr[name] for name in node.inputs if name in sqnr), default=layers[-1].sqnr_db)
         sqnr[node.output] = layer.sqnr_db
-        layers.append(replace(layer, diverges_in=_divergence(layer, before, tolerance)))
+        macs, inputs = _work(graph, node, fused)
+        layers.append(replace(layer, diverges_in=_divergence(layer, before, tolerance), macs=macs, inputs=inputs))
     if observed.renamed:
         layers, others = _without_other_forms(layers)
         unmatched += others
     return layers, unmatched
+
+
+def _work(graph: Graph, node: Node, fused: Mapping[str, Node]) -> tuple[int, tuple[str, ...]]:
+    """(MACs of a layer, the activations it reads), with those of the layers that it is compared together with."""
+    macs, inputs = graph.macs(node), list[str]()
+    for name in node.inputs:
+        if name in fused:
+            more, names = _work(graph, fused[name], fused)
+            macs, inputs = macs + more, [*inputs, *names]
+        elif not graph[name].is_constant:
+            inputs.append(name)
+    return macs, tuple(inputs)
 
 
 def _shown(name: str, images: np.ndarray, observed: RecordedActivations) -> LayerParity:

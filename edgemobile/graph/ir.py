@@ -215,6 +215,12 @@ class Graph:
                     else f"node {node.output}: {node.op} of {inputs} gives {list(wanted)}, not {list(found)}"
                 )
 
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulates of a node for one image: each weight is used once per output pixel."""
+        if not node.has_weights:
+            return 0
+        return math.prod(self[node.inputs[1]].shape) * math.prod(self[node.output].shape[1:-1])
+
     def op_counts(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         for node in self.nodes:

@@ -34,6 +34,12 @@ COLOURS = {
     "other": ("#5a646e", "#aab3bc"),
     "bad": ("#b00020", "#ff7583"),
     "front": ("#8b959f", "#79838e"),
+    # layers by their SQNR: the less there is, the stronger
+    "db60": ("#e9edf0", "#2b3138"),
+    "db40": ("#f7e3c6", "#44392c"),
+    "db30": ("#f3c894", "#66482a"),
+    "db20": ("#e39a4c", "#8f5a1c"),
+    "db0": ("#a8480a", "#f2a45a"),
 }
 _SVG = "http://www.w3.org/2000/svg"
 _DPI = 72  # a point is a pixel

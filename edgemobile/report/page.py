@@ -17,6 +17,7 @@ from edgemobile.errors import require
 from edgemobile.report.answer import answers, default_title
 from edgemobile.report.drawing import COLOURS, Drawing, svg
 from edgemobile.report.findings import Compared, Findings, Line
+from edgemobile.report.graph_view import graph_view
 from edgemobile.report.plots import (
     confusion_plot,
     latency_plot,
@@ -44,6 +45,7 @@ __all__ = ["page"]
 
 _WIDE_PX, _HALF_PX, _NARROW_PX = 960, 464, 344
 _MOST_CONFUSED, _CONFUSIONS = 30, 6
+_GRAPHS = 4
 _CROWD = 8  # points that need the whole width
 # Classes of instructions as `edgemobile bench` shows them.
 _WORK = {
@@ -101,6 +103,8 @@ def page(found: Findings, title: str | None = None) -> str:
         confusions=list(_confusions(found, drawn)),
         latency=[drawn(line_words(line), "", latency_plot, line, _HALF_PX) for line in found.lines],
         layers=[drawn("Layer by layer", words, layer_plot, files, _WIDE_PX) for words, files in _layered(found)],
+        graphs=[_graph(one, markup) for one in _worst_first(found)[:_GRAPHS]],
+        graphs_left=[one.file.file for one in _worst_first(found)[_GRAPHS:]],
         doubts=_doubts(found),
         work=list(_work(found, drawn)),
         partitions=list(_partitions(found)),
@@ -252,6 +256,17 @@ def _layered(found: Findings) -> Iterator[tuple[str, list[Compared]]]:
         ]
         if compared:
             yield f"against {report.reference}, on {report.images}", compared
+
+
+def _worst_first(found: Findings) -> list[Compared]:
+    """The compared files with layers: those with a layer that diverges first, then the lowest SQNR."""
+    compared = [one for _, files in _layered(found) for one in files]
+    return sorted(compared, key=lambda one: (one.file.first_diverging is None, one.file.metrics.get("sqnr_db", 0.0)))
+
+
+def _graph(one: Compared, markup: type[str]) -> Figure:
+    wide, narrow = (markup(graph_view(one.file.layers, px)) for px in (_WIDE_PX, _NARROW_PX))
+    return Figure(f"{Path(one.file.file).name} on {one.file.place}", f"against {one.report.reference}", wide, narrow)
 
 
 def _confusions(found: Findings, drawn: _Drawn) -> Iterator[Figure]:

@@ -20,12 +20,15 @@ from edgemobile.exporters import FORMATS
 from edgemobile.graph.embed import embed, outside
 from edgemobile.images.samples import from_noise
 from edgemobile.lower import lower
+from edgemobile.models.arch import get_arch, scaled
+from edgemobile.models.cost import arch_costs, total
 from edgemobile.quant.ptq import ptq
 
 
 def test_every_format_and_precision_of_one_net_is_green(net: Net) -> None:
     files = [net.folder / f"{precision}.{name}" for precision in ("float32", "int8") for name in FORMATS]
     report = compared(net, *files, minimums={"sqnr_db": 0, "top1_agree": 0})
+    arch = scaled(get_arch("v3-small"), width=0.35, classes=10, input_px=PX)
     assert report.passed, str(report)
     for file in report.files:
         # In int8 a hard-sigmoid is one op with the layer before it.
@@ -35,6 +38,12 @@ def test_every_format_and_precision_of_one_net_is_green(net: Net) -> None:
         assert file.unmatched == ()
         assert file.cause is None
         assert file.first_diverging is None
+        assert sum(layer.macs for layer in file.layers) == total(arch_costs(arch)).macs
+        names = [layer.name for layer in file.layers]
+        for at, layer in enumerate(file.layers):
+            # Each reads layers that are before it; a residual and a gate read two.
+            assert set(layer.inputs) <= set(names[:at]), layer.name
+            assert len(layer.inputs) == (2 if layer.op in ("add", "mul") else min(at, 1))
         worst = min(layer.arithmetic_sqnr_db for layer in file.layers if layer.arithmetic_sqnr_db is not None)
         assert worst > (95 if file.precision == "float32" else 15)
     int8 = report.files[-1]

@@ -22,7 +22,7 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 _SHELLS = ("sh", "yaml")
 _TYPED = click.Choice | click.IntRange | click.types.IntParamType | click.types.FloatParamType
 # Options of other programs that the docs name.
-_FOREIGN = {"--strict", "--noise", "--enable-plugins", "--atheris"}
+_FOREIGN = {"--strict", "--build-arg", "--noise", "--enable-plugins", "--atheris"}
 # Pages about what was, where an option may be gone.
 _HISTORY = ("docs/decisions.md",)
 
