@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.renaming import exchange, rename_onto_nothing
-from edgemobile.util.work_folder import LOCK, abandoned_work, new_work, work_prefix
+from edgemobile.util.work_folder import LOCK, abandoned_work, new_work, work_path
 from edgemobile.util.writing import sync_entries, sync_folder
 
 __all__ = ["LABELS_FILE", "MANIFEST_FILE", "MANIFEST_VERSION", "ManifestEntry", "check_free", "fresh_folder"]
@@ -99,11 +98,14 @@ def _check_writable(out: Path) -> None:
     """
     parent = next(path for path in out.absolute().parents if os.path.lexists(path))
     _recover(parent / out.name)
+    work = work_path(parent / out.name)
     try:
-        with tempfile.TemporaryDirectory(prefix=work_prefix(out), dir=parent):
-            return
+        work.mkdir()
     except OSError as error:
         raise _unwritable(out, error) from error
+    finally:
+        with suppress(OSError):
+            work.rmdir()
 
 
 def _unwritable(out: Path, error: OSError) -> EdgemobileError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,14 +12,14 @@ from filelock import FileLock
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.locking import try_lock
 
-__all__ = ["LOCK", "abandoned_work", "new_work", "work_prefix"]
+__all__ = ["LOCK", "abandoned_work", "new_work", "work_path"]
 
 LOCK = "lock"
 
 
-def work_prefix(out: Path) -> str:
-    """How the names of work folders for `out` begin."""
-    return f".{out.name}.work-"
+def work_path(out: Path) -> Path:
+    """A name next to `out` for a work folder."""
+    return out.with_name(f"{_prefix(out)}{secrets.token_hex(4)}")
 
 
 def new_work(out: Path) -> tuple[Path, FileLock]:
@@ -29,27 +28,31 @@ def new_work(out: Path) -> tuple[Path, FileLock]:
     Raises OSError, or EdgemobileError if the lock cannot be created.
     """
     while True:
-        work = Path(tempfile.mkdtemp(prefix=work_prefix(out), dir=out.parent))
+        work = work_path(out)
         try:
+            # Not tempfile.mkdtemp: an interruption before it returns leaves a folder whose name is unknown.
+            work.mkdir(mode=0o700)
             lock = try_lock(work / LOCK)
-        except EdgemobileError:
+        except BaseException as error:
             # Before it was locked, another run may have removed it as a leftover.
-            if not work.exists():
+            if isinstance(error, EdgemobileError) and not work.exists():
                 continue
             with suppress(OSError):
+                (work / LOCK).unlink(missing_ok=True)
                 work.rmdir()
-            raise
-        except BaseException:
-            _remove_empty(work)
             raise
         if lock is not None and (work / LOCK).exists():
             return work, lock
 
 
+def _prefix(out: Path) -> str:
+    return f".{out.name}.work-"
+
+
 def abandoned_work(out: Path) -> Iterator[Path]:
     """The work folders that killed runs left next to `out`, each locked while it is the current one."""
     try:
-        works = [path for path in out.parent.iterdir() if path.name.startswith(work_prefix(out)) and path.is_dir()]
+        works = [path for path in out.parent.iterdir() if path.name.startswith(_prefix(out)) and path.is_dir()]
     except OSError:
         return
     for work in works:
@@ -61,9 +64,3 @@ def abandoned_work(out: Path) -> Iterator[Path]:
                 yield work
             finally:
                 lock.release()
-
-
-def _remove_empty(work: Path) -> None:
-    with suppress(OSError):
-        (work / LOCK).unlink(missing_ok=True)
-        os.rmdir(work)
