@@ -237,13 +237,18 @@ def _keep(job: _Job) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what nobody came back for: jobs of a week ago, and models not used for a month."""
+    """Remove what nobody came back for: jobs of a week ago that are not running, and models not used for a month.
+
+    Where a board has no clock of its own, time jumps by weeks when it learns the date: age alone says nothing.
+    """
     now = time.time()
     # Another worker may be sweeping too.
     for job in folder.parent.iterdir():
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if job != folder and now - job.stat().st_mtime > _OLD_JOB_S:
-                shutil.rmtree(job, ignore_errors=True)
+                with _claimed(job) as ours:
+                    if ours:
+                        shutil.rmtree(job, ignore_errors=True)
     for file in (folder.parent.parent / "files").iterdir():
         with suppress(FileNotFoundError):
             if now - file.stat().st_mtime > _OLD_FILE_S:
