@@ -30,6 +30,10 @@ class Case:
     done: tuple[int, ...] = (0,)
     again: tuple[int, ...] = ()
 
+    @property
+    def reads_inputs(self) -> bool:
+        return "INPUTS" in self.words or self.before in (_old_export, _old_int8)
+
     def argv(self, inputs: Path) -> list[str]:
         return self.words.replace("INPUTS", str(inputs)).split()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import errno
 import os
@@ -56,6 +57,7 @@ class Point:
 def load_and_restart() -> None:
     """Build disk.c and start this program again with it, unless it is loaded. Exits if it cannot be built."""
     if hasattr(ctypes.CDLL(None), "disk_watch"):
+        atexit.register(Path(os.environ["LD_PRELOAD"]).unlink)
         return
     source = Path(__file__).with_name("disk.c")
     library = Path(os.environ.get("TMPDIR", "/tmp"), f"edgemobile-disk-{os.getpid()}.so")

@@ -78,7 +78,7 @@ def main() -> int:
         os.environ.update({"XDG_CACHE_HOME": str(folder / "cache"), "TMPDIR": str(logs)})
         tempfile.tempdir = None
         names = given.commands or list(CASES)
-        if any("INPUTS" in CASES[name].words for name in names):
+        if any(CASES[name].reads_inputs for name in names):
             make_inputs(inputs, _run_here)
         for name in names:
             rows.append(_matrix(name, CASES[name], inputs, work, logs, given.every))
