@@ -5,6 +5,7 @@ Everything else about the package is in pyproject.toml.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -30,4 +31,6 @@ def _long_description() -> str:
     return "".join(part if part.startswith("```") else _RELATIVE_LINK.sub(absolute, part) for part in parts)
 
 
+# setuptools copies files with the modes of whoever builds, and the wheel has them: the same wheel for everybody.
+os.umask(0o022)
 setup(long_description=_long_description(), long_description_content_type="text/markdown")

@@ -52,6 +52,7 @@ __all__ = ["cli", "main"]
 
 # EX_SOFTWARE of sysexits.h.
 _BUG = 70
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def main() -> None:
@@ -97,8 +98,8 @@ def _usage(error: click.ClickException) -> str:
 
 def _unexpected(error: Exception) -> int:
     """The exit code of an unexpected error: not 1, which means that a file missed a bound."""
-    # An output error has no file name: the disk behind `>` is full.
-    if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
+    # An output error has no file name: the disk behind `>` is full, or fails.
+    if isinstance(error, OSError) and error.filename is None and error.errno in _DISK_ERRORS:
         print_error(f"cannot write the output: {error.strerror}")
         # The rest of the output must not fail again when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

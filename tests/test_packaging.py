@@ -33,8 +33,8 @@ def _python(*words: str, cwd: Path, **variables: str) -> str:
     return result.stdout
 
 
-def _pip(*words: str, cwd: Path) -> None:
-    _python("-m", "pip", "--disable-pip-version-check", *words, cwd=cwd)
+def _pip(*words: str, cwd: Path, **variables: str) -> None:
+    _python("-m", "pip", "--disable-pip-version-check", *words, cwd=cwd, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,10 @@ def _copied(repo_root: Path, source: Path) -> Path:
     return source
 
 
-def _built(source: Path, dist: Path) -> Path:
+def _built(source: Path, dist: Path, **variables: str) -> Path:
     dist.mkdir()
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(dist), str(source), cwd=dist)
+    words = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(dist), str(source))
+    _pip(*words, cwd=dist, **variables)
     return next(dist.glob("edgemobile-*.whl"))
 
 
@@ -136,11 +137,20 @@ def test_the_wheel_is_small(wheel: Path) -> None:
 
 
 def test_the_same_sources_give_the_same_wheel(wheel: Path, repo_root: Path, tmp_path: Path) -> None:
-    """Byte for byte, where SOURCE_DATE_EPOCH says the time: so anyone can check what was published."""
-    source = _copied(repo_root, tmp_path / "elsewhere")
-    for path in source.rglob("*.py"):
-        os.utime(path)
-    assert _built(source, tmp_path / "dist").read_bytes() == wheel.read_bytes()
+    """Byte for byte, where SOURCE_DATE_EPOCH says the time: so anyone can check what was published.
+
+    Times and modes of files, and the time zone, are others for everybody.
+    """
+    before = os.umask(0o077)
+    try:
+        source = _copied(repo_root, tmp_path / "elsewhere")
+        for path in source.rglob("*.py"):
+            os.utime(path)
+            path.chmod(0o600)
+        again = _built(source, tmp_path / "dist", TZ="Asia/Tokyo")
+    finally:
+        os.umask(before)
+    assert again.read_bytes() == wheel.read_bytes()
 
 
 def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
@@ -239,3 +249,41 @@ def test_the_version_is_stated_once_and_the_same(repo_root: Path) -> None:
     import edgemobile
 
     assert _project(repo_root)["version"] == edgemobile.__version__
+
+
+# ---- the lock -------------------------------------------------------------------------------------------------------
+
+
+def _locked(repo_root: Path) -> dict[str, tuple[str, int]]:
+    """The packages of requirements.lock: name -> (version, how many hashes)."""
+    text = (repo_root / "requirements.lock").read_text().replace("\\\n", " ")
+    rows = [line for line in text.splitlines() if line and not line.startswith("#")]
+    found: dict[str, tuple[str, int]] = {}
+    for row in rows:
+        requirement = re.fullmatch(
+            r"([a-z0-9.-]+)==(\S+)( ; [^\\]*?)?((?: +--hash=sha256:[0-9a-f]{64})+)", row.rstrip()
+        )
+        assert requirement is not None, f"not a package with its hashes: {row[:80]}"
+        found[requirement[1]] = requirement[2], requirement[4].count("--hash")
+    return found
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_lock_has_the_versions_of_the_constraints(repo_root: Path) -> None:
+    locked = _locked(repo_root)
+    lines = (repo_root / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    for name, version in pinned.items():
+        if name != "torch":
+            assert locked[_normalized(name)][0] == version, f"{name}: run .ci/lock"
+
+
+def test_the_lock_has_every_dependency(repo_root: Path) -> None:
+    project = tomllib.loads((repo_root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(row for name in extras if name != "tflite-runtime" for row in extras[name])]
+    names = {_normalized(re.match(r"[A-Za-z0-9._-]+", row)[0]) for row in wanted}
+    assert names - {"edgemobile", "torch"} <= set(_locked(repo_root)), "run .ci/lock"

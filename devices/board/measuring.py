@@ -13,11 +13,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import itertools
-import json
 import os
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -28,11 +25,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgemobile import errors
+from edgemobile.devices.board.parts import in_a_process
 from edgemobile.devices.board.probe import conditions, facts, power_w
 from edgemobile.devices.board.profiling import op_times
 from edgemobile.devices.runtimes.job import BenchJob, EventName, JobFile, JobSettings
 from edgemobile.devices.runtimes.latency import warm_up_ns
+from edgemobile.devices.runtimes.limits import limit_memory, limit_time
 from edgemobile.devices.runtimes.sessions import Port, Session, import_runtime, open_session
 from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
@@ -54,6 +52,8 @@ _LOOK_EVERY_S = 0.5
 _LONGEST_COOLING_S = 1800
 _IDLE_S, _POWER_S, _POWER_EVERY_S = 2.0, 3.0, 0.1
 _MEMORY_INFERENCES = 3
+# Of one emulated inference, which may take a minute.
+_COUNTED_S = 600.0
 
 
 class Job(Protocol):
@@ -219,22 +219,6 @@ def _refusal(job: Job, row: JobFile, error: EdgemobileError) -> dict[str, str]:
     return {"file": row["file"], "sha256": row["sha256"], "runtime": _runtime(job, row), "reason": reason}
 
 
-def _in_a_process(job: Job, *words: str) -> dict[str, Any]:
-    """What the worker answers when it is started anew for a part of the job. Raises what it raised."""
-    site = ["-S"] if sys.flags.no_site else []
-    argv = [sys.executable, *site, "-m", "edgemobile.devices.board.worker", *words]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    job.check()
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        raise EdgemobileError(f"a process of the measurement died: {last[:300]}") from None
-    if done.returncode:
-        raise getattr(errors, answer["kind"], EdgemobileError)(answer["reason"])
-    return answer
-
-
 # ---- opening --------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +230,7 @@ def _opened(job: Job, row: JobFile, data: bytes, threads: int, *, timed: bool) -
     runtime = _runtime(job, row)
     file_format(data, row["file"])
     import_runtime(runtime)
+    limit_memory(len(data))
     began = time.perf_counter_ns()
     session = open_session(data, runtime=runtime, threads=threads, name=row["file"])
     load_ns = time.perf_counter_ns() - began
@@ -322,7 +307,8 @@ def _timed_cases(job: Job, watch: _Watch) -> tuple[list[dict[str, Any]], list[di
     for number in range(_processes(settings)):
         job.check()
         words = ["--start", str(job.folder), str(number), repr(watch.since), ",".join(refused)]
-        part = _in_a_process(job, *words)
+        opened = [row for index, row in enumerate(job.spec["files"]) if str(index) not in refused]
+        part = in_a_process(job, opened, *words)
         watch.samples += part["samples"]
         refused = refused or part["refused"]
         cases = _joined(cases, part["cases"]) if cases else part["cases"]
@@ -439,10 +425,12 @@ def _count(job: Job, case: _Case, first: int, runs: int) -> None:
     """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it."""
     with case.session.refusals():
         for _ in range(_COUNTED_WARMUPS):
-            _between_marks(case, 0, _NO_MARK)
+            with limit_time(_COUNTED_S):
+                _between_marks(case, 0, _NO_MARK)
     for index in range(first, first + runs):
         job.check()
-        _between_marks(case, index, MARK)
+        with limit_time(_COUNTED_S):
+            _between_marks(case, index, MARK)
 
 
 def _between_marks(case: _Case, index: int, which: int) -> None:
@@ -463,7 +451,7 @@ def _mark(which: int, value: int) -> None:
 def _memory_of(job: Job, row: JobFile, threads: int) -> dict[str, Any]:
     """Peak memory, taken in a process of its own: in others, more files are open."""
     job.tell("memory", file=row["file"])
-    return _in_a_process(job, "--memory", str(job.folder), str(job.spec["files"].index(row)), str(threads))
+    return in_a_process(job, [row], "--memory", str(job.folder), str(job.spec["files"].index(row)), str(threads))
 
 
 def _peak_mib() -> float:

@@ -30,9 +30,12 @@ from typing import Any
 import numpy as np
 
 from edgemobile.devices.board.measuring import bench, memory, read_file, start
+from edgemobile.devices.board.parts import PARENT_VARIABLE
 from edgemobile.devices.board.repair import remove_damaged
 from edgemobile.devices.runtimes.job import JOB_VERSION, EventName, InferJob
-from edgemobile.devices.runtimes.sessions import Session, open_layers, open_session
+from edgemobile.devices.runtimes.limits import end_with_parent, limit_memory, limit_time, owner_is_gone
+from edgemobile.devices.runtimes.sessions import Session, import_runtime, open_layers, open_session
+from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.writing import replace_synced
 
@@ -40,6 +43,8 @@ __all__ = ["main"]
 
 _POLL_S = 0.02
 _IDLE_S = 120
+# For the images of one message, a few MiB of them, also where the core is emulated.
+_CHUNK_S = 3600.0
 _OLD_JOB_S, _OLD_FILE_S = 7 * 86400, 30 * 86400
 # A worker that cannot write cannot say so either.
 _NO_ROOM_BYTES = 2**16
@@ -81,6 +86,9 @@ class _Job:
     def check(self) -> None:
         if self.asked("stop"):
             raise _Stopped("stopped by the host")
+        # Nobody comes back for a measurement; for an eval, its next run does.
+        if self.spec["kind"] == "bench" and owner_is_gone():
+            raise _Stopped("the process that asked for it has ended")
 
     @contextmanager
     def board(self, *, alone: bool) -> Iterator[None]:
@@ -105,7 +113,7 @@ class _Job:
             except OSError:
                 self.check()
                 if waited % 50 == 0:
-                    self.tell("waiting")
+                    self.tell("waiting", by=_holders(file))
                 time.sleep(_POLL_S)
 
 
@@ -121,7 +129,22 @@ def _open_board_lock() -> int | None:
     return None
 
 
+def _holders(file: int) -> str:
+    """The numbers of the processes that have locked an open file, as /proc/locks lists them; "" if it does not."""
+    found = os.fstat(file)
+    wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return ""
+    # "1: FLOCK ADVISORY WRITE 4711 fe:01:98 0 EOF", and "1: -> ..." for one that waits. 0 is in another container.
+    pids = {row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == wanted and row[4] != "0"}
+    return ", ".join(sorted(pids))
+
+
 def main(argv: list[str]) -> int:
+    if PARENT_VARIABLE in os.environ:
+        end_with_parent(int(os.environ[PARENT_VARIABLE]))
     if argv[0] == "--state":
         print(_state(Path(argv[1])))
     elif argv[0] in _PARTS:
@@ -213,13 +236,18 @@ def _keep(job: _Job) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what nobody came back for: jobs of a week ago, and models not used for a month."""
+    """Remove what nobody came back for: jobs of a week ago that are not running, and models not used for a month.
+
+    Where a board has no clock of its own, time jumps by weeks when it learns the date: age alone says nothing.
+    """
     now = time.time()
     # Another worker may be sweeping too.
     for job in folder.parent.iterdir():
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             if job != folder and now - job.stat().st_mtime > _OLD_JOB_S:
-                shutil.rmtree(job, ignore_errors=True)
+                with _claimed(job) as ours:
+                    if ours:
+                        shutil.rmtree(job, ignore_errors=True)
     for file in (folder.parent.parent / "files").iterdir():
         with suppress(FileNotFoundError):
             if now - file.stat().st_mtime > _OLD_FILE_S:
@@ -252,14 +280,18 @@ def _infer(job: _Job) -> dict[str, Any]:
     (row,) = spec["files"]
     with job.board(alone=False):
         opened = open_layers if spec["layers"] else open_session
-        session = opened(read_file(job, row), runtime=spec["runtime"], threads=spec["threads"])
+        data = read_file(job, row)
+        import_runtime(spec["runtime"] or default_runtime(row["format"]))
+        limit_memory(len(data))
+        with limit_time(_CHUNK_S):
+            session = opened(data, runtime=spec["runtime"], threads=spec["threads"])
     job.tell("opened", runtime=session.runtime, version=session.version)
     last = time.monotonic()
     while not job.asked("end"):
         job.check()
         given = sorted(job.folder.glob("input-*.npy"))
         for path in given:
-            with job.board(alone=False):
+            with job.board(alone=False), limit_time(_CHUNK_S):
                 _answer(job, session, path)
             last = time.monotonic()
         if not given:

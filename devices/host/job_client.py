@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeVar
 from edgemobile.devices.host.records import MAX_RUN_BYTES
 from edgemobile.devices.host.transport import DeviceUnreachable, Transport, disk_full
 from edgemobile.devices.runtimes.job import EVENTS, JOB_VERSION, MAX_LINE_BYTES, MAX_PROGRESS_BYTES, Job, JobFile
+from edgemobile.devices.runtimes.limits import TIMED_OUT
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.util.strict_json import parse
@@ -265,9 +266,13 @@ class JobClient:
         while True:
             found = look()
             events = self._events()
-            if not waiting and any(event["event"] == "waiting" for event in events):
+            if not waiting and (told := next((event for event in events if event["event"] == "waiting"), None)):
                 waiting = True
-                _LOG.warning("%s: another measurement has the board; waiting for it", self.named)
+                _LOG.warning(
+                    "%s: another measurement%s has the board; waiting for it",
+                    self.named,
+                    f" (process {told['by']} there)" if told.get("by") else "",
+                )
             for event in events:
                 self._tell(event)
             if found is not None:
@@ -343,6 +348,8 @@ class JobClient:
     def _last_words(self) -> str:
         log = (self.read_whole(f"{self.folder}/log", MAX_PROGRESS_BYTES) or b"").decode("utf-8", "replace")
         lines = [line.strip() for line in log.splitlines() if line.strip()]
+        if any(line.startswith(TIMED_OUT) for line in lines):
+            return "an inference did not end in time: the file is endless, or far too large for this board"
         words = lines[-1][:300] if lines else "it left no word, as when memory runs out or an instruction is missing"
         return "".join(char if char.isprintable() else "?" for char in words)
 

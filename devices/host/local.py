@@ -14,6 +14,7 @@ from pathlib import Path
 from edgemobile.devices.host.folders import cache_folder, inside
 from edgemobile.devices.host.processes import bounded_run
 from edgemobile.devices.host.transport import Completed, disk_full
+from edgemobile.devices.runtimes.limits import OWNER_VARIABLE, identity
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.writing import replace_synced
 
@@ -54,12 +55,14 @@ class LocalTransport:
         )
 
     def start(self, argv: Sequence[str], *, log: str, env: Mapping[str, str] | None = None) -> None:
-        """Start a program in its own session, so that neither our exit nor Ctrl-C stops it.
+        """Start a program in its own session, so that neither our exit nor Ctrl-C stops it. Its environment says which
+        process this is.
 
         Raises EdgemobileError if it does not exist.
         """
         target = self._made(log)
-        command, environment = self._command(argv, env or {})
+        owner = identity(os.getpid()) or ""
+        command, environment = self._command(argv, {**(env or {}), OWNER_VARIABLE: owner})
         with target.open("ab") as output:
             try:
                 process = subprocess.Popen(

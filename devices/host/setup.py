@@ -66,6 +66,7 @@ PAYLOAD = (
     "devices/__init__",
     "devices/board/__init__",
     "devices/board/measuring",
+    "devices/board/parts",
     "devices/board/probe",
     "devices/board/profiling",
     "devices/board/repair",
@@ -74,6 +75,7 @@ PAYLOAD = (
     "devices/runtimes/__init__",
     "devices/runtimes/job",
     "devices/runtimes/latency",
+    "devices/runtimes/limits",
     "devices/runtimes/sessions",
     "devices/runtimes/table",
 )

@@ -32,14 +32,13 @@ from typing import IO, Any
 
 import numpy as np
 
+from edgemobile.devices.runtimes.limits import MEMORY_BYTES, limit_memory
 from edgemobile.devices.runtimes.sessions import Delegation, Port, Session, open_layers, open_session
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported, in_a_line, require
 from edgemobile.util.quiet import quiet_stderr
 
 __all__ = ["open_isolated", "optimized_onnx"]
 
-# In addition to the memory of the interpreter and the runtime. A MobileNet at 224 px needs 50 MiB.
-_MEMORY_BYTES, _MEMORY_OF_FILE = 3 * 2**30, 30
 _OPEN_S, _RUN_S, _IMAGE_S = 60.0, 60.0, 5.0
 _MAX_HEADER, _MAX_ARRAYS = 2**26, 2**31
 _LENGTH = struct.Struct("<Q")
@@ -132,7 +131,7 @@ class _Process:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return EdgemobileError(
             f"{self.name} crashed the runtime ({how}) when asked to {what}: it is damaged, or wants more memory than "
-            f"the {_MEMORY_BYTES / 2**30:.0f} GiB that a model may take"
+            f"the {MEMORY_BYTES / 2**30:.0f} GiB that a model may take"
         )
 
     def close(self) -> None:
@@ -308,7 +307,7 @@ def _opened(asked: Mapping[str, Any], data: bytes) -> Session:
     from edgemobile.model_file.file import file_format
 
     import_runtime(asked["runtime"] or default_runtime(file_format(data, asked["name"])))
-    _limit_memory(_MEMORY_BYTES + _MEMORY_OF_FILE * len(data))
+    limit_memory(len(data))
     how: Callable[..., Session] = open_layers if asked["layers"] else open_session
     told = {} if asked["layers"] else {"name": asked["name"]}
     with quiet_stderr():
@@ -317,7 +316,7 @@ def _opened(asked: Mapping[str, Any], data: bytes) -> Session:
 
 def _optimized(data: bytes, name: str) -> bytes:
     runtime: Any = require("onnxruntime", "onnxruntime")
-    _limit_memory(_MEMORY_BYTES + _MEMORY_OF_FILE * len(data))
+    limit_memory(len(data))
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     # The highest level only changes the memory layout of float convolutions, and cannot be saved without a warning.
@@ -335,21 +334,6 @@ def _optimized(data: bytes, name: str) -> bytes:
                 f"what onnxruntime makes of {name} cannot be written to a temporary folder: {in_a_line(error)}. "
                 "Set TMPDIR to a folder with room"
             ) from error
-
-
-def _limit_memory(most: int) -> None:
-    """Limit memory to this many bytes beyond the current use, if the system has such a limit."""
-    try:
-        import resource
-    except ImportError:
-        return
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            taken = int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (taken + most, taken + most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _description(session: Session) -> dict[str, Any]:

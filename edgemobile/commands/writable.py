@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.util.writing import partial_file
 
 __all__ = ["check_apart", "check_writable"]
 
@@ -53,8 +54,8 @@ def _try(option: str, path: Path) -> None:
     if not path.parent.is_dir():
         raise EdgemobileError(f"{option} {path}: the folder {path.parent} does not exist")
     if not path.exists():
-        path.touch()
-        path.unlink()
+        with partial_file(Path(os.path.realpath(path))):
+            pass
     # Opening a pipe would wait for its reader.
     elif path.is_file():
         path.open("a", encoding="utf-8").close()

@@ -119,7 +119,7 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
             ignore = self.folder / ".gitignore"
             if not ignore.exists():
-                ignore.write_text("*\n")
+                write_whole(ignore, "*\n")
         except OSError as error:
             raise self._unwritable(error) from error
 

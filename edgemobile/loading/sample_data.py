@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import zipfile
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from edgemobile.errors import EdgemobileError
 from edgemobile.loading.checkpoint import CHECK_IMAGES
 from edgemobile.util.renaming import rename_onto_nothing
+from edgemobile.util.work_folder import abandoned_work, new_work
+from edgemobile.util.writing import sync_entries, sync_folder
 
 __all__ = ["write_sample_data"]
 
@@ -26,12 +27,17 @@ def write_sample_data(folder: Path) -> dict[str, int]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        for leftover in abandoned_work(folder):
+            shutil.rmtree(leftover, ignore_errors=True)
+        work, lock = new_work(folder)
         try:
             counts = _extract(work / "new")
+            sync_folder(work / "new")
             rename_onto_nothing(work / "new", folder)
+            sync_entries(folder.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            lock.release()
     except (FileExistsError, NotADirectoryError) as error:
         raise EdgemobileError(f"{folder} exists already. Choose another folder, or remove it") from error
     except OSError as error:

@@ -6,27 +6,22 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.util.locking import try_lock
 from edgemobile.util.renaming import exchange, rename_onto_nothing
-from edgemobile.util.writing import sync_folder
-
-if TYPE_CHECKING:
-    from filelock import FileLock
+from edgemobile.util.work_folder import LOCK, abandoned_work, new_work, work_path
+from edgemobile.util.writing import sync_entries, sync_folder
 
 __all__ = ["LABELS_FILE", "MANIFEST_FILE", "MANIFEST_VERSION", "ManifestEntry", "check_free", "fresh_folder"]
 
 MANIFEST_VERSION = 1
 MANIFEST_FILE, LABELS_FILE = "manifest.json", "labels.txt"
-# During an export, a folder next to its output: contains the new folder, the previous one and a lock.
-_WORK, _NEW, _OLD, _LOCK = ".{name}.export-", "new", "old", "lock"
+# In the work folder of an export: the new folder, and the previous one.
+_NEW, _OLD = "new", "old"
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def fresh_folder(out: Path, *, overwrite: bool = False, keep: Collection[str] = 
     check_free(out, overwrite=overwrite, keep=keep)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work, lock = _work_folder(out)
+        work, lock = new_work(out)
     except OSError as error:
         raise _unwritable(out, error) from error
     try:
@@ -71,26 +66,13 @@ def fresh_folder(out: Path, *, overwrite: bool = False, keep: Collection[str] = 
         yield work / _NEW
         sync_folder(work / _NEW)
         _put(work, out, overwrite=overwrite, keep=keep)
+        # Before the previous export is removed.
+        sync_entries(out.parent)
     except OSError as error:
         raise EdgemobileError(f"cannot write {out}: {error.strerror or error}; no files were left behind") from error
     finally:
         _clean(work)
         lock.release()
-
-
-def _work_folder(out: Path) -> tuple[Path, FileLock]:
-    """A new folder next to `out`, and the lock that shows other runs that it is in use."""
-    while True:
-        work = Path(tempfile.mkdtemp(prefix=_WORK.format(name=out.name), dir=out.parent))
-        try:
-            lock = try_lock(work / _LOCK)
-        except EdgemobileError:
-            with suppress(OSError):
-                work.rmdir()
-            raise
-        # Before it was locked, another run may have removed it as a leftover.
-        if lock is not None and (work / _LOCK).exists():
-            return work, lock
 
 
 def _unlinked(out: Path) -> Path:
@@ -101,7 +83,6 @@ def _unlinked(out: Path) -> Path:
 def check_free(out: Path, *, overwrite: bool, keep: Collection[str] = ()) -> None:
     """Refuse an `out` that would be lost or cannot be written. Also called before the work, to fail early."""
     out = _unlinked(out)
-    _recover(out)
     _check_writable(out)
     if not os.path.lexists(out):
         return
@@ -111,13 +92,20 @@ def check_free(out: Path, *, overwrite: bool, keep: Collection[str] = ()) -> Non
 
 
 def _check_writable(out: Path) -> None:
-    """Raises EdgemobileError if no folder can be created next to `out`. It tries: permissions do not show all."""
+    """Raises EdgemobileError if no folder can be created next to `out`. It tries: permissions do not show all.
+
+    What killed runs left there is cleaned up first.
+    """
     parent = next(path for path in out.absolute().parents if os.path.lexists(path))
+    _recover(parent / out.name)
+    work = work_path(parent / out.name)
     try:
-        with tempfile.TemporaryDirectory(prefix=_WORK.format(name=out.name), dir=parent):
-            return
+        work.mkdir()
     except OSError as error:
         raise _unwritable(out, error) from error
+    finally:
+        with suppress(OSError):
+            work.rmdir()
 
 
 def _unwritable(out: Path, error: OSError) -> EdgemobileError:
@@ -205,22 +193,11 @@ def _undo(work: Path, out: Path) -> None:
 
 def _recover(out: Path) -> None:
     """Clean up after killed runs next to `out`: restore a moved folder, and remove the rest."""
-    prefix = _WORK.format(name=out.name)
-    try:
-        works = [path for path in out.parent.iterdir() if path.name.startswith(prefix) and path.is_dir()]
-    except OSError:
-        return
-    for work in works:
-        with suppress(EdgemobileError, OSError):
-            lock = try_lock(work / _LOCK) if (work / _LOCK).exists() else None
-            if lock is None:
-                continue
-            try:
-                if (work / _OLD).is_dir() and not os.path.lexists(out):
-                    rename_onto_nothing(work / _OLD, out)
-                _clean(work)
-            finally:
-                lock.release()
+    for work in abandoned_work(out):
+        with suppress(OSError):
+            if (work / _OLD).is_dir() and not os.path.lexists(out):
+                rename_onto_nothing(work / _OLD, out)
+            _clean(work)
 
 
 def _clean(work: Path) -> None:
@@ -235,5 +212,5 @@ def _clean(work: Path) -> None:
                 path.unlink()
         if old.is_dir():
             old.rmdir()
-        (work / _LOCK).unlink(missing_ok=True)
+        (work / LOCK).unlink(missing_ok=True)
         work.rmdir()

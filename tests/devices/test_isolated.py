@@ -17,6 +17,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("ai_edge_litert")
 
+from hostile_files import endless, huge, make_onnx
+
 from edgemobile.devices.runtimes import isolated
 from edgemobile.devices.runtimes.isolated import open_isolated
 from edgemobile.devices.runtimes.sessions import open_layers, open_session
@@ -40,54 +42,6 @@ def _file(format: str) -> bytes:
     return FORMATS[format].load().to_bytes(graph, metadata={"edgemobile.model": "small"})
 
 
-def _onnx(*nodes: object, outputs: object, inputs: object = (), initializers: object = ()) -> bytes:
-    import onnx
-    from onnx import helper
-
-    graph = helper.make_graph(list(nodes), "made", list(inputs), list(outputs), list(initializers))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
-def _endless() -> bytes:
-    """y = x, after a Loop whose condition is always true."""
-    from onnx import TensorProto, helper
-
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["again"]), helper.make_node("Identity", ["v"], ["w"])],
-        "body",
-        [
-            helper.make_tensor_value_info("i", TensorProto.INT64, []),
-            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, 4]),
-        ],
-        [
-            helper.make_tensor_value_info("again", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("w", TensorProto.FLOAT, [1, 4]),
-        ],
-    )
-    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
-    return _onnx(
-        helper.make_node("Loop", ["", "true", "x"], ["y"], body=body), outputs=[y], inputs=[x], initializers=[true]
-    )
-
-
-def _huge() -> bytes:
-    """Makes 64 GiB of zeros, and gives their sum."""
-    from onnx import TensorProto, helper
-
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
-    sizes = helper.make_tensor("sizes", TensorProto.INT64, [2], [2**17, 2**17])
-    nodes = [
-        helper.make_node("ConstantOfShape", ["sizes"], ["zeros"]),
-        helper.make_node("ReduceSum", ["zeros"], ["sum"], keepdims=0),
-        helper.make_node("Add", ["x", "sum"], ["y"]),
-    ]
-    return _onnx(*nodes, outputs=[y], inputs=[x], initializers=[sizes])
-
-
 @pytest.mark.parametrize("layers", [False, True])
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_it_answers_as_a_session_here(format: str, layers: bool) -> None:
@@ -108,7 +62,7 @@ def test_it_takes_another_size_where_the_file_leaves_it_open() -> None:
 
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, "h", "w"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, "h", "w"])
-    there = open_isolated(_onnx(helper.make_node("Relu", ["x"], ["y"]), outputs=[y], inputs=[x]))
+    there = open_isolated(make_onnx(helper.make_node("Relu", ["x"], ["y"]), outputs=[y], inputs=[x]))
     there.settle(16)
     assert there.input.shape == (1, 3, 16, 16)
     assert there.invoke(np.ones((1, 3, 16, 16), np.float32)).shape == (1, 3, 16, 16)
@@ -126,7 +80,7 @@ def test_errors_there_are_errors_here() -> None:
 def test_a_file_that_never_ends_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "_RUN_S", 1.0)
     monkeypatch.setattr(isolated, "_IMAGE_S", 0.0)
-    session = open_isolated(_endless(), name="endless.onnx")
+    session = open_isolated(endless(), name="endless.onnx")
     started = time.monotonic()
     with pytest.raises(EdgemobileError, match=r"endless\.onnx: it did not run within 1 s"):
         session.invoke(np.zeros((1, 4), np.float32))
@@ -134,7 +88,7 @@ def test_a_file_that_never_ends_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_file_that_wants_all_memory_is_named() -> None:
-    session = open_isolated(_huge(), name="huge.onnx")
+    session = open_isolated(huge(), name="huge.onnx")
     with pytest.raises(EdgemobileError, match=r"huge\.onnx"):
         session.invoke(np.zeros((1, 4), np.float32))
 
@@ -185,7 +139,7 @@ def test_the_process_ends_with_the_session_and_with_its_owner(tmp_path: Path) ->
     assert process.poll() is None
     del session
     assert process.wait(10) is not None
-    (tmp_path / "model.onnx").write_bytes(_endless())
+    (tmp_path / "model.onnx").write_bytes(endless())
     program = (
         "import sys; import numpy; from pathlib import Path\n"
         "from edgemobile.devices.runtimes.isolated import open_isolated\n"

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
+from edgemobile.devices.board import worker
 from edgemobile.devices.host import job_client
 from edgemobile.devices.host.job_client import job_file
 from edgemobile.devices.host.local import LocalTransport
@@ -314,6 +315,20 @@ def test_two_benches_exclude_each_other(
     thread.join()
     assert "waiting" in {event["event"] for event in second}
     assert len(results) == 2
+
+
+def test_a_clock_that_jumps_by_weeks_removes_no_running_job(tmp_path: Path) -> None:
+    """As on a board without a clock of its own, once it learns the date."""
+    for name in ("ours", "running", "forgotten"):
+        (tmp_path / "jobs" / name).mkdir(parents=True)
+    (tmp_path / "files").mkdir()
+    before = time.time() - 30 * 86400
+    with worker._claimed(tmp_path / "jobs" / "running") as claimed:
+        assert claimed
+        for name in ("running", "forgotten"):
+            os.utime(tmp_path / "jobs" / name, (before, before))
+        worker._sweep(tmp_path / "jobs" / "ours")
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["ours", "running"]
 
 
 # ---- a board that lies ----------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_every_option_in_code_is_there(pages: dict[str, str], repo_root: Path) -
         if page not in _HISTORY
         for code in re.findall(r"`([^`\n]+)`", text)
         for option in _OPTION.findall(code)
-        if option not in known and not code.startswith(("pip ", "mkdocs "))
+        if option not in known and not code.startswith(("pip ", "pip-audit ", "mkdocs "))
     ]
     assert not wrong, "\n".join(wrong)
 

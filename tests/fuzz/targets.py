@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -27,13 +28,15 @@ __all__ = ["TARGETS", "Target", "check"]
 class Target:
     """`read(data, folder)` reads `data`, written into `folder` where it needs a file; `seeds` are what it takes.
 
-    `text` says that mutations keep to JSON, TOML or lines. `needs` are packages without which it cannot run.
+    `text` says that mutations keep to JSON, TOML or lines. `needs` are packages without which it cannot run. `slow` is
+    one that runs a file in another process.
     """
 
     read: Callable[[bytes, Path], object]
     seeds: Callable[[], list[bytes]]
     text: bool = False
     needs: tuple[str, ...] = ()
+    slow: bool = False
 
 
 def check(target: Target, data: bytes, folder: Path) -> bool:
@@ -131,6 +134,28 @@ def _origins_seeds() -> list[bytes]:
     return [text.encode() for text in origins_metadata(origins).values()]
 
 
+_RUN_S = 8.0
+_LARGEST_INPUT = 10**7
+# One for many files: until a file ends it.
+_process: list[Any] = []
+
+
+def _run(data: bytes, folder: Path) -> object:
+    """What `open_isolated` and a run ask of the other process, which native code may crash."""
+    from edgemobile.devices.runtimes import isolated
+
+    if not _process or _process[0].running.poll() is not None:
+        _process[:] = [isolated._Process("the file")]
+    (process,) = _process
+    asked = {"runtime": None, "threads": 1, "name": "the file", "exact": False, "layers": False}
+    told, _ = process.ask({"open": asked}, [np.frombuffer(data, np.uint8)], _RUN_S, "open")
+    ports = isolated._ports(told["inputs"])
+    if any(port.undecided or math.prod(port.shape) > _LARGEST_INPUT for port in ports):
+        raise EdgemobileError("an input that no image fits")
+    examples = [port.example(np.random.default_rng(0)) for port in ports]
+    return process.ask({"run": None}, examples, _RUN_S, "run")
+
+
 # ---- weights --------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +238,7 @@ def _run_seeds() -> list[bytes]:
     return [make_run(make_case()).to_text().encode(), make_run(make_counted(), emulated=True).to_text().encode()]
 
 
-def _run(data: bytes, folder: Path) -> object:
+def _read_run(data: bytes, folder: Path) -> object:
     from edgemobile.devices.host.records import load_run
     from edgemobile.latency.statistics import verdict
 
@@ -378,13 +403,15 @@ TARGETS: dict[str, Target] = {
     "onnx-model": Target(_file_model, lambda: _models("onnx"), needs=_ONNX),
     "onnx-graph": Target(_graph("onnx"), lambda: _models("onnx"), needs=_ONNX),
     "onnx-metadata": Target(_metadata("onnx"), lambda: _models("onnx"), needs=_ONNX),
+    "tflite-run": Target(_run, lambda: _models("tflite"), needs=_TFLITE, slow=True),
+    "onnx-run": Target(_run, lambda: _models("onnx"), needs=("torch", "onnx", "onnxruntime"), slow=True),
     "origins": Target(_origins, _origins_seeds, text=True),
     "safetensors": Target(_weights("mine.safetensors"), _safetensors_seeds, needs=("torch", "safetensors")),
     "pickle": Target(_weights("mine.pth"), _pickle_seeds, needs=_TORCH),
     "program": Target(_program, _program_seeds, needs=_TORCH),
     "recipe": Target(_recipe, _recipe_seeds, text=True, needs=_TORCH),
     "preprocess": Target(_read_preprocess, _preprocess, text=True),
-    "run": Target(_run, _run_seeds, text=True),
+    "run": Target(_read_run, _run_seeds, text=True),
     "report-source": Target(_source, _source_seeds, text=True),
     "configuration": Target(_config, lambda: [_CONFIG], text=True, needs=_TORCH),
     "devices": Target(_devices, lambda: [b'[pi5]\naddress = "ssh://pi@pi5:22"\nroot = "/home/pi"\n'], text=True),

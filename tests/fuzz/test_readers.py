@@ -10,7 +10,7 @@ from mutations import mutate
 from targets import TARGETS, check
 
 _CRASHES = sorted((Path(__file__).parent / "crashes").glob("*"))
-_RUNS = 150
+_RUNS, _SLOW_RUNS = 150, 30
 
 
 def _target(name: str):
@@ -31,7 +31,7 @@ def test_seeds_are_taken(name: str, tmp_path: Path) -> None:
 def test_damage_is_an_answer_or_an_error_of_ours(name: str, tmp_path: Path) -> None:
     target, rng = _target(name), random.Random(1)
     seeds = target.seeds()
-    for _ in range(_RUNS):
+    for _ in range(_SLOW_RUNS if target.slow else _RUNS):
         check(target, mutate(rng.choice(seeds), rng, text=target.text), tmp_path)
 
 
