@@ -65,7 +65,7 @@ from edgemobile.metrics.tolerances import (
     tolerance,
     untrained,
 )
-from edgemobile.model_file.metadata import REMOVED_CHANNELS
+from edgemobile.model_file.metadata import MODEL, REMOVED_CHANNELS
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.model_file.precision import takes_pixels
 from edgemobile.models.arch import get_arch
@@ -177,8 +177,19 @@ class Reference:
         return without_dead_channels(self.graph)
 
     def graph_for(self, file: ModelFile) -> Graph:
-        """`graph` with the channels that `file` has: an export leaves dead ones out. Raises Unsupported like it."""
-        return self._living if self.model is not None and REMOVED_CHANNELS in file.metadata else self.graph
+        """`graph` with the channels that `file` has: an export leaves dead ones out (lower.dead_channels).
+
+        Raises Unsupported as `graph` does, and where the reference is a file that has fewer.
+        """
+        own = {} if self.file is None else self.file.metadata
+        if REMOVED_CHANNELS in file.metadata:
+            return self.graph if REMOVED_CHANNELS in own or self.graph.is_quantized else self._living
+        if REMOVED_CHANNELS in own and own.get(MODEL) == file.metadata.get(MODEL):
+            raise Unsupported(
+                f"{self.name} was exported without dead channels, which this file has: make this file the reference, "
+                "or compare both with the model"
+            )
+        return self.graph
 
     def values(self, graph: Graph, images: np.ndarray) -> Mapping[str, np.ndarray]:
         """Every tensor of one of its graphs, in NHWC, as the reference arithmetic computes it."""

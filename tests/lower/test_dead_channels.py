@@ -301,6 +301,19 @@ def test_an_export_leaves_them_out_and_parity_compares_every_layer(tmp_path: Pat
         assert first_diverging(file.layers) is None
 
 
+def test_a_file_with_them_and_one_without_compare_one_way(tmp_path: Path) -> None:
+    from edgemobile import export, parity
+
+    for name in ("out", "kept"):
+        export("v2", res=32, to="tflite", out=tmp_path / name, keep_dead=name == "kept")
+    less, all_of_them = (tmp_path / name / "v2-float32.tflite" for name in ("out", "kept"))
+    for reference, other, compared in ((all_of_them, less, True), (less, all_of_them, False)):
+        (file,) = parity(reference, [other], layers=True).files
+        assert not file.missed
+        assert bool(file.layers) == compared
+        assert ("make this file the reference" in file.not_compared) != compared
+
+
 def test_an_export_without_them_is_no_checkpoint(tmp_path: Path) -> None:
     from edgemobile import export
 
