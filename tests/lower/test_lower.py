@@ -573,7 +573,7 @@ class _Mixed(nn.Module):
 
 _UNSUPPORTED = [
     (lambda: _before(nn.GELU()), "aten.gelu.default (at 1)", "has no lowering. Supported: aten."),
-    (lambda: _before(nn.Tanh()), "aten.tanh.default (at 1)", "has no lowering. Supported"),
+    (lambda: _before(nn.ELU()), "aten.elu.default (at 1)", "has no lowering. Supported"),
     (lambda: _before(nn.ConvTranspose2d(4, 4, 2)), "aten.conv_transpose2d.input (at 1)", "has no lowering. Supported"),
     (lambda: _before(nn.PReLU()), "aten.prelu.default (at 1)", "has no lowering. Supported"),
     (lambda: _before(nn.AdaptiveAvgPool2d(4)), "aten.adaptive_avg_pool2d.default (at 1)", "found (9, 9) to (4, 4)"),
@@ -601,7 +601,7 @@ _UNSUPPORTED = [
     (lambda: _flattened(nn.Dropout(), nn.ReLU()), "aten.flatten.using_ints (at 3)", "may feed only a linear"),
     (lambda: _before(_Call(lambda x: torch.cat([x, x], 2))), "aten.cat.default (at 1)", "found dim=2 of 4"),
     (lambda: _before(_Call(lambda x: torch.cat([x, torch.ones(1, 1, 9, 9)], 1))), "aten.cat.default", "a constant"),
-    (lambda: _before(_Call(lambda x: x[:, :2])), "aten.slice.Tensor (at 1)", "[1, 4, 9, 9] -> [1, 2, 9, 9]"),
+    (lambda: _before(_Call(lambda x: x[:, :, :2])), "aten.slice.Tensor (at 1)", "[1, 4, 9, 9] -> [1, 4, 2, 9]"),
     (lambda: _before(_Call(lambda x: x.mean(1))), "aten.mean.dim (at 1)", "only the mean over height and width"),
     (lambda: _before(_Call(lambda x: torch.add(x, x, alpha=2))), "aten.add.Tensor (at 1)", "alpha=2"),
     (lambda: _before(_Offset(9)), "aten.add.Tensor (at 1)", "shape [9] beside an image"),
