@@ -98,7 +98,7 @@ def test_a_row_that_is_no_image_is_refused() -> None:
     """Of [5] for a batch of one, only the first number would be looked at."""
     nodes = [helper.make_node("Flatten", ["image"], ["flat"], axis=0), helper.make_node("Squeeze", ["flat"], ["y"])]
     session = open_session(_onnx(nodes, {"image": ([1, 3, 2, 2], "FLOAT")}, {"y": [12]}), name="flat.onnx")
-    with pytest.raises(Unsupported, match=r"flat\.onnx has the output \w+ \[12\] for a batch of 1"):
+    with pytest.raises(Unsupported, match=r"flat\.onnx has the output \[12\] for a batch of 1"):
         session.run(np.zeros((1, 2, 2, 3), np.float32))
 
 
