@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgemobile.errors import EdgemobileError, first_few
 from edgemobile.models.arch import Arch
 from edgemobile.models.layers import layers
-from edgemobile.preprocess import IMAGENET, Preprocess
+from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,12 @@ LAYOUTS: tuple[Layout, ...] = (
         bn_eps=1e-5,
         caution="timm's tf_mobilenetv3 has the same keys and pads as TensorFlow does: its weights give wrong "
         "results here",
+    ),
+    Layout(
+        "torchvision's lraspp_mobilenet_v3",
+        ("v3-small-lraspp", "v3-large-lraspp"),
+        "torchvision-lraspp",
+        at_resolution(IMAGENET, 520),
     ),
     Layout("timm's mobilenetv4", ("v4-conv-small",), "timm-v4", _IMAGENET_BICUBIC),
     Layout("efficientnet_lite_pytorch's", ("efficientnet-lite0",), "efficientnet-pytorch", _HALVES_BICUBIC),

@@ -67,6 +67,12 @@ class Block:
     se: bool = False
     start: int = 0
     kind: Kind = "inverted"
+    dilation: int = 1
+
+    @property
+    def halves(self) -> bool:
+        """Whether it halves the resolution: a dilated block keeps it, and sees as far."""
+        return self.stride == 2 and self.dilation == 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class Arch:
-    """A MobileNet at one width, resolution and number of classes.
+    """A MobileNet at one width, resolution and number of classes; with `segments`, Lite R-ASPP on it.
 
     `keys` names the state_dict layout of its net (models.layers.KEYS). `padding` "both" pads both ends of a side
     equally, as PyTorch does; "same" puts the odd pixel at the end, as TensorFlow does. `ends` is how stem and tail grow
@@ -94,7 +100,7 @@ class Arch:
 
     name: str
     paper: str
-    keys: Literal["timm", "timm-v4", "torchvision-v2", "torchvision-v3"]
+    keys: Literal["timm", "timm-v4", "torchvision-v2", "torchvision-v3", "torchvision-lraspp"]
     stem: int
     stem_act: Activation
     blocks: tuple[Block, ...]
@@ -107,6 +113,7 @@ class Arch:
     width: float = 1.0
     input_px: int = 224
     classes: int = 1000
+    segments: bool = False
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.width <= 8:
@@ -282,8 +289,36 @@ _V4S = Arch(
     ends="outer-fixed",
 )
 
+
+def _lraspp(arch: Arch) -> Arch:
+    """Lite R-ASPP on a v3: its last three blocks are dilated in place of the stride, so that 1/16 is left.
+
+    The numbers are torchvision's: 21 classes of Pascal VOC, at 520 px.
+    """
+    last = tuple(replace(block, dilation=2) for block in arch.blocks[-3:])
+    return replace(
+        arch,
+        name=f"{arch.name}-lraspp",
+        keys="torchvision-lraspp",
+        blocks=(*arch.blocks[:-3], *last),
+        tail=replace(arch.tail, hidden=128),
+        input_px=520,
+        classes=21,
+        segments=True,
+    )
+
+
 ARCHS: dict[str, Arch] = {
-    arch.name: arch for arch in (_V1, _V2, *_V3S, *(_minimalistic(arch) for arch in _V3S), _V4S, _LITE0)
+    arch.name: arch
+    for arch in (
+        _V1,
+        _V2,
+        *_V3S,
+        *(_minimalistic(arch) for arch in _V3S),
+        _V4S,
+        _LITE0,
+        *(_lraspp(arch) for arch in _V3S),
+    )
 }
 
 
@@ -297,6 +332,7 @@ _ALSO_CALLED = {
     "mobilenetv3_small_100": "v3-small",
     "mobilenet_v3_large": "v3-large",
     "mobilenetv3_large_100": "v3-large",
+    "lraspp_mobilenet_v3_large": "v3-large-lraspp",
     "mobilenetv4_conv_small": "v4-conv-small",
     "efficientnet_lite0": "efficientnet-lite0",
 }
@@ -339,6 +375,7 @@ class ScaledBlock:
     squeeze: int
     start: int
     kind: Kind
+    dilation: int = 1
 
     @property
     def expands(self) -> bool:
@@ -375,7 +412,16 @@ def scaled_blocks(arch: Arch) -> tuple[ScaledBlock, ...]:
         squeeze = make_divisible(expand // 4) if row.se else 0
         blocks.append(
             ScaledBlock(
-                row.kernel, in_channels, expand, out_channels, row.stride, row.act, squeeze, row.start, row.kind
+                row.kernel,
+                in_channels,
+                expand,
+                out_channels,
+                row.stride if row.dilation == 1 else 1,
+                row.act,
+                squeeze,
+                row.start,
+                row.kind,
+                row.dilation,
             )
         )
         in_channels = out_channels

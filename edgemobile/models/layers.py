@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from edgemobile.models.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail
 
-__all__ = ["KEYS", "Keys", "Layer", "block_places", "layers"]
+__all__ = ["KEYS", "Keys", "Layer", "block_places", "finer_block", "layers"]
 
 Op = Literal["conv2d", "depthwise", "mean", "linear"]
 Pair = tuple[str, str]  # module paths of a convolution and of its batch norm
@@ -44,7 +44,8 @@ class Keys:
     For the block: {stage}.{place} as timm groups them, {index} from 0, {number} from 1. For the part: {step} and {next}
     count the block's parts from 0 and 1, {norm} its batch norms from 1. `last` is the position after the blocks.
     `plain_project` is the projection of a block that does not expand; `squeeze` is the pool and the two convolutions of
-    squeeze-and-excite.
+    squeeze-and-excite. `gate` and `low_classifier` are of Lite R-ASPP: what its pool is multiplied by, and what it
+    makes of the finer features.
     """
 
     stem: Pair
@@ -60,6 +61,8 @@ class Keys:
     squeeze: tuple[str, str, str] = ("", "", "")
     start: Pair = ("", "")
     conv: Pair = ("", "")
+    gate: str = ""
+    low_classifier: str = ""
 
 
 _TORCHVISION_V3 = Keys(
@@ -74,6 +77,18 @@ _TORCHVISION_V3 = Keys(
     pool="avgpool",
     hidden=("classifier.0", ""),
     classifier="classifier.3",
+)
+
+_LRASPP = replace(
+    _TORCHVISION_V3,
+    stem=("backbone.0.0", "backbone.0.1"),
+    block="backbone.{number}.block",
+    last=("backbone.{number}.0", "backbone.{number}.1"),
+    pool="classifier.scale.0",
+    hidden=("classifier.cbr.0", "classifier.cbr.1"),
+    classifier="classifier.high_classifier",
+    gate="classifier.scale.1",
+    low_classifier="classifier.low_classifier",
 )
 
 _TIMM = Keys(
@@ -99,6 +114,7 @@ KEYS: dict[str, Keys] = {
         classifier="classifier.1",
     ),
     "torchvision-v3": _TORCHVISION_V3,
+    "torchvision-lraspp": _LRASPP,
     "timm": _TIMM,
     "timm-v3": replace(_TIMM, last=("blocks.{stage}.0.conv", "blocks.{stage}.0.bn1"), hidden=("conv_head", "")),
     "timm-v4": replace(
@@ -134,7 +150,13 @@ def layers(arch: Arch, keys: str | None = None) -> Iterator[Layer]:
     yield walk.conv(walk.keys.stem, scaled_stem(arch), kernel=3, stride=2, act=arch.stem_act)
     for place, block in zip(places, scaled_blocks(arch), strict=True):
         yield from walk.block(place, block)
-    yield from walk.tail(behind)
+    yield from walk.segmentation_tail(behind) if arch.segments else walk.tail(behind)
+
+
+def finer_block(arch: Arch) -> int:
+    """The block whose output, at 1/8 of the resolution, Lite R-ASPP adds to the coarse features."""
+    # The stem halves it first.
+    return [index for index, block in enumerate(arch.blocks) if block.halves][1]
 
 
 def block_places(arch: Arch) -> list[dict[str, int]]:
@@ -146,7 +168,7 @@ def block_places(arch: Arch) -> list[dict[str, int]]:
     stage = place = -1
     for index, block in enumerate(arch.blocks):
         place += 1
-        if not index or block.stride == 2 or block.out_channels > channels:
+        if not index or block.halves or block.out_channels > channels:
             stage, place = stage + 1, 0
         channels = block.out_channels
         places.append({"stage": stage, "place": place, "index": index, "number": index + 1})
@@ -213,6 +235,21 @@ class _Walk:
         elif hidden:
             yield self.linear(self.keys.hidden[0], hidden, act=tail.act)
         yield self.linear(self.keys.classifier, self.arch.classes)
+
+    def segmentation_tail(self, place: dict[str, int]) -> Iterator[Layer]:
+        """Lite R-ASPP: the coarse features, gated by their mean, are resized to the finer ones, and each is
+        classified."""
+        keys, classes = self.keys, self.arch.classes
+        last, hidden = scaled_tail(self.arch)
+        yield self.conv(_at(place, keys.last), last, act=self.arch.tail.act)
+        high = self.shape
+        yield self.conv(keys.hidden, hidden, act="relu")
+        yield Layer(keys.pool, "mean", high, (last, 1, 1))
+        yield Layer(keys.gate, "conv2d", (last, 1, 1), (hidden, 1, 1), act="sigmoid")
+        block, side = scaled_blocks(self.arch)[finer_block(self.arch)], -(-self.arch.input_px // 8)
+        low = (block.out_channels, side, side)
+        yield Layer(keys.low_classifier, "conv2d", low, (classes, side, side), bias=True)
+        yield Layer(keys.classifier, "conv2d", (hidden, side, side), (classes, side, side), bias=True)
 
     def conv(
         self, names: Pair, channels: int, kernel: int = 1, stride: int = 1, act: str = "", op: Op = "conv2d"

@@ -2,7 +2,8 @@
 
 state_dict keys, their order and shapes are torchvision's for v2, v3 and EfficientNet-Lite (v2 with other numbers) and
 timm's for v1 and v4, so that public checkpoints load with strict=True; edgemobile.loading.key_layouts translates the
-keys of other libraries. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits.
+keys of other libraries. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits; those of Lite R-ASPP
+f32[N,classes,H,W].
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from torch import nn
 
 from edgemobile.graph.padding import same_pads
 from edgemobile.models.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail
-from edgemobile.models.layers import block_places
+from edgemobile.models.layers import block_places, finer_block
 
-__all__ = ["MobileNetV1", "MobileNetV2", "MobileNetV3", "MobileNetV4", "build_net"]
+__all__ = ["LRASPP", "MobileNetV1", "MobileNetV2", "MobileNetV3", "MobileNetV4", "build_net"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
 
@@ -55,12 +56,20 @@ class _SamePaddedConv2d(nn.Conv2d):
 
 
 def _conv(
-    arch: Arch, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, depthwise: bool = False
+    arch: Arch,
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    *,
+    depthwise: bool = False,
+    dilation: int = 1,
 ) -> nn.Conv2d:
     groups = in_channels if depthwise else 1
     if arch.padding == "same":
         return _SamePaddedConv2d(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    padding = kernel // 2 * dilation
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
 
 
 def _norm(arch: Arch, channels: int) -> nn.BatchNorm2d:
@@ -76,10 +85,11 @@ def _conv_norm(
     act: str | None = None,
     *,
     depthwise: bool = False,
+    dilation: int = 1,
     names: tuple[str, str, str] = ("0", "1", "2"),
 ) -> nn.Sequential:
     """A convolution, its batch norm and, with `act`, its activation, under `names`."""
-    conv = _conv(arch, in_channels, out_channels, kernel, stride, depthwise=depthwise)
+    conv = _conv(arch, in_channels, out_channels, kernel, stride, depthwise=depthwise, dilation=dilation)
     steps = [conv, _norm(arch, out_channels), *([_activation(act)] if act else [])]
     return nn.Sequential(OrderedDict(zip(names, steps, strict=False)))
 
@@ -195,7 +205,16 @@ class _InvertedResidualV3(nn.Module):
         if block.expands:
             steps.append(_conv_norm(arch, block.in_channels, block.expand, act=block.act))
         steps.append(
-            _conv_norm(arch, block.expand, block.expand, block.kernel, block.stride, block.act, depthwise=True)
+            _conv_norm(
+                arch,
+                block.expand,
+                block.expand,
+                block.kernel,
+                block.stride,
+                block.act,
+                depthwise=True,
+                dilation=block.dilation,
+            )
         )
         if block.squeeze:
             steps.append(_SqueezeExcite(block.expand, block.squeeze))
@@ -228,6 +247,49 @@ class MobileNetV3(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class _LiteRASPP(nn.Module):
+    """Classifies every pixel by coarse features [N,high,H/16,W/16] and finer ones [N,low,H/8,W/8]: [N,classes,H/8,W/8].
+
+    The coarse ones are multiplied by a gate of their mean over the image. Keys as in torchvision's LRASPPHead.
+    """
+
+    def __init__(self, low: int, high: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.cbr = nn.Sequential(nn.Conv2d(high, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(inplace=True))
+        self.scale = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(high, hidden, 1, bias=False), nn.Sigmoid())
+        self.low_classifier = nn.Conv2d(low, classes, 1)
+        self.high_classifier = nn.Conv2d(hidden, classes, 1)
+
+    def forward(self, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        x = self.cbr(high) * self.scale(high)
+        x = nn.functional.interpolate(x, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        return self.low_classifier(low) + self.high_classifier(x)
+
+
+class LRASPP(nn.Module):
+    """Segmentation by Lite R-ASPP on v3, without its classifier: {"out": f32[N,classes,H,W]}.
+
+    Keys as in torchvision's lraspp_mobilenet_v3_large.
+    """
+
+    def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
+        super().__init__()
+        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
+        last, hidden = scaled_tail(arch)
+        self.finer = 1 + finer_block(arch)
+        self.backbone = nn.Sequential(
+            _conv_norm(arch, 3, stem, 3, 2, arch.stem_act),
+            *(_InvertedResidualV3(arch, block) for block in blocks),
+            _conv_norm(arch, blocks[-1].out_channels, last, act=arch.tail.act),
+        )
+        self.classifier = _LiteRASPP(blocks[self.finer - 1].out_channels, last, hidden, arch.classes)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        low = self.backbone[: self.finer + 1](x)
+        logits = self.classifier(low, self.backbone[self.finer + 1 :](low))
+        return {"out": nn.functional.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)}
 
 
 # timm's names for a part of a bottleneck, and for a layer that is itself a block.
@@ -293,4 +355,5 @@ _NETS: dict[str, type[nn.Module]] = {
     "timm-v4": MobileNetV4,
     "torchvision-v2": MobileNetV2,
     "torchvision-v3": MobileNetV3,
+    "torchvision-lraspp": LRASPP,
 }

@@ -61,6 +61,21 @@ def test_logits_are_the_public_ones(golden: dict) -> None:
     _assert_logits(net, golden)
 
 
+def test_lite_raspp_is_the_public_one(goldens: Path) -> None:
+    golden = json.loads((goldens / "state_dict_torchvision_lraspp_mobilenet_v3_large.json").read_text())
+    net = build_net(ARCHS[golden["model"]]).eval()
+    assert [[key, list(value.shape)] for key, value in net.state_dict().items()] == golden["state_dict"]
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {(m.eps, m.momentum) for m in norms} == {(norm["eps"], norm["momentum"]) for norm in golden["batch_norm"]}
+    net.load_state_dict(_wave_weights(net.state_dict()), strict=True)
+    row, column = golden["pixel"]
+    with torch.no_grad():
+        out = net(_image(golden["input_px"]))["out"]
+    assert out.shape == (1, 21, golden["input_px"], golden["input_px"])
+    logits = out[0, :10, row, column].numpy()
+    np.testing.assert_allclose(logits, golden["logits"], rtol=1e-3, atol=1e-3 * np.std(golden["logits"]))
+
+
 def test_other_libraries_keys_give_their_logits(foreign: dict) -> None:
     arch = ARCHS[foreign["model"]]
     state = _wave_weights({key: _empty(key, shape) for key, shape in foreign["state_dict"]})
@@ -77,11 +92,13 @@ def _empty(key: str, shape: list[int]) -> torch.Tensor:
     return torch.empty(shape, dtype=torch.int64 if key.endswith("num_batches_tracked") else torch.float32)
 
 
+def _image(px: int) -> torch.Tensor:
+    return torch.sin(torch.arange(3 * px * px, dtype=torch.float64) * 0.013).reshape(1, 3, px, px).float()
+
+
 def _assert_logits(net: torch.nn.Module, golden: dict) -> None:
-    px = golden["input_px"]
-    image = torch.sin(torch.arange(3 * px * px, dtype=torch.float64) * 0.013).reshape(1, 3, px, px).float()
     with torch.no_grad():
-        logits = net.eval()(image)[0, :10].numpy()
+        logits = net.eval()(_image(golden["input_px"]))[0, :10].numpy()
     np.testing.assert_allclose(logits, golden["logits"], rtol=1e-3, atol=1e-3 * np.std(golden["logits"]))
 
 
@@ -116,11 +133,12 @@ def test_a_seed_repeats_the_weights(name: str) -> None:
 def test_gradients_reach_every_parameter(name: str) -> None:
     torch.manual_seed(0)
     net = build_net(scaled(ARCHS[name], width=0.25, classes=4), dropout=0.0)
-    net(torch.randn(4, 3, 64, 64)).square().sum().backward()
+    made = net(torch.randn(4, 3, 64, 64))
+    (made["out"] if ARCHS[name].segments else made).square().sum().backward()
     assert not [key for key, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
 
 
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize("name", [name for name, arch in ARCHS.items() if not arch.segments])
 def test_dropout_is_what_was_asked(name: str) -> None:
     with torch.device("meta"):
         net = build_net(ARCHS[name], dropout=0.35)
