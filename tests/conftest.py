@@ -179,13 +179,13 @@ def saturating_host(monkeypatch: pytest.MonkeyPatch) -> None:
     from edgemobile.model_file.metadata import TARGET
 
     kind = sessions._Onnxruntime
-    run, run_all = kind.run, kind.run_all
+    rows, run_all = kind.rows, kind.run_all
 
     def is_wrong(session: sessions.Session) -> bool:
         return not session.config and bool({TARGET, "int8 weights"} & set(session.metadata))
 
-    def wrong_run(self: sessions.Session, images: np.ndarray) -> np.ndarray:
-        return -run(self, images) if is_wrong(self) else run(self, images)
+    def wrong_rows(self: sessions.Session, images: np.ndarray) -> np.ndarray:
+        return -rows(self, images) if is_wrong(self) else rows(self, images)
 
     def wrong_run_all(self: sessions.Session, images: np.ndarray) -> list[np.ndarray]:
         outputs = run_all(self, images)
@@ -195,5 +195,5 @@ def saturating_host(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is made wrong here would be right in a process of its own.
     for module in ("comparison.observing", "accuracy.classifier"):
         monkeypatch.setattr(f"edgemobile.{module}.open_isolated", open_here)
-    monkeypatch.setattr(kind, "run", wrong_run)
+    monkeypatch.setattr(kind, "rows", wrong_rows)
     monkeypatch.setattr(kind, "run_all", wrong_run_all)

@@ -208,12 +208,21 @@ class Session(ABC):
         return self.input.prepared(images)
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Preprocessed images f32[N,H,W,C], any N -> logits f32[N,classes], the only output.
+        """Preprocessed images f32[N,H,W,C], any N -> the reals f32[N,...] of the only output, in the file's layout.
 
-        Raises Unsupported if there are several outputs.
+        Runs in the file's batches; the last is filled up with zeros, whose rows are dropped.
         """
-        _ = self.output
-        return self.rows(images)
+        batch, rows = self.input.shape[0], []
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            padded = np.pad(part, ((0, batch - len(part)), *((0, 0),) * (images.ndim - 1)))
+            raw = self._answer(padded)[0]
+            if raw.shape[:1] != (batch,):
+                raise Unsupported(
+                    f"{self.name} has the output {list(raw.shape)} for a batch of {batch}. Supported: one row per image"
+                )
+            rows.append(_real(self.output, raw)[: len(part)])
+        return np.concatenate(rows) if rows else np.empty((0, *self.output.shape[1:]), np.float32)
 
     def rows(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,H,W,C], any N -> f32[N,values], the reals of every output (metrics.outputs).

@@ -96,7 +96,7 @@ class Classifier:
 
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images f32[N,px,px,3], any N -> f32[N,outputs]: logits, or probabilities if `probabilities`."""
-        return self.session.run(images).reshape(len(images), self.outputs)
+        return self.session.rows(images)
 
     def label(self, output: int) -> str:
         return f"class {output}" if self.labels is None else self.labels[output]
@@ -141,7 +141,7 @@ def open_classifier(file: str, options: ClassifierOptions, opened: ModelFile | N
     session.output = replace(session.output, shape=first.shape)
     outputs = first[0].size
     labels = _labels(path, outputs, metadata, checkpoint, options.labels, model_file)
-    probabilities = _is_softmax(session.output) or is_probability(session.run(_zeros(session)).reshape(-1, outputs))
+    probabilities = _is_softmax(session.output) or is_probability(session.rows(_zeros(session)))
     found = {
         "runtime": f"{session.runtime} {session.version}",
         "input": _port_words(session.input),

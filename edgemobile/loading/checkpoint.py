@@ -256,9 +256,9 @@ def _width(shapes: Mapping[str, tuple[int, ...]], arch: Arch, first: float | Non
 
 
 def _weight_shapes(arch: Arch) -> set[tuple[str, tuple[int, ...]]]:
-    """(key, shape) of every layer's weight but the classifier's, whose classes are the checkpoint's own."""
+    """(key, shape) of every layer's weight but the classifiers', whose classes are the checkpoint's own."""
     shapes = set()
-    for layer in list(layers(arch))[:-1]:
+    for layer in list(layers(arch))[: -2 if arch.segments else -1]:
         inputs = 1 if layer.op == "depthwise" else layer.in_shape[0]
         kernel = () if layer.op == "linear" else (layer.kernel, layer.kernel)
         if layer.op != "mean":
