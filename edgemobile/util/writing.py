@@ -59,7 +59,7 @@ def partial_file(target: Path) -> Iterator[Path]:
 def _created(partial: Path) -> int | None:
     """The handle of a new file that holds its lock; None if it was removed as a leftover before it was locked."""
     handle = os.open(partial, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    if _locks(handle) and os.fstat(handle).st_nlink:
+    if _lock(handle) is not False and os.fstat(handle).st_nlink:
         return handle
     os.close(handle)
     return None
@@ -67,29 +67,27 @@ def _created(partial: Path) -> int | None:
 
 def _remove_leftovers(target: Path) -> None:
     """Remove the partial files of `target` whose writers are dead. Where files cannot be locked, none are removed."""
-    if os.name != "posix":
-        return
     ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
     with suppress(OSError):
         for path in [path for path in target.parent.iterdir() if ours.fullmatch(path.name) and path.is_file()]:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            handle = os.open(path, os.O_RDONLY)
             try:
-                if _locks(handle):
+                if _lock(handle):
                     path.unlink(missing_ok=True)
             finally:
                 os.close(handle)
 
 
-def _locks(handle: int) -> bool:
-    """Lock an open file until it is closed; False if another process has it. True where files cannot be locked."""
+def _lock(handle: int) -> bool | None:
+    """Lock an open file until it is closed; False if another process has it, None where files cannot be locked."""
     try:
         import fcntl
     except ImportError:
-        return True
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES)
+        return False if error.errno in (errno.EAGAIN, errno.EACCES) else None
     return True
 
 

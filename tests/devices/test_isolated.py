@@ -88,9 +88,9 @@ def test_a_file_that_never_ends_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_file_that_wants_all_memory_is_named() -> None:
-    session = open_isolated(huge(), name="huge.onnx")
+    # Old versions of onnxruntime compute it when they open the file.
     with pytest.raises(EdgemobileError, match=r"huge\.onnx"):
-        session.invoke(np.zeros((1, 4), np.float32))
+        open_isolated(huge(), name="huge.onnx").invoke(np.zeros((1, 4), np.float32))
 
 
 def test_a_crash_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
