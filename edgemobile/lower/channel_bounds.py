@@ -51,7 +51,7 @@ def _of_node(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
     operands = [bounds[name] if name in bounds else _of_constant(graph, name, channels) for name in node.inputs]
     if node.op in ELEMENTWISE:
         return _activated(node, ELEMENTWISE[node.op](*(_widened(each, channels) for each in operands)))
-    if node.op in _POOLS:
+    if node.op in _AVERAGES:
         return operands[0]
     if node.op == "concat":
         low, high = (np.concatenate([getattr(each, end) for each in operands]) for end in ("low", "high"))
@@ -61,7 +61,8 @@ def _of_node(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
     return _unknown(graph[node.output].shape)
 
 
-_POOLS = ("mean", "max_pool2d", "avg_pool2d")
+# Every value of the output is a value, or an average of some, of the same channel.
+_AVERAGES = ("mean", "max_pool2d", "avg_pool2d", "resize")
 
 
 def _of_constant(graph: Graph, name: str, channels: int) -> Bounds:
@@ -136,6 +137,10 @@ def _sigmoid(x: Bounds) -> Bounds:
     return x.mapped(lambda end: 1.0 / (1.0 + np.exp(-np.clip(end, -700, 700))))
 
 
+def _tanh(x: Bounds) -> Bounds:
+    return x.mapped(np.tanh)
+
+
 def _add(a: Bounds, b: Bounds) -> Bounds:
     return Bounds(a.low + b.low, a.high + b.high)
 
@@ -154,4 +159,5 @@ ELEMENTWISE: dict[str, Callable[..., Bounds]] = {
     "hardsigmoid": _hardsigmoid,
     "hardswish": _hardswish,
     "sigmoid": _sigmoid,
+    "tanh": _tanh,
 }

@@ -47,6 +47,7 @@ SKIPPED = (
     Row("docs/get-a-file.md", "python predict.py", _SHELL),
     Row("docs/own-model.md", "edgemobile export v2 --weights mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
     Row("docs/own-model.md", "edgemobile export v2 --weights imagenet", _DOWNLOADED),
+    Row("docs/own-model.md", "edgemobile export mobilenet_v1_1.0_224.tflite", _DOWNLOADED),
     Row("docs/parity.md", "edgemobile parity v3-large float32.onnx int8.tflite theirs.tflite", _FAULTS),
     Row("docs/parity.md", "edgemobile parity v3-small-int8.onnx swapped.tflite", _FAULTS),
 )
@@ -80,7 +81,11 @@ SLOW = (
         for option in ("rank", "max-drop", "recipe", "observer", "split-gates")
     ),
     Row("docs/own-model.md", "edgemobile export v2 --weights my.pth", "an export at 224 px"),
+    Row("docs/file-models.md", "edgemobile quantize theirs.onnx", "quantizes once for each tensor"),
+    Row("docs/get-a-file.md", "edgemobile export v3-large --int8 --keep-dead", "a second export"),
+    Row("docs/get-a-file.md", "edgemobile bench v3-large/v3-large-int8.tflite kept", "needs what that writes"),
     Row("docs/own-model.md", "edgemobile export saved.pt2", "an export, as on other pages"),
+    Row("docs/own-model.md", "edgemobile export theirs", "an export, as on other pages"),
     Row("docs/parity.md", "edgemobile parity v3-large int8.tflite int8.onnx --on", "two emulated cores"),
     Row("docs/reference/files.md", "edgemobile export v1", "an export, as on other pages"),
     Row("docs/reference/options.md", "EDGEMOBILE_EXPORT_INT8", "an export, as on other pages"),
@@ -105,5 +110,6 @@ SUBSTITUTES = (
     ("ssh://pi@pi4.local", "emulated:cortex-a72", "the core of a Raspberry Pi 4"),
     ("--on pi5 --threads 1,4 --memory", "--on local --threads 1,2 --memory", "an emulated core counts one thread"),
     ("--split val", "--split test", "the samples have train and test"),
+    ("theirs.onnx --preprocess imagenet --res 224", "theirs.onnx --preprocess imagenet", "the file takes 96 px only"),
     ("--on pi5 --sustained 10m", "--on local --sustained 2s", "an emulated core has no time"),
 )
