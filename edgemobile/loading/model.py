@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from edgemobile.loading.model_spec import is_checkpoint, is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import chosen_preprocess, says_resolution
 from edgemobile.lower.hints import GREY, check_not_quantized, training_branches
+from edgemobile.lower.module_trace import ModuleTrace, Program, trace_modules
 from edgemobile.metrics.outputs import Output, channels_last, is_classifier, most_images, not_a_classifier, rows_of
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
@@ -97,15 +99,26 @@ class Model(ABC):
 @dataclass(frozen=True, kw_only=True)
 class TorchModel(Model):
     """A model in PyTorch. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes], or of another net a
-    tuple of all its `outputs`, channels first. `program` is traced for `batch` images."""
+    tuple of all its `outputs`, channels first. `traced` is its program for `batch` images: torch.export's, or the
+    faster one by its modules."""
 
     net: torch.nn.Module
-    program: torch.export.ExportedProgram
+    traced: Program
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """torch.export's program for `batch` images."""
+        from edgemobile.lower import export_program
+
+        px = self.preprocess.input_px
+        if isinstance(self.traced, ModuleTrace):
+            return export_program(self.net, (self.batch, 3, px, px))
+        return self.traced
 
     def graph(self) -> Graph:
         from edgemobile.lower import lower
 
-        return lower(self.program, self.name)
+        return lower(self.traced, self.name)
 
     def rows(self, images: np.ndarray) -> np.ndarray:
         """As PyTorch computes them. Raises Unsupported if the net cannot be run on the batch that it was traced for."""
@@ -182,7 +195,7 @@ def load_model(
         checkpoint = _preprocessed(checkpoint, preprocess, res or _px(checkpoint) or arch.input_px)
         arch, net = build(arch, checkpoint, input_px=res)
         facts = {"paper": arch.paper, "width": arch.width}
-        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, px_assumed=assumed)
+        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, px_assumed=assumed, by_modules=True)
     if labels is None:
         return model
     return replace(model, labels=find_labels(Path(spec), model.classified(), {}, labels).names)
@@ -235,11 +248,14 @@ def _traced(
     facts: Mapping[str, Any],
     *,
     px_assumed: bool,
+    by_modules: bool = False,
 ) -> TorchModel:
+    """`by_modules`: the net is one of ours, whose program follows from its modules."""
     from edgemobile.lower import export_program
 
     preprocess = at_resolution(checkpoint.preprocess or IMAGENET, input_px)
-    program = export_program(net, (batch, 3, input_px, input_px))
+    shape = (batch, 3, input_px, input_px)
+    program = (trace_modules(net, shape) if by_modules else None) or export_program(net, shape)
     outputs = _outputs(name, program)
     if checkpoint.labels is not None and (not is_classifier(outputs) or len(checkpoint.labels) != outputs[0].size):
         found = f"{outputs[0].size} outputs" if is_classifier(outputs) else f"no classes but {_listed(outputs)}"
@@ -247,7 +263,7 @@ def _traced(
     return TorchModel(
         name=name,
         net=_answering(net, program),
-        program=program,
+        traced=program,
         batch=batch,
         outputs=outputs,
         preprocess=preprocess,
@@ -280,7 +296,7 @@ def _saved(path: Path, preprocess: str | None) -> TorchModel:
     return TorchModel(
         name=path.stem,
         net=_answering(net, program),
-        program=program,
+        traced=program,
         batch=shape[0],
         outputs=_outputs(path.name, program),
         preprocess=at_resolution(chosen, shape[2]),
@@ -341,7 +357,7 @@ def _check_state(source: str, state: Mapping[str, torch.Tensor]) -> None:
             )
 
 
-def _answering(net: torch.nn.Module, program: torch.export.ExportedProgram) -> torch.nn.Module:
+def _answering(net: torch.nn.Module, program: Program) -> torch.nn.Module:
     """`net`, with its one output tensor unpacked from a tuple or a dict, or all of several as a flat tuple."""
     import torch
     from torch.utils import _pytree as pytree
@@ -368,7 +384,7 @@ def refuse_given(spec: str, because: str, options: Mapping[str, object]) -> None
         raise Unsupported(f"{spec} {because}: omit {', '.join(given)}")
 
 
-def _only_input(name: str, program: torch.export.ExportedProgram) -> tuple[int, ...]:
+def _only_input(name: str, program: Program) -> tuple[int, ...]:
     inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1:
         raise Unsupported(f"{name} takes {len(inputs)} inputs. Supported: models with one image input")
@@ -378,7 +394,7 @@ def _only_input(name: str, program: torch.export.ExportedProgram) -> tuple[int, 
     return shape
 
 
-def _outputs(name: str, program: torch.export.ExportedProgram) -> tuple[Output, ...]:
+def _outputs(name: str, program: Program) -> tuple[Output, ...]:
     """What the program returns, channels last. Raises Unsupported for nothing, and for outputs that are not one value
     or more for each image."""
     from edgemobile.lower.output_names import named_outputs

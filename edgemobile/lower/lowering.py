@@ -16,6 +16,8 @@ from edgemobile.graph.padding import Pads
 if TYPE_CHECKING:
     import torch
 
+    from edgemobile.lower.module_trace import Program
+
 __all__ = ["Lowering", "arguments", "nhwc"]
 
 
@@ -23,7 +25,7 @@ __all__ = ["Lowering", "arguments", "nhwc"]
 class Lowering:
     """The state of one walk: what each fx node became."""
 
-    program: torch.export.ExportedProgram
+    program: Program
     name: str
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)

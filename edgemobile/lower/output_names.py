@@ -12,10 +12,12 @@ from edgemobile.graph.renaming import renamed
 if TYPE_CHECKING:
     import torch
 
+    from edgemobile.lower.module_trace import Program
+
 __all__ = ["named_outputs", "with_output_names"]
 
 
-def named_outputs(program: torch.export.ExportedProgram) -> list[tuple[str, torch.fx.Node]]:
+def named_outputs(program: Program) -> list[tuple[str, torch.fx.Node]]:
     """(name, node) of every tensor that the program returns; None and numbers beside them are left out.
 
     A value of a dict has its key as the name, or the keys down to it: "out", "features.0". Of a tuple or a list it is
@@ -35,7 +37,7 @@ def named_outputs(program: torch.export.ExportedProgram) -> list[tuple[str, torc
     return [("", named[0][1])] if len(named) == 1 and named[0][0].startswith("output_") else named
 
 
-def _paths(program: torch.export.ExportedProgram) -> list[tuple[Any, ...]]:
+def _paths(program: Program) -> list[tuple[Any, ...]]:
     """The keys from the result of forward() down to each leaf."""
     from torch.utils import _pytree as pytree
 
