@@ -41,4 +41,5 @@ def is_model_file(spec: str) -> bool:
 
 
 def is_own(spec: str) -> bool:
-    return is_factory(spec) or is_program(spec) or is_model_file(spec)
+    """Whether it is a user's own model in PyTorch."""
+    return is_factory(spec) or is_program(spec)
