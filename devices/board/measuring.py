@@ -54,6 +54,8 @@ _IDLE_S, _POWER_S, _POWER_EVERY_S = 2.0, 3.0, 0.1
 _MEMORY_INFERENCES = 3
 # Of one emulated inference, which may take a minute.
 _COUNTED_S = 600.0
+# Of a data cache.
+_LINE_BYTES = 64
 
 
 class Job(Protocol):
@@ -125,6 +127,7 @@ class _Case:
             "energy_mj": None,
             "idle_w": None,
             "estimate": None,
+            "prefixes": [],
             **self.extra,
         }
 
@@ -411,7 +414,7 @@ def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]
         data = read_file(job, row)
         try:
             case = _opened(job, row, data, 1, timed=False)
-            _count(job, case, len(found) * runs, runs)
+            _count(job, case, len(found) * runs, runs, _displacing(job, number))
             found.append(case.to_json())
         except MissingExtra:
             raise
@@ -421,14 +424,22 @@ def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]
     return found, refused
 
 
-def _count(job: Job, case: _Case, first: int, runs: int) -> None:
+def _displacing(job: Job, number: int) -> np.ndarray:
+    """The memory that is read before each inference of a file, an element for each line of a cache."""
+    displaced = job.spec.get("displaced_bytes")
+    return np.ones((displaced[number] if displaced else 0) // 8, np.int64)[:: _LINE_BYTES // 8]
+
+
+def _count(job: Job, case: _Case, first: int, runs: int, displacing: np.ndarray) -> None:
     """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it."""
     with case.session.refusals():
         for _ in range(_COUNTED_WARMUPS):
+            displacing.sum()
             with limit_time(_COUNTED_S):
                 _between_marks(case, 0, _NO_MARK)
     for index in range(first, first + runs):
         job.check()
+        displacing.sum()
         with limit_time(_COUNTED_S):
             _between_marks(case, index, MARK)
 
