@@ -409,12 +409,13 @@ def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]
     """(the cases, the files that were refused): one after the other, so that none sees what another left in memory."""
     found: list[dict[str, Any]] = []
     refused, runs = [], job.spec["settings"]["runs"] or _COUNTED_RUNS
+    displaced_bytes = job.spec.get("displaced_bytes") or [0] * len(job.spec["files"])
     for number, row in enumerate(job.spec["files"]):
         job.tell("opening", done=number, total=len(job.spec["files"]))
         data = read_file(job, row)
         try:
             case = _opened(job, row, data, 1, timed=False)
-            _count(job, case, len(found) * runs, runs, _displacing(job, number))
+            _count(job, case, len(found) * runs, runs, displaced_bytes[number])
             found.append(case.to_json())
         except MissingExtra:
             raise
@@ -424,14 +425,12 @@ def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]
     return found, refused
 
 
-def _displacing(job: Job, number: int) -> np.ndarray:
-    """The memory that is read before each inference of a file, an element for each line of a cache."""
-    displaced = job.spec.get("displaced_bytes")
-    return np.ones((displaced[number] if displaced else 0) // 8, np.int64)[:: _LINE_BYTES // 8]
+def _count(job: Job, case: _Case, first: int, runs: int, displaced_bytes: int = 0) -> None:
+    """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it.
 
-
-def _count(job: Job, case: _Case, first: int, runs: int, displacing: np.ndarray) -> None:
-    """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it."""
+    Before each, so many bytes of other memory are read.
+    """
+    displacing = _displacing(displaced_bytes)
     with case.session.refusals():
         for _ in range(_COUNTED_WARMUPS):
             displacing.sum()
@@ -442,6 +441,11 @@ def _count(job: Job, case: _Case, first: int, runs: int, displacing: np.ndarray)
         displacing.sum()
         with limit_time(_COUNTED_S):
             _between_marks(case, index, MARK)
+
+
+def _displacing(count: int) -> np.ndarray:
+    """i64: an element in every line of `count` bytes."""
+    return np.ones(count // 8, np.int64)[:: _LINE_BYTES // 8]
 
 
 def _between_marks(case: _Case, index: int, which: int) -> None:

@@ -60,10 +60,12 @@ class LayerCost:
 
     @property
     def times_bound(self) -> float | None:
-        """How many times the fewest cycles it is estimated to take; None without multiply-accumulates or estimate."""
+        """How many times the fewest cycles computing is estimated to take, memory apart; None without
+        multiply-accumulates or estimate.
+        """
         if self.estimated is None or not self.bound_cycles:
             return None
-        return self.estimated.cycles / self.bound_cycles
+        return self.estimated.compute_cycles / self.bound_cycles
 
 
 def count_prefixes(

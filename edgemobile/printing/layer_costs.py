@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -61,12 +61,13 @@ def _millions(count: float) -> str:
     return f"{count / 1e6:.3f}"
 
 
-def _explained(*, estimated: bool) -> list[str]:
-    shown = [
+def _explained(*, estimated: bool) -> Iterator[str]:
+    yield (
         "A layer costs what the file cut behind it counts more than the file cut before it. The first row is an "
         "inference without any op; the rows add up to the whole file."
-    ]
-    bound = (
-        "x bound: the estimated cycles, as a multiple of the fewest in which the core can do the multiply-accumulates."
     )
-    return [*shown, bound] if estimated else shown
+    if estimated:
+        yield (
+            "x bound: compute, as a multiple of the fewest cycles in which the core can do the multiply-accumulates. "
+            "The memory of one layer is known to about 1 % of the whole only, so it may be below zero."
+        )
