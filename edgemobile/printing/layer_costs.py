@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["print_layer_costs"]
 
+_NAME_CHARS = 60
 _INSTRUCTIONS = ("M instr.",)
 _ESTIMATED = ("est. M cycles", "compute", "memory")
 _LAST = ("share", "M MACs", "x bound")
@@ -28,7 +29,7 @@ def print_layer_costs(case: Case, label: str, clock_mhz: float | None) -> None:
     board = costs[0].estimated.board if costs[0].estimated else None
     what = f"estimated for a {board.words}" if board and board.name else f"estimated at {board.words}" if board else ""
     title = f"{label}: cost of each layer" + (f", {what}" if what else " in instructions")
-    _print(title, ("layer", "op", "dtype"), [(cost.name, cost.op, cost.dtype) for cost in costs], costs)
+    _print(title, ("layer", "op", "dtype"), [(_short(cost.name), cost.op, cost.dtype) for cost in costs], costs)
     sums = by_op(costs)
     names = [(cost.op, str(cost.layers), cost.dtype) for cost in sums]
     _print(f"{label}: cost by op" + (f", {what}" if what else ""), ("op", "layers", "dtype"), names, sums)
@@ -55,6 +56,12 @@ def _figures(cost: LayerCost) -> list[str]:
     if cost.estimated is not None:
         shown.append("-" if cost.times_bound is None else f"{cost.times_bound:.1f}")
     return shown
+
+
+def _short(name: str) -> str:
+    """TensorFlow joins the names of all that it fuses; the first of them names the layer."""
+    first = name.partition(";")[0]
+    return first if len(first) <= _NAME_CHARS else f"{first[: _NAME_CHARS - 3]}..."
 
 
 def _millions(count: float) -> str:
