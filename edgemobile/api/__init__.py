@@ -333,7 +333,7 @@ def cost_table(
     """The instructions, and the estimated cycles where llvm is installed, of every layer of a file on an emulated core:
     `edgemobile bench FILE --on emulated:cortex-a72 --profile`.
 
-    `runs` is how often each cut of the file is counted; None is 3. Nothing in it is measured.
+    `runs` is how often the file is counted, each cut at most 3 times. Nothing in it is measured.
     """
     from edgemobile.devices.host.emulation import CORES
     from edgemobile.devices.host.profiles import find_device

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from edgemobile.devices.host.records import Case, Prefix
 from edgemobile.devices.host.runner import Measured
+from edgemobile.errors import Unsupported
 from edgemobile.exporters.model_files import model_file
 from edgemobile.exporters.prefixes import Layer, layers, prefix
 from edgemobile.latency.estimates import Board, Estimated, on_boards
@@ -24,7 +25,9 @@ __all__ = ["MACS_PER_CYCLE", "PREFIX_RUNS", "LayerCost", "by_op", "count_prefixe
 
 _Number = TypeVar("_Number", int, float)
 
+# Of each cut at most; more would fill MAX_COUNTS_BYTES, as would more layers.
 PREFIX_RUNS = 3
+_MOST_LAYERS = 500
 # A layer below zero by less than this share of the whole is noise: counts repeat within 0.003 %.
 _NOISE = 1e-4
 
@@ -76,9 +79,13 @@ def count_prefixes(
     `measure` counts files on an emulated core. Its second argument says how many bytes of other memory to read before
     each inference of each: as many as the file has behind the cut. Otherwise the weights of a short prefix would still
     be in the caches from the inference before, which in the whole net later weights have displaced.
-    Raises EdgemobileError for a file that cannot be read here.
+    Raises EdgemobileError for a file that cannot be read here, Unsupported for one of more than 500 layers.
     """
     cuts: list[Layer | None] = [None, *layers(file.contents)]
+    if len(cuts) > _MOST_LAYERS + 1:
+        raise Unsupported(
+            f"{file.name} has {len(cuts) - 1} layers, and --profile counts at most {_MOST_LAYERS}. Leave it out"
+        )
     files = [_file(file, layer) for layer in cuts[:-1]] + [file]
     measured = measure(files, [max(file.bytes - one.bytes, 0) for one in files])
     cases = {case.sha256: case for case in measured.cases}

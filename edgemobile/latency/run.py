@@ -117,7 +117,7 @@ def _counted(
     displaced_bytes: list[int],
 ) -> Measured:
     """The counts of files that stand for one file and its layers."""
-    asked = replace(settings, runs=settings.runs or PREFIX_RUNS, profile=False)
+    asked = replace(settings, runs=min(settings.runs or PREFIX_RUNS, PREFIX_RUNS), profile=False)
     job = bench_job(files, asked, [], emulated=True, displaced_bytes=displaced_bytes)
     with shown.step(f"count {len(files) - 1} layers of {files[-1].name}", len(files)) as report:
         return run_job(device, transport, prepared, job, files, partial(_report, report))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from made_runs import make_case, make_counted, make_run
@@ -11,8 +15,13 @@ from edgemobile.devices.host.counting import CacheMisses
 from edgemobile.devices.host.estimating import Estimate
 from edgemobile.devices.host.llvm_mca import SCHEDULING_MODELS
 from edgemobile.devices.host.records import Prefix
+from edgemobile.errors import Unsupported
+from edgemobile.exporters.model_files import model_file
+from edgemobile.exporters.prefixes import layers
+from edgemobile.latency import layer_costs as layer_costs_module
 from edgemobile.latency.estimates import on_boards
-from edgemobile.latency.layer_costs import MACS_PER_CYCLE, by_op, layer_costs, negative
+from edgemobile.latency.layer_costs import MACS_PER_CYCLE, by_op, count_prefixes, layer_costs, negative
+from edgemobile.model_file.model_file import ModelFile
 
 
 def _estimate(cycles: float, lines: int = 0) -> Estimate:
@@ -121,3 +130,28 @@ def test_the_bounds_are_those_of_the_scheduling_model(cpu: str, dtype: str, word
 
 def test_every_core_with_a_model_has_bounds() -> None:
     assert MACS_PER_CYCLE.keys() == SCHEDULING_MODELS.keys()
+
+
+def test_a_cut_that_does_not_run_counts_with_the_next_and_too_many_are_refused(
+    colour_model: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    file = model_file(Path("colours.onnx"), colour_model("bgr"))
+    asked: list[tuple[ModelFile, int]] = []
+
+    def measure(files: list[ModelFile], displaced_bytes: list[int]) -> Any:
+        asked.extend(zip(files, displaced_bytes, strict=True))
+        cases = [
+            make_counted(str(one.path), (1000 * (1 + number),), sha256=one.sha256) for number, one in enumerate(files)
+        ]
+        return SimpleNamespace(cases=cases[1:])
+
+    prefixes, (note,) = count_prefixes(file, measure)
+    assert asked[-1] == (file, 0)
+    assert all(displaced == file.bytes - one.bytes for one, displaced in asked if one.bytes < file.bytes)
+    assert note.endswith("a file cut there does not run: no op")
+    assert [one.layer for one in prefixes] == [layer.name for layer in layers(file.contents)]
+    assert sum(one.macs or 0 for one in prefixes) == sum(layer.macs or 0 for layer in layers(file.contents))
+    monkeypatch.setattr(layer_costs_module, "_MOST_LAYERS", 0)
+    with pytest.raises(Unsupported, match=r"colours.onnx has \d+ layers, and --profile counts at most 0"):
+        count_prefixes(file, measure)
