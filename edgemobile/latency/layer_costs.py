@@ -33,7 +33,7 @@ _NOISE = 1e-4
 
 # The most multiply-accumulates of a core in a cycle, by dtype, from how many of these instructions the scheduling
 # model issues: FMLA with 4 float32, SMLAL with 8 int8, and SDOT with 16 where the core has it. LLVM's model of the A55
-# issues two FMLA a cycle; its and the A53's units for float are half as wide, so 4 stands here and not 8.
+# issues two FMLA a cycle; the A53's units for float are taken to be half as wide, which was not checked on a board.
 MACS_PER_CYCLE = {
     "cortex-a53": {"float32": 4, "int8": 8, "uint8": 8},
     "cortex-a72": {"float32": 4, "int8": 8, "uint8": 8},
