@@ -148,6 +148,7 @@ def test_wrong_use_is_one_line() -> None:
     for call in (
         lambda: edgemobile.bench("a.onnx", max_regress=0.1),
         lambda: edgemobile.bench("a.onnx", threads=0),
+        lambda: edgemobile.cost_table("a.tflite", on="local"),
         lambda: edgemobile.evaluate("a.onnx", "photos", max_drop=1),
         lambda: edgemobile.parity("v3-large", ()),
         lambda: edgemobile.parity("v3-large", "a.onnx", minimums={"psnr": 1}),

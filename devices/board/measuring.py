@@ -54,6 +54,8 @@ _IDLE_S, _POWER_S, _POWER_EVERY_S = 2.0, 3.0, 0.1
 _MEMORY_INFERENCES = 3
 # Of one emulated inference, which may take a minute.
 _COUNTED_S = 600.0
+# Of a data cache.
+_LINE_BYTES = 64
 
 
 class Job(Protocol):
@@ -125,6 +127,7 @@ class _Case:
             "energy_mj": None,
             "idle_w": None,
             "estimate": None,
+            "prefixes": [],
             **self.extra,
         }
 
@@ -406,12 +409,13 @@ def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]
     """(the cases, the files that were refused): one after the other, so that none sees what another left in memory."""
     found: list[dict[str, Any]] = []
     refused, runs = [], job.spec["settings"]["runs"] or _COUNTED_RUNS
+    displaced_bytes = job.spec.get("displaced_bytes") or [0] * len(job.spec["files"])
     for number, row in enumerate(job.spec["files"]):
         job.tell("opening", done=number, total=len(job.spec["files"]))
         data = read_file(job, row)
         try:
             case = _opened(job, row, data, 1, timed=False)
-            _count(job, case, len(found) * runs, runs)
+            _count(job, case, len(found) * runs, runs, displaced_bytes[number])
             found.append(case.to_json())
         except MissingExtra:
             raise
@@ -421,16 +425,27 @@ def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]
     return found, refused
 
 
-def _count(job: Job, case: _Case, first: int, runs: int) -> None:
-    """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it."""
+def _count(job: Job, case: _Case, first: int, runs: int, displaced_bytes: int = 0) -> None:
+    """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it.
+
+    Before each, so many bytes of other memory are read.
+    """
+    displacing = _displacing(displaced_bytes)
     with case.session.refusals():
         for _ in range(_COUNTED_WARMUPS):
+            displacing.sum()
             with limit_time(_COUNTED_S):
                 _between_marks(case, 0, _NO_MARK)
     for index in range(first, first + runs):
         job.check()
+        displacing.sum()
         with limit_time(_COUNTED_S):
             _between_marks(case, index, MARK)
+
+
+def _displacing(count: int) -> np.ndarray:
+    """i64: an element in every line of `count` bytes."""
+    return np.ones(count // 8, np.int64)[:: _LINE_BYTES // 8]
 
 
 def _between_marks(case: _Case, index: int, which: int) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "Core",
     "Facts",
     "OpTime",
+    "Prefix",
     "Refusal",
     "Run",
     "Sample",
@@ -35,7 +36,7 @@ __all__ = [
     "save_run",
 ]
 
-RUN_VERSION = 5
+RUN_VERSION = 6
 MAX_RUN_BYTES = 64 * 2**20
 _MAX_PROBE_BYTES = 2**20
 _MOST_BATCH = 2**16
@@ -157,6 +158,32 @@ class OpTime:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """The counts of one inference of a file that was cut behind a layer (exporters.prefixes), emulated boards only.
+
+    `layer` is the last value the layer computes and `op` its kind; both are "" for the file without any op. `macs` and
+    `dtype` are the layer's, macs None where a size is dynamic. `instructions` are those of each inference, and
+    `estimate` is of the one with the median of them, both of the whole file up to here: the layer's own cost is the
+    difference from the prefix before.
+    """
+
+    layer: str
+    op: str
+    macs: int | None
+    dtype: str
+    instructions: tuple[int, ...]
+    estimate: Estimate | None
+
+    def __post_init__(self) -> None:
+        if not self.instructions or min(self.instructions) < 1 or (self.macs or 0) < 0:
+            raise ValueError("a prefix has instructions, at least 1, and no negative multiply-accumulates")
+
+    @property
+    def instructions_median(self) -> float:
+        return statistics.median(self.instructions)
+
+
+@dataclass(frozen=True)
 class Case:
     """One file with one number of threads. Times are wall clock in ns, in the order measured, nothing discarded.
 
@@ -168,7 +195,8 @@ class Case:
     process of its own took, `runtime_mib` what it took before the file was opened. `partitions` is into how many the
     delegate cuts the file, `outside` counts the ops that run outside of them. `instructions` (emulated boards only) are
     those of each inference, by class; there, no time is kept at all. `estimate` is of the inference with the median of
-    them, None where LLVM is not installed.
+    them, None where LLVM is not installed. `prefixes` (emulated boards with --profile only) begin with the file without
+    ops and end with the whole file.
     """
 
     file: str
@@ -197,6 +225,7 @@ class Case:
     estimate: Estimate | None
     rounds_wall_ns: tuple[int, ...] = ()
     rounds_cpu_ns: tuple[int, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
 
     def __post_init__(self) -> None:
         times = (self.load_ns or 0, self.first_ns or 0, *self.warmup_ns)
@@ -300,8 +329,8 @@ def check_figures(cases: Sequence[Case], *, emulated: bool) -> None:
             raise ValueError(f"{case.file}: an emulated board has no times, only counted instructions")
         if not emulated and (case.instructions is not None or not case.rounds_ns):
             raise ValueError(f"{case.file}: a board that is not emulated has times, and no instructions")
-        if not emulated and case.estimate is not None:
-            raise ValueError(f"{case.file}: a board that is not emulated has times, and no estimate")
+        if not emulated and (case.estimate is not None or case.prefixes):
+            raise ValueError(f"{case.file}: a board that is not emulated has times, and no estimate and no prefixes")
 
 
 def load_run(path: Path) -> Run:

@@ -48,12 +48,19 @@ class Measured:
         check_figures(self.cases, emulated=self.emulated)
 
 
-def bench_job(files: Sequence[ModelFile], settings: Settings, cores: Sequence[int], *, emulated: bool) -> BenchJob:
+def bench_job(
+    files: Sequence[ModelFile],
+    settings: Settings,
+    cores: Sequence[int],
+    *,
+    emulated: bool,
+    displaced_bytes: Sequence[int] | None = None,
+) -> BenchJob:
     """job.json of a bench, with an id of its own. `cores` are those of settings.cores, read."""
     # --clock is for the estimate, which is made here.
     given = {name: value for name, value in encode(settings).items() if name in JobSettings.__annotations__}
     asked = cast(JobSettings, {**given, "cores": list(cores) or None})
-    return {
+    job: BenchJob = {
         "version": JOB_VERSION,
         "id": uuid.uuid4().hex[:16],
         "kind": "bench",
@@ -61,6 +68,7 @@ def bench_job(files: Sequence[ModelFile], settings: Settings, cores: Sequence[in
         "files": [job_file(file, _precision(file)) for file in files],
         "settings": asked,
     }
+    return job if displaced_bytes is None else {**job, "displaced_bytes": list(displaced_bytes)}
 
 
 def _precision(file: ModelFile) -> str:

@@ -86,8 +86,16 @@ class Job(TypedDict):
     files: Sequence[JobFile]
 
 
-class BenchJob(Job):
-    """Measure the files."""
+class _Displaced(TypedDict, total=False):
+    displaced_bytes: Sequence[int]
+
+
+class BenchJob(Job, _Displaced):
+    """Measure the files.
+
+    `displaced_bytes` is for counting, a number for each file: so much other memory is read before each inference, which
+    displaces what the inference before left in the caches.
+    """
 
     id: str
     settings: JobSettings

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
-from edgemobile.api.records import Benched, Compared, Evaluated, Exported
+from edgemobile.api.records import Benched, Compared, CostTable, Evaluated, Exported
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline.export import export as _export
 from edgemobile.pipeline.folder import expanded
@@ -25,7 +25,19 @@ from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.targets import DEFAULT_TARGET, suited
 from edgemobile.util.progress import Progress
 
-__all__ = ["Benched", "Compared", "Evaluated", "Exported", "bench", "evaluate", "export", "parity", "quantize"]
+__all__ = [
+    "Benched",
+    "Compared",
+    "CostTable",
+    "Evaluated",
+    "Exported",
+    "bench",
+    "cost_table",
+    "evaluate",
+    "export",
+    "parity",
+    "quantize",
+]
 
 Files = PathText | Exported | Iterable[PathText]
 AnyRecipe = PathText | Recipe | Mapping[str, Any]
@@ -305,6 +317,37 @@ def bench(
     run = measure(BenchRequest(opened, on, settings), progress)
     compared = None if reference is None else compare(reference, run)
     return Benched(run, compared, max_regress, tuple(advice(run, opened)))
+
+
+@held_to_annotations()
+def cost_table(
+    file: PathText,
+    *,
+    on: str = "emulated:cortex-a72",
+    runtime: str | None = None,
+    runs: int | None = None,
+    shapes: Mapping[str, Iterable[int]] | None = None,
+    clock_mhz: float | None = None,
+    progress: Progress | None = None,
+) -> CostTable:
+    """The instructions, and the estimated cycles where llvm is installed, of every layer of a file on an emulated core:
+    `edgemobile bench FILE --on emulated:cortex-a72 --profile`.
+
+    `runs` is how often the file is counted, each cut at most 3 times. Nothing in it is measured.
+    """
+    from edgemobile.devices.host.emulation import CORES
+    from edgemobile.devices.host.profiles import find_device
+
+    if not find_device(on).address.startswith("emulated:"):
+        cores = ", ".join(f"emulated:{cpu}" for cpu in CORES)
+        raise EdgemobileError(f"layers are counted on an emulated core, and {on} is none. Allowed: {cores}")
+    benched = bench(
+        file, on=on, runtime=runtime, runs=runs, shapes=shapes, clock_mhz=clock_mhz, profile=True, progress=progress
+    )
+    if len(benched.run.cases) != 1:
+        names = ", ".join(Path(case.file).name for case in benched.run.cases)
+        raise EdgemobileError(f"a cost table is of one file, and {file} stands for {names}. Pass one of them")
+    return CostTable(benched.run)
 
 
 @held_to_annotations()

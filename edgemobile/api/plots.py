@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from edgemobile.accuracy.evaluation import Evaluation
     from edgemobile.comparison.report import ParityReport
     from edgemobile.devices.host.records import Run
+    from edgemobile.latency.layer_costs import LayerCost
     from edgemobile.pipeline.request import ExportResult
 
-__all__ = ["benched", "compared", "evaluated", "exported"]
+__all__ = ["benched", "compared", "evaluated", "exported", "layer_costs"]
 
 # Identical outputs have infinite SQNR; a plot needs a finite limit.
 _MOST_DB = 160.0
@@ -77,6 +79,19 @@ def benched(run: Run) -> Figure:
         axes.boxplot([[ns / 1e6 for ns in case.values_ns] for case in run.cases], orientation="horizontal")
         axes.set_yticks(range(1, len(names) + 1), names)
         axes.set_xlabel(f"ms per inference, {run.device}")
+    return figure
+
+
+def layer_costs(costs: Sequence[LayerCost]) -> Figure:
+    figure, (axes,) = _figure(len(costs) // 2)
+    names = [cost.name or cost.op for cost in costs]
+    if costs[0].estimated is None:
+        axes.barh(names, [cost.instructions / 1e6 for cost in costs])
+        axes.set_xlabel("million instructions")
+    else:
+        axes.barh(names, [cost.estimated.cycles / 1e6 if cost.estimated else 0 for cost in costs])
+        axes.set_xlabel(f"million cycles, estimated for a {costs[0].estimated.board.words}")
+    axes.invert_yaxis()
     return figure
 
 

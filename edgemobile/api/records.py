@@ -11,13 +11,14 @@ from edgemobile.api import plots
 from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import Run, save_run
 from edgemobile.latency.compare import Comparison, Judgement
+from edgemobile.latency.layer_costs import LayerCost, by_op, layer_costs
 from edgemobile.pipeline.request import ExportResult
 from edgemobile.printing.terminal import recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Benched", "Compared", "Evaluated", "Exported"]
+__all__ = ["Benched", "Compared", "CostTable", "Evaluated", "Exported"]
 
 # Notebook front ends show <pre> in the font of their text, in which columns do not align.
 _MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
@@ -146,5 +147,37 @@ class Benched(_Shown):
         from edgemobile.printing.runs import print_bench
 
         print_bench(self.run, self.advice, self.comparison, self.max_regress, quiet=False)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class CostTable(_Shown):
+    """The cost of every layer of the one file of `run`, inside of its net."""
+
+    run: Run
+
+    @property
+    def rows(self) -> tuple[LayerCost, ...]:
+        """One for each layer in order, after that of an inference without any op. They add up to the whole file."""
+        return tuple(layer_costs(self.run.cases[0], self.run.settings.clock_mhz))
+
+    @property
+    def by_op(self) -> tuple[LayerCost, ...]:
+        """The sums for each kind of op and dtype, the largest first."""
+        return tuple(by_op(self.rows))
+
+    def save(self, path: str | Path) -> None:
+        """Save the run for `edgemobile report`."""
+        save_run(self.run, Path(path))
+
+    def plot(self) -> Figure:
+        """The estimated cycles of every layer, or its instructions where there is no estimate."""
+        return plots.layer_costs(self.rows)
+
+    def _print(self) -> None:
+        from edgemobile.printing.runs import print_bench
+
+        print_bench(self.run, (), None, None, quiet=False)
 
     __str__ = _Shown.__str__

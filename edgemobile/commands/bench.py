@@ -142,7 +142,11 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
     help="Clock of the estimated time, such as 1.8GHz. [emulated only; default: that of the boards with the core]",
 )
 @click.option("--memory", is_flag=True, help="Also measure peak memory, in one process per case.")
-@click.option("--profile", is_flag=True, help="Also measure time per op (onnxruntime) or delegate partitions (LiteRT).")
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Also measure time per op (onnxruntime), delegate partitions (LiteRT), or the cost of each layer (emulated).",
+)
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN.json", help="Compare with an earlier run.")
 @click.option(
     "--max-regress", callback=percentage, metavar="P%", help="Exit 1 when slower than the baseline by more than this."
@@ -184,6 +188,7 @@ def bench(
       edgemobile bench int8.tflite --on pi4,pi5 --cooldown 60C --out run-{device}.json
       edgemobile bench int8.tflite --baseline run.json --max-regress 5%
       edgemobile bench int8.tflite --on emulated:cortex-a72 --clock 1.5GHz
+      edgemobile bench int8.tflite --on emulated:cortex-a76 --profile
       edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline counts.json --max-regress 1%
     """
     from edgemobile.devices.host.records import Settings, load_run, save_run
@@ -312,6 +317,7 @@ def _json(run: Run, advised: Sequence[str], compared: Comparison | None, max_reg
                 **(asdict(summarize(case.rounds_ns, case.rounds_per_process)) if case.rounds_ns else {}),
                 "instructions": case.instructions_median or None,
                 "estimated": _estimated(case, run),
+                "layers": _layers(case, run),
                 "unstable": list(verdict(case, run).reasons),
             }
             for case in run.cases
@@ -321,6 +327,27 @@ def _json(run: Run, advised: Sequence[str], compared: Comparison | None, max_reg
         "comparison": None if compared is None else comparison_json(compared, max_regress),
         "run": encode(run),
     }
+
+
+def _layers(case: Case, run: Run) -> list[dict[str, Any]] | None:
+    """The cost of every layer, the first an inference without any; None without --profile on an emulated core."""
+    from edgemobile.latency.layer_costs import layer_costs
+
+    return [
+        {
+            "layer": cost.name,
+            "op": cost.op,
+            "dtype": cost.dtype,
+            "macs": cost.macs,
+            "instructions": cost.instructions,
+            "estimated_board": cost.estimated and cost.estimated.board.words,
+            "estimated_compute_cycles": cost.estimated and cost.estimated.compute_cycles,
+            "estimated_memory_cycles": cost.estimated and cost.estimated.memory_cycles,
+            "share": cost.share,
+            "bound_cycles": cost.bound_cycles,
+        }
+        for cost in layer_costs(case, run.settings.clock_mhz)
+    ] or None
 
 
 def _estimated(case: Case, run: Run) -> list[dict[str, Any]] | None:

@@ -12,14 +12,16 @@ from typing import Any
 from edgemobile import __version__
 from edgemobile.devices.host.llvm_mca import find_llvm
 from edgemobile.devices.host.processes import MissingTool
-from edgemobile.devices.host.profiles import open_device
+from edgemobile.devices.host.profiles import Device, open_device
 from edgemobile.devices.host.records import RUN_VERSION, Case, Facts, Run, Settings
 from edgemobile.devices.host.runner import Measured, Prepared, bench_job, run_job
 from edgemobile.devices.host.setup import ready
+from edgemobile.devices.host.transport import Transport
 from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.inspection import Inspection, facts_of
 from edgemobile.latency.estimates import on_boards
+from edgemobile.latency.layer_costs import PREFIX_RUNS, count_prefixes, layer_costs, negative
 from edgemobile.latency.statistics import summarize
 from edgemobile.model_file.metadata import MODEL, WEIGHTS_SHA256
 from edgemobile.model_file.model_file import ModelFile
@@ -29,6 +31,7 @@ __all__ = ["BenchRequest", "advice", "bench", "cores_of"]
 
 _MAX_CORE = 1023
 _SHOWN_REFUSALS = 4
+_SHOWN_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,11 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
         for prepared, group in _groups(files, settings.runtime, lambda name: ready(device, transport, name)):
             job = bench_job(group, settings, cores, emulated=transport.emulated)
             with shown.step(f"measure on {device.name}", 100) as report:
-                parts.append(run_job(device, transport, prepared, job, group, partial(_report, report)))
+                part = run_job(device, transport, prepared, job, group, partial(_report, report))
+            if transport.emulated and settings.profile:
+                count = partial(_counted, device, transport, prepared, settings, shown)
+                part = _with_prefixes(part, group, count)
+            parts.append(part)
     finally:
         transport.close()
     run = Run(
@@ -85,6 +92,35 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
         raise Unsupported("; ".join(f"{device.name}: {refusal.reason}" for refusal in run.refused[:_SHOWN_REFUSALS]))
     happened = [note for part in parts for note in part.notes]
     return replace(run, notes=(*happened, *_notes(run, len(parts)), *_decided(run, facts)))
+
+
+def _with_prefixes(
+    part: Measured, files: Sequence[ModelFile], count: Callable[[list[ModelFile], list[int]], Measured]
+) -> Measured:
+    """`part` with the counts of every file of it up to each of its layers."""
+    known = {file.sha256: file for file in files}
+    cases, notes = [], list(part.notes)
+    for case in part.cases:
+        prefixes, more = count_prefixes(known[case.sha256], count)
+        cases.append(replace(case, prefixes=prefixes))
+        notes += more
+    return replace(part, cases=tuple(cases), notes=tuple(notes))
+
+
+def _counted(
+    device: Device,
+    transport: Transport,
+    prepared: Prepared,
+    settings: Settings,
+    shown: Progress,
+    files: list[ModelFile],
+    displaced_bytes: list[int],
+) -> Measured:
+    """The counts of files that stand for one file and its layers."""
+    asked = replace(settings, runs=min(settings.runs or PREFIX_RUNS, PREFIX_RUNS), profile=False)
+    job = bench_job(files, asked, [], emulated=True, displaced_bytes=displaced_bytes)
+    with shown.step(f"count {len(files) - 1} layers of {files[-1].name}", len(files)) as report:
+        return run_job(device, transport, prepared, job, files, partial(_report, report))
 
 
 def _facts(file: ModelFile) -> Inspection | None:
@@ -164,13 +200,12 @@ def _check_emulated(settings: Settings, name: str) -> None:
         "--memory": settings.memory,
         "--cooldown": settings.cooldown_c is not None,
         "--sustained": settings.sustained_s is not None,
-        "--profile": settings.profile,
     }
     if any(asked.values()):
         refused = ", ".join(option for option, given in asked.items() if given)
         raise Unsupported(
             f"{name} is emulated: it counts the instructions of one thread and estimates time from them, and {refused} "
-            "would mean nothing there. Allowed: --runs, --runtime, --clock"
+            "would mean nothing there. Allowed: --runs, --runtime, --shape, --clock, --profile"
         )
 
 
@@ -194,8 +229,23 @@ def _notes(run: Run, parts: int) -> Iterator[str]:
         yield f"{max(run.settings.threads)} threads on {cores} cores compete with each other"
     if run.emulated and not any(case.estimate for case in run.cases):
         yield from _unestimated()
+    yield from _fused(run)
     if before and before.governor not in (None, "performance"):
         yield f"the governor is {before.governor}: the clock follows the load, as in normal use"
+
+
+def _fused(run: Run) -> Iterator[str]:
+    """The layers that cost less than nothing."""
+    for case in run.cases:
+        names = [cost.name for cost in negative(layer_costs(case, run.settings.clock_mhz))]
+        if names:
+            shown = ", ".join(names[:_SHOWN_LAYERS]) + (
+                f" and {len(names) - _SHOWN_LAYERS} more" * (len(names) > _SHOWN_LAYERS)
+            )
+            yield (
+                f"{Path(case.file).name} executes less with {shown} than cut before: the runtime does them together "
+                "with a layer before, so take both costs as one"
+            )
 
 
 def _unestimated() -> Iterator[str]:

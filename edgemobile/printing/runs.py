@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.file_names import shown_names
+from edgemobile.printing.layer_costs import print_layer_costs
 from edgemobile.printing.terminal import console, format_table
 
 if TYPE_CHECKING:
@@ -173,6 +174,9 @@ def _print_sustained(run: Run) -> None:
 
 
 def _print_profile(case: Case, run: Run) -> None:
+    if case.prefixes:
+        print_layer_costs(case, escape(_names(run)[case.file]), run.settings.clock_mhz)
+        return
     if case.profile is None:
         outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
         cut = (

@@ -20,6 +20,7 @@ from edgemobile.report.findings import Compared, Findings, Line
 from edgemobile.report.graph_view import graph_view
 from edgemobile.report.plots import (
     confusion_plot,
+    cost_groups,
     latency_plot,
     layer_plot,
     op_groups,
@@ -292,6 +293,10 @@ def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
             if case.profile:
                 groups, unit = op_groups(case), "µs"
                 words = f"{line_words(line)}; median by op, by the runtime's profiler"
+            elif case.prefixes and timing.estimated:
+                groups, unit = cost_groups(timing), "M cycles"
+                board = timing.estimated[-1].board.words
+                words = f"{line_words(line)}; estimated for a {board}, not measured, by kind of op"
             elif timing.instructions:
                 counts = timing.instructions
                 parts = {name: sum(counts[one] for one in ones) / 1e6 for name, ones in _WORK.items()}

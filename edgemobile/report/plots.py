@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from edgemobile.devices.host.records import Case
+from edgemobile.latency.layer_costs import by_op, layer_costs
 from edgemobile.report.drawing import NARROW_PX, Drawing, colour, empty_figure, say, set_margins, short
 from edgemobile.report.findings import Accuracy, Artifact, Compared, Line, Timing
 from edgemobile.report.sources import Evaluated
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "confusion_plot",
+    "cost_groups",
     "front",
     "latency_plot",
     "layer_plot",
@@ -299,8 +301,11 @@ def _stage_ticks(names: Sequence[str], apart: float) -> list[tuple[int, str]]:
 # ---- bars: time or work per op, sizes -------------------------------------------------------------------------------
 
 
+_TITLES = {"µs": "Time by op", "M instructions": "Work by class", "M cycles": "Estimated cycles by op"}
+
+
 def op_plot(groups: Sequence[tuple[str, float, str]], unit: str, precision: str, width_px: int) -> Drawing:
-    """(name, amount, words) as bars with their share, the largest first; `unit` is "µs" or "M instructions"."""
+    """(name, amount, words) as bars with their share, the largest first; `unit` is a row of _TITLES."""
     whole = sum(amount for _, amount, _ in groups) or 1.0
     digits, short_unit = (0, "µs") if unit == "µs" else (3, "M")
     rows = []
@@ -312,7 +317,7 @@ def op_plot(groups: Sequence[tuple[str, float, str]], unit: str, precision: str,
         rows,
         colour(precision),
         width_px,
-        f"{'Time' if unit == 'µs' else 'Work'} by {'op' if unit == 'µs' else 'class'}",
+        _TITLES[unit],
     )
 
 
@@ -329,6 +334,16 @@ def op_groups(case: Case) -> list[tuple[str, float, str]]:
             (f"{len(rest)} more kind{'s' if len(rest) > 1 else ''}", sum(map(sum, rest)), f"{sum(map(len, rest))} ops")
         )
     return shown
+
+
+def cost_groups(timing: Timing) -> list[tuple[str, float, str]]:
+    """Estimated cycles in millions by kind of op, from counts of every layer; what is below zero is noise about 0."""
+    sums = by_op(layer_costs(timing.case, timing.run.settings.clock_mhz))
+    cycles = [(cost, cost.estimated.cycles / 1e6 if cost.estimated else 0.0) for cost in sums]
+    return [
+        (f"{cost.op} {cost.dtype}".strip(), max(amount, 0.0), f"{cost.layers} layer{'s' if cost.layers > 1 else ''}")
+        for cost, amount in cycles
+    ]
 
 
 def size_plot(artifacts: Sequence[Artifact], width_px: int) -> Drawing:

@@ -339,3 +339,17 @@ def test_every_device_and_file_is_appended_to_the_results(call: Command, model: 
     ] * 2
     assert call("bench", model, "--results", model, "-q") == 2
     assert call("bench", model, "--results", tmp_path / "absent" / "r.jsonl", "-q") == 2
+
+
+def test_json_has_the_layers_of_an_emulated_core() -> None:
+    from made_runs import make_counted, make_run
+
+    from edgemobile.commands.bench import _json
+    from edgemobile.devices.host.records import Prefix
+
+    prefixes = (Prefix("", "", 0, "", (10,), None), Prefix("stem", "CONV_2D", 64, "int8", (110,), None))
+    with_layers, without = make_run(make_counted(prefixes=prefixes)), make_run(make_counted())
+    (_, stem) = _json(with_layers, (), None, None)["cases"][0]["layers"]
+    assert (stem["layer"], stem["op"], stem["macs"], stem["instructions"]) == ("stem", "CONV_2D", 64, 100)
+    assert stem["estimated_compute_cycles"] is None
+    assert _json(without, (), None, None)["cases"][0]["layers"] is None

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+import edgemobile
+from edgemobile.api import CostTable
 from edgemobile.devices.host.profiles import open_device
 from edgemobile.devices.host.records import Run, load_run
 from edgemobile.devices.host.setup import ready
@@ -143,6 +145,36 @@ def test_the_estimate_of_one_small_file(twice: _Twice) -> None:
         # All of the weights and one image: 37 KB and 66 KB for each layer are more than L1 holds, and less than L2.
         assert second.misses < first.misses / 10
         assert first.streamed > 0.8 * first.misses
+
+
+@pytest.fixture(scope="module")
+def costs(core: str, convolutions: Path) -> CostTable:
+    return edgemobile.cost_table(convolutions, on=core, runs=1)
+
+
+def test_a_layer_costs_its_multiply_adds_and_all_of_them_the_whole_file(twice: _Twice, costs: CostTable) -> None:
+    invoke, *rows = costs.rows
+    assert [(row.name, row.op, row.macs) for row in rows] == [
+        (f"y{index}", "CONV_2D", _MACS // _CONVOLUTIONS) for index in range(1, _CONVOLUTIONS + 1)
+    ]
+    assert invoke.op == "(invoke)"
+    # Four of each are in a vector instruction, and others have to load what it takes.
+    least = _MACS / _CONVOLUTIONS / 4
+    assert all(least < row.instructions < 3 * least for row in rows)
+    (whole,) = twice.first.cases
+    assert sum(row.instructions for row in costs.rows) == pytest.approx(whole.instructions_median["total"], rel=1e-3)
+
+
+def test_the_layers_of_an_estimate(twice: _Twice, costs: CostTable) -> None:
+    estimate = twice.first.cases[0].estimate
+    if estimate is None:
+        pytest.skip("; ".join(twice.first.notes))
+    found = [row.estimated for row in costs.rows if row.estimated]
+    assert sum(one.compute_cycles for one in found) == pytest.approx(estimate.compute_cycles, rel=1e-3)
+    assert all(row.times_bound and 0.9 < row.times_bound < 4 for row in costs.rows[1:])
+    assert costs.by_op[0].op == "CONV_2D"
+    for words in ("cost of each layer, estimated for a Raspberry Pi 4, 1.8 GHz", "x bound", "(invoke)"):
+        assert words in str(costs)
 
 
 def test_the_same_answers_as_here(core: str, tmp_path: Path, colour_model: Callable[..., bytes]) -> None:

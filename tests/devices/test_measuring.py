@@ -76,6 +76,23 @@ def test_counted_inferences_stand_between_their_marks(monkeypatch: pytest.Monkey
     assert " ".join(calls) == f"{'- a - ' * warm}0 a 1 2 a 3 {'- b - ' * warm}4 b 5 6 b 7"
 
 
+def test_other_memory_is_read_before_each_counted_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as asked for, an element of every line, and outside of the marks."""
+    calls: list[str] = []
+
+    class _Read:
+        def sum(self) -> None:
+            calls.append("read")
+
+    assert measuring._displacing(6400).strides == (64,)
+    assert (len(measuring._displacing(6400)), len(measuring._displacing(0))) == (100, 0)
+    monkeypatch.setattr(measuring, "_displacing", lambda count: calls.append(str(count)) or _Read())
+    monkeypatch.setattr(measuring, "_mark", lambda which, value: calls.append("-"))
+    (case,) = _cases(calls, "a")
+    measuring._count(_Job(), case, 0, 1, 6400)
+    assert " ".join(calls) == "6400" + " read - a -" * (measuring._COUNTED_WARMUPS + 1)
+
+
 @pytest.mark.parametrize(
     ("runs", "block", "rounds"),
     [(1, 1, [1]), (3, 1, [1, 1, 1]), (7, 1, [2, 2, 1, 1, 1]), (25, 3, [2, 2, 2, 2, 1]), (1000, 100, [2] * 5)],

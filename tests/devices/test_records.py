@@ -127,7 +127,7 @@ def _set(*path: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_without, r"cases\[0\]: missing threads"),
         (_set("surprise", 1), "unknown 'surprise'"),
-        (_set("version", 1), "a version other than 5"),
+        (_set("version", 1), "a version other than 6"),
         (_set("emulated", 1), "emulated: expected bool, found 1"),
         (_set("cases", 0, "batch", True), "batch: expected int, found True"),
         (_set("cases", 0, "batch", 0), "batch is 1 to 65536"),

@@ -96,6 +96,8 @@ def test_under_emulation_time_is_refused(model: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "open_device", lambda name: (Device(), Transport()))
     with pytest.raises(Unsupported, match=r"counts the instructions of one thread .*, and --threads, --seconds"):
         bench(BenchRequest((read_model_file(model),), "emulated:cortex-a72", Settings(threads=(1, 4), seconds=1.0)))
+    with pytest.raises(Unsupported, match=r"and --memory would mean nothing there. Allowed: .*, --clock, --profile$"):
+        bench(BenchRequest((read_model_file(model),), "emulated:cortex-a72", Settings(memory=True, profile=True)))
 
 
 def test_a_clock_is_for_estimates(model: Path) -> None:

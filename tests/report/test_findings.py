@@ -132,7 +132,7 @@ def test_a_front_has_no_point_that_another_beats() -> None:
     [
         ("[1]", "is not an input of a report"),
         ("{", "not valid JSON"),
-        ('{"version": 5, "facts": {}, "cases": []}', "missing"),
+        ('{"version": 6, "facts": {}, "cases": []}', "missing"),
         ('{"version": 9, "facts": {}, "cases": []}', "version 9"),
         ('{"version": 1, "runs": [3]}', "list of runs"),
         ('{"reference": "x", "images": "y", "files": [3], "version": 2}', "parity report version 2"),

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import made_runs
 import pytest
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from edgemobile.devices.host.counting import CacheMisses
+from edgemobile.devices.host.estimating import Estimate
+from edgemobile.devices.host.records import Prefix
 from edgemobile.report.page import _summary, page
 from edgemobile.report.plots import pareto_plot
 
@@ -255,3 +259,17 @@ def test_each_kind_alone_makes_a_page(found, make, part: int) -> None:
 
 def test_the_same_sources_give_the_same_page(everything) -> None:
     assert page(everything, "t") == page(everything, "t")
+
+
+def test_the_cycles_of_layers_are_shown_by_op_as_estimated(found) -> None:
+    def estimate(cycles: float) -> Estimate:
+        return Estimate("cortex-a76", cycles, (CacheMisses(0, 0),) * 3, 0.999, "neoverse-n1", "19.1.7")
+
+    prefixes = [("", "", 1), ("stem", "CONV_2D", 9), ("pool", "MEAN", 11), ("head", "CONV_2D", 21)]
+    layers = tuple(
+        Prefix(layer, op, 0, "int8", (millions * 10**6,), estimate(millions * 1e6)) for layer, op, millions in prefixes
+    )
+    case = made_runs.make_counted(prefixes=layers, estimate=estimate(21e6))
+    text = page(found(made_runs.make_run(case)))
+    assert "estimated for a Raspberry Pi 5, 2.4 GHz, not measured, by kind of op" in text
+    assert "CONV_2D int8\n18.000 M cycles, 85.7 %\n2 layers" in text
