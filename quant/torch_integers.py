@@ -23,6 +23,8 @@ __all__ = ["IntegerNet"]
 
 # float32 holds every integer up to here, so that sums below it are exact in any order.
 _EXACT = 2**24
+# An int32 bias keeps room for the products added to it, as in quant/qparams.py.
+_BIAS_LIMIT = 2**30
 # What torch computes to the last bit as numpy does. Others sum or approximate in another order, and a tie could round
 # the other way.
 _SAME_IN_TORCH = ("add", "mul")
@@ -117,7 +119,8 @@ class IntegerNet(torch.nn.Module):
         weight = _Rounded.apply(self.weights[place], -127, 127)
         first = torch.from_numpy(_data(self._graph, self._layers[place].inputs[2]).astype(np.float64))
         changes = self.bias_changes[place].double() / self._multipliers[place].double()
-        return weight, _Rounded.apply(first + changes, -(2**31 - 1), 2**31 - 1)
+        most = max(_BIAS_LIMIT, int(first.abs().max()))
+        return weight, _Rounded.apply(first + changes, -most, most)
 
 
 class _Rounded(torch.autograd.Function):

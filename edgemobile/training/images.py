@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -66,12 +66,16 @@ def _new_head(folders: Sequence[str], because: str) -> Classes:
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Images to train on and images held out, of `classes`, as a model with `preprocess` takes them."""
+    """Images to train on and images held out, of `classes`, as a model with `preprocess` takes them.
+
+    `skipped` grows with those that cannot be read: name -> the reason.
+    """
 
     train: Dataset
     held_out: Dataset
     classes: Classes
     preprocess: Preprocess
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def steps(self, batch: int) -> int:
         """Full batches in an epoch. Raises EdgemobileError if there is none."""
@@ -90,7 +94,8 @@ class TrainingImages:
             for index in indices:
                 try:
                     image = self.train.load(int(index))
-                except BrokenImage:
+                except BrokenImage as error:
+                    self.skipped[self.train.name(int(index))] = str(error)
                     continue
                 images.append(_augmented(image, self.preprocess, np.random.default_rng((seed, number, int(index)))))
                 kept.append(index)
@@ -106,6 +111,7 @@ class TrainingImages:
         read."""
         indices = self.held_out.sample(images, seed)
         arrays, skipped = self.held_out.load_batch(indices, self.preprocess)
+        self.skipped.update(skipped)
         broken = {name for name, _ in skipped}
         kept = np.array([index for index in indices if self.held_out.name(int(index)) not in broken], int)
         if not len(arrays):

@@ -44,6 +44,8 @@ PROGRESS_FILE = "training.pt"
 _FLOAT, _INT8 = "float", "int8"
 _FLOAT_DECAY = 0.05
 _CALIBRATION_BATCH = 32
+# Notes about single images.
+_SHOWN = 3
 
 
 def finetune(request: FinetuneRequest, progress: Progress | None = None) -> FinetuneResult:
@@ -82,7 +84,16 @@ def finetune(request: FinetuneRequest, progress: Progress | None = None) -> Fine
         rows, notes = _in_int8(run, path, float_rows) if request.int8 else (float_rows, ())
         (request.out / PROGRESS_FILE).unlink(missing_ok=True)
     own = (*model.notes, *filter(None, (model.assumption, classes.note)))
-    return FinetuneResult(path, rows, f"{len(check.classes)} images ({described})", (*own, *notes))
+    told = (*own, *_skipped(images), *notes)
+    return FinetuneResult(path, rows, f"{len(check.classes)} images ({described})", told)
+
+
+def _skipped(images: TrainingImages) -> Iterator[str]:
+    skipped = dict([*images.train.skipped, *images.skipped.items()])
+    for name, reason in list(skipped.items())[:_SHOWN]:
+        yield f"skipped {name}: {reason}"
+    if len(skipped) > _SHOWN:
+        yield f"skipped {len(skipped) - _SHOWN} more images"
 
 
 @dataclass(frozen=True)
