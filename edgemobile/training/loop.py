@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from edgemobile.errors import EdgemobileError
 from edgemobile.quant.torch_graph import to_nchw
 from edgemobile.util.progress import Report
 
@@ -62,7 +63,8 @@ def train(
     """Train `net` and return its averaged weights as another net, in eval mode.
 
     `batches` gives (images f32[N,H,W,3], classes i64[N]) of an epoch. `save` gets the state after each epoch; with it
-    as `state`, a run goes on from there and ends with the same weights as one that was not interrupted.
+    as `state`, a run goes on from there and ends with the same weights as one that was not interrupted. Raises
+    EdgemobileError if the loss is no longer finite.
     """
     average = copy.deepcopy(net).eval()
     optimizer = torch.optim.AdamW(_groups(net, plan.decay), lr=plan.lr, eps=1e-12)
@@ -80,7 +82,10 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = plan.lr_at(step)
             optimizer.zero_grad(set_to_none=True)
-            _loss(net, to_nchw(images), torch.from_numpy(classes), teacher, plan.share).backward()
+            loss = _loss(net, to_nchw(images), torch.from_numpy(classes), teacher, plan.share)
+            if not loss.isfinite():
+                raise EdgemobileError(f"the training diverged at step {step + 1}: its loss is not finite. Lower --lr")
+            loss.backward()
             optimizer.step()
             _average(average, net, step)
             report(step + 1)

@@ -20,7 +20,7 @@ from edgemobile.graph import Graph
 from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.images.dataset import open_dataset
 from edgemobile.loading.model import TorchModel, load_model
-from edgemobile.loading.model_spec import is_factory
+from edgemobile.loading.model_spec import is_checkpoint, is_factory
 from edgemobile.loading.trained_integers import ENTRY
 from edgemobile.lower.dead_channels import removed_channels, without_dead_channels
 from edgemobile.pipeline.manifest import file_metadata
@@ -126,6 +126,10 @@ class _Run:
     def checkpoint(self) -> Path:
         return self.request.out / f"{self.model.name}.safetensors"
 
+    @property
+    def integers(self) -> Path:
+        return self.request.out / f"{self.model.name}-int8.tflite"
+
     def trained(
         self,
         stage: str,
@@ -182,6 +186,8 @@ def _write_checkpoint(run: _Run, net: torch.nn.Module) -> None:
     state = {key: value.detach().contiguous().clone() for key, value in net.state_dict().items()}
     _write_bytes(run.checkpoint, save(state))
     _write_facts(run, {})
+    # Of an earlier training, for other weights.
+    run.integers.unlink(missing_ok=True)
 
 
 def _write_facts(run: _Run, more: dict[str, object]) -> None:
@@ -237,9 +243,8 @@ def _write_integers(run: _Run, graph: Graph, metadata: Mapping[str, str]) -> Non
     from edgemobile.exporters import tflite
 
     data = tflite.to_bytes(graph, metadata={**metadata, **checksums_metadata(graph.tensors)})
-    path = run.checkpoint.with_name(f"{run.model.name}-int8.tflite")
-    _write_bytes(path, data)
-    _write_facts(run, {ENTRY: {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}})
+    _write_bytes(run.integers, data)
+    _write_facts(run, {ENTRY: {"file": run.integers.name, "sha256": hashlib.sha256(data).hexdigest()}})
 
 
 # ---- the folder -----------------------------------------------------------------------------------------------------
@@ -249,6 +254,9 @@ def _saved(request: FinetuneRequest) -> State:
     """The state that `request` resumes, {} for a new run. Raises EdgemobileError for an `out` that exists, and for a
     state of other options."""
     out, state_file = request.out, request.out / PROGRESS_FILE
+    for given in filter(None, (request.model, request.weights, request.teacher)):
+        if is_checkpoint(given) and Path(given).resolve().parent == out.resolve():
+            raise EdgemobileError(f"{given} is in {out}, where the result is written. Choose another folder with --out")
     if not request.resume:
         if os.path.lexists(out) and not request.overwrite:
             cure = "Use --resume to continue it, " if state_file.is_file() else "Use "

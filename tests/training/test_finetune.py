@@ -181,6 +181,19 @@ def test_a_trained_net_learns_other_classes(colours: Path, tmp_path: Path) -> No
     assert row.top1 == 1.0
 
 
+def test_a_diverged_training_is_an_error(colours: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgemobileError, match="diverged at step"):
+        finetune(_request(colours, tmp_path / "out", lr=1e30))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_in_the_output_is_refused(colours: Path, tuned: Path) -> None:
+    spec = str(tuned / "v3-small.safetensors")
+    for given in ({"model": spec, "weights": None}, {"weights": spec}, {"teacher": spec}):
+        with pytest.raises(EdgemobileError, match="where the result is written"):
+            finetune(replace(_request(colours, tuned, overwrite=True), **given))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
