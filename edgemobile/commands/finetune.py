@@ -57,7 +57,7 @@ __all__ = ["finetune"]
 @click.option("--batch", type=int, default=64, show_default=True, help="Images of one update.")
 @click.option("--lr", type=float, default=3e-4, show_default=True, help="Highest learning rate in float.")
 @click.option(
-    "--int8-lr", type=float, default=0.01, show_default=True, help="The same for int8, in integer steps per update."
+    "--int8-lr", type=float, default=0.004, show_default=True, help="The same for int8, in integer steps per update."
 )
 @click.option(
     "--teacher",
@@ -66,7 +66,10 @@ __all__ = ["finetune"]
     help="Learn from this net's answers too. [default: int8 learns from the float net]",
 )
 @click.option(
-    "--teacher-share", type=float, default=0.7, show_default=True, help="Weight of the teacher's answers in the loss."
+    "--teacher-share",
+    type=float,
+    metavar="0-1",
+    help="Weight of these answers in the loss; labels have the rest. [default: 0.7 with --teacher, else 1]",
 )
 @click.option("--threads", type=int, default=0, help="Threads of PyTorch. [default: PyTorch's]")
 @click.option(

@@ -14,6 +14,8 @@ __all__ = ["FinetuneRequest", "FinetuneResult", "Row"]
 
 # They do not change the result of a training run, so a resumed one may have others.
 _FREE = ("out", "overwrite", "resume")
+# Of a teacher's answers in the loss.
+_SHARE = 0.7
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class FinetuneRequest:
 
     `data` is an ImageFolder as a directory or a zip. `epochs` are of int8 training with `int8`, else of float training;
     `float_epochs` are of float training before int8. `lr` is the peak of float training's learning rate, `int8_lr` that
-    of int8 training in integer steps per update. `teacher` is a checkpoint of a reference model with the same classes,
-    whose answers count `teacher_share` in the loss; int8 training learns from the float net if it is None.
+    of int8 training in integer steps per update. `teacher` is a model with the same classes, whose answers count
+    `teacher_share` in the loss, and the labels the rest; None is 0.7 of it. Without a teacher, int8 training learns from
+    the float net, and None is all of it.
     """
 
     model: str
@@ -38,9 +41,9 @@ class FinetuneRequest:
     float_epochs: int = 0
     batch: int = 64
     lr: float = 3e-4
-    int8_lr: float = 0.01
+    int8_lr: float = 0.004
     teacher: str | None = None
-    teacher_share: float = 0.7
+    teacher_share: float | None = None
     calib_images: int = 512
     check_images: int = 1000
     threads: int = 0
@@ -62,7 +65,7 @@ class FinetuneRequest:
         for name in ("lr", "int8_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise EdgemobileError(f"--{name.replace('_', '-')} must be above 0, found {getattr(self, name):g}")
-        if not 0 <= self.teacher_share <= 1:
+        if self.teacher_share is not None and not 0 <= self.teacher_share <= 1:
             raise EdgemobileError(f"--teacher-share must be from 0 to 1, found {self.teacher_share:g}")
         if self.float_epochs and not self.int8:
             raise EdgemobileError("--float-epochs is for --int8, where --epochs counts int8 training: use --epochs")
@@ -72,6 +75,13 @@ class FinetuneRequest:
     @property
     def epochs_in_float(self) -> int:
         return self.float_epochs if self.int8 else self.epochs
+
+    @property
+    def share(self) -> float:
+        """What a teacher's answers count in the loss."""
+        if self.teacher_share is not None:
+            return self.teacher_share
+        return _SHARE if self.teacher else 1.0
 
     @property
     def decisive(self) -> str:

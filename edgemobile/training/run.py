@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +17,7 @@ from edgemobile.graph import Graph
 from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.images.dataset import open_dataset
 from edgemobile.loading.model import TorchModel, load_model
-from edgemobile.loading.model_spec import is_checkpoint, is_factory
+from edgemobile.loading.model_spec import is_factory
 from edgemobile.loading.trained_integers import ENTRY
 from edgemobile.lower.dead_channels import removed_channels, without_dead_channels
 from edgemobile.pipeline.manifest import file_metadata
@@ -29,18 +26,17 @@ from edgemobile.quant.ptq import quantize
 from edgemobile.quant.recipes import RECIPES, recipe_for
 from edgemobile.quant.targets import DEFAULT_TARGET, suited
 from edgemobile.quant.torch_integers import IntegerNet
+from edgemobile.training.folder import PROGRESS_FILE, save_state, saved_state, training_folder, write_bytes
 from edgemobile.training.head import with_new_head
 from edgemobile.training.images import TrainingImages, classes_of, split_apart
 from edgemobile.training.loop import Answers, Plan, State, answers, train
 from edgemobile.training.request import FinetuneRequest, FinetuneResult, Row
 from edgemobile.util.progress import Progress, Silent
 from edgemobile.util.strict_json import to_json_text
-from edgemobile.util.writing import partial_file, replace_synced, write_whole
+from edgemobile.util.writing import write_whole
 
-__all__ = ["PROGRESS_FILE", "finetune"]
+__all__ = ["finetune"]
 
-# What --resume reads; removed at the end.
-PROGRESS_FILE = "training.pt"
 _FLOAT, _INT8 = "float", "int8"
 _FLOAT_DECAY = 0.05
 _CALIBRATION_BATCH = 32
@@ -56,7 +52,7 @@ def finetune(request: FinetuneRequest, progress: Progress | None = None) -> Fine
     """
     progress = progress or Silent()
     require("safetensors", "export")
-    saved = _saved(request)
+    saved = saved_state(request)
     dataset = open_dataset(request.data)
     with progress.step("load the model") as report:
         model = load_model(
@@ -78,7 +74,7 @@ def finetune(request: FinetuneRequest, progress: Progress | None = None) -> Fine
         torch.set_num_threads(request.threads)
     with progress.step("read the images held out"):
         check = _Check(*images.check(request.check_images, request.seed))
-    with _folder(request):
+    with training_folder(request):
         run = _Run(request, model, images, check, _teacher(request, model, images), progress, saved)
         path, float_rows = _in_float(run)
         rows, notes = _in_int8(run, path, float_rows) if request.int8 else (float_rows, ())
@@ -144,7 +140,7 @@ class _Run:
         """`net` trained for `epochs`, continued from the state of `stage` if that was saved."""
         request = self.request
         steps = self.images.steps(request.batch)
-        plan = Plan(epochs, steps, lr, decay, request.teacher_share, request.seed)
+        plan = Plan(epochs, steps, lr, decay, request.share, request.seed)
         state = self.saved["run"] if self.saved.get("stage") == stage else None
         with self.progress.step(f"train in {stage}", epochs * steps) as report:
             return train(
@@ -153,7 +149,7 @@ class _Run:
                 plan,
                 teacher=teacher,
                 state=state,
-                save=partial(_save, request, stage, rows),
+                save=partial(save_state, request, stage, rows),
                 report=report,
             )
 
@@ -184,7 +180,7 @@ def _write_checkpoint(run: _Run, net: torch.nn.Module) -> None:
     from safetensors.torch import save
 
     state = {key: value.detach().contiguous().clone() for key, value in net.state_dict().items()}
-    _write_bytes(run.checkpoint, save(state))
+    write_bytes(run.checkpoint, save(state))
     _write_facts(run, {})
     # Of an earlier training, for other weights.
     run.integers.unlink(missing_ok=True)
@@ -243,76 +239,11 @@ def _write_integers(run: _Run, graph: Graph, metadata: Mapping[str, str]) -> Non
     from edgemobile.exporters import tflite
 
     data = tflite.to_bytes(graph, metadata={**metadata, **checksums_metadata(graph.tensors)})
-    _write_bytes(run.integers, data)
+    write_bytes(run.integers, data)
     _write_facts(run, {ENTRY: {"file": run.integers.name, "sha256": hashlib.sha256(data).hexdigest()}})
 
 
-# ---- the folder -----------------------------------------------------------------------------------------------------
-
-
-def _saved(request: FinetuneRequest) -> State:
-    """The state that `request` resumes, {} for a new run. Raises EdgemobileError for an `out` that exists, and for a
-    state of other options."""
-    out, state_file = request.out, request.out / PROGRESS_FILE
-    for given in filter(None, (request.model, request.weights, request.teacher)):
-        if is_checkpoint(given) and Path(given).resolve().parent == out.resolve():
-            raise EdgemobileError(f"{given} is in {out}, where the result is written. Choose another folder with --out")
-    if not request.resume:
-        if os.path.lexists(out) and not request.overwrite:
-            cure = "Use --resume to continue it, " if state_file.is_file() else "Use "
-            raise EdgemobileError(f"{out} exists already. {cure}--overwrite to replace it, or --out for another folder")
-        if os.path.lexists(out) and not out.is_dir():
-            raise EdgemobileError(f"{out} is a file. Choose another folder with --out")
-        return {}
-    if not state_file.is_file():
-        raise EdgemobileError(f"{out} has no interrupted training ({PROGRESS_FILE}) to resume. Omit --resume")
-    try:
-        state: State = torch.load(state_file, weights_only=True)
-        differing = request.differing(state["request"])
-    except Exception as error:
-        raise EdgemobileError(
-            f"{state_file} cannot be read: it is damaged or of another version. Train again with --overwrite"
-        ) from error
-    if differing:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
-        raise EdgemobileError(f"{out} was trained with other values of {options}. Resume with the same ones")
-    return state
-
-
-@contextmanager
-def _folder(request: FinetuneRequest) -> Iterator[None]:
-    """Make `request.out`. If the training ends early, what it saved is kept, and a new folder without it is removed."""
-    out, state_file = request.out, request.out / PROGRESS_FILE
-    is_new, is_done = not out.exists(), False
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not request.resume:
-            state_file.unlink(missing_ok=True)
-        yield
-        is_done = True
-    except OSError as error:
-        raise EdgemobileError(f"cannot write to {out}: {error.strerror or error}") from error
-    except KeyboardInterrupt as error:
-        if state_file.exists():
-            error.args = (f"{state_file}; continue with --resume",)
-        raise
-    finally:
-        if is_new and not is_done and not state_file.exists():
-            shutil.rmtree(out, ignore_errors=True)
-
-
-def _save(request: FinetuneRequest, stage: str, rows: tuple[Row, ...], state: State) -> None:
-    whole = {"request": request.decisive, "stage": stage, "rows": [asdict(row) for row in rows], "run": state}
-    target = request.out / PROGRESS_FILE
-    with partial_file(target) as partial_path:
-        torch.save(whole, partial_path)
-        replace_synced(partial_path, target)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    with partial_file(path) as partial_path:
-        partial_path.write_bytes(data)
-        replace_synced(partial_path, path)
+# ---- the teacher -----------------------------------------------------------------------------------------------------
 
 
 def _teacher(request: FinetuneRequest, model: TorchModel, images: TrainingImages) -> Answers | None:

@@ -23,10 +23,11 @@ from edgemobile.loading.trained_integers import trained_integers
 from edgemobile.models.arch import get_arch
 from edgemobile.pipeline.export import export
 from edgemobile.pipeline.request import ExportRequest
+from edgemobile.training.folder import PROGRESS_FILE
 from edgemobile.training.images import TrainingImages, classes_of, split_apart
 from edgemobile.training.loop import Plan
 from edgemobile.training.request import FinetuneRequest
-from edgemobile.training.run import PROGRESS_FILE, finetune
+from edgemobile.training.run import finetune
 from edgemobile.util.progress import Report
 
 _PX = 32
