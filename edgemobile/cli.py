@@ -34,6 +34,7 @@ from edgemobile.commands.devices import devices
 from edgemobile.commands.doctor import doctor
 from edgemobile.commands.eval import evaluate
 from edgemobile.commands.export import export
+from edgemobile.commands.finetune import finetune
 from edgemobile.commands.inspect import inspect
 from edgemobile.commands.models import models
 from edgemobile.commands.parity import parity
@@ -174,6 +175,7 @@ def cli(context: click.Context, config: Path | None) -> None:
 _COMMANDS = (
     (export, "PyTorch to ONNX and TFLite, every file run and compared"),
     (quantize, "int8 only, with every parameter, and the cost of each tensor"),
+    (finetune, "train on your own images, in float and for int8"),
     (models, "the reference models, and one of them layer by layer"),
     (sample_data, "labelled images to try the other commands on"),
     (predict, "labels and probabilities of images"),

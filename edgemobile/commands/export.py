@@ -86,7 +86,8 @@ def export(
     from edgemobile.pipeline.export import export as run_export
     from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of, refuse_unused
 
-    refuse_unused(given_options(), int8=int8, backend=options["backend"])
+    given = given_options()
+    refuse_unused(given, int8=int8, backend=options["backend"])
 
     quantization = recipe_of(recipe, hswish, target, keep_float, options)
     chosen = {"float32": True, "float16": fp16, "weight-only": weight_only, "int8": int8}
@@ -97,6 +98,7 @@ def export(
         precisions=tuple(name for name, wanted in chosen.items() if wanted),
         recipe=quantization,
         target=target,
+        use_trained=not {"recipe", "hswish", "keep_float", "search"}.intersection(given),
         command=tuple(sys.argv[1:]),
         **options,
     )

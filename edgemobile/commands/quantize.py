@@ -151,6 +151,7 @@ def quantize(
         precisions=("int8",),
         recipe=chosen,
         target=target,
+        use_trained=False,
         command=tuple(sys.argv[1:]),
         **options,
     )

@@ -7,7 +7,7 @@ onnxruntime's QLinear kernels do, so an int8 file that differs from this by more
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from edgemobile.graph.affine import activation_range, dequantize, quantize, roun
 from edgemobile.graph.ops import OPS
 from edgemobile.graph.resizing import linear_taps, nearest_taps
 
-__all__ = ["run", "run_real"]
+__all__ = ["evaluate_real", "run", "run_real"]
 
 _Arrays = dict[str, np.ndarray]
 
@@ -57,6 +57,11 @@ def run_real(graph: Graph, images: np.ndarray) -> np.ndarray:
     return np.concatenate([array.reshape(len(array), -1) for array in reals], axis=1)
 
 
+def evaluate_real(node: Node, output: Tensor, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One node on reals f32, images NHWC: before integers round its result."""
+    return _FLOAT[node.op](node, output, *arrays)
+
+
 def _evaluate(graph: Graph, node: Node, arrays: list[np.ndarray]) -> np.ndarray:
     output = graph[node.output]
     operands = [graph[name] for name in node.inputs]
@@ -69,7 +74,7 @@ def _evaluate(graph: Graph, node: Node, arrays: list[np.ndarray]) -> np.ndarray:
         for tensor in operands:
             if tensor.qparams is not None:
                 raise GraphError(f"{node.op} {node.output} is real but reads the integers of {tensor.name}: dequantize")
-        return _FLOAT[node.op](node, output, *arrays)
+        return evaluate_real(node, output, arrays)
     return _evaluate_integer(node, operands, output, arrays)
 
 
@@ -223,7 +228,7 @@ def _evaluate_integer(node: Node, operands: list[Tensor], output: Tensor, arrays
             )
         return _FLOAT[node.op](node, output, *arrays)
     reals = [_real(tensor, array) for tensor, array in zip(operands, arrays, strict=True)]
-    return quantize(_FLOAT[node.op](node, output, *reals), _qparams(output), output.dtype)
+    return quantize(evaluate_real(node, output, reals), _qparams(output), output.dtype)
 
 
 def _real(tensor: Tensor, array: np.ndarray) -> np.ndarray:

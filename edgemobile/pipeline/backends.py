@@ -53,7 +53,8 @@ class Job:
 
     With `strict_calib`, calibration images that do not look like the model's images are refused. `search_drop` turns on
     a search: the points of top-1 that int8 may lose before one more layer stays in float. With `embed_preprocess` the
-    files take raw pixels. `target` is where they will run.
+    files take raw pixels. `target` is where they will run. `trained_int8` is the int8 graph if the model comes with
+    one; then nothing is quantized.
     """
 
     model: Model
@@ -68,6 +69,7 @@ class Job:
     search_drop: float | None = None
     embed_preprocess: bool = False
     target: Target = TARGETS[DEFAULT_TARGET]
+    trained_int8: Graph | None = None
 
     def calibration_batches(self) -> list[np.ndarray]:
         return self.samples.batches(_CALIBRATION_BATCH)
@@ -96,7 +98,9 @@ def _native(job: Job) -> Emitted:
     notes: tuple[str, ...]
     recipe, notes = None, ()
     for precision in job.precisions:
-        if precision == "int8":
+        if precision == "int8" and job.trained_int8 is not None:
+            graphs[precision] = job.trained_int8
+        elif precision == "int8":
             recipe, notes = _searched(graph, job)
             largest = job.model.preprocess.largest
             calibration = calibrate(graph, job.calibration_batches(), strict=job.strict_calib, largest=largest)

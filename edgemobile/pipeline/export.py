@@ -25,8 +25,9 @@ from edgemobile.images.samples import Samples, from_dataset, from_noise, from_pa
 from edgemobile.loading.checkpoint import CHECK_IMAGES
 from edgemobile.loading.file_model import load_file
 from edgemobile.loading.model import Model, TorchModel, load_model
-from edgemobile.loading.model_spec import is_model_file
+from edgemobile.loading.model_spec import is_checkpoint, is_model_file
 from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
+from edgemobile.loading.trained_integers import trained_integers
 from edgemobile.lower.dead_channels import removed_channels, without_dead_channels
 from edgemobile.lower.hints import faint
 from edgemobile.metrics.outputs import most_images, not_a_classifier
@@ -67,8 +68,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     model = _model(request, progress)
     graph, removed = _lowered(request, model, progress) if backend.lowers else (None, {})
     _refuse_of_classifiers(request, model)
+    trained, trained_note = _trained_int8(request, model)
     asked, request = request, replace(request, check_images=most_images(model.outputs, request.check_images))
-    samples = _samples(request, calib, model, progress)
+    samples = _samples(request, calib, model, progress, calibrating=trained is None)
     if samples.class_names is not None:
         model = replace(model, labels=samples.class_names)
     metadata = partial(
@@ -87,6 +89,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         search_drop=request.max_drop if request.search else None,
         embed_preprocess=request.embed_preprocess,
         target=target_for(request.target),
+        trained_int8=trained,
     )
     emitted = backend.run(job)
     with fresh_folder(request.out, overwrite=request.overwrite, keep=request.not_made) as folder:
@@ -113,6 +116,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *samples.notes,
                 *_too_few_to_judge(request, samples),
                 *_removed_note(removed),
+                *trained_note,
                 *emitted.notes,
                 *file_notes(request, model, files),
             ),
@@ -195,8 +199,28 @@ def _opened(calib: Path | None) -> Dataset | None:
     return None if calib is None else open_dataset(calib)
 
 
-def _samples(request: ExportRequest, calib: Dataset | None, model: Model, progress: Progress) -> Samples:
-    calibration = request.calib_images if "int8" in request.precisions else 1
+def _trained_int8(request: ExportRequest, model: Model) -> tuple[Graph | None, tuple[str, ...]]:
+    """(the int8 graph that was trained for the checkpoint, if the request can use it; a note about it)."""
+    path = Path(request.weights or request.model)
+    if "int8" not in request.precisions or request.backend != "native" or not is_checkpoint(path.name):
+        return None, ()
+    found = trained_integers(path, model.sha256, model.name)
+    if found is None:
+        return None, ()
+    graph, file = found
+    shape = graph[graph.inputs[0]].shape
+    wanted = (model.batch, model.preprocess.input_px, model.preprocess.input_px, 3)
+    if shape != wanted:
+        return None, (f"{file} next to {path.name} is not used: it is for images of {list(shape)}, not {list(wanted)}",)
+    if not request.use_trained:
+        return None, (f"{file} next to {path.name} is not used: an option chooses another quantization",)
+    return graph, (f"int8 has the integers trained with {path.name}: {file}. No calibration was needed",)
+
+
+def _samples(
+    request: ExportRequest, calib: Dataset | None, model: Model, progress: Progress, *, calibrating: bool = True
+) -> Samples:
+    calibration = request.calib_images if calibrating and "int8" in request.precisions else 1
     if calib is not None:
         with progress.step(f"read images of {calib.path.name}"):
             return from_dataset(

@@ -45,6 +45,9 @@ class ExportRequest:
     `target` is a row of quant.targets: it determines how ONNX stores int8 weights, and the manifest gives its reasons.
     Files are checked as the target computes them, even if this machine's kernels would saturate.
 
+    With `use_trained` the integers that `edgemobile finetune` trained for a checkpoint are its int8 files, if they are
+    for the request's resolution and batch; without it, int8 is quantized from the weights.
+
     With `embed_preprocess` the files take uint8 pixels and normalize them. Channels that no output depends on are
     removed (lower.dead_channels) unless `keep_dead`.
     """
@@ -70,6 +73,7 @@ class ExportRequest:
     target: str = DEFAULT_TARGET
     max_drop: float | None = None
     search: bool = False
+    use_trained: bool = True
     embed_preprocess: bool = False
     threads: int = 1
     seed: int = 0

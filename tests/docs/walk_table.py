@@ -25,6 +25,8 @@ _CI = ".ci/run runs it itself"
 _SHELL = "the shell of a board; tests/pipeline runs predict.py on an emulated core"
 _DOWNLOADED = "needs a file that must be downloaded"
 _FAULTS = "tests/comparison makes these faults and reads what is said of them"
+_TRAINS = "trains for minutes; tests/training trains small nets"
+_TRAINED = "needs what training writes"
 _BUSY = "0, or 5 on a machine that is busy"
 
 SKIPPED = (
@@ -45,6 +47,8 @@ SKIPPED = (
     Row("docs/get-a-file.md", "ssh", _SHELL),
     Row("docs/get-a-file.md", "cd v3-large && python3 -m venv", _SHELL),
     Row("docs/get-a-file.md", "python predict.py", _SHELL),
+    Row("", "edgemobile finetune", _TRAINS),
+    Row("", "edgemobile export tuned/", _TRAINED),
     Row("docs/own-model.md", "edgemobile export v2 --weights mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
     Row("docs/own-model.md", "edgemobile export v2 --weights imagenet", _DOWNLOADED),
     Row("docs/own-model.md", "edgemobile export mobilenet_v1_1.0_224.tflite", _DOWNLOADED),

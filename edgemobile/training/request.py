@@ -1,0 +1,114 @@
+"""What to train, and the result."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.loading.model_spec import is_model_file, is_program
+
+__all__ = ["FinetuneRequest", "FinetuneResult", "Row"]
+
+# They do not change the result of a training run, so a resumed one may have others.
+_FREE = ("out", "overwrite", "resume")
+# Of a teacher's answers in the loss.
+_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class FinetuneRequest:
+    """What to train. `model`, `weights`, `width` and `res` are those of an export.
+
+    `data` is an ImageFolder as a directory or a zip. `epochs` are of int8 training with `int8`, else of float training;
+    `float_epochs` are of float training before int8. `lr` is the peak of float training's learning rate, `int8_lr` that
+    of int8 training in integer steps per update. `teacher` is a model with the same classes, whose answers count
+    `teacher_share` in the loss, and the labels the rest; None is 0.7 of it. Without a teacher, int8 training learns from
+    the float net, and None is all of it.
+    """
+
+    model: str
+    data: Path
+    out: Path
+    weights: str | None = None
+    width: float | None = None
+    res: int | None = None
+    preprocess: str | None = None
+    int8: bool = False
+    epochs: int = 3
+    float_epochs: int = 0
+    batch: int = 64
+    lr: float = 3e-4
+    int8_lr: float = 0.004
+    teacher: str | None = None
+    teacher_share: float | None = None
+    calib_images: int = 512
+    check_images: int = 1000
+    threads: int = 0
+    seed: int = 0
+    overwrite: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if is_model_file(self.model) or is_program(self.model):
+            raise EdgemobileError(
+                f"{self.model} cannot be trained: it has no PyTorch code. Allowed: a reference model, a checkpoint of "
+                "one, or package.module:factory"
+            )
+        least = {"epochs": 1, "batch": 1, "calib_images": 1, "check_images": 1, "float_epochs": 0, "threads": 0}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                option = name.replace("_", "-")
+                raise EdgemobileError(f"--{option} must be at least {minimum}, found {getattr(self, name)}")
+        for name in ("lr", "int8_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise EdgemobileError(f"--{name.replace('_', '-')} must be above 0, found {getattr(self, name):g}")
+        if self.teacher_share is not None and not 0 <= self.teacher_share <= 1:
+            raise EdgemobileError(f"--teacher-share must be from 0 to 1, found {self.teacher_share:g}")
+        if self.float_epochs and not self.int8:
+            raise EdgemobileError("--float-epochs is for --int8, where --epochs counts int8 training: use --epochs")
+        if self.resume and self.overwrite:
+            raise EdgemobileError("--resume continues what --overwrite would replace: omit one of them")
+
+    @property
+    def epochs_in_float(self) -> int:
+        return self.float_epochs if self.int8 else self.epochs
+
+    @property
+    def share(self) -> float:
+        """What a teacher's answers count in the loss."""
+        if self.teacher_share is not None:
+            return self.teacher_share
+        return _SHARE if self.teacher else 1.0
+
+    @property
+    def decisive(self) -> str:
+        """What decides the result, as JSON: a run is resumed only with the same."""
+        return json.dumps({key: value for key, value in asdict(self).items() if key not in _FREE}, default=str)
+
+    def differing(self, saved: str) -> list[str]:
+        """The options in which this request differs from a saved `decisive`."""
+        ours, theirs = json.loads(self.decisive), json.loads(saved)
+        return [field.name for field in fields(self) if ours.get(field.name) != theirs.get(field.name)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One net on the images held out: top-1, and how often its answer is that of the float net written (None for a net
+    with other classes)."""
+
+    net: str
+    top1: float
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """`checkpoint` is the file written; `rows` compare the nets before and after on `held_out` images."""
+
+    checkpoint: Path
+    rows: tuple[Row, ...]
+    held_out: str
+    notes: tuple[str, ...] = ()
