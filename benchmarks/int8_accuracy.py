@@ -82,7 +82,7 @@ def main() -> None:
     if samples.labels is None:
         raise SystemExit(f"this needs labelled images: {'; '.join(samples.notes)}")
     calibration, images, labels = samples.calibration, samples.check, samples.labels
-    reference = _float_logits(graph, images)
+    reference = float_logits(graph, images)
     accuracy = float(np.mean(reference.argmax(axis=1) == labels))
     px = model.preprocess.input_px
     print(f"{model.name} at {px} px, {len(calibration)} calibration images, {len(images)} test images")
@@ -95,7 +95,7 @@ def main() -> None:
         started = time.monotonic()
         data = make()
         seconds = time.monotonic() - started
-        logits = _answers(data, images)
+        logits = answers(data, images)
         if logits is None:
             print(f"| {name:32} | the runtime aborts on this file |", flush=True)
             continue
@@ -107,7 +107,7 @@ def main() -> None:
         )
 
 
-def _answers(data: bytes, images: np.ndarray) -> np.ndarray | None:
+def answers(data: bytes, images: np.ndarray) -> np.ndarray | None:
     """Logits f32[N,classes] of a file, from a separate process; None if the runtime crashes that process."""
     receiver, sender = Pipe(duplex=False)
     process = get_context("fork").Process(target=lambda: sender.send(open_session(data, threads=1).run(images)))
@@ -124,7 +124,7 @@ def _answers(data: bytes, images: np.ndarray) -> np.ndarray | None:
         process.join()
 
 
-def _float_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
+def float_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
     import torch
 
     network = TorchGraph(graph)

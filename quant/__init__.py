@@ -9,7 +9,7 @@ equalize, noise, noise_optimal_scaling    channels made alike; what rounding doe
 observers, qparams                        the range of a tensor; its scale and zero point
 layerwise                                 float and int8 layer by layer, each corrected before the next one sees it
 refit, clip, adaround, bias_correction    the corrections, one a file
-sensitivity                               what each tensor costs; which to keep in float
+sensitivity, explain                      what each tensor costs; which to keep in float; why, in sentences
 weights_only                              smaller weights, float arithmetic
 torch_graph                               a Graph run in PyTorch: fast, and it differentiates
 

@@ -6,13 +6,14 @@ The noise a tensor puts there is measured by a few backward passes (quant/noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgemobile.errors import EdgemobileError
-from edgemobile.graph import Graph
+from edgemobile.graph import Graph, QParams
 from edgemobile.graph.interpreter import run_real
 from edgemobile.metrics.measures import sqnr_db, top1_agree
 from edgemobile.quant.calibration import Calibration
@@ -22,10 +23,13 @@ from edgemobile.quant.ptq import Quantized, qparams_of, quantize
 from edgemobile.quant.recipe import DEFAULT, Recipe, Rule
 from edgemobile.util.progress import Report, unheard
 
-__all__ = ["Cost", "Found", "rank", "search"]
+if TYPE_CHECKING:
+    import torch
 
-_IMAGES = 16
-_PROBES = 4
+__all__ = ["PROBES", "RANKED_IMAGES", "Cost", "Found", "moved", "rank", "search"]
+
+RANKED_IMAGES = 16
+PROBES = 4
 # Nodes that a search keeps in float at most.
 _MOST_FLOAT = 16
 
@@ -64,16 +68,24 @@ def rank(calibration: Calibration, recipe: Recipe = DEFAULT) -> list[Cost]:
     The noise is measured on the first 16 of the calibration's images.
     """
     form, qparams = qparams_of(calibration, recipe)
-    backward = Backward(form, calibration.images[:_IMAGES])
+    backward = Backward(form, calibration.images[:RANKED_IMAGES])
     noise = dict.fromkeys(backward.values, 0.0)
-    for name, value, gradient in backward.gradients(_PROBES):
-        moved = (gradient * (fake_quantized(value, qparams[name]) - value)).flatten(1)
-        noise[name] += float((moved.sum(1).double() ** 2).sum()) / _PROBES
+    for name, _, error in moved(backward, qparams):
+        noise[name] += float((error.flatten(1).sum(1).double() ** 2).sum()) / PROBES
     signal, total = float((backward.logits.detach().double() ** 2).sum()), sum(noise.values())
     return [
         Cost(name, 10 * math.log10(signal / power) if power and signal else math.inf, power / total if total else 0.0)
         for name, power in sorted(noise.items(), key=lambda item: -item[1])
     ]
+
+
+def moved(backward: Backward, qparams: Mapping[str, QParams]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """(name, value, the error of int8 times the gradient) of every activation, `PROBES` times.
+
+    The sum of the last over an image is what the tensor alone adds to a random sum of the logits.
+    """
+    for name, value, gradient in backward.gradients(PROBES):
+        yield name, value, gradient * (fake_quantized(value, qparams[name]) - value)
 
 
 def search(

@@ -19,6 +19,7 @@ from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
     from edgemobile.pipeline.request import ExportRequest
+    from edgemobile.quant.explain import Explanation
     from edgemobile.quant.sensitivity import Cost
 
 __all__ = ["quantize"]
@@ -82,6 +83,7 @@ __all__ = ["quantize"]
     help="Correct biases to match the float means (bias correction).",
 )
 @click.option("--rank", is_flag=True, help="Only list the tensors with the highest cost; write nothing.")
+@click.option("--explain", is_flag=True, help="Only say where the noise is, why, and what can be done; write nothing.")
 @click.option("--print-recipe", is_flag=True, help="Only print the recipe as JSON, to save and edit.")
 @OUTPUT
 def quantize(
@@ -101,6 +103,7 @@ def quantize(
     adaround: bool | None,
     bias_correction: bool | None,
     rank: bool,
+    explain: bool,
     print_recipe: bool,
     out: Path | None,
     as_json: bool,
@@ -114,12 +117,15 @@ def quantize(
 
     \b
     Examples:
+      edgemobile quantize v3-large --calib images/ --explain
       edgemobile quantize v3-large --calib images/ --rank
       edgemobile quantize v3-large --calib images/ --keep-float 'features.16.*' --observer percentile
       edgemobile quantize v3-large --calib images/ --max-drop 0.1 --search
       edgemobile quantize v3-large --print-recipe > mine.json; edgemobile quantize v3-large --recipe mine.json
     """
     check_model(model)
+    if rank and explain:
+        raise click.UsageError("--rank and --explain each print another answer. Give one of them")
     from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of
     from edgemobile.quant.recipe import Rule
 
@@ -142,7 +148,7 @@ def quantize(
     if print_recipe:
         click.echo(to_json_text(chosen.to_json()), nl=False)
         return 0
-    from edgemobile.pipeline.export import export, ranking
+    from edgemobile.pipeline.export import explanation, export, ranking
 
     request = ExportRequest(
         model=model,
@@ -158,10 +164,15 @@ def quantize(
     with progress(quiet=quiet or as_json) as bars:
         if rank:
             costs = ranking(request, bars)
+        elif explain:
+            explained = explanation(request, bars)
         else:
             result = export(request, bars)
     if rank:
         _print_ranking(request, costs, as_json=as_json)
+        return 0
+    if explain:
+        _print_explanation(explained, as_json=as_json)
         return 0
     show_export(result, as_json=as_json, verbose=verbose)
     return 0 if result.passed else 1
@@ -176,3 +187,11 @@ def _print_ranking(request: ExportRequest, costs: list[Cost], *, as_json: bool) 
     for cost in costs:
         table.add_row(escape(cost.tensor), f"{cost.sqnr_db:.1f} dB", f"{cost.share:.1%}")
     console().print(table)
+
+
+def _print_explanation(explained: Explanation, *, as_json: bool) -> None:
+    if as_json:
+        print(to_json_text(asdict(explained)), end="")
+        return
+    for line in explained.lines():
+        print(line)

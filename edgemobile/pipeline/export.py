@@ -39,14 +39,15 @@ from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.preprocess import Preprocess
-from edgemobile.quant.calibration import calibrate, refuse_unmatched
+from edgemobile.quant.calibration import Calibration, calibrate, refuse_unmatched
+from edgemobile.quant.explain import Explanation, explain
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
 from edgemobile.quant.targets import target_for
 from edgemobile.util.progress import Progress, Silent
 from edgemobile.util.strict_json import to_json_text
 
-__all__ = ["export", "ranking"]
+__all__ = ["explanation", "export", "ranking"]
 
 _RANKED_BATCH = 32
 _NOISE_IMAGES = 32
@@ -130,12 +131,25 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Cost]:
     """The cost of each tensor when it alone is int8, highest first, for the model and recipe of `request`."""
     progress = progress or Silent()
+    calibration = _calibration(request, progress)
+    with progress.step("rank the tensors"):
+        return rank(calibration, request.chosen_recipe)
+
+
+def explanation(request: ExportRequest, progress: Progress | None = None) -> Explanation:
+    """Where the noise of int8 is, and why, for the model and recipe of `request`."""
+    progress = progress or Silent()
+    calibration = _calibration(request, progress)
+    with progress.step("explain the noise"):
+        return explain(calibration, request.chosen_recipe)
+
+
+def _calibration(request: ExportRequest, progress: Progress) -> Calibration:
     calib = _opened(request.calib)
     model = _model(request, progress)
     graph, _ = _lowered(request, model, progress)
     samples = _samples(request, calib, model, progress)
-    with progress.step("rank the tensors"):
-        return rank(calibrate(graph, samples.batches(_RANKED_BATCH)), request.chosen_recipe)
+    return calibrate(graph, samples.batches(_RANKED_BATCH))
 
 
 def _model(request: ExportRequest, progress: Progress) -> Model:

@@ -121,6 +121,20 @@ def test_the_ranking_writes_nothing(edgemobile: Callable[..., Any], photos: Path
     assert not (tmp_path / "v3-large").exists()
 
 
+def test_the_explanation_is_five_lines_and_writes_nothing(
+    edgemobile: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    ran = edgemobile("quantize", *_MODEL, "--calib", photos, "--explain")
+    assert ran.code == 0
+    assert [line.partition(":")[0] for line in ran.out.splitlines()] == ["Where", "Why", "Why", "Done", "Left"]
+    assert "hard-swish gate" in ran.out
+    ran = edgemobile("quantize", *_MODEL, "--calib", photos, "--explain", "--json")
+    explained = json.loads(ran.out)
+    assert explained.keys() == {"causes", "sqnr_db", "cut", "done", "left"}
+    assert "features.0.1" in {cause["path"] for cause in explained["causes"]}
+    assert not (tmp_path / "v3-large").exists()
+
+
 def test_a_search_within_the_bound_keeps_nothing_in_float(edgemobile: Callable[..., Any], photos: Path) -> None:
     ran = edgemobile("quantize", *_MODEL, "--calib", photos, "--to", "tflite", "--max-drop", "100", "--search")
     assert ran.code == 0, ran.out
@@ -135,6 +149,7 @@ def test_a_search_within_the_bound_keeps_nothing_in_float(edgemobile: Callable[.
         (("--keep-float", "nosuch", "--calib-images", "2", "--check-images", "2", "-q"), "matches no layer"),
         (("--max-drop", "101"), "0 to 100"),
         (("--search",), "--max-drop"),
+        (("--rank", "--explain"), "Give one of them"),
         (("--equalize", "2"), "from 0"),
         (("--refit", "-1"), "from 0"),
     ],

@@ -82,7 +82,7 @@ SLOW = (
             f"edgemobile quantize v3-large --calib images/ --{option}",
             "one quantization is enough",
         )
-        for option in ("rank", "max-drop", "recipe", "observer", "split-gates")
+        for option in ("explain", "rank", "max-drop", "recipe", "observer", "split-gates")
     ),
     Row("docs/own-model.md", "edgemobile export v2 --weights my.pth", "an export at 224 px"),
     Row("docs/file-models.md", "edgemobile quantize theirs.onnx", "quantizes once for each tensor"),
