@@ -11,7 +11,6 @@ from pathlib import Path, PurePath
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters.model_files import read_model_file
-from edgemobile.exporters.tflite_graph import read_graph
 from edgemobile.graph import Graph
 from edgemobile.graph.ir import with_origins
 from edgemobile.graph.origins_entry import read_origins
@@ -39,6 +38,8 @@ def trained_integers(checkpoint: Path, sha256: str, name: str) -> tuple[Graph, s
             f"{found.path} is not the file that was trained for {checkpoint.name}: their sha256 differ. Train again, "
             f"or remove the {ENTRY} entry from the JSON beside the checkpoint"
         )
+    from edgemobile.exporters.tflite_graph import read_graph
+
     graph = read_graph(found.data)
     if not graph.is_quantized:
         raise EdgemobileError(f"{found.path} is not an int8 file")

@@ -24,9 +24,10 @@ class FinetuneRequest:
 
     `data` is an ImageFolder as a directory or a zip. `epochs` are of int8 training with `int8`, else of float training;
     `float_epochs` are of float training before int8. `lr` is the peak of float training's learning rate, `int8_lr` that
-    of int8 training in integer steps per update. `teacher` is a model with the same classes, whose answers count
-    `teacher_share` in the loss, and the labels the rest; None is 0.7 of it. Without a teacher, int8 training learns from
-    the float net, and None is all of it.
+    of int8 training in integer steps per update.
+
+    `teacher` is a model with the same classes; without one, int8 training learns from the float net. Its answers count
+    `teacher_share` in the loss, and the labels the rest. None is 0.7, and 1 for the float net.
     """
 
     model: str
