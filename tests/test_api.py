@@ -106,7 +106,19 @@ def test_a_plot_without_matplotlib(documented: dict[str, Any], monkeypatch: pyte
 
 # What Python says otherwise than the command line: options that only print or choose the exit code, and names that are
 # Python's.
-_ONLY_COMMAND = {"json", "quiet", "verbose", "rank", "print-recipe", "junit", "github-summary", "out", "help", "strict"}
+_ONLY_COMMAND = {
+    "json",
+    "quiet",
+    "verbose",
+    "rank",
+    "explain",
+    "print-recipe",
+    "junit",
+    "github-summary",
+    "out",
+    "help",
+    "strict",
+}
 _RENAMED = {
     "min": "minimums",
     "runtime": "runtimes",
