@@ -111,6 +111,7 @@ _ONLY_COMMAND = {
     "quiet",
     "verbose",
     "rank",
+    "explain",
     "print-recipe",
     "junit",
     "github-summary",
