@@ -178,5 +178,5 @@ def _left(recipe: Recipe, form: Graph, causes: tuple[Cause, ...], sqnr_db: float
     if kept and rest > 0:
         options = " ".join(f"--keep-float '{cause.path}'" for cause in kept)
         advice.append(f"{options} (about {sqnr_db - 10 * math.log10(rest):.1f} dB), or --max-drop 1 --search")
-    advice.append("train with noise on the activations (docs/hard-nets.md), or with ReLU in place of hard-swish")
+    advice.append("edgemobile finetune --int8, which trains on the integers; or train with ReLU in place of hard-swish")
     return tuple(advice)
