@@ -1,6 +1,6 @@
 """Runs every command that README and docs show, and compares its exit code with the one that the docs promise.
 
-    python tests/docs/walk.py                       what .ci/run does: about two minutes on two cores
+    python tests/docs/walk.py                       what .ci/run does: about four minutes on two cores
     python tests/docs/walk.py --all                 the commands that take long, too
     python tests/docs/walk.py docs/inspect.md       one page
     python tests/docs/walk.py --python DIR/bin/python README.md   the edgemobile of another environment

@@ -60,13 +60,14 @@ NEEDS_A_CORE = (
     Row("docs/ci.md", "edgemobile ci", "its first command counts instructions"),
     Row("docs/report.md", "edgemobile report", "counts.json is of an emulated core"),
 )
-# Left out of a run without --all, so that it takes about two minutes on two quiet cores.
+# Left out of a run without --all, so that it takes about four minutes on two quiet cores.
 SLOW = (
     Row("README.md", "edgemobile export v2 --weights my.pth", "an export at 224 px"),
     Row("README.md", "edgemobile quantize v3-large --calib images/ --rank", "quantizes once for each tensor"),
     Row("docs/boards.md", "edgemobile parity v3-large int8.tflite --on", "layers on emulated cores"),
     Row("docs/boards.md", "edgemobile bench float.tflite fused.tflite", "three files on an emulated core"),
     Row("docs/boards.md", "edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline", "needs what that writes"),
+    Row("docs/boards.md", "edgemobile bench int8.tflite --on emulated:cortex-a72 --profile", "counts 133 cuts"),
     Row("docs/boards.md", "edgemobile report", "needs what that writes"),
     Row("docs/ci.md", "edgemobile ci --only", "an export that is not in the cache"),
     Row("docs/estimates.md", "edgemobile bench", "two files on an emulated core"),
@@ -86,6 +87,8 @@ SLOW = (
     ),
     Row("docs/own-model.md", "edgemobile export v2 --weights my.pth", "an export at 224 px"),
     Row("docs/file-models.md", "edgemobile quantize theirs.onnx", "quantizes once for each tensor"),
+    Row("docs/get-a-file.md", "edgemobile export v3-large --int8 --overwrite", "a second export"),
+    Row("docs/get-a-file.md", "edgemobile bench v3-large/v3-large-int8.tflite --on", "an emulated core"),
     Row("docs/get-a-file.md", "edgemobile export v3-large --int8 --keep-dead", "a second export"),
     Row("docs/get-a-file.md", "edgemobile bench v3-large/v3-large-int8.tflite kept", "needs what that writes"),
     Row("docs/own-model.md", "edgemobile export saved.pt2", "an export, as on other pages"),
