@@ -203,7 +203,8 @@ def test_a_board_that_keeps_losing_power_is_told_so(powered: Callable[..., _Powe
             power.cut()
 
     with pytest.raises(EdgemobileError, match=r"pi restarted 3 times during this job. Check its power supply"):
-        _bench(_Cut(power, "nothing"), model, cut)
+        # Long enough that it cannot end before the power does.
+        _bench(_Cut(power, "nothing"), model, cut, Settings(seconds=20, processes=1))
 
 
 def _cut_short(path: Path) -> None:
