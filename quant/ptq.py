@@ -18,6 +18,7 @@ from edgemobile.graph.affine import FIXED_QPARAMS
 from edgemobile.graph.affine import quantize as quantize_array
 from edgemobile.graph.ir import unique_name, with_origins
 from edgemobile.graph.origin import path_of
+from edgemobile.graph.renaming import relabelled
 from edgemobile.quant.adaround import adaround
 from edgemobile.quant.bias_correction import correct_bias
 from edgemobile.quant.calibration import Calibration, Ranges, calibrate
@@ -206,22 +207,11 @@ def _equalized(graph: Graph, factors: Mapping[str, np.ndarray]) -> Graph:
     """`graph`, whose channels were multiplied by `factors` (tensor name -> f64[C]), with tensors that say so."""
     factors = {name: factor for name, factor in factors.items() if not np.allclose(factor, 1)}
     names = {name: unique_name(f"{name}.eq", graph.tensors) for name in factors}
-    nodes = [
-        Node(
-            node.op,
-            tuple(names.get(name, name) for name in node.inputs),
-            names.get(node.output, node.output),
-            node.attrs,
-        )
-        for node in graph.nodes
-    ]
     origins = {
         name: replace(graph[name].origin or Origin(name), channel_factors=tuple(factor.tolist()))
         for name, factor in factors.items()
     }
-    told = with_origins(graph.tensors, origins)
-    tensors = {names.get(name, name): replace(tensor, name=names.get(name, name)) for name, tensor in told.items()}
-    return Graph(graph.name, graph.inputs, graph.outputs, tuple(nodes), tensors)
+    return relabelled(replace(graph, tensors=with_origins(graph.tensors, origins)), names)
 
 
 # ---- the int8 graph -------------------------------------------------------------------------------------------------

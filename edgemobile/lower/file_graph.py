@@ -12,6 +12,7 @@ import numpy as np
 from edgemobile.errors import Unsupported
 from edgemobile.graph import OPS, Graph, GraphError, Node, Tensor
 from edgemobile.graph.ir import unique_name
+from edgemobile.graph.renaming import relabelled
 from edgemobile.lower.affine_folding import fold_affine
 from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.decomposed_activations import is_number, recognise_activations
@@ -218,22 +219,7 @@ def _named_input(graph: Graph) -> Graph:
     if source == _INPUT:
         return graph
     taken = {_INPUT: unique_name(f"{_INPUT}_1", graph.tensors)} if _INPUT in graph.tensors else {}
-    names = {**taken, source: _INPUT}
-    nodes = [
-        Node(
-            node.op,
-            tuple(names.get(name, name) for name in node.inputs),
-            names.get(node.output, node.output),
-            node.attrs,
-        )
-        for node in graph.nodes
-    ]
-    tensors = {
-        names.get(name, name): Tensor(names.get(name, name), tensor.shape, tensor.dtype, tensor.data)
-        for name, tensor in graph.tensors.items()
-    }
-    outputs = tuple(names.get(name, name) for name in graph.outputs)
-    return Graph(graph.name, (_INPUT,), outputs, tuple(nodes), tensors)
+    return relabelled(graph, {**taken, source: _INPUT})
 
 
 def _of_batch(graph: Graph, batch: int) -> Graph:
