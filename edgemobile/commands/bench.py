@@ -12,6 +12,7 @@ import click
 
 from edgemobile.commands.compare import comparison_json, percentage
 from edgemobile.commands.completion import complete_devices, complete_runtime
+from edgemobile.commands.options import RESULTS
 from edgemobile.commands.sections import SectionedCommand
 from edgemobile.commands.writable import check_apart, check_writable
 from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
@@ -152,13 +153,7 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
     "--max-regress", callback=percentage, metavar="P%", help="Exit 1 when slower than the baseline by more than this."
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Save the run with every raw value.")
-@click.option(
-    "--results",
-    "results_store",
-    type=click.Path(path_type=Path),
-    metavar="FILE.jsonl",
-    help="Append the figures to a results store; see `edgemobile results`.",
-)
+@RESULTS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the figures and the complete runs.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 def bench(
@@ -215,6 +210,7 @@ def bench(
         check_alike(reference, devices[0], asked)
     formats = None if asked.runtime is None else (RUNTIMES[asked.runtime].format,)
     opened = tuple(map(read_model_file, dict.fromkeys(map(Path, expanded(files, formats)))))
+    commit = None if results_store is None else current_commit()
     codes, failed, shown = [], [], []
     saved: list[Path] = []
     for device in devices:
@@ -240,7 +236,7 @@ def bench(
             except EdgemobileError as error:
                 unsaved = error
         if results_store is not None:
-            append(results_store, of_run(run, current_commit()))
+            append(results_store, of_run(run, commit))
         compared = None if reference is None else _compared(reference, run)
         advised = advice(run, opened)
         codes.append(print_bench(run, advised, compared, max_regress, quiet=as_json))

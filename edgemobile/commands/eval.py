@@ -10,7 +10,7 @@ import click
 from rich.markup import escape
 
 from edgemobile.commands.completion import complete_devices, complete_files
-from edgemobile.commands.options import CLASSIFIER
+from edgemobile.commands.options import CLASSIFIER, RESULTS
 from edgemobile.commands.sections import SectionedCommand
 from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
@@ -67,13 +67,7 @@ __all__ = ["evaluate"]
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON: all counts, results per class, confusion matrix, every image."
 )
-@click.option(
-    "--results",
-    "results_store",
-    type=click.Path(path_type=Path),
-    metavar="FILE.jsonl",
-    help="Append the figures to a results store; see `edgemobile results`.",
-)
+@RESULTS
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 def evaluate(
     files: tuple[str, ...],
@@ -120,14 +114,13 @@ def evaluate(
     with progress(quiet=quiet or as_json) as bars:
         request = EvalRequest(files=expanded(files), options=chosen, **options)
         result = run_evaluation(request, bars)
+    record = result.to_json() if as_json or results_store is not None else {}
     if results_store is not None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        append(results_store, of_evaluation(result.to_json(), now, current_commit()))
+        append(results_store, of_evaluation(record, now, current_commit()))
     missed = () if max_drop is None else result.exceeding(max_drop)
     if as_json:
-        print(
-            to_json_text({**result.to_json(), "max_drop": max_drop, "passed": not (missed or result.refused)}), end=""
-        )
+        print(to_json_text({**record, "max_drop": max_drop, "passed": not (missed or result.refused)}), end="")
     else:
         print_evaluation(result, quiet=quiet)
         for file in missed:

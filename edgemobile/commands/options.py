@@ -25,8 +25,10 @@ __all__ = [
     "INT8",
     "MODEL",
     "OUTPUT",
+    "RESULTS",
     "formats_option",
     "given_options",
+    "option_group",
 ]
 
 
@@ -39,7 +41,7 @@ class _List(click.ParamType):
         return value if isinstance(value, tuple) else tuple(item.strip() for item in value.split(",") if item.strip())
 
 
-def _group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def option_group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several click options as one decorator, in the order written."""
 
     def decorate(function: Any) -> Any:
@@ -76,7 +78,15 @@ def formats_option(default: str) -> Callable[[Any], Any]:
     )
 
 
-MODEL = _group(
+RESULTS = click.option(
+    "--results",
+    "results_store",
+    type=click.Path(path_type=Path),
+    metavar="FILE.jsonl",
+    help="Append the figures to a results store; see `edgemobile results`.",
+)
+
+MODEL = option_group(
     click.option(
         "--weights",
         metavar="bundled|imagenet|random|FILE",
@@ -98,7 +108,7 @@ MODEL = _group(
     ),
 )
 
-IMAGES = _group(
+IMAGES = option_group(
     click.option(
         "--calib",
         type=click.Path(path_type=Path),
@@ -115,7 +125,7 @@ IMAGES = _group(
     click.option("--check-images", type=int, default=200, show_default=True, help="Images to check the files on."),
 )
 
-CLASSIFIER = _group(
+CLASSIFIER = option_group(
     click.option(
         "--arch",
         metavar="NAME",
@@ -129,7 +139,7 @@ CLASSIFIER = _group(
     _labels("in the file, or labels.txt beside it"),
 )
 
-INT8 = _group(
+INT8 = option_group(
     click.option(
         "--recipe",
         metavar="NAME|FILE",
@@ -168,7 +178,7 @@ INT8 = _group(
     ),
 )
 
-OUTPUT = _group(
+OUTPUT = option_group(
     click.option("--out", type=click.Path(path_type=Path), help="Folder to write. [default: ./MODEL]"),
     click.option("--overwrite", is_flag=True, help="Replace the folder of an earlier export."),
     click.option("--threads", type=int, default=1, show_default=True, help="Threads of the latency column."),
@@ -184,7 +194,7 @@ OUTPUT = _group(
     click.option("-v", "--verbose", is_flag=True, help="Print more: notes of every step, op counts of every file."),
 )
 
-FOR_CI = _group(
+FOR_CI = option_group(
     click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML."),
     click.option("--github-summary", is_flag=True, help="Append markdown to $GITHUB_STEP_SUMMARY, or print it."),
 )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from edgemobile.commands.options import option_group
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import console
-from edgemobile.util.strict_json import parse, to_json_text
+from edgemobile.util.strict_json import encode, parse, to_json_text
 
 if TYPE_CHECKING:
     from edgemobile.results.record import Result
@@ -30,13 +31,10 @@ _STORE = click.option(
 )
 
 
-def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option("--metric", metavar="NAME", help="latency_ms, instructions_m, estimated_ms, top1 or top5."),
-        click.option("--on", metavar="PATTERN", help="Only results of these devices, such as 'pi-*'."),
-    ):
-        command = option(command)
-    return command
+_FILTERS = option_group(
+    click.option("--on", metavar="PATTERN", help="Only results of these devices, such as 'pi-*'."),
+    click.option("--metric", metavar="NAME", help="latency_ms, instructions_m, estimated_ms, top1 or top5."),
+)
 
 
 @click.group()
@@ -49,7 +47,7 @@ def results() -> None:
 
 @results.command("list")
 @click.argument("pattern", default="*", metavar="[PATTERN]")
-@_filters
+@_FILTERS
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="Show only the last N.")
 @_STORE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -66,14 +64,14 @@ def list_results(pattern: str, on: str | None, metric: str | None, limit: int, s
     chosen = _chosen(store, pattern, on, metric)
     shown = chosen[-limit:]
     if as_json:
-        print(to_json_text([_record(result) for result in shown]), end="")
+        print(to_json_text([encode(result) for result in shown]), end="")
     else:
         print_results(shown, len(chosen), str(store))
 
 
 @results.command()
 @click.argument("file", metavar="FILE")
-@_filters
+@_FILTERS
 @_STORE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def trend(file: str, on: str | None, metric: str | None, store: Path, as_json: bool) -> None:
@@ -94,7 +92,7 @@ def trend(file: str, on: str | None, metric: str | None, store: Path, as_json: b
     if as_json:
         listed = [
             {
-                "results": [_record(result) for result in one.results],
+                "results": [encode(result) for result in one.results],
                 "changes": [{"at": change.at, "ratio": change.ratio} for change in one.changes],
             }
             for one in found
@@ -167,12 +165,6 @@ def _chosen(store: Path, pattern: str, on: str | None, metric: str | None) -> Se
         shown = ", ".join(there[:5]) + (f", and {len(there) - 5} more" if len(there) > 5 else "")
         raise EdgemobileError(f"no result in {store} matches. It has: {shown}")
     return chosen
-
-
-def _record(result: Result) -> dict[str, Any]:
-    import json
-
-    return json.loads(result.to_line())
 
 
 def _saved(path: Path) -> list[Result]:

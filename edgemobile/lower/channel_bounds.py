@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgemobile.graph import Graph, Node
+from edgemobile.graph.padding import unpadded
 
 __all__ = ["ELEMENTWISE", "Bounds", "channel_bounds"]
 
@@ -87,7 +88,7 @@ def _layer(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
     assert weight is not None
     assert bias is not None
     given = bounds[x]
-    if any(pad for side in node.attrs.get("padding", ()) for pad in side):
+    if node.attrs.get("padding", unpadded) != unpadded:
         given = Bounds(np.minimum(given.low, 0), np.maximum(given.high, 0))
     groups = node.attrs.get("groups", 1)
     # A linear layer behind [N,1,1,C] reads its last dimension, too.

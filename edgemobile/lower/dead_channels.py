@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from edgemobile.graph import OPS, Graph, Node, Tensor
+from edgemobile.graph.padding import unpadded
 from edgemobile.lower.channel_bounds import ELEMENTWISE, Bounds, channel_bounds
 
 __all__ = ["removed_channels", "without_dead_channels"]
@@ -124,8 +125,8 @@ class _Removal:
     def _folded(self, node: Node) -> np.ndarray:
         """bool[C]: the channels of a layer's input that are a part of its bias. Not those that padding interrupts."""
         given = self.bounds[node.inputs[0]]
-        padded = any(pad for side in node.attrs.get("padding", ()) for pad in side)
-        return given.constant & ((given.low == 0) | (not padded))
+        is_padded = node.attrs.get("padding", unpadded) != unpadded
+        return given.constant & ((given.low == 0) | (not is_padded))
 
     def graph(self) -> Graph:
         if all(kept.all() for kept in self.kept.values()):
