@@ -21,7 +21,7 @@ from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.graph import Graph
 from edgemobile.images.class_labels import find_labels
-from edgemobile.loading.checkpoint import NAMED, RANDOM, Checkpoint, build, identify, load_into, load_weights
+from edgemobile.loading.checkpoint import ARCHITECTURE, NAMED, RANDOM, Checkpoint, build, identify, load_into, load_weights
 from edgemobile.loading.model_spec import is_checkpoint, is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import chosen_preprocess, says_resolution
@@ -194,7 +194,9 @@ def load_model(
         assumed = not checkpoint.random and _px_assumed(checkpoint, res, preprocess)
         checkpoint = _preprocessed(checkpoint, preprocess, res or _px(checkpoint) or arch.input_px)
         arch, net = build(arch, checkpoint, input_px=res)
-        facts = {"paper": arch.paper, "width": arch.width}
+        facts: dict[str, Any] = {"paper": arch.paper, "width": arch.width}
+        if checkpoint.table is not None:
+            facts[ARCHITECTURE] = checkpoint.table.to_json()
         model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, px_assumed=assumed, by_modules=True)
     if labels is None:
         return model
