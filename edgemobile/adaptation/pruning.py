@@ -15,8 +15,17 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.models.arch import Arch, scaled_blocks
 from edgemobile.models.channel_groups import channel_groups, with_widths
 from edgemobile.models.layers import Layer, layers
+from edgemobile.models.nets import build_net
 
-__all__ = ["State", "Weights", "droppable_blocks", "has_same_structure", "with_channels", "with_kernel", "without_block"]
+__all__ = [
+    "State",
+    "Weights",
+    "droppable_blocks",
+    "has_same_structure",
+    "with_channels",
+    "with_kernel",
+    "without_block",
+]
 
 State = Mapping[str, torch.Tensor]
 
@@ -27,6 +36,18 @@ class Weights:
 
     arch: Arch
     state: State
+
+    def module(self) -> torch.nn.Module:
+        """A net with these weights, in eval mode and without dropout."""
+        with torch.random.fork_rng(devices=[]):
+            net = build_net(self.arch, dropout=0.0)
+        net.load_state_dict(dict(self.state))
+        return net.eval()
+
+    @classmethod
+    def of(cls, arch: Arch, net: torch.nn.Module) -> Weights:
+        """The weights of `net`, copied."""
+        return cls(arch, {key: value.detach().clone() for key, value in net.state_dict().items()})
 
 
 def has_same_structure(arch: Arch, other: Arch) -> bool:
@@ -79,7 +100,7 @@ def with_kernel(net: Weights, row: int, kernel: int) -> Weights:
 
 def _renamed(state: State, pairs: zip[tuple[Layer, Layer]]) -> dict[str, torch.Tensor]:
     """The entries of the first layers under the names of the second: they count blocks, and v1's also widths."""
-    prefixes = {}
+    prefixes: dict[str, str] = {}
     for old, new in pairs:
         prefixes |= {old.name: new.name, **({old.norm: new.norm} if old.norm else {})}
     entries = ((key.rpartition("."), value) for key, value in state.items())

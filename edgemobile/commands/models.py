@@ -27,8 +27,8 @@ __all__ = ["models"]
 @click.option("--classes", type=int, help="Number of classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(name: str | None, width: float | None, res: int | None, classes: int | None, as_json: bool) -> None:
-    """List the reference models, or describe NAME, one of them or a checkpoint, layer by layer: shapes, parameters, MACs,
-    activation bytes."""
+    """List the reference models, or describe NAME, one of them or a checkpoint, layer by layer: shapes, parameters,
+    MACs, activation bytes."""
     if name is None:
         archs = [scaled(arch, width=width, input_px=res, classes=classes) for arch in ARCHS.values()]
         _print_models(archs, as_json=as_json)

@@ -66,9 +66,10 @@ class Checkpoint:
 
     `state_dict` contains f32 tensors (integers are kept), under the keys of models.nets for a reference model. `arch`,
     `width` and `classes` are inferred from the shapes; `labels` and `preprocess` come from files next to it. None: not
-    known. `table` is the architecture that the file itself contains. `sha256` is of the file, or of the tensors if there is no file. `bn_eps` and `padding` are those of the
-    source library if they differ from ours. `notes` are for the user; `assumption` is the note that no source states
-    `preprocess`, so the usual one of such files is used. `random` weights were never trained.
+    known. `table` is the architecture that the file itself contains. `sha256` is of the file, or of the tensors if
+    there is no file. `bn_eps` and `padding` are those of the source library if they differ from ours. `notes` are for
+    the user; `assumption` is the note that no source states `preprocess`, so the usual one of such files is used.
+    `random` weights were never trained.
     """
 
     state_dict: Mapping[str, torch.Tensor]

@@ -1,9 +1,9 @@
 """The channels of a net that can only be removed together: every weight that makes or reads them.
 
-    stem, blocks.3.out    the channels between blocks, through all blocks with a skip
-    blocks.3.expand       the width of a block: its expansion, depthwise convolution and squeeze-and-excite
-    blocks.3.squeeze      inside of a squeeze-and-excite
-    last, hidden          of the last stage
+stem, blocks.3.out    the channels between blocks, through all blocks with a skip
+blocks.3.expand       the width of a block: its expansion, depthwise convolution and squeeze-and-excite
+blocks.3.squeeze      inside of a squeeze-and-excite
+last, hidden          of the last stage
 """
 
 from __future__ import annotations
