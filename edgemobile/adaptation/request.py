@@ -106,13 +106,12 @@ class Tried:
 class Step:
     """A step of the search: the `change`, and the net after it.
 
-    `costs` are predicted, for each device; `load` is the largest cost over its budget. `loss` and `top1` are on the
-    images to choose by. `tried` are the candidates.
+    `costs` are predicted, for each device. `loss` and `top1` are on the images to choose by. `tried` are the
+    candidates.
     """
 
     change: str
     costs: tuple[float, ...]
-    load: float
     loss: float
     top1: float
     tried: tuple[Tried, ...] = ()

@@ -129,6 +129,7 @@ class _Run:
         for _ in range(_CORRECTIONS):
             search = searched(
                 search,
+                self.full.arch,
                 aims,
                 self.data.images,
                 steps=request.steps,

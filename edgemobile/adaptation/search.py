@@ -20,6 +20,7 @@ from edgemobile.adaptation.repair import Quality, quality_of, repaired
 from edgemobile.adaptation.request import Step, Tried
 from edgemobile.adaptation.saliency import saliency_of
 from edgemobile.errors import EdgemobileError
+from edgemobile.models.arch import Arch
 from edgemobile.util.progress import Progress
 
 __all__ = ["Images", "Search", "searched"]
@@ -51,6 +52,7 @@ class Search:
 
 def searched(
     begin: Search,
+    full: Arch,
     limits: Limits,
     images: Images,
     *,
@@ -59,13 +61,13 @@ def searched(
     save: Callable[[Search], None],
     progress: Progress,
 ) -> Search:
-    """Continue the search `begin` until the net is within the `limits`; `save` gets it after every step.
+    """Continue the search `begin`, which was for a smaller net than `full`, until it is within the `limits`; `save`
+    gets it after every step.
 
     `begin` must have the step of the full net. Raises EdgemobileError if nothing more can be left out.
     """
     search = begin
-    load_of_full = search.steps[0].load
-    half = 1 + (1 - _BY_SALIENCY) * (load_of_full - 1)
+    half = 1 + (1 - _BY_SALIENCY) * (limits.load(full) - 1)
     while (load := limits.load(search.net.arch)) > 1:
         if len(search.steps) == 1:
             with progress.step(f"leave out the least salient, {load:.2f} -> {half:.2f} of the budget"):
@@ -79,7 +81,7 @@ def searched(
 
 def step_of(name: str, net: Weights, limits: Limits, quality: Quality, tried: tuple[Tried, ...] = ()) -> Step:
     costs = tuple(model.cost(net.arch) for model in limits.models)
-    return Step(name, costs, limits.load(net.arch), quality.loss, quality.top1, tried)
+    return Step(name, costs, quality.loss, quality.top1, tried)
 
 
 def _by_saliency(search: Search, limits: Limits, images: Images, aim: float) -> Search:

@@ -153,7 +153,8 @@ def layers(arch: Arch, keys: str | None = None) -> Iterator[Layer]:
     *places, behind = block_places(arch)
     yield walk.conv(walk.keys.stem, scaled_stem(arch), kernel=3, stride=2, act=arch.stem_act, role="stem")
     for place, block in zip(places, scaled_blocks(arch), strict=True):
-        yield from (replace(layer, block=place["index"]) for layer in walk.block(place, block))
+        yield from walk.block(place, block)
+    walk.row = -1
     yield from walk.segmentation_tail(behind) if arch.segments else walk.tail(behind)
 
 
@@ -207,15 +208,17 @@ def _parts(block: ScaledBlock) -> Iterator[_Part]:
 
 
 class _Walk:
-    """Builds layers one after the other and tracks the shape."""
+    """Builds layers one after the other and tracks the shape. `row` is that of the block in the table."""
 
     def __init__(self, arch: Arch, keys: Keys) -> None:
         self.arch = arch
         self.keys = keys
         self.shape = (3, arch.input_px, arch.input_px)
+        self.row = -1
 
     def block(self, place: dict[str, int], block: ScaledBlock) -> Iterator[Layer]:
         prefix = self.keys.block.format(**place)
+        self.row = place["index"]
         norm = 0
         for step, part in enumerate(_parts(block)):
             norm += part.role != "squeeze"
@@ -267,16 +270,17 @@ class _Walk:
         role: str = "",
     ) -> Layer:
         high, wide = (-(-size // stride) for size in self.shape[1:])
-        layer = Layer(names[0], op, self.shape, (channels, high, wide), kernel, stride, names[1], act=act, role=role)
+        made = (channels, high, wide)
+        layer = Layer(names[0], op, self.shape, made, kernel, stride, names[1], act=act, role=role, block=self.row)
         self.shape = layer.out_shape
         return layer
 
     def squeeze_excite(self, names: list[str], squeeze: int) -> Iterator[Layer]:
         pool, fc1, fc2 = names
-        channels = self.shape[0]
-        yield Layer(pool, "mean", self.shape, (channels, 1, 1), role="squeeze")
-        yield Layer(fc1, "conv2d", (channels, 1, 1), (squeeze, 1, 1), bias=True, act="relu", role="fc1")
-        yield Layer(fc2, "conv2d", (squeeze, 1, 1), (channels, 1, 1), bias=True, act="hardsigmoid", role="fc2")
+        wide, narrow, row = (self.shape[0], 1, 1), (squeeze, 1, 1), self.row
+        yield Layer(pool, "mean", self.shape, wide, role="squeeze", block=row)
+        yield Layer(fc1, "conv2d", wide, narrow, bias=True, act="relu", role="fc1", block=row)
+        yield Layer(fc2, "conv2d", narrow, wide, bias=True, act="hardsigmoid", role="fc2", block=row)
 
     def pool(self, name: str) -> Layer:
         layer = Layer(name, "mean", self.shape, (self.shape[0], 1, 1), role="pool")
