@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from edgemobile.adaptation.cost_model import CostModel, fitted, non_negative_least_squares
 from edgemobile.adaptation.cost_table import FITTED, HELD_OUT, random_nets, unit_on
 from edgemobile.adaptation.features import Tile, features
 from edgemobile.adaptation.limits import Limits, read_budget
 from edgemobile.adaptation.moves import moves, widths_by_saliency
+from edgemobile.adaptation.pruning import droppable_blocks
 from edgemobile.adaptation.saliency import Saliency
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.models.arch import Arch, get_arch, scaled
@@ -95,12 +97,11 @@ def test_units_and_budgets() -> None:
 
 def _even(arch: Arch, **salient: float) -> Saliency:
     """All channels alike, but those of the groups named."""
-    import torch
-
     groups = {group.name: group for group in channel_groups(arch)}
     scales = {name: salient.get(name.replace(".", "_"), 1.0) for name in groups}
     channels = {name: torch.full((group.channels,), scales[name]).double() for name, group in groups.items()}
-    return Saliency(channels, {4: 1e6}, {4: 1e6})
+    kernels = {row: 1e6 for row, block in enumerate(arch.blocks) if block.kernel == 5}
+    return Saliency(channels, dict.fromkeys(droppable_blocks(arch), 1e6), kernels)
 
 
 def test_the_knapsack_takes_what_matters_least_for_what_it_saves() -> None:
