@@ -50,7 +50,12 @@ def channel_groups(arch: Arch) -> tuple[ChannelGroup, ...]:
 
 
 def with_widths(arch: Arch, widths: Mapping[str, int]) -> Arch:
-    """`arch` with other numbers of channels in the groups of these names; others keep theirs."""
+    """`arch` with other numbers of channels in the groups of these names; others keep theirs.
+
+    Raises ValueError for anything but multiples of 8, which a table of blocks would round.
+    """
+    if odd := [f"{name} {count}" for name, count in widths.items() if count % 8 or count < 8]:
+        raise ValueError(f"widths must be multiples of 8, found {', '.join(odd)}")
     stem, tail, blocks = arch.stem, arch.tail, list(arch.blocks)
     for group in channel_groups(arch):
         channels = widths.get(group.name, group.channels)

@@ -49,3 +49,5 @@ def test_widths_are_set_by_group() -> None:
     assert (blocks[4].expand, blocks[4].squeeze) == (88, 16)
     assert {group.name: group.channels for group in channel_groups(narrow)}["last"] == 720
     assert with_widths(arch, {}) == arch
+    with pytest.raises(ValueError, match=r"multiples of 8, found last 60"):
+        with_widths(arch, {"last": 60})
