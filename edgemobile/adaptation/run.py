@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from edgemobile.adaptation.cost_model import CostModel
+from edgemobile.adaptation.cost_model import Unit
 from edgemobile.adaptation.cost_table import HELD_OUT, cost_model, int8_file, measured, unit_on
 from edgemobile.adaptation.data import Data, full_net, read_images
 from edgemobile.adaptation.folder import PROGRESS_FILE, save_search, saved_search, write_checkpoint
@@ -51,7 +51,7 @@ def adapt(request: AdaptRequest, progress: Progress | None = None) -> AdaptResul
     """
     progress = progress or Silent()
     require("safetensors", "export")
-    units = [unit_on(device, request.allowed.unit or request.unit) for device in request.on]
+    units = {device: unit_on(device, request.allowed.unit or request.unit) for device in request.on}
     with progress.step("load the model") as report:
         model = load_model(request.model, request.weights, res=request.res, seed=request.seed, on_download=report)
     full = full_net(model)
@@ -63,10 +63,7 @@ def adapt(request: AdaptRequest, progress: Progress | None = None) -> AdaptResul
     with training_folder(request, PROGRESS_FILE):
         if begun is None:
             shutil.rmtree(request.out / _TRAINING, ignore_errors=True)
-        models = tuple(
-            cost_model(device, unit, full.arch, progress) for device, unit in zip(request.on, units, strict=True)
-        )
-        result = _Run(request, model, full, data, models, progress).result(begun)
+        result = _Run(request, model, full, data, units, progress).result(begun)
         shutil.rmtree(request.out / _TRAINING, ignore_errors=True)
         (request.out / PROGRESS_FILE).unlink(missing_ok=True)
     return result
@@ -87,12 +84,14 @@ class _Run:
     model: TorchModel
     full: Weights
     data: Data
-    models: tuple[CostModel, ...]
+    units: Mapping[str, Unit]
     progress: Progress
 
     def result(self, begun: Search | None) -> AdaptResult:
         full = self.made(FULL, self.full)
-        limits = _limits(self.request, self.models, full.costs)
+        allowed = _allowed(self.request, self.units, full.costs)
+        models = tuple(cost_model(device, unit, self.full.arch, self.progress) for device, unit in self.units.items())
+        limits = Limits(models, allowed)
         if begun is None:
             first = step_of(FULL, self.full, limits, self.data.images.quality(self.full))
             begun = Search(self.full, (first,))
@@ -101,10 +100,10 @@ class _Run:
         nets = tuple(self.finished(made) for made in (full, adapted, *others))
         result = AdaptResult(
             self.request.out / f"{ADAPTED}.safetensors",
-            {model.device: model.unit for model in self.models},
-            {model.device: model.largest_error for model in self.models},
+            self.units,
+            {model.device: model.largest_error for model in models},
             HELD_OUT,
-            dict(zip(self.request.on, limits.costs, strict=True)),
+            dict(zip(self.units, allowed, strict=True)),
             search.steps,
             nets,
             self.data.held_out,
@@ -117,7 +116,7 @@ class _Run:
     def made(self, name: str, net: Weights) -> _Made:
         """`net`, measured as an int8 file on every device."""
         file = int8_file(name, net.arch, net.module(), self.data.images.repair[:_CALIBRATED])
-        costs = (measured(model.device, model.unit, [file], self.progress)[0] for model in self.models)
+        costs = (measured(device, unit, [file], self.progress)[0] for device, unit in self.units.items())
         return _Made(name, net, tuple(costs))
 
     def within(self, search: Search, limits: Limits) -> tuple[Search, _Made]:
@@ -205,13 +204,12 @@ class _Run:
         return replace(made.net, state=load_model(str(checkpoint)).net.state_dict())
 
 
-def _limits(request: AdaptRequest, models: tuple[CostModel, ...], costs: Sequence[float]) -> Limits:
-    """What a net may cost on each device. Raises EdgemobileError if the full net is within that already."""
+def _allowed(request: AdaptRequest, units: Mapping[str, Unit], costs: Sequence[float]) -> tuple[float, ...]:
+    """What a net may cost on each device. Raises EdgemobileError if the full net, of these `costs`, may already."""
     budget = request.allowed
-    limits = tuple(budget.amount if budget.unit else budget.amount * cost for cost in costs)
-    if all(cost <= limit for cost, limit in zip(costs, limits, strict=True)):
-        found = ", ".join(
-            f"{cost:.4g} {model.unit} on {model.device}" for model, cost in zip(models, costs, strict=True)
-        )
+    allowed = tuple(budget.amount if budget.unit else budget.amount * cost for cost in costs)
+    if all(cost <= most for cost, most in zip(costs, allowed, strict=True)):
+        pairs = zip(units.items(), costs, strict=True)
+        found = ", ".join(f"{cost:,.4g} {unit} on {device}" for (device, unit), cost in pairs)
         raise EdgemobileError(f"--budget {request.budget}: the full net is within it already: {found}")
-    return Limits(models, limits)
+    return allowed

@@ -10,6 +10,7 @@ import click
 from edgemobile.commands.completion import complete_devices, complete_refs, complete_weights
 from edgemobile.commands.export import check_model
 from edgemobile.commands.sections import SectionedCommand
+from edgemobile.commands.writable import check_writable
 from edgemobile.printing.adaptation import print_adaptation
 from edgemobile.printing.terminal import progress
 from edgemobile.util.strict_json import encode, to_json_text
@@ -83,9 +84,12 @@ __all__ = ["adapt"]
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the checkpoint.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result in --out.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted adaptation in --out, with the same options.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw accuracy over cost: .svg, .png or .pdf."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
-def adapt(model: str, on: str, as_json: bool, quiet: bool, **options: Any) -> int:
+def adapt(model: str, on: str, plot: Path | None, as_json: bool, quiet: bool, **options: Any) -> int:
     """Make MODEL smaller until its int8 file costs at most --budget on --on, and write a checkpoint of the smaller net.
 
     MODEL is a reference model or a checkpoint of one. Which channels, blocks and kernels are left out is found by
@@ -107,7 +111,12 @@ def adapt(model: str, on: str, as_json: bool, quiet: bool, **options: Any) -> in
     devices = tuple(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
     request = AdaptRequest(model=model, on=devices, **options)
     require("torch", "export")
+    from edgemobile.adaptation.plot import check_plot, save_plot
     from edgemobile.adaptation.run import adapt as run
+
+    if plot is not None:
+        check_plot(plot)
+        check_writable("--plot", plot, (options["data"],))
 
     with progress(quiet=quiet or as_json) as bars:
         result = run(request, bars)
@@ -115,4 +124,6 @@ def adapt(model: str, on: str, as_json: bool, quiet: bool, **options: Any) -> in
         print(to_json_text({**encode(result), "checkpoint": str(result.checkpoint)}), end="")
     else:
         print_adaptation(result)
+    if plot is not None:
+        save_plot(result, plot)
     return 0

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from edgemobile.adaptation.plot import save_plot
 from edgemobile.adaptation.request import AdaptResult, Net, Step
+from edgemobile.errors import EdgemobileError
 from edgemobile.printing.adaptation import print_adaptation
 
 
@@ -27,6 +29,7 @@ from edgemobile.printing.adaptation import print_adaptation
         (("int8.tflite", "--data", "photos.zip"), "int8.tflite cannot be adapted"),
         (("v9", "--data", "photos.zip"), "unknown model 'v9'"),
         (("v3-small", "--data", "photos.zip", "--resume"), "no interrupted adaptation"),
+        (("v3-small", "--data", "photos.zip", "--plot", "plot.gif"), "Allowed: a file ending in .svg, .png, .pdf"),
         (("v3-small",), "Missing option '--data'"),
     ],
 )
@@ -38,10 +41,11 @@ def test_errors(edgemobile: Callable[..., Any], photos: Path, words: tuple[str, 
     assert not (photos.parent / "smaller").exists()
 
 
-def test_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def result() -> AdaptResult:
     steps = (Step("full", (20e6,), 0.1, 0.95), Step("blocks.3.expand 72 -> 40", (11e6,), 0.2, 0.93))
     nets = (Net("full", (20e6,), 4_000_000, 0.94, None), Net("adapted", (11e6,), 2_000_000, 0.9, 0.935))
-    result = AdaptResult(
+    return AdaptResult(
         Path("smaller/adapted.safetensors"),
         {"emulated:cortex-a72": "instructions"},
         {"emulated:cortex-a72": 0.0022},
@@ -52,6 +56,9 @@ def test_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
         "100 images (test/ of photos.zip)",
         ("a note",),
     )
+
+
+def test_what_it_prints(result: AdaptResult, capsys: pytest.CaptureFixture[str]) -> None:
     print_adaptation(result)
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split("  ")[0]: line.split() for line in lines}
@@ -60,3 +67,18 @@ def test_what_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["adapted"][1:] == ["11.00", "M", "0.550", "2.00", "M", "90.00%", "93.50%"]
     assert any("on 20 other nets was 0.22%" in line for line in lines)
     assert lines[-1] == "next: edgemobile export smaller/adapted.safetensors --int8"
+
+
+def test_the_plot_has_the_steps_and_the_nets(result: AdaptResult, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    save_plot(result, tmp_path / "plot.svg")
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        save_plot(result, tmp_path / "text.svg")
+    text = (tmp_path / "text.svg").read_text()
+    for words in ("steps, on the images to choose by", "adapted, trained", "instructions on emulated:cortex-a72"):
+        assert words in text
+    assert (tmp_path / "plot.svg").stat().st_size > 1000
+    with pytest.raises(EdgemobileError, match=r"Allowed: a file ending in \.svg"):
+        save_plot(result, tmp_path / "plot.txt")
