@@ -80,7 +80,8 @@ def moves(arch: Arch, saliency: Saliency, limits: Limits, wanted: float) -> list
 
 
 def _all(arch: Arch, saliency: Saliency, limits: Limits, load: float, wanted: float) -> Iterator[Move]:
-    if widths := widths_by_saliency(arch, saliency, limits, load - wanted):
+    widths = widths_by_saliency(arch, saliency, limits, load - wanted)
+    if len(widths) > 1:
         smaller = with_widths(arch, widths)
         lost = sum(_lost(saliency, name, count) for name, count in widths.items())
         name = f"least salient channels of {len(widths)} groups"
