@@ -7,7 +7,7 @@ Ends may differ by more, since one tie rounded otherwise is seen by every later 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize
 from edgemobile.metrics.measures import cosine, max_abs, sqnr_db
 
-__all__ = ["compare_integers", "same_integers"]
+__all__ = ["OpDifference", "compare_integers", "matched", "op_difference", "same_integers"]
 
 
 def same_integers(graph: Graph, observed: RecordedActivations) -> bool:
@@ -33,33 +33,69 @@ def compare_integers(
     `reference` has every value of `graph`, as integers, for the images the file was shown. A layer diverges as
     "arithmetic" where an integer is more than `lsb` off, as "constants" where its weight or bias is another.
     """
-    layers, unmatched = [], []
+    found, unmatched = matched(graph, reference, observed)
+    return [_layer(graph, node, reference[node.output], observed, lsb) for node in found], unmatched
+
+
+def matched(
+    graph: Graph, reference: Mapping[str, np.ndarray], observed: RecordedActivations
+) -> tuple[list[Node], list[tuple[str, str]]]:
+    """(the nodes of `graph` whose outputs the file has, the others with the reason)."""
+    found, unmatched = [], []
     for node in graph.nodes:
         if node.output not in observed.values:
             unmatched.append((node.output, "the file has no tensor of this name"))
         elif observed.values[node.output].shape != reference[node.output].shape:
             unmatched.append((node.output, f"its shape is {list(observed.values[node.output].shape)}"))
         else:
-            layers.append(_layer(graph, node, reference[node.output], observed, lsb))
-    return layers, unmatched
+            found.append(node)
+    return found, unmatched
 
 
-def _layer(graph: Graph, node: Node, reference: np.ndarray, observed: RecordedActivations, lsb: int) -> LayerParity:
-    found, output = observed.values[node.output], graph[node.output]
-    expected, real = _real(reference, output), _real(found, output)
-    layer = LayerParity(node.output, node.op, sqnr_db(expected, real), max_abs(expected, real), cosine(expected, real))
+@dataclass(frozen=True)
+class OpDifference:
+    """How an op of a file differs from the arithmetic on what the file itself fed it.
+
+    `right` is what the arithmetic gives, None where the file's op has other scales; `lsb` is the largest difference in
+    steps, None for an op of reals. `diverges_in` is as in LayerParity.
+    """
+
+    right: np.ndarray | None
+    lsb: int | None
+    diverges_in: str
+
+
+def op_difference(graph: Graph, node: Node, observed: RecordedActivations, lsb: int) -> OpDifference:
+    """The difference of one op of `graph`, which the file has; beyond `lsb` steps it diverges."""
+    found = observed.values[node.output]
     tensors = [node.output, *(name for name in node.inputs if not graph[name].is_constant)]
     different = next((name for name in tensors if not _alike(graph[name], observed)), None)
     if different is not None:
         diverges_in = "constants" if different == node.output and found.dtype.kind in "iu" else ""
-        return replace(layer, diverges_in=diverges_in)
-    inputs = {name: observed.values[name] for name in tensors[1:]}
-    right = rerun(graph, node, inputs, {})
+        return OpDifference(None, None, diverges_in)
+    right = rerun(graph, node, {name: observed.values[name] for name in tensors[1:]}, {})
     steps = int(np.abs(found.astype(np.int64) - right).max(initial=0)) if found.dtype.kind in "iu" else None
-    db = channel_db(_real(right, output), real)
     other = any(_differs(graph[name], observed) for name in node.inputs if graph[name].is_constant)
-    diverges_in = "constants" if other else "arithmetic" if steps is not None and steps > lsb else ""
-    return replace(layer, arithmetic_sqnr_db=db, weights_sqnr_db=db, lsb=steps, diverges_in=diverges_in)
+    return OpDifference(
+        right, steps, "constants" if other else "arithmetic" if steps is not None and steps > lsb else ""
+    )
+
+
+def _layer(graph: Graph, node: Node, reference: np.ndarray, observed: RecordedActivations, lsb: int) -> LayerParity:
+    output = graph[node.output]
+    expected, real = _real(reference, output), _real(observed.values[node.output], output)
+    layer = LayerParity(node.output, node.op, sqnr_db(expected, real), max_abs(expected, real), cosine(expected, real))
+    difference = op_difference(graph, node, observed, lsb)
+    if difference.right is None:
+        return replace(layer, diverges_in=difference.diverges_in)
+    db = channel_db(_real(difference.right, output), real)
+    return replace(
+        layer,
+        arithmetic_sqnr_db=db,
+        weights_sqnr_db=db,
+        lsb=difference.lsb,
+        diverges_in=difference.diverges_in,
+    )
 
 
 def _alike(tensor: Tensor, observed: RecordedActivations) -> bool:

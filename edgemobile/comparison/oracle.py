@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgemobile.comparison.integers import compare_integers
+from edgemobile.comparison.integers import matched, op_difference
 from edgemobile.comparison.layers import RecordedActivations
 from edgemobile.comparison.observing import ExecutionTarget, local_targets, observe
 from edgemobile.graph import Graph
@@ -47,22 +47,23 @@ def why_it_strays(
 
 def strayed(graph: Graph, values: Mapping[str, np.ndarray], observed: RecordedActivations, lsb: int) -> Strayed:
     """The same of what was observed. `values` has every value of `graph` for the image."""
-    layers, _ = compare_integers(graph, values, observed, lsb)
+    nodes, _ = matched(graph, values, observed)
+    differences = [(node, op_difference(graph, node, observed, lsb)) for node in nodes]
     wrong = tuple(
-        f"{layer.name} ({layer.op}) is {layer.lsb} steps from the reference arithmetic on equal inputs, and a tie is "
-        f"{lsb}: a bug of the runtime or of edgemobile"
-        if layer.diverges_in == "arithmetic"
-        else f"{layer.name} ({layer.op}) has other constants than the graph it was written from"
-        for layer in layers
-        if layer.diverges_in
+        f"{node.output} ({node.op}) is {difference.lsb} steps from the reference arithmetic on equal inputs, and a tie "
+        f"is {lsb}: a bug of the runtime or of edgemobile"
+        if difference.diverges_in == "arithmetic"
+        else f"{node.output} ({node.op}) has other constants than the graph it was written from"
+        for node, difference in differences
+        if difference.diverges_in
     )
-    apart = {layer.name: _apart(values[layer.name], observed.values[layer.name]) for layer in layers}
-    first = next((layer for layer in layers if apart[layer.name]), None)
+    apart = {node.output: _apart(values[node.output], observed.values[node.output]) for node in nodes}
+    first = next((node for node in nodes if apart[node.output]), None)
     if first is None:
         return Strayed(wrong, "no op differs with its inner tensors shown")
     most = max(apart, key=lambda name: apart[name])
     words = (
-        f"{first.name} ({first.op}) rounds a tie otherwise, and later layers amplify it, to {apart[most]} steps in "
+        f"{first.output} ({first.op}) rounds a tie otherwise, and later layers amplify it, to {apart[most]} steps in "
         f"{most}; by itself no op is more than {lsb} away"
     )
     return Strayed(wrong, words)
