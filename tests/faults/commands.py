@@ -173,7 +173,7 @@ CASES: dict[str, Case] = {
         stdout="eval.json",
     ),
     "parity --junit": Case(
-        f"parity v3-small {_MODEL} --weights random --images 2 -q --junit parity.xml",
+        f"parity {_MODEL} {_MODEL} --images 2 -q --junit parity.xml",
         {"parity.xml": _xml},
         _files(parity_xml="<?xml old"),
     ),
