@@ -18,7 +18,7 @@ from edgemobile.graph.interpreter import run_real
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
 from edgemobile.loading.model_spec import is_factory
-from edgemobile.metrics.tolerances import QUANTIZED, TOLERANCES, Verdict, bounds_of, judge_rows
+from edgemobile.metrics.tolerances import QUANTIZED, TABLE, Verdict, bounds_of, judge_rows, tolerance, untrained
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline.artifact import ManifestEntry
 from edgemobile.pipeline.request import Checked, ExportRequest
@@ -116,7 +116,8 @@ def _judged(
     """Check a file against the table of tolerances and, for int8, against the request's own bound."""
     # Two files that round agree no better than either does with its reals.
     held_as = "int8" if model.is_quantized else precision
-    bounds = bounds_of(model.outputs, _tolerances(held_as, random=model.random))
+    table = untrained(TABLE) if model.random else TABLE
+    bounds = bounds_of(model.outputs, tolerance("*", held_as, "*", table).bounds)
     verdict = judge_rows(reference, output, model.outputs, bounds)
     if request.max_drop is None or precision != "int8":
         return verdict
@@ -128,11 +129,6 @@ def _judged(
     if lost <= request.max_drop:
         return verdict
     return replace(verdict, missed=(*verdict.missed, f"{what} {lost:.2f} in 100, --max-drop is {request.max_drop:g}"))
-
-
-def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
-    """Untrained layers amplify any noise: with random weights only float files are checked against a bound."""
-    return {} if random and precision in QUANTIZED else TOLERANCES[precision]
 
 
 def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
