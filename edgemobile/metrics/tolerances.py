@@ -84,8 +84,8 @@ def untrained(table: Sequence[Tolerance]) -> tuple[Tolerance, ...]:
     Bounds from other sources are kept.
 
     Untrained layers amplify any noise, and some outputs are nearly zero, so int8 results mean little, and even the last
-    bit of a float grows: Lite R-ASPP on v3-small had 82 dB at 320 px, with no layer below 110 by itself. A missing layer
-    or a damaged weight is still reported.
+    bit of a float grows: Lite R-ASPP on v3-small had 82 dB at 320 px, with no layer below 110 dB by itself. A missing
+    layer or a damaged weight is still reported.
     """
     return tuple(_untrained(row) if row in TABLE else row for row in table)
 
