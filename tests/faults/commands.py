@@ -141,7 +141,9 @@ def _old_int8(work: Path, inputs: Path) -> None:
 
     _old_export(work, inputs)
     manifest = work / "out" / MANIFEST_FILE
-    manifest.write_text(manifest.read_text().replace('"float32"', '"int8"'))
+    manifest.write_text(manifest.read_text().replace("float32", "int8"))
+    for path in manifest.parent.glob("*float32*"):
+        path.rename(path.with_name(path.name.replace("float32", "int8")))
 
 
 def _files(**texts: str) -> Callable[[Path, Path], None]:
