@@ -45,8 +45,8 @@ def device_vs_host(
     except MissingExtra as error:
         notes.append(f"its integers are not compared with those on this machine: {error}")
         return result
-    apart = np.rint(np.abs(found - expected) / steps)
-    result = replace(result, lsb=int(apart.max(initial=0)))
+    differences = np.rint(np.abs(found - expected) / steps)
+    result = replace(result, lsb=int(differences.max(initial=0)))
     if not result.lsb:
         words = f"all {found.size} output values are the same integers as from {here.name} on this machine ({here.isa})"
         notes.append(words)
@@ -55,8 +55,8 @@ def device_vs_host(
     if result.lsb <= lsb:
         notes.append(words)
         return result
-    worst = int(np.argmax(apart.max(axis=1)))
-    first = _first_apart(file, there, here, images[worst : worst + 1])
+    worst = int(np.argmax(differences.max(axis=1)))
+    first = _first_difference(file, there, here, images[worst : worst + 1])
     if first is None:
         return replace(result, missed=(*result.missed, f"{words}; no op that differs was found"))
     words += f"; the first op that differs: {first[0]}, by {_steps(first[1])}"
@@ -70,7 +70,7 @@ def _steps(count: int) -> str:
     return f"{count} step{'s' if count > 1 else ''}"
 
 
-def _first_apart(
+def _first_difference(
     file: ModelFile, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray
 ) -> tuple[str, int] | None:
     """(tensor, steps) of the first tensor that differs. Its op has equal inputs, so the difference is from that op.
@@ -80,8 +80,8 @@ def _first_apart(
     """
     names = [name for name in intermediate_names(file.contents) if _is_integer(file, name)]
     try:
-        apart = _apart(file, there, here, images, names)
-        for name, steps in zip(names, apart, strict=True):
+        differences = _largest_differences(file, there, here, images, names)
+        for name, steps in zip(names, differences, strict=True):
             if steps:
                 return name, steps
         return _by_bisection(file, there, here, images, names)
@@ -95,7 +95,7 @@ def _by_bisection(
     first, end, found = 0, len(names), None
     while first < end:
         middle = (first + end) // 2
-        (steps,) = _apart(file, there, here, images, names[middle : middle + 1])
+        (steps,) = _largest_differences(file, there, here, images, names[middle : middle + 1])
         if steps:
             end, found = middle, (names[middle], steps)
         else:
@@ -103,7 +103,7 @@ def _by_bisection(
     return found
 
 
-def _apart(
+def _largest_differences(
     file: ModelFile, there: ExecutionTarget, here: ExecutionTarget, images: np.ndarray, names: Sequence[str]
 ) -> list[int]:
     """The largest difference in steps of each tensor between the two targets."""

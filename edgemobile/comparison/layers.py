@@ -212,10 +212,10 @@ class RecordedActivations:
             return None
         stored, right, _ = weight
         assert stored.data is not None
-        apart = np.abs(stored.data.astype(np.float64) - right).ravel()
-        if not np.isfinite(apart).all():
+        differences = np.abs(stored.data.astype(np.float64) - right).ravel()
+        if not np.isfinite(differences).all():
             return math.inf
-        largest, second, *others = np.sort(apart)[: -_OUTLIER_RANK - 1 : -1].tolist()
+        largest, second, *others = np.sort(differences)[: -_OUTLIER_RANK - 1 : -1].tolist()
         if stored.qparams is not None:
             return largest / max((second, *others)[-1], 1.0)
         return math.inf if largest and not second else 0.0
@@ -471,12 +471,12 @@ def _in_steps(
     steps = observed.steps(node.output)
     if steps is None or not own.size:
         return None, None
-    apart = (found.astype(np.float64) - own) / steps
-    if not np.isfinite(apart).all():
+    differences = (found.astype(np.float64) - own) / steps
+    if not np.isfinite(differences).all():
         return math.nan, None
-    rows = apart.reshape(-1, apart.shape[-1])
+    rows = differences.reshape(-1, differences.shape[-1])
     usual = np.full(rows.shape[1], 1 / 12) + _gate_noise(node, inputs, steps, observed)
-    return float(np.sqrt(np.max(np.mean(rows**2, axis=0) / usual))), int(np.rint(np.abs(apart).max()))
+    return float(np.sqrt(np.max(np.mean(rows**2, axis=0) / usual))), int(np.rint(np.abs(differences).max()))
 
 
 def _gate_noise(

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgemobile.comparison.spellings import SIXTH, as_lowered, real
+from edgemobile.comparison.equivalent_ops import SIXTH, as_lowered, real
 from edgemobile.graph import Graph, Node, Origin
 from edgemobile.graph.ir import unique_name
 from edgemobile.graph.origin import path_of
@@ -74,12 +74,12 @@ def are_alike(reference: Graph, paths: Collection[str]) -> bool:
     return sum(path_of(node.output, reference[node.output].origin) in paths for node in ours) * 2 >= len(ours)
 
 
-def match(reference: Graph, other: Graph, shown: Collection[str], unread: Mapping[str, str]) -> Match:
-    """The tensors of `other` that match the reference's; of its activations, only those in `shown`, which are recorded.
+def match(reference: Graph, other: Graph, recorded: Collection[str], unread: Mapping[str, str]) -> Match:
+    """The tensors of `other` that match the reference's; of its activations, only those in `recorded`.
 
     `unread` are the outputs of the file's ops that a Graph cannot represent, with the reason.
     """
-    return _Matching(reference, other, shown, unread).match()
+    return _Matching(reference, other, recorded, unread).match()
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ class _Forms:
 class _Matching:
     """Traverses both graphs together; has the matches found so far."""
 
-    def __init__(self, reference: Graph, other: Graph, shown: Collection[str], unread: Mapping[str, str]) -> None:
+    def __init__(self, reference: Graph, other: Graph, recorded: Collection[str], unread: Mapping[str, str]) -> None:
         lowered = as_lowered(other)
         self.ours, self.theirs = _Forms(reference), _Forms(lowered)
-        self.shown, self.unread = shown, unread
+        self.recorded, self.unread = recorded, unread
         self.other, self.written = other, {node.output: node for node in other.nodes}
         # Root of the reference -> (root of the file, by which factor it is a multiple).
         self.found: dict[str, tuple[str, float]] = {}
@@ -248,10 +248,10 @@ class _Matching:
             return None
         (gate,) = others
         maker = self.written[gate]
-        times = 6.0 if maker.op == "hardsigmoid" else self._apart(gate, x) if maker.has_weights else 1.0
+        times = 6.0 if maker.op == "hardsigmoid" else self._gate_step(gate, x) if maker.has_weights else 1.0
         return FileTensor(gate, self.theirs.graph[hardswish.output].shape, times)
 
-    def _apart(self, gate: str, x: str) -> float:
+    def _gate_step(self, gate: str, x: str) -> float:
         """The rounding step of the difference between a gate and relu6(x + 3), in steps of the gate, if the gate was
         not computed from x but in parallel, so that both were rounded."""
         steps = [qparams.scale[0] for name in (gate, x) if (qparams := self.other[name].qparams) is not None]
@@ -333,7 +333,7 @@ class _Matching:
         forms = [
             (form, times * form.factor / factor)
             for form in self.theirs.of(theirs)
-            if form.name in self.shown and self._fits(form, shape)
+            if form.name in self.recorded and self._fits(form, shape)
         ]
         whole = [(form, round(multiple)) for form, multiple in forms if _is_whole(multiple)]
         # A multiple that no exporter produces is a mistake, which the comparison shows.
@@ -356,14 +356,16 @@ class _Matching:
             root = self.found.get(self.ours.root[name])
             if named is None or root is None:
                 continue
-            read = next((self._shown(each) for each in theirs.inputs if self.theirs.root[each] == root[0]), None)
+            read = next(
+                (self._nearest_recorded(each) for each in theirs.inputs if self.theirs.root[each] == root[0]), None
+            )
             alike = read is not None and self.theirs.form[read].factor == self.theirs.form[named.name].factor
             if read is not None and alike and read != named.name and self._fits(self.theirs.form[read], named.shape):
                 self.inputs[node.output, name] = FileTensor(read, named.shape)
 
-    def _shown(self, name: str) -> str | None:
+    def _nearest_recorded(self, name: str) -> str | None:
         """The nearest form before `name` in the graph that was recorded."""
-        while name not in self.shown:
+        while name not in self.recorded:
             maker = self.theirs.graph.producer(name)
             if maker is None or maker.op not in _FORMS:
                 return None

@@ -108,9 +108,9 @@ def _bit(stored: Tensor, index: tuple[np.integer, ...], right: float, own: float
     octets = held.view(f"u{held.dtype.itemsize}")
     masks = np.array([1 << bit for bit in range(8 * held.dtype.itemsize)], octets.dtype)
     flipped = (octets ^ masks).view(held.dtype).astype(np.float64)
-    apart = np.nan_to_num(np.abs(flipped - right), nan=np.inf)
-    bit = int(np.argmin(apart))
-    return bit if apart[bit] <= _FLIP_LEAVES * abs(own - right) or not math.isfinite(own) else None
+    differences = np.nan_to_num(np.abs(flipped - right), nan=np.inf)
+    bit = int(np.argmin(differences))
+    return bit if differences[bit] <= _FLIP_LEAVES * abs(own - right) or not math.isfinite(own) else None
 
 
 def pair_saturation(case: DivergingLayer) -> Iterator[Output]:

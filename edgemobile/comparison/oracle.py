@@ -60,19 +60,19 @@ def explain_observed(
         for node, difference in differences
         if difference.diverges_in
     )
-    apart = {node.output: _apart(values[node.output], observed.values[node.output]) for node in nodes}
-    first = next((node for node in nodes if apart[node.output]), None)
+    steps = {node.output: _largest_difference(values[node.output], observed.values[node.output]) for node in nodes}
+    first = next((node for node in nodes if steps[node.output]), None)
     if first is None:
         return OutputDifference(wrong, "no op differs when the inner tensors are outputs")
-    most = max(apart, key=lambda name: apart[name])
+    most = max(steps, key=lambda name: steps[name])
     words = (
-        f"{first.output} ({first.op}) rounds a tie the other way, and later layers amplify it to {apart[most]} steps "
+        f"{first.output} ({first.op}) rounds a tie the other way, and later layers amplify it to {steps[most]} steps "
         f"in {most}; no op by itself differs by more than {lsb}"
     )
     return OutputDifference(wrong, words)
 
 
-def _apart(expected: np.ndarray, found: np.ndarray) -> int:
+def _largest_difference(expected: np.ndarray, found: np.ndarray) -> int:
     """The largest difference of integers in steps; 0 for floats, which are computed from integers compared before."""
     if found.dtype.kind not in "iu":
         return 0

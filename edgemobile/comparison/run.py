@@ -436,14 +436,14 @@ def _compared(
     _check_input(file)
     if mismatch := _size_mismatch(file, images):
         return replace(result, missed=(mismatch,))
-    shown, words = _as_stated(file, reference.preprocess, images)
+    file_images, words = _as_stated(file, reference.preprocess, images)
     numbers = _stored_numbers(reference, file, notes)
     steps = output_steps(reference.file) if numbers.same_integers and reference.file is not None else None
     if steps is not None and not words:
         # Files with the same integers differ only by steps on the same images, so steps are a stricter check than dB.
         bounds = dict(request.minimums)
         result = replace(result, bounds=bounds)
-    rows = place.infer(file, shown)
+    rows = place.infer(file, file_images)
     order = _order(file, outputs)
     if mismatch := _output_mismatch(file, outputs, order, rows):
         return replace(result, missed=(mismatch,))
@@ -452,13 +452,13 @@ def _compared(
     wrong, remarks = check_metadata(file, reference.stated, found.shape[1], images.shape[1])
     result = replace(result, metrics=verdict.metrics, missed=verdict.missed, outputs=verdict.outputs)
     notes += remarks
-    notes += _notes_of_here(file, place, shown, expected, outputs, order)
+    notes += _notes_of_here(file, place, file_images, expected, outputs, order)
     result = _with_findings(result, numbers)
     if steps is not None:
-        apart = int(np.rint(np.abs(found - expected) / steps).max(initial=0))
-        result = replace(result, lsb=apart)
+        steps_off = int(np.rint(np.abs(found - expected) / steps).max(initial=0))
+        result = replace(result, lsb=steps_off)
         if not words:
-            result = _in_steps(reference, inner, shown, apart, file, place, row, result, notes)
+            result = _in_steps(reference, inner, file_images, steps_off, file, place, row, result, notes)
     if words:
         as_reference = _judged(expected, place.infer(file, images)[:, order], outputs, bounds, [])
         notes.append(words)
@@ -467,9 +467,9 @@ def _compared(
             measured = as_reference.metrics["sqnr_db"], verdict.metrics["sqnr_db"]
             result = replace(result, cause=Cause("preprocess", explained, *measured))
     if request.layers:
-        result = _with_layers(reference, inner, shown, rows, file, place, row, result, notes)
+        result = _with_layers(reference, inner, file_images, rows, file, place, row, result, notes)
     if place.here is not None:
-        result = device_vs_host(file, place, place.here, shown, rows, row.lsb, result, notes)
+        result = device_vs_host(file, place, place.here, file_images, rows, row.lsb, result, notes)
     return replace(result, missed=(*wrong, *result.missed), notes=tuple(notes))
 
 
@@ -556,30 +556,30 @@ def _with_findings(result: FileParity, numbers: StoredNumbers) -> FileParity:
 def _in_steps(
     reference: Reference,
     inner: np.ndarray,
-    shown: np.ndarray,
-    apart: int,
+    file_images: np.ndarray,
+    steps_off: int,
     file: ModelFile,
     place: ExecutionTarget,
     row: Tolerance,
     result: FileParity,
     notes: list[str],
 ) -> FileParity:
-    """`result` of a file with the reference's integers, whose outputs differ by up to `apart` steps.
+    """`result` of a file with the reference's integers, whose outputs differ by up to `steps_off` steps of their scale.
 
     If this is more than their runtimes are known to differ by, and no stored number is wrong, the ops are compared: a
     difference that begins with a rounding tie is not a fault.
     """
     assert reference.place is not None
-    if apart <= most_steps(reference.place.name, (place.here or place).name):
+    if steps_off <= most_steps(reference.place.name, (place.here or place).name):
         return result
-    words = f"its outputs differ from the reference's by up to {apart} steps"
+    words = f"its outputs differ from the reference's by up to {steps_off} steps"
     if result.cause is not None:
         notes.append(words)
         return result
     try:
         graph = reference.graph_for(file)
         values = reference.values(graph, inner)
-        layers, _ = _compared_layers(graph, values, observe(file, place, shown[: len(inner)], graph)[0], row)
+        layers, _ = _compared_layers(graph, values, observe(file, place, file_images[: len(inner)], graph)[0], row)
     except Unsupported as error:
         missed = f"{words}, and its ops cannot be compared: {error}"
         return replace(result, missed=(*result.missed, missed))
@@ -609,8 +609,8 @@ def _check_input(file: ModelFile) -> None:
     """Raises Unsupported for a file that does not have exactly one input, or whose input is not an image."""
     names = file.contents.inputs
     if len(names) != 1:
-        shown = first_few(list(names), _SHOWN_NAMES)
-        raise Unsupported(f"{file.path}: it has {len(names)} inputs ({shown}). Supported: one; remove the others")
+        listed = first_few(list(names), _SHOWN_NAMES)
+        raise Unsupported(f"{file.path}: it has {len(names)} inputs ({listed}). Supported: one; remove the others")
     if file.sides_px is None:
         source = file.contents.values[file.contents.inputs[0]]
         found = f"{source.dtype} {list(source.shape)}".replace("-1", "N")
@@ -668,7 +668,7 @@ def _log_probabilities(scores: np.ndarray, is_softmax: bool) -> np.ndarray:
 def _with_layers(
     reference: Reference,
     images: np.ndarray,
-    shown: np.ndarray,
+    file_images: np.ndarray,
     found: np.ndarray,
     file: ModelFile,
     place: ExecutionTarget,
@@ -678,12 +678,12 @@ def _with_layers(
 ) -> FileParity:
     """`result` with the layers, compared on the first images, the first diverging one in `missed`, and its cause.
 
-    `shown` are all images that the file ran on, and `found` is its output for them.
+    `file_images` are all images that the file ran on, and `found` is its output for them.
     """
     try:
         graph = reference.graph_for(file)
         values = reference.values(graph, images)
-        observed, rows = observe(file, place, shown[: len(images)], graph)
+        observed, rows = observe(file, place, file_images[: len(images)], graph)
         layers, unmatched = _compared_layers(graph, values, observed, row)
     except (Unsupported, GraphError, OverflowError) as error:
         return replace(result, not_compared=str(error))

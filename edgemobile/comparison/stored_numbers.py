@@ -1,7 +1,7 @@
 """Checks the numbers stored in an int8 file against its reference, without a run.
 
-They are compared exactly with an int8 file of the same quantization (twins). With a float reference, they are compared
-as far as it determines them (own_numbers).
+They are compared exactly with an int8 file of the same quantization (same_quantization). With a float reference, they
+are compared as far as it determines them (int8_checks).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgemobile.comparison.findings import Finding
+from edgemobile.comparison.int8_checks import Weights, check_checksums, check_layers, check_units, unused_input
 from edgemobile.comparison.observing import graph_name, graph_of, stored, tensors_of
-from edgemobile.comparison.own_numbers import Weights, check_checksums, check_layers, check_units, unused_input
-from edgemobile.comparison.twins import Pair, different_numbers, different_wiring, pair_of
+from edgemobile.comparison.same_quantization import Pair, different_numbers, different_wiring, pair_of
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.checksums import Checksums, read_checksums

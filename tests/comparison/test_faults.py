@@ -308,7 +308,7 @@ def test_the_same_integers_on_other_images_are_checked_in_db(net: Net) -> None:
 
 def test_a_stated_factor_of_six_is_not_a_difference(net: Net) -> None:
     """The 1/6 of a hard-swish in the next layer's scale: another name and scale, the same integers."""
-    from edgemobile.comparison.twins import Pair, different_numbers, pair_of
+    from edgemobile.comparison.same_quantization import Pair, different_numbers, pair_of
 
     def tensors(name: str, weight: str, said: float, multiple: float) -> dict[str, Tensor]:
         zero = np.zeros(1, np.int32)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgemobile.comparison.equivalent_ops import as_lowered
 from edgemobile.comparison.names import FileTensor, are_alike, match
-from edgemobile.comparison.spellings import as_lowered
 from edgemobile.graph import Graph, Node, Origin, Tensor
 
 CONV = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1, "activation": ""}
@@ -38,7 +38,7 @@ def _graph(nodes: list[Node], constants: list[Tensor], image: Tensor | None = No
 
 
 def _found(reference: Graph, other: Graph) -> dict[str, FileTensor]:
-    found = match(reference, other, shown=set(other.tensors), unread={})
+    found = match(reference, other, recorded=set(other.tensors), unread={})
     return dict(found.tensors)
 
 
@@ -134,7 +134,7 @@ def test_each_layer_gets_the_form_that_it_reads() -> None:
     nodes = [_conv("image", "t0"), Node("quantize", ("t0",), "q0"), Node("mean", ("t0",), "t1")]
     nodes += [Node("mul", ("q0", "t1"), "t2", {"activation": ""}), Node("round", ("t2",), "r"), _conv("r", "t3")]
     other = _graph(nodes, [*_constants("t0", 0), *_constants("t3", 1)], t1=(1, 1, 1, 3))
-    found = match(reference, other, shown={"image", "t0", "q0", "t1", "t2", "t3"}, unread={})
+    found = match(reference, other, recorded={"image", "t0", "q0", "t1", "t2", "t3"}, unread={})
     assert found.tensors["a"].name == "q0"
     assert {key: own.name for key, own in found.inputs.items()} == {("p", "a"): "t0"}
     assert found.rounding == {"y"}
@@ -143,7 +143,7 @@ def test_each_layer_gets_the_form_that_it_reads() -> None:
 def test_a_tensor_without_a_match_has_a_reason(gated: Graph) -> None:
     nodes = [_conv("image", "t0"), Node("add", ("t0", "image"), "t1", {"activation": ""})]
     other = _graph(nodes, _constants("t0", 0))
-    found = match(gated, other, shown=set(other.tensors), unread={})
+    found = match(gated, other, recorded=set(other.tensors), unread={})
     assert set(found.unknown) == {"g", "h", "m"}
     assert all("with the same inputs" in reason for reason in found.unknown.values())
     assert match(gated, other, set(other.tensors), {"x": "Erf (at x)"}).unknown["m"] == "Erf (at x)"

@@ -112,7 +112,7 @@ def test_a_bias_with_a_3_in_it_may_be_rounded_as_float32_rounds_3() -> None:
     """In steps of a dead layer's scale 3 is hundreds of millions, of which float32 keeps 24 bits."""
     from types import SimpleNamespace
 
-    from edgemobile.comparison.own_numbers import _bias_findings
+    from edgemobile.comparison.int8_checks import _bias_findings
 
     bias, scale = np.array([1e-7, -2e-7], np.float32), np.float32(1e-8)
     tensors = {"x": Tensor("x", (1, 2)), "y": Tensor("y", (1, 2)), "b": Tensor.constant("b", bias)}

@@ -233,17 +233,17 @@ def _scale_is_reported(ratio: np.ndarray, pair: Pair) -> bool:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A weight in both files: `ratio` f64[C] of the scales, `apart` i64 of the integers."""
+    """A weight in both files: `ratio` f64[C] of the scales, `differences` i64 of the integers."""
 
     found: Tensor
     right: Tensor
     ratio: np.ndarray
-    apart: np.ndarray
+    differences: np.ndarray
 
     @property
     def moved(self) -> bool:
         """Whether most of its scales or many of its numbers differ, as if the layer was quantized again."""
-        return bool(np.mean(self.ratio != 1) > _MOST or np.mean(self.apart != 0) > _MANY)
+        return bool(np.mean(self.ratio != 1) > _MOST or np.mean(self.differences != 0) > _MANY)
 
 
 def _of_all_layers(pair: Pair) -> Finding | None:
@@ -254,8 +254,8 @@ def _of_all_layers(pair: Pair) -> Finding | None:
         return None
     where = f"in {len(moved)} of {len(layers)} layers"
     ratios = np.concatenate([layer.ratio for layer in moved])
-    apart = np.concatenate([layer.apart.ravel() for layer in moved])
-    share, spread = float(np.mean(apart != 0)), f"{ratios.min():.4g} to {ratios.max():.4g} times"
+    differences = np.concatenate([layer.differences.ravel() for layer in moved])
+    share, spread = float(np.mean(differences != 0)), f"{ratios.min():.4g} to {ratios.max():.4g} times"
     if (
         np.quantile(np.abs(ratios - 1), 1 - _SPARSE) < _HALF_ULP
         and _has_float16_peaks(moved, "found")
@@ -266,8 +266,8 @@ def _of_all_layers(pair: Pair) -> Finding | None:
     if share < _MANY and (ratios.max() <= 1 + _FLOAT32 or ratios.min() >= 1 - _FLOAT32):
         words = f"{where} each channel is {spread} the reference's, with the same integers"
         return Finding("batch norm eps", "", f"{words}: batch norms were folded with another eps")
-    steps = float(np.sqrt(np.mean(apart.astype(np.float64) ** 2)))
-    bias = abs(float(np.mean(apart)))
+    steps = float(np.sqrt(np.mean(differences.astype(np.float64) ** 2)))
+    bias = abs(float(np.mean(differences)))
     words = f"{where} {share:.1%} of the weights differ, by {steps:.2g} steps rms and {bias:.2g} on average"
     if bias < _CENTRED * steps:
         return Finding("noise", "", f"{words}: noise was added, or another recipe rounded them")
@@ -281,8 +281,8 @@ def _is_weight(name: str, pair: Pair) -> bool:
 
 
 def _layer(found: Tensor, right: Tensor) -> _Layer:
-    apart = rows_of(_numbers(found)).astype(np.int64) - rows_of(_numbers(right))
-    return _Layer(found, right, _ratio(found, right), apart)
+    differences = rows_of(_numbers(found)).astype(np.int64) - rows_of(_numbers(right))
+    return _Layer(found, right, _ratio(found, right), differences)
 
 
 def _has_float16_peaks(layers: list[_Layer], side: str) -> bool:

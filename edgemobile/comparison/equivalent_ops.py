@@ -43,9 +43,9 @@ def _without_duplicate_layers(graph: Graph) -> Graph:
     nodes = []
     for node in graph.nodes:
         if node.has_weights:
-            twin = first.setdefault(node.inputs[:2], node)
-            if twin is not node and _is_gate_of(graph, node, twin):
-                node = Node("add", (twin.output, _THREE), node.output, {"activation": "relu6"})
+            other = first.setdefault(node.inputs[:2], node)
+            if other is not node and _is_gate_of(graph, node, other):
+                node = Node("add", (other.output, _THREE), node.output, {"activation": "relu6"})
         nodes.append(node)
     return graph.replaced(nodes, [_number(_THREE, 3)])
 

@@ -335,9 +335,9 @@ def _moved_rows(found: np.ndarray, right: np.ndarray, not_lost: np.ndarray) -> d
         return {}
     mine, others = found[suspects], right[suspects]
     squares = (mine**2).sum(axis=1)[:, None] + (others**2).sum(axis=1) - 2 * mine @ others.T
-    apart = np.sqrt(np.maximum(squares, 0)) / power[suspects]
-    best = apart.argmin(axis=1)
-    near = apart[np.arange(len(best)), best]
+    differences = np.sqrt(np.maximum(squares, 0)) / power[suspects]
+    best = differences.argmin(axis=1)
+    near = differences[np.arange(len(best)), best]
     is_moved = (near < _NEAR) & (near * _NEARER < own[suspects]) & (best != np.arange(len(best)))
     moved = {int(suspects[i]): int(suspects[best[i]]) for i in np.flatnonzero(is_moved)}
     return moved if set(moved) == set(moved.values()) else {}
@@ -421,11 +421,11 @@ def _damage(weight: _Weight, allowed: _Allowed) -> Iterator[Finding]:
         gains[:] = weight.size
     off = _off_rows(weight, allowed)
     gains[off] = weight.gains[off]
-    apart = np.abs(weight.found - gains[:, None] * weight.right)[rows]
-    usual = np.maximum(_percentile90(apart, 1), float(np.percentile(apart, 98)))
+    differences = np.abs(weight.found - gains[:, None] * weight.right)[rows]
+    usual = np.maximum(_percentile90(differences, 1), float(np.percentile(differences, 98)))
     if rows.size >= _ROWS:
-        usual = np.maximum(usual, _percentile90(apart, 0))
-    places = np.argwhere(apart > np.maximum(allowed.outlier * usual, allowed.steps))
+        usual = np.maximum(usual, _percentile90(differences, 0))
+    places = np.argwhere(differences > np.maximum(allowed.outlier * usual, allowed.steps))
     if not len(places):
         return
     row, column = int(rows[places[0][0]]), int(places[0][1])
@@ -440,8 +440,8 @@ def _damage(weight: _Weight, allowed: _Allowed) -> Iterator[Finding]:
     yield Finding("flipped bits", weight.name, f"{count} ({least}); the first is {weight.name}{index}: {value}")
 
 
-def _percentile90(apart: np.ndarray, axis: int) -> np.ndarray:
-    return np.percentile(apart, 90, axis=axis, keepdims=True)
+def _percentile90(differences: np.ndarray, axis: int) -> np.ndarray:
+    return np.percentile(differences, 90, axis=axis, keepdims=True)
 
 
 def _bias_findings(
@@ -465,12 +465,12 @@ def _bias_findings(
     places[list(weight.moved)] = list(weight.moved.values())
     # A converter may include the 3 of a hard-sigmoid after the layer in its bias.
     forms = np.stack([wanted, right[places] / scale, (right + _HARD_SIGMOID) / scale])
-    apart = np.abs(stored.data - forms)
+    differences = np.abs(stored.data - forms)
     # The float32 rounding of each form is relative to its own numbers: if all weights of a layer are 0, its scale is so
     # small that 3 is tens of millions of steps.
-    off = np.flatnonzero((apart > np.maximum(2, _BIAS_ROUNDING * np.abs(forms))).all(axis=0))
+    off = np.flatnonzero((differences > np.maximum(2, _BIAS_ROUNDING * np.abs(forms))).all(axis=0))
     if off.size:
-        largest = float((apart.min(axis=0) * scale)[off].max())
+        largest = float((differences.min(axis=0) * scale)[off].max())
         words = (
             f"{off.size} of {len(right)} numbers of {stored.name} differ from the reference's by up to {largest:.3g}"
         )
