@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgemobile.comparison.oracle import Strayed, why_it_strays
+from edgemobile.comparison.oracle import OutputDifference, explain_difference
 from edgemobile.devices.host.saturation import found_here, note_on_target, target_elsewhere
 from edgemobile.devices.runtimes.latency import latency_ns
 from edgemobile.devices.runtimes.sessions import Session, open_session
@@ -89,7 +89,7 @@ def _session(file: ModelFile, threads: int, *, exact: bool = False) -> Session:
 
 def file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
     """Notes that explain the files' numbers."""
-    notes = [file.strays for file in files if file.strays is not None]
+    notes = [file.tie_note for file in files if file.tie_note is not None]
     poor = any(file.entry.precision in QUANTIZED and not file.verdict.passed for file in files)
     if poor and is_factory(request.model) and request.weights is None and not model.random:
         notes.append(
@@ -159,22 +159,22 @@ def _explained(
     images: np.ndarray,
     written: Mapping[str, ModelFile],
 ) -> Checked:
-    """`file` with the source of its distance to the reference arithmetic; an op that differs by more than a tie is
-    missed.
+    """`file` with a note on its difference to the reference arithmetic; an op that differs by more than a tie is a
+    missed bound.
     """
     if graph is None or exact is None or file.max_lsb is None or file.max_lsb <= _TIE_LSB:
         return file
     worst = int(_steps(graph, exact, output).max(axis=1).argmax())
     try:
-        found = why_it_strays(graph, written[file.entry.file], images[worst : worst + 1], _TIE_LSB)
+        found = explain_difference(graph, written[file.entry.file], images[worst : worst + 1], _TIE_LSB)
     except Unsupported as error:
-        found = Strayed((), f"its ops cannot be compared ({error})")
+        found = OutputDifference((), f"its ops cannot be compared ({error})")
     if found.wrong:
         return replace(file, verdict=replace(file.verdict, missed=(*file.verdict.missed, *found.wrong)))
     if file.max_lsb <= _USUAL_LSB:
         return file
-    steps = f"{file.entry.file} is up to {file.max_lsb} steps of its output from the reference arithmetic"
-    return replace(file, strays=f"{steps}: {found.words}")
+    steps = f"the outputs of {file.entry.file} differ from the reference arithmetic by up to {file.max_lsb} steps"
+    return replace(file, tie_note=f"{steps}: {found.words}")
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray | None) -> float | None:
