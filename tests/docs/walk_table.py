@@ -40,6 +40,7 @@ SKIPPED = (
     Row("docs/estimates.md", "git clone", _DOWNLOADED),
     Row("docs/estimates.md", "pip download", _DOWNLOADED),
     Row("docs/estimates.md", "python benchmarks/estimates.py", _DOWNLOADED),
+    Row("docs/fleet.md", "", "needs several boards of one kind; tests/fleet starts some"),
     Row("docs/get-a-file.md", "python3 -m venv .venv", _INSTALLED),
     Row("docs/get-a-file.md", ". .venv/bin/activate", _INSTALLED),
     Row("docs/get-a-file.md", "pip install", _INSTALLED),
