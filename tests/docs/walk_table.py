@@ -27,6 +27,7 @@ _DOWNLOADED = "needs a file that must be downloaded"
 _FAULTS = "tests/comparison makes these faults and reads what is said of them"
 _TRAINS = "trains for minutes; tests/training trains small nets"
 _TRAINED = "needs what training writes"
+_ADAPTED = "needs what adapt writes"
 _BUSY = "0, or 5 on a machine that is busy"
 
 SKIPPED = (
@@ -49,6 +50,9 @@ SKIPPED = (
     Row("docs/get-a-file.md", "cd v3-large && python3 -m venv", _SHELL),
     Row("docs/get-a-file.md", "python predict.py", _SHELL),
     Row("", "edgemobile finetune", _TRAINS),
+    Row("", "edgemobile adapt", "measures 52 nets and searches for minutes; tests/adaptation adapts a small net"),
+    Row("", "edgemobile export smaller/", _ADAPTED),
+    Row("", "edgemobile models smaller/", _ADAPTED),
     Row("", "edgemobile export tuned/", _TRAINED),
     Row("docs/own-model.md", "edgemobile export v2 --weights mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
     Row("docs/own-model.md", "edgemobile export v2 --weights imagenet", _DOWNLOADED),
