@@ -63,6 +63,12 @@ LAYOUTS: tuple[Layout, ...] = (
         "torchvision-lraspp",
         at_resolution(IMAGENET, 520),
     ),
+    Layout(
+        "torchvision's ssdlite320_mobilenet_v3_large",
+        ("v3-large-ssdlite",),
+        "torchvision-ssdlite",
+        Preprocess(input_px=320, antialias=False, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    ),
     Layout("timm's mobilenetv4", ("v4-conv-small",), "timm-v4", _IMAGENET_BICUBIC),
     Layout("efficientnet_lite_pytorch's", ("efficientnet-lite0",), "efficientnet-pytorch", _HALVES_BICUBIC),
     Layout(
