@@ -370,4 +370,16 @@ def _random(arch: Arch, seed: int) -> Checkpoint:
     for key, value in state.items():
         digest.update(key.encode() + value.numpy().tobytes())
     source, sha256 = f"random, seed {seed}", digest.hexdigest()
-    return Checkpoint(state, source, sha256, arch.name, arch.width, arch.classes, random=True)
+    # Boxes are shares of the image, so a detector takes it whole.
+    layout = recognised(state, arch) if arch.head == "ssdlite" else None
+    preprocess = at_resolution(layout.preprocess, arch.input_px) if layout else None
+    return Checkpoint(
+        state,
+        source,
+        sha256,
+        arch.name,
+        arch.width,
+        arch.classes,
+        preprocess=preprocess,
+        random=True,
+    )

@@ -96,11 +96,15 @@ _LRASPP = replace(
     low_classifier="classifier.low_classifier",
 )
 
-_SSDLITE_HEAD = {
-    "extra": "backbone.extra.{level}",
-    "logits": "head.classification_head.module_list.{level}",
-    "boxes": "head.regression_head.module_list.{level}",
-}
+
+def _with_ssdlite(keys: Keys) -> Keys:
+    return replace(
+        keys,
+        extra="backbone.extra.{level}",
+        logits="head.classification_head.module_list.{level}",
+        boxes="head.regression_head.module_list.{level}",
+    )
+
 
 _TIMM = Keys(
     stem=("conv_stem", "bn1"),
@@ -127,8 +131,8 @@ _TORCHVISION_V2 = replace(
 KEYS: dict[str, Keys] = {
     "torchvision-v2": _TORCHVISION_V2,
     "torchvision-v3": _TORCHVISION_V3,
-    "torchvision-ssdlite": replace(_TORCHVISION_V3, **_SSDLITE_HEAD),
-    "v2-ssdlite": replace(_TORCHVISION_V2, **_SSDLITE_HEAD),
+    "torchvision-ssdlite": _with_ssdlite(_TORCHVISION_V3),
+    "v2-ssdlite": _with_ssdlite(_TORCHVISION_V2),
     "torchvision-lraspp": _LRASPP,
     "timm": _TIMM,
     "timm-v3": replace(_TIMM, last=("blocks.{stage}.0.conv", "blocks.{stage}.0.bn1"), hidden=("conv_head", "")),
@@ -308,8 +312,8 @@ class _Walk:
             for level, shape in enumerate(levels):
                 prefix = name.format(level=level)
                 yield Layer(f"{prefix}.0.0", "depthwise", shape, shape, 3, 1, f"{prefix}.0.1", act="relu6")
-                outputs = (columns * ANCHORS_PER_PIXEL, *shape[1:])
-                yield Layer(f"{prefix}.1", "conv2d", shape, outputs, bias=True)
+                rows = (columns * ANCHORS_PER_PIXEL, *shape[1:])
+                yield Layer(f"{prefix}.1", "conv2d", shape, rows, bias=True)
 
     def conv(
         self, names: Pair, channels: int, kernel: int = 1, stride: int = 1, act: str = "", op: Op = "conv2d"

@@ -296,15 +296,14 @@ class _SSDLiteBackbone(nn.Module):
     def __init__(self, arch: Arch) -> None:
         super().__init__()
         c4 = last_halving(arch)
-        if arch.keys == "v2-ssdlite":
-            whole = _features(arch, _InvertedResidualV2)
-            steps = whole[c4 + 1].conv
-        else:
-            whole = _features(arch, _InvertedResidualV3)
-            steps = whole[c4 + 1].block
+        is_v2 = arch.keys == "v2-ssdlite"
+        whole = _features(arch, _InvertedResidualV2 if is_v2 else _InvertedResidualV3)
+        rows = list(whole)
+        steps = rows[c4 + 1].get_submodule("conv" if is_v2 else "block")
+        assert isinstance(steps, nn.Sequential)
         # A slice keeps the names of the steps, which are therefore 1, 2 and so on in the second part.
         self.features = nn.Sequential(
-            nn.Sequential(*whole[: c4 + 1], steps[0]), nn.Sequential(steps[1:], *whole[c4 + 2 :])
+            nn.Sequential(*rows[: c4 + 1], steps[0]), nn.Sequential(steps[1:], *rows[c4 + 2 :])
         )
         channels = (scaled_tail(arch)[0], *extra_channels(arch))
         self.channels = (scaled_blocks(arch)[c4].expand, *channels)
