@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from edgemobile.models.arch import Arch
-from edgemobile.postprocess import AnchorLevel, Postprocess
+
+if TYPE_CHECKING:
+    from edgemobile.postprocess import Postprocess
 
 __all__ = ["ANCHORS_PER_PIXEL", "extra_channels", "postprocess"]
 
@@ -37,6 +40,8 @@ def postprocess(arch: Arch) -> Postprocess:
     scale s_k = 0.2 + 0.75 k / 5, s_6 = 1: a square of s_k, one of sqrt(s_k s_k+1), and for each aspect ratio a one of
     (s_k sqrt(a), s_k / sqrt(a)) and the same turned by 90 degrees. None is larger than the image.
     """
+    from edgemobile.postprocess import AnchorLevel, Postprocess
+
     scales = [_SMALLEST + (_LARGEST - _SMALLEST) * level / (LEVELS - 1) for level in range(LEVELS)] + [1.0]
     levels, side = [], -(-arch.input_px // 16)
     for scale, following in pairwise(scales):

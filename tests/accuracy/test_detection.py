@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import edgemobile
 from edgemobile.accuracy.coco import read_annotations
 from edgemobile.accuracy.detection import DetectionEvaluation, DetectionRequest, evaluate_detection
 from edgemobile.cli import cli
@@ -140,6 +141,17 @@ def test_a_json_that_is_not_cocos_is_refused(tmp_path: Path, text: str, reason: 
     (tmp_path / "instances.json").write_text(text)
     with pytest.raises(EdgemobileError, match=reason):
         read_annotations(tmp_path / "instances.json")
+
+
+def test_from_python_it_prints_as_the_command_does(data: Path) -> None:
+    path = data / "detector.onnx"
+    path.write_bytes(colour_detector("onnx"))
+    found = edgemobile.evaluate_detection(path, data / "images", data / "instances.json", limit=2, seed=1)
+    assert len(found.images) == 2
+    assert str(found).startswith("2 images of instances.json, drawn with seed 1, 3 boxes")
+    assert str(found).count("100.00%") == 2
+    with pytest.raises(EdgemobileError, match="is not a folder: with --annotations"):
+        edgemobile.evaluate_detection(path, data / "images.zip", data / "instances.json")
 
 
 def command(*arguments: object) -> tuple[object, str]:
