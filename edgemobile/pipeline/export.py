@@ -241,7 +241,7 @@ def _samples(
             return from_dataset(
                 calib,
                 model.preprocess,
-                model.labels,
+                model.labels if model.is_classifier else None,
                 calibration=calibration,
                 check=request.check_images,
                 seed=request.seed,

@@ -98,9 +98,9 @@ def test_a_hard_swish_may_be_two_layers() -> None:
 
 
 def test_branches_of_one_shape_are_matched_by_their_weights() -> None:
-    nodes = [_conv("image", "a"), _conv("image", "b"), Node("concat", ("a", "b"), "c")]
+    nodes = [_conv("image", "a"), _conv("image", "b"), Node("concat", ("a", "b"), "c", {"axis": 3})]
     reference = _graph(nodes, [*_constants("a", 0), *_constants("b", 1)], c=(1, 4, 4, 6))
-    nodes = [_conv("image", "t0"), _conv("image", "t1"), Node("concat", ("t1", "t0"), "t2")]
+    nodes = [_conv("image", "t0"), _conv("image", "t1"), Node("concat", ("t1", "t0"), "t2", {"axis": 3})]
     other = _graph(nodes, [*_constants("t0", 1), *_constants("t1", 0)], t2=(1, 4, 4, 6))
     found = _found(reference, other)
     assert {name: found[name].name for name in ("a", "b", "c")} == {"a": "t1", "b": "t0", "c": "t2"}
