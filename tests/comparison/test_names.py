@@ -97,7 +97,7 @@ def test_a_hard_swish_may_be_two_layers() -> None:
     assert (found["a"], found["s.x6"], found["s.gate"], found["y"]) == ("t0", "t2", "t1", "t3")
 
 
-def test_branches_of_one_shape_are_matched_by_their_weights() -> None:
+def test_branches_of_one_shape_are_told_by_their_weights() -> None:
     nodes = [_conv("image", "a"), _conv("image", "b"), Node("concat", ("a", "b"), "c")]
     reference = _graph(nodes, [*_constants("a", 0), *_constants("b", 1)], c=(1, 4, 4, 6))
     nodes = [_conv("image", "t0"), _conv("image", "t1"), Node("concat", ("t1", "t0"), "t2")]
