@@ -1,4 +1,4 @@
-"""What edgemobile.toml may say of the gate; whatever else it says is refused with its line."""
+"""The keys and values of the gate in edgemobile.toml; any other is refused with its line."""
 
 from __future__ import annotations
 

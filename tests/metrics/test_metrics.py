@@ -1,4 +1,4 @@
-"""Metrics on what trips metrics up: identical, zero, empty and nan inputs."""
+"""Metrics on difficult inputs: identical, zero, empty and nan."""
 
 from __future__ import annotations
 
