@@ -192,7 +192,7 @@ class _Run:
         answers = _groups({board: tuple(part.tobytes() for part in one.canary) for board, one in left.items()})
         right = left[max(answers.values(), key=len)[0]]
         for board in self._minority(answers, "give different outputs for the same images"):
-            self._set_aside(board, f"{_difference(left[board].canary, right.canary)} than most boards of its kind")
+            self._set_aside(board, _difference(left[board].canary, right.canary, "those of most boards of its kind"))
         self._expected, self._found = right.canary, right.runtime
         about = [self._file.sha256, self._found, self._threads, self._kind]
         self._journal = Journal(about, self._expected)
@@ -285,8 +285,8 @@ class _Run:
         if found is None:
             self._again(sent.task)
         elif found.canary.tobytes() != self._expected[sent.canary].tobytes():
-            words = _difference([found.canary], [self._expected[sent.canary]])
-            self._set_aside(sent.board, f"{words} than before; nothing that it answered counts")
+            words = _difference([found.canary], [self._expected[sent.canary]], "what it gave before")
+            self._set_aside(sent.board, f"{words}; nothing that it answered counts")
             self._distrust(sent.board)
             self._again(sent.task)
         else:
@@ -464,13 +464,13 @@ def _groups(values: Mapping[str, Any]) -> dict[Any, list[str]]:
     return groups
 
 
-def _difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> str:
+def _difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], whose: str) -> str:
     one, other = np.concatenate(found), np.concatenate(expected)
     if one.shape != other.shape:
         return f"it answered {list(one.shape)} values instead of {list(other.shape)}"
     count = int(np.sum(one.view(np.uint32) != other.view(np.uint32)))
     apart = np.abs(one.astype(np.float64) - other).max()
-    return f"it gave {count} of {one.size} outputs of the first images otherwise, by up to {apart:.3g},"
+    return f"{count} of {one.size} outputs for the first images differ from {whose}, by up to {apart:.3g}"
 
 
 def _is_of_dask(error: BaseException) -> bool:
