@@ -23,7 +23,7 @@ from edgemobile.util.strict_json import versioned
 
 __all__ = ["read_calibration", "write_calibration"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemobile.errors import EdgemobileError, Unsupported
-from edgemobile.quant.recipe import Recipe, Rule
+from edgemobile.quant.recipe import TRIALS, Recipe, Rule
 
 __all__ = ["RECIPES", "read_recipe", "recipe_for"]
 
@@ -38,6 +38,8 @@ RECIPES = {
             squeeze_headroom=2.0,
         ),
         Recipe("adaround", adaround=True),
+        # Minutes: the default, with what helps on calibration images that are held out (quant/trials.py).
+        Recipe("best", trials=TRIALS),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
         # The usual quantizers' way.
         Recipe("minmax", rules=(Rule(observer="minmax"),), **_NO_METHODS),

@@ -131,8 +131,8 @@ def test_files_that_are_none_of_this_graph_are_refused(calibration: Calibration,
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(EdgemobileError, match=r"mine.npz is not a calibration"):
         read_calibration(path, graph)
-    np.savez(path, about=np.array('{"version": 2}'), images=calibration.images)
-    with pytest.raises(EdgemobileError, match="calibration version 2 is not known"):
+    np.savez(path, about=np.array('{"version": 3}'), images=calibration.images)
+    with pytest.raises(EdgemobileError, match="calibration version 3 is not known"):
         read_calibration(path, graph)
     with pytest.raises(EdgemobileError, match=r"cannot read the calibration .*absent.npz: No such file"):
         read_calibration(tmp_path / "absent.npz", graph)
