@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemobile.errors import EdgemobileError, Unsupported
-from edgemobile.quant.recipe import TRIALS, Recipe, Rule
+from edgemobile.quant.recipe import Recipe, Rule
 
 __all__ = ["RECIPES", "read_recipe", "recipe_for"]
 
@@ -39,7 +39,7 @@ RECIPES = {
         ),
         Recipe("adaround", adaround=True),
         # Minutes: the default, with what helps on calibration images that are held out (quant/trials.py).
-        Recipe("best", trials=TRIALS),
+        Recipe("best", trials=("gradient-images", "mse", "layer-images", "refit-pooled")),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
         # The usual quantizers' way.
         Recipe("minmax", rules=(Rule(observer="minmax"),), **_NO_METHODS),
