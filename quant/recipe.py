@@ -120,6 +120,7 @@ class Recipe:
             if type(count) is not int or not 0 <= count <= _MOST_IMAGES:
                 raise EdgemobileError(f"{name} {count!r} is not a whole number from 0 (automatic) to {_MOST_IMAGES}")
         for trial in self.trials:
+            _check_text("trial", trial)
             _check("trial", trial, TRIALS)
 
     def settings(self, *names: str, is_output: bool = False) -> Settings:
