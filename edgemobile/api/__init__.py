@@ -241,7 +241,8 @@ def explain(
 ) -> Explained:
     """Where the noise of int8 is, why, and what can be done: `edgemobile quantize --explain`. Nothing is written.
 
-    The keywords are those of `quantize` for the model, the images and the recipe; `to` is the format in whose runtime int8 is measured, "onnx" if None.
+    The keywords are those of `quantize` for the model, the images and the recipe; `to` is the format in whose runtime
+    int8 is measured, "onnx" if None.
     """
     images: dict[str, Any] = {"calib": optional_path(calib), "calib_images": calib_images}
     request = ExportRequest(
