@@ -30,6 +30,7 @@ from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 from edgemobile.util.progress import Report, unheard
+from edgemobile.util.torch_threads import torch_threads
 
 __all__ = [
     "Calibration",
@@ -51,12 +52,22 @@ _FormKey = tuple[str, str, float, bool, int]
 class Prepared:
     """A float graph ready for int8: the same function in a form that integers suit.
 
-    `floors`: tensor name -> f64[C], below which nothing that reads the tensor can tell values apart.
+    `gates`: the convolutions whose gates were split. `factors`: tensor name -> f64[C], by which channels were
+    multiplied. `floors`: tensor name -> f64[C], below which nothing that reads the tensor can tell values apart.
     """
 
     graph: Graph
+    gates: tuple[str, ...]
     factors: Mapping[str, np.ndarray]
     floors: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, whole: Graph, gates: Iterable[str], factors: Mapping[str, np.ndarray]) -> Prepared:
+        """`whole`, the integer form of a graph, with these `gates` split and its channels multiplied by `factors`."""
+        wanted = set(gates)
+        form, split = split_gates(whole, lambda node: node.output in wanted)
+        floors = {name: floor * factors.get(name, 1.0) for name, floor in _floors(form, split).items()}
+        return cls(rescaled(form, factors), tuple(split), factors, floors)
 
 
 @dataclass(frozen=True)
@@ -111,25 +122,25 @@ class Calibration:
             self.statistics.ranges[key] = _observe(prepared, observers, self.batches, report)
         return _with_headroom(prepared.graph, self.statistics.ranges[key], recipe)
 
+    @torch_threads(1)
     def _prepare(self, recipe: Recipe) -> Prepared:
         whole = integer_form(self.graph, recipe.hswish)
         finding = recipe.split_gates == "highest_cost" and recipe.equalize > 0
         gates = "all" if finding else recipe.split_gates
         form, split = split_gates(whole, lambda node: GATES[gates](whole, node))
         if not recipe.equalize:
-            return Prepared(form, {}, _floors(form, split))
+            return Prepared.of(whole, split, {})
         seen = (recipe.hswish, gates, recipe.gradient_images)
         if seen not in self.statistics.channels:
             floors = _floors(form, split)
             self.statistics.channels[seen] = observe_channels(form, self.images, floors, recipe.gradient_images)
         channels, signal = self.statistics.channels[seen]
         factors = equalize(form, channels, recipe.equalize, by_noise=recipe.noise_optimal_scaling)
-        if finding:
-            worth = highest_cost(form, split, equalizable(form), channels, factors, signal)
-            form, split = split_gates(whole, lambda node: node.output in worth)
-            factors = {name: factors[name] for group in equalizable(form) for name in group}
-        floors = {name: floor * factors.get(name, 1.0) for name, floor in _floors(form, split).items()}
-        return Prepared(rescaled(form, factors), factors, floors)
+        if not finding:
+            return Prepared.of(whole, split, factors)
+        worth = highest_cost(form, split, equalizable(form), channels, factors, signal)
+        form, split = split_gates(whole, lambda node: node.output in worth)
+        return Prepared.of(whole, split, {name: factors[name] for group in equalizable(form) for name in group})
 
 
 def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = False, largest: float = 0) -> Calibration:
@@ -193,6 +204,7 @@ def _observers(graph: Graph, recipe: Recipe) -> dict[str, str]:
     return found
 
 
+@torch_threads(1)
 def _observe(
     prepared: Prepared, chosen: Mapping[str, str], batches: Sequence[np.ndarray], report: Report
 ) -> dict[str, tuple[float, float]]:

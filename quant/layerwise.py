@@ -17,6 +17,7 @@ from edgemobile.graph.affine import dequantize
 from edgemobile.quant.qparams import bias_tensor, weight_tensor
 from edgemobile.quant.torch_graph import evaluate, to_nchw
 from edgemobile.util.progress import Report
+from edgemobile.util.torch_threads import torch_threads
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +101,7 @@ class Layer:
 LayerCorrection = Callable[[Layer], Layer]
 
 
+@torch_threads(1)
 def correct_layers(
     reference: Graph,
     quantized: Graph,

@@ -105,8 +105,8 @@ def test_a_plot_without_matplotlib(documented: dict[str, Any], monkeypatch: pyte
         documented["exported"].plot()
 
 
-# What Python says otherwise than the command line: options that only print or choose the exit code, and names that are
-# Python's.
+# What Python says otherwise than the command line: options that only print or choose the exit code, what is a function
+# of its own (evaluate_detection), and names that are Python's.
 _ONLY_COMMAND = {
     "json",
     "quiet",
@@ -120,6 +120,7 @@ _ONLY_COMMAND = {
     "out",
     "help",
     "strict",
+    "annotations",
 }
 _RENAMED = {
     "min": "minimums",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
-from edgemobile.api.records import Benched, Compared, CostTable, Evaluated, Explained, Exported
+from edgemobile.api.records import Benched, Compared, CostTable, Detected, Evaluated, Explained, Exported
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline.export import explanation
 from edgemobile.pipeline.export import export as _export
@@ -30,12 +30,14 @@ __all__ = [
     "Benched",
     "Compared",
     "CostTable",
+    "Detected",
     "Evaluated",
     "Explained",
     "Exported",
     "bench",
     "cost_table",
     "evaluate",
+    "evaluate_detection",
     "explain",
     "export",
     "parity",
@@ -424,6 +426,7 @@ def evaluate(
     preprocess: AnyPreprocess | None = None,
     labels: PathText | None = None,
     on: str | None = None,
+    scheduler: str | None = None,
     workers: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
@@ -459,8 +462,41 @@ def evaluate(
         ),
         workers=workers,
         on=on,
+        scheduler=scheduler,
     )
     return Evaluated.of(count(request, progress), max_drop=max_drop)
+
+
+def evaluate_detection(
+    files: Files,
+    data: PathText,
+    annotations: PathText,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    preprocess: AnyPreprocess | None = None,
+    labels: PathText | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Detected:
+    """Measure the average precision of detectors on the images of a COCO json, in the folder `data`: `edgemobile eval
+    --annotations`.
+
+    `files` are what `edgemobile export` wrote of a detector. Needs the extra [coco].
+    """
+    from edgemobile.accuracy.classifier import ClassifierOptions
+    from edgemobile.accuracy.detection import DetectionRequest
+    from edgemobile.accuracy.detection import evaluate_detection as measure
+
+    request = DetectionRequest(
+        files=_models(files),
+        data=Path(data),
+        annotations=Path(annotations),
+        limit=limit,
+        seed=seed,
+        options=ClassifierOptions(preprocess=_preprocess(preprocess), labels=optional_path(labels), threads=threads),
+    )
+    return Detected.of(measure(request, progress))
 
 
 def _exported(model: PathText, out: PathText | None, progress: Progress | None, **options: Any) -> Exported:

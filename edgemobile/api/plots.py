@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from edgemobile.accuracy.detection import DetectionEvaluation
     from edgemobile.accuracy.evaluation import Evaluation
     from edgemobile.comparison.report import ParityReport
     from edgemobile.devices.host.records import Run
@@ -77,6 +78,14 @@ def evaluated(evaluation: Evaluation) -> Figure:
     names = [Path(file.classifier.file).name for file in evaluation.files]
     axes.errorbar(shares, names, xerr=errors, fmt="o", capsize=3)
     axes.set_xlabel("top-1, % with its 95 % interval")
+    return figure
+
+
+def detected(evaluation: DetectionEvaluation) -> Figure:
+    figure, (axes,) = _figure(len(evaluation.files))
+    names = [Path(file.detector.file).name for file in evaluation.files]
+    axes.barh(names, [100 * file.precision.ap for file in evaluation.files])
+    axes.set_xlabel("average precision over overlaps of 0.5 to 0.95, %")
     return figure
 
 

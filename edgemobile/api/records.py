@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgemobile.accuracy.detection import DetectionEvaluation
 from edgemobile.accuracy.evaluation import Evaluation
 from edgemobile.api import plots
 from edgemobile.comparison.report import ParityReport
@@ -19,7 +20,7 @@ from edgemobile.quant.explain import Explanation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Benched", "Compared", "CostTable", "Evaluated", "Explained", "Exported"]
+__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Explained", "Exported"]
 
 # Notebook front ends show <pre> in the font of their text, in which columns do not align.
 _MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
@@ -122,6 +123,22 @@ class Evaluated(_Shown, Evaluation):
         from edgemobile.printing.evaluation import print_evaluation
 
         print_evaluation(self, quiet=False)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Detected(_Shown, DetectionEvaluation):
+    """The average precision of detectors."""
+
+    def plot(self) -> Figure:
+        """The average precision of every file."""
+        return plots.detected(self)
+
+    def _print(self) -> None:
+        from edgemobile.printing.evaluation import print_detection
+
+        print_detection(self, quiet=False)
 
     __str__ = _Shown.__str__
 

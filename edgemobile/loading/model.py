@@ -21,14 +21,25 @@ from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.graph import Graph
 from edgemobile.images.class_labels import find_labels
-from edgemobile.loading.checkpoint import NAMED, RANDOM, Checkpoint, build, identify, load_into, load_weights
+from edgemobile.loading.checkpoint import (
+    ARCHITECTURE,
+    NAMED,
+    RANDOM,
+    Checkpoint,
+    build,
+    identify,
+    load_into,
+    load_weights,
+)
 from edgemobile.loading.model_spec import is_checkpoint, is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import chosen_preprocess, says_resolution
 from edgemobile.lower.hints import GREY, check_not_quantized, training_branches
 from edgemobile.lower.module_trace import ModuleTrace, Program, trace_modules
 from edgemobile.metrics.outputs import Output, channels_last, is_classifier, most_images, not_a_classifier, rows_of
-from edgemobile.models.arch import get_arch
+from edgemobile.models.arch import Arch, get_arch
+from edgemobile.models.ssdlite import postprocess
+from edgemobile.postprocess import Postprocess
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.util.progress import Report
 
@@ -46,11 +57,12 @@ class Model(ABC):
     """A model ready to lower, and what is known about it.
 
     `outputs` are its own by name, with channels last; the only one that has no name is "output". `batch` is that of its
-    files. `labels` are class names if known; `facts` describe the model in the manifest. `notes` are for the user;
-    `assumption` is the note that no source states `preprocess`, so the usual one of such models is used. `px_assumed`
-    is the same for the resolution. `random` weights were never trained: requested as random, or recognized by batch
-    norms that never saw an image. `reference` is what computes `rows`, in words. `is_quantized`: it rounds itself, so a
-    float file cannot agree with it better than an int8 file does.
+    files. `postprocess` is how the outputs of a detector become boxes. `labels` are class names if known; `facts`
+    describe the model in the manifest. `notes` are for the user; `assumption` is the note that no source states
+    `preprocess`, so the usual one of such models is used. `px_assumed` is the same for the resolution. `random` weights
+    were never trained: requested as random, or recognized by batch norms that never saw an image. `reference` is what
+    computes `rows`, in words. `is_quantized`: it rounds itself, so a float file cannot agree with it better than an
+    int8 file does.
     """
 
     name: str
@@ -60,6 +72,7 @@ class Model(ABC):
     source: str
     sha256: str
     labels: tuple[str, ...] | None = None
+    postprocess: Postprocess | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     assumption: str | None = None
@@ -77,6 +90,13 @@ class Model(ABC):
     def classes(self) -> int | None:
         """The number of classes; None for a net that is not a classifier."""
         return self.outputs[0].size if self.is_classifier else None
+
+    @property
+    def label_count(self) -> int | None:
+        """How many names its `labels` have: a detector's, too, of which the first is the background."""
+        if self.postprocess is None:
+            return self.classes
+        return next(output.shape[-1] for output in self.outputs if output.name == self.postprocess.logits)
 
     def classified(self) -> int:
         """The number of classes. Raises Unsupported for a net that is not a classifier."""
@@ -100,10 +120,11 @@ class Model(ABC):
 class TorchModel(Model):
     """A model in PyTorch. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes], or of another net a
     tuple of all its `outputs`, channels first. `traced` is its program for `batch` images: torch.export's, or the
-    faster one by its modules."""
+    faster one by its modules. `arch` is the table of a reference model, None of another."""
 
     net: torch.nn.Module
     traced: Program
+    arch: Arch | None = None
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
@@ -194,11 +215,14 @@ def load_model(
         assumed = not checkpoint.random and _px_assumed(checkpoint, res, preprocess)
         checkpoint = _preprocessed(checkpoint, preprocess, res or _px(checkpoint) or arch.input_px)
         arch, net = build(arch, checkpoint, input_px=res)
-        facts = {"paper": arch.paper, "width": arch.width}
-        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, px_assumed=assumed, by_modules=True)
+        facts: dict[str, Any] = {"paper": arch.paper, "width": arch.width}
+        if checkpoint.table is not None:
+            facts[ARCHITECTURE] = checkpoint.table.to_json()
+        boxes = postprocess(arch) if arch.head == "ssdlite" else None
+        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, boxes, px_assumed=assumed, arch=arch)
     if labels is None:
         return model
-    return replace(model, labels=find_labels(Path(spec), model.classified(), {}, labels).names)
+    return replace(model, labels=find_labels(Path(spec), model.label_count or model.classified(), {}, labels).names)
 
 
 def _from_factory(
@@ -246,21 +270,19 @@ def _traced(
     input_px: int,
     batch: int,
     facts: Mapping[str, Any],
+    boxes: Postprocess | None = None,
     *,
     px_assumed: bool,
-    by_modules: bool = False,
+    arch: Arch | None = None,
 ) -> TorchModel:
-    """`by_modules`: the net is one of ours, whose program follows from its modules."""
+    """`arch` is given for a net of ours, whose program follows from its modules."""
     from edgemobile.lower import export_program
 
     preprocess = at_resolution(checkpoint.preprocess or IMAGENET, input_px)
     shape = (batch, 3, input_px, input_px)
-    program = (trace_modules(net, shape) if by_modules else None) or export_program(net, shape)
+    program = (trace_modules(net, shape) if arch else None) or export_program(net, shape)
     outputs = _outputs(name, program)
-    if checkpoint.labels is not None and (not is_classifier(outputs) or len(checkpoint.labels) != outputs[0].size):
-        found = f"{outputs[0].size} outputs" if is_classifier(outputs) else f"no classes but {_listed(outputs)}"
-        raise EdgemobileError(f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {found}")
-    return TorchModel(
+    model = TorchModel(
         name=name,
         net=_answering(net, program),
         traced=program,
@@ -270,12 +292,18 @@ def _traced(
         source=f"{checkpoint.source} weights",
         sha256=checkpoint.sha256,
         labels=checkpoint.labels,
+        postprocess=boxes,
         facts=facts,
         notes=(*checkpoint.notes, *([checkpoint.assumed_px(input_px)] if px_assumed else [])),
         assumption=_assumption(checkpoint.source) if checkpoint.preprocess is None else checkpoint.assumption,
         px_assumed=px_assumed,
         random=checkpoint.random,
+        arch=arch,
     )
+    if checkpoint.labels is not None and len(checkpoint.labels) != model.label_count:
+        found = f"{model.label_count} classes" if model.label_count else f"no classes but {_listed(outputs)}"
+        raise EdgemobileError(f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {found}")
+    return model
 
 
 def _saved(path: Path, preprocess: str | None) -> TorchModel:

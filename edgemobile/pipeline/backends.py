@@ -26,8 +26,10 @@ from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model, TorchModel
+from edgemobile.loading.stored_images import stored_statistics
 from edgemobile.model_file.metadata import TARGET
 from edgemobile.quant.calibration import Calibration, calibrate, is_held_out
+from edgemobile.quant.calibration_file import with_statistics
 from edgemobile.quant.ptq import quantize
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.sensitivity import search
@@ -36,7 +38,7 @@ from edgemobile.quant.trials import MINUTES, choose
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 from edgemobile.util.progress import Progress
 
-__all__ = ["BACKENDS", "PRECISIONS", "Backend", "Emitted", "Job", "backend_for", "in_runtime"]
+__all__ = ["BACKENDS", "PRECISIONS", "Backend", "Emitted", "Job", "backend_for", "calibrated", "in_runtime"]
 
 _FLOAT_FORMS: dict[str, Callable[[Graph], Graph]] = {
     "float32": lambda graph: graph,
@@ -92,6 +94,17 @@ class Emitted:
     recipe: Recipe | None = None
 
 
+def calibrated(model: Model, graph: Graph, samples: Samples, *, strict: bool = False) -> Calibration:
+    """`graph`, the lowered `model`, calibrated on the images for int8.
+
+    For bundled weights and the package's own images most of the work is done: the package has the statistics.
+    Raises EdgemobileError as quant.calibration.calibrate does.
+    """
+    calibration = calibrate(graph, samples.batches(_CALIBRATION_BATCH), strict=strict, largest=model.preprocess.largest)
+    stored = None if samples.real else stored_statistics(model)
+    return calibration if stored is None else with_statistics(calibration, stored)
+
+
 def _native(job: Job) -> Emitted:
     graph = job.graph
     assert graph is not None
@@ -103,8 +116,7 @@ def _native(job: Job) -> Emitted:
         if precision == "int8" and job.trained_int8 is not None:
             graphs[precision] = job.trained_int8
         elif precision == "int8":
-            largest = job.model.preprocess.largest
-            calibration = calibrate(graph, job.calibration_batches(), strict=job.strict_calib, largest=largest)
+            calibration = calibrated(job.model, graph, job.samples, strict=job.strict_calib)
             tried, trial_notes = _tried(calibration, job)
             recipe, notes = _searched(graph, replace(job, recipe=tried))
             quantized = quantize(calibration, recipe, progress=job.progress)

@@ -27,6 +27,7 @@ _DOWNLOADED = "needs a file that must be downloaded"
 _FAULTS = "tests/comparison makes these faults and reads what is said of them"
 _TRAINS = "trains for minutes; tests/training trains small nets"
 _TRAINED = "needs what training writes"
+_ADAPTED = "needs what adapt writes"
 _BUSY = "0, or 5 on a machine that is busy"
 
 SKIPPED = (
@@ -36,10 +37,14 @@ SKIPPED = (
     Row("docs/accuracy.md", "edgemobile predict mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
     Row("docs/boards.md", "edgemobile bench int8.tflite --on pi5 --cooldown", "needs the thermometer of a board"),
     Row("docs/ci.md", "docker", "needs a Docker engine; tests/test_docker.py reads the Dockerfile"),
+    Row("docs/detection.md", "edgemobile export", _DOWNLOADED),
+    Row("docs/detection.md", "edgemobile predict", _DOWNLOADED),
+    Row("docs/detection.md", "edgemobile eval", _DOWNLOADED),
     Row("docs/estimates.md", "sudo apt-get install", _INSTALLED),
     Row("docs/estimates.md", "git clone", _DOWNLOADED),
     Row("docs/estimates.md", "pip download", _DOWNLOADED),
     Row("docs/estimates.md", "python benchmarks/estimates.py", _DOWNLOADED),
+    Row("docs/fleet.md", "", "needs several boards of one kind; tests/fleet starts some"),
     Row("docs/get-a-file.md", "python3 -m venv .venv", _INSTALLED),
     Row("docs/get-a-file.md", ". .venv/bin/activate", _INSTALLED),
     Row("docs/get-a-file.md", "pip install", _INSTALLED),
@@ -48,6 +53,9 @@ SKIPPED = (
     Row("docs/get-a-file.md", "cd v3-large && python3 -m venv", _SHELL),
     Row("docs/get-a-file.md", "python predict.py", _SHELL),
     Row("", "edgemobile finetune", _TRAINS),
+    Row("", "edgemobile adapt", "measures 52 nets and searches for minutes; tests/adaptation adapts a small net"),
+    Row("", "edgemobile export smaller/", _ADAPTED),
+    Row("", "edgemobile models smaller/", _ADAPTED),
     Row("", "edgemobile export tuned/", _TRAINED),
     Row("docs/own-model.md", "edgemobile export v2 --weights mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
     Row("docs/own-model.md", "edgemobile export v2 --weights imagenet", _DOWNLOADED),

@@ -166,6 +166,20 @@ def _safetensors_seeds() -> list[bytes]:
     return [save({"a.weight": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.float16)}, {"labels": "[1]"})]
 
 
+def _architecture(data: bytes, folder: Path) -> None:
+    from edgemobile.models.layers import layers
+    from edgemobile.models.table import read_table
+
+    list(layers(read_table(data.decode(errors="replace"), "a checkpoint").arch()))
+
+
+def _architecture_seeds() -> list[bytes]:
+    from edgemobile.models.arch import get_arch
+    from edgemobile.models.table import table_of
+
+    return [json.dumps(table_of(get_arch(name)).to_json()).encode() for name in ("v1", "v3-small")]
+
+
 def _pickle_seeds() -> list[bytes]:
     import torch
 
@@ -205,6 +219,31 @@ def _program(data: bytes, folder: Path) -> object:
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
+
+
+def _postprocess() -> list[bytes]:
+    from edgemobile.models.arch import ARCHS
+    from edgemobile.models.ssdlite import postprocess
+
+    return [json.dumps(postprocess(ARCHS["v2-ssdlite"]).to_json()).encode()]
+
+
+def _read_postprocess(data: bytes, folder: Path) -> object:
+    from edgemobile.postprocess import Postprocess
+
+    return Postprocess.from_json(data.decode("utf-8", "replace")).anchors
+
+
+def _coco() -> list[bytes]:
+    box = {"image_id": 1, "category_id": 2, "bbox": [0, 1.5, 20, 30], "area": 600, "iscrowd": 0}
+    images, categories = [{"id": 1, "file_name": "a.png"}], [{"id": 2, "name": "cat"}]
+    return [json.dumps({"images": images, "categories": categories, "annotations": [box]}).encode()]
+
+
+def _read_coco(data: bytes, folder: Path) -> object:
+    from edgemobile.accuracy.coco import read_annotations
+
+    return read_annotations(_put(folder, "instances.json", data))
 
 
 def _preprocess() -> list[bytes]:
@@ -407,9 +446,12 @@ TARGETS: dict[str, Target] = {
     "onnx-run": Target(_run, lambda: _models("onnx"), needs=("torch", "onnx", "onnxruntime"), slow=True),
     "origins": Target(_origins, _origins_seeds, text=True),
     "safetensors": Target(_weights("mine.safetensors"), _safetensors_seeds, needs=("torch", "safetensors")),
+    "architecture": Target(_architecture, _architecture_seeds, text=True),
     "pickle": Target(_weights("mine.pth"), _pickle_seeds, needs=_TORCH),
     "program": Target(_program, _program_seeds, needs=_TORCH),
     "recipe": Target(_recipe, _recipe_seeds, text=True, needs=_TORCH),
+    "coco": Target(_read_coco, _coco, text=True),
+    "postprocess": Target(_read_postprocess, _postprocess, text=True),
     "preprocess": Target(_read_preprocess, _preprocess, text=True),
     "run": Target(_read_run, _run_seeds, text=True),
     "report-source": Target(_source, _source_seeds, text=True),
