@@ -32,11 +32,20 @@ from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 from edgemobile.util.progress import Report, unheard
 from edgemobile.util.torch_threads import torch_threads
 
-__all__ = ["Calibration", "Prepared", "Ranges", "Statistics", "calibrate", "refuse_unmatched"]
+__all__ = [
+    "Calibration",
+    "Prepared",
+    "Ranges",
+    "Statistics",
+    "calibrate",
+    "held_out",
+    "is_held_out",
+    "refuse_unmatched",
+]
 
 # The two ends of every activation's range, by its name.
 Ranges = Mapping[str, tuple[float, float]]
-_FormKey = tuple[str, str, float, bool]
+_FormKey = tuple[str, str, float, bool, int]
 
 
 @dataclass(frozen=True)
@@ -65,12 +74,12 @@ class Prepared:
 class Statistics:
     """What images showed so far, by what of a recipe it depends on.
 
-    `channels`: (form of hard-swish, gates split) -> the channels of every activation, the sum of an image's squared
-    logits. `prepared`: the fields of a recipe that decide the prepared graph -> that. `ranges`: those, and the observer
-    of every activation -> the ranges.
+    `channels`: (form of hard-swish, gates split, images of gradients) -> the channels of every activation, the sum of
+    an image's squared logits. `prepared`: the fields of a recipe that decide the prepared graph -> that. `ranges`:
+    those, and the observer of every activation -> the ranges.
     """
 
-    channels: dict[tuple[str, str], tuple[Mapping[str, Channels], float]] = field(default_factory=dict)
+    channels: dict[tuple[str, str, int], tuple[Mapping[str, Channels], float]] = field(default_factory=dict)
     prepared: dict[_FormKey, Prepared] = field(default_factory=dict)
     ranges: dict[tuple[_FormKey, tuple[tuple[str, str], ...]], Ranges] = field(default_factory=dict)
 
@@ -121,9 +130,10 @@ class Calibration:
         form, split = split_gates(whole, lambda node: GATES[gates](whole, node))
         if not recipe.equalize:
             return Prepared.of(whole, split, {})
-        seen = (recipe.hswish, gates)
+        seen = (recipe.hswish, gates, recipe.gradient_images)
         if seen not in self.statistics.channels:
-            self.statistics.channels[seen] = observe_channels(form, self.images, _floors(form, split))
+            floors = _floors(form, split)
+            self.statistics.channels[seen] = observe_channels(form, self.images, floors, recipe.gradient_images)
         channels, signal = self.statistics.channels[seen]
         factors = equalize(form, channels, recipe.equalize, by_noise=recipe.noise_optimal_scaling)
         if not finding:
@@ -144,6 +154,20 @@ def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = Fal
     return Calibration(graph, batches, tuple(check_images(batches, strict=strict, largest=largest)))
 
 
+def held_out(calibration: Calibration) -> tuple[Calibration, np.ndarray]:
+    """(a calibration on three of four of the images, the others f32[N,H,W,C]), for a judgement on unseen images."""
+    images = calibration.images
+    held = is_held_out(len(images))
+    rest, size = images[~held], max(map(len, calibration.batches))
+    batches = tuple(rest[start : start + size] for start in range(0, len(rest), size))
+    return Calibration(calibration.graph, batches, calibration.notes), images[held]
+
+
+def is_held_out(count: int) -> np.ndarray:
+    """Which of so many images are held out, bool[count]: every fourth."""
+    return np.arange(count) % 4 == 3
+
+
 def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
     """Raises EdgemobileError for a rule that matches no layer of the float `graph`."""
     form = integer_form(graph, recipe.hswish)
@@ -159,7 +183,8 @@ def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
 
 def _form_key(recipe: Recipe) -> _FormKey:
     """What of a recipe decides the prepared graph."""
-    return recipe.hswish, recipe.split_gates, float(recipe.equalize), recipe.noise_optimal_scaling
+    scaled = recipe.hswish, recipe.split_gates, float(recipe.equalize), recipe.noise_optimal_scaling
+    return *scaled, recipe.gradient_images
 
 
 def _floors(graph: Graph, split: Sequence[str]) -> dict[str, np.ndarray]:

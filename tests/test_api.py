@@ -23,7 +23,7 @@ from edgemobile.errors import EdgemobileError, MissingExtra
 torch = pytest.importorskip("torch")
 pytest.importorskip("ai_edge_litert")
 
-_PLOTTED = ("exported", "compared", "benched", "evaluated", "quantized")
+_PLOTTED = ("exported", "compared", "benched", "evaluated", "quantized", "explained")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> dic
             noise = np.random.default_rng(index).integers(0, 255, (4, 4, 3), np.uint8)
             Image.fromarray(noise).resize((40, 32)).save(folder / "photos" / name / f"{index}.png")
     blocks = re.findall(r"^```python\n(.*?)^```", (repo_root / "docs" / "api.md").read_text(), re.M | re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -62,6 +62,7 @@ def test_the_documentation_runs(documented: dict[str, Any]) -> None:
         ("exported", ("v3-large-int8.tflite", "same answer", "latency")),
         ("compared", ("parity with v3-large", "sqnr_db", "122 of 122")),
         ("benched", ("95 % interval", "v3-large-float32.tflite")),
+        ("explained", ("Where: int8 has", "held-out", "Left:")),
         ("evaluated", ("6 images", "McNemar p", "top-1")),
     ],
 )

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
-from edgemobile.api.records import Benched, Compared, CostTable, Detected, Evaluated, Exported
+from edgemobile.api.records import Benched, Compared, CostTable, Detected, Evaluated, Explained, Exported
 from edgemobile.errors import EdgemobileError
+from edgemobile.pipeline.export import explanation
 from edgemobile.pipeline.export import export as _export
 from edgemobile.pipeline.folder import expanded
 from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of, refuse_unused
@@ -31,11 +32,13 @@ __all__ = [
     "CostTable",
     "Detected",
     "Evaluated",
+    "Explained",
     "Exported",
     "bench",
     "cost_table",
     "evaluate",
     "evaluate_detection",
+    "explain",
     "export",
     "parity",
     "quantize",
@@ -72,6 +75,7 @@ def export(
     unchecked_calib: bool = False,
     check_images: int = 200,
     recipe: AnyRecipe | None = None,
+    minutes: float | None = None,
     hswish: Hswish = "auto",
     target: str = DEFAULT_TARGET,
     keep_float: Texts = (),
@@ -125,6 +129,7 @@ def export(
         check_images=check_images,
         max_drop=max_drop,
         search=search,
+        minutes=minutes,
         overwrite=overwrite,
         threads=threads,
         seed=seed,
@@ -149,6 +154,7 @@ def quantize(
     unchecked_calib: bool = False,
     check_images: int = 200,
     recipe: AnyRecipe | None = None,
+    minutes: float | None = None,
     hswish: Hswish = "auto",
     target: str = DEFAULT_TARGET,
     keep_float: Texts = (),
@@ -206,10 +212,61 @@ def quantize(
         check_images=check_images,
         max_drop=max_drop,
         search=search,
+        minutes=minutes,
         overwrite=overwrite,
         threads=threads,
         seed=seed,
     )
+
+
+@held_to_annotations(model=_NETS)
+def explain(
+    model: PathText,
+    *,
+    to: Texts | None = None,
+    weights: PathText | None = None,
+    width: float | None = None,
+    res: int | None = None,
+    classes: int | None = None,
+    labels: PathText | None = None,
+    preprocess: AnyPreprocess | None = None,
+    batch: int = 1,
+    keep_dead: bool = False,
+    calib: PathText | None = None,
+    calib_images: int = 128,
+    recipe: AnyRecipe | None = None,
+    hswish: Hswish = "auto",
+    target: str = DEFAULT_TARGET,
+    keep_float: Texts = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Explained:
+    """Where the noise of int8 is, why, and what can be done: `edgemobile quantize --explain`. Nothing is written.
+
+    The keywords are those of `quantize` for the model, the images and the recipe; `to` is the format in whose runtime
+    int8 is measured, "onnx" if None.
+    """
+    images: dict[str, Any] = {"calib": optional_path(calib), "calib_images": calib_images}
+    request = ExportRequest(
+        model=fspath(model),
+        out=default_out(fspath(model)),
+        formats=None if to is None else texts(to),
+        precisions=("int8",),
+        weights=optional_text(weights),
+        width=width,
+        res=res,
+        classes=classes,
+        labels=optional_path(labels),
+        preprocess=_preprocess(preprocess),
+        batch=batch,
+        keep_dead=keep_dead,
+        recipe=_recipe(recipe, hswish, target, keep_float, images),
+        target=target,
+        use_trained=False,
+        seed=seed,
+        **images,
+    )
+    return Explained.of(explanation(request, progress))
 
 
 @held_to_annotations(ref=_NETS)

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from edgemobile.devices.host.records import Run
     from edgemobile.latency.layer_costs import LayerCost
     from edgemobile.pipeline.request import ExportResult
+    from edgemobile.quant.explain import Explanation
 
-__all__ = ["benched", "compared", "evaluated", "exported", "layer_costs"]
+__all__ = ["benched", "compared", "evaluated", "explained", "exported", "layer_costs"]
 
 # Identical outputs have infinite SQNR; a plot needs a finite limit.
 _MOST_DB = 160.0
+_MOST_CAUSES = 20
 
 
 def exported(result: ExportResult) -> Figure:
@@ -53,6 +55,15 @@ def compared(report: ParityReport) -> Figure:
     axes.set_xlabel("layer, in the order of the reference (x: diverges)")
     axes.set_ylabel("SQNR, dB")
     axes.legend()
+    return figure
+
+
+def explained(explanation: Explanation) -> Figure:
+    causes = explanation.causes[:_MOST_CAUSES]
+    figure, (axes,) = _figure(len(causes) // 2)
+    axes.barh([f"{cause.path}, {cause.op}" for cause in causes], [100 * cause.share for cause in causes])
+    axes.set_xlabel("share of the noise of activations, %")
+    axes.invert_yaxis()
     return figure
 
 

@@ -14,12 +14,13 @@ from edgemobile.devices.host.records import Run, save_run
 from edgemobile.latency.compare import Comparison, Judgement
 from edgemobile.latency.layer_costs import LayerCost, by_op, layer_costs
 from edgemobile.pipeline.request import ExportResult
-from edgemobile.printing.terminal import recorded
+from edgemobile.printing.terminal import console, recorded
+from edgemobile.quant.explain import Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Exported"]
+__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Explained", "Exported"]
 
 # Notebook front ends show <pre> in the font of their text, in which columns do not align.
 _MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
@@ -69,6 +70,21 @@ class Exported(_Shown, ExportResult):
         from edgemobile.printing.export import print_export
 
         print_export(self)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Explained(_Shown, Explanation):
+    """Where the noise of int8 is, and why."""
+
+    def plot(self) -> Figure:
+        """The share of the noise of the twenty noisiest activations."""
+        return plots.explained(self)
+
+    def _print(self) -> None:
+        for line in self.lines():
+            console().print(line, markup=False, highlight=False, soft_wrap=True)
 
     __str__ = _Shown.__str__
 
