@@ -25,6 +25,7 @@ from typing import NoReturn
 import click
 
 from edgemobile import __version__
+from edgemobile.commands.adapt import adapt
 from edgemobile.commands.bench import bench
 from edgemobile.commands.ci import ci
 from edgemobile.commands.compare import compare
@@ -176,6 +177,7 @@ _COMMANDS = (
     (export, "PyTorch to ONNX and TFLite, every file run and compared"),
     (quantize, "int8 only, with every parameter, and the cost of each tensor"),
     (finetune, "train on your own images, in float and for int8"),
+    (adapt, "a smaller net for a budget on a device"),
     (models, "the reference models, and one of them layer by layer"),
     (sample_data, "labelled images to try the other commands on"),
     (predict, "labels and probabilities of images"),

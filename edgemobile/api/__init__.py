@@ -369,6 +369,7 @@ def evaluate(
     preprocess: AnyPreprocess | None = None,
     labels: PathText | None = None,
     on: str | None = None,
+    scheduler: str | None = None,
     workers: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
@@ -404,6 +405,7 @@ def evaluate(
         ),
         workers=workers,
         on=on,
+        scheduler=scheduler,
     )
     return Evaluated.of(count(request, progress), max_drop=max_drop)
 

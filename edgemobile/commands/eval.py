@@ -65,9 +65,15 @@ __all__ = ["evaluate"]
 @CLASSIFIER
 @click.option(
     "--on",
-    metavar="DEVICE",
+    metavar="DEVICE,...",
     shell_complete=complete_devices,
-    help="Run the files on a device (see `edgemobile devices list`).",
+    help="Run the files on a device, or spread the images over several of one kind: names, patterns such as 'pi-*', "
+    "tag:TAG (see `edgemobile devices list`).",
+)
+@click.option(
+    "--scheduler",
+    metavar="tcp://HOST:PORT",
+    help="A Dask scheduler whose workers drive the devices. [default: workers in this process]",
 )
 @click.option("--workers", type=int, help="Processes. [default: 1, and more for thousands of images]")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
@@ -104,6 +110,7 @@ def evaluate(
       edgemobile eval v3-large/ --data cifar10.zip
       edgemobile eval int8.tflite --baseline float32.onnx --max-drop 0.5 --data images/ --split val
       edgemobile eval int8.tflite --data images/ --on pi5
+      edgemobile eval int8.tflite --data images/ --on 'pi-*'
       edgemobile eval theirs.onnx --data images/ --preprocess imagenet --labels names.txt --limit 1000
       edgemobile eval v3-large-ssdlite/ --data val2017/ --annotations instances_val2017.json
     """

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgemobile.commands.completion import complete_models
+from edgemobile.loading.model_spec import is_checkpoint
 from edgemobile.models.arch import ARCHS, Arch, get_arch, scaled
 from edgemobile.models.cost import Cost, arch_costs, total
 from edgemobile.printing.terminal import console, format_bytes, format_table
@@ -26,12 +27,22 @@ __all__ = ["models"]
 @click.option("--classes", type=int, help="Number of classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(name: str | None, width: float | None, res: int | None, classes: int | None, as_json: bool) -> None:
-    """List the reference models, or describe NAME layer by layer: shapes, parameters, MACs, activation bytes."""
+    """List the reference models, or describe NAME, one of them or a checkpoint, layer by layer: shapes, parameters,
+    MACs, activation bytes."""
     if name is None:
         archs = [scaled(arch, width=width, input_px=res, classes=classes) for arch in ARCHS.values()]
         _print_models(archs, as_json=as_json)
     else:
-        _print_layers(scaled(get_arch(name), width=width, input_px=res, classes=classes), as_json=as_json)
+        _print_layers(scaled(_arch(name), width=width, input_px=res, classes=classes), as_json=as_json)
+
+
+def _arch(name: str) -> Arch:
+    """A reference model, or that of a checkpoint, with its widths and classes."""
+    if not is_checkpoint(name):
+        return get_arch(name)
+    from edgemobile.loading.checkpoint import arch_of
+
+    return arch_of(name)
 
 
 def _print_models(archs: Sequence[Arch], *, as_json: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""Two int8 files of the same integers: every op, on what the file itself fed it, within a step of the arithmetic both
-are meant to compute (edgemobile.graph.interpreter), or named.
+"""Compares two int8 files of the same integers op by op. Each op is computed again from its inputs in the file, with
+the reference arithmetic (edgemobile.graph.interpreter), and must match within one step.
 
-Ends may differ by more, since one tie rounded otherwise is seen by every later layer; ops may not.
+The outputs of the files may differ by more, because a tie that is rounded the other way affects all later layers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["OpDifference", "compare_integers", "matched", "op_difference", "same
 
 
 def same_integers(graph: Graph, observed: RecordedActivations) -> bool:
-    """Whether the file's quantized activations are those of `graph`: the same names and scales, most of them."""
+    """Whether most quantized activations of `graph` are in the file with the same names and scales."""
     names = [node.output for node in graph.nodes if graph[node.output].qparams is not None]
     return bool(names) and sum(_alike(graph[name], observed) for name in names) >= 0.9 * len(names)
 
@@ -28,10 +28,10 @@ def same_integers(graph: Graph, observed: RecordedActivations) -> bool:
 def compare_integers(
     graph: Graph, reference: Mapping[str, np.ndarray], observed: RecordedActivations, lsb: int
 ) -> tuple[list[LayerParity], list[tuple[str, str]]]:
-    """(the layers of `graph` that the file has, the others with the reason).
+    """(the layers of `graph` that are in the file, the others with the reason).
 
-    `reference` has every value of `graph`, as integers, for the images the file was shown. A layer diverges as
-    "arithmetic" where an integer is more than `lsb` off, as "constants" where its weight or bias is another.
+    `reference` has every value of `graph`, as integers, for the images that the file ran on. A layer diverges in its
+    "arithmetic" if an integer differs by more than `lsb` steps, and in its "constants" if its weight or bias differs.
     """
     found, unmatched = matched(graph, reference, observed)
     return [_layer(graph, node, reference[node.output], observed, lsb) for node in found], unmatched
@@ -40,7 +40,7 @@ def compare_integers(
 def matched(
     graph: Graph, reference: Mapping[str, np.ndarray], observed: RecordedActivations
 ) -> tuple[list[Node], list[tuple[str, str]]]:
-    """(the nodes of `graph` whose outputs the file has, the others with the reason)."""
+    """(the nodes of `graph` whose outputs are in the file, the others with the reason)."""
     found, unmatched = [], []
     for node in graph.nodes:
         if node.output not in observed.values:
@@ -54,10 +54,10 @@ def matched(
 
 @dataclass(frozen=True)
 class OpDifference:
-    """How an op of a file differs from the arithmetic on what the file itself fed it.
+    """The difference between an op of a file and the reference arithmetic on the op's inputs in the file.
 
-    `right` is what the arithmetic gives, None where the file's op has other scales; `lsb` is the largest difference in
-    steps, None for an op of reals. `diverges_in` is as in LayerParity.
+    `right` is the result of the arithmetic, None if the file's op has other scales. `lsb` is the largest difference in
+    steps, None for a float op. `diverges_in` is as in LayerParity.
     """
 
     right: np.ndarray | None
@@ -66,7 +66,7 @@ class OpDifference:
 
 
 def op_difference(graph: Graph, node: Node, observed: RecordedActivations, lsb: int) -> OpDifference:
-    """The difference of one op of `graph`, which the file has; beyond `lsb` steps it diverges."""
+    """The difference of one op of `graph` that is in the file. It diverges if it differs by more than `lsb` steps."""
     found = observed.values[node.output]
     tensors = [node.output, *(name for name in node.inputs if not graph[name].is_constant)]
     different = next((name for name in tensors if not _alike(graph[name], observed)), None)
@@ -111,7 +111,7 @@ def _alike(tensor: Tensor, observed: RecordedActivations) -> bool:
 
 
 def _differs(tensor: Tensor, observed: RecordedActivations) -> bool:
-    """Whether the file holds other numbers under this constant's name."""
+    """Whether the file's constant of this name has other numbers."""
     other = observed.tensors.get(tensor.name)
     return other is not None and not (
         other.dtype == tensor.dtype and np.array_equal(np.asarray(other.data), np.asarray(tensor.data))

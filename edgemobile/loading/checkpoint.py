@@ -5,7 +5,8 @@
     build(arch, checkpoint)  -> (arch, net)     the reference model those weights belong to
     load_into(net, checkpoint)                  the same for a custom model (edgemobile.loading.own_model)
 
-edgemobile.loading.checkpoint_facts finds the labels and the preprocessing.
+edgemobile.loading.checkpoint_facts finds the labels and the preprocessing. A .safetensors file whose metadata has an
+architecture (models.table) is a net of that, whatever its family's own table has.
 """
 
 from __future__ import annotations
@@ -18,20 +19,36 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgemobile.errors import EdgemobileError, first_few, require
 from edgemobile.loading import checkpoint_facts as facts
-from edgemobile.loading.files import described, existing, read
+from edgemobile.loading.files import Content, described, existing, read
 from edgemobile.loading.key_layouts import Layout, check_complete, known_keys, recognised, translated
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES
 from edgemobile.loading.public import SPECS, PublicWeights, fetch, public_weights
 from edgemobile.loading.wrappers import unwrapped
 from edgemobile.models.arch import ARCHS, Arch, get_arch, scaled
 from edgemobile.models.layers import class_layers, layers
+from edgemobile.models.table import Table, read_table
 from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.util.progress import Report
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CHECK_IMAGES", "NAMED", "RANDOM", "Checkpoint", "build", "bundled", "identify", "load_into", "load_weights"]
+__all__ = [
+    "ARCHITECTURE",
+    "CHECK_IMAGES",
+    "NAMED",
+    "RANDOM",
+    "Checkpoint",
+    "arch_of",
+    "build",
+    "bundled",
+    "identify",
+    "load_into",
+    "load_weights",
+]
+
+# The entry of a checkpoint's metadata with the rows of its net.
+ARCHITECTURE = "architecture"
 
 # What `load_weights` takes besides files. Checkpoint.random states that weights are random, whatever their source.
 RANDOM = "random"
@@ -49,9 +66,10 @@ class Checkpoint:
 
     `state_dict` contains f32 tensors (integers are kept), under the keys of models.nets for a reference model. `arch`,
     `width` and `classes` are inferred from the shapes; `labels` and `preprocess` come from files next to it. None: not
-    known. `sha256` is of the file, or of the tensors if there is no file. `bn_eps` and `padding` are those of the
-    source library if they differ from ours. `notes` are for the user; `assumption` is the note that no source states
-    `preprocess`, so the usual one of such files is used. `random` weights were never trained.
+    known. `table` is the architecture that the file itself contains. `sha256` is of the file, or of the tensors if
+    there is no file. `bn_eps` and `padding` are those of the source library if they differ from ours. `notes` are for
+    the user; `assumption` is the note that no source states `preprocess`, so the usual one of such files is used.
+    `random` weights were never trained.
     """
 
     state_dict: Mapping[str, torch.Tensor]
@@ -67,6 +85,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     assumption: str | None = None
     random: bool = False
+    table: Table | None = None
 
     @property
     def stated_px(self) -> int | None:
@@ -114,7 +133,10 @@ def load_weights(
         return _of_tflite(path, arch, width, classes)
     source = f"bundled {path.name}" if spec == "bundled" else str(path)
     content = read(path)
-    checkpoint = Checkpoint(content.state, source + content.entry, content.sha256, notes=content.notes)
+    table = _table_in(content, source)
+    if table is not None and arch is not None:
+        arch = _arch_of(table, arch, source)
+    checkpoint = Checkpoint(content.state, source + content.entry, content.sha256, notes=content.notes, table=table)
     checkpoint = _bare(checkpoint, known_keys(arch) if arch else wanted)
     checkpoint = _with_facts(checkpoint, {**facts.inside(content.whole), **facts.beside(path, content.sha256)})
     return checkpoint if arch is None else _fitted(checkpoint, arch, width, classes)
@@ -147,16 +169,44 @@ def build(arch: Arch, checkpoint: Checkpoint, *, input_px: int | None = None) ->
 
     from edgemobile.models.nets import build_net
 
-    trained_px = checkpoint.preprocess.input_px if checkpoint.preprocess else None
-    arch = scaled(arch, width=checkpoint.width, classes=checkpoint.classes, input_px=input_px or trained_px)
-    arch = replace(arch, bn_eps=checkpoint.bn_eps or arch.bn_eps, padding=checkpoint.padding or arch.padding)
+    arch = _built_arch(arch, checkpoint, input_px)
     with torch.random.fork_rng(devices=[]):
         net = build_net(arch)
     load_into(net, checkpoint)
     return arch, net.eval()
 
 
+def arch_of(path: str) -> Arch:
+    """The net of a checkpoint of a reference model. Raises EdgemobileError if it is of none, or does not fit."""
+    arch = identify(Path(path))
+    return _built_arch(arch, load_weights(path, arch), None)
+
+
+def _built_arch(arch: Arch, checkpoint: Checkpoint, input_px: int | None) -> Arch:
+    trained_px = checkpoint.preprocess.input_px if checkpoint.preprocess else None
+    if checkpoint.table is not None:
+        arch = _arch_of(checkpoint.table, arch, checkpoint.source)
+    arch = scaled(arch, width=checkpoint.width, classes=checkpoint.classes, input_px=input_px or trained_px)
+    return replace(arch, bn_eps=checkpoint.bn_eps or arch.bn_eps, padding=checkpoint.padding or arch.padding)
+
+
 # ---- what is known about them ---------------------------------------------------------------------------------------
+
+
+def _table_in(content: Content, source: str) -> Table | None:
+    """The architecture in a checkpoint, if it contains one. Raises EdgemobileError for a damaged one."""
+    given = content.whole.get(ARCHITECTURE) if isinstance(content.whole, Mapping) else None
+    if not isinstance(given, Mapping) or "blocks" not in given:
+        return None
+    return read_table(given, source)
+
+
+def _arch_of(table: Table, arch: Arch, source: str) -> Arch:
+    """The net of `table`, for a model called `arch`. Raises EdgemobileError if that is of another family."""
+    if table.model != arch.name:
+        raise EdgemobileError(f"{source} holds an adapted {table.model}, not {arch.name}")
+    own = table.arch()
+    return replace(own, input_px=arch.input_px, classes=arch.classes)
 
 
 def _bare(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
@@ -193,6 +243,8 @@ def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: in
     state = translated(checkpoint.state_dict, arch, layout) if layout else checkpoint.state_dict
     shapes = _shapes(state)
     found_width = _width(shapes, arch, first=width)
+    if found_width is None and checkpoint.table is not None:
+        raise EdgemobileError(f"{checkpoint.source} does not fit the architecture in its own metadata: it is damaged")
     if found_width is None and (other := _identify(checkpoint.state_dict)):
         its_name, its_width = other
         raise EdgemobileError(
@@ -276,7 +328,11 @@ def _classes(shapes: Mapping[str, tuple[int, ...]], arch: Arch) -> int | None:
 
 def identify(path: Path) -> Arch:
     """The reference model whose weights a file contains. Raises EdgemobileError if it is none of them."""
-    found = _identify(read(path).state)
+    content = read(path)
+    table = _table_in(content, str(path))
+    if table is not None:
+        return table.arch()
+    found = _identify(content.state)
     if found is None:
         raise EdgemobileError(f"{path} does not contain weights of a reference model. Known: {', '.join(ARCHS)}")
     return get_arch(found[0])

@@ -21,14 +21,23 @@ from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported, first_line, require
 from edgemobile.graph import Graph
 from edgemobile.images.class_labels import find_labels
-from edgemobile.loading.checkpoint import NAMED, RANDOM, Checkpoint, build, identify, load_into, load_weights
+from edgemobile.loading.checkpoint import (
+    ARCHITECTURE,
+    NAMED,
+    RANDOM,
+    Checkpoint,
+    build,
+    identify,
+    load_into,
+    load_weights,
+)
 from edgemobile.loading.model_spec import is_checkpoint, is_factory, is_program
 from edgemobile.loading.own_model import load_factory, load_program
 from edgemobile.loading.presets import chosen_preprocess, says_resolution
 from edgemobile.lower.hints import GREY, check_not_quantized, training_branches
 from edgemobile.lower.module_trace import ModuleTrace, Program, trace_modules
 from edgemobile.metrics.outputs import Output, channels_last, is_classifier, most_images, not_a_classifier, rows_of
-from edgemobile.models.arch import get_arch
+from edgemobile.models.arch import Arch, get_arch
 from edgemobile.models.ssdlite import postprocess
 from edgemobile.postprocess import Postprocess
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
@@ -111,10 +120,11 @@ class Model(ABC):
 class TorchModel(Model):
     """A model in PyTorch. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes], or of another net a
     tuple of all its `outputs`, channels first. `traced` is its program for `batch` images: torch.export's, or the
-    faster one by its modules."""
+    faster one by its modules. `arch` is the table of a reference model, None of another."""
 
     net: torch.nn.Module
     traced: Program
+    arch: Arch | None = None
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
@@ -205,11 +215,11 @@ def load_model(
         assumed = not checkpoint.random and _px_assumed(checkpoint, res, preprocess)
         checkpoint = _preprocessed(checkpoint, preprocess, res or _px(checkpoint) or arch.input_px)
         arch, net = build(arch, checkpoint, input_px=res)
-        facts = {"paper": arch.paper, "width": arch.width}
+        facts: dict[str, Any] = {"paper": arch.paper, "width": arch.width}
+        if checkpoint.table is not None:
+            facts[ARCHITECTURE] = checkpoint.table.to_json()
         boxes = postprocess(arch) if arch.head == "ssdlite" else None
-        model = _traced(
-            arch.name, net, checkpoint, arch.input_px, batch, facts, boxes, px_assumed=assumed, by_modules=True
-        )
+        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, boxes, px_assumed=assumed, arch=arch)
     if labels is None:
         return model
     return replace(model, labels=find_labels(Path(spec), model.label_count or model.classified(), {}, labels).names)
@@ -263,14 +273,14 @@ def _traced(
     boxes: Postprocess | None = None,
     *,
     px_assumed: bool,
-    by_modules: bool = False,
+    arch: Arch | None = None,
 ) -> TorchModel:
-    """`by_modules`: the net is one of ours, whose program follows from its modules."""
+    """`arch` is given for a net of ours, whose program follows from its modules."""
     from edgemobile.lower import export_program
 
     preprocess = at_resolution(checkpoint.preprocess or IMAGENET, input_px)
     shape = (batch, 3, input_px, input_px)
-    program = (trace_modules(net, shape) if by_modules else None) or export_program(net, shape)
+    program = (trace_modules(net, shape) if arch else None) or export_program(net, shape)
     outputs = _outputs(name, program)
     model = TorchModel(
         name=name,
@@ -288,6 +298,7 @@ def _traced(
         assumption=_assumption(checkpoint.source) if checkpoint.preprocess is None else checkpoint.assumption,
         px_assumed=px_assumed,
         random=checkpoint.random,
+        arch=arch,
     )
     if checkpoint.labels is not None and len(checkpoint.labels) != model.label_count:
         found = f"{model.label_count} classes" if model.label_count else f"no classes but {_listed(outputs)}"

@@ -59,7 +59,7 @@ class Block:
     conv        a plain convolution (v4's first rows)
 
     `expand` is the width of the depthwise convolution: channels, or a multiple of the input (`Arch.expand_is_ratio`),
-    and 0 without expansion.
+    and 0 without expansion. `squeeze` is the width of squeeze-and-excite where it is not a quarter of `expand`.
     """
 
     kernel: int
@@ -71,6 +71,7 @@ class Block:
     start: int = 0
     kind: Kind = "inverted"
     dilation: int = 1
+    squeeze: int = 0
 
     @property
     def halves(self) -> bool:
@@ -451,7 +452,7 @@ def scaled_blocks(arch: Arch) -> tuple[ScaledBlock, ...]:
             expand = make_divisible(row.expand * arch.width)
         out_channels = make_divisible(row.out_channels * arch.width)
         # torchvision squeezes make_divisible(expand // 4, 8); Keras rounds the other way.
-        squeeze = make_divisible(expand // 4) if row.se else 0
+        squeeze = (row.squeeze or make_divisible(expand // 4)) if row.se else 0
         blocks.append(
             ScaledBlock(
                 row.kernel,

@@ -24,7 +24,9 @@ class Layer:
     """One layer with weights or one pool, at its real size. Shapes are (channels, height, width), batch 1.
 
     `name` is the PyTorch module path, so it matches the state_dict, the graph's tensors and a parity report; `norm` is
-    the path of the batch norm after it, "" if there is none.
+    the path of the batch norm after it, "" if there is none. `role` is the field of Keys with its name; the pool and
+    the two convolutions of squeeze-and-excite are "squeeze", "fc1" and "fc2". `block` is its row of the table, -1
+    outside of the blocks.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Layer:
     norm: str = ""
     bias: bool = False
     act: str = ""
+    role: str = ""
+    block: int = -1
 
 
 @dataclass(frozen=True)
@@ -240,25 +244,29 @@ def _parts(block: ScaledBlock) -> Iterator[_Part]:
 
 
 class _Walk:
-    """Builds layers one after the other and tracks the shape."""
+    """Builds layers one after the other and tracks the shape. `row` is that of the block in the table."""
 
     def __init__(self, arch: Arch, keys: Keys) -> None:
         self.arch = arch
         self.keys = keys
         self.shape = (3, arch.input_px, arch.input_px)
+        self.row = -1
 
     def backbone(self, places: list[dict[str, int]]) -> Iterator[Layer]:
         """The stem and the blocks."""
-        yield self.conv(self.keys.stem, scaled_stem(self.arch), kernel=3, stride=2, act=self.arch.stem_act)
+        stem, act = scaled_stem(self.arch), self.arch.stem_act
+        yield self.conv(self.keys.stem, stem, kernel=3, stride=2, act=act, role="stem")
         for place, block in zip(places, scaled_blocks(self.arch), strict=True):
             yield from self.block(place, block)
+        self.row = -1
 
     def last(self, place: dict[str, int]) -> Layer:
         """The convolution behind the blocks."""
-        return self.conv(_at(place, self.keys.last), scaled_tail(self.arch)[0], act=self.arch.tail.act)
+        return self.conv(_at(place, self.keys.last), scaled_tail(self.arch)[0], act=self.arch.tail.act, role="last")
 
     def block(self, place: dict[str, int], block: ScaledBlock) -> Iterator[Layer]:
         prefix = self.keys.block.format(**place)
+        self.row = place["index"]
         norm = 0
         for step, part in enumerate(_parts(block)):
             norm += part.role != "squeeze"
@@ -269,7 +277,7 @@ class _Walk:
                 yield from self.squeeze_excite(names, part.channels)
             else:
                 op: Op = "depthwise" if part.role in ("start", "depthwise") else "conv2d"
-                yield self.conv((names[0], names[1]), part.channels, part.kernel, part.stride, part.act, op)
+                yield self.conv((names[0], names[1]), part.channels, part.kernel, part.stride, part.act, op, part.role)
 
     def tail(self, place: dict[str, int]) -> Iterator[Layer]:
         tail = self.arch.tail
@@ -278,10 +286,10 @@ class _Walk:
             yield self.last(place)
         yield self.pool(self.keys.pool)
         if hidden and tail.hidden_norm:
-            yield self.conv(_at(place, self.keys.hidden), hidden, act=tail.act)
+            yield self.conv(_at(place, self.keys.hidden), hidden, act=tail.act, role="hidden")
         elif hidden:
-            yield self.linear(self.keys.hidden[0], hidden, act=tail.act)
-        yield self.linear(self.keys.classifier, self.arch.classes)
+            yield self.linear(self.keys.hidden[0], hidden, act=tail.act, role="hidden")
+        yield self.linear(self.keys.classifier, self.arch.classes, role="classifier")
 
     def segmentation_tail(self, place: dict[str, int]) -> Iterator[Layer]:
         """Lite R-ASPP: the coarse features, gated by their mean, are resized to the finer ones, and each is
@@ -290,13 +298,14 @@ class _Walk:
         last, hidden = scaled_tail(self.arch)
         yield self.last(place)
         high = self.shape
-        yield self.conv(keys.hidden, hidden, act="relu")
-        yield Layer(keys.pool, "mean", high, (last, 1, 1))
-        yield Layer(keys.gate, "conv2d", (last, 1, 1), (hidden, 1, 1), act="sigmoid")
+        yield self.conv(keys.hidden, hidden, act="relu", role="hidden")
+        yield Layer(keys.pool, "mean", high, (last, 1, 1), role="pool")
+        yield Layer(keys.gate, "conv2d", (last, 1, 1), (hidden, 1, 1), act="sigmoid", role="gate")
         block, side = scaled_blocks(self.arch)[finer_block(self.arch)], -(-self.arch.input_px // 8)
         low = (block.out_channels, side, side)
-        yield Layer(keys.low_classifier, "conv2d", low, (classes, side, side), bias=True)
-        yield Layer(keys.classifier, "conv2d", (hidden, side, side), (classes, side, side), bias=True)
+        wide = (hidden, side, side)
+        yield Layer(keys.low_classifier, "conv2d", low, (classes, side, side), bias=True, role="low_classifier")
+        yield Layer(keys.classifier, "conv2d", wide, (classes, side, side), bias=True, role="classifier")
 
     def detection_tail(self) -> Iterator[Layer]:
         """SSDLite: more blocks, each half the size of the one before; then the logits and the boxes of every level."""
@@ -316,27 +325,35 @@ class _Walk:
                 yield Layer(f"{prefix}.1", "conv2d", shape, rows, bias=True)
 
     def conv(
-        self, names: Pair, channels: int, kernel: int = 1, stride: int = 1, act: str = "", op: Op = "conv2d"
+        self,
+        names: Pair,
+        channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        act: str = "",
+        op: Op = "conv2d",
+        role: str = "",
     ) -> Layer:
-        side = tuple(-(-size // stride) for size in self.shape[1:])
-        layer = Layer(names[0], op, self.shape, (channels, *side), kernel, stride, names[1], act=act)  # type: ignore[arg-type]
+        high, wide = (-(-size // stride) for size in self.shape[1:])
+        made = (channels, high, wide)
+        layer = Layer(names[0], op, self.shape, made, kernel, stride, names[1], act=act, role=role, block=self.row)
         self.shape = layer.out_shape
         return layer
 
     def squeeze_excite(self, names: list[str], squeeze: int) -> Iterator[Layer]:
         pool, fc1, fc2 = names
-        channels = self.shape[0]
-        yield Layer(pool, "mean", self.shape, (channels, 1, 1))
-        yield Layer(fc1, "conv2d", (channels, 1, 1), (squeeze, 1, 1), bias=True, act="relu")
-        yield Layer(fc2, "conv2d", (squeeze, 1, 1), (channels, 1, 1), bias=True, act="hardsigmoid")
+        wide, narrow, row = (self.shape[0], 1, 1), (squeeze, 1, 1), self.row
+        yield Layer(pool, "mean", self.shape, wide, role="squeeze", block=row)
+        yield Layer(fc1, "conv2d", wide, narrow, bias=True, act="relu", role="fc1", block=row)
+        yield Layer(fc2, "conv2d", narrow, wide, bias=True, act="hardsigmoid", role="fc2", block=row)
 
     def pool(self, name: str) -> Layer:
-        layer = Layer(name, "mean", self.shape, (self.shape[0], 1, 1))
+        layer = Layer(name, "mean", self.shape, (self.shape[0], 1, 1), role="pool")
         self.shape = layer.out_shape
         return layer
 
-    def linear(self, name: str, channels: int, act: str = "") -> Layer:
-        layer = Layer(name, "linear", self.shape, (channels, 1, 1), bias=True, act=act)
+    def linear(self, name: str, channels: int, act: str = "", role: str = "") -> Layer:
+        layer = Layer(name, "linear", self.shape, (channels, 1, 1), bias=True, act=act, role=role)
         self.shape = layer.out_shape
         return layer
 

@@ -113,7 +113,7 @@ class Checked:
     """A written file, run in its runtime.
 
     `accuracy` is top-1 if labels are known. `max_lsb` is the largest difference to the int8 reference arithmetic, in
-    steps of the output's scale; None for other arithmetic. `strays` explains an unusually large one. `config` is
+    steps of the output's scale; None for other arithmetic. `tie_note` explains an unusually large one. `config` is
     the configuration with which the runtime computes what the file's target computes. `metrics_here` are the metrics
     on this machine without it; None if they are the same. `latency` is always measured as this machine runs the file.
     """
@@ -126,7 +126,7 @@ class Checked:
     max_lsb: int | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     metrics_here: Mapping[str, float] | None = None
-    strays: str | None = None
+    tie_note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,26 @@ def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
     _print_skipped(result.skipped)
     for file_name, reason in result.refused:
         screen.print(f"[red]refused:[/red] {escape(file_name)}: {escape(reason)}")
+    for name, file in zip(names, result.files, strict=True):
+        if file.boards:
+            _print_boards(name, file)
     for note in dict.fromkeys(result.notes):
         screen.print(f"[dim]note:[/dim] {escape(note)}")
     if not quiet:
         _print_found(names, result.files)
+
+
+def _print_boards(name: str, file: FileResult) -> None:
+    """What each board contributed, and why some were set aside."""
+    table = format_table(f"{escape(name)} on {len(file.boards)} boards", ["board", "images", "images/s"])
+    for share in file.boards:
+        per_s = f"{share.images / share.inference_s:.0f}" if share.inference_s else "-"
+        table.add_row(escape(share.board), str(share.images), per_s)
+    screen = console()
+    screen.print(table)
+    for share in file.boards:
+        if share.set_aside is not None:
+            screen.print(f"[yellow]set aside:[/yellow] {escape(share.board)}: {escape(share.set_aside)}")
 
 
 def print_detection(result: DetectionEvaluation, *, quiet: bool) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -17,17 +18,34 @@ from edgemobile.training.loop import State
 from edgemobile.training.request import FinetuneRequest, Row
 from edgemobile.util.writing import partial_file, replace_synced
 
-__all__ = ["PROGRESS_FILE", "save_state", "saved_state", "training_folder", "write_bytes"]
+__all__ = ["PROGRESS_FILE", "save_state", "saved_state", "training_folder", "write_bytes", "write_state"]
 
 # What --resume reads; removed at the end.
 PROGRESS_FILE = "training.pt"
 
 
-def saved_state(request: FinetuneRequest) -> State:
-    """The state that `request` resumes, {} for a new run. Raises EdgemobileError for an `out` that exists, and for a
-    state of other options."""
-    out, state_file = request.out, request.out / PROGRESS_FILE
-    for given in filter(None, (request.model, request.weights, request.teacher)):
+class Request(Protocol):
+    """What is written to `out`, and which of its options decide the result."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def overwrite(self) -> bool: ...
+    @property
+    def resume(self) -> bool: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def decisive(self) -> str: ...
+
+    def differing(self, saved: str) -> list[str]: ...
+
+
+def saved_state(request: Request, file: str = PROGRESS_FILE, what: str = "training") -> State:
+    """The state in `file` that `request` resumes, {} for a new run. Raises EdgemobileError for an `out` that exists,
+    and for a state of other options. `what` was interrupted, in words."""
+    out, state_file = request.out, request.out / file
+    for given in request.inputs:
         if is_checkpoint(given) and Path(given).resolve().parent == out.resolve():
             raise EdgemobileError(f"{given} is in {out}, where the result is written. Choose another folder with --out")
     if not request.resume:
@@ -38,24 +56,25 @@ def saved_state(request: FinetuneRequest) -> State:
             raise EdgemobileError(f"{out} is a file. Choose another folder with --out")
         return {}
     if not state_file.is_file():
-        raise EdgemobileError(f"{out} has no interrupted training ({PROGRESS_FILE}) to resume. Omit --resume")
+        raise EdgemobileError(f"{out} has no interrupted {what} ({file}) to resume. Omit --resume")
     try:
         state: State = torch.load(state_file, weights_only=True)
         differing = request.differing(state["request"])
     except Exception as error:
         raise EdgemobileError(
-            f"{state_file} cannot be read: it is damaged or of another version. Train again with --overwrite"
+            f"{state_file} cannot be read: it is damaged or of another version. Begin again with --overwrite"
         ) from error
     if differing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
-        raise EdgemobileError(f"{out} was trained with other values of {options}. Resume with the same ones")
+        raise EdgemobileError(f"the {what} in {out} has other values of {options}. Resume with the same ones")
     return state
 
 
 @contextmanager
-def training_folder(request: FinetuneRequest) -> Iterator[None]:
-    """Make `request.out`. If the training ends early, what it saved is kept, and a new folder without it is removed."""
-    out, state_file = request.out, request.out / PROGRESS_FILE
+def training_folder(request: Request, file: str = PROGRESS_FILE) -> Iterator[None]:
+    """Make `request.out`. If the work ends early, what it saved in `file` is kept, and a new folder without it is
+    removed."""
+    out, state_file = request.out, request.out / file
     is_new, is_done = not out.exists(), False
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -76,9 +95,12 @@ def training_folder(request: FinetuneRequest) -> Iterator[None]:
 
 def save_state(request: FinetuneRequest, stage: str, rows: tuple[Row, ...], state: State) -> None:
     whole = {"request": request.decisive, "stage": stage, "rows": [asdict(row) for row in rows], "run": state}
-    target = request.out / PROGRESS_FILE
+    write_state(request.out / PROGRESS_FILE, whole)
+
+
+def write_state(target: Path, state: State) -> None:
     with partial_file(target) as partial_path:
-        torch.save(whole, partial_path)
+        torch.save(state, partial_path)
         replace_synced(partial_path, target)
 
 

@@ -74,6 +74,11 @@ class FinetuneRequest:
             raise EdgemobileError("--resume continues what --overwrite would replace: omit one of them")
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Models and weights that may be files."""
+        return tuple(filter(None, (self.model, self.weights, self.teacher)))
+
+    @property
     def epochs_in_float(self) -> int:
         return self.float_epochs if self.int8 else self.epochs
 

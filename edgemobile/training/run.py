@@ -16,6 +16,7 @@ from edgemobile.errors import EdgemobileError, require
 from edgemobile.graph import Graph
 from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.images.dataset import open_dataset
+from edgemobile.loading.checkpoint import ARCHITECTURE
 from edgemobile.loading.model import TorchModel, load_model
 from edgemobile.loading.model_spec import is_factory
 from edgemobile.loading.trained_integers import ENTRY
@@ -180,7 +181,8 @@ def _write_checkpoint(run: _Run, net: torch.nn.Module) -> None:
     from safetensors.torch import save
 
     state = {key: value.detach().contiguous().clone() for key, value in net.state_dict().items()}
-    write_bytes(run.checkpoint, save(state))
+    table = run.model.facts.get(ARCHITECTURE)
+    write_bytes(run.checkpoint, save(state, None if table is None else {ARCHITECTURE: json.dumps(table)}))
     _write_facts(run, {})
     # Of an earlier training, for other weights.
     run.integers.unlink(missing_ok=True)

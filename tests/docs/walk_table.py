@@ -27,6 +27,7 @@ _DOWNLOADED = "needs a file that must be downloaded"
 _FAULTS = "tests/comparison makes these faults and reads what is said of them"
 _TRAINS = "trains for minutes; tests/training trains small nets"
 _TRAINED = "needs what training writes"
+_ADAPTED = "needs what adapt writes"
 _BUSY = "0, or 5 on a machine that is busy"
 
 SKIPPED = (
@@ -43,6 +44,7 @@ SKIPPED = (
     Row("docs/estimates.md", "git clone", _DOWNLOADED),
     Row("docs/estimates.md", "pip download", _DOWNLOADED),
     Row("docs/estimates.md", "python benchmarks/estimates.py", _DOWNLOADED),
+    Row("docs/fleet.md", "", "needs several boards of one kind; tests/fleet starts some"),
     Row("docs/get-a-file.md", "python3 -m venv .venv", _INSTALLED),
     Row("docs/get-a-file.md", ". .venv/bin/activate", _INSTALLED),
     Row("docs/get-a-file.md", "pip install", _INSTALLED),
@@ -51,6 +53,9 @@ SKIPPED = (
     Row("docs/get-a-file.md", "cd v3-large && python3 -m venv", _SHELL),
     Row("docs/get-a-file.md", "python predict.py", _SHELL),
     Row("", "edgemobile finetune", _TRAINS),
+    Row("", "edgemobile adapt", "measures 52 nets and searches for minutes; tests/adaptation adapts a small net"),
+    Row("", "edgemobile export smaller/", _ADAPTED),
+    Row("", "edgemobile models smaller/", _ADAPTED),
     Row("", "edgemobile export tuned/", _TRAINED),
     Row("docs/own-model.md", "edgemobile export v2 --weights mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
     Row("docs/own-model.md", "edgemobile export v2 --weights imagenet", _DOWNLOADED),

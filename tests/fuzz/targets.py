@@ -166,6 +166,20 @@ def _safetensors_seeds() -> list[bytes]:
     return [save({"a.weight": torch.ones(2, 3), "b": torch.zeros(4, dtype=torch.float16)}, {"labels": "[1]"})]
 
 
+def _architecture(data: bytes, folder: Path) -> None:
+    from edgemobile.models.layers import layers
+    from edgemobile.models.table import read_table
+
+    list(layers(read_table(data.decode(errors="replace"), "a checkpoint").arch()))
+
+
+def _architecture_seeds() -> list[bytes]:
+    from edgemobile.models.arch import get_arch
+    from edgemobile.models.table import table_of
+
+    return [json.dumps(table_of(get_arch(name)).to_json()).encode() for name in ("v1", "v3-small")]
+
+
 def _pickle_seeds() -> list[bytes]:
     import torch
 
@@ -432,6 +446,7 @@ TARGETS: dict[str, Target] = {
     "onnx-run": Target(_run, lambda: _models("onnx"), needs=("torch", "onnx", "onnxruntime"), slow=True),
     "origins": Target(_origins, _origins_seeds, text=True),
     "safetensors": Target(_weights("mine.safetensors"), _safetensors_seeds, needs=("torch", "safetensors")),
+    "architecture": Target(_architecture, _architecture_seeds, text=True),
     "pickle": Target(_weights("mine.pth"), _pickle_seeds, needs=_TORCH),
     "program": Target(_program, _program_seeds, needs=_TORCH),
     "recipe": Target(_recipe, _recipe_seeds, text=True, needs=_TORCH),

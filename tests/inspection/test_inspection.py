@@ -240,7 +240,7 @@ def test_what_differs_is_counted() -> None:
     assert not diff.same
     assert (diff.compared, diff.only_left, diff.only_right) == (2, ("mine",), ())
     assert diff.differing == {
-        "w": "2 of 3 values differ, by at most 125; 1 of 1 scales differ, by at most 0.33 of themselves; "
+        "w": "2 of 3 values differ, by at most 125; 1 of 1 scales differ, by at most 0.33 of their value; "
         "1 of 1 zero points differ, by at most 4"
     }
 
