@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgemobile.accuracy.detection import DetectionEvaluation
 from edgemobile.accuracy.evaluation import Evaluation
+from edgemobile.accuracy.segmentation import SegmentationEvaluation
 from edgemobile.api import plots
 from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import Run, save_run
@@ -19,7 +20,7 @@ from edgemobile.printing.terminal import recorded
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Exported"]
+__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Exported", "Segmented"]
 
 # Notebook front ends show <pre> in the font of their text, in which columns do not align.
 _MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
@@ -123,6 +124,22 @@ class Detected(_Shown, DetectionEvaluation):
         from edgemobile.printing.evaluation import print_detection
 
         print_detection(self, quiet=False)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Segmented(_Shown, SegmentationEvaluation):
+    """The mean intersection over union of nets that classify pixels."""
+
+    def plot(self) -> Figure:
+        """The mean intersection over union of every file."""
+        return plots.segmented(self)
+
+    def _print(self) -> None:
+        from edgemobile.printing.evaluation import print_segmentation
+
+        print_segmentation(self, quiet=False)
 
     __str__ = _Shown.__str__
 

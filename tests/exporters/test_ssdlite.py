@@ -45,10 +45,7 @@ def test_both_formats_compute_the_integers_of_the_interpreter(graph: Graph) -> N
     assert np.ptp(expected) > 50 * steps.max()
     for name, stored in (("onnx", {"activations": "uint8", "weights": "uint8"}), ("tflite", {})):
         session = open_session(FORMATS[name].load().to_bytes(graph, metadata={}, **stored))
-        off = np.abs(session.rows(images) - expected) / steps
-        # A tie that a runtime rounds the other way moves some values behind it.
-        assert (off > 0.5).mean() < 0.1, name
-        assert np.median(off) < 1e-3, name
+        np.testing.assert_array_less(np.abs(session.rows(images) - expected) / steps, 0.5, name)
 
 
 def test_tflite_is_one_partition_and_onnx_has_no_float_op(graph: Graph) -> None:
