@@ -106,7 +106,7 @@ def test_a_plot_without_matplotlib(documented: dict[str, Any], monkeypatch: pyte
 
 
 # What Python says otherwise than the command line: options that only print or choose the exit code, what is a function
-# of its own (evaluate_detection), and names that are Python's.
+# of its own (evaluate_detection, evaluate_segmentation), and names that are Python's.
 _ONLY_COMMAND = {
     "json",
     "quiet",
@@ -121,6 +121,7 @@ _ONLY_COMMAND = {
     "help",
     "strict",
     "annotations",
+    "masks",
 }
 _RENAMED = {
     "min": "minimums",

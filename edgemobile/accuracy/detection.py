@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import time
-import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from edgemobile.accuracy.classifier import ClassifierOptions
-from edgemobile.accuracy.coco import Annotations, Found, Precision, average_precision, read_annotations
+from edgemobile.accuracy.coco import Found, Precision, average_precision, read_annotations
 from edgemobile.accuracy.detector import Detector, open_detector
+from edgemobile.accuracy.pictures import PicturesRequest
 from edgemobile.errors import BrokenImage, EdgemobileError, require
-from edgemobile.pixels import upright_rgb
+from edgemobile.images.reading import read_image
 from edgemobile.util.progress import Progress, Report, Silent
 
-__all__ = ["DETECTION_VERSION", "DetectionEvaluation", "DetectionRequest", "DetectorResult", "evaluate_detection"]
+__all__ = ["DETECTION_VERSION", "DetectionEvaluation", "DetectorResult", "evaluate_detection"]
 
 DETECTION_VERSION = 1
-
-
-@dataclass(frozen=True)
-class DetectionRequest:
-    """Which detectors to evaluate, on the images in the folder `data` that `annotations`, a COCO json, names.
-
-    `limit` draws so many of them at random with `seed`; None takes all.
-    """
-
-    files: tuple[str, ...]
-    data: Path
-    annotations: Path
-    limit: int | None = None
-    seed: int = 0
-    options: ClassifierOptions = field(default_factory=ClassifierOptions)
-
-    def __post_init__(self) -> None:
-        if not self.files:
-            raise EdgemobileError("nothing to evaluate: give at least one file")
-        if self.limit is not None and self.limit < 1:
-            raise EdgemobileError(f"limit must be at least 1, found {self.limit}")
-        if self.seed < 0:
-            raise EdgemobileError(f"seed must be at least 0, found {self.seed}")
-        if not self.data.is_dir():
-            raise EdgemobileError(
-                f"{self.data} is not a folder: with --annotations, --data is the folder of its images"
-            )
 
 
 @dataclass(frozen=True)
@@ -64,7 +35,7 @@ class DetectorResult:
 class DetectionEvaluation:
     """The result. `images` are the names of those that could be read; `skipped` is (name, reason)."""
 
-    request: DetectionRequest
+    request: PicturesRequest
     images: tuple[str, ...]
     annotated: int
     skipped: tuple[tuple[str, str], ...]
@@ -73,14 +44,9 @@ class DetectionEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with the precision of each category."""
-        request = self.request
         return {
             "version": DETECTION_VERSION,
-            "data": str(request.data),
-            "annotations": str(request.annotations),
-            "limit": request.limit,
-            "seed": request.seed,
-            "threads": request.options.threads,
+            **self.request.to_json(),
             "wall_s": self.wall_s,
             "annotated_boxes": self.annotated,
             "files": [_file_json(file) for file in self.files],
@@ -103,7 +69,7 @@ def _file_json(file: DetectorResult) -> dict[str, Any]:
     }
 
 
-def evaluate_detection(request: DetectionRequest, progress: Progress | None = None) -> DetectionEvaluation:
+def evaluate_detection(request: PicturesRequest, progress: Progress | None = None) -> DetectionEvaluation:
     """Run every file on the images. Broken and missing images are skipped and listed.
 
     Raises EdgemobileError for a file that is not a detector, or lacks a class of the annotations; for a json that is
@@ -112,19 +78,17 @@ def evaluate_detection(request: DetectionRequest, progress: Progress | None = No
     require("pycocotools", "coco")
     progress, started = progress or Silent(), time.perf_counter()
     with progress.step("read the annotations"):
-        annotations = read_annotations(request.annotations)
+        annotations = read_annotations(request.truth)
     with progress.step("open the files"):
         detectors = [open_detector(file, request.options) for file in dict.fromkeys(request.files)]
     classes = [annotations.classes(one.labels, one.classes) for one in detectors]
-    images = _drawn(annotations, request)
+    images = request.drawn(annotations.images)
     with progress.step(f"evaluate {len(images)} images", len(images)) as report:
         run = _Run(request.data, detectors)
         run.over(images, report)
     if not run.kept:
         name, reason = run.skipped[0]
-        raise EdgemobileError(
-            f"no image of {request.annotations} can be read in {request.data}; the first, {name}: {reason}"
-        )
+        raise EdgemobileError(f"no image of {request.truth} can be read in {request.data}; the first, {name}: {reason}")
     with progress.step("measure the precision"):
         files = [
             DetectorResult(
@@ -144,14 +108,6 @@ def evaluate_detection(request: DetectionRequest, progress: Progress | None = No
         tuple(files),
         time.perf_counter() - started,
     )
-
-
-def _drawn(annotations: Annotations, request: DetectionRequest) -> list[tuple[int, str]]:
-    images = list(annotations.images)
-    if request.limit is None or request.limit >= len(images):
-        return images
-    places = np.random.default_rng(request.seed).choice(len(images), request.limit, replace=False)
-    return [images[place] for place in np.sort(places)]
 
 
 class _Run:
@@ -189,12 +145,4 @@ def _opened(folder: Path, name: str) -> Image.Image:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BrokenImage("its name leads out of the folder")
-    try:
-        # Pillow warns about odd metadata on standard error, in the middle of a progress bar.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            return upright_rgb(image)
-    except BrokenImage:
-        raise
-    # Decoders raise many kinds of exceptions on broken bytes.
-    except Exception as error:
-        raise BrokenImage(getattr(error, "strerror", None) or "it is not an image, or is damaged") from error
+    return read_image(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
-from edgemobile.api.records import Benched, Compared, CostTable, Detected, Evaluated, Explained, Exported
+from edgemobile.api.records import Benched, Compared, CostTable, Detected, Evaluated, Explained, Exported, Segmented
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline.export import explanation
 from edgemobile.pipeline.export import export as _export
@@ -34,10 +34,12 @@ __all__ = [
     "Evaluated",
     "Explained",
     "Exported",
+    "Segmented",
     "bench",
     "cost_table",
     "evaluate",
     "evaluate_detection",
+    "evaluate_segmentation",
     "explain",
     "export",
     "parity",
@@ -485,18 +487,39 @@ def evaluate_detection(
     `files` are what `edgemobile export` wrote of a detector. Needs the extra [coco].
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
-    from edgemobile.accuracy.detection import DetectionRequest
     from edgemobile.accuracy.detection import evaluate_detection as measure
+    from edgemobile.accuracy.pictures import PicturesRequest
 
-    request = DetectionRequest(
+    request = PicturesRequest(
         files=_models(files),
         data=Path(data),
-        annotations=Path(annotations),
+        truth=Path(annotations),
         limit=limit,
         seed=seed,
         options=ClassifierOptions(preprocess=_preprocess(preprocess), labels=optional_path(labels), threads=threads),
     )
     return Detected.of(measure(request, progress))
+
+
+def evaluate_segmentation(
+    files: Files,
+    data: PathText,
+    masks: PathText,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Segmented:
+    """Measure the mean intersection over union of nets that classify pixels, on images in the folder `data` with masks
+    of the same names in another: `edgemobile eval --masks`."""
+    from edgemobile.accuracy.classifier import ClassifierOptions
+    from edgemobile.accuracy.pictures import PicturesRequest
+    from edgemobile.accuracy.segmentation import evaluate_segmentation as measure
+
+    options = ClassifierOptions(threads=threads)
+    request = PicturesRequest(_models(files), Path(data), Path(masks), limit, seed, options)
+    return Segmented.of(measure(request, progress))
 
 
 def _exported(model: PathText, out: PathText | None, progress: Progress | None, **options: Any) -> Exported:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from edgemobile.accuracy.detection import DetectionEvaluation
     from edgemobile.accuracy.evaluation import Evaluation
+    from edgemobile.accuracy.segmentation import SegmentationEvaluation
     from edgemobile.comparison.report import ParityReport
     from edgemobile.devices.host.records import Run
     from edgemobile.latency.layer_costs import LayerCost
@@ -86,6 +87,14 @@ def detected(evaluation: DetectionEvaluation) -> Figure:
     names = [Path(file.detector.file).name for file in evaluation.files]
     axes.barh(names, [100 * file.precision.ap for file in evaluation.files])
     axes.set_xlabel("average precision over overlaps of 0.5 to 0.95, %")
+    return figure
+
+
+def segmented(evaluation: SegmentationEvaluation) -> Figure:
+    figure, (axes,) = _figure(len(evaluation.files))
+    names = [Path(file.segmenter.file).name for file in evaluation.files]
+    axes.barh(names, [100 * file.mean_iou for file in evaluation.files])
+    axes.set_xlabel("mean intersection over union, %")
     return figure
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgemobile.accuracy.detection import DetectionEvaluation
 from edgemobile.accuracy.evaluation import Evaluation
+from edgemobile.accuracy.segmentation import SegmentationEvaluation
 from edgemobile.api import plots
 from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import Run, save_run
@@ -20,7 +21,7 @@ from edgemobile.quant.explain import Explanation
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Explained", "Exported"]
+__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Explained", "Exported", "Segmented"]
 
 # Notebook front ends show <pre> in the font of their text, in which columns do not align.
 _MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
@@ -139,6 +140,22 @@ class Detected(_Shown, DetectionEvaluation):
         from edgemobile.printing.evaluation import print_detection
 
         print_detection(self, quiet=False)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Segmented(_Shown, SegmentationEvaluation):
+    """The mean intersection over union of nets that classify pixels."""
+
+    def plot(self) -> Figure:
+        """The mean intersection over union of every file."""
+        return plots.segmented(self)
+
+    def _print(self) -> None:
+        from edgemobile.printing.evaluation import print_segmentation
+
+        print_segmentation(self, quiet=False)
 
     __str__ = _Shown.__str__
 

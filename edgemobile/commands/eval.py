@@ -14,7 +14,7 @@ from edgemobile.commands.options import CLASSIFIER, RESULTS, given_options
 from edgemobile.commands.sections import SectionedCommand
 from edgemobile.commands.writable import check_writable
 from edgemobile.errors import EdgemobileError
-from edgemobile.printing.evaluation import print_detection, print_evaluation
+from edgemobile.printing.evaluation import print_detection, print_evaluation, print_segmentation
 from edgemobile.printing.terminal import console, progress
 from edgemobile.util.strict_json import to_json_text
 
@@ -43,6 +43,12 @@ __all__ = ["evaluate"]
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Boxes of the images in the folder --data, a COCO json: the average precision of detectors.",
+)
+@click.option(
+    "--masks",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Masks of the images in the folder --data, .png of class numbers: the mean IoU of nets that classify pixels.",
 )
 @click.option(
     "--split",
@@ -94,10 +100,12 @@ def evaluate(
     as_json: bool,
     quiet: bool,
     annotations: Path | None,
+    masks: Path | None,
     **options: Any,
 ) -> int:
     """Measure the accuracy of FILEs on the images of --data: top-1, top-5, the 95 % interval, loss to a baseline; with
-    --annotations, the average precision of the boxes of exported detectors.
+    --annotations, the average precision of the boxes of exported detectors; with --masks, the mean intersection over
+    union of exported nets that classify pixels.
 
     FILE is any .onnx or .tflite image classifier, a checkpoint of a reference model, the name of one with bundled
     weights, package.module:factory, a saved program (.pt2), or the folder of an export, which stands for all files in
@@ -129,8 +137,8 @@ def evaluate(
         checked_max_drop(max_drop)
     check_writable("--results", results_store, files)
     chosen = ClassifierOptions(arch=arch, preprocess=preprocess, labels=labels, threads=threads, res=res)
-    if annotations is not None:
-        return _of_detectors(expanded(files), annotations, options, chosen, as_json=as_json, quiet=quiet)
+    if annotations is not None or masks is not None:
+        return _of_pictures(expanded(files), annotations, masks, options, chosen, as_json=as_json, quiet=quiet)
     opened = read_files(dict.fromkeys((*expanded(files), *filter(None, [options["baseline"]]))))
     if detector := next((name for name, file in opened.items() if detects(file)), None):
         raise EdgemobileError(f"{detector} is a detector: add --annotations FILE, a COCO json with boxes of the images")
@@ -151,31 +159,43 @@ def evaluate(
     return EdgemobileError.exit_code if result.refused else 1 if missed else 0
 
 
-# What --annotations does not go with: they count classes, or run files elsewhere.
+# What --annotations and --masks do not go with: they count classes, or run files elsewhere.
 _OF_CLASSIFIERS = ("split", "baseline", "max_drop", "arch", "res", "on", "workers", "results_store")
+_NOT_OF_SEGMENTERS = ("labels", "preprocess")
 
 
-def _of_detectors(
+def _of_pictures(
     files: tuple[str, ...],
-    annotations: Path,
+    annotations: Path | None,
+    masks: Path | None,
     options: dict[str, Any],
     chosen: ClassifierOptions,
     *,
     as_json: bool,
     quiet: bool,
 ) -> int:
-    from edgemobile.accuracy.detection import DetectionRequest, evaluate_detection
+    """Evaluate on boxes or on masks; returns the exit code."""
+    from edgemobile.accuracy.detection import evaluate_detection
+    from edgemobile.accuracy.pictures import PicturesRequest
+    from edgemobile.accuracy.segmentation import SegmentationEvaluation, evaluate_segmentation
 
-    if refused := [name for name in given_options() if name in _OF_CLASSIFIERS]:
+    if annotations is not None and masks is not None:
+        raise EdgemobileError("--annotations is for detectors, --masks for nets that classify pixels: give one of them")
+    option, others = (
+        ("--annotations", _OF_CLASSIFIERS) if masks is None else ("--masks", (*_OF_CLASSIFIERS, *_NOT_OF_SEGMENTERS))
+    )
+    if refused := [name for name in given_options() if name in others]:
         names = ", ".join("--results" if name == "results_store" else f"--{name.replace('_', '-')}" for name in refused)
-        raise EdgemobileError(f"--annotations is for detectors, and for classifiers only: {names}. Omit one of them")
+        raise EdgemobileError(f"{names} cannot be used with {option}: omit one of them")
+    truth = masks or annotations
+    assert truth is not None
     with progress(quiet=quiet or as_json) as bars:
-        request = DetectionRequest(
-            files, options["data"], annotations, limit=options["limit"], seed=options["seed"], options=chosen
-        )
-        result = evaluate_detection(request, bars)
+        request = PicturesRequest(files, options["data"], truth, options["limit"], options["seed"], chosen)
+        result = evaluate_segmentation(request, bars) if masks is not None else evaluate_detection(request, bars)
     if as_json:
         print(to_json_text(result.to_json()), end="")
+    elif isinstance(result, SegmentationEvaluation):
+        print_segmentation(result, quiet=quiet)
     else:
         print_detection(result, quiet=quiet)
     return 0

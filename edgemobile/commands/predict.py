@@ -83,12 +83,14 @@ def _run(
     as_json: bool,
 ) -> int:
     """What `find` finds in each image, printed by `show`, or as JSON under `key`; returns the exit code."""
+    from edgemobile.images.reading import read_image
+
     results: list[dict[str, Any]] = []
     if not as_json:
         _print_model(model)
     for path in images:
         try:
-            found = find(_upright(path))
+            found = find(read_image(path))
         except EdgemobileError as error:
             results.append({"image": str(path), "error": str(error)})
             if not as_json:
@@ -125,22 +127,6 @@ def _boxes(detector: Detector, image: Image.Image, top: int) -> _Found:
         }
         for box, score, number in list(zip(*found, strict=True))[:top]
     ]
-
-
-def _upright(path: Path) -> Image.Image:
-    from PIL import Image
-
-    from edgemobile.pixels import upright_rgb
-
-    try:
-        with Image.open(path) as image:
-            return upright_rgb(image)
-    except BrokenImage:
-        raise
-    # Decoders raise many kinds of exceptions on broken bytes.
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or "it is not an image, or is damaged"
-        raise BrokenImage(reason) from error
 
 
 def _print_model(model: Classifier | Detector) -> None:

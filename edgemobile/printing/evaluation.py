@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -13,8 +13,9 @@ from edgemobile.printing.terminal import console, format_table
 if TYPE_CHECKING:
     from edgemobile.accuracy.detection import DetectionEvaluation
     from edgemobile.accuracy.evaluation import Evaluation, FileResult
+    from edgemobile.accuracy.segmentation import SegmentationEvaluation
 
-__all__ = ["print_detection", "print_evaluation"]
+__all__ = ["print_detection", "print_evaluation", "print_segmentation"]
 
 _SHOWN_SKIPPED = 5
 
@@ -62,7 +63,7 @@ def print_detection(result: DetectionEvaluation, *, quiet: bool) -> None:
     request, screen = result.request, console()
     shown = shown_names(file.detector.file for file in result.files)
     drawn = f", drawn with seed {request.seed}" if request.limit else ""
-    images = f"{len(result.images)} images of {request.annotations.name}{drawn}"
+    images = f"{len(result.images)} images of {request.truth.name}{drawn}"
     columns = ["file", "AP 0.5:0.95", "AP 0.5", "boxes found", "images/s", "skipped"]
     table = format_table(f"{images}, {result.annotated} boxes; {result.wall_s:.1f} s", columns)
     for file in result.files:
@@ -76,12 +77,42 @@ def print_detection(result: DetectionEvaluation, *, quiet: bool) -> None:
         )
     screen.print(table)
     _print_skipped(result.skipped)
-    for file in () if quiet else result.files:
+    for file in result.files:
         for note in file.detector.notes:
             screen.print(f"[dim]note:[/dim] {escape(note)}")
-        screen.print(f"\n[bold]{escape(shown[file.detector.file])}[/bold]  {file.detector.found['runtime']}")
-        for what in ("input", "preprocess", "outputs", "labels"):
-            screen.print(f"  [dim]{what:10}[/dim] {escape(file.detector.found[what])}")
+    if not quiet:
+        for file in result.files:
+            _print_facts(shown[file.detector.file], file.detector.found)
+
+
+def print_segmentation(result: SegmentationEvaluation, *, quiet: bool) -> None:
+    """The table of nets that classify pixels."""
+    request, screen = result.request, console()
+    shown = shown_names(file.segmenter.file for file in result.files)
+    drawn = f", drawn with seed {request.seed}" if request.limit else ""
+    title = f"{len(result.images)} images of {request.data.name} with masks{drawn}; {result.wall_s:.1f} s"
+    table = format_table(title, ["file", "mean IoU", "pixel accuracy", "images/s", "skipped"])
+    for file in result.files:
+        table.add_row(
+            escape(shown[file.segmenter.file]),
+            f"{file.mean_iou:.2%}",
+            f"{file.pixel_accuracy:.2%}",
+            f"{len(result.images) / file.inference_s:.0f}",
+            str(len(result.skipped)),
+        )
+    screen.print(table)
+    _print_skipped(result.skipped)
+    if not quiet:
+        for file in result.files:
+            _print_facts(shown[file.segmenter.file], file.segmenter.found)
+
+
+def _print_facts(name: str, found: Mapping[str, str]) -> None:
+    screen = console()
+    screen.print(f"\n[bold]{escape(name)}[/bold]  {found['runtime']}")
+    for what, words in found.items():
+        if what != "runtime":
+            screen.print(f"  [dim]{what:10}[/dim] {escape(words)}")
 
 
 def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 
 import edgemobile
 from edgemobile.accuracy.coco import read_annotations
-from edgemobile.accuracy.detection import DetectionEvaluation, DetectionRequest, evaluate_detection
+from edgemobile.accuracy.detection import DetectionEvaluation, evaluate_detection
+from edgemobile.accuracy.pictures import PicturesRequest
 from edgemobile.cli import cli
 from edgemobile.errors import EdgemobileError
 from tests.support.colour_detector import CELLS, colour_detector, painted
@@ -60,7 +61,7 @@ def measure(data: Path) -> Callable[..., DetectionEvaluation]:
     def run(format_name: str = "onnx", **options: Any) -> DetectionEvaluation:
         path = data / f"detector.{format_name}"
         path.write_bytes(colour_detector(format_name, **options))
-        return evaluate_detection(DetectionRequest((str(path),), data / "images", data / "instances.json"))
+        return evaluate_detection(PicturesRequest((str(path),), data / "images", data / "instances.json"))
 
     return run
 
@@ -180,7 +181,7 @@ def test_what_is_for_classifiers_is_refused(data: Path, colour_model: Callable[.
     path = data / "detector.onnx"
     path.write_bytes(colour_detector("onnx"))
     given = ("--data", data / "images", "--annotations", data / "instances.json")
-    with pytest.raises(EdgemobileError, match="for classifiers only: --split, --max-drop, --baseline"):
+    with pytest.raises(EdgemobileError, match="--split, --max-drop, --baseline cannot be used with --annotations"):
         command(path, *given, "--split", "test", "--max-drop", 1, "--baseline", path)
     with pytest.raises(EdgemobileError, match=r"detector.onnx is a detector: add --annotations FILE"):
         command(path, "--data", data / "images")

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edgemobile.cli import cli
-from edgemobile.commands.predict import _upright
 from edgemobile.errors import EdgemobileError
+from edgemobile.images.reading import read_image
 from tests.support.colour_detector import colour_detector, painted
 
 pytest.importorskip("onnxruntime")
@@ -86,9 +86,9 @@ def test_what_cannot_be_shown_says_why(model: Path, tmp_path: Path) -> None:
     assert "strip.png: it is 30000 x 1 px" in " ".join(errors.split())
 
 
-def test_photos_are_turned_upright(tmp_path: Path, sideways: Image.Image) -> None:
+def test_photos_are_turnedread_image(tmp_path: Path, sideways: Image.Image) -> None:
     sideways.save(tmp_path / "turned.png", exif=sideways.getexif())
-    upright = _upright(tmp_path / "turned.png")
+    upright = read_image(tmp_path / "turned.png")
     assert upright.size == (10, 20)
     assert upright.getpixel((5, 2)) == (255, 255, 255)
 

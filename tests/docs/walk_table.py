@@ -35,6 +35,7 @@ SKIPPED = (
     Row("README.md", "python3 -m venv .venv &&", _CI),
     Row("docs/accuracy.md", "edgemobile eval mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
     Row("docs/accuracy.md", "edgemobile predict mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
+    Row("docs/accuracy.md", "edgemobile eval v3-large-lraspp/", _DOWNLOADED),
     Row("docs/boards.md", "edgemobile bench int8.tflite --on pi5 --cooldown", "needs the thermometer of a board"),
     Row("docs/ci.md", "docker", "needs a Docker engine; tests/test_docker.py reads the Dockerfile"),
     Row("docs/detection.md", "edgemobile export", _DOWNLOADED),
