@@ -1,6 +1,6 @@
 """What can be left out of a net in one step, and the choice by saliency alone.
 
-A move removes the least salient channels of one group, a block, or the rim of a 5x5 kernel.
+A move removes the least salient channels of one group or of all, a block, or the rim of a 5x5 kernel.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ __all__ = ["Move", "kept_channels", "moves", "widths_by_saliency"]
 # Channels are removed in eights, which every kernel's tile is a multiple of.
 STEP = 8
 _SMALLER_KERNEL = 3
+# Of a group in one step: Taylor's first term says little of what it is without most of its channels.
+_MOST_REMOVED = 0.5
 # A move that saves less than this share of what a step should is none.
 _LEAST_SAVED = 0.25
 
@@ -78,13 +80,17 @@ def moves(arch: Arch, saliency: Saliency, limits: Limits, wanted: float) -> list
 
 
 def _all(arch: Arch, saliency: Saliency, limits: Limits, load: float, wanted: float) -> Iterator[Move]:
+    if widths := widths_by_saliency(arch, saliency, limits, load - wanted):
+        smaller = with_widths(arch, widths)
+        lost = sum(_lost(saliency, name, count) for name, count in widths.items())
+        name = f"least salient channels of {len(widths)} groups"
+        yield Move(name, smaller, load - limits.load(smaller), lost, widths)
     for group in channel_groups(arch):
         if count := _narrowed(arch, group.name, group.channels, limits, load - wanted):
             widths = {group.name: count}
             smaller = with_widths(arch, widths)
-            lost = saliency.channels[group.name].sort().values[: group.channels - count].sum()
             name = f"{group.name} {group.channels} -> {count}"
-            yield Move(name, smaller, load - limits.load(smaller), float(lost), widths)
+            yield Move(name, smaller, load - limits.load(smaller), _lost(saliency, group.name, count), widths)
     for row in droppable_blocks(arch):
         smaller = replace(arch, blocks=arch.blocks[:row] + arch.blocks[row + 1 :])
         name = f"without blocks.{row}"
@@ -97,12 +103,18 @@ def _all(arch: Arch, saliency: Saliency, limits: Limits, load: float, wanted: fl
         yield Move(name, smaller, load - limits.load(smaller), rim, {}, shrinks=row)
 
 
+def _lost(saliency: Saliency, name: str, count: int) -> float:
+    """The saliency of all but the `count` most salient channels of a group."""
+    values = saliency.channels[name].sort().values
+    return float(values[: len(values) - count].sum())
+
+
 def _narrowed(arch: Arch, name: str, channels: int, limits: Limits, aim: float) -> int | None:
     """The most channels of a group with which the net is down to `aim` of the budget, or else the fewest possible; None
     if it cannot be narrowed."""
     allowed = [
         count
-        for count in range(channels - STEP, 0, -STEP)
+        for count in range(channels - STEP, _fewest(channels) - 1, -STEP)
         if has_same_structure(arch, with_widths(arch, {name: count}))
     ]
     low, high = 0, len(allowed) - 1
@@ -113,6 +125,11 @@ def _narrowed(arch: Arch, name: str, channels: int, limits: Limits, aim: float) 
         else:
             low = middle + 1
     return allowed[low] if allowed else None
+
+
+def _fewest(channels: int) -> int:
+    """The fewest channels that a group of `channels` has after one step."""
+    return max(STEP, -(-int((1 - _MOST_REMOVED) * channels) // STEP) * STEP)
 
 
 def widths_by_saliency(arch: Arch, saliency: Saliency, limits: Limits, aim: float) -> dict[str, int]:
@@ -129,7 +146,7 @@ def widths_by_saliency(arch: Arch, saliency: Saliency, limits: Limits, aim: floa
         """(saliency for each part of the budget saved, the width then); infinite if there is none."""
         found = [(math.inf, 0)]
         for count in (widths[name] - STEP, widths[name] - 2 * STEP):
-            smaller = with_widths(arch, {**widths, name: count}) if count > 0 else arch
+            smaller = with_widths(arch, {**widths, name: count}) if count >= _fewest(total[name]) else arch
             saved = load - limits.load(smaller)
             if saved > 0 and has_same_structure(arch, smaller):
                 change = lost[name][total[name] - count] - lost[name][total[name] - widths[name]]

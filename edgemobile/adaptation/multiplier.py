@@ -8,7 +8,7 @@ from __future__ import annotations
 from edgemobile.adaptation.limits import Limits
 from edgemobile.adaptation.moves import kept_channels
 from edgemobile.adaptation.pruning import Weights, has_same_structure, with_channels
-from edgemobile.adaptation.repair import repaired
+from edgemobile.adaptation.repair import Repair
 from edgemobile.adaptation.saliency import saliency_of
 from edgemobile.adaptation.search import Images
 from edgemobile.models.arch import Arch, scaled
@@ -36,5 +36,5 @@ def narrowed(net: Weights, arch: Arch, width: float, images: Images) -> Weights:
     wanted = channel_groups(exact_arch(scaled(arch, width=width)))
     has = {group.name: group.channels for group in channel_groups(net.arch)}
     widths = {group.name: group.channels for group in wanted if group.channels < has[group.name]}
-    saliency = saliency_of(net, images.repair, images.repair_classes)
-    return repaired(with_channels(net, kept_channels(saliency, widths)), net, images.repair)
+    kept = kept_channels(saliency_of(net, images.repair, images.repair_classes), widths)
+    return Repair(net, images.repair).after(lambda full: with_channels(full, kept))

@@ -1,10 +1,11 @@
-"""Repairs a smaller net without training: readers of removed channels are refitted, batch norms re-estimated."""
+"""Repairs a smaller net without training: readers of removed channels are refitted, batch norms shifted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,13 +15,15 @@ from edgemobile.adaptation.pruning import Weights
 from edgemobile.models.layers import layers
 from edgemobile.quant.torch_graph import to_nchw
 
-__all__ = ["Quality", "quality_of", "reestimate", "repaired"]
+__all__ = ["Quality", "Repair", "quality_of"]
 
 _BATCH = 64
 # Pixels of an image that a refit looks at.
 _MOST_PIXELS = 64
 # How strongly refitted weights are held to those before: a share of the mean square of the inputs.
 _RIDGE = 0.01
+# Added to variances before they are compared.
+_TINY = 1e-5
 _REFITTED = ("project", "plain_project", "expand", "last", "hidden", "classifier")
 
 
@@ -40,34 +43,67 @@ def quality_of(module: torch.nn.Module, images: np.ndarray, classes: np.ndarray)
     return Quality(float(F.cross_entropy(logits, wanted)), float((logits.argmax(1) == wanted).double().mean()))
 
 
-def repaired(net: Weights, before: Weights, images: np.ndarray) -> Weights:
-    """`net`, cut from `before`, with the layers refitted whose outputs `before` still has, then with new statistics.
+@dataclass(frozen=True)
+class Repair:
+    """Repairs nets that are cut from `net`, on `images` f32[N,H,W,3]."""
 
-    Layer by layer in order of execution, so that each makes up for what the ones before it still miss.
+    net: Weights
+    images: np.ndarray
+
+    def after(self, cut: Callable[[Weights], Weights]) -> Weights:
+        """What `cut` makes of the net, with the layers refitted whose outputs the net still has, and with batch norms
+        for what reaches them now.
+
+        Layer by layer in order of execution, so that each makes up for what the ones before it still miss.
+        """
+        smaller = cut(self.net)
+        before = cut(self._seen)
+        module = smaller.module()
+        _shift_norms(module, smaller, before, self.images)
+        for name in _changed(smaller, self.net):
+            _refit(module, self._module, name, self.images)
+        _shift_norms(module, smaller, before, self.images)
+        return Weights.of(smaller.arch, module)
+
+    @cached_property
+    def _module(self) -> torch.nn.Module:
+        return self.net.module()
+
+    @cached_property
+    def _seen(self) -> Weights:
+        """The net with the statistics of the images."""
+        return _with_statistics(self.net, self.images)
+
+
+def _shift_norms(module: torch.nn.Module, smaller: Weights, before: Weights, images: np.ndarray) -> None:
+    """Change the statistics of the batch norms in `module` by what cutting changed: from those on the images `before`
+    to those now.
+
+    Those of `smaller` are of the training, whose images were augmented and whose weights moved: statistics of the
+    images in their place made a net worse from which nothing was cut.
     """
-    module, reference = net.module(), before.module()
-    reestimate(module, images)
-    for name in _changed(net, before):
-        _refit(module, reference, name, images)
-    reestimate(module, images)
-    return Weights.of(net.arch, module)
+    now = _with_statistics(Weights.of(smaller.arch, module), images).state
+    state = module.state_dict()
+    for key, trained in smaller.state.items():
+        if key.endswith("running_mean"):
+            state[key] = trained + now[key] - before.state[key]
+        elif key.endswith("running_var"):
+            state[key] = trained * (now[key] + _TINY) / (before.state[key] + _TINY)
+    module.load_state_dict(state)
 
 
 @torch.no_grad()
-def reestimate(module: torch.nn.Module, images: np.ndarray) -> None:
-    """Set the statistics of every batch norm to those on `images` f32[N,H,W,3]."""
-    norms = [one for one in module.modules() if isinstance(one, torch.nn.BatchNorm2d)]
-    momentums = [norm.momentum for norm in norms]
-    for norm in norms:
+def _with_statistics(net: Weights, images: np.ndarray) -> Weights:
+    """`net` with the statistics of every batch norm on `images`, each after those before it normalized by their own."""
+    module = net.module()
+    for norm in (one for one in module.modules() if isinstance(one, torch.nn.BatchNorm2d)):
         norm.reset_running_stats()
         # The mean over all batches.
         norm.momentum = None
     module.train()
     for part in _batches(images):
         module(to_nchw(part))
-    module.eval()
-    for norm, momentum in zip(norms, momentums, strict=True):
-        norm.momentum = momentum
+    return Weights.of(net.arch, module)
 
 
 def _changed(net: Weights, before: Weights) -> list[str]:

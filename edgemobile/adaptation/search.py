@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from edgemobile.adaptation.limits import Limits
 from edgemobile.adaptation.moves import Move, kept_channels, moves, widths_by_saliency
 from edgemobile.adaptation.pruning import Weights, with_channels
-from edgemobile.adaptation.repair import Quality, quality_of, repaired
+from edgemobile.adaptation.repair import Quality, Repair, quality_of
 from edgemobile.adaptation.request import Step, Tried
 from edgemobile.adaptation.saliency import saliency_of
 from edgemobile.errors import EdgemobileError
@@ -87,8 +88,8 @@ def step_of(name: str, net: Weights, limits: Limits, quality: Quality, tried: tu
 def _by_saliency(search: Search, limits: Limits, images: Images, aim: float) -> Search:
     saliency = saliency_of(search.net, images.repair, images.repair_classes)
     widths = widths_by_saliency(search.net.arch, saliency, limits, aim)
-    cut = with_channels(search.net, kept_channels(saliency, widths))
-    net = repaired(cut, search.net, images.repair)
+    kept = kept_channels(saliency, widths)
+    net = Repair(search.net, images.repair).after(lambda net: with_channels(net, kept))
     step = step_of(f"least salient channels of {len(widths)} groups", net, limits, images.quality(net))
     return Search(net, (*search.steps, step))
 
@@ -102,10 +103,11 @@ def _step(search: Search, limits: Limits, images: Images, wanted: float, candida
             f"nothing more can be left out of the net, and it takes {load:.2f} of the budget. Choose a larger "
             "--budget, or fewer pixels with --res"
         )
+    repair = Repair(search.net, images.repair)
     found: list[tuple[float, Move, Weights, Quality]] = []
     with progress.step(f"step {number}: {len(options)} moves at {load:.2f} of the budget", len(options)) as report:
         for move in options:
-            net = repaired(move.apply(search.net, saliency), search.net, images.repair)
+            net = repair.after(partial(move.apply, saliency=saliency))
             quality = images.quality(net)
             found.append(((quality.loss - search.steps[-1].loss) / move.saved, move, net, quality))
             report(len(found))
