@@ -172,7 +172,7 @@ def _plot(kind: str, samples: list[Sample], path: Path) -> None:
     axes = figure.subplots()
     axes.plot([one.done for one in samples], [one.rss_mib for one in samples])
     axes.set(xlabel=kind, ylabel="resident memory, MiB")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * max(one.rss_mib for one in samples))
     figure.savefig(path)
 
 

@@ -40,9 +40,11 @@ from edgemobile.loading.file_model import load_file
 from edgemobile.loading.model import Model, load_model
 from edgemobile.lower.dead_channels import without_dead_channels
 from edgemobile.metrics.measures import sqnr_db, top1_agree
+from edgemobile.quant.calibration import calibrate
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.recipes import read_recipe
+from edgemobile.quant.trials import choose
 
 _BATCH = 32
 _Z = 1.96
@@ -168,7 +170,17 @@ def makers(
 
 
 def _int8(graph: Graph, calibration: np.ndarray, recipe: Recipe) -> Graph:
+    if recipe.trials:
+        chosen = choose(calibrate(graph, batches(calibration)), recipe, minutes=60, evaluate=float_or_int8_logits)
+        print(f"<!-- {chosen} -->")
+        recipe = chosen.recipe
     return ptq(graph, batches(calibration), recipe).graph
+
+
+def float_or_int8_logits(graph: Graph, images: np.ndarray) -> np.ndarray:
+    logits = answers(tflite.to_bytes(graph, metadata={}), images)
+    assert logits is not None
+    return logits
 
 
 def batches(images: np.ndarray) -> list[np.ndarray]:

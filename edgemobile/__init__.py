@@ -3,7 +3,8 @@
     result = edgemobile.export("v3-large", int8=True, out="v3-large")
     report = edgemobile.parity("v3-large", "v3-large/v3-large-int8.tflite", layers=True)
 
-export, quantize, parity, bench and evaluate work like the commands, cost_table is a part of bench (docs/api.md).
+export, quantize, parity, bench and evaluate work like the commands; cost_table is a part of bench, evaluate_detection
+and evaluate_segmentation of eval, and explain of quantize (docs/api.md).
 Importing edgemobile is fast: torch, onnx and the runtimes are imported only when needed.
 """
 
@@ -15,10 +16,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgemobile.api import bench, cost_table, evaluate, export, parity, quantize
+    from edgemobile.api import (
+        bench,
+        cost_table,
+        evaluate,
+        evaluate_detection,
+        evaluate_segmentation,
+        explain,
+        export,
+        parity,
+        quantize,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "bench", "cost_table", "evaluate", "export", "parity", "quantize"]
+__all__ = [
+    "__version__",
+    "bench",
+    "cost_table",
+    "evaluate",
+    "evaluate_detection",
+    "evaluate_segmentation",
+    "explain",
+    "export",
+    "parity",
+    "quantize",
+]
 
 # onnxruntime 1.29 and later send the name, hashes and timings of every model to its vendor, also on Linux. They read
 # this variable when first loaded. It keeps users' models private and the upload out of the measurements.
@@ -27,7 +49,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # A program that uses edgemobile as a library decides how to show its log; the commands print it.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-_FUNCTIONS = ("bench", "cost_table", "evaluate", "export", "parity", "quantize")
+_FUNCTIONS = (
+    "bench",
+    "cost_table",
+    "evaluate",
+    "evaluate_detection",
+    "evaluate_segmentation",
+    "explain",
+    "export",
+    "parity",
+    "quantize",
+)
 
 
 def __getattr__(name: str) -> Any:

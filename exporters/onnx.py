@@ -1,8 +1,8 @@
 """Graph -> ONNX, float and int8 (QDQ), written node by node: the file holds what the Graph says and nothing else.
 
     Graph                                  ONNX
-    x[N,H,W,C]                             x[N,C,H,W]; there is no Transpose
-    uint8 pixels[N,H,W,3], the input       pixels[N,H,W,3] and a Transpose of them, the only one there is
+    x[N,H,W,C]                             x[N,C,H,W]
+    uint8 pixels[N,H,W,3], the input       pixels[N,H,W,3] and a Transpose of them
     conv weight [O,KH,KW,I]                [O,I,KH,KW]
     linear behind a flatten of HxW > 1     columns back from NHWC to NCHW order
     float tensor t                         t
@@ -10,6 +10,7 @@
     float result on its way to t:q         t:raw
     its integers before ReLU or ReLU6      t:linear:q
     channel shuffle to t                   t:grouped, t:turned, with the groups as a dimension
+    image reshaped to rows t[N,R,C]        t:nhwc, the image transposed
     int8 image t with channels of zeros    t:wide, from t:q:wide (channel_multiple)
     int8 constant w                        initializer w:q behind DequantizeLinear; w, the reals
 
@@ -388,7 +389,6 @@ def _pool_attributes(node: Node) -> dict[str, Any]:
 _ROWS: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
     "linear": ("Gemm", lambda node: {"transB": 1}),
     "mul": ("Mul", _nothing),
-    "concat": ("Concat", lambda node: {"axis": 1}),
     "mean": ("GlobalAveragePool", _nothing),
     "max_pool2d": ("MaxPool", _pool_attributes),
     "avg_pool2d": ("AveragePool", _pool_attributes),
@@ -443,6 +443,12 @@ def _slice(writer: _Writer, node: Node) -> None:
     writer.result(node, "Slice", [writer.real(node.inputs[0]), *parameters])
 
 
+def _concat(writer: _Writer, node: Node) -> None:
+    axis, rank = node.attrs["axis"], len(writer.graph[node.output].shape)
+    parts = [writer.real(name) for name in node.inputs]
+    writer.result(node, "Concat", parts, axis=(0, 2, 3, 1)[axis] if rank == 4 else axis)
+
+
 def _channel_shuffle(writer: _Writer, node: Node) -> None:
     """The groups as a dimension of their own, turned round: Reshape, Transpose, Reshape."""
     name, groups = node.output, node.attrs["groups"]
@@ -475,6 +481,13 @@ def _resize(writer: _Writer, node: Node) -> None:
 
 def _reshape(writer: _Writer, node: Node) -> None:
     before, after = writer.graph[node.inputs[0]].shape, writer.graph[node.output].shape
+    if len(before) == 4 and len(after) == 3:
+        # The rows of a matrix are pixels, which lie one behind the other with their channels last.
+        turned = f"{node.output}:nhwc"
+        writer.emit("Transpose", [writer.real(node.inputs[0])], turned, before, perm=(0, 2, 3, 1))
+        shape = writer.constant(f"{node.output}:shape", np.array(after, np.int64))
+        writer.result(node, "Reshape", [turned, shape])
+        return
     if len(after) == 2 and after[0] == before[0]:
         writer.result(node, "Flatten", [writer.real(node.inputs[0])], axis=1)
         return
@@ -523,6 +536,7 @@ _SPECIAL: dict[str, Callable[[_Writer, Node], None]] = {
     "conv2d": _conv,
     "relu6": _relu6,
     "add": _add,
+    "concat": _concat,
     "slice": _slice,
     "channel_shuffle": _channel_shuffle,
     "resize": _resize,

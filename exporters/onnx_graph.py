@@ -155,6 +155,12 @@ class _Reader:
             return False
         return all(node is reader or name not in node.input for node in self.model.graph.node)
 
+    def feeds_rows(self, name: str) -> bool:
+        """Whether all that reads an image with its channels last makes the rows [N, R, C] of it."""
+        readers = [node for node in self.model.graph.node if name in node.input]
+        ranks = {len(self.stored[tensor_name(node.output[0])].shape) for node in readers if node.op_type == "Reshape"}
+        return bool(readers) and ranks == {3} and all(node.op_type == "Reshape" for node in readers)
+
     def constant(self, name: str, data: np.ndarray) -> str:
         """Add a float32 constant that the file has in another form."""
         self.stored[name] = Tensor.constant(name, np.asarray(data, np.float32))
@@ -308,9 +314,11 @@ def _reduce_mean(reader: _Reader, node: Any) -> None:
 def _concat(reader: _Reader, node: Any) -> None:
     output = reader.stored[tensor_name(node.output[0])]
     rank = len(output.shape)
-    if rank not in (2, 4) or _attrs(node)["axis"] % rank != 1:
-        raise Unsupported(f"Concat (at {node.output[0]}) is supported of channels")
-    reader.emit("concat", node, [reader.in_steps_of(output, name, index) for index, name in enumerate(node.input)])
+    axis = _attrs(node)["axis"] % max(1, rank)
+    if axis == 0:
+        raise Unsupported(f"Concat (at {node.output[0]}) is supported along any dimension but the batch")
+    parts = [reader.in_steps_of(output, name, index) for index, name in enumerate(node.input)]
+    reader.emit("concat", node, parts, axis=(0, 3, 1, 2)[axis] if rank == 4 else axis)
 
 
 def _sum_or_product(op: str) -> Callable[[_Reader, Any], None]:
@@ -371,7 +379,7 @@ def _numbers(given: list[np.ndarray | None]) -> list[Any]:
 
 
 def _reshape(reader: _Reader, node: Any) -> None:
-    """A flattening, or the first or the last step of a channel shuffle."""
+    """A flattening, the rows of an image, or the first or the last step of a channel shuffle."""
     source, output = reader.named(node.input[0]), tensor_name(node.output[0])
     before, after = reader.stored[source].shape, reader.stored[output].shape
     if source in reader.grouped:
@@ -456,7 +464,10 @@ def _transpose(reader: _Reader, node: Any) -> None:
     if source in reader.grouped and tuple(_attrs(node)["perm"]) == (0, 2, 1, 3, 4):
         reader.grouped[tensor_name(node.output[0])] = reader.grouped[source]
         return
-    perm = _attrs(node).get("perm", tuple(reversed(range(rank))))
+    perm = tuple(_attrs(node).get("perm", tuple(reversed(range(rank)))))
+    if perm == (0, 2, 3, 1) and reader.feeds_rows(node.output[0]):
+        reader.same[tensor_name(node.output[0])] = source
+        return
     # A Graph has both sides with their channels last.
     last = (0, 2, 3, 1) if rank == 4 else tuple(range(rank))
     reader.emit("transpose", node, [node.input[0]], perm=tuple(last.index(perm[axis]) for axis in last))

@@ -162,7 +162,7 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "linear": lambda tf, graph, node, x, w, b: _activate(tf, node, tf.matmul(x, w, transpose_b=True) + b),
     "add": lambda tf, graph, node, a, b: _activate(tf, node, tf.add(a, b)),
     "mul": lambda tf, graph, node, a, b: _activate(tf, node, tf.multiply(a, b)),
-    "concat": lambda tf, graph, node, *parts: tf.concat(parts, axis=-1),
+    "concat": lambda tf, graph, node, *parts: tf.concat(parts, axis=node.attrs["axis"]),
     "slice": lambda tf, graph, node, x: x[..., node.attrs["begin"] : node.attrs["end"]],
     "channel_shuffle": _channel_shuffle,
     "resize": _resize,

@@ -361,26 +361,25 @@ def _concat(file: _File, node: Node) -> None:
     parts = list(node.inputs)
     while len(parts) > _MOST_PARTS:
         parts = [_joined(file, node, parts[at : at + _MOST_PARTS]) for at in range(0, len(parts), _MOST_PARTS)]
-    _emit_concat(file, parts, node.output)
+    _emit_concat(file, node, parts, node.output)
 
 
 def _joined(file: _File, node: Node, parts: Sequence[str]) -> str:
     """Some of the parts of a concatenation, as one tensor of the writer's own."""
     if len(parts) == 1:
         return parts[0]
-    result = file.graph[node.output]
+    result, axis = file.graph[node.output], node.attrs["axis"]
     shapes = [file.tensors[file.tensor(part)].shape for part in parts]
     name = f"{node.output}/concat{len(file.operators)}"
-    shape = (*result.shape[:-1], int(sum(shape[-1] for shape in shapes)))
+    shape = (*result.shape[:axis], int(sum(shape[axis] for shape in shapes)), *result.shape[axis + 1 :])
     file.add(Tensor(name, shape, result.dtype, None, result.qparams))
-    _emit_concat(file, parts, name)
+    _emit_concat(file, node, parts, name)
     return name
 
 
-def _emit_concat(file: _File, parts: Sequence[str], output: str) -> None:
-    rank = len(file.tensors[file.tensor(parts[0])].shape)
+def _emit_concat(file: _File, node: Node, parts: Sequence[str], output: str) -> None:
     kind = schema.ActivationFunctionType.NONE
-    file.emit("CONCATENATION", parts, output, axis=rank - 1, fusedActivationFunction=kind)
+    file.emit("CONCATENATION", parts, output, axis=node.attrs["axis"], fusedActivationFunction=kind)
 
 
 def _mean(file: _File, node: Node) -> None:

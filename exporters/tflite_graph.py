@@ -266,10 +266,12 @@ def _with_constant(op: str, other: Callable[[np.ndarray], np.ndarray]) -> Callab
 
 def _concat(reader: _Reader, operator: Any) -> None:
     options, output = operator.builtinOptions, reader.output(operator)
-    rank = len(reader.tensors[output].shape)
-    if options.axis % rank != rank - 1 or _activation(options):
-        raise Unsupported(f"CONCATENATION (at {output}) is supported of channels, without an activation")
-    reader.emit("concat", operator, reader.inputs(operator))
+    axis = options.axis % max(1, len(reader.tensors[output].shape))
+    if axis == 0 or _activation(options):
+        raise Unsupported(
+            f"CONCATENATION (at {output}) is supported along any dimension but the batch, without an activation"
+        )
+    reader.emit("concat", operator, reader.inputs(operator), axis=axis)
 
 
 def _first(op: str) -> Callable[[_Reader, Any], None]:

@@ -30,36 +30,56 @@ from edgemobile.quant.observers import OBSERVERS, Observer
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 from edgemobile.util.progress import Report, unheard
+from edgemobile.util.torch_threads import torch_threads
 
-__all__ = ["Calibration", "Prepared", "Ranges", "Statistics", "calibrate", "refuse_unmatched"]
+__all__ = [
+    "Calibration",
+    "Prepared",
+    "Ranges",
+    "Statistics",
+    "calibrate",
+    "held_out",
+    "is_held_out",
+    "refuse_unmatched",
+]
 
 # The two ends of every activation's range, by its name.
 Ranges = Mapping[str, tuple[float, float]]
-_FormKey = tuple[str, str, float, bool]
+_FormKey = tuple[str, str, float, bool, int]
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A float graph ready for int8: the same function in a form that integers suit.
 
-    `floors`: tensor name -> f64[C], below which nothing that reads the tensor can tell values apart.
+    `gates`: the convolutions whose gates were split. `factors`: tensor name -> f64[C], by which channels were
+    multiplied. `floors`: tensor name -> f64[C], below which nothing that reads the tensor can tell values apart.
     """
 
     graph: Graph
+    gates: tuple[str, ...]
     factors: Mapping[str, np.ndarray]
     floors: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, whole: Graph, gates: Iterable[str], factors: Mapping[str, np.ndarray]) -> Prepared:
+        """`whole`, the integer form of a graph, with these `gates` split and its channels multiplied by `factors`."""
+        wanted = set(gates)
+        form, split = split_gates(whole, lambda node: node.output in wanted)
+        floors = {name: floor * factors.get(name, 1.0) for name, floor in _floors(form, split).items()}
+        return cls(rescaled(form, factors), tuple(split), factors, floors)
 
 
 @dataclass(frozen=True)
 class Statistics:
     """What images showed so far, by what of a recipe it depends on.
 
-    `channels`: (form of hard-swish, gates split) -> the channels of every activation, the sum of an image's squared
-    logits. `prepared`: the fields of a recipe that decide the prepared graph -> that. `ranges`: those, and the observer
-    of every activation -> the ranges.
+    `channels`: (form of hard-swish, gates split, images of gradients) -> the channels of every activation, the sum of
+    an image's squared logits. `prepared`: the fields of a recipe that decide the prepared graph -> that. `ranges`:
+    those, and the observer of every activation -> the ranges.
     """
 
-    channels: dict[tuple[str, str], tuple[Mapping[str, Channels], float]] = field(default_factory=dict)
+    channels: dict[tuple[str, str, int], tuple[Mapping[str, Channels], float]] = field(default_factory=dict)
     prepared: dict[_FormKey, Prepared] = field(default_factory=dict)
     ranges: dict[tuple[_FormKey, tuple[tuple[str, str], ...]], Ranges] = field(default_factory=dict)
 
@@ -102,24 +122,25 @@ class Calibration:
             self.statistics.ranges[key] = _observe(prepared, observers, self.batches, report)
         return _with_headroom(prepared.graph, self.statistics.ranges[key], recipe)
 
+    @torch_threads(1)
     def _prepare(self, recipe: Recipe) -> Prepared:
         whole = integer_form(self.graph, recipe.hswish)
         finding = recipe.split_gates == "highest_cost" and recipe.equalize > 0
         gates = "all" if finding else recipe.split_gates
         form, split = split_gates(whole, lambda node: GATES[gates](whole, node))
         if not recipe.equalize:
-            return Prepared(form, {}, _floors(form, split))
-        seen = (recipe.hswish, gates)
+            return Prepared.of(whole, split, {})
+        seen = (recipe.hswish, gates, recipe.gradient_images)
         if seen not in self.statistics.channels:
-            self.statistics.channels[seen] = observe_channels(form, self.images, _floors(form, split))
+            floors = _floors(form, split)
+            self.statistics.channels[seen] = observe_channels(form, self.images, floors, recipe.gradient_images)
         channels, signal = self.statistics.channels[seen]
         factors = equalize(form, channels, recipe.equalize, by_noise=recipe.noise_optimal_scaling)
-        if finding:
-            worth = highest_cost(form, split, equalizable(form), channels, factors, signal)
-            form, split = split_gates(whole, lambda node: node.output in worth)
-            factors = {name: factors[name] for group in equalizable(form) for name in group}
-        floors = {name: floor * factors.get(name, 1.0) for name, floor in _floors(form, split).items()}
-        return Prepared(rescaled(form, factors), factors, floors)
+        if not finding:
+            return Prepared.of(whole, split, factors)
+        worth = highest_cost(form, split, equalizable(form), channels, factors, signal)
+        form, split = split_gates(whole, lambda node: node.output in worth)
+        return Prepared.of(whole, split, {name: factors[name] for group in equalizable(form) for name in group})
 
 
 def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = False, largest: float = 0) -> Calibration:
@@ -131,6 +152,20 @@ def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = Fal
     """
     batches = tuple(batches)
     return Calibration(graph, batches, tuple(check_images(batches, strict=strict, largest=largest)))
+
+
+def held_out(calibration: Calibration) -> tuple[Calibration, np.ndarray]:
+    """(a calibration on three of four of the images, the others f32[N,H,W,C]), for a judgement on unseen images."""
+    images = calibration.images
+    held = is_held_out(len(images))
+    rest, size = images[~held], max(map(len, calibration.batches))
+    batches = tuple(rest[start : start + size] for start in range(0, len(rest), size))
+    return Calibration(calibration.graph, batches, calibration.notes), images[held]
+
+
+def is_held_out(count: int) -> np.ndarray:
+    """Which of so many images are held out, bool[count]: every fourth."""
+    return np.arange(count) % 4 == 3
 
 
 def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
@@ -148,7 +183,8 @@ def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
 
 def _form_key(recipe: Recipe) -> _FormKey:
     """What of a recipe decides the prepared graph."""
-    return recipe.hswish, recipe.split_gates, float(recipe.equalize), recipe.noise_optimal_scaling
+    scaled = recipe.hswish, recipe.split_gates, float(recipe.equalize), recipe.noise_optimal_scaling
+    return *scaled, recipe.gradient_images
 
 
 def _floors(graph: Graph, split: Sequence[str]) -> dict[str, np.ndarray]:
@@ -168,6 +204,7 @@ def _observers(graph: Graph, recipe: Recipe) -> dict[str, str]:
     return found
 
 
+@torch_threads(1)
 def _observe(
     prepared: Prepared, chosen: Mapping[str, str], batches: Sequence[np.ndarray], report: Report
 ) -> dict[str, tuple[float, float]]:

@@ -1,7 +1,10 @@
 """A calibration as a file, .npz: the images, and as JSON beside them what they showed so far.
 
-A process that reads it quantizes with the recipes it has statistics for without running the graph, and with others from
-the images, without their data set.
+    write_calibration(calibration, path); read_calibration(path, graph)
+    write_statistics(calibration, path); with_statistics(calibration, path)        without the images
+
+A process that reads one quantizes with the recipes it has statistics for without running the graph, and with others
+from the images, without their data set.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,34 +21,31 @@ import numpy as np
 
 from edgemobile.errors import EdgemobileError, first_line
 from edgemobile.graph import Graph
-from edgemobile.quant.calibration import Calibration
+from edgemobile.quant.calibration import Calibration, Prepared
+from edgemobile.quant.hswish import integer_form
 from edgemobile.quant.noise import Channels
 from edgemobile.util.strict_json import versioned
 
-__all__ = ["read_calibration", "write_calibration"]
+__all__ = ["read_calibration", "with_statistics", "write_calibration", "write_statistics"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
     """Write `calibration` to `path`. Raises EdgemobileError where that cannot be."""
-    statistics = calibration.statistics
-    about = {
-        "version": _VERSION,
-        "graph": _fingerprint(calibration.graph),
-        "batches": [len(batch) for batch in calibration.batches],
-        "notes": list(calibration.notes),
-        "channels": [
-            [key, signal, {name: _lists(each) for name, each in channels.items()}]
-            for key, (channels, signal) in statistics.channels.items()
-        ],
-        "ranges": [[form, observers, ranges] for (form, observers), ranges in statistics.ranges.items()],
-    }
-    try:
-        with path.open("wb") as file:
-            np.savez_compressed(file, about=np.array(json.dumps(about)), images=calibration.images)
-    except OSError as error:
-        raise EdgemobileError(f"cannot write the calibration {path}: {error.strerror or error}") from error
+    channels = [
+        [key, signal, {name: _lists(each) for name, each in channels.items()}]
+        for key, (channels, signal) in calibration.statistics.channels.items()
+    ]
+    _write(path, {**_about(calibration), "channels": channels}, images=calibration.images)
+
+
+def write_statistics(calibration: Calibration, path: Path) -> None:
+    """Write what the recipes that were asked for need of `calibration`, without its images, to `path`.
+
+    Raises EdgemobileError where that cannot be.
+    """
+    _write(path, {**_about(calibration), "channels": []})
 
 
 def read_calibration(path: Path, graph: Graph) -> Calibration:
@@ -52,33 +53,98 @@ def read_calibration(path: Path, graph: Graph) -> Calibration:
 
     Raises EdgemobileError for a file that is no calibration, of another version or of another graph.
     """
+    about, arrays = _read(path)
     try:
-        with np.load(path, allow_pickle=False) as held:
-            about, images = versioned(str(held["about"]), _VERSION, "calibration"), held["images"]
         if about["graph"] == _fingerprint(graph):
-            return _restored(about, images, graph)
-    except OSError as error:
-        raise EdgemobileError(f"cannot read the calibration {path}: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise EdgemobileError(f"{path} is not a calibration: {first_line(error)}") from error
+            images = arrays["images"]
+            if images.dtype != np.float32 or images.ndim != 4 or sum(about["batches"]) != len(images):
+                raise ValueError(
+                    f"{images.dtype}{list(images.shape)} is not f32[N,H,W,C] of batches {about['batches']}"
+                )
+            batches = np.split(images, np.cumsum(about["batches"])[:-1])
+            return _restored(about, Calibration(graph, tuple(batches), tuple(about["notes"])))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _malformed(path, error) from error
     raise EdgemobileError(
         f"{path} is a calibration of another graph than {graph.name}: other layers or other weights. Calibrate again"
     )
 
 
-def _restored(about: dict[str, Any], images: np.ndarray, graph: Graph) -> Calibration:
-    if images.dtype != np.float32 or images.ndim != 4 or sum(about["batches"]) != len(images):
-        raise ValueError(f"{images.dtype}{list(images.shape)} is not f32[N,H,W,C] of batches {about['batches']}")
-    batches = np.split(images, np.cumsum(about["batches"])[:-1])
-    calibration = Calibration(graph, tuple(batches), tuple(about["notes"]))
+def with_statistics(calibration: Calibration, path: Path) -> Calibration:
+    """`calibration` with what write_statistics wrote, where that is of the same graph and images; else as it is.
+
+    Raises EdgemobileError for a file that holds no statistics or those of another version.
+    """
+    about, _ = _read(path)
+    try:
+        same = all(about[name] == wanted for name, wanted in _identity(calibration).items())
+        return _restored(about, calibration) if same else calibration
+    except (KeyError, TypeError, ValueError) as error:
+        raise _malformed(path, error) from error
+
+
+def _about(calibration: Calibration) -> dict[str, Any]:
+    statistics = calibration.statistics
+    return {
+        "version": _VERSION,
+        **_identity(calibration),
+        "notes": list(calibration.notes),
+        "prepared": [
+            [key, prepared.gates, {name: factor.tolist() for name, factor in prepared.factors.items()}]
+            for key, prepared in statistics.prepared.items()
+        ],
+        "ranges": [[form, observers, ranges] for (form, observers), ranges in statistics.ranges.items()],
+    }
+
+
+def _identity(calibration: Calibration) -> dict[str, Any]:
+    """What statistics are of: the graph, the images and the order that they were seen in."""
+    return {
+        "graph": _fingerprint(calibration.graph),
+        "images": hashlib.sha256(np.ascontiguousarray(calibration.images).tobytes()).hexdigest(),
+        "batches": [len(batch) for batch in calibration.batches],
+    }
+
+
+def _write(path: Path, about: Mapping[str, Any], **arrays: np.ndarray) -> None:
+    try:
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+    except OSError as error:
+        raise EdgemobileError(f"cannot write the calibration {path}: {error.strerror or error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            about = versioned(str(held["about"]), _VERSION, "calibration")
+            return about, {name: held[name] for name in held if name != "about"}
+    except OSError as error:
+        raise EdgemobileError(f"cannot read the calibration {path}: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _malformed(path, error) from error
+
+
+def _malformed(path: Path, error: Exception) -> EdgemobileError:
+    return EdgemobileError(f"{path} is not a calibration: {first_line(error)}")
+
+
+def _restored(about: Mapping[str, Any], calibration: Calibration) -> Calibration:
+    """`calibration` with the statistics of a file."""
+    statistics = calibration.statistics
     for key, signal, channels in about["channels"]:
         restored = {
             name: Channels(**{end: np.array(values) for end, values in of.items()}) for name, of in channels.items()
         }
-        calibration.statistics.channels[tuple(key)] = restored, signal
+        statistics.channels[tuple(key)] = restored, signal
+    for key, gates, factors in about["prepared"]:
+        whole = integer_form(calibration.graph, key[0])
+        statistics.prepared[tuple(key)] = Prepared.of(
+            whole, gates, {name: np.array(factor) for name, factor in factors.items()}
+        )
     for form, observers, ranges in about["ranges"]:
         key = tuple(form), tuple(map(tuple, observers))
-        calibration.statistics.ranges[key] = {name: (low, high) for name, (low, high) in ranges.items()}
+        statistics.ranges[key] = {name: (low, high) for name, (low, high) in ranges.items()}
     return calibration
 
 

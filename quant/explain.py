@@ -3,25 +3,31 @@
 The noise that an activation puts into the logits is measured to first order (quant/noise.py), in two parts: of values
 inside its range, which are rounded, and of values outside, which are cut. Rounding hurts where one channel is much
 wider than the others, because all share its step; cutting hurts where the calibration images reached less far.
+
+The sum of these is a prediction for activations alone, on images that calibration saw. What int8 really has, with its
+weights and on other images, is measured: every fourth image is held out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgemobile.graph import Graph, QParams
+from edgemobile.graph.interpreter import run_real
 from edgemobile.graph.origin import path_of
-from edgemobile.quant.calibration import Calibration, Prepared
+from edgemobile.metrics.measures import sqnr_db
+from edgemobile.quant.calibration import Calibration, Prepared, held_out
 from edgemobile.quant.noise import Backward
-from edgemobile.quant.ptq import qparams_of
+from edgemobile.quant.ptq import qparams_of, quantize
 from edgemobile.quant.recipe import DEFAULT, Recipe
 from edgemobile.quant.sensitivity import PROBES, RANKED_IMAGES, moved
 from edgemobile.quant.torch_graph import to_nhwc
+from edgemobile.util.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Cause", "Explanation", "explain"]
 
 _NAMED = 3
+_HELD_OUT_FROM = 16
 # What is said: a share of noise worth more images, a ratio of widths worth a word, and the SQNR in dB from which about
 # one answer in a hundred changes.
 _MUCH_CUT = 0.2
@@ -63,11 +70,15 @@ class Cause:
 
 @dataclass(frozen=True)
 class Explanation:
-    """`causes` are all activations, the noisiest first. `sqnr_db` is what the logits would have with float weights;
-    `cut` the share of all noise that comes from values outside their range."""
+    """`causes` are all activations, the noisiest first. `sqnr_db` is what the logits have in int8, measured on `images`
+    images, of which `held_out` says whether calibration did not see them. `activations_db` is predicted for int8
+    activations with float weights; `cut` is the share of that noise which comes from values outside their range."""
 
     causes: tuple[Cause, ...]
     sqnr_db: float
+    images: int
+    held_out: bool
+    activations_db: float
     cut: float
     done: str
     left: tuple[str, ...]
@@ -78,7 +89,8 @@ class Explanation:
         parts = ", ".join(f"{cause.path} {cause.share:.0%}" for cause in named)
         count = _for_half(self.causes)
         return [
-            f"Where: int8 activations leave {self.sqnr_db:.1f} dB in the logits; half of the noise is from {count} of "
+            f"Where: int8 has {self.sqnr_db:.1f} dB on {self.images} {'held-out' if self.held_out else 'calibration'} "
+            f"images, its activations alone about {self.activations_db:.1f} dB; half of their noise is from {count} of "
             f"{len(self.causes)} tensors: {parts}",
             *(f"Why: {cause}" for cause in named[:2]),
             f"Done: {self.done}",
@@ -86,8 +98,26 @@ class Explanation:
         ]
 
 
-def explain(calibration: Calibration, recipe: Recipe = DEFAULT) -> Explanation:
-    """Why int8 by `recipe` is noisy, measured on the first 16 of the calibration's images."""
+def explain(
+    calibration: Calibration,
+    recipe: Recipe = DEFAULT,
+    *,
+    evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Why int8 by `recipe` is noisy.
+
+    Every fourth image of the calibration is held out and measured on; with fewer than 16, all are used for both. The
+    causes are measured on the first 16 others. `evaluate` gives the logits f32[N,classes] of a graph for images
+    f32[N,H,W,C]: by default the reference arithmetic, which is slow.
+    """
+    unseen = len(calibration.images) >= _HELD_OUT_FROM
+    if unseen:
+        calibration, images = held_out(calibration)
+    else:
+        images = calibration.images
+    int8 = quantize(calibration, recipe, progress=progress).graph
+    measured_db = sqnr_db(evaluate(calibration.graph, images), evaluate(int8, images))
     form, qparams = qparams_of(calibration, recipe)
     prepared = calibration.prepared(recipe)
     backward = Backward(form, calibration.images[:RANKED_IMAGES])
@@ -116,8 +146,10 @@ def explain(calibration: Calibration, recipe: Recipe = DEFAULT) -> Explanation:
         for name in sorted(noise, key=lambda name: -noise[name])
     )
     cut = sum(cause.share * cause.cut for cause in causes)
-    sqnr = 10 * math.log10(signal / total) if total and signal else math.inf
-    return Explanation(causes, sqnr, cut, _done(recipe, prepared, len(noise)), _left(recipe, form, causes, sqnr, cut))
+    activations_db = 10 * math.log10(signal / total) if total and signal else math.inf
+    done = _done(recipe, prepared, len(noise))
+    left = _left(recipe, form, causes, measured_db, activations_db, cut)
+    return Explanation(causes, measured_db, len(images), unseen, activations_db, cut, done, left)
 
 
 def _power(error: torch.Tensor) -> float:
@@ -163,20 +195,31 @@ def _done(recipe: Recipe, prepared: Prepared, tensors: int) -> str:
     return ", ".join(said for said, used in methods.items() if used) or "nothing"
 
 
-def _left(recipe: Recipe, form: Graph, causes: tuple[Cause, ...], sqnr_db: float, cut: float) -> tuple[str, ...]:
+def _left(
+    recipe: Recipe, form: Graph, causes: tuple[Cause, ...], measured_db: float, activations_db: float, cut: float
+) -> tuple[str, ...]:
     """What a user can still do, the cheapest first."""
     advice = []
     if cut >= _MUCH_CUT:
         advice.append(f"more calibration images or --observer minmax ({cut:.0%} of the noise is values outside ranges)")
-    if sqnr_db >= _ENOUGH_DB:
+    if measured_db >= _ENOUGH_DB:
         return (*advice, f"little: above {_ENOUGH_DB:.0f} dB about one answer in a hundred changes")
     gates = any(cause.op == "add" and not cause.equalized for cause in causes[:_NAMED])
     if recipe.hswish == "delegated" and recipe.split_gates != "all" and gates:
         advice.append("--split-gates all")
+    if recipe.name != "best":
+        advice.append("--recipe best, with real images")
     kept = [cause for cause in causes if cause.op != "input"][:_NAMED]
-    rest = 1 - sum(cause.share for cause in kept)
-    if kept and rest > 0:
+    if kept:
         options = " ".join(f"--keep-float '{cause.path}'" for cause in kept)
-        advice.append(f"{options} (about {sqnr_db - 10 * math.log10(rest):.1f} dB), or --max-drop 1 --search")
+        without = _without(sum(cause.share for cause in kept), measured_db, activations_db)
+        advice.append(f"{options} (about {without:.1f} dB), or --max-drop 1 --search")
     advice.append("edgemobile finetune --int8, which trains on the integers; or train with ReLU in place of hard-swish")
     return tuple(advice)
+
+
+def _without(share: float, measured_db: float, activations_db: float) -> float:
+    """The SQNR in dB without this share of the activations' noise; a refit leaves less of it than predicted."""
+    measured, activations = (10 ** (-db / 10) for db in (measured_db, activations_db))
+    rest = measured - share * min(measured, activations)
+    return -10 * math.log10(rest) if rest > 0 else math.inf

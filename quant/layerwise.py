@@ -17,6 +17,7 @@ from edgemobile.graph.affine import dequantize
 from edgemobile.quant.qparams import bias_tensor, weight_tensor
 from edgemobile.quant.torch_graph import evaluate, to_nchw
 from edgemobile.util.progress import Report
+from edgemobile.util.torch_threads import torch_threads
 
 if TYPE_CHECKING:
     import torch
@@ -100,6 +101,7 @@ class Layer:
 LayerCorrection = Callable[[Layer], Layer]
 
 
+@torch_threads(1)
 def correct_layers(
     reference: Graph,
     quantized: Graph,
@@ -107,16 +109,18 @@ def correct_layers(
     corrections: Sequence[LayerCorrection],
     floors: Mapping[str, np.ndarray],
     report: Report,
+    most_images: int = 0,
 ) -> Graph:
     """`quantized` with the weights and biases that `corrections`, one after the other, give each of its layers.
 
     `reference` is the float graph it was made from, with the same node names; `batches` are f32[N,H,W,C], of which as
-    many images are used as settle a mean and fit in memory. `floors`: tensor name -> f64[C], below which nothing that
-    reads the tensor can tell values apart. `report` is told how many layers are done.
+    many images are used as settle a mean and fit in memory, or `most_images` unless it is 0. `floors`: tensor name ->
+    f64[C], below which nothing that reads the tensor can tell values apart. `report` is told how many layers are done.
     """
     torch = require("torch", "export")
     images = np.concatenate(list(batches))
-    count = min(_MAX_IMAGES, max(_MIN_IMAGES, _PIXELS // (images.shape[1] * images.shape[2])))
+    enough = min(_MAX_IMAGES, max(_MIN_IMAGES, _PIXELS // (images.shape[1] * images.shape[2])))
+    count = most_images or enough
     with torch.no_grad():
         return _Walk(reference, quantized, to_nchw(images[:count]), corrections, floors).result(report)
 

@@ -116,15 +116,16 @@ def _logits(outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def observe_channels(
-    graph: Graph, images: np.ndarray, floors: Mapping[str, np.ndarray]
+    graph: Graph, images: np.ndarray, floors: Mapping[str, np.ndarray], gradient_images: int = 0
 ) -> tuple[dict[str, Channels], float]:
     """(the channels of every activation, the sum of an image's squared logits), over images f32[N,H,W,C].
 
-    `floors` f64[C]: below them nothing that reads a tensor can tell values apart.
+    `floors` f64[C]: below them nothing that reads a tensor can tell values apart. `gradient_images` is how many images
+    backward passes use, 0 for as many as take seconds.
     """
     ranges = _ranges(graph, images[:_RANGE_IMAGES], floors)
     pixels = images.shape[1] * images.shape[2]
-    count = min(len(images), _GRADIENT_IMAGES, max(1, _PIXELS // pixels))
+    count = min(len(images), gradient_images or min(_GRADIENT_IMAGES, max(1, _PIXELS // pixels)))
     powers: dict[str, Any] = {}
     gains: dict[str, Any] = {}
     signal = 0.0

@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from edgemobile.errors import EdgemobileError
 from edgemobile.graph import OPS, Graph, Node, Origin, QParams, Tensor
 from edgemobile.graph.affine import FIXED_QPARAMS
 from edgemobile.graph.affine import quantize as quantize_array
@@ -73,7 +74,12 @@ def ptq(
 
 def quantize(calibration: Calibration, recipe: Recipe = DEFAULT, *, progress: Progress | None = None) -> Quantized:
     """Quantize the graph of `calibration` to int8 as the recipe says. Raises EdgemobileError for a rule that matches
-    nothing."""
+    nothing, and for one with trials, which quant/trials.py resolves."""
+    if recipe.trials:
+        raise EdgemobileError(
+            f"recipe {recipe.name!r} has trials ({', '.join(recipe.trials)}): edgemobile.quant.trials.choose gives the "
+            "recipe to quantize with"
+        )
     progress = progress or Silent()
     batches = calibration.batches
     with progress.step("equalize channels"):
@@ -86,7 +92,7 @@ def quantize(calibration: Calibration, recipe: Recipe = DEFAULT, *, progress: Pr
     notes = (*calibration.notes, *build.notes, *dead_channels(form), *silent_layers(form, ranges))
     if corrections := _layer_corrections(recipe):
         with progress.step("correct int8 layers") as report:
-            result = correct_layers(form, result, batches, corrections, prepared.floors, report)
+            result = correct_layers(form, result, batches, corrections, prepared.floors, report, recipe.layer_images)
     return Quantized(_equalized(result, prepared.factors), notes)
 
 
@@ -100,7 +106,7 @@ def _layer_corrections(recipe: Recipe) -> list[LayerCorrection]:
     """What the recipe does to each layer once its input is known, in order."""
     corrections: list[LayerCorrection] = []
     if recipe.refit:
-        corrections.append(partial(refit, strength=recipe.refit))
+        corrections.append(partial(refit, strength=recipe.refit, pooled=recipe.refit_pooled))
     if recipe.clip_weights and any(rule.weights == "per_tensor" for rule in recipe.rules):
         corrections.append(clip)
     if recipe.adaround:

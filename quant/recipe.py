@@ -14,7 +14,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.quant.observers import OBSERVERS
 from edgemobile.util.strict_json import versioned
 
-__all__ = ["DEFAULT", "Hswish", "Recipe", "Rule"]
+__all__ = ["DEFAULT", "TRIALS", "Hswish", "Recipe", "Rule"]
 
 Hswish = Literal["delegated", "fused", "relu"]
 Precision = Literal["int8", "float"]
@@ -22,6 +22,9 @@ Granularity = Literal["per_channel", "per_tensor"]
 SplitGates = Literal["none", "stem", "highest_cost", "all"]
 _VERSION = 1
 _MOST_REFIT = 1e6
+_MOST_IMAGES = 4096
+# The names of quant/trials.py.
+TRIALS = ("gradient-images", "mse", "layer-images", "refit-pooled", "adaround")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ class Recipe:
     batches cuts the surest answers. `output_headroom` is what the range of the outputs is widened by: an answer surer
     than all the calibration images' would be cut to the same integer as the next. `squeeze_headroom` is the same for
     all inside squeeze-and-excites: synthetic images hold the statistics of batch norm, which say nothing of how far a
-    single image's mean strays.
+    single image's mean strays. `refit_pooled`: the refit includes layers that read one pixel per image, of which few
+    images give few rows to fit. `gradient_images` is the number of images whose gradients choose channel factors and
+    gates, and `layer_images` the number that layers are corrected on; 0 is as many as the resolution allows in seconds.
+    `trials` are names of quant/trials.py: changes of this recipe to keep if they help on held-out calibration images.
     """
 
     name: str = "default"
@@ -88,6 +94,10 @@ class Recipe:
     output_observer: str = "mse"
     output_headroom: float = 1.0
     squeeze_headroom: float = 1.0
+    refit_pooled: bool = True
+    gradient_images: int = 0
+    layer_images: int = 0
+    trials: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_text("name", self.name)
@@ -96,7 +106,7 @@ class Recipe:
         _check("output_observer", self.output_observer, tuple(OBSERVERS))
         if not _is_from(0, 1, self.equalize):
             raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
-        for name in ("noise_optimal_scaling", "bias_correction", "clip_weights", "adaround"):
+        for name in ("noise_optimal_scaling", "bias_correction", "clip_weights", "adaround", "refit_pooled"):
             if type(getattr(self, name)) is not bool:
                 raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
         if not _is_from(0, _MOST_REFIT, self.refit):
@@ -105,6 +115,13 @@ class Recipe:
             headroom = getattr(self, name)
             if not _is_from(1, 16, headroom):
                 raise EdgemobileError(f"{name} {headroom!r} is not a number from 1 to 16")
+        for name in ("gradient_images", "layer_images"):
+            count = getattr(self, name)
+            if type(count) is not int or not 0 <= count <= _MOST_IMAGES:
+                raise EdgemobileError(f"{name} {count!r} is not a whole number from 0 (automatic) to {_MOST_IMAGES}")
+        for trial in self.trials:
+            _check_text("trial", trial)
+            _check("trial", trial, TRIALS)
 
     def settings(self, *names: str, is_output: bool = False) -> Settings:
         """The settings of the node that goes by these `names`, as its own and its module's path; `is_output`: it is one
@@ -130,7 +147,8 @@ class Recipe:
         data = versioned(text, _VERSION, "quantization recipe")
         try:
             rules = tuple(Rule(**rule) for rule in data.pop("rules", ()))
-            return cls(rules=rules, **data)
+            trials = tuple(data.pop("trials", ()))
+            return cls(rules=rules, trials=trials, **data)
         except (ValueError, TypeError) as error:
             known = ", ".join(field.name for field in fields(cls))
             raise EdgemobileError(f"not a quantization recipe: {error}. A recipe has: version, {known}") from error

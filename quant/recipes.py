@@ -38,6 +38,8 @@ RECIPES = {
             squeeze_headroom=2.0,
         ),
         Recipe("adaround", adaround=True),
+        # Minutes: the default, with what helps on calibration images that are held out (quant/trials.py).
+        Recipe("best", trials=("gradient-images", "mse", "layer-images", "refit-pooled")),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
         # The usual quantizers' way.
         Recipe("minmax", rules=(Rule(observer="minmax"),), **_NO_METHODS),

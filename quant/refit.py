@@ -13,6 +13,7 @@ AdaQuant's, arXiv:2006.10518).
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,15 +30,18 @@ __all__ = ["refit"]
 _ROWS = 2**14
 
 
-def refit(layer: Layer, strength: float) -> Layer:
+def refit(layer: Layer, strength: float, *, pooled: bool = True) -> Layer:
     """`layer` with other weights, where it is a 1x1 convolution or a linear layer; a kernel has too few to fit.
 
-    `strength` is s above: 0 would trust the images alone, and a large one changes nothing.
+    `strength` is s above: 0 would trust the images alone, and a large one changes nothing. `pooled`: also a layer that
+    reads one pixel per image, inside a squeeze-and-excite or behind the pooling.
     """
     import torch
 
     weight = layer.float_weight
     pointwise = weight.ndim == 2 or weight.shape[1:3] == (1, 1)
+    if not pooled and math.prod(layer.x.shape[2:]) == 1:
+        return layer
     if layer.groups != 1 or not pointwise or layer.x.shape[2:] != layer.target.shape[2:]:
         return layer
     x, y = _rows(layer.x), _rows(layer.target)

@@ -141,10 +141,11 @@ def _leaky_relu(graph: Graph, node: Node, x: Any) -> Any:
     return torch.nn.functional.leaky_relu(x, node.attrs["slope"])
 
 
-def _concat(parts: tuple[Any, ...]) -> Any:
+def _concat(graph: Graph, node: Node, *parts: Any) -> Any:
     import torch
 
-    return torch.cat(parts, dim=1)
+    axis = node.attrs["axis"]
+    return torch.cat(parts, dim=(0, 2, 3, 1)[axis] if parts[0].ndim == 4 else axis)
 
 
 def _beside(x: Any, other: Any) -> Any:
@@ -159,7 +160,7 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "linear": lambda graph, node, x, w, b: _activate(node, x @ w.T + b),
     "add": lambda graph, node, a, b: _activate(node, _beside(b, a) + _beside(a, b)),
     "mul": lambda graph, node, a, b: _activate(node, _beside(b, a) * _beside(a, b)),
-    "concat": lambda graph, node, *parts: _concat(parts),
+    "concat": _concat,
     "slice": lambda graph, node, x: x[:, node.attrs["begin"] : node.attrs["end"]],
     "channel_shuffle": _channel_shuffle,
     "resize": _resize,

@@ -23,7 +23,7 @@ from edgemobile.errors import EdgemobileError, MissingExtra
 torch = pytest.importorskip("torch")
 pytest.importorskip("ai_edge_litert")
 
-_PLOTTED = ("exported", "compared", "benched", "evaluated", "quantized")
+_PLOTTED = ("exported", "compared", "benched", "evaluated", "quantized", "explained")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> dic
             noise = np.random.default_rng(index).integers(0, 255, (4, 4, 3), np.uint8)
             Image.fromarray(noise).resize((40, 32)).save(folder / "photos" / name / f"{index}.png")
     blocks = re.findall(r"^```python\n(.*?)^```", (repo_root / "docs" / "api.md").read_text(), re.M | re.S)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -62,6 +62,7 @@ def test_the_documentation_runs(documented: dict[str, Any]) -> None:
         ("exported", ("v3-large-int8.tflite", "same answer", "latency")),
         ("compared", ("parity with v3-large", "sqnr_db", "122 of 122")),
         ("benched", ("95 % interval", "v3-large-float32.tflite")),
+        ("explained", ("Where: int8 has", "held-out", "Left:")),
         ("evaluated", ("6 images", "McNemar p", "top-1")),
     ],
 )
@@ -104,8 +105,8 @@ def test_a_plot_without_matplotlib(documented: dict[str, Any], monkeypatch: pyte
         documented["exported"].plot()
 
 
-# What Python says otherwise than the command line: options that only print or choose the exit code, and names that are
-# Python's.
+# What Python says otherwise than the command line: options that only print or choose the exit code, what is a function
+# of its own (evaluate_detection, evaluate_segmentation), and names that are Python's.
 _ONLY_COMMAND = {
     "json",
     "quiet",
@@ -119,6 +120,8 @@ _ONLY_COMMAND = {
     "out",
     "help",
     "strict",
+    "annotations",
+    "masks",
 }
 _RENAMED = {
     "min": "minimums",

@@ -33,7 +33,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.util.locking import try_lock
 
-__all__ = ["infer"]
+__all__ = ["RemoteSession", "infer"]
 
 _MAX_CLASSES = 100_000
 _WINDOW = 2
@@ -60,16 +60,7 @@ def infer(
     The next chunk is on its way while the board computes. What an interrupted call left on the board is not computed
     again by the next call for the same images: chunks are known by their content. Raises as run_job does.
     """
-    emulated = transport.emulated
-    job: InferJob = {
-        "version": JOB_VERSION,
-        "kind": "infer",
-        "emulated": emulated,
-        "files": [job_file(file)],
-        "runtime": runtime,
-        "threads": threads,
-        "layers": layers_width is not None,
-    }
+    job = _job(file, runtime, threads, emulated=transport.emulated, layers=layers_width is not None)
     chunks = (_chunk(number, images) for number, images in enumerate(batches))
     first = list(itertools.islice(chunks, 1))
     told = _ChunksOfOurs(on_progress or (lambda event: None))
@@ -85,6 +76,56 @@ def infer(
             client.stop()
             raise
         client.end()
+
+
+class RemoteSession:
+    """One file open on a board, which answers images until it is closed. Not for several threads at once.
+
+    Its folder on the board is its own: nothing is resumed from an earlier call.
+    """
+
+    def __init__(
+        self,
+        device: Named,
+        transport: Transport,
+        prepared: Prepared,
+        file: ModelFile,
+        runtime: str,
+        threads: int,
+        on_progress: OnProgress,
+        *,
+        patience_s: float,
+        sleep: Callable[[float], None],
+    ) -> None:
+        """Start it on the board. Raises as run_job does."""
+        self._told = _ChunksOfOurs(on_progress)
+        folder = f"jobs/infer-{uuid.uuid4().hex[:16]}"
+        self._client = JobClient(device.name, transport, prepared, folder, self._told, patience_s, sleep)
+        self._asked = 0
+        self._classes: int | None = None
+        try:
+            self._client.begin(_job(file, runtime, threads, emulated=transport.emulated), [file])
+        except BaseException:
+            self.close()
+            raise
+
+    def rows(self, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Preprocessed images f32[N,H,W,C] in parts -> f32[N,outputs] of each. Raises as infer does."""
+        chunks = [_chunk(self._asked + number, images) for number, images in enumerate(parts)]
+        self._asked += len(chunks)
+        found = []
+        for chunk, logits in _answers(self._client, iter(chunks), False, self._classes):
+            self._told.answered(chunk)
+            self._classes = logits.shape[1]
+            found.append(logits)
+        return found
+
+    def close(self) -> None:
+        """Ask the worker to leave, with its folder, once it has answered the images at hand.
+
+        A board that cannot be asked at once is left alone: its worker leaves by itself after a while.
+        """
+        self._client.stop(discard=True)
 
 
 class _ChunksOfOurs:
@@ -187,6 +228,18 @@ def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.nda
     if not fits or fortran or dtype != np.float32 or len(body) != 4 * shape[0] * shape[1]:
         raise EdgemobileError(f"{named} answered a chunk with {dtype}{list(shape)} of {len(body)} bytes, not {wanted}")
     return np.frombuffer(body, np.float32).reshape(shape)
+
+
+def _job(file: ModelFile, runtime: str | None, threads: int, *, emulated: bool, layers: bool = False) -> InferJob:
+    return {
+        "version": JOB_VERSION,
+        "kind": "infer",
+        "emulated": emulated,
+        "files": [job_file(file)],
+        "runtime": runtime,
+        "threads": threads,
+        "layers": layers,
+    }
 
 
 def _resume_id(job: InferJob, first: Sequence[str]) -> str:

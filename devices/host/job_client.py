@@ -209,11 +209,14 @@ class JobClient:
                 return
             self._sleep(0.1)
 
-    def stop(self) -> None:
-        """Ask the worker to stop, if it can be asked at once: called while something else went wrong."""
+    def stop(self, *, discard: bool = False) -> None:
+        """Ask the worker to stop, if it can be asked at once: called while something else went wrong.
+
+        With `discard` it also clears the job away, which cannot be resumed then.
+        """
         try:
             if self._reached:
-                self._transport.put(self._token.encode(), f"{self.folder}/stop")
+                self._transport.put(self._token.encode(), f"{self.folder}/{'end' if discard else 'stop'}")
         except EdgemobileError:
             pass
 

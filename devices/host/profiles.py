@@ -3,6 +3,7 @@
     [pi5]
     address = "ssh://pi@raspberrypi.local"
     python = "python3.11"
+    tags = ["lab2"]
 
 To add a kind of address: a row in SCHEMES and a transport. `local` and `emulated:CPU` need no row in the file.
 """
@@ -38,15 +39,22 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True)
 class Device:
-    """A board: the user's name for it, its address, and its options (keys of its scheme's `options`)."""
+    """A board: the user's name for it, its address, its options (keys of its scheme's `options`), and the tags that
+    group it with others."""
 
     name: str
     address: str
     options: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name != self.address and not _NAME.fullmatch(self.name):
             raise EdgemobileError(f"device name {self.name!r}. Allowed: up to 64 letters, digits, '_' and '-'")
+        for tag in self.tags:
+            if not _NAME.fullmatch(tag):
+                raise EdgemobileError(
+                    f"tag {tag!r} of device {self.name}. Allowed: up to 64 letters, digits, '_' and '-'"
+                )
         row = self.row
         found = re.fullmatch(row.pattern, self.address)
         if not found:
@@ -205,6 +213,7 @@ def _add(device: Device) -> None:
         )
     lines = [f"[{device.name}]", f"address = {_quoted(device.address)}"]
     lines += [f"{option} = {_quoted(value)}" for option, value in device.options.items()]
+    lines += [f"tags = [{', '.join(map(_quoted, device.tags))}]"] if device.tags else []
     gap = "" if not config.text else "\n" if config.text.endswith("\n") else "\n\n"
     _write(config.text + gap + "\n".join(lines) + "\n")
 
@@ -263,25 +272,30 @@ def _row(config: ConfigFile, name: str, row: Any) -> Device:
         raise config.wrong((name,), "local is this machine; choose another name")
     if not isinstance(row, dict):
         raise config.wrong((name,), "must be a row, [NAME], not a value")
-    for key, value in row.items():
+    tags = row.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise config.wrong((name, "tags"), f'must be a list such as ["lab2"], found {tags!r}')
+    texts = {key: value for key, value in row.items() if key != "tags"}
+    for key, value in texts.items():
         if not isinstance(value, str):
             raise config.wrong((name, key), f"must be text in quotes, found {value!r}")
     if "address" not in row:
         raise config.wrong((name,), "has no address")
     address = row["address"]
-    options = {key: value for key, value in row.items() if key != "address"}
-    # One after another, to find which one is wrong: the name, the address or an option.
-    parts: list[tuple[tuple[str, ...], str, dict[str, str]]] = [
-        ((name,), _LOCAL.address, {}),
-        ((name, "address"), address, {}),
+    options = {key: value for key, value in texts.items() if key != "address"}
+    # One after another, to find which one is wrong: the name, the address, an option or the tags.
+    parts: list[tuple[tuple[str, ...], str, dict[str, str], tuple[str, ...]]] = [
+        ((name,), _LOCAL.address, {}, ()),
+        ((name, "address"), address, {}, ()),
     ]
-    parts += [((name, key), address, {key: value}) for key, value in options.items()]
-    for keys, to, having in parts:
+    parts += [((name, key), address, {key: value}, ()) for key, value in options.items()]
+    parts += [((name, "tags"), address, {}, tuple(tags))]
+    for keys, to, having, tagged in parts:
         try:
-            Device(name, to, having)
+            Device(name, to, having, tagged)
         except EdgemobileError as error:
             raise config.wrong(keys, str(error)) from error
-    return Device(name, address, options)
+    return Device(name, address, options, tuple(tags))
 
 
 def _quoted(value: str) -> str:

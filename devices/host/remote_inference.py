@@ -19,22 +19,22 @@ __all__ = ["InferenceStats", "remote_inference"]
 
 @dataclass
 class InferenceStats:
-    """Statistics from a device: `runtime` ("litert 2.3.0"), and the time of the inferences."""
+    """Statistics from a device: `runtime` ("litert 2.3.0"), and the time of the inferences of each part by its name."""
 
     runtime: str
-    _seconds: dict[str, float] = field(default_factory=dict)
+    part_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def inference_s(self) -> float:
         """0 under emulation."""
-        return sum(self._seconds.values())
+        return sum(self.part_seconds.values())
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "opened":
             self.runtime = f"{event.get('runtime')} {event.get('version')}"
         elif event["event"] == "chunk" and isinstance(event.get("ns"), int):
             # By name: results from before an interruption are reported again.
-            self._seconds[str(event.get("name"))] = event["ns"] / 1e9
+            self.part_seconds[str(event.get("name"))] = event["ns"] / 1e9
 
 
 def remote_inference(

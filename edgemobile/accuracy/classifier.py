@@ -37,6 +37,7 @@ from edgemobile.model_file.model_file import ModelFile
 from edgemobile.models.arch import Arch, get_arch
 from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.util.quiet import quiet_stderr
+from edgemobile.util.torch_threads import torch_threads
 
 __all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
 
@@ -218,15 +219,8 @@ class _TorchSession(Session):
         self._run, self._threads = run, threads
 
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
-        import torch
-
-        # It is a global setting of the process, which may use torch for other things.
-        before = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
-        try:
+        with torch_threads(self._threads):
             return self._run(prepared)
-        finally:
-            torch.set_num_threads(before)
 
 
 def _opened(

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, BrokenImage, Dataset, open_dataset
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from edgemobile.accuracy.remote import ReadPart
 
 __all__ = ["evaluate"]
 
@@ -214,31 +217,33 @@ def _score(indices: np.ndarray) -> _Scored:
 
 
 def _evaluate_on(
-    name: str, request: EvalRequest, scorer: _Scorer, parts: Sequence[np.ndarray], progress: Progress
+    on: str, request: EvalRequest, scorer: _Scorer, parts: Sequence[np.ndarray], progress: Progress
 ) -> Evaluation:
-    """File by file: images are read on this machine, in the same parts, and their scores come from the device."""
-    from edgemobile.accuracy.remote import score_on
-    from edgemobile.devices.host.profiles import open_device
+    """File by file: images are read on this machine, in the same parts, and their scores come from `on`."""
+    from edgemobile.accuracy.remote import scoring_on
+    from edgemobile.devices.host.selection import select_devices
 
     started, files = time.perf_counter(), []
-    device, transport = open_device(name)
-    try:
+
+    def read(number: int) -> ReadPart:
+        return scorer.read(parts[number])
+
+    with scoring_on(select_devices(on), request.scheduler) as score:
         for one in scorer.classifiers:
-            with progress.step(f"evaluate {Path(one.file).name} on {name}", sum(map(len, parts))) as report:
-                read = (scorer.read(part) for part in parts)
-                files.append(score_on(device, transport, one, read, request.options.threads, report))
-    finally:
-        transport.close()
+            with progress.step(f"evaluate {Path(one.file).name} on {on}", sum(map(len, parts))) as report:
+                files.append(score(one, len(parts), read, request.options.threads, report))
     scored = [
         scorer.ranked(kept, skipped, [file.scores[index] for file in files], [0.0] * len(files))
         for index, (kept, skipped) in enumerate(zip(files[0].kept, files[0].skipped, strict=True))
     ]
     scored[0] = scored[0]._replace(inference_s=np.array([file.inference_s for file in files]))
     scorer.classifiers = [
-        replace(one, found={**one.found, "runtime": f"{file.runtime} on {name}"})
+        replace(one, found={**one.found, "runtime": f"{file.runtime} on {on}"}, notes=(*one.notes, *file.notes))
         for one, file in zip(scorer.classifiers, files, strict=True)
     ]
-    return _counted(request, scorer, scored, 1, time.perf_counter() - started)
+    result = _counted(request, scorer, scored, 1, time.perf_counter() - started)
+    shares = tuple(replace(one, boards=file.boards) for one, file in zip(result.files, files, strict=True))
+    return replace(result, files=shares)
 
 
 # ---- in several processes -------------------------------------------------------------------------------------------

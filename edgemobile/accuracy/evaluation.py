@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.images.dataset import Dataset
 from edgemobile.metrics.measures import checked_max_drop
 from edgemobile.model_file.model_file import ModelFile
+
+if TYPE_CHECKING:
+    from edgemobile.devices.fleet.spread import BoardShare
 
 __all__ = ["EVALUATION_VERSION", "EvalRequest", "Evaluation", "FileResult"]
 
@@ -27,8 +30,9 @@ class EvalRequest:
     """What to evaluate, and on what.
 
     None for `split` takes the first that exists of test, val, validation, valid, eval and train, for `limit` all
-    images, for `workers` the number that pays off on this machine. `on` is a device that runs the files; None runs them
-    on this machine, in this process or in `workers`. `opened` are files that were read already, by name.
+    images, for `workers` the number that pays off on this machine. `on` are the devices that run the files, as
+    select_devices takes them; None runs them on this machine, in this process or in `workers`. `scheduler` is the
+    address of a Dask scheduler that has the devices as workers. `opened` are files that were read already, by name.
     """
 
     files: tuple[str, ...]
@@ -40,6 +44,7 @@ class EvalRequest:
     options: ClassifierOptions = field(default_factory=ClassifierOptions)
     workers: int | None = None
     on: str | None = None
+    scheduler: str | None = None
     opened: Mapping[str, ModelFile] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +54,8 @@ class EvalRequest:
             raise EdgemobileError(f"seed must be at least 0, found {self.seed}")
         if self.on is not None and self.workers is not None:
             raise EdgemobileError("workers are processes on this machine; a device uses one: omit --workers")
+        if self.scheduler is not None and self.on is None:
+            raise EdgemobileError("a scheduler has devices as workers: name them with --on")
         for name, value in (("limit", self.limit), ("workers", self.workers), ("threads", self.options.threads)):
             if value is not None and value < 1:
                 raise EdgemobileError(f"{name} must be at least 1, found {value}")
@@ -65,7 +72,7 @@ class FileResult:
     """One file. `truth`, `predicted` and `rank` are i64[N] in outputs of the model; rank 0 is top-1.
 
     `rule` is how the folders were matched to outputs, `paired` compares with the baseline, `inference_s` is the sum
-    of all processes.
+    of all processes. `boards` says what each of several boards contributed.
     """
 
     classifier: Classifier
@@ -75,6 +82,7 @@ class FileResult:
     rank: np.ndarray
     inference_s: float
     paired: Paired | None = None
+    boards: tuple[BoardShare, ...] = ()
 
     @property
     def count(self) -> int:
@@ -180,6 +188,7 @@ def _file_json(file: FileResult, evaluation: Evaluation) -> dict[str, Any]:
         "top5": None if file.top5_correct is None else file.top5_correct / file.count,
         "inference_s": file.inference_s,
         "images_per_s": file.images_per_s,
+        "boards": [asdict(share) for share in file.boards],
         "against_baseline": _paired_json(file.paired),
         "per_class": list(_per_class(file, evaluation)),
         "confusion": [

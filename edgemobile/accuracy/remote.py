@@ -1,21 +1,30 @@
-"""The scores of a model on a device for images read on this machine: `edgemobile eval --on`."""
+"""The scores of a model on one or several devices for images read on this machine: `edgemobile eval --on`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgemobile.accuracy.classifier import Classifier
+from edgemobile.devices.fleet.cluster import dask_client
+from edgemobile.devices.fleet.spread import BoardShare, spread
+from edgemobile.devices.host import profiles
 from edgemobile.devices.host.profiles import Device
 from edgemobile.devices.host.remote_inference import InferenceStats, remote_inference
 from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import EdgemobileError, Unsupported
+from edgemobile.model_file.model_file import ModelFile
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.progress import Report
 
-__all__ = ["ReadPart", "RemoteScores", "score_on"]
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["ReadPart", "RemoteScores", "score_on", "scoring_on"]
 
 # (the images read, i64[n]; f32[n,px,px,3] for each preprocessing; (name, reason) of the others)
 ReadPart = tuple[np.ndarray, Mapping[Preprocess, np.ndarray], list[tuple[str, str]]]
@@ -25,7 +34,8 @@ ReadPart = tuple[np.ndarray, Mapping[Preprocess, np.ndarray], list[tuple[str, st
 class RemoteScores:
     """`kept` i64[n], `skipped` and `scores` f32[n,outputs] have one entry per part.
 
-    `inference_s` is the time on the device, 0 under emulation; `runtime` is the runtime there.
+    `inference_s` is the time on the device, 0 under emulation; `runtime` is the runtime there. Of several boards,
+    `boards` says what each contributed, and `notes` what else has to be known.
     """
 
     kept: list[np.ndarray]
@@ -33,6 +43,69 @@ class RemoteScores:
     scores: list[np.ndarray]
     inference_s: float
     runtime: str
+    boards: tuple[BoardShare, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+# (classifier, number of parts, number of a part -> the part, threads, report)
+Score = Callable[[Classifier, int, Callable[[int], ReadPart], int, Report], RemoteScores]
+
+
+@contextmanager
+def scoring_on(devices: Sequence[str], scheduler: str | None = None) -> Iterator[Score]:
+    """Gives what scores a model on the devices: one is driven from here, several are workers of a Dask scheduler."""
+    if len(devices) == 1 and scheduler is None:
+        device, transport = profiles.open_device(devices[0])
+        with closing(transport):
+            yield lambda classifier, parts, read, threads, report: score_on(
+                device, transport, classifier, map(read, range(parts)), threads, report
+            )
+        return
+    with dask_client(devices, scheduler) as client:
+        boards = _Boards(client, list(devices))
+        yield boards.score
+
+
+@dataclass
+class _Boards:
+    """The boards of one call. One that was set aside is not asked for the next file."""
+
+    client: Client
+    names: list[str]
+
+    def score(
+        self, classifier: Classifier, parts: int, read: Callable[[int], ReadPart], threads: int, report: Report
+    ) -> RemoteScores:
+        file = _sent_file(classifier)
+        told: dict[int, tuple[np.ndarray, list[tuple[str, str]]]] = {}
+        px = classifier.preprocess.input_px
+
+        def images(number: int) -> np.ndarray:
+            kept, arrays, skipped = read(number)
+            told[number] = kept, skipped
+            return arrays[classifier.preprocess] if len(kept) else np.zeros((0, px, px, 3), np.float32)
+
+        runtime = classifier.session.runtime
+        found = spread(self.client, self.names, file, runtime, threads, classifier.outputs, parts, images, report)
+        self.names = [share.board for share in found.boards if share.board in self.names and not share.set_aside]
+        kept, skipped = zip(*(told[number] for number in range(parts)), strict=True)
+        seconds = sum(share.inference_s for share in found.boards)
+        resumed = f"{file.name}: {found.resumed} images were answered before an earlier call was interrupted"
+        return RemoteScores(
+            list(kept),
+            list(skipped),
+            found.scores,
+            seconds,
+            found.runtime,
+            found.boards,
+            [resumed] if found.resumed else [],
+        )
+
+
+def _sent_file(classifier: Classifier) -> ModelFile:
+    if classifier.model_file is None:
+        raise Unsupported(f"{classifier.file} is a checkpoint; a device runs .onnx and .tflite files. Export it first")
+    return classifier.model_file
 
 
 def score_on(
@@ -47,9 +120,7 @@ def score_on(
 
     Raises Unsupported for files that no device runs, EdgemobileError if its outputs are not those of the file.
     """
-    runtime, file = classifier.session.runtime, classifier.model_file
-    if file is None:
-        raise Unsupported(f"{classifier.file} is a checkpoint; a device runs .onnx and .tflite files. Export it first")
+    runtime, file = classifier.session.runtime, _sent_file(classifier)
     result, told = RemoteScores([], [], [], 0.0, runtime), InferenceStats(runtime)
 
     def images() -> Iterator[np.ndarray]:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
-from edgemobile.api.records import Benched, Compared, CostTable, Evaluated, Exported
+from edgemobile.api.records import Benched, Compared, CostTable, Detected, Evaluated, Explained, Exported, Segmented
 from edgemobile.errors import EdgemobileError
+from edgemobile.pipeline.export import explanation
 from edgemobile.pipeline.export import export as _export
 from edgemobile.pipeline.folder import expanded
 from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of, refuse_unused
@@ -29,11 +30,17 @@ __all__ = [
     "Benched",
     "Compared",
     "CostTable",
+    "Detected",
     "Evaluated",
+    "Explained",
     "Exported",
+    "Segmented",
     "bench",
     "cost_table",
     "evaluate",
+    "evaluate_detection",
+    "evaluate_segmentation",
+    "explain",
     "export",
     "parity",
     "quantize",
@@ -70,6 +77,7 @@ def export(
     unchecked_calib: bool = False,
     check_images: int = 200,
     recipe: AnyRecipe | None = None,
+    minutes: float | None = None,
     hswish: Hswish = "auto",
     target: str = DEFAULT_TARGET,
     keep_float: Texts = (),
@@ -123,6 +131,7 @@ def export(
         check_images=check_images,
         max_drop=max_drop,
         search=search,
+        minutes=minutes,
         overwrite=overwrite,
         threads=threads,
         seed=seed,
@@ -147,6 +156,7 @@ def quantize(
     unchecked_calib: bool = False,
     check_images: int = 200,
     recipe: AnyRecipe | None = None,
+    minutes: float | None = None,
     hswish: Hswish = "auto",
     target: str = DEFAULT_TARGET,
     keep_float: Texts = (),
@@ -204,10 +214,61 @@ def quantize(
         check_images=check_images,
         max_drop=max_drop,
         search=search,
+        minutes=minutes,
         overwrite=overwrite,
         threads=threads,
         seed=seed,
     )
+
+
+@held_to_annotations(model=_NETS)
+def explain(
+    model: PathText,
+    *,
+    to: Texts | None = None,
+    weights: PathText | None = None,
+    width: float | None = None,
+    res: int | None = None,
+    classes: int | None = None,
+    labels: PathText | None = None,
+    preprocess: AnyPreprocess | None = None,
+    batch: int = 1,
+    keep_dead: bool = False,
+    calib: PathText | None = None,
+    calib_images: int = 128,
+    recipe: AnyRecipe | None = None,
+    hswish: Hswish = "auto",
+    target: str = DEFAULT_TARGET,
+    keep_float: Texts = (),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Explained:
+    """Where the noise of int8 is, why, and what can be done: `edgemobile quantize --explain`. Nothing is written.
+
+    The keywords are those of `quantize` for the model, the images and the recipe; `to` is the format in whose runtime
+    int8 is measured, "onnx" if None.
+    """
+    images: dict[str, Any] = {"calib": optional_path(calib), "calib_images": calib_images}
+    request = ExportRequest(
+        model=fspath(model),
+        out=default_out(fspath(model)),
+        formats=None if to is None else texts(to),
+        precisions=("int8",),
+        weights=optional_text(weights),
+        width=width,
+        res=res,
+        classes=classes,
+        labels=optional_path(labels),
+        preprocess=_preprocess(preprocess),
+        batch=batch,
+        keep_dead=keep_dead,
+        recipe=_recipe(recipe, hswish, target, keep_float, images),
+        target=target,
+        use_trained=False,
+        seed=seed,
+        **images,
+    )
+    return Explained.of(explanation(request, progress))
 
 
 @held_to_annotations(ref=_NETS)
@@ -367,6 +428,7 @@ def evaluate(
     preprocess: AnyPreprocess | None = None,
     labels: PathText | None = None,
     on: str | None = None,
+    scheduler: str | None = None,
     workers: int | None = None,
     threads: int = 1,
     progress: Progress | None = None,
@@ -402,8 +464,62 @@ def evaluate(
         ),
         workers=workers,
         on=on,
+        scheduler=scheduler,
     )
     return Evaluated.of(count(request, progress), max_drop=max_drop)
+
+
+def evaluate_detection(
+    files: Files,
+    data: PathText,
+    annotations: PathText,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    preprocess: AnyPreprocess | None = None,
+    labels: PathText | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Detected:
+    """Measure the average precision of detectors on the images of a COCO json, in the folder `data`: `edgemobile eval
+    --annotations`.
+
+    `files` are what `edgemobile export` wrote of a detector. Needs the extra [coco].
+    """
+    from edgemobile.accuracy.classifier import ClassifierOptions
+    from edgemobile.accuracy.detection import evaluate_detection as measure
+    from edgemobile.accuracy.pictures import PicturesRequest
+
+    request = PicturesRequest(
+        files=_models(files),
+        data=Path(data),
+        truth=Path(annotations),
+        limit=limit,
+        seed=seed,
+        options=ClassifierOptions(preprocess=_preprocess(preprocess), labels=optional_path(labels), threads=threads),
+    )
+    return Detected.of(measure(request, progress))
+
+
+def evaluate_segmentation(
+    files: Files,
+    data: PathText,
+    masks: PathText,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> Segmented:
+    """Measure the mean intersection over union of nets that classify pixels, on images in the folder `data` with masks
+    of the same names in another: `edgemobile eval --masks`."""
+    from edgemobile.accuracy.classifier import ClassifierOptions
+    from edgemobile.accuracy.pictures import PicturesRequest
+    from edgemobile.accuracy.segmentation import evaluate_segmentation as measure
+
+    options = ClassifierOptions(threads=threads)
+    request = PicturesRequest(_models(files), Path(data), Path(masks), limit, seed, options)
+    return Segmented.of(measure(request, progress))
 
 
 def _exported(model: PathText, out: PathText | None, progress: Progress | None, **options: Any) -> Exported:

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from edgemobile.accuracy.detection import DetectionEvaluation
     from edgemobile.accuracy.evaluation import Evaluation
+    from edgemobile.accuracy.segmentation import SegmentationEvaluation
     from edgemobile.comparison.report import ParityReport
     from edgemobile.devices.host.records import Run
     from edgemobile.latency.layer_costs import LayerCost
     from edgemobile.pipeline.request import ExportResult
+    from edgemobile.quant.explain import Explanation
 
-__all__ = ["benched", "compared", "evaluated", "exported", "layer_costs"]
+__all__ = ["benched", "compared", "evaluated", "explained", "exported", "layer_costs"]
 
 # Identical outputs have infinite SQNR; a plot needs a finite limit.
 _MOST_DB = 160.0
+_MOST_CAUSES = 20
 
 
 def exported(result: ExportResult) -> Figure:
@@ -55,6 +59,15 @@ def compared(report: ParityReport) -> Figure:
     return figure
 
 
+def explained(explanation: Explanation) -> Figure:
+    causes = explanation.causes[:_MOST_CAUSES]
+    figure, (axes,) = _figure(len(causes) // 2)
+    axes.barh([f"{cause.path}, {cause.op}" for cause in causes], [100 * cause.share for cause in causes])
+    axes.set_xlabel("share of the noise of activations, %")
+    axes.invert_yaxis()
+    return figure
+
+
 def evaluated(evaluation: Evaluation) -> Figure:
     figure, (axes,) = _figure(len(evaluation.files))
     shares = [100 * file.correct / file.count for file in evaluation.files]
@@ -66,6 +79,22 @@ def evaluated(evaluation: Evaluation) -> Figure:
     names = [Path(file.classifier.file).name for file in evaluation.files]
     axes.errorbar(shares, names, xerr=errors, fmt="o", capsize=3)
     axes.set_xlabel("top-1, % with its 95 % interval")
+    return figure
+
+
+def detected(evaluation: DetectionEvaluation) -> Figure:
+    figure, (axes,) = _figure(len(evaluation.files))
+    names = [Path(file.detector.file).name for file in evaluation.files]
+    axes.barh(names, [100 * file.precision.ap for file in evaluation.files])
+    axes.set_xlabel("average precision over overlaps of 0.5 to 0.95, %")
+    return figure
+
+
+def segmented(evaluation: SegmentationEvaluation) -> Figure:
+    figure, (axes,) = _figure(len(evaluation.files))
+    names = [Path(file.segmenter.file).name for file in evaluation.files]
+    axes.barh(names, [100 * file.mean_iou for file in evaluation.files])
+    axes.set_xlabel("mean intersection over union, %")
     return figure
 
 

@@ -6,19 +6,22 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edgemobile.accuracy.detection import DetectionEvaluation
 from edgemobile.accuracy.evaluation import Evaluation
+from edgemobile.accuracy.segmentation import SegmentationEvaluation
 from edgemobile.api import plots
 from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import Run, save_run
 from edgemobile.latency.compare import Comparison, Judgement
 from edgemobile.latency.layer_costs import LayerCost, by_op, layer_costs
 from edgemobile.pipeline.request import ExportResult
-from edgemobile.printing.terminal import recorded
+from edgemobile.printing.terminal import console, recorded
+from edgemobile.quant.explain import Explanation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Benched", "Compared", "CostTable", "Evaluated", "Exported"]
+__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Explained", "Exported", "Segmented"]
 
 # Notebook front ends show <pre> in the font of their text, in which columns do not align.
 _MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
@@ -73,6 +76,21 @@ class Exported(_Shown, ExportResult):
 
 
 @dataclass(frozen=True)
+class Explained(_Shown, Explanation):
+    """Where the noise of int8 is, and why."""
+
+    def plot(self) -> Figure:
+        """The share of the noise of the twenty noisiest activations."""
+        return plots.explained(self)
+
+    def _print(self) -> None:
+        for line in self.lines():
+            console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
 class Compared(_Shown, ParityReport):
     """Files against a reference."""
 
@@ -106,6 +124,38 @@ class Evaluated(_Shown, Evaluation):
         from edgemobile.printing.evaluation import print_evaluation
 
         print_evaluation(self, quiet=False)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Detected(_Shown, DetectionEvaluation):
+    """The average precision of detectors."""
+
+    def plot(self) -> Figure:
+        """The average precision of every file."""
+        return plots.detected(self)
+
+    def _print(self) -> None:
+        from edgemobile.printing.evaluation import print_detection
+
+        print_detection(self, quiet=False)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Segmented(_Shown, SegmentationEvaluation):
+    """The mean intersection over union of nets that classify pixels."""
+
+    def plot(self) -> Figure:
+        """The mean intersection over union of every file."""
+        return plots.segmented(self)
+
+    def _print(self) -> None:
+        from edgemobile.printing.evaluation import print_segmentation
+
+        print_segmentation(self, quiet=False)
 
     __str__ = _Shown.__str__
 

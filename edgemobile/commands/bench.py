@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,8 @@ def _shapes(context: click.Context, parameter: click.Parameter, value: tuple[str
     show_default=True,
     metavar="DEVICE,...",
     shell_complete=complete_devices,
-    help="Devices to measure on; see `edgemobile devices list`.",
+    help="Devices to measure on, boards at the same time: names, patterns such as 'pi-*', tag:TAG (see `edgemobile "
+    "devices list`).",
 )
 @click.option(
     "--threads",
@@ -180,22 +182,23 @@ def bench(
     Examples:
       edgemobile bench float32.tflite int8.tflite --threads 1,4
       edgemobile bench v3-large --on pi5
-      edgemobile bench int8.tflite --on pi4,pi5 --cooldown 60C --out run-{device}.json
+      edgemobile bench int8.tflite --on 'pi-*' --cooldown 60C --out run-{device}.json
       edgemobile bench int8.tflite --baseline run.json --max-regress 5%
       edgemobile bench int8.tflite --on emulated:cortex-a72 --clock 1.5GHz
       edgemobile bench int8.tflite --on emulated:cortex-a76 --profile
       edgemobile bench int8.tflite --on emulated:cortex-a72 --baseline counts.json --max-regress 1%
     """
     from edgemobile.devices.host.records import Settings, load_run, save_run
+    from edgemobile.devices.host.selection import select_devices
     from edgemobile.exporters.model_files import read_model_file
+    from edgemobile.latency.boards import bench_all
     from edgemobile.latency.compare import check_alike
     from edgemobile.latency.run import BenchRequest, advice
-    from edgemobile.latency.run import bench as measure
     from edgemobile.pipeline.folder import expanded
     from edgemobile.results.sources import current_commit, of_run
     from edgemobile.results.store import append
 
-    devices = list(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
+    devices = select_devices(on)
     if settings["runtime"] is not None:
         settings["runtime"] = runtime_called(settings["runtime"])
     _check_options(devices, settings["runtime"], baseline, max_regress, out)
@@ -211,39 +214,45 @@ def bench(
     formats = None if asked.runtime is None else (RUNTIMES[asked.runtime].format,)
     opened = tuple(map(read_model_file, dict.fromkeys(map(Path, expanded(files, formats)))))
     commit = None if results_store is None else current_commit()
-    codes, failed, shown = [], [], []
+    requests = [BenchRequest(opened, device, asked) for device in devices]
+    outcomes: dict[int, Run | EdgemobileError] = {}
     saved: list[Path] = []
-    for device in devices:
-        try:
-            with progress(quiet=quiet or as_json) as bars:
-                run = measure(BenchRequest(opened, device, asked), bars)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(*saved) from error
-        except EdgemobileError as error:
-            # Other devices may still answer. If this is the only device, its error is the command's error.
+    unsaved: EdgemobileError | None = None
+    try:
+        with progress(quiet=quiet or as_json) as bars, closing(bench_all(requests, bars)) as done:
+            for index, outcome in done:
+                outcomes[index] = outcome
+                if isinstance(outcome, EdgemobileError):
+                    continue
+                # Save first: the measurement took minutes, and a later step may fail.
+                if out is not None:
+                    try:
+                        save_run(outcome, path := _out_of(out, devices[index]))
+                        saved.append(path)
+                    except EdgemobileError as error:
+                        unsaved = error
+                if results_store is not None:
+                    append(results_store, of_run(outcome, commit))
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(*saved) from error
+    codes, failed, shown = [], [], []
+    for index, device in enumerate(devices):
+        run = outcomes[index]
+        if isinstance(run, EdgemobileError):
+            # Other devices may have answered. If this is the only device, its error is the command's error.
             if len(devices) == 1:
-                raise
-            print_error(_of_device(error, device))
-            failed.append(error.exit_code)
-            shown.append({"device": device, "error": str(error)})
+                raise run
+            print_error(_of_device(run, device))
+            failed.append(run.exit_code)
+            shown.append({"device": device, "error": str(run)})
             continue
-        # Save first: the measurement took minutes, and a later step may fail.
-        unsaved = None
-        if out is not None:
-            try:
-                save_run(run, _out_of(out, device))
-                saved.append(_out_of(out, device))
-            except EdgemobileError as error:
-                unsaved = error
-        if results_store is not None:
-            append(results_store, of_run(run, commit))
         compared = None if reference is None else _compared(reference, run)
         advised = advice(run, opened)
         codes.append(print_bench(run, advised, compared, max_regress, quiet=as_json))
         failed += [EdgemobileError.exit_code] if run.refused else []
         shown.append(_json(run, advised, compared, max_regress) if as_json else {})
-        if unsaved is not None:
-            raise unsaved
+    if unsaved is not None:
+        raise unsaved
     if as_json:
         print(to_json_text({"version": 1, "runs": shown}), end="")
     return min(failed) if failed else UNSTABLE if UNSTABLE in codes else max(codes)
@@ -257,10 +266,6 @@ def _check_options(
     out: Path | None,
 ) -> None:
     """Refuses everything that can be refused before a long measurement."""
-    from edgemobile.devices.host.profiles import find_device
-
-    if not devices:
-        raise EdgemobileError("--on is empty. To list the devices: edgemobile devices list")
     if runtime is not None and runtime not in RUNTIMES:
         raise EdgemobileError(f"--runtime {runtime!r}: unknown runtime. Allowed: {', '.join(RUNTIMES)}")
     if max_regress is not None and baseline is None:
@@ -269,8 +274,6 @@ def _check_options(
         raise EdgemobileError("a baseline is a run on one device: pass a single device with --on")
     if len(devices) > 1 and out is not None and _DEVICE not in out.name:
         raise EdgemobileError(f"--out {out}: each device writes its own run; the name must contain {_DEVICE}")
-    for device in devices:
-        find_device(device)
 
 
 def _check_outputs(devices: Sequence[str], out: Path | None, inputs: Sequence[Path | None]) -> None:

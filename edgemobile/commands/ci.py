@@ -121,7 +121,8 @@ def _chosen_config(context: click.Context) -> Path:
     multiple=True,
     metavar="DEVICE",
     shell_complete=complete_devices,
-    help="Also measure int8 TFLite files on this device, such as emulated:cortex-a72. Repeat it for others.",
+    help="Also measure int8 TFLite files on this device, such as emulated:cortex-a72, or these: 'pi-*', tag:TAG. "
+    "Repeat it for others.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
 @click.pass_context
@@ -142,6 +143,7 @@ def init(
       edgemobile ci init v3-large --on emulated:cortex-a72
       edgemobile ci init my.pth --calib photos.zip
     """
+    from edgemobile.devices.host.selection import select_devices
     from edgemobile.gate.draft import draft, draft_model
 
     path = _chosen_config(context)
@@ -152,9 +154,10 @@ def init(
             "--weights applies to one model: create the others without it, or write their entries by hand"
         )
     check_writable("--config", path)
+    selected = tuple(dict.fromkeys(name for text in devices for name in select_devices(text)))
     drafted = [draft_model(model, weights=weights, calib=calib) for model in models]
     with progress(quiet=quiet) as bars:
-        text, report = draft(path, drafted, devices, bars)
+        text, report = draft(path, drafted, selected, bars)
     write_whole(path, text)
     print_gate(report)
     console().print(f"wrote {escape(str(path))}. Now `edgemobile ci` runs what changes")

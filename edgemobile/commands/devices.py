@@ -36,13 +36,16 @@ def list_devices(as_json: bool) -> None:
 
     rows = load_devices()
     if as_json:
-        listed = [{"name": row.name, "address": row.address, **row.options} for row in rows.values()]
+        listed = [
+            {"name": row.name, "address": row.address, **row.options, **({"tags": list(row.tags)} if row.tags else {})}
+            for row in rows.values()
+        ]
         print(to_json_text(listed), end="")
         return
-    table = format_table(escape(str(devices_file())), ["name", "address", "options"], left=3)
+    table = format_table(escape(str(devices_file())), ["name", "address", "options", "tags"], left=4)
     for row in rows.values():
         options = ", ".join(f"{option} = {value}" for option, value in row.options.items())
-        table.add_row(escape(row.name), escape(row.address), escape(options))
+        table.add_row(escape(row.name), escape(row.address), escape(options), escape(", ".join(row.tags)))
     for core in CORES.values():
         table.add_row(f"emulated:{core.cpu}", "", f"[dim]the core of {core.board}[/dim]")
     console().print(table)
@@ -54,18 +57,22 @@ def list_devices(as_json: bool) -> None:
 @click.option("--root", help="Folder on the board. [default: ~/.cache/edgemobile there]")
 @click.option("--python", help="Python on the board. [default: python3]")
 @click.option("--ssh-config", help="ssh configuration to use instead of yours.")
-def add(name: str, address: str, **options: str | None) -> None:
+@click.option(
+    "--tag", "tags", multiple=True, help="A group of boards that this one is in: --on tag:TAG. Repeat it for others."
+)
+def add(name: str, address: str, tags: tuple[str, ...], **options: str | None) -> None:
     """Add a board called NAME.
 
     \b
     Examples:
       edgemobile devices add pi5 ssh://pi@raspberrypi.local
+      edgemobile devices add pi-1 ssh://pi@10.0.0.11 --tag lab2 --tag pi4
       edgemobile devices add jetson ssh://jetson            a Host of ~/.ssh/config
       edgemobile devices add phone adb:R58M123ABC
     """
     from edgemobile.devices.host.profiles import Device, add_device, devices_file
 
-    device = Device(name, address, {key: value for key, value in options.items() if value is not None})
+    device = Device(name, address, {key: value for key, value in options.items() if value is not None}, tags)
     add_device(device)
     screen = console()
     screen.print(f"added {name} to {escape(str(devices_file()))}")

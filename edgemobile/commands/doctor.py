@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -23,18 +23,17 @@ __all__ = ["doctor"]
 @click.command()
 @click.option(
     "--on",
-    "name",
-    metavar="NAME",
+    metavar="DEVICE,...",
     shell_complete=complete_devices,
-    help="Check this board as well (see `edgemobile devices`).",
+    help="Check these boards as well: names, patterns such as 'pi-*', tag:TAG (see `edgemobile devices list`).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(name: str | None, as_json: bool) -> int:
-    """List what is missing here or on a board, each with the command that fixes it.
+def doctor(on: str | None, as_json: bool) -> int:
+    """List what is missing here or on boards, each with the command that fixes it.
 
-    The exit code is 0 when everything needed is there, 3 when something is missing, 4 when the board does not answer.
+    The exit code is 0 when everything needed is there, 3 when something is missing, 4 when a board does not answer.
     """
-    findings = list(_findings(name))
+    findings = list(_findings(on))
     code = max(finding.exit_code for finding in findings)
     if as_json:
         print(to_json_text({"findings": [asdict(finding) for finding in findings], "exit_code": code}), end="")
@@ -49,15 +48,23 @@ def doctor(name: str | None, as_json: bool) -> int:
     return code
 
 
-def _findings(name: str | None) -> Iterator[Finding]:
-    from edgemobile.devices.host.diagnosis import diagnose_board, diagnose_host, diagnose_state
+def _findings(on: str | None) -> Iterator[Finding]:
+    from edgemobile.devices.host.diagnosis import diagnose_host
+    from edgemobile.devices.host.selection import select_devices
+
+    names = () if on is None else select_devices(on)
+    yield from diagnose_host()
+    for name in names:
+        for finding in _of_board(name):
+            yield replace(finding, what=f"{name}: {finding.what}") if len(names) > 1 else finding
+
+
+def _of_board(name: str) -> Iterator[Finding]:
+    from edgemobile.devices.host.diagnosis import diagnose_board, diagnose_state
     from edgemobile.devices.host.profiles import open_device
     from edgemobile.devices.host.records import probed
     from edgemobile.devices.host.setup import probe
 
-    yield from diagnose_host()
-    if name is None:
-        return
     device, transport = open_device(name)
     with closing(transport):
         about = list(diagnose_board(device, transport))

@@ -144,8 +144,15 @@ INT8 = option_group(
         "--recipe",
         metavar="NAME|FILE",
         shell_complete=complete_recipes,
-        help="How to quantize: default, few-images, adaround, per-tensor, minmax, plain, or a .json file. "
+        help="How to quantize: default, few-images, best (tries changes on held-out images, minutes), adaround, "
+        "per-tensor, minmax, plain, or a .json file. "
         "[default: default, or few-images for fewer than 100 images or synthetic ones]",
+    ),
+    click.option(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="With --recipe best: after so many minutes no further change is tried. [default: 10]",
     ),
     click.option(
         "--hswish",

@@ -19,7 +19,6 @@ from edgemobile.commands.completion import (
 from edgemobile.commands.for_ci import tell_ci, telling_errors
 from edgemobile.commands.options import FOR_CI
 from edgemobile.commands.sections import SectionedCommand
-from edgemobile.errors import EdgemobileError
 from edgemobile.printing.parity import print_parity
 from edgemobile.printing.terminal import progress
 from edgemobile.util.strict_json import to_json_text
@@ -75,7 +74,7 @@ _NOT_COMPARED = 6
     "--on",
     metavar="DEVICE,...",
     shell_complete=complete_devices,
-    help="Run the files on devices (see `edgemobile devices list`).",
+    help="Run the files on devices: names, patterns such as 'pi-*', tag:TAG (see `edgemobile devices list`).",
 )
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of one inference.")
 @click.option("--layers", is_flag=True, help="Compare layer by layer, and report the first that diverges and why.")
@@ -127,29 +126,31 @@ def parity(
     from edgemobile.comparison.output import junit_xml, markdown
     from edgemobile.comparison.run import ParityRequest
     from edgemobile.comparison.run import parity as compare
+    from edgemobile.devices.host.selection import select_devices
     from edgemobile.devices.runtimes.table import runtime_called
     from edgemobile.metrics.tolerances import parse_bounds
     from edgemobile.pipeline.folder import expanded
 
-    with telling_errors("edgemobile parity", junit, as_json=as_json, inputs=(ref, *others, weights, data)):
-        if on is not None and not _names(on):
-            raise EdgemobileError("--on is empty. To list the devices: edgemobile devices list")
-        with progress(quiet=quiet or as_json) as bars:
-            request = ParityRequest(
-                ref,
-                expanded(others),
-                weights=weights,
-                arch=arch,
-                data=data,
-                images=images,
-                seed=seed,
-                layers=layers,
-                minimums=parse_bounds(minimums or ""),
-                on=_names(on),
-                runtimes=tuple(map(runtime_called, _names(runtime))),
-                threads=threads,
-            )
-            report = compare(request, bars)
+    inputs = (ref, *others, weights, data)
+    with (
+        telling_errors("edgemobile parity", junit, as_json=as_json, inputs=inputs),
+        progress(quiet=quiet or as_json) as bars,
+    ):
+        request = ParityRequest(
+            ref,
+            expanded(others),
+            weights=weights,
+            arch=arch,
+            data=data,
+            images=images,
+            seed=seed,
+            layers=layers,
+            minimums=parse_bounds(minimums or ""),
+            on=() if on is None else select_devices(on),
+            runtimes=tuple(map(runtime_called, _names(runtime))),
+            threads=threads,
+        )
+        report = compare(request, bars)
     tell_ci(junit, partial(junit_xml, report), github_summary, partial(markdown, report), on_screen=not as_json)
     if as_json:
         print(to_json_text(report.to_json()), end="")

@@ -1,18 +1,19 @@
-"""Does a file still say what its reference says? `run.parity(ParityRequest(ref, others))` gives a ParityReport.
+"""Compares files with their reference. `run.parity(ParityRequest(ref, others))` returns a ParityReport.
 
-From the bottom up:
+From the lowest layer up:
 
-spellings           a layer written in other ops, as the op it is
-names               which tensor of a third-party file is which of the reference's
-layers              what each layer adds by itself
-observing           files, and the targets they run on
-integers            int8 against the same int8, op by op
-causes              every known mistake, made on purpose on a diverging_layer: structural_faults, numeric_faults
-stored_numbers      what an int8 file's own numbers say: against its twin (twins) or a float reference (own_numbers)
-findings            what differs, as a record
-oracle              why an int8 file is steps away from the arithmetic it was written from
-metadata_checks     what a file states of itself
-remote              the same on a device; device_vs_host: the same integers there as here
+equivalent_ops      rewrites a file's graph in the ops that the reference uses
+names               matches the tensors of a third-party file with those of the reference
+layers              the error that each layer adds by itself
+observing           runs files on execution targets and records their activations
+integers            compares two int8 files of the same integers op by op
+causes              tests known mistakes on a diverging_layer: structural_faults, numeric_faults
+stored_numbers      checks the numbers stored in an int8 file: same_quantization compares them with those of an int8
+                    reference, int8_checks with a float reference and each other
+findings            a wrong stored number, as a record
+oracle              why an int8 file's outputs differ from the arithmetic of its graph
+metadata_checks     checks a file's metadata
+remote              runs files on a device; device_vs_host compares the device's integers with this machine's
 report, output      the records; JUnit and markdown
-run                 all of it
+run                 the whole comparison
 """

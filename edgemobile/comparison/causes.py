@@ -1,11 +1,10 @@
-"""Why a layer diverges from its reference: each known mistake is made on the reference layer, and the one whose output
-is the file's is the cause.
+"""Finds the likely cause of a diverging layer: known mistakes are applied to the reference layer, and the mistake whose
+output matches the file's output is the cause.
 
-The reference layer runs on the inputs the file gave it. A hypothesis is an output that layer would have under one
-mistake; it counts when it comes much nearer to what the file computed than the right layer does. Nothing is concluded
-from names.
+The reference layer runs on the inputs that it has in the file. A hypothesis is the layer's output with one mistake. It
+is accepted if it is much closer to the file's output than the output of the correct layer. Names are not evidence.
 
-Add a cause: a function in structural_faults or numeric_faults that yields (words, output), and a row in CAUSES.
+To add a cause: a function in structural_faults or numeric_faults that yields (words, output), and a row in CAUSES.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from edgemobile.util.strict_json import Real
 
 __all__ = ["CAUSES", "Cause", "Normalisation", "likely_cause"]
 
-# A hypothesis explains a difference when it takes away nine tenths of the noise and leaves little.
+# A hypothesis explains a difference if it removes nine tenths of the noise and little remains.
 _GAIN_DB = 10.0
 _LEAST_DB = 10.0
 _UNIT_ROUNDOFF = 2.0**-24
@@ -42,7 +41,7 @@ CAUSES: Mapping[str, Callable[[DivergingLayer], Iterator[Output]]] = {
     "int16 saturation": numeric_faults.pair_saturation,
 }
 
-# What is true of many mistakes: told only where nothing more particular explains the layer.
+# General causes, reported only if no specific one explains the layer.
 _GENERAL: Mapping[str, Callable[[DivergingLayer], Iterator[Output]]] = {
     "bias": numeric_faults.bias,
     "weights": numeric_faults.weights,
@@ -51,8 +50,9 @@ _GENERAL: Mapping[str, Callable[[DivergingLayer], Iterator[Output]]] = {
 
 @dataclass(frozen=True)
 class Cause:
-    """`kind` is a name of CAUSES, or of a Finding in the stored numbers. The file is `explained_db` near to the layer
-    with the mistake, `right_db` to the right one: SQNR of the worst channel; None of a Finding, for which nothing ran.
+    """`kind` is a name of CAUSES, or the kind of a Finding. `explained_db` is the SQNR of the file's output against the
+    layer with the mistake, `right_db` against the correct layer, both of the worst channel. They are None for a
+    Finding, because nothing was run for it.
     """
 
     kind: str
@@ -66,22 +66,22 @@ def likely_cause(
     layer: LayerParity,
     observed: RecordedActivations,
     normalisation: Normalisation | None = None,
-    told: Cause | None = None,
+    from_numbers: Cause | None = None,
 ) -> Cause | None:
-    """The known mistake that makes the reference layer give what the file gave; None where none does.
+    """The known mistake with which the reference layer computes the file's output; None if there is none.
 
-    `told` is what the stored numbers say: it stands where no mistake in the layer's wiring or a single number explains
-    more. Mistakes are made in real numbers: a layer of an int8 reference is not looked into.
+    `from_numbers` is the cause found in the stored numbers. It is returned unless a mistake in the layer's structure or
+    in a single number explains more. Mistakes are applied in float, so the layers of an int8 reference are not tested.
     """
     node = graph.producer(layer.name)
     if node is None or not layer.diverges_in or graph[layer.name].qparams is not None:
-        return told
+        return from_numbers
     source = fused_to(graph, node, observed)
     if any(map(observed.problem, (*sources(graph, source or node), node.output))):
-        return told
+        return from_numbers
     inputs = {name: observed.real(name) for name in sources(graph, source or node)}
     found = observed.real(layer.name)
-    # Where the weights are what differs, the file's own would explain everything and say nothing.
+    # If the weights differ, the file's own weights would explain the whole difference without a cause.
     constants: tuple[Mapping[str, np.ndarray], ...] = ({},)
     if layer.diverges_in == "arithmetic" and (own := observed.constants(graph, source or node)):
         constants = (own, {})
@@ -95,17 +95,17 @@ def likely_cause(
     right = layer.arithmetic_sqnr_db if layer.diverges_in == "arithmetic" else layer.weights_sqnr_db
     right_db = -math.inf if right is None or math.isnan(right) else right
     if layer.is_damaged:
-        # One weight stands out: there is nothing else to suspect, unless the layer without it is further off.
+        # One weight is an outlier. It is the cause, unless the layer with it matches worse than the correct layer.
         flipped = next(_scored(cases[0], "flipped bit", numeric_faults.flipped_bit, right_db), None)
         if flipped is not None and _explained(flipped) >= right_db:
             return flipped
-    particular = _best(CAUSES, cases, right_db)
-    if particular is not None:
-        return particular
+    specific = _best(CAUSES, cases, right_db)
+    if specific is not None:
+        return specific
     general = _best(_GENERAL, cases, right_db)
-    if told is not None:
-        # What the numbers tell is more than that they differ; how much that explains was measured.
-        return told if general is None else replace(general, kind=told.kind, words=told.words)
+    if from_numbers is not None:
+        # The finding is more specific than "the weights differ"; the measured SQNR is kept.
+        return from_numbers if general is None else replace(general, kind=from_numbers.kind, words=from_numbers.words)
     return general or _rounding(cases[0], right_db)
 
 
@@ -131,7 +131,7 @@ def _scored(
 
 
 def _rounding(case: DivergingLayer, right_db: float) -> Cause | None:
-    """Float sums in another order: every difference is within the bound K u sum |x w| of its sum of K products."""
+    """Float sums in another order: every difference is within K u sum |x w|, the rounding bound of K products."""
     if not case.is_layer or case.observed.steps(case.node.output) is not None:
         return None
     weight, bias = (case.data(name) for name in case.node.inputs[1:])
@@ -143,5 +143,8 @@ def _rounding(case: DivergingLayer, right_db: float) -> Cause | None:
     if right.shape != case.found.shape or not (np.abs(right - case.found) <= products * _UNIT_ROUNDOFF * terms).all():
         return None
     return Cause(
-        "accumulation order", f"{products} terms summed in another order: within float32's bound", right_db, right_db
+        "accumulation order",
+        f"{products} terms are summed in another order; the difference is within float32's rounding bound",
+        right_db,
+        right_db,
     )

@@ -1,4 +1,4 @@
-"""The layer under suspicion: what the file fed it, what it made of it, and what the reference would have."""
+"""A layer that diverges: its inputs and its output in the file, and how to run the reference layer on those inputs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from edgemobile.graph import Graph, Node
 
 __all__ = ["DivergingLayer", "Normalisation", "Output"]
 
-Output = tuple[str, np.ndarray]  # a mistake in words, and what the layer gives under it
+Output = tuple[str, np.ndarray]  # a mistake in words, and the layer's output with it
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """The mean and standard deviation of R, G, B, on pixels from 0 to 1, that images are normalised by."""
+    """The mean and standard deviation of R, G, B by which images are normalised, for pixels from 0 to 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -25,10 +25,12 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class DivergingLayer:
-    """The layer that diverges, what the file fed it (reference tensor -> f32) and made of it.
+    """`node` is the reference's layer, `inputs` (reference tensor -> f32) and `found` are its inputs and its output in
+    the file.
 
-    `fused` is the hard-sigmoid the file computes in one op with it: `found` is its output then. `diverges_in` is
-    LayerParity.diverges_in.
+    `constants` are the sets of constants to run it with: the file's, if they can be used, and the reference's (empty).
+    `fused` is the hard-sigmoid that the file computes in one op with the layer; `found` is then the output of that op.
+    `diverges_in` is LayerParity.diverges_in.
     """
 
     graph: Graph
@@ -42,7 +44,7 @@ class DivergingLayer:
     diverges_in: str = ""
 
     def seen(self, output: np.ndarray) -> np.ndarray:
-        """What the file would hold if the layer gave `output`."""
+        """The values that the file would store for the layer's `output`."""
         if self.fused is not None:
             output = rerun(self.graph, self.fused, {self.node.output: output.astype(np.float32)}, {})
         return self.observed.representable((self.fused or self.node).output, output)
@@ -55,7 +57,7 @@ class DivergingLayer:
         inputs: Mapping[str, np.ndarray] | None = None,
         constants: Mapping[str, np.ndarray] | None = None,
     ) -> Iterator[Output]:
-        """What the layer gives with another node, inputs or constants, on the file's and on the reference's weights."""
+        """The layer's outputs with another node, inputs or constants, once per set of `self.constants`."""
         for own in self.constants:
             given = {**self.inputs, **(inputs or {})}
             yield words, rerun(self.graph, node or self.node, given, {**own, **(constants or {})})
@@ -75,7 +77,7 @@ class DivergingLayer:
 
     @property
     def image(self) -> np.ndarray | None:
-        """The model's own input, f32[N,H,W,3], where this layer reads it."""
+        """The model's input f32[N,H,W,3] if this layer reads it, else None."""
         x = self.inputs.get(self.node.inputs[0])
         reads = self.node.inputs[0] in self.graph.inputs and x is not None and x.ndim == 4 and x.shape[-1] == 3
         return x if reads else None

@@ -1,6 +1,6 @@
-"""What differs between two lists of integers, told as the fault that makes such a difference.
+"""Describes differences between stored numbers as the faults that cause them.
 
-A Finding is read off the numbers a file stores; nothing is run for it.
+A Finding is found from the numbers that a file stores; nothing is run for it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = [
 ]
 
 _LISTED = 4
-# Ratios of scales that are one number, but for float32.
+# Ratios of scales that differ by less are equal up to float32 rounding.
 _SAME_RATIO = 1e-4
-# Random damage hits a byte twice now and then, and then more than one of its bits differs.
+# Random damage sometimes changes two bits of one byte.
 _DOUBLE_HITS = 1.1
-# Damage hits a part of a tensor, another recipe all of it.
+# Damage changes a part of a tensor; another recipe changes all of it.
 _SPARSE = 0.05
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A stored number that is wrong. `kind` and `words` are as of a Cause, `tensor` is the name of its tensor."""
+    """A stored number that is wrong, and the name of its `tensor`. `kind` and `words` are as in Cause."""
 
     kind: str
     tensor: str
@@ -62,7 +62,7 @@ def channels(indices: Sequence[int] | np.ndarray) -> str:
 
 
 def scale_fault(tensor: str, ratio: np.ndarray) -> Finding | None:
-    """What is wrong with the scales f64[1 or C] of a weight that are `ratio` times the right ones; None for nothing."""
+    """The fault of a weight whose scales are `ratio` f64[1 or C] times the correct ones; None if there is none."""
     others = np.flatnonzero(np.abs(ratio - 1) > _SAME_RATIO)
     if not others.size:
         return None
@@ -76,7 +76,7 @@ def scale_fault(tensor: str, ratio: np.ndarray) -> Finding | None:
 
 
 def range_faults(tensor: str, role: str, found: QParams, scale: float, zero_point: int) -> Iterator[Finding]:
-    """What is wrong with the range of an activation; its `role` is input, output or activation."""
+    """The faults in the scale and zero point of a tensor; its `role` is "input", "output" or "activation"."""
     subject = tensor if role == "activation" else f"the {role} {tensor}"
     if found.scale[0] != np.float32(scale):
         ratio, values = times(float(found.scale[0]) / scale), f"{found.scale[0]:.6g} instead of {scale:.6g}"
@@ -90,16 +90,16 @@ def range_faults(tensor: str, role: str, found: QParams, scale: float, zero_poin
 
 
 def exchanged_rows(found: np.ndarray, right: np.ndarray) -> dict[int, int]:
-    """Row of `found` -> the row of `right` that stands there, for rows that only changed places; both [rows, columns].
+    """Row of `found` -> the row of `right` with the same numbers, for rows that were permuted; both [rows, columns].
 
-    Rows of zeros are all alike, and rows that no other row replaces are not among them.
+    Rows of zeros are left out, because they are all equal, and so are copies of a row that is still in its place.
     """
     changed = np.flatnonzero((found != right).any(axis=1))
     places = {right[row].tobytes(): int(row) for row in changed if right[row].any()}
     moved = {int(row): places[found[row].tobytes()] for row in changed if found[row].tobytes() in places}
-    # What came from a row that is neither gone nor moved itself is a copy, not an exchange.
-    while strays := [row for row in moved if moved[row] not in moved or row not in moved.values()]:
-        for row in strays:
+    # A permutation moves every row that it uses; other rows are copies.
+    while copies := [row for row in moved if moved[row] not in moved or row not in moved.values()]:
+        for row in copies:
             moved.pop(row)
     return moved
 
@@ -108,19 +108,19 @@ def exchange_in_words(moved: Mapping[int, int], tensor: str, what: str = "channe
     pairs = [(row, other) for row, other in moved.items() if moved.get(other) == row and row < other]
     if 2 * len(pairs) == len(moved):
         shown = "; ".join(f"{row} and {other}" for row, other in pairs[:_LISTED])
-        more = f"; {len(pairs) - _LISTED} pairs more" if len(pairs) > _LISTED else ""
+        more = f" and {len(pairs) - _LISTED} more pairs" if len(pairs) > _LISTED else ""
         return f"{what} {shown}{more} of {tensor} are exchanged"
     return f"{len(moved)} {what} of {tensor} are in another order: {listed(sorted(moved))}"
 
 
 def flipped_bits(found: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """How many bits of each number differ, of two arrays of one integer dtype."""
+    """The number of differing bits of each number, for two arrays of one integer dtype."""
     octets = np.ascontiguousarray(found ^ right).view(np.uint8).reshape(*found.shape, found.dtype.itemsize)
     return np.unpackbits(octets, axis=-1).sum(axis=-1, dtype=np.int64)
 
 
 def changed_numbers(found: np.ndarray, right: np.ndarray, tensor: str) -> Finding | None:
-    """Which numbers of an integer tensor are others, and whether single bits explain that; None where none is."""
+    """Which numbers of an integer tensor differ, and whether flipped bits explain it; None if all are equal."""
     places = np.argwhere(found != right)
     if not len(places):
         return None
@@ -134,12 +134,12 @@ def changed_numbers(found: np.ndarray, right: np.ndarray, tensor: str) -> Findin
     if flips <= _DOUBLE_HITS * len(places):
         words = f"{flips} bits of {tensor} are flipped, in {count}; the first is in {where}: {values}"
         return Finding("flipped bits", tensor, words)
-    furthest = int(np.abs(found.astype(np.int64) - right).max())
+    largest = int(np.abs(found.astype(np.int64) - right).max())
     kind = "damaged numbers" if len(places) <= _SPARSE * found.size else "weights"
-    words = f"{count} of {tensor} are others, by up to {furthest} steps; the first is {where}: {values}"
+    words = f"{count} of {tensor} differ, by up to {largest} steps; the first is {where}: {values}"
     return Finding(kind, tensor, words)
 
 
 def rows_of(array: np.ndarray) -> np.ndarray:
-    """[channels, ...] as [channels, everything else]."""
+    """[channels, ...] reshaped to [channels, all other dimensions]."""
     return array.reshape(len(array), -1)

@@ -1,18 +1,18 @@
-"""Which tensor of a third-party file is which of the reference's, where names do not say: told by what reads what.
+"""Matches the tensors of a third-party file with those of the reference, by the connections of the ops.
 
-Files of other tools name tensors as they like, and write the same layer in other ops: a transpose in front of the
-first convolution, a linear layer as a 1x1 convolution, the 1/6 of a hard-sigmoid in a multiplication of its own. So
-both graphs are walked along together, from the input on:
+Other tools use their own tensor names and write the same layer in other ops: with a transpose before the first
+convolution, with a 1x1 convolution as the linear layer, or with a separate multiplication by the 1/6 of a hard-sigmoid.
+Therefore both graphs are traversed together, starting at the input:
 
-    a layer      is the one that reads the same and has weights of the same shape; of several, the one whose weights are
-                 most alike.
-    another op   is the one of the same kind that reads the same.
-    or both      are the k-th of their kind, where none reads the same and both nets have as many: so what a fault has
-                 wired otherwise is still compared.
-    no op        are transposes, reshapes, conversions and multiplications by a number: what they give is what they
-                 read, in another form.
+    a layer      matches the one with the same inputs and with weights of the same shape; if several do, the one with
+                 the most similar weights.
+    another op   matches the one of the same kind with the same inputs.
+    by order     if no op has the same inputs, and both nets have equally many of a kind, the k-th matches the k-th, so
+                 that wrongly connected ops are still compared.
+    not matched  are transposes, reshapes, conversions and multiplications by a number: their output is another form of
+                 their input.
 
-What is found goes by the reference's names from then on; where it is a multiple or a gate, its Origin says of what.
+Matched tensors have the reference's names from then on. For a multiple or a gate, the Origin states its tensor.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgemobile.comparison.spellings import SIXTH, as_lowered, real
+from edgemobile.comparison.equivalent_ops import SIXTH, as_lowered, real
 from edgemobile.graph import Graph, Node, Origin
 from edgemobile.graph.ir import unique_name
 from edgemobile.graph.origin import path_of
 
-__all__ = ["Match", "Own", "are_alike", "match"]
+__all__ = ["FileTensor", "Match", "are_alike", "match"]
 
 _LAYER = "layer"
 _FORMS = ("quantize", "dequantize", "round", "reshape", "transpose")
-# Ops that are one to a walk: the pool of a whole image, and activations, of which a file may have the wrong one.
+# Ops that match each other: pooling over the whole image, and activations, because a file may have the wrong one.
 _KINDS = {"avg_pool2d": "mean", **dict.fromkeys(("relu", "relu6", "relu1", "hardswish", "hardsigmoid"), "activation")}
 
 # n times the input gives n times the output.
 _HOMOGENEOUS = ("add", "concat", "mean", "relu", "max_pool2d", "avg_pool2d")
-# Two multiples that differ by less are one.
+# Multiples that differ by less than this are equal.
 _NEAR = 1e-3
 
 
 @dataclass(frozen=True)
-class Own:
-    """A file's tensor, in the reference's shape; `times` it are the reference's numbers, but for what `origin` says."""
+class FileTensor:
+    """A tensor of the file, in the reference's shape. Multiplied by `times`, it is the reference's tensor, apart from
+    the changes that `origin` states."""
 
     name: str
     shape: tuple[int, ...]
@@ -53,40 +54,40 @@ class Own:
 
 @dataclass(frozen=True)
 class Match:
-    """What of a file is what of the reference.
+    """The tensors of a file that match those of the reference.
 
-    tensors: the reference's name, or one made of it where the file's tensor has an Origin -> the file's
-    unknown: tensors of the reference that are none of the file's, with the reason
-    inputs: (layer of the reference, what it reads) -> the form that the file's layer reads, where that is another
-    rounding: layers of the reference that round what they read for each image (graph.affine.rounded)
+    tensors: the reference's name, or one derived from it if the file's tensor has an Origin -> the file's tensor
+    unknown: tensors of the reference without a match, with the reason
+    inputs: (layer of the reference, its input) -> the form that the file's layer reads, if it is another one
+    rounding: layers of the reference that round their inputs for each image (graph.affine.rounded)
     """
 
-    tensors: Mapping[str, Own] = field(default_factory=dict)
+    tensors: Mapping[str, FileTensor] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
-    inputs: Mapping[tuple[str, str], Own] = field(default_factory=dict)
+    inputs: Mapping[tuple[str, str], FileTensor] = field(default_factory=dict)
     rounding: Collection[str] = ()
 
 
 def are_alike(reference: Graph, paths: Collection[str]) -> bool:
-    """Whether most layers of the reference are among the module `paths` of a file's tensors."""
+    """Whether at least half of the reference's layers are among the module `paths` of a file's tensors."""
     ours = _layers(reference)
     return sum(path_of(node.output, reference[node.output].origin) in paths for node in ours) * 2 >= len(ours)
 
 
-def match(reference: Graph, other: Graph, shown: Collection[str], unread: Mapping[str, str]) -> Match:
-    """The tensors of `other` that are the reference's; of activations, those that are `shown`.
+def match(reference: Graph, other: Graph, recorded: Collection[str], unread: Mapping[str, str]) -> Match:
+    """The tensors of `other` that match the reference's; of its activations, only those in `recorded`.
 
-    `unread` are tensors that an op of the file makes which a Graph has no word for, with the reason.
+    `unread` are the outputs of the file's ops that a Graph cannot represent, with the reason.
     """
-    return _Walk(reference, other, shown, unread).match()
+    return _Matching(reference, other, recorded, unread).match()
 
 
 @dataclass(frozen=True)
 class _Form:
     """A tensor that is `factor` times another, its root, perhaps in another shape.
 
-    `order` is that of its dimensions, () for the root's own, None where a reshape has mixed them. `is_real`: it was
-    made of integers by giving their reals.
+    `order` is the order of its dimensions, () for the root's own, None if a reshape has mixed them. `is_real`: it is
+    dequantized.
     """
 
     name: str
@@ -96,7 +97,7 @@ class _Form:
 
 
 class _Forms:
-    """The roots of a graph's tensors, and the forms of each root in the graph's order. Constants are roots, too."""
+    """The root of each tensor of a graph, and the forms of each root in the graph's order. Constants are also roots."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -113,7 +114,7 @@ class _Forms:
         self.form[form.name] = form
 
     def _source(self, node: Node) -> tuple[str | None, _Form]:
-        """(what a node gives in another form, that form); None where it computes something."""
+        """(the tensor of which a node's output is another form, that form); None if the node computes a new tensor."""
         if node.op == "mul":
             for x, number in (node.inputs, node.inputs[::-1]):
                 factor = self._number(number)
@@ -138,7 +139,7 @@ class _Forms:
         return () if order == tuple(range(len(order))) else order
 
     def _number(self, name: str) -> float | None:
-        """The value of a constant that is one positive number."""
+        """The value of a constant that is one positive number, else None."""
         values = real(self.graph[self.root.get(name, name)])
         if values is None or values.size != 1:
             return None
@@ -149,32 +150,32 @@ class _Forms:
         return (form for name, form in self.form.items() if self.root[name] == root)
 
     def reads(self, node: Node) -> tuple[str, ...]:
-        """The roots of the activations a node reads; in no order where it has none."""
+        """The roots of the activations that a node reads; sorted if their order does not matter."""
         roots = [self.root[name] for name in node.inputs if not self.graph[self.root[name]].is_constant]
         return tuple(sorted(roots) if node.op in ("add", "mul") else roots)
 
 
-class _Walk:
-    """Both graphs along together: what was found so far."""
+class _Matching:
+    """Traverses both graphs together; has the matches found so far."""
 
-    def __init__(self, reference: Graph, other: Graph, shown: Collection[str], unread: Mapping[str, str]) -> None:
+    def __init__(self, reference: Graph, other: Graph, recorded: Collection[str], unread: Mapping[str, str]) -> None:
         lowered = as_lowered(other)
         self.ours, self.theirs = _Forms(reference), _Forms(lowered)
-        self.shown, self.unread = shown, unread
+        self.recorded, self.unread = recorded, unread
         self.other, self.written = other, {node.output: node for node in other.nodes}
-        # Root of the reference -> (root of the file, how many times it that is).
+        # Root of the reference -> (root of the file, by which factor it is a multiple).
         self.found: dict[str, tuple[str, float]] = {}
-        self.tensors: dict[str, Own] = {}
+        self.tensors: dict[str, FileTensor] = {}
         self.rounding: set[str] = set()
-        self.inputs: dict[tuple[str, str], Own] = {}
+        self.inputs: dict[tuple[str, str], FileTensor] = {}
         self.pairs: dict[str, Node] = {}
         self.free = [node for node in lowered.nodes if self.theirs.root[node.output] == node.output]
         self.in_order = self._in_order()
 
     def _in_order(self) -> dict[str, Node]:
-        """Node of the reference -> the file's of the same place among its kind, for kinds of which both have as many.
+        """Node of the reference -> the file's node at the same position of its kind, if both have equally many.
 
-        Layers have to agree in all their shapes, too.
+        The shapes of all layers must also match.
         """
         ours, theirs = (_by_kind(forms) for forms in (self.ours, self.theirs))
         pairs: dict[str, Node] = {}
@@ -210,7 +211,7 @@ class _Walk:
         self.found[ours] = theirs.output, times
 
     def _readers(self, node: Node) -> list[Node]:
-        """Free nodes of the file of the same kind that read what `node` reads."""
+        """The file's unmatched nodes of the same kind with the same inputs as `node`."""
         given = [self.found.get(root) for root in self.ours.reads(node)]
         roots = [found[0] for found in given if found is not None]
         if len(roots) < len(given):
@@ -231,13 +232,13 @@ class _Walk:
         if (gate := self._gate(taken)) is not None:
             self._put(gate, ".gate", Origin(node.output, gate=True))
 
-    def _put(self, own: Own, ending: str, origin: Origin) -> None:
-        """Write down a tensor of the file that is the reference's but for what `origin` says."""
+    def _put(self, own: FileTensor, ending: str, origin: Origin) -> None:
+        """Record a tensor of the file that is the reference's, apart from the changes that `origin` states."""
         name = unique_name(f"{origin.of}{ending}", {*self.ours.graph.tensors, *self.tensors})
         self.tensors[name] = replace(own, origin=origin)
 
-    def _gate(self, hardswish: Node) -> Own | None:
-        """relu6(x + 3) of a hard-swish that the file writes as a product, or a sixth of it; None for one op."""
+    def _gate(self, hardswish: Node) -> FileTensor | None:
+        """relu6(x + 3), or a sixth of it, of a hard-swish that the file computes as a product; None if it is one op."""
         product = self.written.get(hardswish.output.removesuffix(SIXTH))
         if hardswish.op != "hardswish" or product is None or product.op != "mul":
             return None
@@ -247,18 +248,20 @@ class _Walk:
             return None
         (gate,) = others
         maker = self.written[gate]
-        times = 6.0 if maker.op == "hardsigmoid" else self._apart(gate, x) if maker.has_weights else 1.0
-        return Own(gate, self.theirs.graph[hardswish.output].shape, times)
+        times = 6.0 if maker.op == "hardsigmoid" else self._gate_step(gate, x) if maker.has_weights else 1.0
+        return FileTensor(gate, self.theirs.graph[hardswish.output].shape, times)
 
-    def _apart(self, gate: str, x: str) -> float:
-        """How many steps of a gate its distance from relu6(x + 3) is rounded to, where it was not computed from x but
-        beside it, so that both were rounded."""
+    def _gate_step(self, gate: str, x: str) -> float:
+        """The rounding step of the difference between a gate and relu6(x + 3), in steps of the gate, if the gate was
+        not computed from x but in parallel, so that both were rounded."""
         steps = [qparams.scale[0] for name in (gate, x) if (qparams := self.other[name].qparams) is not None]
         return math.hypot(*steps) / float(steps[0]) if len(steps) == 2 else 1.0
 
     def _times(self, node: Node, theirs: Node) -> float:
-        """How many times the output of `node` a node of the file gives, as its inputs are multiples. A multiple that no
-        exporter has a use for is a mistake, and 1: the comparison will show it."""
+        """The factor by which the output of the file's node is a multiple of the output of `node`, from its inputs.
+
+        A multiple that no exporter produces is a mistake. It counts as 1, so that the comparison shows it.
+        """
         factors = {self.theirs.root[name]: self.theirs.form[name].factor for name in theirs.inputs}
         times = []
         for name in node.inputs:
@@ -288,20 +291,20 @@ class _Walk:
         gate = self._only_reader(self.ours.graph, node, "hardsigmoid")
         clamp = self._only_reader(self.theirs.graph, found, "relu1")
         if gate is not None and not node.attrs["activation"] and found.attrs["activation"] == "relu6":
-            # relu6(y + 3) is six times the hard-sigmoid of y, the 3 in the bias.
+            # relu6(y + 3) is six times the hard-sigmoid of y, with the 3 in the bias.
             added = 3.0
             self._take(gate.output, found, 6.0)
         elif gate is not None and clamp is not None:
-            # The same with both divided by 6.
+            # The same, both divided by 6.
             times, added = 6.0, 3.0
             self.free.remove(found)
             self._take(gate.output, clamp)
-            uncut = Own(found.output, self.ours.graph[gate.output].shape)
-            self._put(uncut, ".gate", Origin(gate.output, gate=True))
+            unclamped = FileTensor(found.output, self.ours.graph[gate.output].shape)
+            self._put(unclamped, ".gate", Origin(gate.output, gate=True))
         else:
             self._take(node.output, found)
         weight, bias = (
-            Own(self.theirs.root[own], self.ours.graph[name].shape, times)
+            FileTensor(self.theirs.root[own], self.ours.graph[name].shape, times)
             for name, own in zip(node.inputs[1:], found.inputs[1:], strict=True)
         )
         self.tensors[node.inputs[1]] = weight
@@ -312,7 +315,7 @@ class _Walk:
 
     @staticmethod
     def _only_reader(graph: Graph, node: Node, op: str) -> Node | None:
-        """What alone reads the output of `node`, where it is of the kind `op`."""
+        """The only reader of the output of `node`, if it is an `op`; else None."""
         readers = graph.consumers(node.output)
         return readers[0] if len(readers) == 1 and readers[0].op == op else None
 
@@ -321,46 +324,48 @@ class _Walk:
         return max(candidates, key=lambda each: float(np.vdot(ours, _weights(self.theirs, each))))
 
     def _name(self, name: str) -> str:
-        """Write down which tensor of the file `name` is; why there is none, or ""."""
+        """Record the file's tensor for `name`. Returns why there is none, or ""."""
         root = self.ours.root[name]
         if root not in self.found:
-            return next(iter(self.unread.values()), "the file has no op that reads the same and computes this")
+            return next(iter(self.unread.values()), "the file has no op with the same inputs that computes this")
         theirs, times = self.found[root]
         shape, factor = self.ours.graph[name].shape, self.ours.form[name].factor
         forms = [
             (form, times * form.factor / factor)
             for form in self.theirs.of(theirs)
-            if form.name in self.shown and self._fits(form, shape)
+            if form.name in self.recorded and self._fits(form, shape)
         ]
         whole = [(form, round(multiple)) for form, multiple in forms if _is_whole(multiple)]
-        # A multiple that no exporter has a use for is a mistake: the comparison will show it.
+        # A multiple that no exporter produces is a mistake, which the comparison shows.
         whole = whole or [(form, 1) for form, multiple in forms if not _is_whole(1 / multiple)]
         if not whole:
-            return "the file holds it in no form that compares"
-        # The last is what most layers behind it read.
+            return "the file has it only in a form that cannot be compared"
+        # The last is the form that most of the layers after it read.
         *_, (form, multiple) = sorted(whole, key=lambda each: (not each[0].is_real, each[1] == 1))
         if multiple == 1:
-            self.tensors[name] = Own(form.name, shape)
+            self.tensors[name] = FileTensor(form.name, shape)
         else:
-            self._put(Own(form.name, shape), f".x{multiple}", Origin(name, factor=multiple))
+            self._put(FileTensor(form.name, shape), f".x{multiple}", Origin(name, factor=multiple))
         return ""
 
     def _name_inputs(self, node: Node) -> None:
-        """Write down what the file's node reads of a tensor where that is another form than the one named."""
+        """Record the form in which the file's node reads each input, if it differs from the form that was matched."""
         theirs = self.pairs[node.output]
         for name in node.inputs:
             named = self.tensors.get(name)
             root = self.found.get(self.ours.root[name])
             if named is None or root is None:
                 continue
-            read = next((self._shown(each) for each in theirs.inputs if self.theirs.root[each] == root[0]), None)
+            read = next(
+                (self._nearest_recorded(each) for each in theirs.inputs if self.theirs.root[each] == root[0]), None
+            )
             alike = read is not None and self.theirs.form[read].factor == self.theirs.form[named.name].factor
             if read is not None and alike and read != named.name and self._fits(self.theirs.form[read], named.shape):
-                self.inputs[node.output, name] = Own(read, named.shape)
+                self.inputs[node.output, name] = FileTensor(read, named.shape)
 
-    def _shown(self, name: str) -> str | None:
-        """The nearest form to `name`, up the graph, that is shown."""
-        while name not in self.shown:
+    def _nearest_recorded(self, name: str) -> str | None:
+        """The nearest form before `name` in the graph that was recorded."""
+        while name not in self.recorded:
             maker = self.theirs.graph.producer(name)
             if maker is None or maker.op not in _FORMS:
                 return None
@@ -368,7 +373,7 @@ class _Walk:
         return name
 
     def _fits(self, form: _Form, shape: tuple[int, ...]) -> bool:
-        # Of an input the shape has to tell: a file may take NCHW and transpose it.
+        # An input is compared by its shape only, because a file may transpose an NCHW input.
         ordered = form.order == () or self.theirs.root[form.name] in self.theirs.graph.inputs
         return ordered and _sides(self.theirs.graph[form.name].shape) == _sides(shape)
 
@@ -382,7 +387,7 @@ def _kind(node: Node) -> str:
 
 
 def _by_kind(forms: _Forms) -> dict[str, list[Node]]:
-    """The nodes that compute something."""
+    """The nodes that compute a new tensor, by their kind."""
     found: dict[str, list[Node]] = {}
     for node in forms.graph.nodes:
         if forms.root[node.output] == node.output:
@@ -395,7 +400,7 @@ def _layers(graph: Graph) -> list[Node]:
 
 
 def _sides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Without the batch, which a file may leave free, and without sides of one."""
+    """The dimensions without the batch, which may be dynamic in a file, and without those of size 1."""
     return tuple(side for side in shape[1:] if side != 1)
 
 
@@ -405,7 +410,7 @@ def _signature(forms: _Forms, node: Node) -> tuple[object, ...]:
 
 
 def _weights(forms: _Forms, node: Node) -> np.ndarray:
-    """The weights f32[n] of a layer, to length one."""
+    """The weights f32[n] of a layer, normalized to length 1."""
     tensor = forms.graph[forms.root[node.inputs[1]]]
     values = real(tensor)
     if values is None:

@@ -1,4 +1,4 @@
-"""Mistakes in the numbers a layer stores and multiplies, one a function: what the reference would give with each."""
+"""Mistakes in the numbers of a layer, one per function: each yields the reference layer's output with that mistake."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from edgemobile.graph import Tensor
 
 __all__ = ["bias", "bias_overflow", "flipped_bit", "pair_saturation", "weights"]
 
-# Putting a flipped bit back leaves this share of the difference at most: rounding, and what quantization moved.
+# After a flipped bit is corrected, at most this share of the difference remains, from rounding and quantization.
 _FLIP_LEAVES = 0.15
 
 
 def bias_overflow(case: DivergingLayer) -> Iterator[Output]:
-    """The bias the file should hold, b / (s_in s_w), as int32 wraps or saturates it."""
+    """The correct bias, b / (s_in s_w), after int32 wraps or saturates it."""
     stored = case.observed.constant_name(case.node.inputs[2]) if case.is_layer else None
     tensor = None if stored is None else case.observed.tensors[stored]
     if tensor is None or tensor.qparams is None or tensor.dtype != "int32":
@@ -32,7 +32,7 @@ def bias_overflow(case: DivergingLayer) -> Iterator[Output]:
     forms = {"wraps": np.mod(wanted + 2**31, 2**32) - 2**31, "saturates": np.clip(wanted, -(2**31), 2**31 - 1)}
     own = case.observed.constants(case.graph, case.node).get(case.node.inputs[1], case.data(case.node.inputs[1]))
     for how, values in forms.items():
-        words = f"the bias of channel {over[0]} would be {wanted[over[0]]:.4g} in steps of its scale, and int32 {how}"
+        words = f"the bias of channel {over[0]} would be {wanted[over[0]]:.4g} steps of its scale, but int32 {how}"
         changed = {case.node.inputs[2]: (values * unit).astype(np.float32)}
         yield from case.outputs(words, constants=changed)
         yield from case.outputs(words, constants={**changed, case.node.inputs[1]: own})
@@ -44,7 +44,7 @@ def bias(case: DivergingLayer) -> Iterator[Output]:
         yield from case.outputs("there is no bias", constants={name: np.zeros_like(case.data(name))})
         own = case.observed.constants(case.graph, case.node)
         if name in own:
-            yield from case.outputs("the file's bias is another", constants={name: own[name]})
+            yield from case.outputs("the file's bias differs", constants={name: own[name]})
 
 
 def weights(case: DivergingLayer) -> Iterator[Output]:
@@ -53,21 +53,22 @@ def weights(case: DivergingLayer) -> Iterator[Output]:
         right = case.data(case.node.inputs[1])
         values = own.get(case.node.inputs[1])
         if values is not None:
-            yield from case.outputs(_another_weight(case, values, right), constants={case.node.inputs[1]: values})
+            yield from case.outputs(_different_weight(case, values, right), constants={case.node.inputs[1]: values})
 
 
-def _another_weight(case: DivergingLayer, values: np.ndarray, right: np.ndarray) -> str:
+def _different_weight(case: DivergingLayer, values: np.ndarray, right: np.ndarray) -> str:
     stored = case.observed.weight(case.graph, case.node)
     if stored is not None and stored[0].qparams is not None:
-        # Rounding moves every number of int8, and a recipe more: how many are wrong only another int8 file can tell.
-        furthest = float(np.abs(stored[0].data - stored[1]).max(initial=0.0))
-        return f"the file's weight is another, by up to {furthest:.3g} of its steps"
+        # Rounding and the recipe change every int8 number, so the number of wrong ones is not known without another
+        # int8 file.
+        largest = float(np.abs(stored[0].data - stored[1]).max(initial=0.0))
+        return f"the file's weight differs by up to {largest:.3g} of its steps"
     differing = int(np.count_nonzero(values != right))
-    return f"the file's weight is another: {differing} of {right.size} numbers differ"
+    return f"{differing} of {right.size} numbers of the file's weight differ"
 
 
 def flipped_bit(case: DivergingLayer) -> Iterator[Output]:
-    """One stored number of a weight or bias that a single bit takes away from where it should be."""
+    """One stored number of a weight or bias that is wrong in a single bit."""
     for name in case.node.inputs[1:] if case.is_layer else ():
         own = case.observed.constants(case.graph, case.node).get(name)
         stored = case.observed.constant_name(name)
@@ -90,7 +91,7 @@ def _distance(own: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _unit(stored: Tensor, own: np.ndarray, index: tuple[np.integer, ...]) -> float | None:
-    """What 1 of the stored numbers is in the reference's units, for the channels of this one; None where all are 0."""
+    """The value of one step in the reference's units, in the channels of `index`; None if all their numbers are 0."""
     assert stored.data is not None
     if stored.qparams is None:
         return 1.0
@@ -101,22 +102,23 @@ def _unit(stored: Tensor, own: np.ndarray, index: tuple[np.integer, ...]) -> flo
 
 
 def _bit(stored: Tensor, index: tuple[np.integer, ...], right: float, own: float) -> int | None:
-    """The bit whose flip brings a stored number back to about `right`; None where no one bit does."""
+    """The bit whose flip changes a stored number back to about `right`; None if no single bit does."""
     assert stored.data is not None
     held = np.array([stored.data[index]])
     octets = held.view(f"u{held.dtype.itemsize}")
     masks = np.array([1 << bit for bit in range(8 * held.dtype.itemsize)], octets.dtype)
     flipped = (octets ^ masks).view(held.dtype).astype(np.float64)
-    apart = np.nan_to_num(np.abs(flipped - right), nan=np.inf)
-    bit = int(np.argmin(apart))
-    return bit if apart[bit] <= _FLIP_LEAVES * abs(own - right) or not math.isfinite(own) else None
+    differences = np.nan_to_num(np.abs(flipped - right), nan=np.inf)
+    bit = int(np.argmin(differences))
+    return bit if differences[bit] <= _FLIP_LEAVES * abs(own - right) or not math.isfinite(own) else None
 
 
 def pair_saturation(case: DivergingLayer) -> Iterator[Output]:
     """x86 without VNNI multiplies uint8 by int8 with vpmaddubsw, which adds products in pairs and saturates each sum to
     int16: acc = sum over pairs of clip(x0 w0 + x1 w1, -2^15, 2^15 - 1), pairs in the order height, width, channel.
 
-    Only of arithmetic: the file's own constants are what it computes with, so other constants it would explain too.
+    Tested only if the layer diverges in its arithmetic. This test uses the file's constants, so it would also explain
+    wrong constants.
     """
     held = _int8_layer(case) if case.diverges_in == "arithmetic" else None
     if held is None or case.observed.constant_name(case.node.inputs[1]) in case.observed.unsigned:
@@ -164,7 +166,7 @@ def _int8_layer(case: DivergingLayer) -> tuple[_Integers, _Integers, _Integers] 
 
 
 def _taps(case: DivergingLayer, x: _Integers, weight: _Integers) -> np.ndarray | None:
-    """What each output pixel multiplies, as uint8 has it, i32[pixels, KH*KW*I]."""
+    """The inputs of each output pixel as uint8 values, i32[pixels, KH*KW*I]."""
     seen = x.integers.astype(np.int32) + 128
     if case.node.op == "linear":
         return seen

@@ -1,6 +1,6 @@
-"""Open a file, run it and see: its output, and every tensor inside it by the Graph's names.
+"""Runs a file and records its outputs, and all its inner tensors with the Graph's names.
 
-Where it runs is a ExecutionTarget: a runtime on this machine, or on a device (parity.remote).
+It runs on an ExecutionTarget: a runtime on this machine or on a device (comparison.remote).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from edgemobile.comparison.layers import RecordedActivations, integers
-from edgemobile.comparison.names import Own, are_alike, match
+from edgemobile.comparison.names import FileTensor, are_alike, match
 from edgemobile.devices.host.saturation import open_on_target
 from edgemobile.devices.runtimes.isolated import open_isolated
 from edgemobile.devices.runtimes.sessions import Session
@@ -57,16 +57,16 @@ Layers = Callable[[bytes, np.ndarray], list[np.ndarray]]
 
 @dataclass(frozen=True)
 class ExecutionTarget:
-    """Where files run. `formats` are those it reads, `isa` is of its machine ("x86_64", "aarch64", ...).
+    """Where files run: `formats` are those it can run, `isa` is its machine's ("x86_64", "aarch64", ...).
 
     `infer`: a file and preprocessed images f32[N,px,px,3] -> the rows f32[N,values] of its outputs (metrics.outputs).
-    `layers`, where it can tell: the bytes of a file with its inner tensors as outputs, and images -> all of them
-    f[N,...], in the file's order, layout and dtype.
+    `layers`: the bytes of a file with its inner tensors as outputs, and images -> all these outputs f[N,...], in the
+    file's order, layout and dtype; None if the target cannot return inner tensors.
 
-    Of this machine only: `infer_here`, where its runtime may compute a file otherwise than the file's target does, as
-    `infer` does.
+    Only for this machine: `infer_here` is like `infer` but computes what this machine computes, if that may differ
+    from the file's own target, for which `infer` computes.
 
-    Of a device only: `machine` says what it is ("aarch64, neon, no dotprod"), `here` is its runtime on this machine.
+    Only for a device: `machine` describes it ("aarch64, neon, no dotprod"), `here` is its runtime on this machine.
     """
 
     name: str
@@ -80,7 +80,8 @@ class ExecutionTarget:
 
 
 def local_targets(runtimes: tuple[str, ...] = (), threads: int = 1) -> tuple[ExecutionTarget, ...]:
-    """The runtimes of this machine by name; () is the default one of each format. Raises Unsupported for others."""
+    """The runtimes of this machine by name; () is the default one of each format. Raises Unsupported for an unknown
+    name."""
     for name in runtimes:
         if name not in RUNTIMES:
             raise Unsupported(f"there is no runtime {name!r}. Known: {', '.join(RUNTIMES)}")
@@ -123,7 +124,7 @@ def _layers(data: bytes, images: np.ndarray, *, runtime: str, threads: int) -> l
 
 
 def checked(file: ModelFile) -> ModelFile:
-    """`file`, of which all that a comparison reads can be read. Raises EdgemobileError where it is damaged."""
+    """`file`, after reading everything in it that a comparison needs. Raises EdgemobileError if it is damaged."""
     contents = file.contents
     if not contents.inputs or not contents.outputs:
         what = "outputs" if contents.inputs else "inputs"
@@ -133,17 +134,17 @@ def checked(file: ModelFile) -> ModelFile:
 
 
 def origins_of(file: ModelFile) -> Mapping[str, Origin]:
-    """What the file says of its tensors; nothing for a third-party file. Raises EdgemobileError for a damaged entry."""
+    """The Origins in the file's metadata; none for a third-party file. Raises EdgemobileError for a damaged entry."""
     return file.once(_read_origins)
 
 
 def graph_of(file: ModelFile) -> Graph:
-    """What the file computes. Raises Unsupported, naming the op, where a Graph has no word for it."""
+    """The file as a Graph. Raises Unsupported, with the op's name, if a Graph cannot represent an op."""
     return file.once(_read_graph)
 
 
 def tensors_of(file: ModelFile) -> Mapping[str, Tensor]:
-    """Constants and quantized activations by the Graph's names. Raises Unsupported where they have no such form."""
+    """Constants and quantized activations by the Graph's names. Raises Unsupported if a Graph cannot represent them."""
     return file.once(_read_tensors)
 
 
@@ -152,12 +153,12 @@ def _read_origins(file: ModelFile) -> Mapping[str, Origin]:
 
 
 def _needed_origins(file: ModelFile) -> Mapping[str, Origin]:
-    """origins_of. Raises Unsupported for an int8 file of ours that has lost them: its numbers would be taken for
-    PyTorch's, and are multiples."""
+    """origins_of. Raises Unsupported for an int8 file from edgemobile that has lost them: its tensors would be compared
+    as PyTorch's, but some are multiples of those."""
     if ORIGINS not in file.metadata and file.precision == "int8" and file.contents.producer.startswith("edgemobile "):
         raise Unsupported(
-            f"{file.path} is edgemobile's and its metadata has no {ORIGINS}, which says what its tensors are multiples "
-            "of: another tool dropped it; export the file again"
+            f"{file.path} was exported by edgemobile, but its metadata has no {ORIGINS}, which states the factors of "
+            "its tensors: another tool removed it; export the file again"
         )
     return origins_of(file)
 
@@ -170,7 +171,7 @@ def _read_graph(file: ModelFile) -> Graph:
 
 
 def _read_known(file: ModelFile) -> tuple[Graph, dict[str, str]]:
-    """(what the file computes, as far as a Graph has words for it; what other ops make, with the reason)."""
+    """(the file as a Graph, without the ops that a Graph cannot represent; the outputs of those, with the reason)."""
     try:
         graph, unread = read_known(file.format, file.data)
         return replace(graph, tensors=with_origins(graph.tensors, _needed_origins(file))), unread
@@ -183,10 +184,11 @@ def observe(
 ) -> tuple[RecordedActivations, np.ndarray]:
     """(every tensor of the file for these images, the rows f32[N,values] of its outputs in that run).
 
-    `reference` helps with the names of a third-party file. Raises Unsupported where the place shows no inner tensors.
+    The tensors of a third-party file are matched with those of `reference`. Raises Unsupported if the target cannot
+    return inner tensors.
     """
     if place.layers is None:
-        raise Unsupported(f"{place.name} shows no inner tensors; leave out --layers")
+        raise Unsupported(f"{place.name} cannot return inner tensors; omit --layers")
     arrays = place.layers(with_intermediate_outputs(file.data, file.contents), images)
     tensors = dict(tensors_of(file))
     values = {}
@@ -198,21 +200,21 @@ def observe(
             ordered = array.reshape(-1, *flattened[name]).transpose(0, 2, 3, 1).reshape(array.shape)
         values[plain] = integers(ordered, tensors.get(plain))
     observed = RecordedActivations(values, tensors, origins_of(file))
-    end = rows_of([_reals(observed, graph_name(file, name)) for name in file.contents.outputs])
+    rows = rows_of([_reals(observed, graph_name(file, name)) for name in file.contents.outputs])
     sources = {graph_name(file, name): images for name in file.contents.inputs}
     seen = {name: _seen(tensors.get(name), images) for name, images in sources.items()}
     if reference is not None and EMBEDDED in values and EMBEDDED not in reference.tensors:
-        # The file normalises by itself: the reference's input is inside it.
+        # The file normalises its input, so the reference's input is an inner tensor of the file.
         tensors |= {name: replace(tensors[EMBEDDED], name=name) for name in seen if EMBEDDED in tensors}
         seen = dict.fromkeys(seen, values[EMBEDDED])
     constants = (name for name, value in file.contents.values.items() if value.constant and value.dtype == "uint8")
     unsigned = frozenset(graph_name(file, name) for name in constants)
     observed = RecordedActivations({**seen, **values}, tensors, origins_of(file), unsigned=unsigned)
-    return (observed if reference is None else _renamed(file, reference, observed)), end
+    return (observed if reference is None else _renamed(file, reference, observed)), rows
 
 
 def _flattened(contents: Contents) -> dict[str, tuple[int, ...]]:
-    """(C, H, W) of the image that a tensor [N, features] is: ONNX flattens in that order, and graphs in H, W, C."""
+    """Tensor [N, features] -> (C, H, W) of the image that it flattens: ONNX has this order, and a Graph H, W, C."""
     found: dict[str, tuple[int, ...]] = {}
     for name, node in contents.producers.items():
         source = node.inputs[0] if node.inputs else ""
@@ -225,7 +227,7 @@ def _flattened(contents: Contents) -> dict[str, tuple[int, ...]]:
 
 
 def outputs_of(file: ModelFile) -> tuple[Output, ...] | None:
-    """The outputs of a file, channels last; None where it does not state their shapes."""
+    """The outputs of a file, channels last; None if it does not state their shapes."""
     values = [file.contents.values[name] for name in file.contents.outputs]
     shapes = [channels_last(value.shape) if file.format == "onnx" else value.shape for value in values]
     if not all(shape and min((1, *shape[1:])) > 0 for shape in shapes):
@@ -234,8 +236,8 @@ def outputs_of(file: ModelFile) -> tuple[Output, ...] | None:
 
 
 def output_steps(file: ModelFile) -> np.ndarray | None:
-    """The scale of the integers behind every value of a file's rows, also where it ends by giving their reals,
-    f64[values] or f64[1] for one output; None where an output is float."""
+    """The scale of every value of a file's rows, f64[values] or f64[1] for one output; None if an output is float. An
+    output that is dequantized at the end of the file has the scale of its integers."""
     scales = [_output_step(file, name) for name in file.contents.outputs]
     if len(scales) == 1:
         return None if scales[0] is None else np.array(scales)
@@ -254,20 +256,21 @@ def _output_step(file: ModelFile, name: str) -> float | None:
 
 
 def _seen(tensor: Tensor | None, images: np.ndarray) -> np.ndarray:
-    """The images as a quantized input takes them."""
+    """The images, quantized if the input is."""
     if tensor is None or tensor.qparams is None:
         return images
     return quantize(images, tensor.qparams, tensor.dtype)
 
 
 def _reals(observed: RecordedActivations, name: str) -> np.ndarray:
-    """f32[N,...] of one of the file's tensors."""
+    """The real values f32[N,...] of one of the file's tensors."""
     array, qparams = observed.values[name], observed.qparams(name)
     return (array if qparams is None or array.dtype.kind == "f" else dequantize(array, qparams)).astype(np.float32)
 
 
 def stored(file: ModelFile, reference: Graph) -> RecordedActivations:
-    """A file as it lies, not run: its activations have names and no values. Raises Unsupported like tensors_of."""
+    """The tensors of a file without a run: its activations have names but no values. Raises Unsupported as tensors_of
+    does."""
     values = {name: np.empty(0, np.int8) for name, tensor in tensors_of(file).items() if not tensor.is_constant}
     return _renamed(file, reference, RecordedActivations(values, tensors_of(file), origins_of(file)))
 
@@ -282,7 +285,7 @@ def _read_tensors(file: ModelFile) -> dict[str, Tensor]:
             tensors = FORMATS[file.format].load().read_tensors(file.data)
         return with_origins(tensors, _needed_origins(file))
     except (EdgemobileError, GraphError, LookupError, TypeError, ValueError) as error:
-        raise Unsupported(f"the tensors of {file.path} have no form that compares ({error})") from error
+        raise Unsupported(f"the tensors of {file.path} cannot be compared ({error})") from error
 
 
 def graph_name(file: ModelFile, name: str) -> str:
@@ -296,7 +299,7 @@ def graph_name(file: ModelFile, name: str) -> str:
 
 
 def _renamed(file: ModelFile, reference: Graph, observed: RecordedActivations) -> RecordedActivations:
-    """What was observed, by the reference's names where the file has names of its own."""
+    """`observed` with the reference's names, if the file has other names."""
     if are_alike(reference, {path_of(name, observed.origins.get(name)) for name in observed.values}):
         return observed
     graph, unread = _read_known(file)
@@ -321,15 +324,15 @@ def _renamed(file: ModelFile, reference: Graph, observed: RecordedActivations) -
     )
 
 
-def _origin(name: str, own: Own, said: Origin | None) -> Origin | None:
-    """What is known of a tensor: how the graphs fit together, and the channel factors that only the file can say."""
-    if said is None or said.channel_factors is None:
+def _origin(name: str, own: FileTensor, stated: Origin | None) -> Origin | None:
+    """The Origin of a tensor from the matching, with the channel factors that only the file's metadata has."""
+    if stated is None or stated.channel_factors is None:
         return own.origin
-    return replace(own.origin or Origin(name), channel_factors=said.channel_factors)
+    return replace(own.origin or Origin(name), channel_factors=stated.channel_factors)
 
 
-def _as_reference(tensor: Tensor, name: str, own: Own) -> Tensor:
-    """A file's tensor by its name in the reference, in a shape that differs in sides of one, times what it takes."""
+def _as_reference(tensor: Tensor, name: str, own: FileTensor) -> Tensor:
+    """A file's tensor with its name and shape in the reference, multiplied by `own.times`."""
     qparams, data = tensor.qparams, tensor.data
     if qparams is not None:
         axis = qparams.axis and qparams.axis - len(tensor.shape) + len(own.shape)

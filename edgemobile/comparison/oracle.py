@@ -1,8 +1,8 @@
-"""Why an int8 file's outputs are steps away from the arithmetic it was written from (edgemobile.graph.interpreter).
+"""Explains why an int8 file's outputs differ from the reference arithmetic of its graph (edgemobile.graph.interpreter).
 
-An op has one right integer but for ties: where its exact result is half-way between two, or nearer than float32 can
-tell, runtimes round either way. A tie is one step at its op, and a net that amplifies makes tens of steps of it behind.
-So each op is computed again from what the file itself fed it: beyond a tie it is a bug.
+An op has one correct integer except for ties: if its exact result is half-way between two integers, or so close to this
+that float32 cannot distinguish it, runtimes round up or down. A tie is one step at its op, but later layers may amplify
+it to tens of steps. Therefore each op is computed again from its inputs in the file. More than a tie is a bug.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgemobile.comparison.integers import compare_integers
+from edgemobile.comparison.integers import matched, op_difference
 from edgemobile.comparison.layers import RecordedActivations
 from edgemobile.comparison.observing import ExecutionTarget, local_targets, observe
 from edgemobile.graph import Graph
@@ -20,56 +20,60 @@ from edgemobile.graph.affine import quantize
 from edgemobile.graph.interpreter import run
 from edgemobile.model_file.model_file import ModelFile
 
-__all__ = ["Strayed", "strayed", "why_it_strays"]
+__all__ = ["OutputDifference", "explain_difference", "explain_observed"]
 
 
 @dataclass(frozen=True)
-class Strayed:
-    """`wrong` names the ops that are beyond a tie by themselves; `words` say what the file makes of its ties."""
+class OutputDifference:
+    """`wrong` describes the ops that by themselves differ by more than a tie; `words` describe the effect of ties."""
 
     wrong: tuple[str, ...]
     words: str
 
 
-def why_it_strays(
+def explain_difference(
     graph: Graph, file: ModelFile, image: np.ndarray, lsb: int, place: ExecutionTarget | None = None
-) -> Strayed:
-    """Compare `file` with the int8 `graph` behind it, op by op, on `image` f32[1,px,px,3].
+) -> OutputDifference:
+    """Compare `file`, op by op, with the int8 `graph` that it was written from, on `image` f32[1,px,px,3].
 
-    `place` None is the default runtime of its format here. Raises Unsupported where that shows no inner tensors.
+    A tie is at most `lsb` steps. `place` None is the default runtime of the file's format on this machine. Raises
+    Unsupported if it cannot return inner tensors.
     """
-    place = place or next(one for one in local_targets() if file.format in one.formats)
+    place = place or next(target for target in local_targets() if file.format in target.formats)
     observed, _ = observe(file, place, image, None)
     source = graph[graph.inputs[0]]
     given = image if source.qparams is None else quantize(image, source.qparams, source.dtype)
-    return strayed(graph, run(graph, given, keep_all=True), observed, lsb)
+    return explain_observed(graph, run(graph, given, keep_all=True), observed, lsb)
 
 
-def strayed(graph: Graph, values: Mapping[str, np.ndarray], observed: RecordedActivations, lsb: int) -> Strayed:
-    """The same of what was observed. `values` has every value of `graph` for the image."""
-    layers, _ = compare_integers(graph, values, observed, lsb)
+def explain_observed(
+    graph: Graph, values: Mapping[str, np.ndarray], observed: RecordedActivations, lsb: int
+) -> OutputDifference:
+    """As explain_difference, for recorded activations. `values` has every value of `graph` for the image."""
+    nodes, _ = matched(graph, values, observed)
+    differences = [(node, op_difference(graph, node, observed, lsb)) for node in nodes]
     wrong = tuple(
-        f"{layer.name} ({layer.op}) is {layer.lsb} steps from the reference arithmetic on equal inputs, and a tie is "
-        f"{lsb}: a bug of the runtime or of edgemobile"
-        if layer.diverges_in == "arithmetic"
-        else f"{layer.name} ({layer.op}) has other constants than the graph it was written from"
-        for layer in layers
-        if layer.diverges_in
+        f"{node.output} ({node.op}) differs by {difference.lsb} steps from the reference arithmetic on the same "
+        f"inputs, and a rounding tie by at most {lsb}: a bug in the runtime or in edgemobile"
+        if difference.diverges_in == "arithmetic"
+        else f"{node.output} ({node.op}) has other constants than the graph that the file was written from"
+        for node, difference in differences
+        if difference.diverges_in
     )
-    apart = {layer.name: _apart(values[layer.name], observed.values[layer.name]) for layer in layers}
-    first = next((layer for layer in layers if apart[layer.name]), None)
+    steps = {node.output: _largest_difference(values[node.output], observed.values[node.output]) for node in nodes}
+    first = next((node for node in nodes if steps[node.output]), None)
     if first is None:
-        return Strayed(wrong, "no op differs with its inner tensors shown")
-    most = max(apart, key=lambda name: apart[name])
+        return OutputDifference(wrong, "no op differs when the inner tensors are outputs")
+    most = max(steps, key=lambda name: steps[name])
     words = (
-        f"{first.name} ({first.op}) rounds a tie otherwise, and later layers amplify it, to {apart[most]} steps in "
-        f"{most}; by itself no op is more than {lsb} away"
+        f"{first.output} ({first.op}) rounds a tie the other way, and later layers amplify it to {steps[most]} steps "
+        f"in {most}; no op by itself differs by more than {lsb}"
     )
-    return Strayed(wrong, words)
+    return OutputDifference(wrong, words)
 
 
-def _apart(expected: np.ndarray, found: np.ndarray) -> int:
-    """Steps between integers; 0 for reals, which are the integers before them."""
+def _largest_difference(expected: np.ndarray, found: np.ndarray) -> int:
+    """The largest difference of integers in steps; 0 for floats, which are computed from integers compared before."""
     if found.dtype.kind not in "iu":
         return 0
     return int(np.abs(found.astype(np.int64) - expected).max(initial=0))

@@ -1,4 +1,4 @@
-"""A parity report for machines and for people who look at a pull request: JUnit XML and GitHub's markdown."""
+"""A parity report for CI and for pull requests: JUnit XML and GitHub's markdown."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgemobile.util.markdown import markdown_text
 
 __all__ = ["junit_xml", "markdown", "shown", "worst_layers"]
 
-# Only the layers around the first that diverges help in a summary.
+# A summary shows only the layers around the first that diverges.
 _SHOWN_LAYERS = 8
 _MARKS = {PASS: "✅", NOT_COMPARED: "➖", FAIL: "❌", REFUSED: "refused"}
 
 
 def junit_xml(report: ParityReport) -> str:
-    """A test suite a report: a case for the outputs of each file and, where they were compared, one for its layers."""
+    """One test suite per report: a case for the outputs of each file, and one for its layers if they were compared."""
     cases = [case for file in report.files for case in _cases(file)]
     return junit_document("edgemobile parity", {f"parity with {report.reference}": cases})
 
@@ -74,7 +74,7 @@ def _details(file: FileParity) -> list[str]:
 
 
 def worst_layers(file: FileParity) -> list[LayerParity]:
-    """The layers around the first that diverges; the noisiest ones where none does."""
+    """The layers around the first that diverges; if none does, those with the lowest SQNR."""
     first = file.first_diverging
     if first is None:
         return sorted(file.layers, key=lambda layer: layer.sqnr_db)[:_SHOWN_LAYERS]
@@ -83,7 +83,7 @@ def worst_layers(file: FileParity) -> list[LayerParity]:
 
 
 def shown(metric: str, value: float) -> str:
-    """A metric for people: as many digits as say something."""
+    """A metric for display, rounded to its significant digits."""
     if metric == "top1_agree":
         return f"{value:.1%}"
     if metric == "cosine":

@@ -1,4 +1,4 @@
-"""Files on a device: Places that send them there. Images are made and judged here; the device computes."""
+"""Execution targets that run files on a device. Images are prepared and outputs are compared on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["opened_targets"]
 
-# Images on their way at once: the next part travels while the device computes this one.
+# Images per request: the next ones are sent while the device computes these.
 _PART = 8
 
 
@@ -32,9 +32,9 @@ _PART = 8
 def opened_targets(
     devices: Sequence[str], runtimes: tuple[str, ...] = (), threads: int = 1
 ) -> Iterator[list[ExecutionTarget]]:
-    """Each of `runtimes` on each device, "litert on pi5"; () is the default one of each format.
+    """Each of `runtimes` on each device, such as "litert on pi5"; () is the default one of each format.
 
-    Every device is asked what it is before anything is computed: raises DeviceUnreachable where one does not answer.
+    Every device is probed before anything is computed. Raises DeviceUnreachable if one does not answer.
     """
     with ExitStack() as stack:
         places = []
@@ -54,7 +54,7 @@ def opened_targets(
 
 @dataclass(frozen=True)
 class _Runtime:
-    """One runtime of one device, as ExecutionTarget wants it."""
+    """One runtime of one device: the functions of an ExecutionTarget."""
 
     device: Device
     transport: Transport
@@ -73,7 +73,7 @@ class _Runtime:
         return [part.reshape(-1, *shape).astype(dtype) for part, (shape, dtype) in zip(parts, rows, strict=True)]
 
     def _answered(self, file: ModelFile, images: np.ndarray, layers_width: int | None = None) -> np.ndarray:
-        # Layers take megabytes an image.
+        # The layers of one image have megabytes.
         step = _PART if layers_width is None else 1
         parts = (images[start : start + step] for start in range(0, len(images), step))
         answered = partial(remote_inference, self.device, self.transport, file, parts, self.runtime, self.threads)
@@ -81,8 +81,8 @@ class _Runtime:
 
 
 def _rows(contents: Contents) -> list[tuple[tuple[int, ...], str]]:
-    """(shape of one image's, dtype) of each output. Float32 carries them all: integers here have 8 bits."""
+    """(shape for one image, dtype) of each output. Float32 holds them all exactly: their integers have 8 bits."""
     found = [contents.values.get(name) for name in contents.outputs]
     if not all(value is not None and min((1, *value.shape[1:])) > 0 for value in found):
-        raise Unsupported("a file whose inner tensors have no fixed shapes cannot show them on a device")
+        raise Unsupported("a device cannot return inner tensors without fixed shapes")
     return [(value.shape[1:], value.dtype) for value in found if value is not None]

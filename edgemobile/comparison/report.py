@@ -1,4 +1,4 @@
-"""What a parity run found, as records: immutable, versioned, to JSON and back without losing inf or nan."""
+"""The results of a parity run as records: immutable, versioned, to JSON and back without loss of inf and nan."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ __all__ = ["FAIL", "NOT_COMPARED", "PASS", "REFUSED", "REPORT_VERSION", "FilePar
 
 REPORT_VERSION = 4
 
-# What a file's verdict may be.
+# The verdicts of a file.
 PASS, NOT_COMPARED, FAIL, REFUSED = "pass", "not compared", "FAIL", "refused"
 
 
 @dataclass(frozen=True)
 class FileParity:
-    """One file in one place against the reference.
+    """One file on one execution target, `place`, compared with the reference.
 
-    `metrics` are of its output, or the worst of several, of which `outputs` has those of each by name. `bounds` are
-    what they are held to, `missed` what fell short, in words, and `missed_layers` what of it is about layers. `layers`
-    are in the reference's order, () where they were not asked for; `unmatched` is (tensor of the reference, why it
-    could not be compared), and `not_compared` why no layer could be, "" where one was or none was asked for.
-    `first_diverging` is the first layer that does, `cause` the likely reason. `sha256` is of the file's bytes.
+    `metrics` are of its output, or the worst of several outputs, for which `outputs` has the metrics by name. `bounds`
+    are the bounds of the metrics. `missed` describes every check that failed, and `missed_layers` those of them about
+    layers. `layers` are in the reference's order, () if they were not requested. `unmatched` is (tensor of the
+    reference, why it could not be compared). `not_compared` is why no layer could be compared, "" if one was or none
+    was requested. `first_diverging` is the first layer that diverges, `cause` the likely reason. `sha256` is of the
+    file's bytes.
 
-    `refused` says why nothing was measured: the file is damaged, no image classifier, or its runtime does not run it.
-    It then neither passed nor fell short.
+    `refused` is why nothing was measured: the file is damaged, does not take an image, or its runtime cannot run it. It
+    then neither passed nor failed.
 
-    `lsb` is how many steps int8 outputs are at most from those of the reference's same integers, and on a device, of
-    which `machine` says what it is, from the same runtime's on this machine; None where nothing was compared.
+    `lsb` is the largest difference of int8 outputs in steps: from the outputs of a reference with the same integers,
+    or, on a device (described by `machine`), from those of the same runtime on this machine. None if neither was
+    compared.
     """
 
     file: str
@@ -57,12 +59,12 @@ class FileParity:
     outputs: Mapping[str, Mapping[str, Real]] = field(default_factory=dict)
 
     def lacks(self, metric: str) -> bool:
-        """Whether there is no such metric: nothing was measured, or none of several outputs has it."""
+        """Whether the metric does not exist: nothing was measured, or none of several outputs has it."""
         return bool(self.refused) or (bool(self.outputs) and all(metric not in own for own in self.outputs.values()))
 
     @property
     def passed(self) -> bool:
-        """Whether it was run, and nothing that was compared fell short."""
+        """Whether the file was run and met every bound that was checked."""
         return not self.missed and not self.refused
 
     @property
@@ -72,14 +74,14 @@ class FileParity:
 
     @property
     def verdict(self) -> str:
-        """PASS, FAIL or REFUSED; NOT_COMPARED where the outputs hold and no layer asked for could be compared."""
+        """PASS, FAIL or REFUSED; NOT_COMPARED if the outputs pass but no requested layer could be compared."""
         if self.refused:
             return REFUSED
         return FAIL if self.missed else NOT_COMPARED if self.not_compared else PASS
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """All that was asked for and not compared, in words."""
+        """Everything that was requested but not compared, in words."""
         whole = (self.not_compared,) if self.not_compared else ()
         return whole or tuple(f"{tensor}: {reason}" for tensor, reason in self.unmatched)
 
@@ -93,13 +95,13 @@ class FileParity:
 
     @property
     def agreeing(self) -> int:
-        """How many of the compared layers hold."""
+        """The number of compared layers that do not diverge."""
         return sum(not layer.diverges_in for layer in self.layers)
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """A reference and the files held to it, on `images`, which says in words what they were."""
+    """A reference and the files compared with it. `images` describes the images in words."""
 
     reference: str
     images: str
@@ -115,19 +117,19 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no file fell short."""
+        """Whether every file passed."""
         return all(file.passed for file in self.files)
 
     @property
     def exit_code(self) -> int:
-        """2 where a file was refused, else 1 where one fell short, else 0: the order of the gate."""
+        """2 if a file was refused, else 1 if one failed, else 0: the order of the gate."""
         if any(file.refused for file in self.files):
             return EdgemobileError.exit_code
         return 0 if self.passed else 1
 
     @property
     def complete(self) -> bool:
-        """Whether all that was asked for was compared."""
+        """Whether everything that was requested was compared."""
         return not any(file.gaps for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
@@ -136,8 +138,8 @@ class ParityReport:
 
     @classmethod
     def from_json(cls, given: str | Mapping[str, Any]) -> ParityReport:
-        """Read back what `to_json` wrote, strictly. Raises EdgemobileError for another version, or the first field that
-        is missing, unknown or of another type."""
+        """Read the JSON of `to_json`, strictly. Raises EdgemobileError for another version, and for the first field
+        that is missing, unknown or of another type."""
         fields = versioned(given, REPORT_VERSION, "parity report")
         fields.pop("passed", None)
         return decode(cls, {**fields, "version": REPORT_VERSION}, "parity report")

@@ -1,8 +1,8 @@
-"""Does a file still say what its reference says, and if not, from which layer on, and why?
+"""Compares files with a reference: whether the outputs match, at which layer a file first diverges, and why.
 
-The reference is a model in PyTorch or a file; the others are files of any format and precision, each run wherever it
-can be. At the end of the net the metrics are held to the table in metrics.tolerances; inside it every layer is compared
-by name (comparison.layers), and the first that diverges is tried for every mistake known (comparison.causes).
+The reference is a model in PyTorch or a file. The others are files of any format and precision; each runs on every
+target that can run it. The outputs are checked against the table in metrics.tolerances. Layers are compared by name
+(comparison.layers), and the first that diverges is tested for every known mistake (comparison.causes).
 """
 
 from __future__ import annotations
@@ -75,28 +75,28 @@ from edgemobile.util.progress import Progress, Silent
 
 __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
 
-# Layers are run again one by one in numpy; a few images show a layer that differs.
+# Layers are run again one by one in numpy, and a few images are enough to find one that differs.
 _LAYER_IMAGES, _LAYER_PX = 4, 128
 _SHOWN_NAMES = 8
-# Saturation that leaves less than this costs accuracy.
+# If saturation leaves an SQNR below this, it costs accuracy.
 _CUT_DB = 25.0
-# Of damage everywhere a few lines tell as much as all.
+# A few findings are enough if a whole file is damaged.
 _SHOWN_FINDINGS = 6
 
 
 @dataclass(frozen=True)
 class ParityRequest:
-    """What to compare, and on what.
+    """The files to compare, and the images and targets to compare them on.
 
     `ref` is a reference model's name, `package.module:factory`, a checkpoint (with `arch`), a .pt2, or a file like the
     `others`. `data` is an ImageFolder as a directory or a zip. None means synthetic images: those in the package for
     its weights; for other weights, images synthesized from the reference's batch norm if int8 files are compared, else
     low-frequency noise. `minimums` is metric -> bound, in place of the table's, and `tolerances` the same by precision;
-    a later one wins. With random weights, int8 is checked against no other bounds. The others run on each of the
-    devices `on`, () being this machine, in each of `runtimes`, () being the default one of each format; `places` are
-    execution targets that replace both.
+    a later one replaces an earlier one. With random weights, int8 is checked against no other bounds. The others run on
+    each of the devices `on`, () for this machine, in each of `runtimes`, () for the default one of each format;
+    `places` are execution targets that replace both.
 
-    `opened` are files that were read already, by their name here.
+    `opened` are files that were already read, by their names in `others`.
     """
 
     ref: str
@@ -120,7 +120,7 @@ class ParityRequest:
 
     def __post_init__(self) -> None:
         if not self.others:
-            raise EdgemobileError("nothing to compare: name at least one .onnx or .tflite file behind the reference")
+            raise EdgemobileError("nothing to compare: name at least one .onnx or .tflite file after the reference")
         for name in ("images", "threads"):
             if getattr(self, name) < 1:
                 raise EdgemobileError(f"--{name} must be at least 1, found {getattr(self, name)}")
@@ -128,23 +128,23 @@ class ParityRequest:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the others are held to. `model` is a net in PyTorch, `file` a file; one of them is there. `preprocess` is
-    what makes its images, `claims` what it says of itself."""
+    """The reference that the other files are compared with: either a PyTorch `model` or a `file`, which runs on
+    `place`. `preprocess` is for the images, `stated` is the reference's own metadata."""
 
     name: str
     preprocess: Preprocess
     model: TorchModel | None = None
     file: ModelFile | None = None
     place: ExecutionTarget | None = None
-    claims: StatedMetadata = field(default_factory=StatedMetadata)
-    _seen: list[tuple[Graph, np.ndarray, Mapping[str, np.ndarray]]] = field(
+    stated: StatedMetadata = field(default_factory=StatedMetadata)
+    _last_values: list[tuple[Graph, np.ndarray, Mapping[str, np.ndarray]]] = field(
         default_factory=list, repr=False, compare=False
     )
 
     def outputs(self, images: np.ndarray) -> np.ndarray:
-        """The rows f32[N,values] of preprocessed images f32[N,px,px,3], as PyTorch or the file's runtime computes them.
+        """The output rows f32[N,values] for preprocessed images f32[N,px,px,3], from PyTorch or the file's runtime.
 
-        They are the logits of a classifier; see metrics.outputs.
+        For a classifier, these are logits; see metrics.outputs.
         """
         if self.model is not None:
             return self.model.rows(images)
@@ -153,8 +153,8 @@ class Reference:
         return self.place.infer(self.file, images)
 
     @cached_property
-    def ends(self) -> tuple[Output, ...] | None:
-        """The outputs in a row; None for a file that does not state their shapes."""
+    def row_outputs(self) -> tuple[Output, ...] | None:
+        """The outputs in a row, with their shapes; None for a file that does not state the shapes."""
         if self.model is not None:
             return self.model.outputs
         assert self.file is not None
@@ -162,8 +162,8 @@ class Reference:
 
     @cached_property
     def graph(self) -> Graph:
-        """What it computes, its tensors by the names that PyTorch has for them. Raises Unsupported for a file with ops
-        a Graph has no word for."""
+        """The reference as a Graph, with PyTorch's tensor names. Raises Unsupported for a file with ops that a Graph
+        cannot represent."""
         if self.file is not None:
             graph = graph_of(self.file)
             return graph if graph.is_quantized else by_path(graph)
@@ -171,19 +171,21 @@ class Reference:
         return by_path(self.model.graph())
 
     @cached_property
-    def _living(self) -> Graph:
+    def _graph_without_dead_channels(self) -> Graph:
         from edgemobile.lower.dead_channels import without_dead_channels
 
         return without_dead_channels(self.graph)
 
     def graph_for(self, file: ModelFile) -> Graph:
-        """`graph` with the channels that `file` has: an export leaves dead ones out (lower.dead_channels).
+        """`graph` with the channels that `file` has: an export removes dead channels (lower.dead_channels).
 
-        Raises Unsupported as `graph` does, and where the reference is a file that has fewer.
+        Raises Unsupported as `graph` does, and if the reference is a file with fewer channels.
         """
         own = {} if self.file is None else self.file.metadata
         if REMOVED_CHANNELS in file.metadata:
-            return self.graph if REMOVED_CHANNELS in own or self.graph.is_quantized else self._living
+            if REMOVED_CHANNELS in own or self.graph.is_quantized:
+                return self.graph
+            return self._graph_without_dead_channels
         if REMOVED_CHANNELS in own and own.get(MODEL) == file.metadata.get(MODEL):
             raise Unsupported(
                 f"{self.name} was exported without dead channels, which this file has: make this file the reference, "
@@ -192,21 +194,21 @@ class Reference:
         return self.graph
 
     def values(self, graph: Graph, images: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Every tensor of one of its graphs, in NHWC, as the reference arithmetic computes it."""
-        if self._seen and self._seen[0][0] is graph and self._seen[0][1] is images:
-            return self._seen[0][2]
+        """Every tensor of one of the reference's graphs for `images`, in NHWC, from the reference arithmetic."""
+        if self._last_values and self._last_values[0][0] is graph and self._last_values[0][1] is images:
+            return self._last_values[0][2]
         source = graph[graph.inputs[0]]
         given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
-        self._seen[:] = [(graph, images, run(graph, given, keep_all=True))]
-        return self._seen[0][2]
+        self._last_values[:] = [(graph, images, run(graph, given, keep_all=True))]
+        return self._last_values[0][2]
 
 
 def parity(request: ParityRequest, progress: Progress | None = None) -> ParityReport:
-    """Run the reference and every other file on the same images, and compare.
+    """Run the reference and every other file on the same images, and compare them.
 
-    A file that falls short is in the report, not raised, and so is one that cannot be run, beside others that can.
-    Raises EdgemobileError for bad input and where no file can be run, MissingExtra where a runtime is not installed,
-    DeviceUnreachable where a device does not answer.
+    A file that misses a bound is in the report and raises no error; so is a file that cannot be run, if others can.
+    Raises EdgemobileError for bad input and if no file can be run, MissingExtra if a runtime is not installed,
+    DeviceUnreachable if a device does not answer.
     """
     with _opened(request) as places:
         return _parity(request, places, progress or Silent())
@@ -267,7 +269,7 @@ def _parity(request: ParityRequest, places: Sequence[ExecutionTarget], progress:
 
 def _fewer_images(request: ParityRequest, reference: Reference) -> tuple[ParityRequest, tuple[str, ...]]:
     """(the request with as many images as can be compared, a note if they are fewer)."""
-    most = most_images(reference.ends or (), request.images)
+    most = most_images(reference.row_outputs or (), request.images)
     if most == request.images:
         return request, ()
     note = f"compared on {most} images instead of {request.images}: their outputs are large"
@@ -275,7 +277,7 @@ def _fewer_images(request: ParityRequest, reference: Reference) -> tuple[ParityR
 
 
 def _opened_or_refused(request: ParityRequest, name: str) -> ModelFile | EdgemobileError:
-    """The file, or what is wrong with it; it is said once the others are judged."""
+    """The file, or its error, which is reported after the other files were compared."""
     try:
         return _opened_file(request, name)
     except MissingExtra:
@@ -302,7 +304,7 @@ def _unread(path: Path, error: EdgemobileError) -> FileParity:
 
 
 def _without_path(error: EdgemobileError, path: Path) -> str:
-    """A reason for the row of a file, which has its name already."""
+    """The message without the file's name, for a row that already has it."""
     return str(error).removeprefix(f"{path}: ")
 
 
@@ -311,34 +313,36 @@ def _layer_images(input_px: int) -> int:
 
 
 def load_reference(request: ParityRequest, files: Sequence[ModelFile]) -> Reference:
-    """The model or file that `request.ref` names; a model at the resolution of the files. Raises EdgemobileError."""
+    """The model or file named by `request.ref`; a model has the resolution of the files. Raises EdgemobileError."""
     path = Path(request.ref)
     if path.suffix in FILE_SUFFIXES:
         file = _opened_file(request, request.ref)
-        _check_ends(file)
+        _check_input(file)
         sides = file.sides_px
         if sides is not None and sides[0] != sides[1] and min(sides) > 0:
-            raise Unsupported(f"{path}: takes images of {in_px(sides)}. Supported as the reference: square ones")
+            raise Unsupported(f"{path}: its input is {in_px(sides)}. Supported as the reference: square images")
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
-        stated = file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
-        claims = StatedMetadata(file.preprocess, file.labels)
-        preprocess, place = at_resolution(stated, input_px), _reader_here(file, request)
-        return Reference(str(path), preprocess, file=file, place=place, claims=claims)
+        preprocess = (
+            file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
+        )
+        stated = StatedMetadata(file.preprocess, file.labels)
+        preprocess, place = at_resolution(preprocess, input_px), _reader_here(file, request)
+        return Reference(str(path), preprocess, file=file, place=place, stated=stated)
     spec, weights = request.ref, request.weights
     if path.suffix.lower() in CHECKPOINT_SUFFIXES and path.is_file():
         spec, weights = request.arch or identify(path).name, str(path)
     res = None if is_program(spec) else next(filter(None, map(_input_px, files)), None)
     model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
-    said = None if model.assumption else model.preprocess
-    claims = StatedMetadata(said, model.labels, _own_px(spec, weights))
-    # Of a model that says nothing, what its files say is the better guess.
-    stated = said or next(filter(None, (file.whole_preprocess for file in files)), model.preprocess)
-    preprocess = at_resolution(stated, model.preprocess.input_px)
-    return Reference(f"{model.name}, {model.source}", preprocess, model, claims=claims)
+    known = None if model.assumption else model.preprocess
+    stated = StatedMetadata(known, model.labels, _own_px(spec, weights))
+    # If the model states no preprocessing, that of its files is the better guess.
+    preprocess = known or next(filter(None, (file.whole_preprocess for file in files)), model.preprocess)
+    preprocess = at_resolution(preprocess, model.preprocess.input_px)
+    return Reference(f"{model.name}, {model.source}", preprocess, model, stated=stated)
 
 
 def _own_px(spec: str, weights: str | None) -> int | None:
-    """The resolution of a model in the package; None for others, which take any."""
+    """The training resolution of a model in the package; None for other models."""
     if spec not in bundled() or weights not in (None, "bundled"):
         return None
     preprocess = load_weights("bundled", get_arch(spec)).preprocess
@@ -351,7 +355,7 @@ def _input_px(file: ModelFile) -> int | None:
 
 
 def _reader_here(file: ModelFile, request: ParityRequest) -> ExecutionTarget:
-    """The default runtime of the reference's format on this machine; where it is not installed, one asked for."""
+    """The default runtime of the reference's format on this machine; if it is not installed, a requested one."""
     (usual,) = (place for place in local_targets(threads=request.threads) if file.format in place.formats)
     others = [place for place in local_targets(request.runtimes, request.threads) if file.format in place.formats]
     for place in (usual, *others):
@@ -367,8 +371,8 @@ def _readers(file: ModelFile, places: Sequence[ExecutionTarget]) -> list[Executi
     readers = [place for place in places if file.format in place.formats]
     if not readers:
         raise Unsupported(
-            f"{file.path} is {file.format}, which none of {', '.join(place.name for place in places)} reads; "
-            "add a --runtime that does"
+            f"{file.path} is {file.format}, which none of {', '.join(place.name for place in places)} can run; "
+            "add a --runtime that can"
         )
     return readers
 
@@ -376,9 +380,9 @@ def _readers(file: ModelFile, places: Sequence[ExecutionTarget]) -> list[Executi
 def _images(
     request: ParityRequest, reference: Reference, files: Sequence[ModelFile], progress: Progress
 ) -> tuple[np.ndarray, str, tuple[str, ...]]:
-    """(preprocessed images, what they are in words, notes).
+    """(preprocessed images, their description, notes).
 
-    Where a file takes pixels, they are whole pixels: nobody can be shown others.
+    If a file takes uint8 pixels, the images have whole pixel values, so that all files run on the same values.
     """
     images, words, notes = _any_images(request, reference, files, progress)
     if not any(takes_pixels(file.contents) for file in (*files, *([reference.file] if reference.file else ()))):
@@ -425,68 +429,68 @@ def _compared(
     place: ExecutionTarget,
 ) -> FileParity:
     row = tolerance(file.format, file.precision, place.isa, request.table)
-    ends = reference.ends or (Output("output", expected.shape[1:]),)
-    bounds = {**_bounds(request, row, ends, file.precision), **request.minimums}
+    outputs = reference.row_outputs or (Output("output", expected.shape[1:]),)
+    bounds = {**_bounds(request, row, outputs, file.precision), **request.minimums}
     notes: list[str] = []
     result = _unmeasured(file, place, bounds)
-    _check_ends(file)
-    if misfit := _misfit(file, images):
-        return replace(result, missed=(misfit,))
-    shown, words = _as_stated(file, reference.preprocess, images)
+    _check_input(file)
+    if mismatch := _size_mismatch(file, images):
+        return replace(result, missed=(mismatch,))
+    file_images, words = _as_stated(file, reference.preprocess, images)
     numbers = _stored_numbers(reference, file, notes)
     steps = output_steps(reference.file) if numbers.same_integers and reference.file is not None else None
     if steps is not None and not words:
-        # The same integers on the same images are the same but for steps, which say more than dB.
+        # Files with the same integers differ only by steps on the same images, so steps are a stricter check than dB.
         bounds = dict(request.minimums)
         result = replace(result, bounds=bounds)
-    made = place.infer(file, shown)
-    order = _order(file, ends)
-    if misfit := _other_outputs(file, ends, order, made):
-        return replace(result, missed=(misfit,))
-    found = made[:, order]
-    verdict = _judged(expected, found, ends, bounds, notes)
-    wrong, remarks = check_metadata(file, reference.claims, found.shape[1], images.shape[1])
+    rows = place.infer(file, file_images)
+    order = _order(file, outputs)
+    if mismatch := _output_mismatch(file, outputs, order, rows):
+        return replace(result, missed=(mismatch,))
+    found = rows[:, order]
+    verdict = _judged(expected, found, outputs, bounds, notes)
+    wrong, remarks = check_metadata(file, reference.stated, found.shape[1], images.shape[1])
     result = replace(result, metrics=verdict.metrics, missed=verdict.missed, outputs=verdict.outputs)
     notes += remarks
-    notes += _notes_of_here(file, place, shown, expected, ends, order)
+    notes += _notes_of_here(file, place, file_images, expected, outputs, order)
     result = _with_findings(result, numbers)
     if steps is not None:
-        apart = int(np.rint(np.abs(found - expected) / steps).max(initial=0))
-        result = replace(result, lsb=apart)
+        steps_off = int(np.rint(np.abs(found - expected) / steps).max(initial=0))
+        result = replace(result, lsb=steps_off)
         if not words:
-            result = _in_steps(reference, inner, shown, apart, file, place, row, result, notes)
+            result = _in_steps(reference, inner, file_images, steps_off, file, place, row, result, notes)
     if words:
-        as_reference = _judged(expected, place.infer(file, images)[:, order], ends, bounds, [])
+        as_reference = _judged(expected, place.infer(file, images)[:, order], outputs, bounds, [])
         notes.append(words)
         if verdict.missed and as_reference.passed:
-            told = f"{words}; shown the reference's images it agrees"
+            explained = f"{words}; with the reference's preprocessing it passes"
             measured = as_reference.metrics["sqnr_db"], verdict.metrics["sqnr_db"]
-            result = replace(result, cause=Cause("preprocess", told, *measured))
+            result = replace(result, cause=Cause("preprocess", explained, *measured))
     if request.layers:
-        result = _with_layers(reference, inner, shown, made, file, place, row, result, notes)
+        result = _with_layers(reference, inner, file_images, rows, file, place, row, result, notes)
     if place.here is not None:
-        result = device_vs_host(file, place, place.here, shown, made, row.lsb, result, notes)
+        result = device_vs_host(file, place, place.here, file_images, rows, row.lsb, result, notes)
     return replace(result, missed=(*wrong, *result.missed), notes=tuple(notes))
 
 
-def _bounds(request: ParityRequest, row: Tolerance, ends: Sequence[Output], precision: str) -> Mapping[str, float]:
-    """The row's bounds; of a net that is no classifier without that of top1_agree, unless it was asked for."""
-    asked = {metric: bound for own in request.tolerances for metric, bound in own.get(precision, {}).items()}
-    return {**bounds_of(ends, row.bounds), **asked}
+def _bounds(request: ParityRequest, row: Tolerance, outputs: Sequence[Output], precision: str) -> Mapping[str, float]:
+    """The row's bounds. For a net that is not a classifier, top1_agree has no bound unless one was requested."""
+    requested = {metric: bound for own in request.tolerances for metric, bound in own.get(precision, {}).items()}
+    return {**bounds_of(outputs, row.bounds), **requested}
 
 
 def _judged(
-    expected: np.ndarray, found: np.ndarray, ends: Sequence[Output], bounds: Mapping[str, float], notes: list[str]
+    expected: np.ndarray, found: np.ndarray, outputs: Sequence[Output], bounds: Mapping[str, float], notes: list[str]
 ) -> Verdict:
-    rows = _as_logits(expected, found, notes) if is_classifier(ends) else (expected, found)
-    return judge_rows(*rows, ends, bounds)
+    rows = _as_logits(expected, found, notes) if is_classifier(outputs) else (expected, found)
+    return judge_rows(*rows, outputs, bounds)
 
 
-def _order(file: ModelFile, ends: Sequence[Output]) -> slice | np.ndarray:
-    """Where in a row of the file the values of the reference's outputs are: by name where both have the same names,
-    else in the file's order."""
+def _order(file: ModelFile, outputs: Sequence[Output]) -> slice | np.ndarray:
+    """The positions of the reference's `outputs` in a row of the file: by name if both have the same names, else in the
+    file's order."""
     own = outputs_of(file)
-    names = [output.name for output in ends]
+    names = [output.name for output in outputs]
     if own is None or [output.name for output in own] == names or {output.name for output in own} != set(names):
         return slice(None)
     starts = dict(zip((output.name for output in own), np.cumsum([0, *(output.size for output in own)]), strict=False))
@@ -494,21 +498,22 @@ def _order(file: ModelFile, ends: Sequence[Output]) -> slice | np.ndarray:
     return np.concatenate([np.arange(starts[name], starts[name] + sizes[name]) for name in names])
 
 
-def _other_outputs(file: ModelFile, ends: Sequence[Output], order: slice | np.ndarray, rows: np.ndarray) -> str:
-    """Why a file's rows are not of the reference's outputs; "" where they are."""
-    wanted, values = [output.shape for output in ends], sum(output.size for output in ends)
+def _output_mismatch(file: ModelFile, outputs: Sequence[Output], order: slice | np.ndarray, rows: np.ndarray) -> str:
+    """Why a file's rows do not have the reference's `outputs`; "" if they do."""
+    wanted, values = [output.shape for output in outputs], sum(output.size for output in outputs)
     own = outputs_of(file)
-    if is_classifier(ends) and (own is None or len(own) == 1):
-        other = f"gives {rows.shape[1]} outputs, the reference {values}: they are of different models"
+    if is_classifier(outputs) and (own is None or len(own) == 1):
+        other = f"it has {rows.shape[1]} outputs, but the reference has {values}: they are different models"
         return "" if rows.shape[1] == values else other
     if own is None:
-        return "" if rows.shape[1] == values else f"gives {rows.shape[1]} values an image, the reference {values}"
+        other = f"it has {rows.shape[1]} output values per image, but the reference has {values}"
+        return "" if rows.shape[1] == values else other
     shapes = [output.shape for output in own]
     alike = shapes == wanted if isinstance(order, slice) else sorted(shapes) == sorted(wanted)
     if alike:
         return ""
-    found, asked = (", ".join(output.words for output in outputs) for outputs in (own, ends))
-    return f"gives {found}, the reference {asked} (channels last)"
+    found, expected = (", ".join(output.words for output in each) for each in (own, outputs))
+    return f"its outputs are {found}, but the reference has {expected} (channels last)"
 
 
 def _notes_of_here(
@@ -516,19 +521,19 @@ def _notes_of_here(
     place: ExecutionTarget,
     images: np.ndarray,
     expected: np.ndarray,
-    ends: Sequence[Output],
+    outputs: Sequence[Output],
     order: slice | np.ndarray,
 ) -> Iterator[str]:
-    """What this machine computes of a file that was run as another target computes it."""
+    """The metrics of this machine's own outputs, for a file that was run with the arithmetic of another target."""
     target = target_elsewhere(file.metadata)
     if place.infer_here is None or target is None:
         return
-    found = _judged(expected, place.infer_here(file, images)[:, order], ends, {}, []).metrics
+    found = _judged(expected, place.infer_here(file, images)[:, order], outputs, {}, []).metrics
     yield note_on_target(file.path.name, target, found_here(found, "the reference's"))
 
 
 def _stored_numbers(reference: Reference, file: ModelFile, notes: list[str]) -> StoredNumbers:
-    """What an int8 file's own numbers say; nothing of other files."""
+    """The faults in the stored numbers of an int8 file; none for other files."""
     if file.precision != "int8":
         return StoredNumbers()
     if reference.file is not None and reference.file.precision == "int8":
@@ -551,34 +556,36 @@ def _with_findings(result: FileParity, numbers: StoredNumbers) -> FileParity:
 def _in_steps(
     reference: Reference,
     inner: np.ndarray,
-    shown: np.ndarray,
-    apart: int,
+    file_images: np.ndarray,
+    steps_off: int,
     file: ModelFile,
     place: ExecutionTarget,
     row: Tolerance,
     result: FileParity,
     notes: list[str],
 ) -> FileParity:
-    """`result` of a file of the reference's integers whose outputs are up to `apart` steps from the reference's. Where
-    that is more than their runtimes are known to differ by, and no number is known to be wrong, the ops decide: what a
-    tie started is nobody's fault."""
+    """`result` of a file with the reference's integers, whose outputs differ by up to `steps_off` steps of their scale.
+
+    If this is more than their runtimes are known to differ by, and no stored number is wrong, the ops are compared: a
+    difference that begins with a rounding tie is not a fault.
+    """
     assert reference.place is not None
-    if apart <= most_steps(reference.place.name, (place.here or place).name):
+    if steps_off <= most_steps(reference.place.name, (place.here or place).name):
         return result
-    words = f"its outputs are up to {apart} steps from the reference's"
+    words = f"its outputs differ from the reference's by up to {steps_off} steps"
     if result.cause is not None:
         notes.append(words)
         return result
     try:
         graph = reference.graph_for(file)
         values = reference.values(graph, inner)
-        layers, _ = _walked(graph, values, observe(file, place, shown[: len(inner)], graph)[0], row)
+        layers, _ = _compared_layers(graph, values, observe(file, place, file_images[: len(inner)], graph)[0], row)
     except Unsupported as error:
         missed = f"{words}, and its ops cannot be compared: {error}"
         return replace(result, missed=(*result.missed, missed))
     first = first_diverging(layers)
     if first is None:
-        notes.append(f"{words}; every op by itself is within a step: a tie that later layers carry on")
+        notes.append(f"{words}; no op by itself differs by more than a step: a rounding tie that later layers amplify")
         return result
     missed = f"{words}; the first op that differs: {first.name} ({first.op}), in its {first.diverges_in}"
     return replace(result, missed=(*result.missed, missed))
@@ -598,30 +605,32 @@ def _unmeasured(file: ModelFile, place: ExecutionTarget, bounds: Mapping[str, fl
     )
 
 
-def _check_ends(file: ModelFile) -> None:
-    """Raises Unsupported for a file whose only input is not an image."""
+def _check_input(file: ModelFile) -> None:
+    """Raises Unsupported for a file that does not have exactly one input, or whose input is not an image."""
     names = file.contents.inputs
     if len(names) != 1:
-        shown = first_few(list(names), _SHOWN_NAMES)
-        raise Unsupported(f"{file.path}: has {len(names)} inputs ({shown}). Supported: one; cut the others off")
+        listed = first_few(list(names), _SHOWN_NAMES)
+        raise Unsupported(f"{file.path}: it has {len(names)} inputs ({listed}). Supported: one; remove the others")
     if file.sides_px is None:
         source = file.contents.values[file.contents.inputs[0]]
-        takes = f"{source.dtype} {list(source.shape)}".replace("-1", "N")
-        raise Unsupported(f"{file.path}: takes {takes}, which is no image. Supported: nets of one image")
+        found = f"{source.dtype} {list(source.shape)}".replace("-1", "N")
+        raise Unsupported(
+            f"{file.path}: its input is {found}, which is not an image. Supported: nets that take one image"
+        )
 
 
-def _misfit(file: ModelFile, images: np.ndarray) -> str:
-    """Why a file cannot be shown the reference's images f32[N,px,px,3]; "" where it can."""
+def _size_mismatch(file: ModelFile, images: np.ndarray) -> str:
+    """Why a file cannot run on the reference's images f32[N,px,px,3]; "" if it can."""
     sides, wanted = file.sides_px, (images.shape[1], images.shape[2])
     if sides is None or all(side in (-1, right) for side, right in zip(sides, wanted, strict=True)):
         return ""
-    return f"takes {in_px(sides)}, the reference {in_px(wanted)}: export both at one resolution"
+    return f"its input is {in_px(sides)}, but the reference's is {in_px(wanted)}: export both at one resolution"
 
 
 def _as_stated(file: ModelFile, usual: Preprocess, images: np.ndarray) -> tuple[np.ndarray, str]:
-    """(the images as the file's own metadata wants them, in words how that differs; "" where it does not).
+    """(the images with the preprocessing that the file's metadata states, the difference in words; "" if none).
 
-    Only mean and deviation are applied again: a file that wants another resize sees the reference's pixels.
+    Only the mean and standard deviation are changed: a file that states another resize gets the reference's pixels.
     """
     stated = file.preprocess
     if stated is None or (stated.mean, stated.std) == (usual.mean, usual.std):
@@ -630,34 +639,36 @@ def _as_stated(file: ModelFile, usual: Preprocess, images: np.ndarray) -> tuple[
         np.array(values, np.float32) for values in (usual.mean, usual.std, stated.mean, stated.std)
     )
     pixels = takes_pixels(file.contents) and stated == outside(stated)
-    words = f"it states another preprocessing ({described(stated)}) than the reference ({described(usual)})"
+    words = f"its metadata states another preprocessing ({described(stated)}) than the reference ({described(usual)})"
     return ((images * std + mean) - new_mean) / new_std, "" if pixels else words
 
 
 def _as_logits(expected: np.ndarray, found: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Both as logits; where only one ends in a softmax, the other gets one, and both are compared as log shares."""
+    """Both as comparable logits. If any is a probability, both are compared as log probabilities, with a softmax for
+    the other."""
     from edgemobile.accuracy.classifier import is_probability
 
-    ends = is_probability(expected), is_probability(found)
-    if ends == (False, False):
+    softmax = is_probability(expected), is_probability(found)
+    if softmax == (False, False):
         return expected, found
-    if ends[0] != ends[1]:
-        notes.append(f"only {'the reference' if ends[0] else 'the file'} ends in a softmax: the other is given one")
-    return _log_shares(expected, ends[0]), _log_shares(found, ends[1])
+    if softmax[0] != softmax[1]:
+        one = "the reference" if softmax[0] else "the file"
+        notes.append(f"only {one} ends in a softmax: a softmax is applied to the other's outputs")
+    return _log_probabilities(expected, softmax[0]), _log_probabilities(found, softmax[1])
 
 
-def _log_shares(scores: np.ndarray, probabilities: bool) -> np.ndarray:
-    if probabilities:
+def _log_probabilities(scores: np.ndarray, is_softmax: bool) -> np.ndarray:
+    if is_softmax:
         return np.log(np.maximum(scores, 1e-6)).astype(np.float32)
     shifted = scores - scores.max(axis=-1, keepdims=True)
-    shares = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
-    return np.log(np.maximum(shares, 1e-6)).astype(np.float32)
+    probabilities = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    return np.log(np.maximum(probabilities, 1e-6)).astype(np.float32)
 
 
 def _with_layers(
     reference: Reference,
     images: np.ndarray,
-    shown: np.ndarray,
+    file_images: np.ndarray,
     found: np.ndarray,
     file: ModelFile,
     place: ExecutionTarget,
@@ -665,39 +676,39 @@ def _with_layers(
     result: FileParity,
     notes: list[str],
 ) -> FileParity:
-    """`result` with its layers on the first of the images, the first that diverges among the missed, and the cause.
+    """`result` with the layers, compared on the first images, the first diverging one in `missed`, and its cause.
 
-    `found` is what the file made of all images it was `shown`.
+    `file_images` are all images that the file ran on, and `found` is its output for them.
     """
     try:
         graph = reference.graph_for(file)
         values = reference.values(graph, images)
-        observed, end = observe(file, place, shown[: len(images)], graph)
-        layers, unmatched = _walked(graph, values, observed, row)
+        observed, rows = observe(file, place, file_images[: len(images)], graph)
+        layers, unmatched = _compared_layers(graph, values, observed, row)
     except (Unsupported, GraphError, OverflowError) as error:
         return replace(result, not_compared=str(error))
-    _note_exposure(file, found[: len(images)], end, notes)
+    _note_changed_outputs(file, found[: len(images)], rows, notes)
     first = first_diverging(layers)
     cause = result.cause
     if first is not None:
         if cause is None or cause.explained_db is None:
-            cause = likely_cause(graph, first, observed, _normalisation(reference.preprocess), told=cause)
-        result = _missing_layers(result, _diverging(first, cause))
+            cause = likely_cause(graph, first, observed, _normalisation(reference.preprocess), from_numbers=cause)
+        result = _with_missed_layer(result, _diverging(first, cause))
     elif result.missed and cause is None:
-        cause = _narrowest(layers)
+        cause = _most_saturated(layers)
     if not any(layer.op != "input" for layer in layers):
         why = next((reason for _, reason in unmatched), "the reference has none")
-        result = replace(result, not_compared=f"no layer of the file could be matched to the reference's: {why}")
+        result = replace(result, not_compared=f"no layer of the file could be matched with the reference's: {why}")
     if observed.renamed:
-        notes.append("names differ: layers were matched by what they read and by their weights")
+        notes.append("the tensor names differ: layers were matched by their inputs and weights")
     return replace(result, layers=tuple(layers), unmatched=tuple(unmatched), cause=cause)
 
 
-def _missing_layers(result: FileParity, words: str) -> FileParity:
+def _with_missed_layer(result: FileParity, words: str) -> FileParity:
     return replace(result, missed=(*result.missed, words), missed_layers=(*result.missed_layers, words))
 
 
-def _walked(
+def _compared_layers(
     graph: Graph, values: Mapping[str, np.ndarray], observed: RecordedActivations, row: Tolerance
 ) -> tuple[list[LayerParity], list[tuple[str, str]]]:
     if graph.is_quantized:
@@ -709,22 +720,24 @@ def _walked(
     return compare_layers(graph, values, observed, row.layer)
 
 
-def _note_exposure(file: ModelFile, plain: np.ndarray, end: np.ndarray, notes: list[str]) -> None:
-    """A runtime fuses less around tensors it must show; that must not change what the file says."""
-    sqnr = measure(plain, end)["sqnr_db"]
+def _note_changed_outputs(file: ModelFile, plain: np.ndarray, with_layers: np.ndarray, notes: list[str]) -> None:
+    """Add a note if the outputs change when the inner tensors are also outputs, because a runtime then fuses less."""
+    sqnr = measure(plain, with_layers)["sqnr_db"]
     if not sqnr >= (40 if file.precision in QUANTIZED else 90):
-        notes.append(f"with its layers shown the file gives other outputs ({sqnr:.1f} dB): layers are of that run")
+        notes.append(
+            f"the file's outputs change when its inner tensors are also outputs ({sqnr:.1f} dB): the layers are from "
+            "that run"
+        )
 
 
-def _narrowest(layers: Sequence[LayerParity]) -> Cause | None:
-    """Where every layer is right by itself and the end is not: the layer whose integers cut the most off."""
+def _most_saturated(layers: Sequence[LayerParity]) -> Cause | None:
+    """If no layer diverges but the outputs do: the layer whose integers saturate the most; None if none saturates."""
     cut = [layer for layer in layers if layer.cut_db is not None and layer.cut_db < _CUT_DB]
     if not cut:
         return None
     worst = min(cut, key=lambda layer: layer.cut_db or 0.0)
-    words = (
-        f"no layer diverges by itself; the int8 range of {worst.name} cuts off the most: calibrate on images like these"
-    )
+    range_of = f"the int8 range of {worst.name} saturates the most"
+    words = f"no layer diverges by itself; {range_of}: calibrate on images like these"
     assert worst.cut_db is not None
     return Cause("range", words, worst.cut_db, worst.sqnr_db)
 

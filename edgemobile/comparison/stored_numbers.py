@@ -1,7 +1,7 @@
-"""What the numbers stored in an int8 file say by themselves: held to its reference's, nothing is run.
+"""Checks the numbers stored in an int8 file against its reference, without a run.
 
-Against an int8 file of the same quantization they are compared exactly (twins), against a float reference as far as
-that explains them (own_numbers).
+They are compared exactly with an int8 file of the same quantization (same_quantization). With a float reference, they
+are compared as far as it determines them (int8_checks).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgemobile.comparison.findings import Finding
+from edgemobile.comparison.int8_checks import Weights, check_checksums, check_layers, check_units, unused_input
 from edgemobile.comparison.observing import graph_name, graph_of, stored, tensors_of
-from edgemobile.comparison.own_numbers import Weights, check_checksums, check_layers, check_units, unused_input
-from edgemobile.comparison.twins import Pair, different_numbers, different_wiring, pair_of
+from edgemobile.comparison.same_quantization import Pair, different_numbers, different_wiring, pair_of
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.graph import Graph, GraphError
 from edgemobile.graph.checksums import Checksums, read_checksums
@@ -26,7 +26,7 @@ __all__ = ["StoredNumbers", "against_file", "against_float"]
 
 @dataclass(frozen=True)
 class StoredNumbers:
-    """What is wrong, whether the file has the reference's integers (`same_integers`), and what could not be told."""
+    """The faults, whether the file has the reference's integers, and notes on what was not checked."""
 
     findings: tuple[Finding, ...] = ()
     same_integers: bool = False
@@ -34,19 +34,19 @@ class StoredNumbers:
 
 
 def against_file(file: ModelFile, reference: ModelFile) -> StoredNumbers:
-    """An int8 file against another one."""
+    """Compare an int8 file with an int8 reference."""
     try:
         pair = _pair(file, reference)
     except (Unsupported, GraphError) as error:
         return StoredNumbers(notes=(f"its numbers are not compared with the reference's: {error}",))
     if not isinstance(pair, Pair):
-        words = f"its integers are of another quantization than the reference's ({pair}): outputs are compared in dB"
+        words = f"it has another quantization than the reference ({pair}): its outputs are compared in dB"
         return StoredNumbers(notes=(words,))
     findings, notes = different_numbers(pair), []
     try:
         findings += different_wiring(graph_of(file), graph_of(reference))
     except Unsupported as error:
-        notes.append(f"which op reads what is not compared: {error}")
+        notes.append(f"the connections of its ops are not compared: {error}")
     return StoredNumbers(tuple(findings), True, tuple(notes))
 
 
@@ -59,7 +59,7 @@ def _pair(file: ModelFile, reference: ModelFile) -> Pair | str:
 
 
 def against_float(file: ModelFile, graph: Callable[[], Graph], preprocess: Preprocess) -> StoredNumbers:
-    """An int8 file against itself, its preprocessing and the float `graph` of its reference."""
+    """Check an int8 file for contradictions, and against its preprocessing and the reference's float `graph`."""
     weights, notes = Weights(), []
     try:
         tensors = tensors_of(file)
@@ -75,14 +75,14 @@ def against_float(file: ModelFile, graph: Callable[[], Graph], preprocess: Prepr
         checksums = read_checksums(file.metadata, tensors)
     except EdgemobileError as error:
         findings.append(Finding("checksums", CHECKSUMS, str(error)))
-    # Weights that are as they were written are where the recipe moved them.
+    # If a weight's checksum is correct, its differences are from the recipe.
     findings += (each for each in weights.findings if not checksums.confirms(tensors.get(each.tensor)))
     if not takes_pixels(file.contents):
         source = tensors.get(graph_name(file, file.contents.inputs[0]))
         notes += filter(None, [unused_input(file.contents, source, file.preprocess or preprocess)])
     named = {name: graph_name(file, name) for name in ("", *file.contents.values)}
     findings += check_units(file.contents, tensors, named, weights, checksums)
-    told = {finding.tensor for finding in findings}
-    # What was done to all layers is told once.
-    findings += () if "" in told else check_checksums(file.contents, tensors, named, checksums, told)
+    reported = {finding.tensor for finding in findings}
+    # A fault of all layers (tensor "") is reported once.
+    findings += () if "" in reported else check_checksums(file.contents, tensors, named, checksums, reported)
     return StoredNumbers(tuple(findings), notes=tuple(notes))

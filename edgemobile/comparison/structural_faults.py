@@ -1,4 +1,4 @@
-"""Mistakes in how a layer is wired, one a function: what the reference would give with each."""
+"""Mistakes in the structure of a layer, one per function that yields the reference layer's output with the mistake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def padding(case: DivergingLayer) -> Iterator[Output]:
     height, width = top + bottom, left + right
     others = {
         "SAME padding, the odd pixel at the end": _same_pads(case),
-        "the padding's ends exchanged": ((bottom, top), (right, left)),
+        "padding at the start and the end exchanged": ((bottom, top), (right, left)),
         "all padding at the end": ((0, height), (0, width)),
         "all padding at the start": ((height, 0), (width, 0)),
         "no padding": unpadded,
@@ -94,18 +94,18 @@ def channel_order(case: DivergingLayer) -> Iterator[Output]:
 
 
 def normalised(case: DivergingLayer) -> Iterator[Output]:
-    """Other normalisations of the image. Folded into the weights they also change the rim of the padding."""
+    """Other normalisations of the image. If one is folded into the weights, it also affects the padded border."""
     image = case.image
     if image is None or case.normalisation is None:
         return
     mean, std = (np.array(values, np.float32) for values in (case.normalisation.mean, case.normalisation.std))
     forms: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "mean and deviation are applied a second time": lambda x: (x - mean) / std,
-        "mean and deviation are taken back: pixels from 0 to 1": lambda x: x * std + mean,
+        "mean and standard deviation are applied a second time": lambda x: (x - mean) / std,
+        "mean and standard deviation are not applied: pixels from 0 to 1": lambda x: x * std + mean,
         "the image is read as pixels from -1 to 1": lambda x: 2 * (x * std + mean) - 1,
         "the image is read as pixels from 0 to 255": lambda x: 255 * (x * std + mean),
-        "the deviation is applied a second time": lambda x: x / std,
-        "the mean is taken off a second time": lambda x: x - mean / std,
+        "the standard deviation is applied a second time": lambda x: x / std,
+        "the mean is subtracted a second time": lambda x: x - mean / std,
     }
     name = case.node.inputs[0]
     for words, form in forms.items():

@@ -33,7 +33,7 @@ def check_agreement(file: ConfigFile, config: GateConfig) -> None:
         _check_devices(file, config, entry)
         if entry.accuracy is not None and not entry.files and "float32" not in entry.precisions:
             raise file.wrong(
-                ("models", entry.name, "accuracy"), "max_drop is against the float32 file: add float32 to precisions"
+                ("models", entry.name, "accuracy"), "max_drop compares with the float32 file: add float32 to precisions"
             )
         _check_budgets(file, config, entry)
 
@@ -43,7 +43,7 @@ def _check_name(file: ConfigFile, entry: ModelEntry) -> None:
     if not entry.name.isprintable() or not re.fullmatch(r"[^./\\*?\[\]][^/\\*?\[\]]*", entry.name):
         raise file.wrong(
             ("models", entry.name),
-            r"this is also a folder name: do not use / \ * ? [ ] and a dot in front. A path goes below it, as model = "
+            r"this is also a folder name: do not use / \ * ? [ ] or a leading dot. Put a path below it, as model = "
             '"nets/mine.pt2"',
         )
 
@@ -97,8 +97,8 @@ def _check_devices(file: ConfigFile, config: GateConfig, entry: ModelEntry) -> N
         if not entry.runs_on(name):
             raise file.wrong(
                 ("models", entry.name, "instructions", name),
-                f"the model's devices leave it out ({', '.join(entry.devices or ()) or 'there are none'}), and nobody "
-                "would look: add it to devices, or take this budget away",
+                f"the model's devices do not include it ({', '.join(entry.devices or ()) or 'there are none'}), so "
+                "this budget would never be checked: add it to devices, or remove the budget",
             )
 
 
@@ -117,7 +117,7 @@ def _check_budgets(file: ConfigFile, config: GateConfig, entry: ModelEntry) -> N
 
 
 def _meant(selector: str, entry: ModelEntry) -> list[tuple[str, str]]:
-    """The (format, precision) that match the selector, of those the model has or may have."""
+    """The pairs (format, precision) that match the selector, of those that the model has or may have."""
     return [one for one in product(*_kinds(entry)) if selects(selector, *one)]
 
 
@@ -132,7 +132,8 @@ def _none_of_them(selector: str) -> str:
 
 
 def _not_taken(selector: str, device: DeviceEntry) -> str:
+    taken = " of ".join(", ".join(kinds) for kinds in (device.precisions, device.formats) if kinds)
     return (
-        f"no file of {selector} runs on {device.name}, and nobody would look: [devices.{device.name!r}] takes "
-        f"{' of '.join(', '.join(kinds) for kinds in (device.precisions, device.formats) if kinds)} alone"
+        f"no file of {selector} runs on {device.name}, so this budget would never be checked: "
+        f"[devices.{device.name!r}] takes only {taken}"
     )

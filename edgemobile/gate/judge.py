@@ -92,10 +92,10 @@ def _places_of_bounds(model: Measured, file: FileParity) -> Iterator[str]:
 
 def _lost(file: Scored, max_drop: float) -> Iterator[str]:
     if file.not_finite:
-        yield f"has outputs that are not finite for {file.not_finite} of {file.count} images"
+        yield f"its outputs are not finite for {file.not_finite} of {file.count} images"
     # Counts are integers; the bound may be a float slightly below the step it means.
     if file.drop_points is not None and file.drop_points > max_drop + 1e-9:
-        yield f"lost {file.drop_points:.2f} points of top-1; {max_drop:g} are allowed"
+        yield f"it lost {file.drop_points:.2f} points of top-1; {max_drop:g} are allowed"
 
 
 def accuracies(asked: Accuracy, model: Measured, scored: Sequence[Scored], kept: bool) -> list[Check]:

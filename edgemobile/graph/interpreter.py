@@ -153,7 +153,7 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "linear": lambda node, out, x, w, b: _activate(node, _rows(x, w) @ w.T + b),
     "add": lambda node, out, a, b: _activate(node, a + b),
     "mul": lambda node, out, a, b: _activate(node, a * b),
-    "concat": lambda node, out, *parts: np.concatenate(parts, axis=-1),
+    "concat": lambda node, out, *parts: np.concatenate(parts, axis=node.attrs["axis"]),
     "slice": lambda node, out, x: x[..., node.attrs["begin"] : node.attrs["end"]],
     "channel_shuffle": _channel_shuffle,
     "resize": _resize,

@@ -69,8 +69,12 @@ def _linear(attrs: Mapping[str, Any], x: Shape, weight: Shape, bias: Shape) -> S
 
 
 def _concat(attrs: Mapping[str, Any], *parts: Shape) -> Shape | None:
-    leading = {part[:-1] for part in parts}
-    return (*leading.pop(), sum(part[-1] for part in parts)) if len(leading) == 1 else None
+    axis = attrs["axis"]
+    beside = {(part[:axis], part[axis + 1 :]) for part in parts}
+    if len(beside) != 1 or not 0 < axis < len(parts[0]):
+        return None
+    before, after = beside.pop()
+    return (*before, sum(part[axis] for part in parts), *after)
 
 
 def _transpose(attrs: Mapping[str, Any], x: Shape) -> Shape:
@@ -111,8 +115,8 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "linear": Op(_linear, ("activation",), has_weights=True),
         "add": Op(_broadcast, ("activation",)),
         "mul": Op(_broadcast, ("activation",)),
-        # a, b, ...: their channels one after the other, along the last dimension
-        "concat": Op(_concat, shares_qparams=True, selects=True),
+        # a, b, ... one after the other along the dimension `axis`, 1 or more
+        "concat": Op(_concat, ("axis",), shares_qparams=True, selects=True),
         # channels from `begin` up to `end`, without it
         "slice": Op(_slice, ("begin", "end"), shares_qparams=True, selects=True, homogeneous=True),
         # channel i * C / groups + j -> j * groups + i

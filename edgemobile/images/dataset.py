@@ -33,6 +33,7 @@ __all__ = [
     "BrokenImage",
     "ClassMatch",
     "Dataset",
+    "is_image_name",
     "match_classes",
     "open_dataset",
     "unmatched",
@@ -154,6 +155,11 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     return whole if split is None else whole.in_split(split)
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file is taken for an image, by its suffix."""
+    return name.lower().endswith(_SUFFIXES)
+
+
 def _no_images(path: Path) -> str:
     return f"no images in {path}; an image is a file ending in {', '.join(_SUFFIXES)}"
 
@@ -218,7 +224,7 @@ def _entries(names: Iterable[str]) -> tuple[list[_Entry], list[tuple[str, str]]]
     entries, refused = [], []
     for name in sorted(set(names)):
         parts = PurePosixPath(name.replace("\\", "/")).parts
-        if not name.lower().endswith(_SUFFIXES):
+        if not is_image_name(name):
             continue
         if ".." in parts or parts[0].startswith("/") or ":" in parts[0]:
             refused.append((name, "its name points outside the data set"))

@@ -58,7 +58,7 @@ def missed_expectations(file: Inspection, expected: Mapping[str, int]) -> list[s
 
 
 def _op_count(file: Inspection, name: str) -> int | None:
-    """None if only onnxruntime knows: it runs other ops than an ONNX file stores."""
+    """The count of an op; None if onnxruntime is needed to know it, because it runs other ops than the file stores."""
     runtime = file.runtime_ops or {}
     if name in file.ops or name in runtime:
         return file.ops[name] if name in file.ops else runtime[name]

@@ -47,8 +47,8 @@ def facts_of(file: ModelFile, *, ask_runtimes: bool = True) -> Inspection:
     partitions = _noted(notes, _delegate_partitions, file) if ask_runtimes and contents.format == "tflite" else None
     usual = "NCHW" if contents.format == "onnx" else "NHWC"
     labels, preprocess = file.labels, _json(contents.metadata.get(PREPROCESS))
-    # Of origins and checksums there are thousands, of use to a comparison only.
-    apart = (LABELS, PREPROCESS, ORIGINS, CHECKSUMS)
+    # There are thousands of origins and checksums, and only a comparison needs them.
+    left_out = (LABELS, PREPROCESS, ORIGINS, CHECKSUMS)
     return Inspection(
         file=str(file.path),
         bytes=file.bytes,
@@ -65,7 +65,7 @@ def facts_of(file: ModelFile, *, ask_runtimes: bool = True) -> Inspection:
         hswish=hswish_forms(contents),
         islands=_islands(contents, optimized),
         weights=tuple(weight_facts(contents)),
-        metadata={key: value for key, value in contents.metadata.items() if key not in apart},
+        metadata={key: value for key, value in contents.metadata.items() if key not in left_out},
         preprocess=preprocess if isinstance(preprocess, dict) else None,
         labels=None if labels is None else len(labels),
         runtime_ops=None if optimized is None else optimized.op_counts(),

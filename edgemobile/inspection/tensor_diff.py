@@ -93,7 +93,7 @@ def _qparams_differences(a: QParams | None, b: QParams | None) -> list[str]:
     scales = np.count_nonzero(a.scale != b.scale)
     if scales:
         ratio = np.abs(a.scale.astype(np.float64) / b.scale - 1).max()
-        found.append(f"{scales} of {a.scale.size} scales differ, by at most {ratio:.2g} of themselves")
+        found.append(f"{scales} of {a.scale.size} scales differ, by at most {ratio:.2g} of their value")
     zeros = np.count_nonzero(a.zero_point != b.zero_point)
     if zeros:
         peak = np.abs(a.zero_point - b.zero_point).max()

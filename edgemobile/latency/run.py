@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -47,9 +48,12 @@ class BenchRequest:
             raise EdgemobileError("nothing to measure: give at least one .onnx or .tflite file")
 
 
-def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
+def bench(
+    request: BenchRequest, progress: Progress | None = None, *, sleep: Callable[[float], None] = time.sleep
+) -> Run:
     """Measure every file with every number of threads on the device; files that their runtime refuses are in `refused`.
 
+    While the device works, this waits with `sleep`; what that raises stops the measurement there, too.
     Files whose runtimes share one Python are interleaved; others are measured after them, and the run notes it.
     Raises EdgemobileError for bad input and if no file is left, DeviceUnreachable, Unsupported for what the device
     cannot do.
@@ -69,7 +73,7 @@ def bench(request: BenchRequest, progress: Progress | None = None) -> Run:
         for prepared, group in _groups(files, settings.runtime, lambda name: ready(device, transport, name)):
             job = bench_job(group, settings, cores, emulated=transport.emulated)
             with shown.step(f"measure on {device.name}", 100) as report:
-                part = run_job(device, transport, prepared, job, group, partial(_report, report))
+                part = run_job(device, transport, prepared, job, group, partial(_report, report), sleep=sleep)
             if transport.emulated and settings.profile:
                 count = partial(_counted, device, transport, prepared, settings, shown)
                 part = _with_prefixes(part, group, count)

@@ -25,7 +25,7 @@ from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES
 from edgemobile.loading.public import SPECS, PublicWeights, fetch, public_weights
 from edgemobile.loading.wrappers import unwrapped
 from edgemobile.models.arch import ARCHS, Arch, get_arch, scaled
-from edgemobile.models.layers import layers
+from edgemobile.models.layers import class_layers, layers
 from edgemobile.models.table import Table, read_table
 from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.util.progress import Report
@@ -257,7 +257,7 @@ def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: in
             f"{checkpoint.source} is {arch.name} at width {found_width:g}, and width {width:g} is asked for. "
             "Leave --width out, or give other weights (--weights FILE or random)"
         )
-    found_classes = (shapes.get(_classifier(arch)) or (None,))[0]
+    found_classes = _classes(shapes, arch)
     if classes is not None and found_classes not in (None, classes):
         raise EdgemobileError(
             f"{checkpoint.source} has {found_classes} classes, and {classes} are asked for. "
@@ -310,17 +310,20 @@ def _width(shapes: Mapping[str, tuple[int, ...]], arch: Arch, first: float | Non
 def _weight_shapes(arch: Arch) -> set[tuple[str, tuple[int, ...]]]:
     """(key, shape) of every layer's weight but the classifiers', whose classes are the checkpoint's own."""
     shapes = set()
-    for layer in list(layers(arch))[: -2 if arch.segments else -1]:
+    of_classes = class_layers(arch)
+    for layer in layers(arch):
         inputs = 1 if layer.op == "depthwise" else layer.in_shape[0]
         kernel = () if layer.op == "linear" else (layer.kernel, layer.kernel)
-        if layer.op != "mean":
+        if layer.op != "mean" and layer.name not in of_classes:
             shapes.add((f"{layer.name}.weight", (layer.out_shape[0], inputs, *kernel)))
     return shapes
 
 
-def _classifier(arch: Arch) -> str:
-    """The key of the last layer's weight [classes, in]."""
-    return f"{list(layers(arch))[-1].name}.weight"
+def _classes(shapes: Mapping[str, tuple[int, ...]], arch: Arch) -> int | None:
+    """The number of classes in the shapes of a state_dict; None where they do not show it."""
+    name, times = next(iter(class_layers(arch).items()))
+    found = shapes.get(f"{name}.weight")
+    return found[0] // times if found else None
 
 
 def identify(path: Path) -> Arch:
@@ -387,8 +390,8 @@ def _bundled_path(arch: Arch) -> Path:
     return path
 
 
-def _keep_size(net: torch.nn.Module) -> None:
-    """Set the statistics of every batch norm to those of its input on noise, as training would.
+def _keep_size(net: torch.nn.Module, images: tuple[int, int, int, int]) -> None:
+    """Set the statistics of every batch norm to those of its input on `images` of noise, as training would.
 
     In a fresh net batch norms divide by 1, and after 50 layers the logits are 1e-17: int8 results and latencies on such
     numbers are meaningless.
@@ -403,7 +406,7 @@ def _keep_size(net: torch.nn.Module) -> None:
         module.register_forward_pre_hook(settle) for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)
     ]
     with torch.no_grad():
-        net.eval()(torch.randn(2, 3, 64, 64))
+        net.eval()(torch.randn(images))
     for hook in hooks:
         hook.remove()
 
@@ -416,10 +419,23 @@ def _random(arch: Arch, seed: int) -> Checkpoint:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build_net(arch)
-        _keep_size(net)
+        # The last levels of SSDLite have a pixel for 512 of the image's.
+        _keep_size(net, (4, 3, 320, 320) if arch.head == "ssdlite" else (2, 3, 64, 64))
         state = net.state_dict()
     digest = hashlib.sha256()
     for key, value in state.items():
         digest.update(key.encode() + value.numpy().tobytes())
     source, sha256 = f"random, seed {seed}", digest.hexdigest()
-    return Checkpoint(state, source, sha256, arch.name, arch.width, arch.classes, random=True)
+    # Boxes are shares of the image, so a detector takes it whole.
+    layout = recognised(state, arch) if arch.head == "ssdlite" else None
+    preprocess = at_resolution(layout.preprocess, arch.input_px) if layout else None
+    return Checkpoint(
+        state,
+        source,
+        sha256,
+        arch.name,
+        arch.width,
+        arch.classes,
+        preprocess=preprocess,
+        random=True,
+    )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["LAYOUTS", "Layout", "check_complete", "key_pairs", "known_keys", "recognised", "translated"]
 
 _IMAGENET_BICUBIC = Preprocess(input_px=224, resize="shorter", shorter_px=256, interpolation="bicubic")
+# torchvision resizes a detector's images without antialiasing, to a square.
+_DETECTION = Preprocess(input_px=320, antialias=False, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 _HALVES_BICUBIC = Preprocess(
     input_px=224, resize="shorter", shorter_px=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
@@ -63,6 +65,13 @@ LAYOUTS: tuple[Layout, ...] = (
         "torchvision-lraspp",
         at_resolution(IMAGENET, 520),
     ),
+    Layout(
+        "torchvision's ssdlite320_mobilenet_v3_large",
+        ("v3-large-ssdlite",),
+        "torchvision-ssdlite",
+        _DETECTION,
+    ),
+    Layout("edgemobile's v2-ssdlite", ("v2-ssdlite",), "v2-ssdlite", _DETECTION),
     Layout("timm's mobilenetv4", ("v4-conv-small",), "timm-v4", _IMAGENET_BICUBIC),
     Layout("efficientnet_lite_pytorch's", ("efficientnet-lite0",), "efficientnet-pytorch", _HALVES_BICUBIC),
     Layout(

@@ -38,6 +38,8 @@ from edgemobile.lower.hints import GREY, check_not_quantized, training_branches
 from edgemobile.lower.module_trace import ModuleTrace, Program, trace_modules
 from edgemobile.metrics.outputs import Output, channels_last, is_classifier, most_images, not_a_classifier, rows_of
 from edgemobile.models.arch import Arch, get_arch
+from edgemobile.models.ssdlite import postprocess
+from edgemobile.postprocess import Postprocess
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.util.progress import Report
 
@@ -55,11 +57,12 @@ class Model(ABC):
     """A model ready to lower, and what is known about it.
 
     `outputs` are its own by name, with channels last; the only one that has no name is "output". `batch` is that of its
-    files. `labels` are class names if known; `facts` describe the model in the manifest. `notes` are for the user;
-    `assumption` is the note that no source states `preprocess`, so the usual one of such models is used. `px_assumed`
-    is the same for the resolution. `random` weights were never trained: requested as random, or recognized by batch
-    norms that never saw an image. `reference` is what computes `rows`, in words. `is_quantized`: it rounds itself, so a
-    float file cannot agree with it better than an int8 file does.
+    files. `postprocess` is how the outputs of a detector become boxes. `labels` are class names if known; `facts`
+    describe the model in the manifest. `notes` are for the user; `assumption` is the note that no source states
+    `preprocess`, so the usual one of such models is used. `px_assumed` is the same for the resolution. `random` weights
+    were never trained: requested as random, or recognized by batch norms that never saw an image. `reference` is what
+    computes `rows`, in words. `is_quantized`: it rounds itself, so a float file cannot agree with it better than an
+    int8 file does.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Model(ABC):
     source: str
     sha256: str
     labels: tuple[str, ...] | None = None
+    postprocess: Postprocess | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     assumption: str | None = None
@@ -86,6 +90,13 @@ class Model(ABC):
     def classes(self) -> int | None:
         """The number of classes; None for a net that is not a classifier."""
         return self.outputs[0].size if self.is_classifier else None
+
+    @property
+    def label_count(self) -> int | None:
+        """How many names its `labels` have: a detector's, too, of which the first is the background."""
+        if self.postprocess is None:
+            return self.classes
+        return next(output.shape[-1] for output in self.outputs if output.name == self.postprocess.logits)
 
     def classified(self) -> int:
         """The number of classes. Raises Unsupported for a net that is not a classifier."""
@@ -207,10 +218,11 @@ def load_model(
         facts: dict[str, Any] = {"paper": arch.paper, "width": arch.width}
         if checkpoint.table is not None:
             facts[ARCHITECTURE] = checkpoint.table.to_json()
-        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, px_assumed=assumed, arch=arch)
+        boxes = postprocess(arch) if arch.head == "ssdlite" else None
+        model = _traced(arch.name, net, checkpoint, arch.input_px, batch, facts, boxes, px_assumed=assumed, arch=arch)
     if labels is None:
         return model
-    return replace(model, labels=find_labels(Path(spec), model.classified(), {}, labels).names)
+    return replace(model, labels=find_labels(Path(spec), model.label_count or model.classified(), {}, labels).names)
 
 
 def _from_factory(
@@ -258,6 +270,7 @@ def _traced(
     input_px: int,
     batch: int,
     facts: Mapping[str, Any],
+    boxes: Postprocess | None = None,
     *,
     px_assumed: bool,
     arch: Arch | None = None,
@@ -269,10 +282,7 @@ def _traced(
     shape = (batch, 3, input_px, input_px)
     program = (trace_modules(net, shape) if arch else None) or export_program(net, shape)
     outputs = _outputs(name, program)
-    if checkpoint.labels is not None and (not is_classifier(outputs) or len(checkpoint.labels) != outputs[0].size):
-        found = f"{outputs[0].size} outputs" if is_classifier(outputs) else f"no classes but {_listed(outputs)}"
-        raise EdgemobileError(f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {found}")
-    return TorchModel(
+    model = TorchModel(
         name=name,
         net=_answering(net, program),
         traced=program,
@@ -282,6 +292,7 @@ def _traced(
         source=f"{checkpoint.source} weights",
         sha256=checkpoint.sha256,
         labels=checkpoint.labels,
+        postprocess=boxes,
         facts=facts,
         notes=(*checkpoint.notes, *([checkpoint.assumed_px(input_px)] if px_assumed else [])),
         assumption=_assumption(checkpoint.source) if checkpoint.preprocess is None else checkpoint.assumption,
@@ -289,6 +300,10 @@ def _traced(
         random=checkpoint.random,
         arch=arch,
     )
+    if checkpoint.labels is not None and len(checkpoint.labels) != model.label_count:
+        found = f"{model.label_count} classes" if model.label_count else f"no classes but {_listed(outputs)}"
+        raise EdgemobileError(f"{checkpoint.source} has {len(checkpoint.labels)} labels, and the model {found}")
+    return model
 
 
 def _saved(path: Path, preprocess: str | None) -> TorchModel:

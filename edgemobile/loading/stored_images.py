@@ -1,4 +1,5 @@
-"""The images in the package for the bundled weights, made by examples/bundled_images.py.
+"""What the package has for its weights: images, made by examples/bundled_images.py, and what int8 calibration on them
+showed, by examples/bundled_statistics.py.
 
 Synthesis takes seconds and gives different images on another machine. These images were synthesized once, from the
 batch-norm statistics of all bundled models, and are only for those weights: a record next to a zip lists their sha256.
@@ -18,7 +19,7 @@ from edgemobile.preprocess import Preprocess
 from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.strict_json import versioned
 
-__all__ = ["CALIBRATION_IMAGES", "ImageRecord", "stored_images"]
+__all__ = ["CALIBRATION_IMAGES", "ImageRecord", "statistics_of", "stored_images", "stored_statistics"]
 
 _VERSION = 1
 CALIBRATION_IMAGES = CHECK_IMAGES.with_name("calibration_images.zip")
@@ -67,3 +68,18 @@ def stored_images(images: Path, model: Model) -> Path | None:
             f"{images} differs from the one in the package: install edgemobile again, or give --calib"
         )
     return images
+
+
+def statistics_of(name: str) -> Path:
+    """Where the package has the statistics of calibration for the bundled weights of the reference model `name`."""
+    return CALIBRATION_IMAGES.with_name(f"{name}.statistics.npz")
+
+
+def stored_statistics(model: Model) -> Path | None:
+    """The statistics of calibration on the stored images for the weights of `model`, or None if they are not bundled.
+
+    They are of one graph and of certain images: quant.calibration_file.with_statistics checks that.
+    """
+    record = ImageRecord.from_json(CALIBRATION_IMAGES.with_suffix(".json").read_text(encoding="utf-8"))
+    paths = (statistics_of(name) for name, weights in record.weights.items() if weights == model.sha256)
+    return next((path for path in paths if path.is_file()), None)

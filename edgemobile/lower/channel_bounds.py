@@ -54,7 +54,7 @@ def _of_node(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
         return _activated(node, ELEMENTWISE[node.op](*(_widened(each, channels) for each in operands)))
     if node.op in _AVERAGES:
         return operands[0]
-    if node.op == "concat":
+    if node.op == "concat" and node.attrs["axis"] == len(graph[node.output].shape) - 1:
         low, high = (np.concatenate([getattr(each, end) for each in operands]) for end in ("low", "high"))
         return Bounds(low, high)
     if node.op == "reshape" and channels % len(operands[0].low) == 0:

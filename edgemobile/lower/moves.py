@@ -13,7 +13,7 @@ from edgemobile.lower.lowering import Lowering, arguments
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["GETITEM", "MOVES", "channel_slice", "ends_shuffle", "starts_shuffle"]
+__all__ = ["GETITEM", "MOVES", "channel_slice", "ends_rows", "ends_shuffle", "starts_rows", "starts_shuffle"]
 
 # What torch.fx calls the choice of one of the parts of a split.
 GETITEM = str(operator.getitem)
@@ -152,15 +152,58 @@ def _shape(fx: object) -> tuple[int, ...]:
     return tuple(fx.meta["val"].shape)  # type: ignore[attr-defined]
 
 
+# ---- an image as the rows of a matrix, as detectors have it ----------------------------------------------------------
+#
+# Given:  y = x.permute(0, 2, 3, 1).reshape(N, R, K), or
+#         y = x.view(N, C / K, K, H, W).permute(0, 3, 4, 1, 2).reshape(N, R, K)
+# Result: y = reshape(x), whose channels are the last dimension already
+
+
+def starts_rows(fx: torch.fx.Node) -> bool:
+    """Whether `fx` is the view of an image with its channels in two dimensions, and all that reads it goes on so."""
+    before, after = _shape(fx.args[0]), _shape(fx)
+    if str(fx.target) not in _VIEWS or len(before) != 4 or len(after) != 5:
+        return False
+    split = after[1] * after[2] == before[1] and (after[0], *after[3:]) == (before[0], *before[2:])
+    return split and bool(fx.users) and all(map(_puts_channels_last, fx.users))
+
+
+def ends_rows(fx: torch.fx.Node) -> bool:
+    """Whether `fx` makes the rows [N, R, K] of an image with its channels last."""
+    source = fx.args[0]
+    while str(source.target) in _COPIES:  # type: ignore[union-attr]
+        source = source.args[0]  # type: ignore[union-attr]
+    return _is_rows(fx) and _puts_channels_last(source)
+
+
+def _puts_channels_last(fx: Any) -> bool:
+    """Whether `fx` is a permutation to channels last, and all that reads it makes rows of it."""
+    if str(fx.target) != "aten.permute.default":
+        return False
+    rank = len(_shape(fx))
+    last = {4: (0, 2, 3, 1), 5: (0, 3, 4, 1, 2)}.get(rank)
+    return tuple(dim % rank for dim in fx.args[1]) == last and bool(fx.users) and all(map(_is_rows, fx.users))
+
+
+def _is_rows(fx: torch.fx.Node) -> bool:
+    if str(fx.target) in _COPIES:
+        return bool(fx.users) and all(map(_is_rows, fx.users))
+    return str(fx.target) in (*_VIEWS, "aten.flatten.using_ints") and len(_shape(fx)) == 3
+
+
 def _turned(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
-    """Inside a channel shuffle that is spelled out."""
-    if not (_turns(fx) and starts_shuffle(fx.args[0])):  # type: ignore[arg-type]
+    """Inside a channel shuffle that is spelled out, and before the rows of an image."""
+    source: Any = fx.args[0]
+    in_shuffle = _turns(fx) and starts_shuffle(source)
+    in_rows = _puts_channels_last(fx) and (len(_shape(fx)) == 4 or starts_rows(source))
+    if not (in_shuffle or in_rows):
         walk.refuse(
             fx,
             "an order of dimensions has no meaning in both NHWC and NCHW. Supported: the channel shuffle "
-            "view(N, groups, C / groups, H, W).transpose(1, 2).reshape(N, C, H, W)",
+            "view(N, groups, C / groups, H, W).transpose(1, 2).reshape(N, C, H, W), and the rows "
+            "permute(0, 2, 3, 1).reshape(N, rows, columns)",
         )
-    return walk.values[fx.args[0]]  # type: ignore[index]
+    return walk.operand(fx, source, "input") if in_rows else walk.values[source]
 
 
 _SPLITS = ("aten.chunk.default", "aten.split.Tensor", "aten.split.sizes", "aten.split_with_sizes.default")

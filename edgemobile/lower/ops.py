@@ -13,7 +13,7 @@ import numpy as np
 from edgemobile.graph import Node, Tensor
 from edgemobile.graph.padding import Pads, unpadded
 from edgemobile.lower.lowering import Lowering, arguments
-from edgemobile.lower.moves import MOVES, channel_slice, ends_shuffle, starts_shuffle
+from edgemobile.lower.moves import MOVES, channel_slice, ends_rows, ends_shuffle, starts_rows, starts_shuffle
 
 if TYPE_CHECKING:
     import torch
@@ -165,11 +165,13 @@ def _channels_last_columns(matrix: np.ndarray, nhwc: tuple[int, ...]) -> np.ndar
 
 
 def _flatten(walk: Lowering, fx: torch.fx.Node) -> str:
-    """To [N, features], of 1x1 images and back, and as the ends of a channel shuffle."""
+    """To [N, features], to the rows of an image, of 1x1 images and back, and as the ends of a channel shuffle."""
     source = fx.args[0]
     before, after = tuple(source.meta["val"].shape), tuple(fx.meta["val"].shape)  # type: ignore[union-attr]
-    if starts_shuffle(fx):
+    if starts_shuffle(fx) or starts_rows(fx):
         return walk.image(fx, source)
+    if ends_rows(fx):
+        return walk.emit(fx, "reshape", (walk.operand(fx, source, "input"),))
     if (view := ends_shuffle(fx)) is not None:
         groups = view.meta["val"].shape[1]
         return walk.emit(fx, "channel_shuffle", (walk.operand(fx, source, "input"),), groups=groups)
@@ -194,15 +196,21 @@ def _feeds_only_linear(fx: torch.fx.Node) -> bool:
 
 
 def _cat(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Of channels, dim=1."""
+    """Of [N, C], [N, R, C] or [N, C, H, W] along any dimension but the first."""
     parts, dim = arguments(fx, "tensors", dim=0)
     rank = len(fx.meta["val"].shape)
-    if rank not in (2, 4) or dim % rank != 1:
-        walk.refuse(fx, f"only channels (dim=1) of [N, C] or [N, C, H, W] are put together, found dim={dim} of {rank}")
+    axis = dim % rank
+    if rank not in (2, 3, 4) or axis == 0:
+        walk.refuse(
+            fx,
+            f"only [N, C], [N, R, C] and [N, C, H, W] are put together, along any dimension but the first; found "
+            f"dim={dim} of {rank}",
+        )
     names = [name for part in parts if isinstance(name := walk.values[part], str)]
     if len(names) < len(parts):
         walk.refuse(fx, "a constant among what it puts together is not supported")
-    return names[0] if len(names) == 1 else walk.emit(fx, "concat", names)
+    axis = (0, 3, 1, 2)[axis] if rank == 4 else axis
+    return names[0] if len(names) == 1 else walk.emit(fx, "concat", names, axis=axis)
 
 
 def _mean(walk: Lowering, fx: torch.fx.Node) -> str:

@@ -132,7 +132,7 @@ def measure_any(reference: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 
 def worst(outputs: Collection[Mapping[str, float]]) -> dict[str, float]:
-    """Every metric of the output that is the worst in it; nan where one is nan, or none has the metric."""
+    """The worst value of every metric over all outputs; nan if one value is nan, or if no output has the metric."""
     found = {}
     for name, metric in METRICS.items():
         values = [own[name] for own in outputs if name in own]
@@ -142,8 +142,8 @@ def worst(outputs: Collection[Mapping[str, float]]) -> dict[str, float]:
 
 
 def checked_max_drop(points: float) -> float:
-    """Check `points` of top-1, from 0 to 100. Raises EdgemobileError for others, and for nan, which any loss would
-    pass.
+    """Check `points` of top-1, from 0 to 100. Raises EdgemobileError for others, and for nan, which would allow
+    any loss.
     """
     if not 0 <= points <= 100:
         raise EdgemobileError(f"--max-drop is in points of top-1, 0 to 100; found {points:g}")

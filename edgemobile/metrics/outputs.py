@@ -1,8 +1,8 @@
-"""The outputs of a net by name, and the rows in which all of them travel together.
+"""The outputs of a net by name, and as rows that contain all of them.
 
-A row is one image's outputs, one after the other, each flattened with its channels last: f32[N, values]. The row of a
-classifier is its logits. Files in ONNX have channels first; whoever runs them turns them round. It also runs on boards,
-so it must be valid in Python 3.9.
+A row f32[values] has the outputs for one image in order, each flattened with its channels last. The row of a classifier
+is its logits. ONNX files have channels first, so the code that runs them transposes their outputs. This module also
+runs on boards, so it must be valid in Python 3.9.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def is_classifier(outputs: Sequence[Output]) -> bool:
 
 
 def not_a_classifier(name: str, outputs: Sequence[str]) -> str:
-    """The reason why a net with these outputs, in words, is refused where only a classifier has an answer."""
+    """The error message for a net with these `outputs` (Output.words) if a classifier is required."""
     return (
         f"{name} has the output{'s' * (len(outputs) > 1)} {', '.join(outputs)}. Supported: classifiers, [N, "
         "classes]; `export`, `parity`, `inspect` and `bench` take any net"
@@ -80,5 +80,5 @@ def split(rows: np.ndarray, outputs: Sequence[Output]) -> Mapping[str, np.ndarra
 
 
 def most_images(outputs: Sequence[Output], wanted: int) -> int:
-    """How many of `wanted` images can be compared in memory: fewer where an image's outputs are large."""
+    """How many of `wanted` images can be compared in memory: fewer if the outputs for an image are large."""
     return min(wanted, max(_FEWEST_IMAGES, _MOST_VALUES // max(1, sum(output.size for output in outputs))))

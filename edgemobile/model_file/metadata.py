@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgemobile.errors import EdgemobileError
+from edgemobile.postprocess import Postprocess
 from edgemobile.preprocess import Preprocess
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LABELS",
     "MODEL",
     "ORIGINS",
+    "POSTPROCESS",
     "PRECISION",
     "PREPROCESS",
     "REMOVED_CHANNELS",
@@ -28,6 +30,7 @@ __all__ = [
     "embedded_entry",
     "labels_in",
     "names_of",
+    "postprocess_in",
     "preprocess_in",
     "whole",
 ]
@@ -39,6 +42,7 @@ WEIGHTS_SHA256 = "edgemobile.weights_sha256"
 TARGET = "edgemobile.target"  # for ONNX files with int8 weights, which some CPUs compute differently: quant/targets.py
 PREPROCESS = "edgemobile.preprocess"  # preprocessing that the user of the file must do
 EMBEDDED = "edgemobile.embedded"  # normalization that the file does itself
+POSTPROCESS = "edgemobile.postprocess"  # how a detector's outputs become boxes
 LABELS = "edgemobile.labels"
 ORIGINS = "edgemobile.origins"  # graph/origins_entry.py
 CHECKSUMS = "edgemobile.checksums"  # graph/checksums.py
@@ -62,6 +66,11 @@ def names_of(value: Any) -> tuple[str, ...] | None:
 def preprocess_in(metadata: Mapping[str, str]) -> Preprocess | None:
     """Preprocessing before the file's input; None if not stated. Raises EdgemobileError for a damaged entry."""
     return Preprocess.from_json(metadata[PREPROCESS]) if PREPROCESS in metadata else None
+
+
+def postprocess_in(metadata: Mapping[str, str]) -> Postprocess | None:
+    """How the file's outputs become boxes; None if it is no detector. Raises EdgemobileError for a damaged entry."""
+    return Postprocess.from_json(metadata[POSTPROCESS]) if POSTPROCESS in metadata else None
 
 
 def embedded_entry(preprocess: Preprocess) -> dict[str, str]:

@@ -11,8 +11,9 @@ from typing import Any, Protocol, TypeVar
 from edgemobile.errors import EdgemobileError, MissingExtra
 from edgemobile.model_file.contents import Contents
 from edgemobile.model_file.file import layout_of
-from edgemobile.model_file.metadata import PRECISION, labels_in, preprocess_in, whole
+from edgemobile.model_file.metadata import PRECISION, labels_in, postprocess_in, preprocess_in, whole
 from edgemobile.model_file.precision import file_precision
+from edgemobile.postprocess import Postprocess
 from edgemobile.preprocess import Preprocess
 from edgemobile.util.hashing import sha256_hex
 
@@ -98,6 +99,11 @@ class ModelFile:
     def preprocess(self) -> Preprocess | None:
         """Preprocessing that its user must do. Raises EdgemobileError for a damaged entry."""
         return preprocess_in(self.metadata)
+
+    @property
+    def postprocess(self) -> Postprocess | None:
+        """How its outputs become boxes, of a detector. Raises EdgemobileError for a damaged entry."""
+        return postprocess_in(self.metadata)
 
     @property
     def whole_preprocess(self) -> Preprocess | None:

@@ -24,6 +24,7 @@ __all__ = [
     "ScaledBlock",
     "Tail",
     "get_arch",
+    "last_halving",
     "make_divisible",
     "scaled",
     "scaled_blocks",
@@ -37,6 +38,8 @@ RELU6: Activation = "relu6"
 HSWISH: Activation = "hardswish"
 
 Kind = Literal["inverted", "separable", "conv"]
+# What a net ends with: a classifier; Lite R-ASPP, which segments; SSDLite, which detects.
+Head = Literal["classifier", "lraspp", "ssdlite"]
 # How stem and tail scale with the width multiplier.
 #   scaled       with it
 #   tail-floor   the tail never shrinks below its size at width 1 (v2)
@@ -92,7 +95,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class Arch:
-    """A MobileNet at one width, resolution and number of classes; with `segments`, Lite R-ASPP on it.
+    """A MobileNet at one width, resolution and number of classes, and the head on it.
 
     `keys` names the state_dict layout of its net (models.layers.KEYS). `padding` "both" pads both ends of a side
     equally, as PyTorch does; "same" puts the odd pixel at the end, as TensorFlow does. `ends` is how stem and tail grow
@@ -101,7 +104,9 @@ class Arch:
 
     name: str
     paper: str
-    keys: Literal["timm", "timm-v4", "torchvision-v2", "torchvision-v3", "torchvision-lraspp"]
+    keys: Literal[
+        "timm", "timm-v4", "torchvision-v2", "torchvision-v3", "torchvision-lraspp", "v2-ssdlite", "torchvision-ssdlite"
+    ]
     stem: int
     stem_act: Activation
     blocks: tuple[Block, ...]
@@ -114,7 +119,7 @@ class Arch:
     width: float = 1.0
     input_px: int = 224
     classes: int = 1000
-    segments: bool = False
+    head: Head = "classifier"
 
     def __post_init__(self) -> None:
         if not 0.05 <= self.width <= 8:
@@ -305,8 +310,42 @@ def _lraspp(arch: Arch) -> Arch:
         tail=replace(arch.tail, hidden=128),
         input_px=520,
         classes=21,
-        segments=True,
+        head="lraspp",
     )
+
+
+def _ssdlite(arch: Arch) -> Arch:
+    """SSDLite on v2 or v3-large, for the 90 classes of COCO and the background, at 320 px.
+
+    Batch norm as in torchvision's ssdlite320_mobilenet_v3_large, which trains as TensorFlow's detectors do.
+    """
+    return replace(
+        arch,
+        name=f"{arch.name}-ssdlite",
+        keys="torchvision-ssdlite" if arch.keys == "torchvision-v3" else "v2-ssdlite",
+        tail=replace(arch.tail, hidden=0),
+        bn_eps=1e-3,
+        bn_momentum=0.03,
+        input_px=320,
+        classes=91,
+        head="ssdlite",
+    )
+
+
+def _reduced_tail(arch: Arch) -> Arch:
+    """A v3 with half the channels in what follows C4, as its paper's detectors have (section 6.3)."""
+    c4 = last_halving(arch)
+    first = replace(arch.blocks[c4], out_channels=arch.blocks[c4].out_channels // 2)
+    halved = [
+        replace(block, expand=block.expand // 2, out_channels=block.out_channels // 2)
+        for block in arch.blocks[c4 + 1 :]
+    ]
+    return replace(arch, blocks=(*arch.blocks[:c4], first, *halved))
+
+
+def last_halving(arch: Arch) -> int:
+    """The index of the last block that halves the resolution, to 1/32. Its expansion is the papers' C4, at 1/16."""
+    return max(index for index, block in enumerate(arch.blocks) if block.halves)
 
 
 ARCHS: dict[str, Arch] = {
@@ -319,6 +358,8 @@ ARCHS: dict[str, Arch] = {
         _V4S,
         _LITE0,
         *(_lraspp(arch) for arch in _V3S),
+        _ssdlite(_V2),
+        _ssdlite(_reduced_tail(_V3S[1])),
     )
 }
 
@@ -334,6 +375,7 @@ _ALSO_CALLED = {
     "mobilenet_v3_large": "v3-large",
     "mobilenetv3_large_100": "v3-large",
     "lraspp_mobilenet_v3_large": "v3-large-lraspp",
+    "ssdlite320_mobilenet_v3_large": "v3-large-ssdlite",
     "mobilenetv4_conv_small": "v4-conv-small",
     "efficientnet_lite0": "efficientnet-lite0",
 }

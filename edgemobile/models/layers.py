@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from edgemobile.models.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail
+from edgemobile.models.arch import Arch, ScaledBlock, last_halving, scaled_blocks, scaled_stem, scaled_tail
+from edgemobile.models.ssdlite import ANCHORS_PER_PIXEL, extra_channels
 
-__all__ = ["KEYS", "Keys", "Layer", "block_places", "finer_block", "layers"]
+__all__ = ["KEYS", "Keys", "Layer", "block_places", "class_layers", "finer_block", "layers"]
 
 Op = Literal["conv2d", "depthwise", "mean", "linear"]
 Pair = tuple[str, str]  # module paths of a convolution and of its batch norm
@@ -49,7 +50,8 @@ class Keys:
     count the block's parts from 0 and 1, {norm} its batch norms from 1. `last` is the position after the blocks.
     `plain_project` is the projection of a block that does not expand; `squeeze` is the pool and the two convolutions of
     squeeze-and-excite. `gate` and `low_classifier` are of Lite R-ASPP: what its pool is multiplied by, and what it
-    makes of the finer features.
+    makes of the finer features. `extra`, `logits` and `boxes` are of SSDLite, for each {level}: its own blocks, and
+    what it makes of a level's features.
     """
 
     stem: Pair
@@ -67,6 +69,9 @@ class Keys:
     conv: Pair = ("", "")
     gate: str = ""
     low_classifier: str = ""
+    extra: str = ""
+    logits: str = ""
+    boxes: str = ""
 
 
 _TORCHVISION_V3 = Keys(
@@ -95,6 +100,16 @@ _LRASPP = replace(
     low_classifier="classifier.low_classifier",
 )
 
+
+def _with_ssdlite(keys: Keys) -> Keys:
+    return replace(
+        keys,
+        extra="backbone.extra.{level}",
+        logits="head.classification_head.module_list.{level}",
+        boxes="head.regression_head.module_list.{level}",
+    )
+
+
 _TIMM = Keys(
     stem=("conv_stem", "bn1"),
     block="blocks.{stage}.{place}",
@@ -109,15 +124,19 @@ _TIMM = Keys(
     classifier="classifier",
 )
 
+_TORCHVISION_V2 = replace(
+    _TORCHVISION_V3,
+    block="features.{number}.conv",
+    project=("{step}", "{next}"),
+    plain_project=("{step}", "{next}"),
+    classifier="classifier.1",
+)
+
 KEYS: dict[str, Keys] = {
-    "torchvision-v2": replace(
-        _TORCHVISION_V3,
-        block="features.{number}.conv",
-        project=("{step}", "{next}"),
-        plain_project=("{step}", "{next}"),
-        classifier="classifier.1",
-    ),
+    "torchvision-v2": _TORCHVISION_V2,
     "torchvision-v3": _TORCHVISION_V3,
+    "torchvision-ssdlite": _with_ssdlite(_TORCHVISION_V3),
+    "v2-ssdlite": _with_ssdlite(_TORCHVISION_V2),
     "torchvision-lraspp": _LRASPP,
     "timm": _TIMM,
     "timm-v3": replace(_TIMM, last=("blocks.{stage}.0.conv", "blocks.{stage}.0.bn1"), hidden=("conv_head", "")),
@@ -151,11 +170,28 @@ def layers(arch: Arch, keys: str | None = None) -> Iterator[Layer]:
     """The layers of `arch`, named as its own net names them or by another row of KEYS."""
     walk = _Walk(arch, KEYS[keys or arch.keys])
     *places, behind = block_places(arch)
-    yield walk.conv(walk.keys.stem, scaled_stem(arch), kernel=3, stride=2, act=arch.stem_act, role="stem")
-    for place, block in zip(places, scaled_blocks(arch), strict=True):
-        yield from walk.block(place, block)
-    walk.row = -1
-    yield from walk.segmentation_tail(behind) if arch.segments else walk.tail(behind)
+    match arch.head:
+        case "classifier":
+            yield from walk.backbone(places)
+            yield from walk.tail(behind)
+        case "lraspp":
+            yield from walk.backbone(places)
+            yield from walk.segmentation_tail(behind)
+        case "ssdlite":
+            cut = last_halving(arch) + 1
+            yield from (_in_two_parts(layer, cut) for layer in walk.backbone(places))
+            yield _in_two_parts(walk.last(behind), cut)
+            yield from walk.detection_tail()
+
+
+def class_layers(arch: Arch) -> dict[str, int]:
+    """The layers whose outputs depend on the number of classes -> how many outputs each class has there."""
+    found = list(layers(arch))
+    if arch.head == "ssdlite":
+        first, _ = KEYS[arch.keys].logits.split("{level}")
+        heads = [layer.name for layer in found if layer.name.startswith(first) and layer.op == "conv2d"]
+        return dict.fromkeys(heads, ANCHORS_PER_PIXEL)
+    return {layer.name: 1 for layer in found[-2 if arch.head == "lraspp" else -1 :]}
 
 
 def finer_block(arch: Arch) -> int:
@@ -216,6 +252,18 @@ class _Walk:
         self.shape = (3, arch.input_px, arch.input_px)
         self.row = -1
 
+    def backbone(self, places: list[dict[str, int]]) -> Iterator[Layer]:
+        """The stem and the blocks."""
+        stem, act = scaled_stem(self.arch), self.arch.stem_act
+        yield self.conv(self.keys.stem, stem, kernel=3, stride=2, act=act, role="stem")
+        for place, block in zip(places, scaled_blocks(self.arch), strict=True):
+            yield from self.block(place, block)
+        self.row = -1
+
+    def last(self, place: dict[str, int]) -> Layer:
+        """The convolution behind the blocks."""
+        return self.conv(_at(place, self.keys.last), scaled_tail(self.arch)[0], act=self.arch.tail.act, role="last")
+
     def block(self, place: dict[str, int], block: ScaledBlock) -> Iterator[Layer]:
         prefix = self.keys.block.format(**place)
         self.row = place["index"]
@@ -235,7 +283,7 @@ class _Walk:
         tail = self.arch.tail
         last, hidden = scaled_tail(self.arch)
         if last:
-            yield self.conv(_at(place, self.keys.last), last, act=tail.act, role="last")
+            yield self.last(place)
         yield self.pool(self.keys.pool)
         if hidden and tail.hidden_norm:
             yield self.conv(_at(place, self.keys.hidden), hidden, act=tail.act, role="hidden")
@@ -248,7 +296,7 @@ class _Walk:
         classified."""
         keys, classes = self.keys, self.arch.classes
         last, hidden = scaled_tail(self.arch)
-        yield self.conv(_at(place, keys.last), last, act=self.arch.tail.act, role="last")
+        yield self.last(place)
         high = self.shape
         yield self.conv(keys.hidden, hidden, act="relu", role="hidden")
         yield Layer(keys.pool, "mean", high, (last, 1, 1), role="pool")
@@ -258,6 +306,23 @@ class _Walk:
         wide = (hidden, side, side)
         yield Layer(keys.low_classifier, "conv2d", low, (classes, side, side), bias=True, role="low_classifier")
         yield Layer(keys.classifier, "conv2d", wide, (classes, side, side), bias=True, role="classifier")
+
+    def detection_tail(self) -> Iterator[Layer]:
+        """SSDLite: more blocks, each half the size of the one before; then the logits and the boxes of every level."""
+        keys, c4, side = self.keys, scaled_blocks(self.arch)[last_halving(self.arch)], -(-self.arch.input_px // 16)
+        levels = [(c4.expand, side, side), self.shape]
+        for level, channels in enumerate(extra_channels(self.arch)):
+            steps = ((channels // 2, 1, 1, "conv2d"), (channels // 2, 3, 2, "depthwise"), (channels, 1, 1, "conv2d"))
+            for step, (outputs, kernel, stride, op) in enumerate(steps):
+                prefix = f"{keys.extra.format(level=level)}.{step}"
+                yield self.conv((f"{prefix}.0", f"{prefix}.1"), outputs, kernel, stride, "relu6", op)  # type: ignore[arg-type]
+            levels.append(self.shape)
+        for name, columns in ((keys.logits, self.arch.classes), (keys.boxes, 4)):
+            for level, shape in enumerate(levels):
+                prefix = name.format(level=level)
+                yield Layer(f"{prefix}.0.0", "depthwise", shape, shape, 3, 1, f"{prefix}.0.1", act="relu6")
+                rows = (columns * ANCHORS_PER_PIXEL, *shape[1:])
+                yield Layer(f"{prefix}.1", "conv2d", shape, rows, bias=True)
 
     def conv(
         self,
@@ -291,6 +356,25 @@ class _Walk:
         layer = Layer(name, "linear", self.shape, (channels, 1, 1), bias=True, act=act, role=role)
         self.shape = layer.out_shape
         return layer
+
+
+def _in_two_parts(layer: Layer, cut: int) -> Layer:
+    """A layer of a backbone that is kept as two modules, as in torchvision's SSDLite.
+
+    The first ends with the expansion of the block number `cut`, whose features are the first level.
+    """
+
+    def moved(name: str) -> str:
+        _, number, *rest = name.split(".")
+        behind = int(number) - cut
+        if behind == 0 and rest[1] == "0":
+            return ".".join(("backbone.features.0", number, *rest[2:]))
+        if behind == 0:
+            return ".".join(("backbone.features.1.0", *rest[1:]))
+        part = ("0", number) if behind < 0 else ("1", str(behind))
+        return ".".join(("backbone.features", *part, *rest))
+
+    return replace(layer, name=moved(layer.name), norm=moved(layer.norm) if layer.norm else "")
 
 
 def _at(place: dict[str, int], names: Pair) -> Pair:

@@ -3,22 +3,24 @@
 state_dict keys, their order and shapes are torchvision's for v2, v3 and EfficientNet-Lite (v2 with other numbers) and
 timm's for v1 and v4, so that public checkpoints load with strict=True; edgemobile.loading.key_layouts translates the
 keys of other libraries. Inputs are f32[N,3,H,W], outputs f32[N,classes] logits; those of Lite R-ASPP
-f32[N,classes,H,W].
+f32[N,classes,H,W], of SSDLite f32[N,anchors,4] and f32[N,anchors,classes].
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import nn
 
 from edgemobile.graph.padding import same_pads
-from edgemobile.models.arch import Arch, ScaledBlock, scaled_blocks, scaled_stem, scaled_tail
+from edgemobile.models.arch import Arch, ScaledBlock, last_halving, scaled_blocks, scaled_stem, scaled_tail
 from edgemobile.models.layers import block_places, finer_block
+from edgemobile.models.ssdlite import ANCHORS_PER_PIXEL, extra_channels
 
-__all__ = ["LRASPP", "MobileNetV1", "MobileNetV2", "MobileNetV3", "MobileNetV4", "build_net"]
+__all__ = ["LRASPP", "MobileNetV1", "MobileNetV2", "MobileNetV3", "MobileNetV4", "SSDLite", "build_net"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
 
@@ -104,6 +106,16 @@ def _stages(arch: Arch, blocks: list[nn.Module]) -> nn.Sequential:
     return nn.Sequential(*(nn.Sequential(*stage) for stage in stages))
 
 
+def _features(arch: Arch, block: type[nn.Module]) -> nn.Sequential:
+    """The stem, the blocks and the convolution behind them, in torchvision's order."""
+    stem, blocks = scaled_stem(arch), scaled_blocks(arch)
+    return nn.Sequential(
+        _conv_norm(arch, 3, stem, 3, 2, arch.stem_act),
+        *(block(arch, row) for row in blocks),
+        _conv_norm(arch, blocks[-1].out_channels, scaled_tail(arch)[0], act=arch.tail.act),
+    )
+
+
 class _Separable(nn.Module):
     """v1's block: depthwise, then pointwise, each with batch norm and activation. Keys as in timm."""
 
@@ -165,13 +177,8 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
         super().__init__()
-        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
         last, _ = scaled_tail(arch)
-        self.features = nn.Sequential(
-            _conv_norm(arch, 3, stem, 3, 2, arch.stem_act),
-            *(_InvertedResidualV2(arch, block) for block in blocks),
-            _conv_norm(arch, blocks[-1].out_channels, last, act=arch.tail.act),
-        )
+        self.features = _features(arch, _InvertedResidualV2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(last, arch.classes))
 
@@ -230,13 +237,8 @@ class MobileNetV3(nn.Module):
 
     def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
         super().__init__()
-        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
         last, hidden = scaled_tail(arch)
-        self.features = nn.Sequential(
-            _conv_norm(arch, 3, stem, 3, 2, arch.stem_act),
-            *(_InvertedResidualV3(arch, block) for block in blocks),
-            _conv_norm(arch, blocks[-1].out_channels, last, act=arch.tail.act),
-        )
+        self.features = _features(arch, _InvertedResidualV3)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
             nn.Linear(last, hidden),
@@ -276,20 +278,103 @@ class LRASPP(nn.Module):
 
     def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
         super().__init__()
-        stem, blocks = scaled_stem(arch), scaled_blocks(arch)
         last, hidden = scaled_tail(arch)
         self.finer = 1 + finer_block(arch)
-        self.backbone = nn.Sequential(
-            _conv_norm(arch, 3, stem, 3, 2, arch.stem_act),
-            *(_InvertedResidualV3(arch, block) for block in blocks),
-            _conv_norm(arch, blocks[-1].out_channels, last, act=arch.tail.act),
-        )
-        self.classifier = _LiteRASPP(blocks[self.finer - 1].out_channels, last, hidden, arch.classes)
+        self.backbone = _features(arch, _InvertedResidualV3)
+        low = scaled_blocks(arch)[self.finer - 1].out_channels
+        self.classifier = _LiteRASPP(low, last, hidden, arch.classes)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         low = self.backbone[: self.finer + 1](x)
         logits = self.classifier(low, self.backbone[self.finer + 1 :](low))
         return {"out": nn.functional.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)}
+
+
+class _SSDLiteBackbone(nn.Module):
+    """The features of every level: C4's expansion at 1/16, the last ones at 1/32, and four blocks of half the size."""
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        c4 = last_halving(arch)
+        is_v2 = arch.keys == "v2-ssdlite"
+        whole = _features(arch, _InvertedResidualV2 if is_v2 else _InvertedResidualV3)
+        rows = list(whole)
+        steps = rows[c4 + 1].get_submodule("conv" if is_v2 else "block")
+        assert isinstance(steps, nn.Sequential)
+        # A slice keeps the names of the steps, which are therefore 1, 2 and so on in the second part.
+        self.features = nn.Sequential(
+            nn.Sequential(*rows[: c4 + 1], steps[0]), nn.Sequential(steps[1:], *rows[c4 + 2 :])
+        )
+        channels = (scaled_tail(arch)[0], *extra_channels(arch))
+        self.channels = (scaled_blocks(arch)[c4].expand, *channels)
+        self.extra = nn.ModuleList(_extra(arch, *pair) for pair in pairwise(channels))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        levels = []
+        for part in (*self.features, *self.extra):
+            x = part(x)
+            levels.append(x)
+        return levels
+
+
+def _extra(arch: Arch, in_channels: int, out_channels: int) -> nn.Sequential:
+    half = out_channels // 2
+    return nn.Sequential(
+        _conv_norm(arch, in_channels, half, act="relu6"),
+        _conv_norm(arch, half, half, 3, 2, "relu6", depthwise=True),
+        _conv_norm(arch, half, out_channels, act="relu6"),
+    )
+
+
+class _SSDLiteOutput(nn.Module):
+    """A depthwise and a 1x1 convolution on each level: `columns` numbers for every anchor, f32[N,anchors,columns].
+
+    The anchors are those of the first level, row by row, pixel by pixel, then those of the second and so on.
+    """
+
+    def __init__(self, arch: Arch, in_channels: tuple[int, ...], columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+        self.module_list = nn.ModuleList(
+            nn.Sequential(
+                _conv_norm(arch, channels, channels, 3, act="relu6", depthwise=True),
+                nn.Conv2d(channels, columns * ANCHORS_PER_PIXEL, 1),
+            )
+            for channels in in_channels
+        )
+
+    def forward(self, levels: list[torch.Tensor]) -> torch.Tensor:
+        rows = []
+        for step, level in zip(self.module_list, levels, strict=True):
+            values = step(level)
+            rows.append(values.permute(0, 2, 3, 1).reshape(values.shape[0], -1, self.columns))
+        return torch.cat(rows, dim=1)
+
+
+class _SSDLiteHead(nn.Module):
+    def __init__(self, arch: Arch, in_channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.classification_head = _SSDLiteOutput(arch, in_channels, arch.classes)
+        self.regression_head = _SSDLiteOutput(arch, in_channels, 4)
+
+    def forward(self, levels: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"bbox_regression": self.regression_head(levels), "cls_logits": self.classification_head(levels)}
+
+
+class SSDLite(nn.Module):
+    """Detection by SSDLite on v2 or v3: {"bbox_regression": f32[N,anchors,4], "cls_logits": f32[N,anchors,classes]}.
+
+    They are raw: edgemobile.detection decodes them. The first class is the background. Keys as in torchvision's
+    ssdlite320_mobilenet_v3_large; those of v2 are made in the same way from mobilenet_v2.
+    """
+
+    def __init__(self, arch: Arch, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.backbone = _SSDLiteBackbone(arch)
+        self.head = _SSDLiteHead(arch, self.backbone.channels)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.head(self.backbone(x))
 
 
 # timm's names for a part of a bottleneck, and for a layer that is itself a block.
@@ -356,4 +441,6 @@ _NETS: dict[str, type[nn.Module]] = {
     "torchvision-v2": MobileNetV2,
     "torchvision-v3": MobileNetV3,
     "torchvision-lraspp": LRASPP,
+    "torchvision-ssdlite": SSDLite,
+    "v2-ssdlite": SSDLite,
 }

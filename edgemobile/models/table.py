@@ -25,7 +25,8 @@ _VERSION = 1
 FAMILIES = tuple(
     name
     for name, arch in ARCHS.items()
-    if not arch.segments and all(block.kind in ("inverted", "separable") and not block.start for block in arch.blocks)
+    if arch.head == "classifier"
+    and all(block.kind in ("inverted", "separable") and not block.start for block in arch.blocks)
 )
 _MOST_BLOCKS, _MOST_CHANNELS = 64, 4096
 _KERNELS = (3, 5, 7)

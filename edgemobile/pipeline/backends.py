@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -26,16 +26,19 @@ from edgemobile.graph.checksums import checksums_metadata
 from edgemobile.graph.embed import embed
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model, TorchModel
+from edgemobile.loading.stored_images import stored_statistics
 from edgemobile.model_file.metadata import TARGET
-from edgemobile.quant.calibration import calibrate
+from edgemobile.quant.calibration import Calibration, calibrate, is_held_out
+from edgemobile.quant.calibration_file import with_statistics
 from edgemobile.quant.ptq import quantize
 from edgemobile.quant.recipe import Recipe
 from edgemobile.quant.sensitivity import search
 from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS, Target
+from edgemobile.quant.trials import MINUTES, choose
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 from edgemobile.util.progress import Progress
 
-__all__ = ["BACKENDS", "PRECISIONS", "Backend", "Emitted", "Job", "backend_for"]
+__all__ = ["BACKENDS", "PRECISIONS", "Backend", "Emitted", "Job", "backend_for", "calibrated", "in_runtime"]
 
 _FLOAT_FORMS: dict[str, Callable[[Graph], Graph]] = {
     "float32": lambda graph: graph,
@@ -52,9 +55,9 @@ class Job:
     a backend that does not lower.
 
     With `strict_calib`, calibration images that do not look like the model's images are refused. `search_drop` turns on
-    a search: the points of top-1 that int8 may lose before one more layer stays in float. With `embed_preprocess` the
-    files take raw pixels. `target` is where they will run. `trained_int8` is the int8 graph if the model comes with
-    one; then nothing is quantized.
+    a search: the points of top-1 that int8 may lose before one more layer stays in float. After `minutes` no further
+    trial of the recipe starts. With `embed_preprocess` the files take raw pixels. `target` is where they will run.
+    `trained_int8` is the int8 graph if the model comes with one; then nothing is quantized.
     """
 
     model: Model
@@ -67,6 +70,7 @@ class Job:
     progress: Progress
     strict_calib: bool = True
     search_drop: float | None = None
+    minutes: float = MINUTES
     embed_preprocess: bool = False
     target: Target = TARGETS[DEFAULT_TARGET]
     trained_int8: Graph | None = None
@@ -90,6 +94,17 @@ class Emitted:
     recipe: Recipe | None = None
 
 
+def calibrated(model: Model, graph: Graph, samples: Samples, *, strict: bool = False) -> Calibration:
+    """`graph`, the lowered `model`, calibrated on the images for int8.
+
+    For bundled weights and the package's own images most of the work is done: the package has the statistics.
+    Raises EdgemobileError as quant.calibration.calibrate does.
+    """
+    calibration = calibrate(graph, samples.batches(_CALIBRATION_BATCH), strict=strict, largest=model.preprocess.largest)
+    stored = None if samples.real else stored_statistics(model)
+    return calibration if stored is None else with_statistics(calibration, stored)
+
+
 def _native(job: Job) -> Emitted:
     graph = job.graph
     assert graph is not None
@@ -101,11 +116,11 @@ def _native(job: Job) -> Emitted:
         if precision == "int8" and job.trained_int8 is not None:
             graphs[precision] = job.trained_int8
         elif precision == "int8":
-            recipe, notes = _searched(graph, job)
-            largest = job.model.preprocess.largest
-            calibration = calibrate(graph, job.calibration_batches(), strict=job.strict_calib, largest=largest)
+            calibration = calibrated(job.model, graph, job.samples, strict=job.strict_calib)
+            tried, trial_notes = _tried(calibration, job)
+            recipe, notes = _searched(graph, replace(job, recipe=tried))
             quantized = quantize(calibration, recipe, progress=job.progress)
-            graphs[precision], notes = quantized.graph, (*notes, *quantized.notes)
+            graphs[precision], notes = quantized.graph, (*trial_notes, *notes, *quantized.notes)
         else:
             graphs[precision] = _FLOAT_FORMS[precision](graph)
     if job.embed_preprocess:
@@ -129,6 +144,21 @@ def _of_target(target: Target, format_name: str, precision: str) -> tuple[Mappin
     return told, {TARGET: target.name} if named else {}
 
 
+def _tried(calibration: Calibration, job: Job) -> tuple[Recipe, tuple[str, ...]]:
+    """(the job's recipe with those of its trials that help, the result in words)."""
+    if not job.recipe.trials:
+        return job.recipe, ()
+    with job.progress.step("try changes of the recipe") as report:
+        chosen = choose(
+            calibration,
+            job.recipe,
+            minutes=job.minutes,
+            evaluate=partial(in_runtime, job.formats[0]),
+            progress=report,
+        )
+    return chosen.recipe, (str(chosen),)
+
+
 def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
     """(the job's recipe with the float layers that its bound requires, the result in words).
 
@@ -137,7 +167,7 @@ def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
     if job.search_drop is None:
         return job.recipe, ()
     images, labels = job.samples.calibration, job.samples.calibration_labels
-    held = np.arange(len(images)) % 4 == 3
+    held = is_held_out(len(images))
     rest = images[~held]
     batches = [rest[start : start + _CALIBRATION_BATCH] for start in range(0, len(rest), _CALIBRATION_BATCH)]
     with job.progress.step("search layers to keep in float") as report:
@@ -147,7 +177,7 @@ def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
             images=images[held],
             labels=None if labels is None else labels[held],
             max_drop=job.search_drop,
-            evaluate=partial(_in_runtime, job.formats[0]),
+            evaluate=partial(in_runtime, job.formats[0]),
             progress=report,
         )
     lost = f"{found.drop:.2f} points" if found.drop is not None else f"{100 * (1 - found.agreement):.2f} answers in 100"
@@ -156,7 +186,8 @@ def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
     return found.recipe, (note,)
 
 
-def _in_runtime(format_name: str, graph: Graph, images: np.ndarray) -> np.ndarray:
+def in_runtime(format_name: str, graph: Graph, images: np.ndarray) -> np.ndarray:
+    """The outputs f32[N,values] of `graph` as a file of this format, in its runtime."""
     return open_session(FORMATS[format_name].load().to_bytes(graph, metadata={})).rows(images)
 
 

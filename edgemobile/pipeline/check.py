@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgemobile.comparison.oracle import Strayed, why_it_strays
+from edgemobile.comparison.oracle import OutputDifference, explain_difference
 from edgemobile.devices.host.saturation import found_here, note_on_target, target_elsewhere
 from edgemobile.devices.runtimes.latency import latency_ns
 from edgemobile.devices.runtimes.sessions import Session, open_session
@@ -18,7 +18,7 @@ from edgemobile.graph.interpreter import run_real
 from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model
 from edgemobile.loading.model_spec import is_factory
-from edgemobile.metrics.tolerances import QUANTIZED, TOLERANCES, Verdict, bounds_of, judge_rows
+from edgemobile.metrics.tolerances import QUANTIZED, TABLE, Verdict, bounds_of, judge_rows, tolerance, untrained
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline.artifact import ManifestEntry
 from edgemobile.pipeline.request import Checked, ExportRequest
@@ -89,7 +89,7 @@ def _session(file: ModelFile, threads: int, *, exact: bool = False) -> Session:
 
 def file_notes(request: ExportRequest, model: Model, files: Sequence[Checked]) -> tuple[str, ...]:
     """Notes that explain the files' numbers."""
-    notes = [file.strays for file in files if file.strays is not None]
+    notes = [file.tie_note for file in files if file.tie_note is not None]
     poor = any(file.entry.precision in QUANTIZED and not file.verdict.passed for file in files)
     if poor and is_factory(request.model) and request.weights is None and not model.random:
         notes.append(
@@ -116,7 +116,8 @@ def _judged(
     """Check a file against the table of tolerances and, for int8, against the request's own bound."""
     # Two files that round agree no better than either does with its reals.
     held_as = "int8" if model.is_quantized else precision
-    bounds = bounds_of(model.outputs, _tolerances(held_as, random=model.random))
+    table = untrained(TABLE) if model.random else TABLE
+    bounds = bounds_of(model.outputs, tolerance("*", held_as, "*", table).bounds)
     verdict = judge_rows(reference, output, model.outputs, bounds)
     if request.max_drop is None or precision != "int8":
         return verdict
@@ -128,11 +129,6 @@ def _judged(
     if lost <= request.max_drop:
         return verdict
     return replace(verdict, missed=(*verdict.missed, f"{what} {lost:.2f} in 100, --max-drop is {request.max_drop:g}"))
-
-
-def _tolerances(precision: str, *, random: bool) -> Mapping[str, float]:
-    """Untrained layers amplify any noise: with random weights only float files are checked against a bound."""
-    return {} if random and precision in QUANTIZED else TOLERANCES[precision]
 
 
 def _one_batch(images: np.ndarray, session: Session) -> np.ndarray:
@@ -163,22 +159,22 @@ def _explained(
     images: np.ndarray,
     written: Mapping[str, ModelFile],
 ) -> Checked:
-    """`file` with the source of its distance to the reference arithmetic; an op that differs by more than a tie is
-    missed.
+    """`file` with a note on its difference to the reference arithmetic; an op that differs by more than a tie is a
+    missed bound.
     """
     if graph is None or exact is None or file.max_lsb is None or file.max_lsb <= _TIE_LSB:
         return file
     worst = int(_steps(graph, exact, output).max(axis=1).argmax())
     try:
-        found = why_it_strays(graph, written[file.entry.file], images[worst : worst + 1], _TIE_LSB)
+        found = explain_difference(graph, written[file.entry.file], images[worst : worst + 1], _TIE_LSB)
     except Unsupported as error:
-        found = Strayed((), f"its ops cannot be compared ({error})")
+        found = OutputDifference((), f"its ops cannot be compared ({error})")
     if found.wrong:
         return replace(file, verdict=replace(file.verdict, missed=(*file.verdict.missed, *found.wrong)))
     if file.max_lsb <= _USUAL_LSB:
         return file
-    steps = f"{file.entry.file} is up to {file.max_lsb} steps of its output from the reference arithmetic"
-    return replace(file, strays=f"{steps}: {found.words}")
+    steps = f"the outputs of {file.entry.file} differ from the reference arithmetic by up to {file.max_lsb} steps"
+    return replace(file, tie_note=f"{steps}: {found.words}")
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray | None) -> float | None:

@@ -33,23 +33,23 @@ from edgemobile.lower.hints import faint
 from edgemobile.metrics.outputs import most_images, not_a_classifier
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline.artifact import MANIFEST_FILE, ManifestEntry, check_free, fresh_folder
-from edgemobile.pipeline.backends import Emitted, Job, backend_for
+from edgemobile.pipeline.backends import Emitted, Job, backend_for, calibrated, in_runtime
 from edgemobile.pipeline.beside import write_beside
 from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
 from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.preprocess import Preprocess
-from edgemobile.quant.calibration import Calibration, calibrate, refuse_unmatched
+from edgemobile.quant.calibration import Calibration, refuse_unmatched
 from edgemobile.quant.explain import Explanation, explain
 from edgemobile.quant.sensitivity import Cost, rank
 from edgemobile.quant.synthesize import STEPS, enough_images, synthesize
 from edgemobile.quant.targets import target_for
+from edgemobile.quant.trials import MINUTES
 from edgemobile.util.progress import Progress, Silent
 from edgemobile.util.strict_json import to_json_text
 
 __all__ = ["explanation", "export", "ranking"]
 
-_RANKED_BATCH = 32
 _NOISE_IMAGES = 32
 # Checking int8 needs fewer synthetic images than calibrating it.
 _MADE_CHECK_IMAGES = 16
@@ -88,6 +88,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
         progress,
         strict_calib=samples.real and not request.unchecked_calib,
         search_drop=request.max_drop if request.search else None,
+        minutes=MINUTES if request.minutes is None else request.minutes,
         embed_preprocess=request.embed_preprocess,
         target=target_for(request.target),
         trained_int8=trained,
@@ -131,7 +132,8 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
 def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Cost]:
     """The cost of each tensor when it alone is int8, highest first, for the model and recipe of `request`."""
     progress = progress or Silent()
-    calibration = _calibration(request, progress)
+    _refuse_trials(request)
+    calibration = calibration_of(request, progress)
     with progress.step("rank the tensors"):
         return rank(calibration, request.chosen_recipe)
 
@@ -139,17 +141,34 @@ def ranking(request: ExportRequest, progress: Progress | None = None) -> list[Co
 def explanation(request: ExportRequest, progress: Progress | None = None) -> Explanation:
     """Where the noise of int8 is, and why, for the model and recipe of `request`."""
     progress = progress or Silent()
-    calibration = _calibration(request, progress)
+    _refuse_trials(request)
+    calibration = calibration_of(request, progress)
     with progress.step("explain the noise"):
-        return explain(calibration, request.chosen_recipe)
+        evaluate = partial(in_runtime, _explained_format(request))
+        return explain(calibration, request.chosen_recipe, evaluate=evaluate)
 
 
-def _calibration(request: ExportRequest, progress: Progress) -> Calibration:
+def _explained_format(request: ExportRequest) -> str:
+    _, formats = backend_for(request.backend, request.formats, request.precisions)
+    return formats[0]
+
+
+def _refuse_trials(request: ExportRequest) -> None:
+    if request.chosen_recipe.trials:
+        raise Unsupported(
+            f"--rank and --explain: recipe {request.chosen_recipe.name!r} is chosen by trials. Quantize with it first, "
+            'save "recipe" of its manifest.json to a file, and give that with --recipe'
+        )
+
+
+def calibration_of(request: ExportRequest, progress: Progress | None = None) -> Calibration:
+    """The model of `request` with the images that its int8 files are calibrated on."""
+    progress = progress or Silent()
     calib = _opened(request.calib)
     model = _model(request, progress)
     graph, _ = _lowered(request, model, progress)
     samples = _samples(request, calib, model, progress)
-    return calibrate(graph, samples.batches(_RANKED_BATCH))
+    return calibrated(model, graph, samples)
 
 
 def _model(request: ExportRequest, progress: Progress) -> Model:
@@ -240,7 +259,7 @@ def _samples(
             return from_dataset(
                 calib,
                 model.preprocess,
-                model.labels,
+                model.labels if model.is_classifier else None,
                 calibration=calibration,
                 check=request.check_images,
                 seed=request.seed,

@@ -16,6 +16,7 @@ from edgemobile.loading.model import Model
 from edgemobile.model_file.metadata import (
     LABELS,
     MODEL,
+    POSTPROCESS,
     PRECISION,
     PREPROCESS,
     REMOVED_CHANNELS,
@@ -49,6 +50,8 @@ def file_metadata(
         entries |= embedded_entry(model.preprocess)
     if removed_channels:
         entries[REMOVED_CHANNELS] = str(removed_channels)
+    if model.postprocess is not None:
+        entries[POSTPROCESS] = json.dumps(model.postprocess.to_json())
     if model.labels is not None:
         entries[LABELS] = json.dumps(list(model.labels))
     return entries
@@ -83,6 +86,7 @@ def manifest(
             "labels": list(model.labels) if model.labels is not None else None,
             "preprocess": model.preprocess.to_json(),
             "preprocess_embedded": request.embed_preprocess,
+            "postprocess": model.postprocess.to_json() if model.postprocess is not None else None,
             "removed_channels": dict(removed_channels),
         },
         "weights": {"source": model.source, "sha256": model.sha256},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +39,8 @@ class ExportRequest:
     unless `unchecked_calib`. Without `calib`, int8 uses synthesized images for both, or the stored ones if they were
     made for exactly these weights. Float files, and all files with random weights, are checked on low-frequency noise.
 
-    `recipe` None is the one with the best results for such images (quant.recipes).
+    `recipe` None is the one with the best results for such images (quant.recipes). If it has trials, no further one
+    starts after `minutes` (10 if None), and they need real images.
 
     `max_drop` is how many points of top-1 int8 may lose or, if labels are not known, on how many of 100 images it
     may differ from float. With `search`, the layers with the highest cost stay in float until the bound is met.
@@ -73,6 +75,7 @@ class ExportRequest:
     target: str = DEFAULT_TARGET
     max_drop: float | None = None
     search: bool = False
+    minutes: float | None = None
     use_trained: bool = True
     embed_preprocess: bool = False
     threads: int = 1
@@ -102,10 +105,23 @@ class ExportRequest:
             checked_max_drop(self.max_drop)
         if self.search and (self.max_drop is None or "int8" not in self.precisions or self.backend != "native"):
             raise EdgemobileError("--search finds int8 within a bound: add --int8 and --max-drop, and omit --backend")
+        self._check_trials()
         if self.unchecked_calib and self.calib is None:
             raise EdgemobileError("--unchecked-calib: only for images of --calib. Add --calib, or omit it")
         if self.embed_preprocess and self.backend != "native":
             raise EdgemobileError(f"--embed-preprocess is only for the native backend: omit --backend {self.backend}")
+
+    def _check_trials(self) -> None:
+        has_trials = "int8" in self.precisions and bool(self.chosen_recipe.trials)
+        if self.minutes is not None and not has_trials:
+            raise EdgemobileError("--minutes is for the trials of a recipe: add --int8 and --recipe best, or omit it")
+        if self.minutes is not None and not 0 <= self.minutes < math.inf:
+            raise EdgemobileError(f"--minutes must be a number from 0, found {self.minutes}")
+        if has_trials and self.calib is None:
+            raise EdgemobileError(
+                f"recipe {self.chosen_recipe.name!r} is chosen on held-out calibration images, and synthetic ones "
+                "mislead: give real ones with --calib"
+            )
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,7 @@ class Checked:
     """A written file, run in its runtime.
 
     `accuracy` is top-1 if labels are known. `max_lsb` is the largest difference to the int8 reference arithmetic, in
-    steps of the output's scale; None for other arithmetic. `strays` explains an unusually large one. `config` is
+    steps of the output's scale; None for other arithmetic. `tie_note` explains an unusually large one. `config` is
     the configuration with which the runtime computes what the file's target computes. `metrics_here` are the metrics
     on this machine without it; None if they are the same. `latency` is always measured as this machine runs the file.
     """
@@ -126,7 +142,7 @@ class Checked:
     max_lsb: int | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     metrics_here: Mapping[str, float] | None = None
-    strays: str | None = None
+    tie_note: str | None = None
 
 
 @dataclass(frozen=True)

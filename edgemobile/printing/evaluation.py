@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -11,9 +11,11 @@ from edgemobile.printing.file_names import shown_names
 from edgemobile.printing.terminal import console, format_table
 
 if TYPE_CHECKING:
+    from edgemobile.accuracy.detection import DetectionEvaluation
     from edgemobile.accuracy.evaluation import Evaluation, FileResult
+    from edgemobile.accuracy.segmentation import SegmentationEvaluation
 
-__all__ = ["print_evaluation"]
+__all__ = ["print_detection", "print_evaluation", "print_segmentation"]
 
 _SHOWN_SKIPPED = 5
 
@@ -31,16 +33,94 @@ def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
         table.add_row(escape(name), *cells, *([_preprocess_cell(file)] if guessed else []))
     screen = console()
     screen.print(table)
-    for name, reason in result.skipped[:_SHOWN_SKIPPED]:
-        screen.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
-    if len(result.skipped) > _SHOWN_SKIPPED:
-        screen.print(f"[yellow]skipped[/yellow] {len(result.skipped) - _SHOWN_SKIPPED} more; --json lists all")
+    _print_skipped(result.skipped)
     for file_name, reason in result.refused:
         screen.print(f"[red]refused:[/red] {escape(file_name)}: {escape(reason)}")
+    for name, file in zip(names, result.files, strict=True):
+        if file.boards:
+            _print_boards(name, file)
     for note in dict.fromkeys(result.notes):
         screen.print(f"[dim]note:[/dim] {escape(note)}")
     if not quiet:
         _print_found(names, result.files)
+
+
+def _print_boards(name: str, file: FileResult) -> None:
+    """What each board contributed, and why some were set aside."""
+    table = format_table(f"{escape(name)} on {len(file.boards)} boards", ["board", "images", "images/s"])
+    for share in file.boards:
+        per_s = f"{share.images / share.inference_s:.0f}" if share.inference_s else "-"
+        table.add_row(escape(share.board), str(share.images), per_s)
+    screen = console()
+    screen.print(table)
+    for share in file.boards:
+        if share.set_aside is not None:
+            screen.print(f"[yellow]set aside:[/yellow] {escape(share.board)}: {escape(share.set_aside)}")
+
+
+def print_detection(result: DetectionEvaluation, *, quiet: bool) -> None:
+    """The table of detectors."""
+    request, screen = result.request, console()
+    shown = shown_names(file.detector.file for file in result.files)
+    drawn = f", drawn with seed {request.seed}" if request.limit else ""
+    images = f"{len(result.images)} images of {request.truth.name}{drawn}"
+    columns = ["file", "AP 0.5:0.95", "AP 0.5", "boxes found", "images/s", "skipped"]
+    table = format_table(f"{images}, {result.annotated} boxes; {result.wall_s:.1f} s", columns)
+    for file in result.files:
+        table.add_row(
+            escape(shown[file.detector.file]),
+            f"{file.precision.ap:.2%}",
+            f"{file.precision.ap50:.2%}",
+            str(file.boxes),
+            f"{len(result.images) / file.inference_s:.0f}",
+            str(len(result.skipped)),
+        )
+    screen.print(table)
+    _print_skipped(result.skipped)
+    for file in result.files:
+        for note in file.detector.notes:
+            screen.print(f"[dim]note:[/dim] {escape(note)}")
+    if not quiet:
+        for file in result.files:
+            _print_facts(shown[file.detector.file], file.detector.found)
+
+
+def print_segmentation(result: SegmentationEvaluation, *, quiet: bool) -> None:
+    """The table of nets that classify pixels."""
+    request, screen = result.request, console()
+    shown = shown_names(file.segmenter.file for file in result.files)
+    drawn = f", drawn with seed {request.seed}" if request.limit else ""
+    title = f"{len(result.images)} images of {request.data.name} with masks{drawn}; {result.wall_s:.1f} s"
+    table = format_table(title, ["file", "mean IoU", "pixel accuracy", "images/s", "skipped"])
+    for file in result.files:
+        table.add_row(
+            escape(shown[file.segmenter.file]),
+            f"{file.mean_iou:.2%}",
+            f"{file.pixel_accuracy:.2%}",
+            f"{len(result.images) / file.inference_s:.0f}",
+            str(len(result.skipped)),
+        )
+    screen.print(table)
+    _print_skipped(result.skipped)
+    if not quiet:
+        for file in result.files:
+            _print_facts(shown[file.segmenter.file], file.segmenter.found)
+
+
+def _print_facts(name: str, found: Mapping[str, str]) -> None:
+    screen = console()
+    screen.print(f"\n[bold]{escape(name)}[/bold]  {found['runtime']}")
+    for what, words in found.items():
+        if what != "runtime":
+            screen.print(f"  [dim]{what:10}[/dim] {escape(words)}")
+
+
+def _print_skipped(skipped: Sequence[tuple[str, str]]) -> None:
+    screen = console()
+    for name, reason in skipped[:_SHOWN_SKIPPED]:
+        screen.print(f"[yellow]skipped[/yellow] {escape(name)}: {escape(reason)}")
+    if len(skipped) > _SHOWN_SKIPPED:
+        screen.print(f"[yellow]skipped[/yellow] {len(skipped) - _SHOWN_SKIPPED} more; --json lists all")
 
 
 def _title(result: Evaluation) -> str:

@@ -14,7 +14,7 @@ __all__ = ["Answer", "answers", "default_title"]
 
 @dataclass(frozen=True)
 class Answer:
-    """`file` is the file to ship of a model, "" if none is; `words` are what it gains, or why there is none."""
+    """`file` is the file to ship of a model, "" if there is none; `words` are its gains, or why there is none."""
 
     model: str
     file: str
@@ -44,8 +44,8 @@ def answers(found: Findings) -> Iterator[Answer]:
 
 
 def _line_of(export: Export, lines: Sequence[Line]) -> Line | None:
-    """The line with most files of the export, of those with a float32 file and others: stable ones first, then time
-    before instructions."""
+    """The line to compare: it has a float32 file and others of the export. Stable lines are preferred, then time over
+    instructions, then the line with the most files."""
     fitting = [line for line in lines if len(_of(export, line)) > 1 and any(map(_is_float32, _of(export, line)))]
     return max(
         fitting, key=lambda line: (_steady(export, line), not line.emulated, len(_of(export, line))), default=None

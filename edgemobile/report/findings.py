@@ -163,8 +163,8 @@ def join(sources: Sources) -> Findings:
         _accuracy_at_export(artifact)
     notes += book.notes
     artifacts = tuple(_named_apart(book.artifacts))
-    lines = tuple(_told_apart(list(_lines(artifacts)), sources))
-    return Findings(artifacts, tuple(references), lines, sources, (*notes, *_unlike_notes(lines)))
+    lines = tuple(_with_times(list(_lines(artifacts)), sources))
+    return Findings(artifacts, tuple(references), lines, sources, (*notes, *_separate_notes(lines)))
 
 
 class _Book:
@@ -274,39 +274,39 @@ def _fits(
     return versions.get(case.runtime, case.version) == case.version and (artifact.sha256, case.runtime) not in taken
 
 
-def _told_apart(lines: Sequence[Line], sources: Sources) -> Iterator[Line]:
+def _with_times(lines: Sequence[Line], sources: Sources) -> Iterator[Line]:
     """Set `when` if lines have the same device, threads and batch; with a number if the time is the same too."""
     names = [_name(line) for line in lines]
-    told: Counter[tuple[object, ...]] = Counter()
+    seen: Counter[tuple[object, ...]] = Counter()
     for line, name in zip(lines, names, strict=True):
         if names.count(name) == 1:
             yield line
             continue
         times = sorted({sources.measured(timing.run) for _, timing in line.points})
         when = f"{' to '.join(dict.fromkeys((times[0], times[-1])))} UTC"
-        told[name, when] += 1
-        yield replace(line, when=f"{when} ({told[name, when]})" if told[name, when] > 1 else when)
+        seen[name, when] += 1
+        yield replace(line, when=f"{when} ({seen[name, when]})" if seen[name, when] > 1 else when)
 
 
 def _name(line: Line) -> tuple[object, ...]:
     return line.device, line.threads, line.batch
 
 
-def _unlike_notes(lines: Sequence[Line]) -> Iterator[str]:
+def _separate_notes(lines: Sequence[Line]) -> Iterator[str]:
     """Why lines of one device are separate, one note per device."""
-    apart: dict[str, list[list[str]]] = {}
+    differences: dict[str, list[list[str]]] = {}
     for line, other in combinations(lines, 2):
         if _name(line) == _name(other):
-            apart.setdefault(line.device, []).append(_unlike(line, other))
-    for device, unlikes in apart.items():
-        names = ", ".join(dict.fromkeys(chain(*unlikes)))
+            differences.setdefault(line.device, []).append(_differences(line, other))
+    for device, found in differences.items():
+        names = ", ".join(dict.fromkeys(chain(*found)))
         why = [f"different {names}"] if names else []
-        why += ["a file was measured again"] if [] in unlikes else []
+        why += ["a file was measured again"] if [] in found else []
         yield f"runs on {device} are separate: {'; '.join(why)}"
 
 
-def _unlike(line: Line, other: Line) -> list[str]:
-    """Names of what differs; [] if they would be one line without a common file."""
+def _differences(line: Line, other: Line) -> list[str]:
+    """The names of the conditions and versions that differ; [] if only a common file keeps them separate."""
     names = [name for name in line.conditions if line.conditions[name] != other.conditions[name]]
     names += ["emulation"] if line.emulated != other.emulated else []
     versions, others = ({timing.case.runtime: timing.case.version for _, timing in one.points} for one in (line, other))

@@ -102,7 +102,7 @@ def _label(x: int, y: int, text: str) -> str:
 
 
 def _links(before: _Box | None, box: _Box, ends: dict[str, _Box]) -> Iterator[str]:
-    """Lines from what the layer reads: short to the box before it, over the boxes to any other."""
+    """Lines from the inputs of a layer: short from the box before it, above the boxes from any other."""
     for name in box.layer.inputs:
         source = ends.get(name)
         if source is None:

@@ -311,7 +311,7 @@ def _work(found: Findings, drawn: _Drawn) -> Iterator[Figure]:
 
 def _partitions(found: Findings) -> Iterator[str]:
     """LiteRT does not report time per op, only how its delegate splits the file."""
-    told = set()
+    seen = set()
     for artifact in found.artifacts:
         for case in (timing.case for timing in artifact.timings if timing.case.partitions is not None):
             outside = ", ".join(f"{count} {op}" for op, count in (case.outside or {}).items()) or "nothing"
@@ -319,8 +319,8 @@ def _partitions(found: Findings) -> Iterator[str]:
             words = (
                 f"{artifact.name} on {case.runtime}: the delegate splits it into {partitions}, with {outside} outside"
             )
-            if words not in told:
-                told.add(words)
+            if words not in seen:
+                seen.add(words)
                 yield words
 
 

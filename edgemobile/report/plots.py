@@ -337,7 +337,7 @@ def op_groups(case: Case) -> list[tuple[str, float, str]]:
 
 
 def cost_groups(timing: Timing) -> list[tuple[str, float, str]]:
-    """Estimated cycles in millions by kind of op, from counts of every layer; what is below zero is noise about 0."""
+    """Estimated cycles in millions by kind of op, from counts of every layer; values below zero are noise."""
     sums = by_op(layer_costs(timing.case, timing.run.settings.clock_mhz))
     cycles = [(cost, cost.estimated.cycles / 1e6 if cost.estimated else 0.0) for cost in sums]
     return [

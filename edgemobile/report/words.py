@@ -104,11 +104,11 @@ def all_notes(found: Findings) -> list[str]:
 
 
 def _run_notes(sources: Sources) -> Iterator[str]:
-    told: dict[str, list[Run]] = {}
+    by_note: dict[str, list[Run]] = {}
     for run in sources.runs:
         for note in dict.fromkeys(run.notes):
-            told.setdefault(note, []).append(run)
-    for note, runs in told.items():
+            by_note.setdefault(note, []).append(run)
+    for note, runs in by_note.items():
         yield f"{'; '.join(_whose(runs, sources))}: {note}"
 
 

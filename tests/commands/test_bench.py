@@ -128,7 +128,7 @@ def test_boards_that_answer_are_measured(
 def test_an_interruption_names_the_runs_before_it(
     call: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgemobile.latency import run as module
+    from edgemobile.latency import boards as module
 
     def measure(request: module.BenchRequest, *rest: object) -> Run:
         if request.device == "here":
@@ -156,7 +156,7 @@ def test_where_no_run_can_be_saved_none_is_measured(
     name: str,
     said: str,
 ) -> None:
-    monkeypatch.setattr("edgemobile.latency.run.bench", lambda *args: pytest.fail("measured"))
+    monkeypatch.setattr("edgemobile.latency.boards.bench", lambda *args: pytest.fail("measured"))
     (tmp_path / "folder").mkdir()
     assert call("bench", model, "--out", tmp_path / name) == 2
     assert said in capsys.readouterr().err
@@ -270,7 +270,7 @@ def test_bench_against_a_baseline(
         (("--runtime", "litert"), "does not read"),
         (("--runtime", "tf.lite"), "runtime 'tensorflow' does not read"),
         (("--on", "nowhere"), "nowhere"),
-        (("--on", "local,pi5", "--out", "run.json"), "the name must contain {device}"),
+        (("--on", "local,emulated:cortex-a72", "--out", "run.json"), "the name must contain {device}"),
         (("--out", "no/such/folder/run.json"), "does not exist"),
         (("--baseline", "none.json"), "cannot read none.json"),
     ],

@@ -390,7 +390,7 @@ def test_a_file_that_is_not_finite_loses_nothing_and_fails(gate, colour_model, t
     (tmp_path / "nan.onnx").write_bytes(colour_model("bgr", gain=np.nan))
     ran = gate('accuracy = { data = "photos", max_drop = 1 }', files="nan.onnx")
     assert ran.code == 1
-    assert "FAIL colours nan.onnx top-1 on here: has outputs that are not finite for 18 of 18 images" in ran.out
+    assert "FAIL colours nan.onnx top-1 on here: its outputs are not finite for 18 of 18 images" in ran.out
 
 
 def test_a_dependency_that_is_missing(gate, monkeypatch: pytest.MonkeyPatch) -> None:

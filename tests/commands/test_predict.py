@@ -12,7 +12,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edgemobile.cli import cli
-from edgemobile.commands.predict import _upright
+from edgemobile.errors import EdgemobileError
+from edgemobile.images.reading import read_image
+from tests.support.colour_detector import colour_detector, painted
 
 pytest.importorskip("onnxruntime")
 
@@ -84,8 +86,50 @@ def test_what_cannot_be_shown_says_why(model: Path, tmp_path: Path) -> None:
     assert "strip.png: it is 30000 x 1 px" in " ".join(errors.split())
 
 
-def test_photos_are_turned_upright(tmp_path: Path, sideways: Image.Image) -> None:
+def test_photos_are_turnedread_image(tmp_path: Path, sideways: Image.Image) -> None:
     sideways.save(tmp_path / "turned.png", exif=sideways.getexif())
-    upright = _upright(tmp_path / "turned.png")
+    upright = read_image(tmp_path / "turned.png")
     assert upright.size == (10, 20)
     assert upright.getpixel((5, 2)) == (255, 255, 255)
+
+
+@pytest.fixture
+def coloured(tmp_path: Path) -> Path:
+    """A picture with a red cell and a green one."""
+    Image.fromarray(painted((1, 2, "red"), (3, 0, "green"))).save(tmp_path / "cells.png")
+    return tmp_path / "cells.png"
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "tflite"])
+def test_a_detectors_boxes_are_in_pixels_of_the_image(tmp_path: Path, coloured: Path, format_name: str) -> None:
+    path = tmp_path / f"detector.{format_name}"
+    path.write_bytes(colour_detector(format_name))
+    code, shown, _ = run(path, coloured, "--json")
+    assert code == 0
+    found = json.loads(shown)
+    assert found["outputs"] == "16 anchors, 3 classes, the first is background"
+    boxes = sorted(found["images"][0]["boxes"], key=lambda box: box["label"])
+    assert [(box["label"], box["output"]) for box in boxes[:2]] == [("green", 2), ("red", 1)]
+    sides = ("left", "top", "right", "bottom")
+    assert [[round(box[side], 3) for side in sides] for box in boxes[:2]] == [[0, 48, 32, 64], [64, 16, 96, 32]]
+    code, shown, _ = run(path, coloured, "--top", 1)
+    assert (code, shown.count("%")) == (0, 1)
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    assert "no boxes" in run(path, tmp_path / "black.png")[1]
+
+
+def test_a_detector_says_what_does_not_fit(tmp_path: Path, coloured: Path) -> None:
+    path = tmp_path / "detector.onnx"
+    path.write_bytes(colour_detector("onnx", labels=None))
+    (tmp_path / "two.txt").write_text("red\ngreen\n")
+    with pytest.raises(EdgemobileError, match=r"has 2 labels, and .* has 3 outputs"):
+        CliRunner().invoke(
+            cli,
+            ["predict", str(path), str(coloured), "--labels", str(tmp_path / "two.txt")],
+            standalone_mode=False,
+            catch_exceptions=False,
+        )
+    code, shown, errors = run(path, tmp_path / "none.png", coloured)
+    assert code == 2
+    assert "none.png: No such file" in errors
+    assert "class 1" in shown

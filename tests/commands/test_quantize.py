@@ -130,7 +130,8 @@ def test_the_explanation_is_five_lines_and_writes_nothing(
     assert "hard-swish gate" in ran.out
     ran = edgemobile("quantize", *_MODEL, "--calib", photos, "--explain", "--json")
     explained = json.loads(ran.out)
-    assert explained.keys() == {"causes", "sqnr_db", "cut", "done", "left"}
+    assert explained.keys() == {"causes", "sqnr_db", "images", "held_out", "activations_db", "cut", "done", "left"}
+    assert (explained["images"], explained["held_out"]) == (4, True)
     assert "features.0.1" in {cause["path"] for cause in explained["causes"]}
     assert not (tmp_path / "v3-large").exists()
 
@@ -141,9 +142,43 @@ def test_a_search_within_the_bound_keeps_nothing_in_float(edgemobile: Callable[.
     assert "none kept in float" in ran.out
 
 
+def test_the_best_recipe_says_what_each_trial_brought(
+    edgemobile: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    small = (
+        "--width",
+        "0.35",
+        "--res",
+        "32",
+        "--weights",
+        "random",
+        "--calib-images",
+        "16",
+        "--check-images",
+        "4",
+        "-q",
+    )
+    ran = edgemobile("quantize", "v3-small", *small, "--calib", photos, "--to", "tflite", "--recipe", "best")
+    assert ran.code == 0, ran.err
+    facts = json.loads((tmp_path / "v3-small" / "manifest.json").read_text())
+    recipe = Recipe.from_json(facts["recipe"])
+    assert (recipe.name, recipe.trials) == ("best", ())
+    (note,) = (note for note in facts["notes"] if "held-out images" in note)
+    assert note in " ".join(ran.out.split())
+    kept = set(re.findall(r"(\S+) \S+ dB kept", note))
+    assert ("gradient-images" in kept) == (recipe.gradient_images == 64)
+    assert ("mse" in kept) == (Rule(observer="mse") in recipe.rules)
+    assert ("layer-images" in kept) == (recipe.layer_images == 128)
+    assert ("refit-pooled" in kept) == (not recipe.refit_pooled)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (("--recipe", "best"), "give real ones with --calib"),
+        (("--minutes", "5"), "--recipe best, or omit it"),
+        (("--recipe", "best", "--calib", "x", "--minutes", "-1"), "--minutes must be a number from 0"),
+        (("--recipe", "best", "--calib", "x", "--rank"), "chosen by trials"),
         (("--recipe", "nosuch"), "Allowed: default, few-images"),
         (("--recipe", "nosuch.json"), "cannot read recipe"),
         (("--keep-float", "nosuch", "--calib-images", "2", "--check-images", "2", "-q"), "matches no layer"),

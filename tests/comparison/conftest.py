@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
-    """Tests write their own files beside the net's, each under a name of its own."""
+    """Tests write their own files into the net's folder, each with a unique name."""
     from drifts import make_net
 
     return make_net(tmp_path_factory.mktemp("parity"))

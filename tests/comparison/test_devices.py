@@ -1,4 +1,4 @@
-"""`parity --on`: a device gives the integers of this machine, or the op that differs is named."""
+"""`parity --on`: a device computes the same integers as this machine, or the op that differs is named."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PREPROCESS = replace(IMAGENET, input_px=PX, resize="exact", shorter_px=None)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two convolutions and a classifier: float32 and int8 files, and float32 behind its own normalisation."""
+    """Two convolutions and a classifier: float32 and int8 files, and a float32 file that normalises its input."""
     rng, made = np.random.default_rng(0), tmp_path_factory.mktemp("devices")
     shapes = {"input": (1, PX, PX, 3), "stem": (1, 8, 8, 8), "conv": (1, 4, 4, 8), "pool": (1, 1, 1, 8)}
     shapes |= {"flat": (1, 8), "fc": (1, 5)}
@@ -110,8 +110,8 @@ def test_an_emulated_core_gives_the_same_integers(folder: Path, core: str) -> No
 def _other_arithmetic(
     place: ExecutionTarget, tensor: int, steps: int, shown: list[int], *, alone: bool
 ) -> ExecutionTarget:
-    """`place` as a device whose op behind the file's `tensor`-th output is `steps` off; with `alone`, only where no
-    other inner tensor is shown."""
+    """`place` as a device on which the file's `tensor`-th output is wrong by `steps`; with `alone`, only if no other
+    inner tensor is an output."""
 
     def infer(path: Path, images: np.ndarray) -> np.ndarray:
         output = place.infer(path, images).copy()
@@ -136,7 +136,7 @@ def _other_arithmetic(
 def test_the_op_that_differs_is_named(folder: Path, steps: int, alone: bool) -> None:
     (litert,) = local_targets(("litert",))
     shown: list[int] = []
-    # All outputs: fc, stem, conv, pool, flat. Alone: whatever is no larger than conv's 4 x 4 x 8.
+    # All outputs: fc, stem, conv, pool, flat. With `alone`: those not larger than conv's 4 x 4 x 8.
     place = _other_arithmetic(litert, 128 if alone else _index(folder, "conv"), steps, shown, alone=alone)
     (file,) = _checked(folder, "int8.tflite", places=(place,))
     assert file.lsb is not None
@@ -151,7 +151,7 @@ def test_outputs_that_differ_where_no_op_does_are_a_miss(folder: Path) -> None:
     (litert,) = local_targets(("litert",))
     (file,) = _checked(folder, "int8.tflite", places=(_other_arithmetic(litert, 0, 0, [], alone=False),))
     assert not file.passed
-    assert file.missed[-1].endswith("; no op was found that differs")
+    assert file.missed[-1].endswith("; no op that differs was found")
 
 
 def _index(folder: Path, name: str) -> int:

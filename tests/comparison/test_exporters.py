@@ -1,5 +1,5 @@
-"""Healthy files of other exporters pass layer by layer, a fault in one is found, and what cannot be compared is no
-fault."""
+"""Correct files of other exporters pass layer by layer, a fault in one is found, and a layer that cannot be compared is
+not a fault."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from edgemobile.preprocess import IMAGENET
 
 REF = "small_net:make"
 RELU6 = tflite_file.schema.ActivationFunctionType.RELU6
-# What each format and precision can be made of here: all but what needs a Python of its own.
+# The exporters that can run here: all but those that need a separate Python.
 EXPORTERS = [
     "torch.onnx.export(dynamo=True)",
     "torch.onnx.export(dynamo=False)",
@@ -147,7 +147,7 @@ def test_another_scale_in_a_quantized_operator_is_found(made: Callable[[str], Pa
 
 
 def test_a_residual_that_reads_something_else_is_named(made: Callable[[str], Path]) -> None:
-    """The sum takes the gated image, in its own scale, for the one the gate was made of."""
+    """The sum reads the gated image instead of the input of the gate."""
     path = made("onnxruntime's quantizer QOperator")
     model = onnx.load(path)
     product = next(node for node in model.graph.node if node.op_type == "QLinearMul")
@@ -179,7 +179,7 @@ def _converted(path: Path, change: Callable[[Any], None]) -> FileParity:
 def test_a_bias_that_holds_the_3_of_a_hard_sigmoid_is_compared(made: Callable[[str], Path]) -> None:
     def without_bias(model: Any) -> None:
         graph = model.subgraphs[0]
-        # The depthwise layer has a ReLU6 of its own, before it.
+        # There is another ReLU6, that of the depthwise layer before it.
         *_, gate = (op for op in graph.operators if getattr(op.builtinOptions, "fusedActivationFunction", 0) == RELU6)
         bias = model.buffers[graph.tensors[gate.inputs[2]].buffer]
         bias.data = np.zeros_like(np.asarray(bias.data))
@@ -213,7 +213,7 @@ def _is_a_number(model: Any, tensor: Any) -> bool:
 
 
 def _with_erf(path: Path) -> Path:
-    """`path` with Erf behind its last node, which no Graph has a word for."""
+    """`path` with Erf after its last node; a Graph cannot represent Erf."""
     model = onnx.load(path)
     (output,) = model.graph.output
     last = next(node for node in model.graph.node if output.name in node.output)
@@ -224,7 +224,7 @@ def _with_erf(path: Path) -> Path:
     return target
 
 
-def test_what_cannot_be_compared_is_no_shortfall(made: Callable[[str], Path]) -> None:
+def test_a_layer_that_cannot_be_compared_is_not_a_miss(made: Callable[[str], Path]) -> None:
     path = _with_erf(made("edgemobile ONNX float32"))
     file = _compared(path, ref=str(path))
     assert (file.verdict, file.passed, file.layers) == ("not compared", True, ())
@@ -232,8 +232,8 @@ def test_what_cannot_be_compared_is_no_shortfall(made: Callable[[str], Path]) ->
     assert file.gaps == (file.not_compared,)
 
 
-def test_behind_an_op_without_a_graph_layers_are_compared_all_the_same(made: Callable[[str], Path]) -> None:
-    """The unknown op is named, once, and no layer of the file is taken for wrong."""
+def test_layers_after_an_unknown_op_are_still_compared(made: Callable[[str], Path]) -> None:
+    """The unknown op is named once, and no layer of the file counts as wrong."""
     file = _compared(_with_erf(made("torch.onnx.export(dynamo=True)")))
     assert file.missed_layers == ()
     assert [reason for _, reason in file.unmatched if "Erf (at" not in reason] == []

@@ -1,4 +1,4 @@
-"""Faults planted into the numbers of int8 files: noticed without --layers, and named; healthy files pass."""
+"""Faults planted into the numbers of int8 files are found and named without --layers; correct files pass."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ PREPROCESS = replace(IMAGENET, input_px=PX, resize="exact", shorter_px=None)
 
 @dataclass(frozen=True)
 class Net:
-    """A narrow MobileNet V3 whose batch norms know its images: its float and int8 graphs, and its files in `folder`."""
+    """A narrow MobileNet V3 whose batch norms have the statistics of its images: float and int8 graphs, and files in
+    `folder`."""
 
     graph: Graph
     images: np.ndarray
@@ -86,7 +87,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
 
 
 def _results(net: Net, faults: ModuleType, name: str, ref: str, planted: Sequence[str]) -> dict[str, FileParity]:
-    """Fault -> what parity says of the file `name` with it, against `ref`; "none" is the healthy file."""
+    """Fault -> the result of parity for the file `name` with it, against `ref`; "none" is the correct file."""
     healthy, folder = net.folder / name, net.folder / f"{ref} {name}"
     folder.mkdir()
     files = {"none": healthy}
@@ -115,7 +116,7 @@ FAULTS = (
     "weights rounded to float16",
     "noise on the weights",
 )
-# What a format writes in a way of its own: weights, biases, scales, zero points and connections.
+# What each format writes differently: weights, biases, scales, zero points and connections.
 _PER_FORMAT = ("1 flipped weight bit", *FAULTS[2:8], "two classes swapped", "a residual rewired")
 # Without a checksum nothing in a file contradicts these: the outputs are the same but for rounding, or a layer differs.
 _SILENT = ("a zero point + 2", "the output's scale x 1.05", "a residual rewired", "weights rounded to float16")
@@ -151,7 +152,7 @@ def test_the_same_integers_in_both_formats_pass(twins: dict[str, dict[str, FileP
     healthy = twins[form]["none"]
     assert healthy.passed, healthy.missed
     assert healthy.cause is None
-    assert healthy.notes == () or "a tie that later layers carry on" in healthy.notes[-1]
+    assert healthy.notes == () or "a rounding tie that later layers amplify" in healthy.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_a_fault_is_named_by_a_file_of_the_same_integers(
     assert file.cause.kind in faults.FAULTS[fault].kinds, file.missed
 
 
-def test_a_healthy_int8_file_passes_against_float(alone: dict[str, FileParity], summed: dict[str, FileParity]) -> None:
+def test_a_correct_int8_file_passes_against_float(alone: dict[str, FileParity], summed: dict[str, FileParity]) -> None:
     for results in (alone, summed):
         healthy = results["none"]
         assert healthy.passed, healthy.missed
@@ -176,7 +177,7 @@ def test_a_healthy_int8_file_passes_against_float(alone: dict[str, FileParity], 
 @pytest.mark.parametrize(
     ("fault", "kind"), [(_SILENT[0], "activation zero point"), (_SILENT[1], "output scale"), (_SILENT[3], "scales")]
 )
-def test_the_checksums_tell_what_nothing_else_can(summed: dict[str, FileParity], fault: str, kind: str) -> None:
+def test_the_checksums_find_what_nothing_else_can(summed: dict[str, FileParity], fault: str, kind: str) -> None:
     assert not summed[fault].passed
     assert kind in {words.partition(":")[0] for words in summed[fault].missed}
 
@@ -205,7 +206,7 @@ def test_a_rewired_residual_is_named_layer_by_layer(net: Net, faults: ModuleType
 # ---- counts are true -------------------------------------------------------------------------------------------------
 
 
-def test_counts_are_of_what_was_planted(twins: dict[str, dict[str, FileParity]]) -> None:
+def test_counts_are_those_of_the_planted_faults(twins: dict[str, dict[str, FileParity]]) -> None:
     found = twins["tflite"]
     words = found["2,000 flipped bits in one weight"].missed[0]
     assert "2000 bits" in words
@@ -217,13 +218,13 @@ def test_counts_are_of_what_was_planted(twins: dict[str, dict[str, FileParity]])
     assert "bias" not in kinds, "it moved with its weight"
 
 
-def test_a_count_against_float_is_a_least_one(alone: dict[str, FileParity]) -> None:
+def test_a_count_against_float_is_a_minimum(alone: dict[str, FileParity]) -> None:
     (words, *_) = alone["2,000 flipped bits in one weight"].missed
     count = int(words.split("at least ")[1].split(" of ")[0])
     assert 0 < count <= 2000
 
 
-def test_only_rows_that_took_each_others_places_are_exchanged() -> None:
+def test_only_permuted_rows_are_exchanged() -> None:
     rows = np.arange(12).reshape(4, 3)
     assert exchanged_rows(rows[[0, 2, 1, 3]], rows) == {1: 2, 2: 1}
     assert exchanged_rows(rows[[1, 2, 0, 3]], rows) == {0: 1, 1: 2, 2: 0}
@@ -240,7 +241,7 @@ def test_only_rows_that_took_each_others_places_are_exchanged() -> None:
         (dict.fromkeys(range(100), 0b0000_0101), "weights"),
     ],
 )
-def test_numbers_are_told_by_their_bits(changes: dict[int, int], kind: str) -> None:
+def test_changed_numbers_are_classified_by_their_bits(changes: dict[int, int], kind: str) -> None:
     right = np.zeros((10, 20), np.int8)
     found = right.copy()
     found.reshape(-1)[list(changes)] = list(changes.values())
@@ -253,7 +254,7 @@ def test_numbers_are_told_by_their_bits(changes: dict[int, int], kind: str) -> N
 # ---- other integers --------------------------------------------------------------------------------------------------
 
 
-def test_another_quantization_is_compared_in_db_and_says_so(net: Net) -> None:
+def test_another_quantization_is_compared_in_db_with_a_note(net: Net) -> None:
     images = net.images[:4] * np.float32(0.7)
     other = ptq(net.graph, [images], Recipe(refit=0, bias_correction=False, equalize=0, split_gates="none"))
     path = net.write("other.tflite", other.graph, {})
@@ -263,7 +264,7 @@ def test_another_quantization_is_compared_in_db_and_says_so(net: Net) -> None:
     assert file.cause is None
 
 
-def test_the_same_integers_are_held_to_steps_not_to_db(twins: dict[str, dict[str, FileParity]]) -> None:
+def test_the_same_integers_are_checked_in_steps_not_in_db(twins: dict[str, dict[str, FileParity]]) -> None:
     healthy = twins["tflite"]["none"]
     assert healthy.lsb is not None
     assert healthy.bounds == {"sqnr_db": -99.0, "top1_agree": 0.0}
@@ -271,7 +272,7 @@ def test_the_same_integers_are_held_to_steps_not_to_db(twins: dict[str, dict[str
     assert most_steps("litert", "onnxruntime") == most_steps("onnxruntime", "tflite_runtime") > 1
 
 
-def test_an_op_that_computes_otherwise_is_a_miss_though_all_numbers_agree(net: Net) -> None:
+def test_an_op_that_computes_differently_is_a_miss_if_all_numbers_are_equal(net: Net) -> None:
     """A runtime 40 steps away on one op."""
     (right,) = local_targets(("litert",))
 
@@ -292,7 +293,7 @@ def test_an_op_that_computes_otherwise_is_a_miss_though_all_numbers_agree(net: N
     assert any("the first op that differs" in words for words in file.missed)
 
 
-def test_the_same_integers_on_other_images_are_held_to_db(net: Net) -> None:
+def test_the_same_integers_on_other_images_are_checked_in_db(net: Net) -> None:
     stated = replace(PREPROCESS, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     path = net.folder / "inception.tflite"
     data = (net.folder / "unsummed.tflite").read_bytes()
@@ -305,9 +306,9 @@ def test_the_same_integers_on_other_images_are_held_to_db(net: Net) -> None:
     assert any("another preprocessing" in note for note in file.notes)
 
 
-def test_six_times_in_a_tensor_that_says_so_is_the_same(net: Net) -> None:
+def test_a_stated_factor_of_six_is_not_a_difference(net: Net) -> None:
     """The 1/6 of a hard-swish in the next layer's scale: another name and scale, the same integers."""
-    from edgemobile.comparison.twins import Pair, different_numbers, pair_of
+    from edgemobile.comparison.same_quantization import Pair, different_numbers, pair_of
 
     def tensors(name: str, weight: str, said: float, multiple: float) -> dict[str, Tensor]:
         zero = np.zeros(1, np.int32)
@@ -327,7 +328,7 @@ def test_six_times_in_a_tensor_that_says_so_is_the_same(net: Net) -> None:
 # ---- checksums -------------------------------------------------------------------------------------------------------
 
 
-def test_both_formats_hold_what_the_checksums_say(net: Net) -> None:
+def test_both_formats_match_their_checksums(net: Net) -> None:
     for form, module in {"tflite": tflite, "onnx": onnx}.items():
         data = (net.folder / f"int8.{form}").read_bytes()
         tensors = module.read_tensors(data)
@@ -351,7 +352,7 @@ def test_damaged_checksums_are_a_miss_of_their_file(net: Net) -> None:
 
 # ---- TFLiteConverter -------------------------------------------------------------------------------------------------
 
-# Of a file that only rounds, noise of a step or two might be another recipe.
+# In a file that is only rounded, noise of a step or two could be from another recipe.
 _CONVERTED = tuple(fault for fault in _TOLD if fault != "noise on the weights")
 
 
@@ -365,7 +366,7 @@ def converted(net: Net, faults: ModuleType) -> dict[str, FileParity]:
     return _results(net, faults, path.name, "float32.onnx", _CONVERTED)
 
 
-def test_a_healthy_file_of_tfliteconverter_passes(converted: dict[str, FileParity]) -> None:
+def test_a_correct_file_of_tfliteconverter_passes(converted: dict[str, FileParity]) -> None:
     assert converted["none"].passed, converted["none"].missed
 
 

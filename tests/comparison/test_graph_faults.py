@@ -53,7 +53,7 @@ def test_an_int8_drift_is_named(net: Net, drift: str) -> None:
     assert_named(file, layer, kind)
 
 
-def test_a_pipeline_goes_red_for_each_drift_and_for_nothing_else(net: Net) -> None:
+def test_a_pipeline_fails_for_each_drift_and_for_nothing_else(net: Net) -> None:
     """The gate of `edgemobile ci` over files of which some are right."""
     right = [net.folder / f"{precision}.{name}" for precision in ("float32", "int8") for name in FORMATS]
     wrong = {net.write(f"{drift}.onnx", make(net.graph)): rest for drift, (make, *rest) in FLOAT_DRIFTS.items()}
@@ -76,7 +76,7 @@ def test_a_pipeline_goes_red_for_each_drift_and_for_nothing_else(net: Net) -> No
 
 
 def test_constants_are_never_explained_by_the_arithmetic(net: Net) -> None:
-    """Saturation is computed with the file's own constants, so beside wrong ones it would explain everything."""
+    """Saturation is computed with the file's own constants, so it would also explain wrong constants."""
     layer = "features.8.block.3.1"
     weight = node_at(net.int8, layer).inputs[1]
     path = net.write("zero.onnx", with_data(net.int8, weight, np.zeros_like(data_of(net.int8, weight))))
@@ -84,8 +84,8 @@ def test_constants_are_never_explained_by_the_arithmetic(net: Net) -> None:
     assert_named(file, layer, "weights")
 
 
-def test_a_flipped_bit_has_to_explain_what_stands_out(net: Net) -> None:
-    """Beside it the whole bias is another: putting one weight back is not enough."""
+def test_a_flipped_bit_must_explain_the_difference(net: Net) -> None:
+    """The whole bias differs too, so correcting one weight is not enough."""
     *_, bias = node_at(net.graph, DEPTHWISE).inputs
     graph = flip_bit(net.graph, DEPTHWISE, 20)
     path = net.write("bias.onnx", with_data(graph, bias, data_of(graph, bias) + 1))

@@ -1,4 +1,4 @@
-"""What is right is green: every format and precision of one net, and what only looks like damage."""
+"""Correct files pass: every format and precision of one net, and files that only look damaged."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_another_seed_shows_other_images(net: Net) -> None:
     assert found[0] == found[1] != found[2]
 
 
-def test_what_quantization_moves_on_purpose_is_no_damage(tmp_path: Path) -> None:
+def test_intended_changes_of_quantization_are_not_damage(tmp_path: Path) -> None:
     """Calibrated at 32 px, most inputs of the last gate are silent: refit moves their weights by dozens of steps."""
     from edgemobile.loading.model import load_model
 

@@ -1,4 +1,4 @@
-"""int8 against int8: the op that differs is named, and other integers are refused in words."""
+"""int8 against int8: the op that differs is named, and a file with other integers is not compared, with the reason."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_op_that_differs_is_named_where_no_name_has_a_factor(net: Net) -> No
     assert file.cause.kind == "flipped bit"
 
 
-def test_other_integers_are_refused_in_words(net: Net) -> None:
+def test_layers_with_other_integers_are_not_compared(net: Net) -> None:
     (file,) = compared(net, net.folder / "float32.onnx", ref="int8.onnx", minimums={"sqnr_db": 0}).files
     assert file.layers == ()
     assert "float reference" in file.not_compared

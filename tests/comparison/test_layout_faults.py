@@ -49,7 +49,7 @@ def test_a_flatten_without_its_transpose_is_named(net: Net) -> None:
 
 
 def test_an_image_in_the_wrong_layout_is_named(net: Net) -> None:
-    """What a caller does who hands over NCHW bytes where a file wants NHWC."""
+    """A caller passes NCHW bytes to a file that reads NHWC."""
 
     def careless(data: bytes, images: np.ndarray) -> list[np.ndarray]:
         assert right.layers is not None

@@ -1,4 +1,4 @@
-"""What a file says of itself is held to the file and to its reference; what a file cannot be shown is its own miss."""
+"""A file's metadata is checked against the file and its reference. A file of another input size misses by itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATED = {"labels": LABELS, "preprocess": PREPROCESS.to_json(), "precision": "fl
 def _write(
     path: Path, said: Mapping[str, object] = STATED, *, input_px: int = 8, classes: int = 4, ends: tuple[str, ...] = ()
 ) -> Path:
-    """A pooled linear layer that says `said` of itself; `ends` are outputs beside its own."""
+    """A pooled linear layer with the metadata `said`; `ends` are additional outputs."""
     rng = np.random.default_rng(0)
     shapes = {"input": (1, input_px, input_px, 3), "pool": (1, 1, 1, 3), "flat": (1, 3), "fc": (1, classes)}
     tensors = {name: Tensor(name, shape) for name, shape in shapes.items()}
@@ -61,17 +61,20 @@ def _pre(**fields: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"labels": LABELS[::-1]}, "labels: the same names in another order; output 0 is 'fox', the reference's 'cat'"),
-        ({"labels": ("cat", "dog", "owl", "elk")}, "labels: other names; output 3 is 'elk', the reference's 'fox'"),
-        ({"labels": LABELS[:3]}, "labels: its metadata names 3 classes, and it has 4 outputs"),
-        ({"preprocess": _pre(interpolation="nearest")}, "says interpolation nearest, the reference interpolation bili"),
-        ({"preprocess": _pre(antialias=True)}, "preprocess: its metadata says antialias True, the reference antialias"),
-        ({"preprocess": _pre(resize="shorter", shorter_px=9)}, "says resize shorter, shorter_px 9, the reference"),
-        ({"preprocess": at_resolution(PREPROCESS, 16).to_json()}, "says input_px 16, and it takes 8 x 8 px"),
+        (
+            {"labels": LABELS[::-1]},
+            "labels: the same names in another order; output 0 is 'fox', in the reference it is 'c",
+        ),
+        ({"labels": ("cat", "dog", "owl", "elk")}, "other names; output 3 is 'elk', in the reference it is 'fox'"),
+        ({"labels": LABELS[:3]}, "labels: its metadata names 3 classes, but it has 4 outputs"),
+        ({"preprocess": _pre(interpolation="nearest")}, "says interpolation nearest, but the reference has interpolat"),
+        ({"preprocess": _pre(antialias=True)}, "preprocess: its metadata says antialias True, but the reference has"),
+        ({"preprocess": _pre(resize="shorter", shorter_px=9)}, "says resize shorter, shorter_px 9, but the reference"),
+        ({"preprocess": at_resolution(PREPROCESS, 16).to_json()}, "says input_px 16, but its input is 8 x 8 px"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_claim_that_drifted_is_a_miss(tmp_path: Path, said: dict[str, object], words: str) -> None:
+def test_wrong_metadata_is_a_miss(tmp_path: Path, said: dict[str, object], words: str) -> None:
     file = _held(tmp_path, {**STATED, **said})
     assert words in file.missed[0]
     assert len(file.missed) == 1
@@ -85,25 +88,25 @@ def test_a_claim_that_drifted_is_a_miss(tmp_path: Path, said: dict[str, object],
         ({}, ("its metadata has no labels and no preprocessing to compare",)),
         (
             {**STATED, "precision": "int8"},
-            ("its metadata says int8, and what it stores is float32: held to the latter",),
+            ("its metadata says int8, but it stores float32: checked against the bounds for float32",),
         ),
     ],
     ids=["the same", "nothing", "another precision"],
 )
-def test_what_is_not_said_is_a_note(tmp_path: Path, said: dict[str, object], notes: tuple[str, ...]) -> None:
+def test_missing_metadata_is_a_note(tmp_path: Path, said: dict[str, object], notes: tuple[str, ...]) -> None:
     file = _held(tmp_path, said)
     assert file.passed, file.missed
     assert file.notes == notes
 
 
-def test_a_reference_that_says_nothing_holds_nobody_to_it(tmp_path: Path) -> None:
+def test_a_reference_without_metadata_has_nothing_to_check(tmp_path: Path) -> None:
     reference = _write(tmp_path / "reference.onnx", {})
     other = _write(tmp_path / "other.onnx", {**STATED, "labels": LABELS[::-1]})
     fewer = _write(tmp_path / "fewer.onnx", {**STATED, "labels": LABELS[:3]})
     right, wrong = _report(reference, other, fewer).files
     assert right.passed
     assert right.notes == ()
-    assert "names 3 classes, and it has 4 outputs" in wrong.missed[0]
+    assert "names 3 classes, but it has 4 outputs" in wrong.missed[0]
 
 
 def test_the_constants_say_which_precision(tmp_path: Path) -> None:
@@ -111,7 +114,7 @@ def test_the_constants_say_which_precision(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", list(FORMATS))
-def test_what_cannot_be_shown_the_images_is_its_own_miss(tmp_path: Path, form: str) -> None:
+def test_a_file_of_another_size_or_outputs_misses_by_itself(tmp_path: Path, form: str) -> None:
     if form == "tflite":
         pytest.importorskip("ai_edge_litert")
     reference = _write(tmp_path / "reference.onnx")
@@ -121,14 +124,14 @@ def test_what_cannot_be_shown_the_images_is_its_own_miss(tmp_path: Path, form: s
     right = _write(tmp_path / f"right.{form}")
     report = _report(reference, larger, more, two, right)
     missed = [" ".join(file.missed) for file in report.files]
-    assert "takes 16 x 16 px, the reference 8 x 8 px" in missed[0]
-    assert "gives 5 outputs, the reference 4" in missed[1]
-    assert missed[2] == "gives fc [N, 4], flat [N, 3], the reference fc [N, 4] (channels last)"
+    assert "its input is 16 x 16 px, but the reference's is 8 x 8 px" in missed[0]
+    assert "it has 5 outputs, but the reference has 4" in missed[1]
+    assert missed[2] == "its outputs are fc [N, 4], flat [N, 3], but the reference has fc [N, 4] (channels last)"
     assert missed[3] == ""
     assert ParityReport.from_json(json.dumps(report.to_json(), allow_nan=False)).passed is False
 
 
-def test_a_model_is_held_to_at_the_resolution_of_its_files(tmp_path: Path) -> None:
+def test_a_model_is_compared_at_the_resolution_of_its_files(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from edgemobile.loading.model import load_model
     from edgemobile.lower import lower
@@ -143,5 +146,5 @@ def test_a_model_is_held_to_at_the_resolution_of_its_files(tmp_path: Path) -> No
     wrong.write_bytes(FORMATS["onnx"].load().to_bytes(graph, metadata=metadata))
     report = parity(ParityRequest("v3-small", (str(right), str(wrong)), images=2))
     assert report.files[0].passed, report.files[0].missed
-    assert report.files[0].notes == ("it takes 32 x 32 px, and the model is of 96 x 96",)
-    assert "interpolation bicubic, the reference interpolation bilinear" in report.files[1].missed[0]
+    assert report.files[0].notes == ("its input is 32 x 32 px, but the model was trained at 96 x 96 px",)
+    assert "interpolation bicubic, but the reference has interpolation bilinear" in report.files[1].missed[0]

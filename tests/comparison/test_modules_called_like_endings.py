@@ -1,4 +1,4 @@
-"""A net whose modules are called like the endings of tensor names: x1, x6, eq, gate, plus3."""
+"""A net whose modules have the names of tensor suffixes: x1, x6, eq, gate, plus3."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Net:
     torch.manual_seed(0)
     module = _Named()
     with torch.no_grad():
-        # Channels of unlike widths, which equalization has something to do with.
+        # Channels of different ranges, so that equalization has an effect.
         module.x.weight *= torch.linspace(0.2, 2, 8)[:, None, None, None]
         module.d6.weight *= 4
         module.eq.weight *= 8

@@ -1,12 +1,12 @@
-"""Whose tensors are whose in a file with names of its own, by what reads what."""
+"""The tensors of a file with its own names are matched with the reference's by the connections of the ops."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from edgemobile.comparison.names import Own, are_alike, match
-from edgemobile.comparison.spellings import as_lowered
+from edgemobile.comparison.equivalent_ops import as_lowered
+from edgemobile.comparison.names import FileTensor, are_alike, match
 from edgemobile.graph import Graph, Node, Origin, Tensor
 
 CONV = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1, "activation": ""}
@@ -37,8 +37,8 @@ def _graph(nodes: list[Node], constants: list[Tensor], image: Tensor | None = No
     return Graph("g", (image.name,), (nodes[-1].output,), tuple(nodes), tensors)
 
 
-def _found(reference: Graph, other: Graph) -> dict[str, Own]:
-    found = match(reference, other, shown=set(other.tensors), unread={})
+def _found(reference: Graph, other: Graph) -> dict[str, FileTensor]:
+    found = match(reference, other, recorded=set(other.tensors), unread={})
     return dict(found.tensors)
 
 
@@ -51,8 +51,8 @@ def gated() -> Graph:
 
 
 @pytest.mark.parametrize("sixth_first", [True, False])
-def test_the_sixth_of_a_hard_sigmoid_may_stand_anywhere(gated: Graph, sixth_first: bool) -> None:
-    """relu6(conv + 3) times 1/6, before the product or behind it."""
+def test_the_sixth_of_a_hard_sigmoid_may_be_anywhere(gated: Graph, sixth_first: bool) -> None:
+    """relu6(conv + 3) times 1/6, before the product or after it."""
     nodes = [_conv("image", "t0"), _conv("t0", "t1", "relu6")]
     pairs = (("t1", "sixth"), ("t2", "t0")) if sixth_first else (("t1", "t0"), ("t2", "sixth"))
     nodes += [Node("mul", pair, f"t{index}", {"activation": ""}) for index, pair in enumerate(pairs, 2)]
@@ -65,7 +65,7 @@ def test_the_sixth_of_a_hard_sigmoid_may_stand_anywhere(gated: Graph, sixth_firs
     assert "g" not in found, "the file computes it in one op with the hard-sigmoid"
 
 
-def test_a_multiple_without_a_use_is_compared_and_so_found(gated: Graph) -> None:
+def test_an_unexpected_multiple_is_compared_and_so_found(gated: Graph) -> None:
     """relu6(conv + 3) times 1/5 is 1.2 times the hard-sigmoid."""
     nodes = [_conv("image", "t0"), _conv("t0", "t1", "relu6"), Node("mul", ("t1", "fifth"), "t2", {"activation": ""})]
     nodes.append(Node("mul", ("t2", "t0"), "t3", {"activation": ""}))
@@ -75,14 +75,14 @@ def test_a_multiple_without_a_use_is_compared_and_so_found(gated: Graph) -> None
     assert _found(gated, other)["h.x6"].origin == Origin("h", factor=6)
 
 
-def test_a_hard_sigmoid_may_be_a_cut_to_one(gated: Graph) -> None:
+def test_a_hard_sigmoid_may_be_a_clamp_to_one(gated: Graph) -> None:
     """clip(conv / 6 + 1/2, 0, 1)."""
     nodes = [_conv("image", "t0"), _conv("t0", "t1"), Node("relu1", ("t1",), "t2")]
     nodes.append(Node("mul", ("t2", "t0"), "t3", {"activation": ""}))
     found = _found(gated, _graph(nodes, [*_constants("t0", 0), *_constants("t1", 1, shift=3, scale=1 / 6)]))
     assert (found["h"].name, found["m"].name, found["h.gate"].name) == ("t2", "t3", "t1")
-    assert found["g.w"] == Own("t1.w", (3, 1, 1, 3), 6.0)
-    assert found["g.b.plus3"] == Own("t1.b", (3,), 6.0, Origin("g.b", added=3))
+    assert found["g.w"] == FileTensor("t1.w", (3, 1, 1, 3), 6.0)
+    assert found["g.b.plus3"] == FileTensor("t1.b", (3,), 6.0, Origin("g.b", added=3))
     assert found["h.gate"].origin == Origin("h", gate=True)
 
 
@@ -97,10 +97,10 @@ def test_a_hard_swish_may_be_two_layers() -> None:
     assert (found["a"], found["s.x6"], found["s.gate"], found["y"]) == ("t0", "t2", "t1", "t3")
 
 
-def test_branches_of_one_shape_are_told_by_their_weights() -> None:
-    nodes = [_conv("image", "a"), _conv("image", "b"), Node("concat", ("a", "b"), "c")]
+def test_branches_of_one_shape_are_matched_by_their_weights() -> None:
+    nodes = [_conv("image", "a"), _conv("image", "b"), Node("concat", ("a", "b"), "c", {"axis": 3})]
     reference = _graph(nodes, [*_constants("a", 0), *_constants("b", 1)], c=(1, 4, 4, 6))
-    nodes = [_conv("image", "t0"), _conv("image", "t1"), Node("concat", ("t1", "t0"), "t2")]
+    nodes = [_conv("image", "t0"), _conv("image", "t1"), Node("concat", ("t1", "t0"), "t2", {"axis": 3})]
     other = _graph(nodes, [*_constants("t0", 1), *_constants("t1", 0)], t2=(1, 4, 4, 6))
     found = _found(reference, other)
     assert {name: found[name].name for name in ("a", "b", "c")} == {"a": "t1", "b": "t0", "c": "t2"}
@@ -124,7 +124,7 @@ def test_a_transposed_input_and_a_linear_layer_as_a_convolution() -> None:
         "flat": "t1",
         "y": "t3",
     }
-    assert found["y.w"] == Own("t2.w", (3, 3))
+    assert found["y.w"] == FileTensor("t2.w", (3, 3))
 
 
 def test_each_layer_gets_the_form_that_it_reads() -> None:
@@ -134,22 +134,22 @@ def test_each_layer_gets_the_form_that_it_reads() -> None:
     nodes = [_conv("image", "t0"), Node("quantize", ("t0",), "q0"), Node("mean", ("t0",), "t1")]
     nodes += [Node("mul", ("q0", "t1"), "t2", {"activation": ""}), Node("round", ("t2",), "r"), _conv("r", "t3")]
     other = _graph(nodes, [*_constants("t0", 0), *_constants("t3", 1)], t1=(1, 1, 1, 3))
-    found = match(reference, other, shown={"image", "t0", "q0", "t1", "t2", "t3"}, unread={})
+    found = match(reference, other, recorded={"image", "t0", "q0", "t1", "t2", "t3"}, unread={})
     assert found.tensors["a"].name == "q0"
     assert {key: own.name for key, own in found.inputs.items()} == {("p", "a"): "t0"}
     assert found.rounding == {"y"}
 
 
-def test_what_the_file_does_not_have_is_said(gated: Graph) -> None:
+def test_a_tensor_without_a_match_has_a_reason(gated: Graph) -> None:
     nodes = [_conv("image", "t0"), Node("add", ("t0", "image"), "t1", {"activation": ""})]
     other = _graph(nodes, _constants("t0", 0))
-    found = match(gated, other, shown=set(other.tensors), unread={})
+    found = match(gated, other, recorded=set(other.tensors), unread={})
     assert set(found.unknown) == {"g", "h", "m"}
-    assert all("reads the same" in reason for reason in found.unknown.values())
+    assert all("with the same inputs" in reason for reason in found.unknown.values())
     assert match(gated, other, set(other.tensors), {"x": "Erf (at x)"}).unknown["m"] == "Erf (at x)"
 
 
-def test_names_that_agree_are_left_alone(gated: Graph) -> None:
+def test_names_that_agree_do_not_change(gated: Graph) -> None:
     assert are_alike(gated, ["a", "t1"])
     assert not are_alike(gated, ["t0", "a.x6", "m"])
 

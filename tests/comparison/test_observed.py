@@ -1,4 +1,4 @@
-"""Which tensor of a file is which of the reference's, and how many times it."""
+"""Which tensor of a file corresponds to which of the reference's, and by which factor."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_name_without_an_origin_means_only_itself() -> None:
 
 def test_channel_factors_that_do_not_fit_are_a_reason_not_to_compare() -> None:
     observed = RecordedActivations({"act.eq": ONES}, {}, {"act.eq": Origin("act", channel_factors=(1.0, 2.0))})
-    assert "2 channel factors for act.eq [1, 2, 2, 4]" in observed.problem("act")
+    assert "2 channel factors for act.eq, whose shape is [1, 2, 2, 4]" in observed.problem("act")
 
 
 def test_every_layer_of_such_a_net_is_compared() -> None:
@@ -56,7 +56,7 @@ def test_every_layer_of_such_a_net_is_compared() -> None:
     assert {layer.name for layer in layers if layer.diverges_in} == {"block.x2", "block.x6"}
 
 
-def test_what_is_a_multiple_comes_before_what_it_is_divided_to() -> None:
+def test_a_multiple_takes_precedence_over_its_quotient() -> None:
     observed = RecordedActivations({"act.x6": 6 * ONES, "act": ONES}, {}, {"act.x6": Origin("act", 6)})
     assert observed.name_of("act") == "act.x6"
 
@@ -66,16 +66,16 @@ def test_a_file_without_the_tensor_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "stands_out"),
+    ("steps", "is_outlier"),
     [
         ({}, False),
-        # A recipe moved a column.
+        # A recipe changed a column.
         (dict.fromkeys(range(0, 64 * 16, 64), 40), False),
         ({100: 32}, True),
         (dict.fromkeys((100, 200, 300), 32), True),
     ],
 )
-def test_damage_stands_alone(steps: dict[int, int], stands_out: bool) -> None:
+def test_a_damaged_weight_is_an_outlier(steps: dict[int, int], is_outlier: bool) -> None:
     right = np.random.default_rng(0).integers(-80, 80, (64, 64)).astype(np.int8)
     stored = right.copy()
     for index, step in steps.items():
@@ -91,11 +91,11 @@ def test_damage_stands_alone(steps: dict[int, int], stands_out: bool) -> None:
     outlier_ratio = RecordedActivations({}, {"w": Tensor.constant("w", stored, scale)}).outlier_ratio(
         graph, graph.nodes[0]
     )
-    assert LayerParity("y", "linear", 0.0, 0.0, 0.0, outlier_ratio=outlier_ratio).is_damaged is stands_out
+    assert LayerParity("y", "linear", 0.0, 0.0, 0.0, outlier_ratio=outlier_ratio).is_damaged is is_outlier
 
 
 @pytest.mark.parametrize(("steps", "diverges_in"), [(0, ""), (1, ""), (-1, ""), (2, "arithmetic"), (-2, "arithmetic")])
-def test_of_the_same_integers_an_op_may_be_one_step_off_and_no_more(steps: int, diverges_in: str) -> None:
+def test_an_op_may_differ_by_one_step_and_no_more(steps: int, diverges_in: str) -> None:
     shape, integers = (1, 2, 2, 4), np.arange(-64, 64, 8, np.int8).reshape(1, 2, 2, 4)
     tensors = {name: Tensor(name, shape, "int8", qparams=QParams(0.05, zero)) for name, zero in (("x", 0), ("y", -100))}
     graph = Graph("g", ("x",), ("y",), (Node("hardswish", ("x",), "y"),), tensors)
@@ -112,7 +112,7 @@ def test_a_bias_with_a_3_in_it_may_be_rounded_as_float32_rounds_3() -> None:
     """In steps of a dead layer's scale 3 is hundreds of millions, of which float32 keeps 24 bits."""
     from types import SimpleNamespace
 
-    from edgemobile.comparison.own_numbers import _bias_findings
+    from edgemobile.comparison.int8_checks import _bias_findings
 
     bias, scale = np.array([1e-7, -2e-7], np.float32), np.float32(1e-8)
     tensors = {"x": Tensor("x", (1, 2)), "y": Tensor("y", (1, 2)), "b": Tensor.constant("b", bias)}

@@ -10,7 +10,7 @@ import pytest
 
 from edgemobile.comparison.layers import rerun
 from edgemobile.comparison.observing import ExecutionTarget
-from edgemobile.comparison.oracle import why_it_strays
+from edgemobile.comparison.oracle import explain_difference
 from edgemobile.exporters import tflite
 from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, Node, QParams, Tensor
@@ -20,7 +20,7 @@ IMAGE = np.linspace(-0.05, 0.05, 2 * 2 * 3, dtype=np.float32).reshape(1, 2, 2, 3
 
 
 def _graph() -> Graph:
-    """x + x, and a layer behind it that makes 20 steps of one."""
+    """x + x, and a layer after it that amplifies one step to 20."""
     fine, coarse = QParams(np.float32(0.01), 0), QParams(np.float32(0.02), 0)
     weight = np.diag([100, 100, 100]).astype(np.int8)[:, None, None, :]
     tensors = [
@@ -36,7 +36,7 @@ def _graph() -> Graph:
 
 
 def _place(graph: Graph, off: Mapping[str, int]) -> ExecutionTarget:
-    """A runtime whose ops are so many steps off, each on what the ops before it gave."""
+    """A runtime whose ops differ by the steps in `off`, each on the outputs of the ops before it."""
 
     def layers(data: bytes, images: np.ndarray) -> list[np.ndarray]:
         source = graph["x"]
@@ -61,24 +61,24 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_tie_that_is_amplified_is_explained(file: Path) -> None:
     graph = _graph()
-    found = why_it_strays(graph, read_model_file(file), IMAGE, 1, _place(graph, {"sum": 1}))
+    found = explain_difference(graph, read_model_file(file), IMAGE, 1, _place(graph, {"sum": 1}))
     assert found.wrong == ()
-    assert found.words.startswith("sum (add) rounds a tie otherwise, and later layers amplify it, to 20 steps in y")
+    assert found.words.startswith("sum (add) rounds a tie the other way, and later layers amplify it to 20 steps in y")
 
 
 def test_an_op_beyond_a_tie_is_wrong(file: Path) -> None:
     graph = _graph()
-    found = why_it_strays(graph, read_model_file(file), IMAGE, 1, _place(graph, {"sum": 2}))
+    found = explain_difference(graph, read_model_file(file), IMAGE, 1, _place(graph, {"sum": 2}))
     assert len(found.wrong) == 1
-    assert found.wrong[0].startswith("sum (add) is 2 steps from the reference arithmetic on equal inputs, and a tie is")
+    assert found.wrong[0].startswith("sum (add) differs by 2 steps from the reference arithmetic on the same inputs, ")
 
 
 def test_other_constants_are_wrong(tmp_path: Path) -> None:
     graph, path = _graph(), tmp_path / "other.tflite"
     other = Graph(graph.name, graph.inputs, graph.outputs, graph.nodes, {**graph.tensors, "w": _moved(graph["w"], 3)})
     path.write_bytes(tflite.to_bytes(other, metadata={}))
-    found = why_it_strays(graph, read_model_file(path), IMAGE, 1, _place(other, {}))
-    assert found.wrong == ("y (conv2d) has other constants than the graph it was written from",)
+    found = explain_difference(graph, read_model_file(path), IMAGE, 1, _place(other, {}))
+    assert found.wrong == ("y (conv2d) has other constants than the graph that the file was written from",)
 
 
 def _moved(tensor: Tensor, steps: int) -> Tensor:
@@ -88,4 +88,4 @@ def _moved(tensor: Tensor, steps: int) -> Tensor:
 
 def test_the_runtime_of_this_machine_is_the_default(file: Path) -> None:
     pytest.importorskip("ai_edge_litert")
-    assert why_it_strays(_graph(), read_model_file(file), IMAGE, 1).wrong == ()
+    assert explain_difference(_graph(), read_model_file(file), IMAGE, 1).wrong == ()

@@ -1,4 +1,4 @@
-"""Files with the names of another tool, and places of one's own to run them."""
+"""Files with the names of another tool, and custom execution targets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edgemobile.graph import Graph, Node
 
 
 def _anonymous(graph: Graph) -> Graph:
-    """`graph` with the names another tool might give."""
+    """`graph` with names as from another tool."""
     names = {name: f"t{index}" for index, name in enumerate(graph.tensors)}
     nodes = [Node(n.op, tuple(names[i] for i in n.inputs), names[n.output], n.attrs) for n in graph.nodes]
     tensors = {names[name]: replace(tensor, name=names[name]) for name, tensor in graph.tensors.items()}
@@ -32,17 +32,17 @@ def _anonymous(graph: Graph) -> Graph:
     return Graph(graph.name, inputs, outputs, tuple(nodes), tensors)
 
 
-def test_a_strangers_names_are_matched_by_order(net: Net) -> None:
+def test_other_names_are_matched_by_order(net: Net) -> None:
     right = net.write("anonymous.onnx", _anonymous(net.graph))
     wrong = net.write("anonymous same.tflite", _anonymous(same_padding(net.graph)))
     good, bad = compared(net, right, wrong).files
     assert good.passed
     assert len(good.layers) == 1 + len(net.graph.nodes)
-    assert "matched by what they read" in good.notes[0]
+    assert "matched by their inputs and weights" in good.notes[0]
     assert_named(bad, DEPTHWISE, "padding")
 
 
-def test_any_place_that_turns_images_into_outputs_will_do(net: Net) -> None:
+def test_a_custom_execution_target_may_compute_the_outputs(net: Net) -> None:
     seen = []
 
     def remote(path: Path, images: np.ndarray) -> np.ndarray:
@@ -58,12 +58,12 @@ def test_any_place_that_turns_images_into_outputs_will_do(net: Net) -> None:
     assert (file.place, file.isa) == ("board", "aarch64")
     assert file.metrics["sqnr_db"] == pytest.approx(20 * math.log10(2), abs=0.01)
     (layered,) = parity(replace(request, layers=True)).files
-    assert "shows no inner tensors" in layered.not_compared
-    assert layered.missed == file.missed, "what cannot be compared is no shortfall"
+    assert "cannot return inner tensors" in layered.not_compared
+    assert layered.missed == file.missed, "a layer that cannot be compared is not a miss"
 
 
-def test_a_file_no_place_reads_is_refused(net: Net) -> None:
-    with pytest.raises(Unsupported, match="none of onnxruntime reads"):
+def test_a_file_that_no_runtime_can_run_is_refused(net: Net) -> None:
+    with pytest.raises(Unsupported, match="none of onnxruntime can run"):
         compared(net, net.folder / "float32.tflite", places=local_targets(("onnxruntime",)))
     with pytest.raises(Unsupported, match=r"no runtime 'tvm'.*tensorflow"):
         local_targets(("tvm",))

@@ -27,7 +27,7 @@ from edgemobile.quant.ptq import ptq
 
 
 def _overflowed(graph: Graph, form: Graph) -> Graph:
-    """The bias of a channel without weights, at a scale a careless quantizer gives it, wrapped into int32."""
+    """The bias of a channel without weights, whose scale is so small that the bias wraps in int32."""
     node = node_at(graph, DEPTHWISE)
     x, weight, bias = (graph[name] for name in node.inputs)
     assert x.qparams is not None
@@ -93,7 +93,7 @@ def test_only_signed_weights_can_saturate_in_pairs(net: Net, weights: Literal["i
     assert not list(CAUSES["int16 saturation"](replace(case, diverges_in="constants")))
 
 
-def test_a_narrow_range_is_named_where_no_layer_parts(net: Net) -> None:
+def test_a_narrow_range_is_named_if_no_layer_diverges(net: Net) -> None:
     """int8 calibrated on grey images saturates on colourful ones."""
     images = from_noise(PREPROCESS, calibration=4, check=1, seed=1).calibration
     quantized = ptq(net.graph, [images * np.float32(0.2)], QUICK)

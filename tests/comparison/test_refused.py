@@ -1,4 +1,4 @@
-"""A file that cannot be looked at is a row with its reason, not a pass and not a miss, and the others are judged."""
+"""A file that cannot be run has a row with the reason, is neither a pass nor a miss, and the others are compared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _graph(node: Any, outputs: list[str], shape: list[Any], *others: str) -> byt
 
 @pytest.fixture
 def files(tmp_path: Path, colour_model: Callable[..., bytes]) -> Path:
-    """Two that are right, one that takes red for green, and BROKEN: four that nobody can compare."""
+    """Two correct files, one that swaps red and green, and BROKEN: four that cannot be compared."""
     reshape = helper.make_node("Reshape", ["image", "fixed"], ["y"])
     contents = {
         "right.onnx": colour_model("bgr"),
@@ -63,7 +63,7 @@ def test_the_others_are_judged(files: Path) -> None:
     assert [file.verdict for file in report.files] == ["refused", "pass", "refused", "refused", "refused"]
     torn, _, two, reshape, grey = (file.refused for file in report.files)
     assert "does not parse" in torn
-    assert two == "has 2 inputs (image, sizes). Supported: one; cut the others off"
+    assert two == "it has 2 inputs (image, sizes). Supported: one; remove the others"
     assert "onnxruntime cannot run" in reshape
     assert "has one grey channel" in grey
     assert not any("\n" in file.refused or file.missed for file in report.files)
@@ -75,7 +75,7 @@ def test_the_others_are_judged(files: Path) -> None:
     ("names", "code"),
     [(["also.onnx"], 0), (["swapped.onnx"], 1), (["swapped.onnx", "torn.onnx"], 2), (["also.onnx", "two.onnx"], 2)],
 )
-def test_only_a_file_that_fell_short_exits_with_1(files: Path, names: list[str], code: int) -> None:
+def test_only_a_miss_exits_with_1(files: Path, names: list[str], code: int) -> None:
     assert _report(files, *names).exit_code == code
 
 
@@ -87,12 +87,12 @@ def test_alone_it_is_the_error_of_the_command(files: Path, name: str) -> None:
         parity(ParityRequest(str(files / name), (str(files / "right.onnx"),)))
 
 
-def test_every_form_of_the_report_tells_of_it(files: Path) -> None:
+def test_every_form_of_the_report_has_the_refused_file(files: Path) -> None:
     report = _report(files, "also.onnx", "two.onnx")
     assert 'errors="1"' in junit_xml(report)
     assert "has 2 inputs" in junit_xml(report)
     assert "| refused |" in markdown(report)
-    assert "- has 2 inputs" in markdown(report)
+    assert "- it has 2 inputs" in markdown(report)
     assert "has 2 inputs" in str(report)
 
 
@@ -103,7 +103,7 @@ def test_the_gate_calls_it_an_error(files: Path) -> None:
 
     checks = parities(_Model(), _report(files, "also.onnx", "two.onnx"), kept=False)  # type: ignore[arg-type]
     assert [check.outcome for check in checks] == [Outcome.PASSED, Outcome.WRONG]
-    assert checks[1].words[0].startswith("has 2 inputs")
+    assert checks[1].words[0].startswith("it has 2 inputs")
 
 
 def test_faint_outputs_are_noted(files: Path, colour_model: Callable[..., bytes]) -> None:
@@ -116,7 +116,7 @@ def test_faint_outputs_are_noted(files: Path, colour_model: Callable[..., bytes]
 
 @pytest.mark.parametrize(
     ("shape", "said"),
-    [([1, "n"], r"takes float32 \[1, N\], which is no image"), ([1, 3, 8, 16], "takes images of 8 x 16 px")],
+    [([1, "n"], r"its input is float32 \[1, N\], which is"), ([1, 3, 8, 16], "its input is 8 x 16 px")],
 )
 def test_a_reference_that_takes_no_square_image_is_refused_by_name(tmp_path: Path, shape: list[Any], said: str) -> None:
     path = tmp_path / "odd.onnx"

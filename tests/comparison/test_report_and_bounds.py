@@ -37,7 +37,7 @@ def test_a_report_survives_json(net: Net) -> None:
         ParityReport.from_json("{}")
 
 
-def test_the_most_particular_row_of_the_table_wins() -> None:
+def test_the_most_specific_row_of_the_table_is_used() -> None:
     layer = LayerTolerance(1, 1)
     table = (
         *TABLE,
@@ -75,7 +75,7 @@ def test_bounds_are_read_or_refused_by_name() -> None:
         (np.zeros((0, 3)), np.zeros((0, 3)), math.inf),
         (np.ones((2, 3)), np.full((2, 3), np.nan), math.nan),
         (np.ones((4, 2)), np.ones((4, 2)) * [1, 0.9], 20.0),
-        # A channel that is all but silent is held to the others, not to itself.
+        # The signal of a channel that is nearly zero counts as the average of all channels.
         (np.array([[1.0, 1e-6]]), np.array([[1.0, 0.1]]), 10 * math.log10(0.5 / 0.01)),
     ],
 )

@@ -55,7 +55,8 @@ def test_rows_added_at_the_same_time_are_all_kept(file: Path, monkeypatch: pytes
 
 def test_rows_go_in_and_out_and_leave_the_rest_alone(file: Path) -> None:
     file.write_text('# mine\n[pi4]\naddress = "ssh://pi4" # old\n')
-    row = Device("pi5", "ssh://pi@raspberrypi.local:2222", {"root": 'a "quoted" \\ folder', "python": "python3.11"})
+    options = {"root": 'a "quoted" \\ folder', "python": "python3.11"}
+    row = Device("pi5", "ssh://pi@raspberrypi.local:2222", options, ("lab2", "fast"))
     add_device(row)
     assert load_devices() == {"local": Device("local", "local"), "pi4": Device("pi4", "ssh://pi4"), "pi5": row}
     assert file.read_text().startswith('# mine\n[pi4]\naddress = "ssh://pi4" # old\n')

@@ -141,7 +141,7 @@ def test_the_reference_has_every_command_and_option(hooks: ModuleType, pages: di
     shown = {
         path: set(_OPTION.findall("".join(re.findall(r"^\| (.*?) \|", text, re.M)))) for path, text in sections.items()
     }
-    assert shown["edgemobile devices add"] == {"--root", "--python", "--ssh-config", "--help"}
+    assert shown["edgemobile devices add"] == {"--root", "--python", "--ssh-config", "--tag", "--help"}
     for name, command in cli.commands.items():
         assert shown[f"edgemobile {name}"] == {
             option for option in {*_options_of(command), "--help"} if option.startswith("--")

@@ -128,16 +128,40 @@ def test_a_concatenation_is_read_back(images: np.ndarray, name: str, int8: bool)
     np.testing.assert_allclose(run_real(read, images), run_real(graph, images), rtol=1e-4, atol=1e-6)
 
 
-def test_a_concatenation_of_anything_but_channels_is_refused() -> None:
+class _Rows(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other = torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.Conv2d(3, 4, 3, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([y.permute(0, 2, 3, 1).reshape(1, -1, 2) for y in (self.conv(x), self.other(x))], 1)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("name", list(READERS))
+def test_the_rows_of_images_are_read_back(images: np.ndarray, name: str, int8: bool) -> None:
+    graph = lower(export_program(_Rows(), (1, 3, 32, 32)))
+    graph = ptq(graph, [images]).graph if int8 else graph
+    read = READERS[name](FORMATS[name].load().to_bytes(graph, metadata={}))
+    moves = [(node.op, read[node.output].shape) for node in read.nodes if node.op in ("reshape", "concat")]
+    assert moves == [
+        ("reshape", (1, 3 * 32 * 32, 2)),
+        ("reshape", (1, 2 * 15 * 15, 2)),
+        ("concat", (1, 3 * 32 * 32 + 2 * 15 * 15, 2)),
+    ]
+    np.testing.assert_allclose(run_real(read, images), run_real(graph, images), rtol=1e-4, atol=1e-6)
+
+
+def test_a_concatenation_of_batches_is_refused() -> None:
     graph = lower(export_program(_Joined(), (1, 3, 32, 32)))
     model = onnx.load_from_string(FORMATS["onnx"].load().to_bytes(graph, metadata={}))
-    next(node for node in model.graph.node if node.op_type == "Concat").attribute[0].i = 2
-    with pytest.raises(Unsupported, match=r"Concat .at concat. is supported of channels"):
+    next(node for node in model.graph.node if node.op_type == "Concat").attribute[0].i = 0
+    with pytest.raises(Unsupported, match=r"Concat .at concat. is supported along any dimension but the batch"):
         onnx_graph.read_graph(model.SerializeToString())
     model = tflite_file.unpack(FORMATS["tflite"].load().to_bytes(graph, metadata={}))
     joined = next(op for op in model.subgraphs[0].operators if hasattr(op.builtinOptions, "axis"))
-    joined.builtinOptions.axis = 1
-    with pytest.raises(Unsupported, match=r"CONCATENATION .at concat. is supported of channels"):
+    joined.builtinOptions.axis = 0
+    with pytest.raises(Unsupported, match=r"CONCATENATION .at concat. is supported along any dimension but the batch"):
         tflite_graph.read_graph(tflite_file.finished(model, {}))
 
 

@@ -79,10 +79,14 @@ def pool(op, size, kernel, stride, pad=0):
     return build(op, (1, size, size, 3), (1, side, side, 3), **attrs)
 
 
-def repeated(times, *shape):
-    """An input's channels, so many times."""
-    tensors = {"x": Tensor("x", shape), "y": Tensor("y", (*shape[:-1], times * shape[-1]))}
-    return Graph("one", ("x",), ("y",), (Node("concat", ("x",) * times, "y"),), tensors)
+def repeated(times, *shape, axis=-1):
+    """An input so many times, one after the other along a dimension, the channels' if none is named."""
+    axis %= len(shape)
+    tensors = {
+        "x": Tensor("x", shape),
+        "y": Tensor("y", (*shape[:axis], times * shape[axis], *shape[axis + 1 :])),
+    }
+    return Graph("one", ("x",), ("y",), (Node("concat", ("x",) * times, "y", {"axis": axis}),), tensors)
 
 
 IMAGE = (1, 7, 6, 5)
@@ -116,6 +120,8 @@ CASES = {
     "concat": (repeated(2, *IMAGE), {"CONCATENATION": 1}),
     "concat of features": (repeated(5, 1, 50), {"CONCATENATION": 1}),
     "concat of many": (repeated(26, *IMAGE), {"CONCATENATION": 7}),
+    "concat of rows": (repeated(6, 1, 7, 4, axis=1), {"CONCATENATION": 2}),
+    "concat of images": (repeated(2, *IMAGE, axis=1), {"CONCATENATION": 1}),
     "slice": (build("slice", IMAGE, (1, 7, 6, 3), begin=1, end=4), {"SLICE": 1}),
     "slice of features": (build("slice", (1, 50), (1, 20), begin=30, end=50), {"SLICE": 1}),
     "channel shuffle": (
@@ -144,6 +150,7 @@ CASES = {
     "tanh": (build("tanh", IMAGE, IMAGE), {"TANH": 1}),
     "leaky relu": (build("leaky_relu", IMAGE, IMAGE, slope=0.2), {"LEAKY_RELU": 1}),
     "reshape": (build("reshape", IMAGE, (1, 210)), {"RESHAPE": 1}),
+    "reshape to rows": (build("reshape", IMAGE, (1, 42, 5)), {"RESHAPE": 1}),
 }
 
 

@@ -111,6 +111,17 @@ def _devices(path: Path) -> None:
     assert Device("pi5", rows["pi5"]["address"])
 
 
+def _store(path: Path) -> None:
+    """A store is added to: nothing that was in it may change, and a line that is cut is the last of one writer."""
+    from edgemobile.results.store import read
+
+    found = read(path)
+    assert len(found.damaged) <= 1, f"{path} has damaged lines: {found.damaged}"
+    assert [result.file for result in found.results][:1] == ["earlier.onnx"], f"{path} lost its first result"
+    new = [result for result in found.results if result.file != "earlier.onnx"]
+    assert len(set(new)) == len(new), f"{path} has a result twice"
+
+
 def _samples(path: Path) -> None:
     from PIL import Image
 
@@ -141,7 +152,9 @@ def _old_int8(work: Path, inputs: Path) -> None:
 
     _old_export(work, inputs)
     manifest = work / "out" / MANIFEST_FILE
-    manifest.write_text(manifest.read_text().replace('"float32"', '"int8"'))
+    manifest.write_text(manifest.read_text().replace("float32", "int8"))
+    for path in manifest.parent.glob("*float32*"):
+        path.rename(path.with_name(path.name.replace("float32", "int8")))
 
 
 def _files(**texts: str) -> Callable[[Path, Path], None]:
@@ -151,6 +164,25 @@ def _files(**texts: str) -> Callable[[Path, Path], None]:
             path.write_text(text)
 
     return write
+
+
+def _old_store(work: Path, inputs: Path) -> None:
+    from edgemobile.results.record import Result
+
+    earlier = Result(
+        created="2026-01-31T12:00:00+00:00",
+        file="earlier.onnx",
+        sha256=None,
+        precision=None,
+        device="pi4",
+        board=None,
+        runtime=None,
+        threads=1,
+        metric="latency_ms",
+        value=1.0,
+        count=1,
+    )
+    (work / "results.jsonl").write_text(earlier.to_line())
 
 
 def _gate(work: Path, inputs: Path) -> None:
@@ -173,7 +205,7 @@ CASES: dict[str, Case] = {
         stdout="eval.json",
     ),
     "parity --junit": Case(
-        f"parity v3-small {_MODEL} --weights random --images 2 -q --junit parity.xml",
+        f"parity {_MODEL} {_MODEL} --images 2 -q --junit parity.xml",
         {"parity.xml": _xml},
         _files(parity_xml="<?xml old"),
     ),
@@ -192,5 +224,11 @@ CASES: dict[str, Case] = {
         again=(2,),
     ),
     "sample-data": Case("sample-data samples", {"samples": _samples}, again=(2,)),
+    "eval --results": Case(
+        f"eval {_MODEL} --data INPUTS/samples --limit 4 --preprocess unit -q --results results.jsonl",
+        {"results.jsonl": _store},
+        _old_store,
+    ),
+    "results add": Case("results add INPUTS/run.json --store results.jsonl", {"results.jsonl": _store}, _old_store),
     "verify": Case("verify INPUTS/model --json", {"verify.json": _json}, stdout="verify.json"),
 }

@@ -221,6 +221,31 @@ def _program(data: bytes, folder: Path) -> object:
 # ---- records --------------------------------------------------------------------------------------------------------
 
 
+def _postprocess() -> list[bytes]:
+    from edgemobile.models.arch import ARCHS
+    from edgemobile.models.ssdlite import postprocess
+
+    return [json.dumps(postprocess(ARCHS["v2-ssdlite"]).to_json()).encode()]
+
+
+def _read_postprocess(data: bytes, folder: Path) -> object:
+    from edgemobile.postprocess import Postprocess
+
+    return Postprocess.from_json(data.decode("utf-8", "replace")).anchors
+
+
+def _coco() -> list[bytes]:
+    box = {"image_id": 1, "category_id": 2, "bbox": [0, 1.5, 20, 30], "area": 600, "iscrowd": 0}
+    images, categories = [{"id": 1, "file_name": "a.png"}], [{"id": 2, "name": "cat"}]
+    return [json.dumps({"images": images, "categories": categories, "annotations": [box]}).encode()]
+
+
+def _read_coco(data: bytes, folder: Path) -> object:
+    from edgemobile.accuracy.coco import read_annotations
+
+    return read_annotations(_put(folder, "instances.json", data))
+
+
 def _preprocess() -> list[bytes]:
     from edgemobile.preprocess import Preprocess
 
@@ -425,6 +450,8 @@ TARGETS: dict[str, Target] = {
     "pickle": Target(_weights("mine.pth"), _pickle_seeds, needs=_TORCH),
     "program": Target(_program, _program_seeds, needs=_TORCH),
     "recipe": Target(_recipe, _recipe_seeds, text=True, needs=_TORCH),
+    "coco": Target(_read_coco, _coco, text=True),
+    "postprocess": Target(_read_postprocess, _postprocess, text=True),
     "preprocess": Target(_read_preprocess, _preprocess, text=True),
     "run": Target(_read_run, _run_seeds, text=True),
     "report-source": Target(_source, _source_seeds, text=True),

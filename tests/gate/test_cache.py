@@ -1,4 +1,4 @@
-"""Kept results: found again by their key, and never believed when they are not what was written."""
+"""Cached results are found by their key, and ignored if they are not what was written."""
 
 from __future__ import annotations
 

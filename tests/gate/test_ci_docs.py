@@ -1,4 +1,4 @@
-"""docs/ci.md and docs/reference/options.md are tried: their edgemobile.toml is read, their commands are parsed."""
+"""Tests docs/ci.md and docs/reference/options.md: their edgemobile.toml is read, and their commands are parsed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_key_is_in_its_table(repo_root: Path) -> None:
 
 
 def test_its_commands(repo_root: Path) -> None:
-    """Whatever begins with edgemobile there, in a shell, a workflow or a hook, has a command and options there are."""
+    """Every line that begins with edgemobile, in a shell, a workflow or a hook, has an existing command and options."""
     kinds = (("sh", "ci.md"), ("yaml", "ci.md"), ("sh", "reference/options.md"))
     text = "\n".join(block for kind, page in kinds for block in _blocks(repo_root, kind, page))
     lines = re.findall(r"(?:^|run: |entry: |\d |tflite )(edgemobile .*?)(?:$|#)", text, re.M)

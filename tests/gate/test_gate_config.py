@@ -1,4 +1,4 @@
-"""What edgemobile.toml may say of the gate; whatever else it says is refused with its line."""
+"""The keys and values of the gate in edgemobile.toml; any other is refused with its line."""
 
 from __future__ import annotations
 
@@ -135,17 +135,17 @@ def test_names_are_those_of_the_library() -> None:
         (
             "[devices.pi5]\n[models.v2]\ndevices = []\ninstructions.pi5.int8 = 1",
             4,
-            "the model's devices leave it out .there are none., and nobody would look",
+            "the model's devices do not include it .there are none., so this budget would never be checked",
         ),
         (
             "[devices.pi5]\nformats = ['onnx']\n[models.v2]\ninstructions.pi5 = { int8 = 1, tflite = 1 }",
             4,
-            "models.v2.instructions.pi5.tflite: no file of tflite runs on pi5, .*'pi5'. takes onnx alone",
+            "models.v2.instructions.pi5.tflite: no file of tflite runs on pi5, .*'pi5'. takes only onnx",
         ),
         (
             "[devices.pi5]\nprecisions = ['float32']\n[models.v2]\nfiles = ['a.onnx']\ninstructions.pi5.int8 = 1",
             5,
-            "no file of int8 runs on pi5, .* takes float32 alone",
+            "no file of int8 runs on pi5, .* takes only float32",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the gate compares files on: the same images on every machine, and so many that one answer decides little."""
+"""The images of the gate: the same on every machine, and so many that one answer has little weight."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_what_files_are_compared_on(tmp_path: Path, text: str, images: str | Pat
 
 
 def test_every_net_of_the_package_is_sure_of_the_images_in_it() -> None:
-    """An image on the border between two classes would say more of the machine than of the file."""
+    """The answer for an image on the border between two classes would depend on the machine, not on the file."""
     torch = pytest.importorskip("torch")
     from edgemobile.loading.checkpoint import build, load_weights
     from edgemobile.models.arch import get_arch

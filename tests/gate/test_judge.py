@@ -1,4 +1,4 @@
-"""What a parity report comes to in a gate's rows."""
+"""The rows of the gate for a parity report."""
 
 from __future__ import annotations
 

@@ -337,7 +337,11 @@ def test_a_mean_may_leave_rows_and_a_linear_layer_may_read_an_image_of_one_pixel
 
 @pytest.mark.parametrize("op", ["concat", "reshape", "max_pool2d"])
 def test_ops_that_move_integers_need_one_scale(op: str) -> None:
-    attrs = {"kernel": (2, 2), "stride": (2, 2), "padding": ((1, 1), (1, 1))} if op == "max_pool2d" else {}
+    attrs = {
+        "concat": {"axis": 3},
+        "max_pool2d": {"kernel": (2, 2), "stride": (2, 2), "padding": ((1, 1), (1, 1))},
+        "reshape": {},
+    }[op]
     shape = {"concat": (1, 4, 4, 1), "max_pool2d": (1, 3, 3, 1), "reshape": (1, 16)}[op]
     x = Tensor("x", (1, 4, 4, 1), "int8", qparams=QParams(0.1, 3))  # type: ignore[arg-type]
     same = _one_node(op, [x], Tensor("y", shape, "int8", qparams=x.qparams), **attrs)

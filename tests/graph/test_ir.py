@@ -18,6 +18,7 @@ _ATTRS = {
     "activation": "",
     "perm": (0, 2, 1),
     "slope": 0.1,
+    "axis": 1,
     "begin": 0,
     "end": 1,
     "size": (2, 2),

@@ -20,7 +20,7 @@ EXAMPLES = {
     "linear": ([(1, 7)], [(5, 7), (5,)], {"activation": ""}, (1, 5)),
     "add": ([IMAGE, (1, 1, 1, 3)], [], {"activation": ""}, IMAGE),
     "mul": ([IMAGE], [(1, 1, 1, 3)], {"activation": ""}, IMAGE),
-    "concat": ([IMAGE, (1, 6, 5, 2)], [], {}, (1, 6, 5, 5)),
+    "concat": ([IMAGE, (1, 6, 5, 2)], [], {"axis": 3}, (1, 6, 5, 5)),
     "slice": ([IMAGE], [], {"begin": 1, "end": 3}, (1, 6, 5, 2)),
     "channel_shuffle": ([(1, 3, 2, 6)], [], {"groups": 3}, (1, 3, 2, 6)),
     "resize": ([IMAGE], [], {"size": (9, 7), "mode": "bilinear", "coordinates": "half_pixel"}, (1, 9, 7, 3)),

@@ -1,4 +1,4 @@
-"""`edgemobile inspect`: facts of known graphs told again from their files, files of other tools, expectations."""
+"""`edgemobile inspect`: the facts of known graphs are found in their files; files of other tools; expectations."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_fused_hard_swish_is_an_island_for_onnxruntime_and_cuts_the_delegate(t
 
 
 def test_bias_without_integers_is_guarded_by_its_scales(tmp_path: Path) -> None:
-    """onnxruntime's quantizer and others may leave the bias float: |b / (s_in * s_w)| is then what it will take."""
+    """onnxruntime's quantizer and others may keep the bias in float; its peak is then computed from the scales."""
     arrays = {"s": 0.5, "z": 0, "ws": 0.25}
     constants = [
         helper.make_tensor("s", 1, [], [arrays["s"]]),
@@ -240,7 +240,7 @@ def test_what_differs_is_counted() -> None:
     assert not diff.same
     assert (diff.compared, diff.only_left, diff.only_right) == (2, ("mine",), ())
     assert diff.differing == {
-        "w": "2 of 3 values differ, by at most 125; 1 of 1 scales differ, by at most 0.33 of themselves; "
+        "w": "2 of 3 values differ, by at most 125; 1 of 1 scales differ, by at most 0.33 of their value; "
         "1 of 1 zero points differ, by at most 4"
     }
 
@@ -340,7 +340,7 @@ def test_json_is_strict_and_terminal_output_is_whole(tmp_path: Path, kind: str) 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_damaged_files_are_read_or_refused_but_never_trip_the_reader(tmp_path: Path, kind: str) -> None:
-    """Cut, and with bytes changed, in a hundred ways; the runtimes are left out, they are not ours to fix."""
+    """Truncated, and with changed bytes, in a hundred ways; without the runtimes, whose crashes we cannot fix."""
     rng = np.random.default_rng(4)
     whole = np.frombuffer(_write(tmp_path, "int8", kind).read_bytes(), np.uint8)
     refused = []

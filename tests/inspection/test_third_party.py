@@ -1,4 +1,4 @@
-"""Files as other tools write them: Constant nodes, called graphs, sparse weights, outputs that are no images."""
+"""Files as other tools write them: Constant nodes, called graphs, sparse weights, outputs that are not images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _onnx(nodes: list[Any], inputs: list[Any], outputs: list[Any], stored: list[
 
 
 def test_a_weight_of_a_constant_node_is_a_weight() -> None:
-    """Following it to where it comes from once went round for ever."""
+    """The search for its origin once did not terminate."""
     nodes = [
         helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHT)),
         helper.make_node("Conv", ["x", "w"], ["y"]),
@@ -73,7 +73,7 @@ def test_every_form_of_a_constant_node_is_stored(attribute: str, given: Any, dty
 
 
 def _branch(name: str, *ops: str) -> Any:
-    """A graph without inputs that convolves the `x` of the graph around it with a weight of its own."""
+    """A graph without inputs that convolves the `x` of the outer graph with its own weight."""
     weight = numpy_helper.from_array(WEIGHT, f"{name}.w")
     nodes = [helper.make_node("Conv", ["x", f"{name}.w"], [f"{name}.0"])]
     nodes += [helper.make_node(op, [f"{name}.{i}"], [f"{name}.{i + 1}"]) for i, op in enumerate(ops)]
@@ -90,7 +90,7 @@ def test_the_branches_of_if_are_looked_into() -> None:
     assert sorted(weight.name for weight in facts.weights) == ["else.w", "then.w"]
     assert facts.hswish == {"fused": 1}
     assert facts.bytes_by_dtype["float32"] == 2 * WEIGHT.nbytes
-    # Its condition is constant, and yet what it gives is not: the branches read x.
+    # Its condition is constant, but its output is not, because the branches read x.
     contents = read_onnx(data)
     assert contents.ops[0].inputs == ("yes", "x")
     assert "y" not in contents.constants
@@ -143,7 +143,7 @@ def _sparsity(order: list[int], levels: list[Any], blocks: list[int] | None = No
 
 
 def _with_sparse_weight(graph: Graph) -> bytes:
-    """The graph's file with its weight stored as TFLite's pruning stores it: the values kept, and a DENSIFY op."""
+    """The graph's file with its weight as TFLite's pruning stores it: only the nonzero values, and a DENSIFY op."""
     model = unpack(tflite.to_bytes(graph, metadata={}))
     main = model.subgraphs[0]
     number = next(index for index, tensor in enumerate(main.tensors) if tensor.name == b"w")
@@ -169,12 +169,12 @@ def _with_sparse_weight(graph: Graph) -> bytes:
 
 
 def test_sparse_weights_are_weights() -> None:
-    """They were called damaged, since fewer values are stored than the shape has."""
+    """They were reported as damaged, because fewer values are stored than the shape has."""
     graph = _pruned()
     data = _with_sparse_weight(graph)
     weight = graph["w"].data
     assert weight is not None
-    # LiteRT makes of them what it makes of dense ones.
+    # LiteRT computes the same with them as with dense ones.
     images = RNG.standard_normal((1, 5, 5, 8)).astype(np.float32)
     plain = open_session(tflite.to_bytes(graph, metadata={}))
     assert np.array_equal(open_session(data).run(images), plain.run(images))
@@ -191,7 +191,7 @@ def test_sparse_weights_are_weights() -> None:
 
 
 def test_blocks_are_put_where_they_belong() -> None:
-    """Blocks of 2 x 2 on the diagonal of a 4 x 4 matrix, as TFLite's schema explains them."""
+    """Blocks of 2 x 2 on the diagonal of a 4 x 4 matrix, as in the example of TFLite's schema."""
     levels = [_level(2), _level(0, [0, 1, 2], [0, 1]), _level(2), _level(2)]
     whole = dense(np.arange(1, 9), (4, 4), _sparsity([0, 1, 2, 3], levels, [0, 1]))
     assert whole.tolist() == [[1, 2, 0, 0], [3, 4, 0, 0], [0, 0, 5, 6], [0, 0, 7, 8]]

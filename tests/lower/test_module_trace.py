@@ -17,8 +17,8 @@ from edgemobile.lower.module_trace import trace_modules
 from edgemobile.models.arch import ARCHS, scaled
 from edgemobile.models.nets import build_net
 
-# By torch.export alone: SAME padding and resizes depend on the sides of what they read.
-_OTHERS = {name for name, arch in ARCHS.items() if arch.padding == "same" or arch.keys == "torchvision-lraspp"}
+# By torch.export alone: SAME padding, resizes and the rows of a detector depend on the sides of what they read.
+_OTHERS = {name for name, arch in ARCHS.items() if arch.padding == "same" or arch.head != "classifier"}
 
 
 def _net(name: str, width: float = 0.35) -> nn.Module:

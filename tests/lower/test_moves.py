@@ -64,6 +64,18 @@ MOVES: dict[str, tuple[Callable[[torch.Tensor], Any], dict[str, int]]] = {
     "shuffle": (lambda x: _shuffle(x, 3), {"channel_shuffle": 1}),
     "shuffle by permute": (_shuffle_by_permute, {"channel_shuffle": 1}),
     "shuffle by flatten": (lambda x: x.unflatten(1, (2, 3)).transpose(1, 2).flatten(1, 2), {"channel_shuffle": 1}),
+    "rows": (lambda x: x.permute(0, 2, 3, 1).reshape(1, -1, 3), {"reshape": 1}),
+    "rows by a copy": (lambda x: x.permute(0, 2, -1, 1).contiguous().flatten(1, 2), {"reshape": 1}),
+    "rows as torchvision has them": (
+        lambda x: x.view(1, -1, 3, 7, 5).permute(0, 3, 4, 1, 2).reshape(1, -1, 3),
+        {"reshape": 1},
+    ),
+    "rows of several images": (
+        lambda x: torch.cat([y.permute(0, 2, 3, 1).reshape(1, -1, 2) for y in (x, x[:, :4])], 1),
+        {"slice": 1, "reshape": 2, "concat": 1},
+    ),
+    "images below each other": (lambda x: torch.cat([x, x.relu()], dim=2), {"relu": 1, "concat": 1}),
+    "images beside each other": (lambda x: torch.cat([x, x.relu()], dim=-1), {"relu": 1, "concat": 1}),
     "nn.ChannelShuffle": (nn.ChannelShuffle(2), {"channel_shuffle": 1}),
 }
 
@@ -90,6 +102,10 @@ def test_the_graph_and_its_torch_form_move_what_pytorch_moves(case: str) -> None
         (lambda x: x.chunk(2, dim=2)[0], r"only channels \(dim=1\) are split"),
         (lambda x: torch.cat([x.relu().chunk(2, dim=1)[0].relu_(), x], 1), "a part of a tensor is overwritten"),
         (lambda x: x.permute(0, 2, 3, 1), "no meaning in both NHWC and NCHW"),
+        (lambda x: x.permute(0, 2, 3, 1).reshape(1, -1), "no meaning in both NHWC and NCHW"),
+        (lambda x: x.permute(0, 3, 2, 1).reshape(1, -1, 6), "no meaning in both NHWC and NCHW"),
+        (lambda x: x.view(1, 3, 2, 7, 5).permute(0, 3, 4, 2, 1).reshape(1, -1, 3), "only flattening"),
+        (lambda x: torch.cat([x, x], dim=0), "along any dimension but the first"),
         (lambda x: x.view(1, 2, 3, 7, 5), "only flattening"),
         (lambda x: x.view(1, 2, 3, 7, 5).transpose(1, 2).relu().reshape(1, 6, 7, 5), "only flattening"),
     ],

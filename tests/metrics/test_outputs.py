@@ -1,4 +1,4 @@
-"""Rows of outputs: what is put into them comes out of them, and each output is judged by itself."""
+"""Rows of outputs: splitting restores the outputs, and each output is checked by itself."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_each_output_is_judged_by_itself() -> None:
     assert verdict.missed[0].startswith("boxes: sqnr_db")
     assert verdict.outputs["mask"] == {"sqnr_db": math.inf, "max_abs": 0.0, "cosine": pytest.approx(1), "top1_agree": 1}
     assert set(verdict.outputs["boxes"]) == {"sqnr_db", "max_abs", "cosine"}
-    # The worst of them stands for all.
+    # The worst of them counts.
     assert verdict.metrics["max_abs"] == pytest.approx(0.5)
     assert verdict.metrics["sqnr_db"] == verdict.outputs["boxes"]["sqnr_db"]
     assert verdict.metrics["kl_nats"] == 0

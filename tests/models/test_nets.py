@@ -76,6 +76,37 @@ def test_lite_raspp_is_the_public_one(goldens: Path) -> None:
     np.testing.assert_allclose(logits, golden["logits"], rtol=1e-3, atol=1e-3 * np.std(golden["logits"]))
 
 
+def test_ssdlite_is_the_public_one(goldens: Path) -> None:
+    golden = json.loads((goldens / "state_dict_torchvision_ssdlite320_mobilenet_v3_large.json").read_text())
+    net = build_net(ARCHS[golden["model"]]).eval()
+    assert [[key, list(value.shape)] for key, value in net.state_dict().items()] == golden["state_dict"]
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {(m.eps, m.momentum) for m in norms} == {(norm["eps"], norm["momentum"]) for norm in golden["batch_norm"]}
+    net.load_state_dict(_wave_weights(net.state_dict()), strict=True)
+    with torch.no_grad():
+        made = {name: rows[0, golden["anchor"]] for name, rows in net(_image(golden["input_px"])).items()}
+    assert {name: len(row) for name, row in made.items()} == {"bbox_regression": 4, "cls_logits": 91}
+    np.testing.assert_allclose(made["bbox_regression"], golden["bbox_regression"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(made["cls_logits"][:10], golden["cls_logits"], rtol=1e-3, atol=1e-3)
+
+
+def test_v2_ssdlite_is_made_as_the_public_one_of_v3() -> None:
+    """The expansion of C4, at 1/16, is the first level: layer 15 of the paper, whose first is the stem."""
+    with torch.device("meta"):
+        net = build_net(ARCHS["v2-ssdlite"]).eval()
+        levels = net.backbone(torch.empty(1, 3, 320, 320))
+    assert [tuple(level.shape[1:]) for level in levels] == [
+        (576, 20, 20),
+        (1280, 10, 10),
+        (512, 5, 5),
+        (256, 3, 3),
+        (256, 2, 2),
+        (128, 1, 1),
+    ]
+    assert "backbone.features.0.14.0.weight" in net.state_dict()
+    assert "backbone.features.1.0.1.0.weight" in net.state_dict()
+
+
 def test_other_libraries_keys_give_their_logits(foreign: dict) -> None:
     arch = ARCHS[foreign["model"]]
     state = _wave_weights({key: _empty(key, shape) for key, shape in foreign["state_dict"]})
@@ -134,11 +165,12 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     torch.manual_seed(0)
     net = build_net(scaled(ARCHS[name], width=0.25, classes=4), dropout=0.0)
     made = net(torch.randn(4, 3, 64, 64))
-    (made["out"] if ARCHS[name].segments else made).square().sum().backward()
+    outputs = made.values() if isinstance(made, dict) else [made]
+    sum(output.square().sum() for output in outputs).backward()
     assert not [key for key, p in net.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
 
 
-@pytest.mark.parametrize("name", [name for name, arch in ARCHS.items() if not arch.segments])
+@pytest.mark.parametrize("name", [name for name, arch in ARCHS.items() if arch.head == "classifier"])
 def test_dropout_is_what_was_asked(name: str) -> None:
     with torch.device("meta"):
         net = build_net(ARCHS[name], dropout=0.35)

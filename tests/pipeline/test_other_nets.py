@@ -173,8 +173,8 @@ def test_a_file_without_one_of_the_outputs_is_of_another_model(heads: Path) -> N
     onnx.save(model, "fewer.onnx")
     (file,) = parity(ParityRequest("other_nets:heads", ("fewer.onnx",), images=4)).files
     assert file.missed == (
-        "gives mask [N, 8, 8, 5], logits [N, 4], the reference low [N, 16, 16, 8], mask [N, 8, 8, 5], logits [N, 4] "
-        "(channels last)",
+        "its outputs are mask [N, 8, 8, 5], logits [N, 4], but the reference has low [N, 16, 16, 8], "
+        "mask [N, 8, 8, 5], logits [N, 4] (channels last)",
     )
 
 

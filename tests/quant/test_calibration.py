@@ -20,6 +20,7 @@ from edgemobile.quant.recipe import DEFAULT, Rule
 from edgemobile.quant.recipes import RECIPES
 from edgemobile.quant.sensitivity import search
 from edgemobile.quant.torch_graph import TorchGraph
+from edgemobile.util.torch_threads import torch_threads
 
 _FLOAT = replace(DEFAULT, rules=(Rule("features.4.*", precision="float"),))
 _RECIPES = (
@@ -131,8 +132,8 @@ def test_files_that_are_none_of_this_graph_are_refused(calibration: Calibration,
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(EdgemobileError, match=r"mine.npz is not a calibration"):
         read_calibration(path, graph)
-    np.savez(path, about=np.array('{"version": 2}'), images=calibration.images)
-    with pytest.raises(EdgemobileError, match="calibration version 2 is not known"):
+    np.savez(path, about=np.array('{"version": 3}'), images=calibration.images)
+    with pytest.raises(EdgemobileError, match="calibration version 3 is not known"):
         read_calibration(path, graph)
     with pytest.raises(EdgemobileError, match=r"cannot read the calibration .*absent.npz: No such file"):
         read_calibration(tmp_path / "absent.npz", graph)
@@ -143,3 +144,12 @@ def test_files_that_are_none_of_this_graph_are_refused(calibration: Calibration,
 def test_images_that_are_none_are_refused_at_once(graph: Graph) -> None:
     with pytest.raises(EdgemobileError, match="the calibration set is empty"):
         calibrate(graph, [])
+
+
+def test_the_integers_do_not_depend_on_the_number_of_threads(graph: Graph, calibration: Calibration) -> None:
+    """Sums in another order have another last bit, and equalization would make other factors of it."""
+    found = []
+    for threads in (1, 2):
+        with torch_threads(threads):
+            found.append(ptq(graph, calibration.batches).graph)
+    assert _same(*found)

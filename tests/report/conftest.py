@@ -1,4 +1,4 @@
-"""A board's run, an evaluation, a parity report and an export, small and made by hand; and a real Chromium."""
+"""A small synthetic board run, evaluation, parity report and export; and a real Chromium."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_run(*cases: Case, **given: Any) -> Run:
 
 
 def make_scores(**top1: tuple[str | None, float]) -> dict[str, Any]:
-    """What `edgemobile eval --json` prints, of 100 images; a file is its name with a dot for `_`."""
+    """The output of `edgemobile eval --json` on 100 images; a file's key is its name with `_` instead of the dot."""
     files = [
         {
             "file": name.replace("_", "."),
@@ -116,7 +116,7 @@ def make_parity(*layers: LayerParity, sha256: str = INT8, file: str = "out/int8.
 
 @pytest.fixture
 def found(tmp_path: Path) -> Callable[..., Findings]:
-    """Records as a report has them, by way of files: runs, parity reports and JSON."""
+    """The sources of a report, written to files and read back: runs, parity reports and JSON."""
 
     def join_all(*records: object) -> Findings:
         paths = []
@@ -159,7 +159,7 @@ def _chromium() -> str | None:
 
 
 class Browser:
-    """One tab. `events` are (method, params) of everything it told."""
+    """One tab. `events` are (method, params) of everything that it reported."""
 
     def __init__(self, program: str, profile: Path) -> None:
         to_browser, self._write = os.pipe()

@@ -1,4 +1,4 @@
-"""The sentence a report begins with: which file to ship, and only where the measurements carry it."""
+"""The first sentence of a report: which file to ship, only if the measurements support it."""
 
 from __future__ import annotations
 

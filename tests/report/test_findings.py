@@ -1,4 +1,4 @@
-"""What a report joins, what it keeps apart, and what it refuses."""
+"""What a report joins, what it keeps separate, and what it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of a file's layers: a box for each, its colour, its cost, and what it reads."""
+"""The picture of a file's layers: a box for each, with its colour, its cost and its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: it sorts, it answers the pointer, it asks for nothing; no file name is markup."""
+"""The page in a real browser: it sorts tables, shows tooltips and sends no requests; file names are not markup."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_tiles_and_verdicts_are_seen_without_scrolling(browser, everything, tmp_
 
 
 def test_labels_of_many_points_do_not_cover_each_other(found, make) -> None:
-    """Sixteen files side by side: a label without room is left out, and its point keeps its tip."""
+    """Sixteen files with similar values: a label without room is omitted, and its point keeps its tooltip."""
     names = [f"net-{number:02}_onnx" for number in range(16)]
     cases = [
         make.make_case(name.replace("_", "."), f"{number:02}" * 32, 2.0 + 0.01 * number)
@@ -236,7 +236,7 @@ def test_hostile_names_are_text(browser, found, make, tmp_path: Path) -> None:
 
 
 def test_the_policy_refuses_what_is_not_ours(browser, everything, tmp_path: Path) -> None:
-    """Were an escape ever forgotten, nothing would run and nothing would be asked for."""
+    """If an escape were missing, no script would run and no request would be sent."""
     extra = "<script>document.title='taken'</script><img src='http://127.0.0.1:9/x'></main>"
     _opened(browser, tmp_path, page(everything, "A report").replace("</main>", extra))
     assert browser.js("document.title") == "A report"

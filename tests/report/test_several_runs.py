@@ -1,4 +1,4 @@
-"""Several runs of one device: each is told from the others, and what holds for several is said once."""
+"""Several runs of one device: each can be distinguished, and a note about several runs appears once."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_line_of_several_runs_has_the_first_time_and_the_last(found, run_at) -
 
 
 def test_files_of_one_run_stay_together(found, run_at) -> None:
-    """A file that the first run lacks joins the file it took turns with."""
+    """A file that is not in the first run is joined with the file that it was interleaved with."""
     all_of = found(run_at("19:31:05", INT8), run_at("19:40:00", INT8, FLOAT))
     assert [{timing.run.created[11:16] for _, timing in line.points} for line in all_of.lines] == [{"19:31"}, {"19:40"}]
 

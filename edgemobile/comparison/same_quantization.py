@@ -1,7 +1,7 @@
-"""Two int8 files of one quantization: every constant, scale, zero point and connection compared exactly.
+"""Compares two int8 files of one quantization exactly: every constant, scale, zero point and connection.
 
-What formats write differently is not a difference: uint8 weights (+128), a tensor that is said to be a multiple of the
-other (graph/origin.py), a ReLU that the output's integers clamp anyway.
+Representations that are specific to a format are not differences: uint8 weights (+128), a tensor whose Origin states a
+multiple of the other (graph/origin.py), and a ReLU that the output's integers clamp anyway.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from edgemobile.graph.origin import path_of
 
 __all__ = ["Pair", "different_numbers", "different_wiring", "pair_of"]
 
-# Files of one quantization share nearly all names, and most ranges even where a fault moved some.
+# Files of one quantization have nearly all names in common, and most ranges even if a fault changed some.
 _SHARED, _ALIKE = 0.9, 0.5
-# What dividing a scale by 6 in float32 may lose.
+# The rounding error of dividing a scale by 6 in float32.
 _FLOAT32 = 1e-6
-# Products that were rounded in float32: a bias's scale, the 3 of a gate in whole steps.
+# The rounding error of products in float32: a bias's scale, the 3 of a gate in whole steps.
 _PRODUCT = 1e-5
-# A layer that was computed anew has other scales in most channels, or many other numbers.
+# A layer that was quantized again has other scales in most channels, or many other numbers.
 _MOST, _MANY, _SPARSE = 0.5, 0.01, 0.1
 _HALF_ULP = 2.0**-10  # of float16
-# Noise has no mean: below this share of its rms.
+# The mean of noise is below this share of its rms.
 _CENTRED = 0.1
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files of one quantization: the tensors of both, by one name, in one unit. `outputs` and `inputs` are the
+    """Two files of one quantization: the tensors of both, with the same names and units. `outputs` and `inputs` are the
     reference's."""
 
     found: Mapping[str, Tensor]
@@ -59,10 +59,10 @@ class Pair:
 def pair_of(
     found: Mapping[str, Tensor], right: Mapping[str, Tensor], inputs: tuple[str, ...], outputs: tuple[str, ...]
 ) -> Pair | str:
-    """Both files' tensors to compare exactly, or in words why they are of two quantizations."""
+    """The tensors of both files for an exact comparison, or in words why their quantizations differ."""
     names = _names(right)
-    ends = (tuple(names.get(name, name) for name in each) for each in (inputs, outputs))
-    pair = Pair(_in_one_unit(found), _in_one_unit(right), *ends)
+    ports = (tuple(names.get(name, name) for name in each) for each in (inputs, outputs))
+    pair = Pair(_in_one_unit(found), _in_one_unit(right), *ports)
     ranges = [_ranges(side) for side in (pair.found, pair.right)]
     shared = [name for name in ranges[1] if name in ranges[0]]
     if not shared or len(shared) < _SHARED * min(map(len, ranges)):
@@ -78,7 +78,7 @@ def _ranges(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def _in_one_unit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensor by `_names`, its scale in the unit of PyTorch's where it goes by that name."""
+    """Tensors by `_names`; those with PyTorch's name have their scale in PyTorch's units."""
     names = _names(tensors)
     return {
         names[name]: _plain(tensor) if names[name] == path_of(name, tensor.origin) else tensor
@@ -87,9 +87,9 @@ def _in_one_unit(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensor -> what PyTorch calls it; its own name where two have one, as a multiple and what it is divided to.
+    """Tensor -> its name in PyTorch; its own name if two tensors share one, as a multiple and its quotient do.
 
-    A bias to which something was added is another one.
+    A bias with an added constant keeps its own name.
     """
     paths = {
         name: name if tensor.origin is not None and tensor.origin.added else path_of(name, tensor.origin)
@@ -127,7 +127,7 @@ def _ratio(found: Tensor, right: Tensor) -> np.ndarray:
 
 
 def different_numbers(pair: Pair) -> list[Finding]:
-    """What differs, in the reference's order; a fault of all layers is told once."""
+    """The differences, in the reference's order; a fault of all layers is reported once."""
     ranges = [finding for name in pair.shared for finding in _range_findings(name, pair)]
     everywhere = _of_all_layers(pair)
     return [*ranges, everywhere] if everywhere else [*ranges, *_constants_findings(pair)]
@@ -136,7 +136,7 @@ def different_numbers(pair: Pair) -> list[Finding]:
 def _constants_findings(pair: Pair) -> Iterator[Finding]:
     exchanges: list[Mapping[int, int]] = []
     constants = [name for name in pair.shared if pair.right[name].is_constant]
-    # What a bias has of its weight is told with the weight.
+    # Weights come first: the effect of a weight's fault on the bias is reported with the weight.
     for name in sorted(constants, key=lambda name: pair.right[name].dtype == "int32"):
         found, right = pair.found[name], pair.right[name]
         if found.shape != right.shape or found.dtype != right.dtype:
@@ -148,7 +148,7 @@ def _constants_findings(pair: Pair) -> Iterator[Finding]:
             yield from _weight_findings(name, found, right, exchanges)
         elif not np.array_equal(_numbers(found), _numbers(right), equal_nan=right.dtype.startswith("float")):
             count = int(np.count_nonzero(_numbers(found) != _numbers(right)))
-            yield Finding("weights", name, f"{count} of {_numbers(right).size} numbers of {name} are others")
+            yield Finding("weights", name, f"{count} of {_numbers(right).size} numbers of {name} differ")
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:
@@ -185,14 +185,14 @@ def _weight_findings(name: str, found: Tensor, right: Tensor, exchanges: list[Ma
         return
     ratio = _ratio(found, right)
     if moved and ratio.size == len(places) and not np.array_equal(ratio, np.ones(ratio.size)):
-        # The scales moved with their rows.
+        # The scales were permuted with their rows.
         ratio = found.qparams.scale / right.qparams.scale[places].astype(np.float64)
     if fault := scale_fault(name, ratio):
         yield fault
 
 
 def _places(moved: Mapping[int, int], size: int) -> np.ndarray:
-    """Which channel stands at each place."""
+    """The reference's channel at each position."""
     places = np.arange(size)
     places[list(moved)] = list(moved.values())
     return places
@@ -202,7 +202,7 @@ def _bias_findings(name: str, pair: Pair, exchanges: list[Mapping[int, int]]) ->
     found, right = pair.found[name], pair.right[name]
     mine, wanted = _numbers(found), _numbers(right)
     fault = scale_fault(name, _ratio(found, right))
-    if fault and not exchanges and not _scale_is_told(_ratio(found, right), pair):
+    if fault and not exchanges and not _scale_is_reported(_ratio(found, right), pair):
         yield replace(fault, kind="bias")
     if np.array_equal(mine, wanted):
         return
@@ -218,8 +218,8 @@ def _fitting(exchanges: list[Mapping[int, int]], bias: np.ndarray) -> list[Mappi
     return [moved for moved in exchanges if max(moved) < len(bias)]
 
 
-def _scale_is_told(ratio: np.ndarray, pair: Pair) -> bool:
-    """Whether a weight or an activation has the same fault: a bias is in steps of the product of their scales."""
+def _scale_is_reported(ratio: np.ndarray, pair: Pair) -> bool:
+    """Whether a weight or an activation has the same fault, because a bias has the product of their scales."""
     others = (
         _ratio(pair.found[name], pair.right[name])
         for name in pair.shared
@@ -233,44 +233,44 @@ def _scale_is_told(ratio: np.ndarray, pair: Pair) -> bool:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A weight in both files: `ratio` f64[C] of the scales, `apart` i64 of the integers."""
+    """A weight in both files: `ratio` f64[C] of the scales, `differences` i64 of the integers."""
 
     found: Tensor
     right: Tensor
     ratio: np.ndarray
-    apart: np.ndarray
+    differences: np.ndarray
 
     @property
     def moved(self) -> bool:
-        """Whether most of its scales or many of its numbers are others, as where all of it was computed anew."""
-        return bool(np.mean(self.ratio != 1) > _MOST or np.mean(self.apart != 0) > _MANY)
+        """Whether most of its scales or many of its numbers differ, as if the layer was quantized again."""
+        return bool(np.mean(self.ratio != 1) > _MOST or np.mean(self.differences != 0) > _MANY)
 
 
 def _of_all_layers(pair: Pair) -> Finding | None:
-    """What was done to the weights before they were quantized, where most layers show it; None where few do."""
+    """A change of the weights before quantization that most layers have; None if there is none."""
     layers = [_layer(pair.found[name], pair.right[name]) for name in pair.shared if _is_weight(name, pair)]
     moved = [layer for layer in layers if layer.moved]
     if len(moved) < max(3, _MOST * len(layers)):
         return None
-    told = f"in {len(moved)} of {len(layers)} layers"
+    where = f"in {len(moved)} of {len(layers)} layers"
     ratios = np.concatenate([layer.ratio for layer in moved])
-    apart = np.concatenate([layer.apart.ravel() for layer in moved])
-    share, spread = float(np.mean(apart != 0)), f"{ratios.min():.4g} to {ratios.max():.4g} times"
+    differences = np.concatenate([layer.differences.ravel() for layer in moved])
+    share, spread = float(np.mean(differences != 0)), f"{ratios.min():.4g} to {ratios.max():.4g} times"
     if (
         np.quantile(np.abs(ratios - 1), 1 - _SPARSE) < _HALF_ULP
-        and _ends_in_float16(moved, "found")
-        and not _ends_in_float16(moved, "right")
+        and _has_float16_peaks(moved, "found")
+        and not _has_float16_peaks(moved, "right")
     ):
-        words = f"{told} the largest weight of a channel is a float16 number, as in the reference it is not"
+        words = f"{where} the largest weight of each channel is a float16 number, unlike in the reference"
         return Finding("float16 weights", "", words)
     if share < _MANY and (ratios.max() <= 1 + _FLOAT32 or ratios.min() >= 1 - _FLOAT32):
-        words = f"{told} each channel is the reference's {spread}, and its integers are the same"
+        words = f"{where} each channel is {spread} the reference's, with the same integers"
         return Finding("batch norm eps", "", f"{words}: batch norms were folded with another eps")
-    steps = float(np.sqrt(np.mean(apart.astype(np.float64) ** 2)))
-    bias = abs(float(np.mean(apart)))
-    words = f"{told} {share:.1%} of the weights are others, {steps:.2g} steps rms and {bias:.2g} on average"
+    steps = float(np.sqrt(np.mean(differences.astype(np.float64) ** 2)))
+    bias = abs(float(np.mean(differences)))
+    words = f"{where} {share:.1%} of the weights differ, by {steps:.2g} steps rms and {bias:.2g} on average"
     if bias < _CENTRED * steps:
-        return Finding("noise", "", f"{words}: noise was added, or they were rounded by another recipe")
+        return Finding("noise", "", f"{words}: noise was added, or another recipe rounded them")
     return Finding("weights", "", words)
 
 
@@ -281,12 +281,12 @@ def _is_weight(name: str, pair: Pair) -> bool:
 
 
 def _layer(found: Tensor, right: Tensor) -> _Layer:
-    apart = rows_of(_numbers(found)).astype(np.int64) - rows_of(_numbers(right))
-    return _Layer(found, right, _ratio(found, right), apart)
+    differences = rows_of(_numbers(found)).astype(np.int64) - rows_of(_numbers(right))
+    return _Layer(found, right, _ratio(found, right), differences)
 
 
-def _ends_in_float16(layers: list[_Layer], side: str) -> bool:
-    """Whether the largest weight of nearly every channel is a float16 number: a scale is that over 127."""
+def _has_float16_peaks(layers: list[_Layer], side: str) -> bool:
+    """Whether the largest weight of nearly every channel is a float16 number; a scale is this weight over 127."""
     peaks = []
     for layer in layers:
         tensor = getattr(layer, side)
@@ -299,7 +299,7 @@ def _ends_in_float16(layers: list[_Layer], side: str) -> bool:
 
 
 def different_wiring(found: Graph, right: Graph) -> list[Finding]:
-    """The ops of both files that read other tensors or are other ops, by the name of what they make."""
+    """The ops that read other tensors, are other ops or have other attributes, by the names of their outputs."""
     ours, theirs = _names(found.tensors), _names(right.tensors)
     mine = {ours[node.output]: node for node in found.nodes}
     findings = []
@@ -324,7 +324,7 @@ def different_wiring(found: Graph, right: Graph) -> list[Finding]:
 
 
 def _same_number(found: Tensor, right: Tensor) -> bool:
-    """Whether both are constants of one value: the 3 of a gate may be one for all or one each."""
+    """Whether both are constants with the same value: gates may share one constant 3 or have one each."""
     if not (found.is_constant and right.is_constant):
         return False
     values, others = _real(found).ravel(), _real(right).ravel()
@@ -338,13 +338,13 @@ def _real(constant: Tensor) -> np.ndarray:
 def _different_attrs(node: Node, wanted: Node, output: Tensor) -> str:
     differing = [key for key in wanted.attrs if node.attrs[key] != wanted.attrs[key]]
     if "activation" in differing:
-        ends = [_clamp(output, each.attrs["activation"]) for each in (node, wanted)]
-        differing = [key for key in differing if key != "activation" or ends[0] != ends[1]]
+        clamps = [_clamp(output, each.attrs["activation"]) for each in (node, wanted)]
+        differing = [key for key in differing if key != "activation" or clamps[0] != clamps[1]]
     return ", ".join(f"{key} {node.attrs[key]!r} instead of {wanted.attrs[key]!r}" for key in differing)
 
 
 def _clamp(output: Tensor, activation: str) -> tuple[int, int] | str:
-    """The integers an activation leaves of a tensor; the activation where it is of reals."""
+    """The range of integers after an activation; the name of the activation for a float tensor."""
     if output.qparams is None:
         return str(activation)
     return activation_range(activation, output.qparams, output.dtype)

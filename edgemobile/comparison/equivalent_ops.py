@@ -1,11 +1,11 @@
-"""A file's graph in the ops the reference has, whatever its exporter wrote in their place:
+"""Rewrites a file's graph in the ops that the reference uses:
 
-    layer(x), relu6(layer(x) + 3)       one layer computed twice, the 3 in the second's bias: a sum behind the first
-    x * relu6(x + 3)                    6 times hardswish(x), where the 1/6 is in a later layer's weights
+    layer(x), relu6(layer(x) + 3)       one layer computed twice, the second with 3 in its bias: an add after the first
+    x * relu6(x + 3)                    6 times hardswish(x), if the 1/6 is in a later layer's weights
     relu6(x + 3) / 6, and so on         hardsigmoid, hardswish (edgemobile.lower.decomposed_activations)
-    ReLU and ReLU6 behind a layer       its activation
+    ReLU and ReLU6 after a layer        the layer's activation
 
-Where the 3 is in the bias alone, only the reference can tell a hard-sigmoid from a ReLU6: that is for names.
+If the 3 is only in the bias, a hard-sigmoid and a ReLU6 look the same without the reference; `names` resolves this.
 """
 
 from __future__ import annotations
@@ -19,39 +19,40 @@ from edgemobile.lower.fusion import fuse_activations
 
 __all__ = ["SIXTH", "as_lowered", "real"]
 
-SIXTH = " / 6"  # the end of the name of what a file holds 6 times
+SIXTH = " / 6"  # the suffix of the name of a tensor of which the file has 6 times the value
 _THREE, _SIX = "the number 3", "the number 6"
-# A bias of int32 holds its 3 to a step of the accumulator.
+# The 3 in an int32 bias is rounded to a step of the accumulator.
 _STEP = 0.01
 
 
 def as_lowered(graph: Graph) -> Graph:
-    """`graph` in the reference's ops. Tensors keep their names; what only stands between them is new."""
-    graph = _untwinned(graph)
+    """`graph` in the reference's ops. Its tensors keep their names; new tensors are only intermediate."""
+    graph = _without_duplicate_layers(graph)
     return fuse_activations(_undivided(_without_leftovers(recognise_activations(graph), graph)))
 
 
 def real(tensor: Tensor) -> np.ndarray | None:
-    """The reals of a constant."""
+    """The real values of a constant; None for an activation."""
     if tensor.data is None:
         return None
     return tensor.data if tensor.qparams is None else dequantize(tensor.data, tensor.qparams)
 
 
-def _untwinned(graph: Graph) -> Graph:
+def _without_duplicate_layers(graph: Graph) -> Graph:
     first: dict[tuple[str, ...], Node] = {}
     nodes = []
     for node in graph.nodes:
         if node.has_weights:
-            twin = first.setdefault(node.inputs[:2], node)
-            if twin is not node and _is_gate_of(graph, node, twin):
-                node = Node("add", (twin.output, _THREE), node.output, {"activation": "relu6"})
+            other = first.setdefault(node.inputs[:2], node)
+            if other is not node and _is_gate_of(graph, node, other):
+                node = Node("add", (other.output, _THREE), node.output, {"activation": "relu6"})
         nodes.append(node)
     return graph.replaced(nodes, [_number(_THREE, 3)])
 
 
 def _without_leftovers(graph: Graph, before: Graph) -> Graph:
-    """`graph` without the nodes that only `before` reads. What neither reads may be read by an op without a node."""
+    """`graph` without the nodes whose outputs only `before` reads. Outputs that neither reads are kept, because an op
+    that a Graph cannot represent may read them."""
     once = {name for node in before.nodes for name in node.inputs}
     read, live = set(graph.outputs), []
     for node in reversed(graph.nodes):
@@ -62,7 +63,7 @@ def _without_leftovers(graph: Graph, before: Graph) -> Graph:
 
 
 def _is_gate_of(graph: Graph, node: Node, plain: Node) -> bool:
-    """Whether a layer is relu6(y + 3) of the layer that gives y."""
+    """Whether a layer computes relu6(y + 3), where `plain` computes y."""
     low, high = (real(graph[each.inputs[2]]) for each in (plain, node))
     alike = plain.attrs == {**node.attrs, "activation": ""} and node.attrs["activation"] == "relu6"
     return alike and low is not None and high is not None and bool(np.allclose(high - low, 3, atol=_STEP))

@@ -1,0 +1,117 @@
+"""The Dask workers of boards: in this process, or those of a scheduler that runs already."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from edgemobile.devices.host.transport import DeviceUnreachable
+from edgemobile.errors import EdgemobileError, require
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["dask_client", "worker_names"]
+
+_CONNECT_S = 15
+_CLOSE_S = 5
+# Nothing is served over HTTP. Images travel with their task, which Dask calls a large graph: sent ahead of it, they
+# would be lost with their worker.
+_SETTINGS = {
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.admin.large-graph-warning-threshold": "1TB",
+}
+
+
+@contextmanager
+def dask_client(boards: Sequence[str], scheduler: str | None) -> Iterator[Client]:
+    """A client of a scheduler with one worker per board, each with the name of its board.
+
+    None for `scheduler` starts one in this process, which ends with the context. Raises MissingExtra without Dask,
+    DeviceUnreachable for a scheduler that does not answer, EdgemobileError for a board without a worker there.
+    """
+    require("distributed", "fleet")
+    import dask
+
+    with dask.config.set(_SETTINGS), _quiet():
+        started = _local(boards) if scheduler is None else _joined(boards, scheduler)
+        # Dask's functions take the current client.
+        with started as client, client.as_current():
+            yield client
+
+
+def worker_names(client: Client) -> dict[str, int]:
+    """The names of the workers, with their numbers of threads. Raises DeviceUnreachable if the scheduler is gone."""
+    try:
+        # Not client.scheduler_info(), which sometimes returns what a timer of the client asked for: no workers.
+        workers = client.sync(client.scheduler.identity)["workers"].values()
+    except OSError as error:
+        raise DeviceUnreachable(f"the Dask scheduler does not answer: {error}") from error
+    return {str(worker["name"]): int(worker["nthreads"]) for worker in workers}
+
+
+@contextmanager
+def _local(boards: Sequence[str]) -> Iterator[Client]:
+    from distributed import Client, Scheduler, SpecCluster, Worker
+
+    # Every server of Dask listens with HTTP, even if it has nothing to say.
+    http = {"dashboard_address": "127.0.0.1:0", "dashboard": False}
+    with tempfile.TemporaryDirectory(prefix="edgemobile-dask-", ignore_cleanup_errors=True) as folder:
+        options: dict[str, Any] = {**http, "nthreads": 1, "memory_limit": 0, "local_directory": folder}
+        workers = {board: {"cls": Worker, "options": {**options, "name": board}} for board in boards}
+        cluster = SpecCluster(
+            workers=workers,
+            scheduler={"cls": Scheduler, "options": {**http, "protocol": "inproc://"}},
+            silence_logs=logging.CRITICAL,
+        )
+        client = Client(cluster, set_as_default=False)
+        try:
+            yield client
+        finally:
+            client.close(timeout=_CLOSE_S)
+            cluster.close(timeout=_CLOSE_S)
+
+
+@contextmanager
+def _joined(boards: Sequence[str], scheduler: str) -> Iterator[Client]:
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise DeviceUnreachable(
+            f"no Dask scheduler answers at {scheduler}: {error}. Start one: dask scheduler"
+        ) from error
+    try:
+        threads = worker_names(client)
+        if absent := [board for board in boards if board not in threads]:
+            raise EdgemobileError(
+                f"the scheduler at {scheduler} has no worker for {', '.join(absent)}. On a machine that reaches the "
+                f"board: dask worker {scheduler} --name {absent[0]} --nthreads 1 --no-nanny"
+            )
+        if several := [board for board in boards if threads[board] != 1]:
+            raise EdgemobileError(
+                f"the worker {several[0]} at {scheduler} has {threads[several[0]]} threads; a board does one thing at "
+                "a time. Start it with --nthreads 1"
+            )
+        yield client
+    finally:
+        client.close(timeout=_CLOSE_S)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Dask's log: what matters of it is said by those who use it."""
+    names = ("distributed", "distributed.client", "tornado", "tornado.application")
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,122 @@
+"""Changes of a recipe that help some nets and not others, tried one after the other on held-out calibration images.
+
+    chosen = choose(calibration, RECIPES["best"])
+    quantize(calibration, chosen.recipe)                                # quant/ptq.py, on all images
+
+Each trial changes the recipe that won so far, quantizes with three of four calibration images, and stays if the logits
+of the others are closer to float's. The result is an ordinary recipe without trials: written down, it gives the same
+integers again, however much time there is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from edgemobile.errors import EdgemobileError
+from edgemobile.graph import Graph
+from edgemobile.graph.interpreter import run_real
+from edgemobile.metrics.measures import sqnr_db
+from edgemobile.quant.calibration import Calibration, held_out
+from edgemobile.quant.ptq import quantize
+from edgemobile.quant.recipe import TRIALS, Recipe, Rule
+from edgemobile.util.progress import Report, unheard
+
+__all__ = ["MINUTES", "Chosen", "Trial", "choose"]
+
+MINUTES = 10.0
+# A smaller gain on a few dozen images is as likely a loss on others.
+_WORTH_DB = 0.1
+_FEWEST_IMAGES = 16
+
+# What each trial changes; its rules come before the recipe's own, which win.
+_CHANGES: dict[str, Mapping[str, Any]] = {
+    "gradient-images": {"gradient_images": 64},
+    "mse": {"rules": (Rule(observer="mse"),)},
+    "layer-images": {"layer_images": 128},
+    "refit-pooled": {"refit_pooled": False},
+    "adaround": {"adaround": True},
+}
+assert set(_CHANGES) == set(TRIALS)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One of a recipe's trials: the SQNR in dB of the held-out logits with it, None if there was no time left for it,
+    and whether the recipe keeps it."""
+
+    name: str
+    sqnr_db: float | None
+    kept: bool
+
+    def __str__(self) -> str:
+        if self.sqnr_db is None:
+            return f"{self.name} no time left"
+        return f"{self.name} {self.sqnr_db:.1f} dB{' kept' if self.kept else ''}"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """`recipe` without trials; `first_db` is the SQNR in dB of the `images` held-out images' logits before them."""
+
+    recipe: Recipe
+    images: int
+    first_db: float
+    trials: tuple[Trial, ...]
+
+    def __str__(self) -> str:
+        tried = ", ".join(map(str, self.trials))
+        return f"recipe {self.recipe.name}, on {self.images} held-out images: {self.first_db:.1f} dB; {tried}"
+
+
+def choose(
+    calibration: Calibration,
+    recipe: Recipe,
+    *,
+    minutes: float = MINUTES,
+    evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
+    progress: Report = unheard,
+) -> Chosen:
+    """The recipe with those of its trials that raise the SQNR of held-out logits by 0.1 dB or more.
+
+    Every fourth image of the calibration is held out. `evaluate` gives the logits f32[N,classes] of a graph for images
+    f32[N,H,W,C]: by default the reference arithmetic, which is slow. After `minutes` no further trial starts. Raises
+    EdgemobileError for fewer than 16 images.
+    """
+    if len(calibration.images) < _FEWEST_IMAGES:
+        raise EdgemobileError(
+            f"recipe {recipe.name!r} is chosen on held-out calibration images: at least {_FEWEST_IMAGES} are needed, "
+            f"found {len(calibration.images)}. Give more, or another recipe"
+        )
+    deadline = time.monotonic() + 60 * minutes
+    seen, images = held_out(calibration)
+    reference = evaluate(calibration.graph, images)
+
+    def reached(candidate: Recipe) -> float:
+        return sqnr_db(reference, evaluate(quantize(seen, candidate).graph, images))
+
+    best = replace(recipe, trials=())
+    first_db = best_db = reached(best)
+    trials: list[Trial] = []
+    for name in recipe.trials:
+        progress(len(trials), len(recipe.trials))
+        if time.monotonic() >= deadline:
+            trials.append(Trial(name, None, kept=False))
+            continue
+        candidate = _changed(best, name)
+        found_db = reached(candidate)
+        kept = found_db >= best_db + _WORTH_DB
+        trials.append(Trial(name, found_db, kept))
+        if kept:
+            best, best_db = candidate, found_db
+    return Chosen(best, len(images), first_db, tuple(trials))
+
+
+def _changed(recipe: Recipe, trial: str) -> Recipe:
+    changes = dict(_CHANGES[trial])
+    rules = (*changes.pop("rules", ()), *recipe.rules)
+    return replace(recipe, rules=rules, **changes)
