@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from edgemobile.adaptation.limits import Budget, read_budget
 from edgemobile.errors import EdgemobileError
 from edgemobile.loading.model_spec import is_model_file, is_own
+from edgemobile.training.request import Resumable
 
 __all__ = ["AdaptRequest", "AdaptResult", "Net", "Step", "Tried"]
 
-# They do not change the result, so a resumed run may have others.
-_FREE = ("out", "overwrite", "resume")
-
 
 @dataclass(frozen=True)
-class AdaptRequest:
+class AdaptRequest(Resumable):
     """What to adapt. `model` and `weights` are those of an export, of a reference model.
 
     `on` are the devices, and `budget` what int8 files may cost on each, as `read_budget` takes it. `unit` is what a
@@ -31,9 +28,6 @@ class AdaptRequest:
     same cost is cut, repaired and trained the same way.
     """
 
-    model: str
-    data: Path
-    out: Path
     on: tuple[str, ...] = ("emulated:cortex-a72",)
     budget: str = "0.6"
     unit: str | None = None
@@ -49,10 +43,9 @@ class AdaptRequest:
     check_images: int = 1000
     threads: int = 0
     seed: int = 0
-    overwrite: bool = False
-    resume: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if is_own(self.model) or is_model_file(self.model):
             raise EdgemobileError(
                 f"{self.model} cannot be adapted: which of its channels belong together is not known. Allowed: a "
@@ -67,27 +60,10 @@ class AdaptRequest:
                 raise EdgemobileError(f"--{option} must be at least {minimum}, found {getattr(self, name)}")
         if self.unit is not None and self.unit != (self.allowed.unit or self.unit):
             raise EdgemobileError(f"--budget {self.budget} is in {self.allowed.unit}: omit --unit {self.unit}")
-        if self.resume and self.overwrite:
-            raise EdgemobileError("--resume continues what --overwrite would replace: omit one of them")
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Models and weights that may be files."""
-        return tuple(filter(None, (self.model, self.weights)))
 
     @cached_property
     def allowed(self) -> Budget:
         return read_budget(self.budget)
-
-    @property
-    def decisive(self) -> str:
-        """What decides the result, as JSON: a run is resumed only with the same."""
-        return json.dumps({key: value for key, value in asdict(self).items() if key not in _FREE}, default=str)
-
-    def differing(self, saved: str) -> list[str]:
-        """The options in which this request differs from a saved `decisive`."""
-        ours, theirs = json.loads(self.decisive), json.loads(saved)
-        return [field.name for field in fields(self) if ours.get(field.name) != theirs.get(field.name)]
 
 
 @dataclass(frozen=True)

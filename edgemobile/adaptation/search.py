@@ -62,8 +62,8 @@ def searched(
     save: Callable[[Search], None],
     progress: Progress,
 ) -> Search:
-    """Continue the search `begin`, which was for a smaller net than `full`, until it is within the `limits`; `save`
-    gets it after every step.
+    """Continue the search `begin`, of a net cut from `full`, until it is within the `limits`; `save` gets it after
+    every step.
 
     `begin` must have the step of the full net. Raises EdgemobileError if nothing more can be left out.
     """

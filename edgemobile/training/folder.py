@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.loading.model_spec import is_checkpoint
 from edgemobile.training.loop import State
-from edgemobile.training.request import FinetuneRequest, Row
+from edgemobile.training.request import FinetuneRequest, Resumable, Row
 from edgemobile.util.writing import partial_file, replace_synced
 
 __all__ = ["PROGRESS_FILE", "save_state", "saved_state", "training_folder", "write_bytes", "write_state"]
@@ -24,24 +23,7 @@ __all__ = ["PROGRESS_FILE", "save_state", "saved_state", "training_folder", "wri
 PROGRESS_FILE = "training.pt"
 
 
-class Request(Protocol):
-    """What is written to `out`, and which of its options decide the result."""
-
-    @property
-    def out(self) -> Path: ...
-    @property
-    def overwrite(self) -> bool: ...
-    @property
-    def resume(self) -> bool: ...
-    @property
-    def inputs(self) -> tuple[str, ...]: ...
-    @property
-    def decisive(self) -> str: ...
-
-    def differing(self, saved: str) -> list[str]: ...
-
-
-def saved_state(request: Request, file: str = PROGRESS_FILE, what: str = "training") -> State:
+def saved_state(request: Resumable, file: str = PROGRESS_FILE, what: str = "training") -> State:
     """The state in `file` that `request` resumes, {} for a new run. Raises EdgemobileError for an `out` that exists,
     and for a state of other options. `what` was interrupted, in words."""
     out, state_file = request.out, request.out / file
@@ -71,7 +53,7 @@ def saved_state(request: Request, file: str = PROGRESS_FILE, what: str = "traini
 
 
 @contextmanager
-def training_folder(request: Request, file: str = PROGRESS_FILE) -> Iterator[None]:
+def training_folder(request: Resumable, file: str = PROGRESS_FILE) -> Iterator[None]:
     """Make `request.out`. If the work ends early, what it saved in `file` is kept, and a new folder without it is
     removed."""
     out, state_file = request.out, request.out / file

@@ -4,22 +4,53 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.loading.model_spec import is_model_file, is_program
 
-__all__ = ["FinetuneRequest", "FinetuneResult", "Row"]
+__all__ = ["FinetuneRequest", "FinetuneResult", "Resumable", "Row"]
 
-# They do not change the result of a training run, so a resumed one may have others.
+# They do not change the result, so a resumed run may have others.
 _FREE = ("out", "overwrite", "resume")
 # Of a teacher's answers in the loss.
 _SHARE = 0.7
 
 
 @dataclass(frozen=True)
-class FinetuneRequest:
+class Resumable:
+    """Work on a `model` whose result is the folder `out`, and which goes on there after an interruption."""
+
+    model: str
+    data: Path
+    out: Path
+    overwrite: bool = field(default=False, kw_only=True)
+    resume: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise EdgemobileError("--resume continues what --overwrite would replace: omit one of them")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Models and weights that may be files."""
+        named = (getattr(self, name, None) for name in ("model", "weights", "teacher"))
+        return tuple(filter(None, named))
+
+    @property
+    def decisive(self) -> str:
+        """What decides the result, as JSON: a run is resumed only with the same."""
+        return json.dumps({key: value for key, value in asdict(self).items() if key not in _FREE}, default=str)
+
+    def differing(self, saved: str) -> list[str]:
+        """The options in which this request differs from a saved `decisive`."""
+        ours, theirs = json.loads(self.decisive), json.loads(saved)
+        return [field.name for field in fields(self) if ours.get(field.name) != theirs.get(field.name)]
+
+
+@dataclass(frozen=True)
+class FinetuneRequest(Resumable):
     """What to train. `model`, `weights`, `width` and `res` are those of an export.
 
     `data` is an ImageFolder as a directory or a zip. `epochs` are of int8 training with `int8`, else of float training;
@@ -30,9 +61,6 @@ class FinetuneRequest:
     `teacher_share` in the loss, and the labels the rest. None is 0.7, and 1 for the float net.
     """
 
-    model: str
-    data: Path
-    out: Path
     weights: str | None = None
     width: float | None = None
     res: int | None = None
@@ -49,10 +77,9 @@ class FinetuneRequest:
     check_images: int = 1000
     threads: int = 0
     seed: int = 0
-    overwrite: bool = False
-    resume: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if is_model_file(self.model) or is_program(self.model):
             raise EdgemobileError(
                 f"{self.model} cannot be trained: it has no PyTorch code. Allowed: a reference model, a checkpoint of "
@@ -70,13 +97,6 @@ class FinetuneRequest:
             raise EdgemobileError(f"--teacher-share must be from 0 to 1, found {self.teacher_share:g}")
         if self.float_epochs and not self.int8:
             raise EdgemobileError("--float-epochs is for --int8, where --epochs counts int8 training: use --epochs")
-        if self.resume and self.overwrite:
-            raise EdgemobileError("--resume continues what --overwrite would replace: omit one of them")
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Models and weights that may be files."""
-        return tuple(filter(None, (self.model, self.weights, self.teacher)))
 
     @property
     def epochs_in_float(self) -> int:
@@ -88,16 +108,6 @@ class FinetuneRequest:
         if self.teacher_share is not None:
             return self.teacher_share
         return _SHARE if self.teacher else 1.0
-
-    @property
-    def decisive(self) -> str:
-        """What decides the result, as JSON: a run is resumed only with the same."""
-        return json.dumps({key: value for key, value in asdict(self).items() if key not in _FREE}, default=str)
-
-    def differing(self, saved: str) -> list[str]:
-        """The options in which this request differs from a saved `decisive`."""
-        ours, theirs = json.loads(self.decisive), json.loads(saved)
-        return [field.name for field in fields(self) if ours.get(field.name) != theirs.get(field.name)]
 
 
 @dataclass(frozen=True)
