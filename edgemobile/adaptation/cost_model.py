@@ -67,8 +67,8 @@ def fitted(
     if worst > LARGEST_ERROR[unit]:
         raise EdgemobileError(
             f"{device}: the cost model is wrong by up to {worst:.1%} of the {unit} of {len(errors)} nets that it was "
-            f"not fitted to; at most {LARGEST_ERROR[unit]:.0%} is allowed. On a board, measure again when it is idle "
-            "and cool"
+            f"not fitted to; at most {LARGEST_ERROR[unit]:.0%} is allowed. Measure a board again when it is idle and "
+            "cool; on an emulated core, give the budget in instructions"
         )
     return CostModel(device, unit, tile, factors, tuple(map(abs, errors)))
 
