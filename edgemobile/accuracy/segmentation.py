@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -154,6 +154,8 @@ def open_segmenter(file: str, options: ClassifierOptions) -> Segmenter:
     session = open_on_target(opener) if options.on_target else opener()
     if model_file.preprocess is None:
         raise EdgemobileError(f"{file} does not state its preprocessing; take a file that `edgemobile export` wrote")
+    preprocess = model_file.preprocess
+    session.settle(preprocess.input_px)
     shapes = [channels_last(port.shape) if session.channels_first else port.shape for port in session.outputs]
     outputs = tuple(Output(port.name, tuple(shape[1:])) for port, shape in zip(session.outputs, shapes, strict=True))
     output = next((one for one in outputs if len(outputs) == 1 or one.name == _OUT), None)
@@ -162,7 +164,6 @@ def open_segmenter(file: str, options: ClassifierOptions) -> Segmenter:
             f"{file} has the outputs {', '.join(one.words for one in outputs)}. --masks is for nets that classify "
             f"pixels, with one output [N, H, W, classes], or one called {_OUT}"
         )
-    preprocess = model_file.preprocess
     found = {
         "runtime": f"{session.runtime} {session.version}",
         "input": session.input.words,
@@ -188,23 +189,37 @@ def evaluate_segmentation(request: PicturesRequest, progress: Progress | None = 
     with progress.step(f"evaluate {len(images)} images", len(images)) as report:
         for done, path in enumerate(images, start=1):
             try:
-                image, mask = read_image(path), _mask(masks, path)
+                counted = _counted(segmenters, path, masks)
             except BrokenImage as error:
                 skipped.append((path.name, str(error)))
-                continue
-            for place, segmenter in enumerate(segmenters):
-                true = _checked(segmenter, path.name, mask)
-                before = time.perf_counter()
-                predicted = segmenter.classify(image)
-                seconds[place] += time.perf_counter() - before
-                confusions[place] += _confusion(true, predicted, segmenter.classes)
-            kept.append(path.name)
+            else:
+                kept.append(path.name)
+                for place, (confusion, inference_s) in enumerate(counted):
+                    confusions[place] += confusion
+                    seconds[place] += inference_s
             report(done)
     if not kept:
         first = f"; the first, {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise EdgemobileError(f"no image of {request.data} has a mask in {request.truth} and can be read{first}")
     files = (Segmentation(*one) for one in zip(segmenters, confusions, seconds, strict=True))
     return SegmentationEvaluation(request, tuple(kept), tuple(skipped), tuple(files), time.perf_counter() - started)
+
+
+def _counted(segmenters: Sequence[Segmenter], path: Path, masks: Mapping[str, Path]) -> list[tuple[np.ndarray, float]]:
+    """(the pixels of an image by true and predicted class, seconds of inference) of each file. Raises BrokenImage."""
+    image, mask = read_image(path), _mask(masks, path)
+    counted = []
+    for segmenter in segmenters:
+        true = _checked(segmenter, path.name, mask)
+        started = time.perf_counter()
+        try:
+            predicted = segmenter.classify(image)
+        except BrokenImage:
+            raise
+        except EdgemobileError as error:
+            raise EdgemobileError(f"{segmenter.file}, image {path.name}: {error}") from error
+        counted.append((_confusion(true, predicted, segmenter.classes), time.perf_counter() - started))
+    return counted
 
 
 def _masks(folder: Path) -> dict[str, Path]:
