@@ -1,4 +1,4 @@
-"""The official TFLite metadata of an image classifier: what Task Library, MediaPipe and Android Studio read.
+"""The official TFLite metadata of a classifier or a detector: what Task Library, MediaPipe and Android Studio read.
 
 A flatbuffer of its own ("M001") in the buffer TFLITE_METADATA, and the labels in a zip behind the file, where the
 offsets of zip entries count from the start of the file. Tables are written by field number from the tables below, after
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgemobile.errors import EdgemobileError, require
-from edgemobile.model_file.metadata import MODEL, PRECISION, labels_in, preprocess_in
+from edgemobile.model_file.metadata import MODEL, PRECISION, labels_in, postprocess_in, preprocess_in
 from edgemobile.preprocess import Channels
 
 __all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "label_lines", "normalisation", "packed_labels"]
@@ -47,23 +47,32 @@ _FEATURES, _IMAGE, _RGB, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 1, 2
 def image_metadata(metadata: Mapping[str, str]) -> bytes | None:
     """The flatbuffer for a file whose `metadata` is edgemobile's own; None where that states no preprocessing."""
     try:
-        preprocess = preprocess_in(metadata)
+        preprocess, postprocess = preprocess_in(metadata), postprocess_in(metadata)
     except EdgemobileError:
         return None
     if preprocess is None:
         return None
     build = _Build()
     mean, std = ([255 * value for value in values] for values in (preprocess.mean, preprocess.std))
-    name = metadata.get(MODEL, "classifier")
+    name = metadata.get(MODEL, "classifier" if postprocess is None else "detector")
+    what = "Image classifier" if postprocess is None else "Object detector with raw outputs"
+    given, has_labels = _input(build, preprocess.input_px, mean, std), bool(label_lines(metadata))
+    if postprocess is None:
+        outputs = [_output(build, "logits", "A score a class; softmax makes them probabilities", has_labels)]
+    else:
+        outputs = [
+            _output(build, postprocess.boxes, "Offsets of x, y, width and height, for each anchor", False),
+            _output(build, postprocess.logits, "A score a class, for each anchor", has_labels),
+        ]
     subgraph = build.table(
         "SubGraphMetadata",
-        input_tensor_metadata=[_input(build, preprocess.input_px, mean, std)],
-        output_tensor_metadata=[_output(build, bool(label_lines(metadata)))],
+        input_tensor_metadata=[given],
+        output_tensor_metadata=outputs,
     )
     root = build.table(
         "ModelMetadata",
         name=build.text(name),
-        description=build.text(f"Image classifier, {metadata.get(PRECISION, '')}".rstrip(", ")),
+        description=build.text(f"{what}, {metadata.get(PRECISION, '')}".rstrip(", ")),
         subgraph_metadata=[subgraph],
         min_parser_version=build.text(_PARSER),
     )
@@ -77,14 +86,14 @@ def label_lines(metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def in_words(official: bytes) -> str:
-    """What the metadata in anyone's file says of its first input and output, in a line."""
+    """What the metadata in anyone's file says of its first input and its outputs, in a line."""
     try:
         root = _Read.root(official)
         said = [root.text("name") or "no name"]
         for name, values in zip(("mean", "std"), root.normalisation(), strict=False):
             said.append(f"{name} {', '.join(f'{value:.6g}' for value in values)}")
         for subgraph in root.tables("subgraph_metadata", "SubGraphMetadata")[:1]:
-            for tensor in subgraph.tables("output_tensor_metadata", "TensorMetadata")[:1]:
+            for tensor in subgraph.tables("output_tensor_metadata", "TensorMetadata"):
                 said += [f"labels {file.text('name')}" for file in tensor.tables("associated_files", "AssociatedFile")]
     except _DAMAGED:
         return f"{len(official)} bytes that cannot be read"
@@ -124,7 +133,7 @@ def _input(build: _Build, input_px: int, mean: Sequence[float], std: Sequence[fl
     )
 
 
-def _output(build: _Build, has_labels: bool) -> int:
+def _output(build: _Build, name: str, description: str, has_labels: bool) -> int:
     content = build.table("Content", properties_type=("uint8", _FEATURES), properties=build.table("FeatureProperties"))
     files = [
         build.table(
@@ -136,8 +145,8 @@ def _output(build: _Build, has_labels: bool) -> int:
     ]
     return build.table(
         "TensorMetadata",
-        name=build.text("logits"),
-        description=build.text("A score a class; softmax makes them probabilities"),
+        name=build.text(name),
+        description=build.text(description),
         content=content,
         associated_files=files if has_labels else None,
     )

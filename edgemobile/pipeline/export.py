@@ -215,7 +215,7 @@ def _refuse_of_classifiers(request: ExportRequest, model: Model) -> None:
     """Raises Unsupported for options about the answers of a classifier, where the model is none."""
     if model.is_classifier:
         return
-    given = {"--max-drop": request.max_drop, "--labels": request.labels}
+    given = {"--max-drop": request.max_drop, "--labels": request.labels if model.postprocess is None else None}
     for option in (name for name, value in given.items() if value is not None):
         raise Unsupported(f"{option}: {not_a_classifier(model.name, [output.words for output in model.outputs])}")
 

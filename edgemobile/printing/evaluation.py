@@ -102,6 +102,8 @@ def print_segmentation(result: SegmentationEvaluation, *, quiet: bool) -> None:
         )
     screen.print(table)
     _print_skipped(result.skipped)
+    if result.unmasked:
+        screen.print(f"[dim]note:[/dim] {result.unmasked} images of {escape(str(request.data))} have no mask")
     if not quiet:
         for file in result.files:
             _print_facts(shown[file.segmenter.file], file.segmenter.found)
