@@ -58,11 +58,11 @@ def image_metadata(metadata: Mapping[str, str]) -> bytes | None:
     what = "Image classifier" if postprocess is None else "Object detector with raw outputs"
     given, has_labels = _input(build, preprocess.input_px, mean, std), bool(label_lines(metadata))
     if postprocess is None:
-        outputs = [_output(build, "logits", "A score a class; softmax makes them probabilities", has_labels)]
+        outputs = [_output(build, "logits", "One score per class; softmax converts them to probabilities", has_labels)]
     else:
         outputs = [
             _output(build, postprocess.boxes, "Offsets of x, y, width and height, for each anchor", False),
-            _output(build, postprocess.logits, "A score a class, for each anchor", has_labels),
+            _output(build, postprocess.logits, "One score per class, for each anchor", has_labels),
         ]
     subgraph = build.table(
         "SubGraphMetadata",
