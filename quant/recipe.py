@@ -109,7 +109,7 @@ class Recipe:
             raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (equal channels)")
         for name in ("noise_optimal_scaling", "bias_correction", "clip_weights", "adaround", "refit_pooled"):
             if type(getattr(self, name)) is not bool:
-                raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
+                raise EdgemobileError(f"{name} {getattr(self, name)!r} is neither true nor false")
         if not _is_from(0, _MOST_REFIT, self.refit):
             raise EdgemobileError(f"refit {self.refit!r} is not a number from 0 (off) to {_MOST_REFIT:g}")
         for name in ("output_headroom", "squeeze_headroom"):

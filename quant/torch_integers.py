@@ -87,12 +87,12 @@ class IntegerNet(torch.nn.Module):
         if OPS[node.op].selects:
             return evaluate(self._graph, node, operands)
         output = self._graph[node.output]
-        reals = [value * _scale(self._graph[name]) for name, value in zip(node.inputs, operands, strict=True)]
+        dequantized = [value * _scale(self._graph[name]) for name, value in zip(node.inputs, operands, strict=True)]
         if node.op == "quantize":
-            return _quantized(reals[0], output)
-        real = evaluate(self._graph, node, reals)
+            return _quantized(dequantized[0], output)
+        real = evaluate(self._graph, node, dequantized)
         if node.op not in _SAME_IN_TORCH:
-            arrays = [np.ascontiguousarray(to_nhwc(value)) for value in reals]
+            arrays = [np.ascontiguousarray(to_nhwc(value)) for value in dequantized]
             real = _Replaced.apply(real, to_nchw(evaluate_real(node, output, arrays)))
         return _quantized(real, output)
 
