@@ -177,8 +177,8 @@ def quantize(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write only int8 files of `model`, with every parameter of the recipe: `edgemobile quantize`. None: the recipe's
-    value.
+    """Write only int8 files of `model`, with every parameter of the recipe: `edgemobile quantize`. A parameter
+    that is None has the recipe's value.
     """
     whole = (Rule(observer=observer, weights=granularity),) if observer or granularity else None
     images = {"calib": optional_path(calib), "calib_images": calib_images}

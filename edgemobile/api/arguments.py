@@ -54,8 +54,8 @@ def check_arguments(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_P, _
                 options["progress"] = NotebookProgress()
             for name, value in given.items():
                 if not _fits(value, kinds[name]):
-                    told = f". {hints[name]}" if name in hints else ""
-                    raise EdgemobileError(f"{name} must be {_described(kinds[name])}, found {_shown(value)}{told}")
+                    hint = f". {hints[name]}" if name in hints else ""
+                    raise EdgemobileError(f"{name} must be {_described(kinds[name])}, found {_shown(value)}{hint}")
                 if name == "seed" and value < 0:
                     raise EdgemobileError(f"seed must be at least 0, found {value}")
             return function(*args, **options)

@@ -1,4 +1,4 @@
-"""The cost of every layer of a file, and of every kind of op, on an emulated core."""
+"""Prints the cost of every layer of a file, and of every kind of op, on an emulated core."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ __all__ = ["console", "format_bytes", "format_table", "output_cells", "print_err
 _GAP = 2
 _LEAST_TEXT = 24
 # Without a terminal: a shorter step prints no line, and a longer one prints its progress at this interval.
-_LONG_STEP_S, _TOLD_EVERY_S = 10.0, 60.0
+_LONG_STEP_S, _REPORT_INTERVAL_S = 10.0, 60.0
 _recorder: ContextVar[Console | None] = ContextVar("recorder", default=None)
 
 
@@ -170,13 +170,13 @@ class _Lines:
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Report]:
-        started = told = time.monotonic()
+        started = reported = time.monotonic()
 
         def report(done: int, total: int | None = total) -> None:
-            nonlocal told
+            nonlocal reported
             now = time.monotonic()
-            if total and now - told >= _TOLD_EVERY_S:
-                told = now
+            if total and now - reported >= _REPORT_INTERVAL_S:
+                reported = now
                 print(f"{title}: {done} of {total}", file=sys.stderr, flush=True)
 
         yield report

@@ -81,8 +81,8 @@ def finetune(request: FinetuneRequest, progress: Progress | None = None) -> Fine
         rows, notes = _in_int8(run, path, float_rows) if request.int8 else (float_rows, ())
         (request.out / PROGRESS_FILE).unlink(missing_ok=True)
     own = (*model.notes, *filter(None, (model.assumption, classes.note)))
-    told = (*own, *_skipped(images), *notes)
-    return FinetuneResult(path, rows, f"{len(check.classes)} images ({described})", told)
+    all_notes = (*own, *_skipped(images), *notes)
+    return FinetuneResult(path, rows, f"{len(check.classes)} images ({described})", all_notes)
 
 
 def _skipped(images: TrainingImages) -> Iterator[str]:
