@@ -46,7 +46,7 @@ def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
 
 
 def _print_boards(name: str, file: FileResult) -> None:
-    """What each board contributed, and why some were set aside."""
+    """The images that each board measured, and why some boards were set aside."""
     table = format_table(f"{escape(name)} on {len(file.boards)} boards", ["board", "images", "images/s"])
     for share in file.boards:
         per_s = f"{share.images / share.inference_s:.0f}" if share.inference_s else "-"

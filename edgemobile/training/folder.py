@@ -1,4 +1,4 @@
-"""The folder of a training: what --resume reads from it, and what an interruption leaves in it."""
+"""The output folder of a training: the state that --resume reads, and what stays after an interruption."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROGRESS_FILE = "training.pt"
 
 
 class Request(Protocol):
-    """What is written to `out`, and which of its options decide the result."""
+    """A request that writes to `out`, with the options that decide its result."""
 
     @property
     def out(self) -> Path: ...
@@ -42,8 +42,8 @@ class Request(Protocol):
 
 
 def saved_state(request: Request, file: str = PROGRESS_FILE, what: str = "training") -> State:
-    """The state in `file` that `request` resumes, {} for a new run. Raises EdgemobileError for an `out` that exists,
-    and for a state of other options. `what` was interrupted, in words."""
+    """The state in `file` that `request` resumes, {} for a new run. `what` says in words what was interrupted. Raises
+    EdgemobileError if `out` exists and is not resumed or overwritten, and for a state of other options."""
     out, state_file = request.out, request.out / file
     for given in request.inputs:
         if is_checkpoint(given) and Path(given).resolve().parent == out.resolve():
@@ -62,11 +62,11 @@ def saved_state(request: Request, file: str = PROGRESS_FILE, what: str = "traini
         differing = request.differing(state["request"])
     except Exception as error:
         raise EdgemobileError(
-            f"{state_file} cannot be read: it is damaged or of another version. Begin again with --overwrite"
+            f"{state_file} cannot be read: it is damaged or of another version. Start again with --overwrite"
         ) from error
     if differing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
-        raise EdgemobileError(f"the {what} in {out} has other values of {options}. Resume with the same ones")
+        raise EdgemobileError(f"the {what} in {out} has other values of {options}. Resume with the same values")
     return state
 
 
