@@ -113,19 +113,16 @@ def _lost(saliency: Saliency, name: str, count: int) -> float:
 def _narrowed(arch: Arch, name: str, channels: int, limits: Limits, aim: float) -> int | None:
     """The most channels of a group with which the net is down to `aim` of the budget, or else the fewest possible; None
     if it cannot be narrowed."""
-    allowed = [
-        count
-        for count in range(channels - STEP, _fewest(channels) - 1, -STEP)
-        if has_same_structure(arch, with_widths(arch, {name: count}))
-    ]
-    low, high = 0, len(allowed) - 1
+    counts = range(channels - STEP, _fewest(channels) - 1, -STEP)
+    low, high = 0, len(counts) - 1
     while low < high:
         middle = (low + high) // 2
-        if limits.load(with_widths(arch, {name: allowed[middle]})) <= aim:
+        if limits.load(with_widths(arch, {name: counts[middle]})) <= aim:
             high = middle
         else:
             low = middle + 1
-    return allowed[low] if allowed else None
+    nearest = (*counts[low:], *reversed(counts[:low]))
+    return next((count for count in nearest if has_same_structure(arch, with_widths(arch, {name: count}))), None)
 
 
 def _fewest(channels: int) -> int:

@@ -20,12 +20,12 @@ from edgemobile.models.layers import layers
 from edgemobile.models.nets import build_net
 from edgemobile.models.table import FAMILIES, exact_arch
 
-_IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+_IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def _net(name: str, width: float = 0.5) -> Weights:
     """Random weights whose values keep their size from layer to layer, with batch norms that shift them."""
-    arch = exact_arch(scaled(get_arch(name), width=width, input_px=64, classes=10))
+    arch = exact_arch(scaled(get_arch(name), width=width, input_px=32, classes=10))
     arch, net = build(arch, load_weights("random", arch))
     torch.manual_seed(0)
     for norm in (module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)):
