@@ -84,8 +84,13 @@ def _local(boards: Sequence[str]) -> Iterator[Client]:
 
 @contextmanager
 def _joined(boards: Sequence[str], scheduler: str) -> Iterator[Client]:
-    from distributed import Client
+    from distributed import Client, Security
 
+    if scheduler.startswith("tls:") and Security().get_connection_args("client")["ssl_context"] is None:
+        raise EdgemobileError(
+            f"{scheduler} needs certificates, and Dask's settings name none (distributed.comm.tls.ca-file and "
+            "distributed.comm.tls.client, or DASK_DISTRIBUTED__COMM__TLS__CA_FILE and so on)"
+        )
     try:
         client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:

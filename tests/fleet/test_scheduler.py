@@ -97,5 +97,7 @@ def test_a_scheduler_that_is_not_there(
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(DeviceUnreachable, match=r"no Dask scheduler answers at tcp://.* Start one: dask scheduler"):
         evaluate(EvalRequest((str(colours),), photos, on="pi-1", scheduler=address))
+    with pytest.raises(EdgemobileError, match=r"tls://.* needs certificates, and Dask's settings name none"):
+        evaluate(EvalRequest((str(colours),), photos, on="pi-1", scheduler=address.replace("tcp", "tls")))
     with pytest.raises(EdgemobileError, match="name them with --on"):
         EvalRequest((str(colours),), photos, scheduler=address)
