@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgemobile import __version__
 from edgemobile.devices.host.chunks import RemoteSession
 from edgemobile.devices.host.profiles import Device, open_device
 from edgemobile.devices.host.records import Facts, probed
@@ -21,7 +22,7 @@ from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import EdgemobileError
 from edgemobile.model_file.model_file import ModelFile
 
-__all__ = ["Answered", "Opened", "Work", "answer", "close_board", "open_board"]
+__all__ = ["Answered", "Opened", "Work", "answer", "close_board", "installed_version", "open_board"]
 
 # Other boards take over meanwhile, so a board that is away gets less time to come back than one alone.
 _PATIENCE_S = 20.0
@@ -87,6 +88,11 @@ class _Open:
 
 # (token of the call, board) -> what is open for it in this worker.
 _open: dict[tuple[str, str], _Open] = {}
+
+
+def installed_version() -> str:
+    """The version of edgemobile where this runs."""
+    return __version__
 
 
 def open_board(token: str, board: str, work: Work, canary: tuple[np.ndarray, ...]) -> Opened:

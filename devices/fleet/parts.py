@@ -13,8 +13,8 @@ from edgemobile.devices.fleet.journal import Journal, Kept, part_name
 
 __all__ = ["Parts", "Task"]
 
-# A task is long enough that starting one costs little, and short enough that the last ones end together.
-_TASK_PARTS, _TASK_BYTES, _TASKS_PER_BOARD = 4, 16 * 2**20, 3
+# A task is long enough that starting one costs little. The last ones are shorter, so that all boards end together.
+_MOST_PARTS, _MOST_BYTES, _LEFT_PER_BOARD = 4, 16 * 2**20, 2
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Parts:
         numbers: list[int] = []
         images: list[np.ndarray] = []
         size = 0
-        most = min(_TASK_PARTS, max(1, -(-self._count // (_TASKS_PER_BOARD * boards))))
-        while self._unread and len(numbers) < most and size < _TASK_BYTES:
+        most = max(1, min(_MOST_PARTS, len(self._unread) // (_LEFT_PER_BOARD * boards)))
+        while self._unread and len(numbers) < most and size < _MOST_BYTES:
             number = self._unread.popleft()
             part = self._read(number)
             if not self._is_known(number, part):

@@ -33,8 +33,8 @@ __all__ = ["CANARY_IMAGES", "BoardShare", "Spread", "spread"]
 
 _LOG = logging.getLogger(__name__)
 
-# A quarter of them are asked again with every task: a few percent of its images.
-CANARY_IMAGES, _CANARY_PARTS = 16, 4
+# One of the parts is asked again with every task: 2 % of its images, 6 % of a short one's.
+CANARY_IMAGES, _CANARY_PARTS = 16, 8
 # Boards that have not opened the file so long after the first one did are set aside.
 _OPEN_S = 60.0
 # A board this many times slower than usual: its images also go to an idle one, and whoever is first has answered.
@@ -237,8 +237,7 @@ class _Run:
         until = time.monotonic() + wait_s
         while not any(future.done() for future in futures) and time.monotonic() < until:
             time.sleep(_NAP_S)
-        if self._client.status != "running":
-            raise DeviceUnreachable("the Dask scheduler does not answer any more")
+        self._check_scheduler()
         if time.monotonic() - self._looked > _LOOK_AT_WORKERS_S:
             self._look_after_workers()
             self._looked = time.monotonic()
@@ -255,15 +254,26 @@ class _Run:
     def _outcome(self, future: Future, board: str) -> Any | None:
         """What a task returned; None if it failed, which sets its board aside. Raises what is a bug of ours."""
         reason = "its Dask worker is gone"
-        try:
-            return future.result(timeout=_RESULT_S)
-        except EdgemobileError as error:
-            reason = str(error)
-        except Exception as error:
-            if future.status == "error" and not _is_of_dask(error):
-                raise
+        until = time.monotonic() + _RESULT_S
+        while time.monotonic() < until:
+            try:
+                return future.result(timeout=_LOOK_AT_WORKERS_S)
+            except EdgemobileError as error:
+                reason = str(error)
+            except TimeoutError:
+                # What it returned comes by way of the scheduler.
+                self._check_scheduler()
+                continue
+            except Exception as error:
+                if future.status == "error" and not _is_of_dask(error):
+                    raise
+            break
         self._set_aside(board, reason)
         return None
+
+    def _check_scheduler(self) -> None:
+        if self._client.status != "running":
+            raise DeviceUnreachable("the Dask scheduler does not answer any more")
 
     def _set_aside(self, board: str, reason: str) -> None:
         if board in self._live:

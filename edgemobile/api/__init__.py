@@ -437,8 +437,9 @@ def evaluate(
 ) -> Evaluated:
     """Measure the accuracy of files on a folder or zip of images, one folder per class: `edgemobile eval`.
 
-    `max_drop` is how many points of top-1 a file may lose to the `baseline`. `preprocess` is a Preprocess, its JSON's
-    object, or a name or file as for the command. Processes (`workers` above 1) need an
+    `max_drop` is how many points of top-1 a file may lose to the `baseline`. `on` is a device, or several of one kind
+    that share the images (names, patterns, tags: "pi-*"), which may be workers of a Dask `scheduler`. `preprocess` is a
+    Preprocess, its JSON's object, or a name or file as for the command. Processes (`workers` above 1) need an
     `if __name__ == "__main__"` guard in scripts, as everywhere in Python.
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
