@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from edgemobile.devices.host.transport import DeviceUnreachable
@@ -39,8 +39,7 @@ def dask_client(boards: Sequence[str], scheduler: str | None) -> Iterator[Client
 
     with dask.config.set(_SETTINGS), _quiet():
         started = _local(boards) if scheduler is None else _joined(boards, scheduler)
-        # Dask's functions take the current client.
-        with started as client, client.as_current():
+        with started as client:
             yield client
 
 
@@ -48,9 +47,10 @@ def worker_names(client: Client) -> dict[str, int]:
     """The names of the workers, with their numbers of threads. Raises DeviceUnreachable if the scheduler is gone."""
     try:
         # Not client.scheduler_info(), which sometimes returns what a timer of the client asked for: no workers.
-        workers = client.sync(client.scheduler.identity)["workers"].values()
+        assert client.scheduler is not None
+        workers = client.sync(client.scheduler.identity, callback_timeout=_CONNECT_S)["workers"].values()
     except OSError as error:
-        raise DeviceUnreachable(f"the Dask scheduler does not answer: {error}") from error
+        raise DeviceUnreachable(f"the Dask scheduler does not answer any more: {error}") from error
     return {str(worker["name"]): int(worker["nthreads"]) for worker in workers}
 
 
@@ -58,11 +58,17 @@ def worker_names(client: Client) -> dict[str, int]:
 def _local(boards: Sequence[str]) -> Iterator[Client]:
     from distributed import Client, Scheduler, SpecCluster, Worker
 
+    class BoardWorker(Worker):
+        """Ends although its thread may be waiting for a board that hangs."""
+
+        async def close(self, *args: Any, **options: Any) -> Any:
+            return await super().close(*args, **{**options, "executor_wait": False})
+
     # Every server of Dask listens with HTTP, even if it has nothing to say.
     http = {"dashboard_address": "127.0.0.1:0", "dashboard": False}
     with tempfile.TemporaryDirectory(prefix="edgemobile-dask-", ignore_cleanup_errors=True) as folder:
         options: dict[str, Any] = {**http, "nthreads": 1, "memory_limit": 0, "local_directory": folder}
-        workers = {board: {"cls": Worker, "options": {**options, "name": board}} for board in boards}
+        workers = {board: {"cls": BoardWorker, "options": {**options, "name": board}} for board in boards}
         cluster = SpecCluster(
             workers=workers,
             scheduler={"cls": Scheduler, "options": {**http, "protocol": "inproc://"}},
@@ -100,7 +106,9 @@ def _joined(boards: Sequence[str], scheduler: str) -> Iterator[Client]:
             )
         yield client
     finally:
-        client.close(timeout=_CLOSE_S)
+        # One that lost its scheduler may not end in time; it is not used any more.
+        with suppress(TimeoutError):
+            client.close(timeout=_CLOSE_S)
 
 
 @contextmanager

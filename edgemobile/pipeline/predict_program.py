@@ -37,7 +37,7 @@ class Failure(Exception):
 
 
 class Port(NamedTuple):
-    """The input or output of a file. Integers mean scale * (q - zero_point); scale is 0 for floats."""
+    """The input or output of a file. An integer q is scale * (q - zero_point); scale is 0 for floats."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -180,8 +180,8 @@ class Model:
         if outputs.ndim != 1 or len(outputs) < 2:
             raise Failure(f"{path} has the output {list(self.opened.made.shape)} and is not an image classifier")
         self.labels = _labels(path, metadata, len(outputs))
-        # The scale that the TFLite specification requires for the output of SOFTMAX; else whether zeros give a
-        # distribution.
+        # The TFLite specification requires this scale for the output of SOFTMAX. Otherwise, check whether the outputs
+        # for an image of zeros are a distribution.
         softmax = self.opened.made.scale == 1 / 256 and self.opened.made.zero_point in (0, -128)
         self.gives_probabilities = softmax or bool((outputs >= 0).all() and abs(outputs.sum() - 1) < 0.02)
 

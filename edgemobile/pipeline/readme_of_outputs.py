@@ -1,4 +1,4 @@
-"""README.md beside the files of a net that is not a classifier: its outputs, and code that runs one of the files."""
+"""README.md of an export that is not a classifier: its outputs, and code that runs one of the files."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ for output, values in zip(net.get_outputs(), net.run(None, {{given.name: images}
 def readme_of_outputs(
     model: Model, ordered: Sequence[ManifestEntry], written: Mapping[str, ModelFile], runtimes: Sequence[str]
 ) -> str:
-    """The text; `runtimes` are the packages that run the files of `ordered`, of which the first is run in it."""
+    """The text. `runtimes` are the packages that run the files of `ordered`; the code in it runs the first one."""
     first, file = ordered[0], written[ordered[0].file]
     imports, run = _CODE[first.format]
     preprocess = file.preprocess or IMAGENET

@@ -20,7 +20,16 @@ from rich.text import Text
 
 from edgemobile.util.progress import Progress, Report, Silent
 
-__all__ = ["console", "format_bytes", "format_table", "output_cells", "print_error", "progress", "recorded"]
+__all__ = [
+    "console",
+    "format_bytes",
+    "format_table",
+    "of_device",
+    "output_cells",
+    "print_error",
+    "progress",
+    "recorded",
+]
 
 # Widths in characters: the gap between two columns, and the minimum that a wrapped text keeps of its longest word.
 _GAP = 2
@@ -42,6 +51,12 @@ def console(*, stderr: bool = False) -> Console:
 def print_error(words: str) -> None:
     """Print an error on standard error, as one line."""
     console(stderr=True).print(Text(f"error: {words}", style="red"), soft_wrap=True)
+
+
+def of_device(error: Exception, device: str) -> str:
+    """The message of an error about a device, with its name unless it begins with that."""
+    named = str(error).startswith((f"{device}: ", f"{device} "))
+    return str(error) if named else f"{device}: {error}"
 
 
 @contextmanager

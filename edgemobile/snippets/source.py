@@ -10,7 +10,7 @@ from importlib.resources import files
 from string import Template
 
 from edgemobile.errors import Unsupported
-from edgemobile.pipeline.beside import with_pixels
+from edgemobile.pipeline.other_files import with_pixels
 from edgemobile.snippets.arena import activation_bytes, resolver_calls
 from edgemobile.snippets.model import SnippetModel
 

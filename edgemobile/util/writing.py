@@ -38,7 +38,7 @@ def write_whole(path: Path, text: str) -> None:
 def partial_file(target: Path) -> Iterator[Path]:
     """A new empty file next to `target`, to be filled and renamed to it; removed if it is still there at the end.
 
-    It is locked meanwhile, so that the next writer of `target` can remove what a killed one left. Raises OSError.
+    It is locked meanwhile, so that the next writer of `target` can remove the file of a killed one. Raises OSError.
     """
     _remove_leftovers(target)
     handle = None
@@ -92,7 +92,7 @@ def _lock(handle: int) -> bool | None:
 
 
 def replace_synced(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target` in the same folder, with its content on the disk before. Raises OSError."""
+    """Rename `partial` to `target` in the same folder, after its content was flushed to disk. Raises OSError."""
     # Without this a file system may carry out the renaming first, and a power cut leaves an empty file.
     _sync(partial)
     os.replace(partial, target)
