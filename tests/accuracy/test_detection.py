@@ -178,6 +178,16 @@ def test_the_command_prints_a_row_for_each_file_or_json(data: Path) -> None:
     assert found["files"][0]["per_category"]["red"] == pytest.approx(1)
 
 
+def test_the_results_store_takes_no_boxes(data: Path) -> None:
+    path = data / "detector.onnx"
+    path.write_bytes(colour_detector("onnx"))
+    given = (path, "--data", data / "images", "--annotations", data / "instances.json")
+    (data / "boxes.json").write_text(command(*given, "--json")[1])
+    added = ["results", "add", str(data / "boxes.json"), "--store", str(data / "store.jsonl")]
+    with pytest.raises(EdgemobileError, match=r"boxes\.json is an evaluation of boxes or masks"):
+        CliRunner().invoke(cli, added, standalone_mode=False, catch_exceptions=False)
+
+
 def test_every_option_of_eval_is_taken_or_refused_beside_boxes() -> None:
     """A new one is not ignored in silence."""
     taken = {"files", "data", "annotations", "masks", "limit", "seed", "labels", "preprocess", "threads"}
