@@ -273,9 +273,7 @@ def test_files_to_keep_are_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "model"
     _export(out, "old")
     with (
-        pytest.raises(
-            EdgemobileError, match=r"contains old\.onnx of an export, which this command does not"
-        ),
+        pytest.raises(EdgemobileError, match=r"contains old\.onnx of an export, which this command does not"),
         fresh_folder(out, overwrite=True, keep=("float32",)),
     ):
         pass
