@@ -218,10 +218,10 @@ class Model:
 
 def _labels(path: Path, metadata: dict[str, str], outputs: int) -> list[str]:
     """Labels in the file, else in labels.txt next to it, else numbers."""
-    beside = path.with_name("labels.txt")
+    labels_file = path.with_name("labels.txt")
     names = json.loads(metadata.get("edgemobile.labels", "[]"))
-    if not names and beside.is_file():
-        names = beside.read_text(encoding="utf-8").splitlines()
+    if not names and labels_file.is_file():
+        names = labels_file.read_text(encoding="utf-8").splitlines()
     if len(names) != outputs:
         return [f"class {index}" for index in range(outputs)]
     return ["".join(char if char.isprintable() else "?" for char in name) for name in names]
