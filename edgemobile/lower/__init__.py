@@ -12,7 +12,7 @@ decomposed_activations  recognises hard-sigmoid and hard-swish that a net comput
 fusion     fuses ReLU and ReLU6 into the op before them
 dead_channels  after `lower`: removes channels that no output depends on, by the bounds of channel_bounds
 file_graph  brings the Graph of a model file into the form of a lowered program
-reals, transposes, affine_folding  its steps: remove integers, transposes and unfolded batch norm
+dequantization, transposes, affine_folding  its steps: remove integers, transposes and unfolded batch norm
 
 To add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists what else to change.
 """

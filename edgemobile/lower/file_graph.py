@@ -16,8 +16,8 @@ from edgemobile.graph.renaming import relabelled
 from edgemobile.lower.affine_folding import fold_affine
 from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.decomposed_activations import is_number, recognise_activations
+from edgemobile.lower.dequantization import dequantized_graph
 from edgemobile.lower.fusion import fuse_activations
-from edgemobile.lower.reals import as_reals
 from edgemobile.lower.transposes import without_transposes
 
 __all__ = ["FileGraph", "lower_file"]
@@ -39,12 +39,12 @@ class FileGraph:
 def lower_file(graph: Graph, batch: int = 1) -> FileGraph:
     """The Graph that a reader made of a file, in the form that `lower` returns, for a batch of `batch` images.
 
-    Integers become reals, transposes between NCHW and NHWC are removed, scales and offsets after a layer are folded
+    Integers are dequantized, transposes between NCHW and NHWC are removed, scales and offsets after a layer are folded
     into it, hard-swish computed from several ops becomes one op, and a softmax at the end is left out. Raises
     Unsupported, naming the op, for a file that has no such form.
     """
     try:
-        graph = as_reals(graph)
+        graph = dequantized_graph(graph)
         graph, softmax = _until_logits(graph)
         graph = without_dead_code(graph)
         _check_ends(graph)

@@ -8,12 +8,12 @@ from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize
 
-__all__ = ["as_reals"]
+__all__ = ["dequantized_graph"]
 
 _CONVERSIONS = ("quantize", "dequantize", "round")
 
 
-def as_reals(graph: Graph) -> Graph:
+def dequantized_graph(graph: Graph) -> Graph:
     """`graph` with float32 tensors only: constants are dequantized and activations are not rounded.
 
     If the zero point of an activation is its lowest integer, saturation acts as ReLU; its node gets one.
@@ -33,7 +33,7 @@ def as_reals(graph: Graph) -> Graph:
     outputs = tuple(same.get(name, name) for name in graph.outputs)
     read = {name for node in nodes for name in node.inputs}
     kept = {*graph.inputs, *outputs, *read, *(node.output for node in nodes)}
-    tensors = {name: _real(tensor, read) for name, tensor in graph.tensors.items() if name in kept}
+    tensors = {name: _dequantized(tensor, read) for name, tensor in graph.tensors.items() if name in kept}
     return Graph(graph.name, graph.inputs, outputs, tuple(nodes), tensors)
 
 
@@ -48,7 +48,7 @@ def _saturates_as(tensor: Tensor) -> str:
     return "relu6" if abs(scale * (limits.max - limits.min) - 6) < scale / 2 else "relu"
 
 
-def _real(tensor: Tensor, read: set[str]) -> Tensor:
+def _dequantized(tensor: Tensor, read: set[str]) -> Tensor:
     if tensor.data is None:
         return Tensor(tensor.name, tensor.shape)
     if tensor.qparams is not None:
