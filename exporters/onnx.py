@@ -457,14 +457,14 @@ def _channel_shuffle(writer: _Writer, node: Node) -> None:
     """Reshape to make the groups a dimension, Transpose, Reshape back."""
     name, groups = node.output, node.attrs["groups"]
     images, channels, *sides = nchw(writer.graph[name].shape)
-    grouped, turned = (
+    grouped, transposed = (
         [images, groups, channels // groups, *sides],
         [images, channels // groups, groups, *sides],
     )
     shape = writer.constant(f"{name}:grouped:shape", np.array(grouped, np.int64))
     writer.emit("Reshape", [writer.real(node.inputs[0]), shape], f"{name}:grouped", grouped)
     perm = (0, 2, 1, *range(3, len(grouped)))
-    writer.emit("Transpose", [f"{name}:grouped"], f"{name}:turned", turned, perm=perm)
+    writer.emit("Transpose", [f"{name}:grouped"], f"{name}:turned", transposed, perm=perm)
     shape = writer.constant(f"{name}:shape", np.array([images, channels, *sides], np.int64))
     writer.result(node, "Reshape", [f"{name}:turned", shape])
 
@@ -487,10 +487,10 @@ def _reshape(writer: _Writer, node: Node) -> None:
     before, after = writer.graph[node.inputs[0]].shape, writer.graph[node.output].shape
     if len(before) == 4 and len(after) == 3:
         # Each row of the matrix has the channels of a pixel, so channels must be last.
-        turned = f"{node.output}:nhwc"
-        writer.emit("Transpose", [writer.real(node.inputs[0])], turned, before, perm=(0, 2, 3, 1))
+        transposed = f"{node.output}:nhwc"
+        writer.emit("Transpose", [writer.real(node.inputs[0])], transposed, before, perm=(0, 2, 3, 1))
         shape = writer.constant(f"{node.output}:shape", np.array(after, np.int64))
-        writer.result(node, "Reshape", [turned, shape])
+        writer.result(node, "Reshape", [transposed, shape])
         return
     if len(after) == 2 and after[0] == before[0]:
         writer.result(node, "Flatten", [writer.real(node.inputs[0])], axis=1)

@@ -26,7 +26,7 @@ _QPARAMS = {
 
 
 def read_contents(data: bytes, *, optimized: bool = False) -> Contents:
-    """The graphs of an ONNX file, `optimized` where onnxruntime made it of another.
+    """The graphs of an ONNX file, `optimized` if onnxruntime made it from another file.
 
     Raises EdgemobileError if the bytes are not an ONNX model.
     """

@@ -35,7 +35,7 @@ def plain(model: Any) -> Any:
     rewritten.CopyFrom(model)
     _store_constants(rewritten.graph)
     _fold(rewritten)
-    _name_reals(rewritten.graph)
+    _rename_float_tensors(rewritten.graph)
     _split_operators(rewritten.graph)
     _name_gemms(rewritten.graph)
     return _described(rewritten)
@@ -135,7 +135,7 @@ def _replace_nodes(graph: Any, nodes: list[Any]) -> None:
 # ---- float tensors that are also read quantized ---------------------------------------------------------------------
 
 
-def _name_reals(graph: Any) -> None:
+def _rename_float_tensors(graph: Any) -> None:
     kinds: dict[str, set[str]] = {}
     for node in graph.node:
         for name in node.input:
@@ -205,7 +205,7 @@ class _Split:
     graph: Any
     nodes: list[Any] = field(default_factory=list)
     scales: list[Any] = field(default_factory=list)
-    reals: dict[str, str] = field(default_factory=dict)
+    dequantized: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.arrays = {tensor.name: tensor for tensor in self.graph.initializer}
@@ -213,35 +213,35 @@ class _Split:
     def operator(self, node: Any, row: _Operator, given: dict[str, Any]) -> None:
         # The output channels are the first axis of the weight of a convolution, and the last axis in a matrix product.
         axis = 0 if row.op == "Conv" or given.get("transB") else 1
-        reals = [self.real(*(_input(node, place) for place in places), axis=axis) for places in row.operands]
+        operands = [self.dequantize(*(_input(node, place) for place in places), axis=axis) for places in row.operands]
         if row.bias is not None and (bias := _input(node, row.bias)):
             first, second = (onnx.numpy_helper.to_array(self.arrays[_input(node, place)]) for place in (1, 4))
             step = np.float32(given.get("alpha", 1.0)) * first * second
             self.scales.append(onnx.numpy_helper.from_array(step, f"{bias}:scale"))
-            reals.append(self.real(bias, f"{bias}:scale", "", axis=0))
+            operands.append(self.dequantize(bias, f"{bias}:scale", "", axis=0))
         kept = {key: value for key, value in given.items() if key not in row.drops}
-        self.quantized(node, row.op, reals, [_input(node, place) for place in row.result], kept)
+        self.quantized(node, row.op, operands, [_input(node, place) for place in row.result], kept)
 
     def concat(self, node: Any, given: dict[str, Any]) -> None:
         scale, zero_point, *parts = node.input
-        reals = [self.real(*parts[start : start + 3], axis=1) for start in range(0, len(parts), 3)]
-        self.quantized(node, "Concat", reals, [scale, zero_point], given)
+        operands = [self.dequantize(*parts[start : start + 3], axis=1) for start in range(0, len(parts), 3)]
+        self.quantized(node, "Concat", operands, [scale, zero_point], given)
 
-    def quantized(self, node: Any, op: str, reals: list[str], qparams: list[str], given: dict[str, Any]) -> None:
+    def quantized(self, node: Any, op: str, operands: list[str], qparams: list[str], given: dict[str, Any]) -> None:
         """Add the float op and the quantization of its result, if the result has a scale."""
         (output,) = node.output
         real = f"{output}:raw" if qparams[0] else output
-        self.nodes.append(onnx.helper.make_node(op, reals, [real], **given))
+        self.nodes.append(onnx.helper.make_node(op, operands, [real], **given))
         if qparams[0]:
             self.nodes.append(onnx.helper.make_node("QuantizeLinear", [real, *filter(None, qparams)], [output]))
 
-    def real(self, tensor: str, scale: str, zero_point: str, *, axis: int) -> str:
-        """The name of a quantized tensor after dequantization."""
-        if tensor not in self.reals:
-            self.reals[tensor] = f"{tensor}:dq"
+    def dequantize(self, tensor: str, scale: str, zero_point: str, *, axis: int) -> str:
+        """Add the dequantization of a tensor, once; returns the name of the result."""
+        if tensor not in self.dequantized:
+            self.dequantized[tensor] = f"{tensor}:dq"
             inputs = [tensor, scale, *filter(None, [zero_point])]
             self.nodes.append(onnx.helper.make_node("DequantizeLinear", inputs, [f"{tensor}:dq"], axis=axis))
-        return self.reals[tensor]
+        return self.dequantized[tensor]
 
 
 def _input(node: Any, place: int) -> str:

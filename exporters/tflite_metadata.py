@@ -143,7 +143,7 @@ def _output(build: _Build, name: str, description: str, has_labels: bool) -> int
         build.table(
             "AssociatedFile",
             name=build.text(LABEL_FILE),
-            description=build.text("The name of each class, a line a class"),
+            description=build.text("The names of the classes, one per line"),
             type=("int8", _AXIS_LABELS),
         )
     ]
