@@ -48,7 +48,7 @@ class Result:
     """A figure and how it was obtained. `created` is ISO 8601 with a zone.
 
     `device` is the user's name for the board, `board` what it is. `low` to `high` is the 95 % interval of `value`.
-    `count` is the number of inferences or images behind it. `trusted` is False for an unstable measurement. `data` is
+    `count` is the number of its inferences or images. `trusted` is False for an unstable measurement. `data` is
     the image set of an accuracy. `commit` is the git commit of the folder it was measured in; `source` tells where a
     figure that was not measured here comes from. None means not known or not applicable.
 

@@ -66,7 +66,7 @@ def _created(partial: Path) -> int | None:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the partial files of `target` whose writers are dead. Where files cannot be locked, none are removed."""
+    """Remove the partial files of `target` whose writers are dead. If files cannot be locked, none are removed."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
     with suppress(OSError):
         for path in [path for path in target.parent.iterdir() if ours.fullmatch(path.name) and path.is_file()]:
@@ -79,7 +79,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _lock(handle: int) -> bool | None:
-    """Lock an open file until it is closed; False if another process has it, None where files cannot be locked."""
+    """Lock an open file until it is closed; False if another process has it, None if files cannot be locked."""
     try:
         import fcntl
     except ImportError:
