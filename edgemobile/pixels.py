@@ -5,7 +5,8 @@
 
 The two differ by tenths of a standard deviation when they shrink an image: use the one the model was trained with.
 
-pipeline/beside.py copies this module into the predict.py of an export: only numpy and Pillow, and valid in Python 3.9.
+pipeline/other_files.py copies this module into the predict.py of an export: only numpy and Pillow, and valid in Python
+3.9.
 """
 
 from __future__ import annotations

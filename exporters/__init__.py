@@ -1,14 +1,14 @@
-"""Graph -> file. One row a format; its module is loaded only when the format is asked for.
+"""Graph -> file. One row per format; its module is loaded only when the format is used.
 
-A format's module offers
+The module of a format has
 
     to_bytes(graph, *, metadata) -> bytes      the whole file
     op_counts(data) -> dict[str, int]          the ops in a file, by the format's own names
-    read_metadata(data) -> dict[str, str]      what `metadata` put there
-    read_contents(data) -> Contents            its ops and values, of anyone's file
-    read_tensors(data) -> dict[str, Tensor]    constants and quantized tensors as the Graph had them
+    read_metadata(data) -> dict[str, str]      its metadata, without that of the runtime
+    read_contents(data) -> Contents            its ops and values, also of other tools' files
+    read_tensors(data) -> dict[str, Tensor]    constants and quantized tensors in the Graph's layout
 
-Add a format here: a module with these five, and a row in FORMATS.
+To add a format: a module with these five functions, and a row in FORMATS.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Format:
         return cast(_Module, importlib.import_module(self.module))
 
     def read_contents(self, data: bytes) -> Contents:
-        """The ops and values of a file. Raises EdgemobileError where it is damaged."""
+        """The ops and values of a file. Raises EdgemobileError if it is damaged."""
         return self.load().read_contents(data)
 
     def read_metadata(self, data: bytes) -> dict[str, str]:
-        """What a file says of itself. Raises EdgemobileError where it is damaged."""
+        """The metadata of a file. Raises EdgemobileError if it is damaged."""
         return self.load().read_metadata(data)
 
 
@@ -69,4 +69,4 @@ def format_of(suffix: str) -> Format:
         if row.suffix == suffix:
             return row
     known = ", ".join(f"{row.suffix} ({row.name})" for row in FORMATS.values())
-    raise Unsupported(f"no format has files ending in {suffix!r}. Known: {known}")
+    raise Unsupported(f"no format has the suffix {suffix!r}. Known: {known}")

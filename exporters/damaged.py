@@ -1,4 +1,4 @@
-"""What becomes of a file that contradicts itself while it is read."""
+"""One clear error for a damaged file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _TRIPPED = (
 
 @contextmanager
 def reading(format: str, data: bytes) -> Iterator[None]:
-    """Offsets, indices and names of a damaged file point anywhere: any exception they cause is one clear error.
+    """Turns the exceptions that reading a damaged file raises into Unsupported.
 
-    `format` is what the error calls it: "ONNX", "TFLite". Raises Unsupported.
+    `format` is the name of the format for the message: "ONNX", "TFLite".
     """
     try:
         yield

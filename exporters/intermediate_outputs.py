@@ -1,7 +1,7 @@
-"""A file whose inner tensors are outputs too: what any of its runtimes computes, layer by layer.
+"""Makes the intermediate tensors of a file outputs, to see what a runtime computes in each layer.
 
-The arithmetic stays the file's: nothing is added but names to the list of outputs. A runtime may fuse less around an
-output than it does in the plain file; a comparison of both ends shows whether that changed a number.
+Only the list of outputs changes. A runtime may fuse fewer ops around an output than in the original file; comparing the
+final outputs of both shows whether that changed a result.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ __all__ = ["intermediate_names", "is_read_before_quantized", "with_intermediate_
 
 
 def intermediate_names(contents: Contents) -> tuple[str, ...]:
-    """The outputs of a file, then its other activations in order: in a QDQ file the integers, not their reals.
+    """The outputs of a file, then its other activations in order; in a QDQ file the integers, not the dequantized
+    values.
 
-    A DequantizeLinear whose reals were an output would keep onnxruntime from running its integer kernels.
+    If the output of a DequantizeLinear were an output of the file, onnxruntime would not use its integer kernels.
     """
     names = []
     for op in contents.ops:
@@ -28,7 +29,7 @@ def intermediate_names(contents: Contents) -> tuple[str, ...]:
 
 
 def _between_conversions(contents: Contents, name: str) -> bool:
-    """Whether a value only exists on the way from or to integers of a QDQ file."""
+    """Whether a value of a QDQ file is only a step between a float op and quantized values."""
     op = contents.producers[name]
     readers = contents.consumers.get(name, [])
     if op.kind == "DequantizeLinear":
@@ -36,20 +37,20 @@ def _between_conversions(contents: Contents, name: str) -> bool:
     if name.endswith((":wide", ":linear:q")):
         return True
     quantized = bool(readers) and all(reader.kind == "QuantizeLinear" for reader in readers)
-    # What a fused activation cuts is no value of the model.
+    # The input of a fused activation is not a value of the model.
     cut = len(readers) == 1 and readers[0].kind in ("Relu", "Clip") and op.kind in ("Conv", "Gemm", "Add")
     return quantized or cut
 
 
 def is_read_before_quantized(contents: Contents, name: str) -> bool:
-    """Whether an op reads the reals of a value that others read as integers: two tensors, not one in two forms."""
+    """Whether some ops read the float value and others its quantized form; then these are two different tensors."""
     kinds = {reader.kind for reader in contents.consumers.get(name, [])}
     made = name in contents.producers and contents.producers[name].kind != "DequantizeLinear"
     return made and name not in contents.outputs and "QuantizeLinear" in kinds and len(kinds) > 1
 
 
 def with_intermediate_outputs(data: bytes, contents: Contents, names: Sequence[str] | None = None) -> bytes:
-    """The file `data`, whose `contents` these are, with `names` as its outputs; None is all of `intermediate_names`."""
+    """The file `data`, whose `contents` these are, with `names` as its outputs; None means `intermediate_names`."""
     names = intermediate_names(contents) if names is None else names
     return (_exposed_onnx if contents.format == "onnx" else _exposed_tflite)(data, contents, names)
 
@@ -60,7 +61,7 @@ def _exposed_onnx(data: bytes, contents: Contents, names: Sequence[str]) -> byte
     model = load(data)
     described = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     del model.graph.output[:]
-    # A value the file does not describe is an output without a type: onnxruntime derives it.
+    # If the file has no type for a value, onnxruntime infers it.
     model.graph.output.extend(described.get(name) or onnx.ValueInfoProto(name=name) for name in names)
     return model.SerializeToString()
 
@@ -72,6 +73,6 @@ def _exposed_tflite(data: bytes, contents: Contents, names: Sequence[str]) -> by
     graph = model.subgraphs[0]
     index = {name: number for number, name in enumerate(contents.values)}
     graph.outputs = np.array([index[name] for name in names], np.int32)
-    # The signature still names the old outputs by index, which runtimes refuse.
+    # The signature has the indices of the old outputs, which runtimes refuse.
     model.signatureDefs = None
     return pack(model)

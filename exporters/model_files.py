@@ -1,4 +1,4 @@
-"""Model files of every format here, opened: the one place where a path becomes a ModelFile, and its bytes a Graph."""
+"""Opens model files of every format as a ModelFile or a Graph."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["model_file", "read_known", "read_model_file"]
 def read_model_file(path: Path) -> ModelFile:
     """The file at `path`; the bytes decide the format, not the suffix.
 
-    Raises EdgemobileError where it cannot be read, Unsupported where it is no model.
+    Raises EdgemobileError if it cannot be read, Unsupported if it is not a model.
     """
     return model_file(path, read_model(path))
 
 
 def model_file(path: Path, data: bytes) -> ModelFile:
-    """A file of these bytes, which `path` names. Raises Unsupported where they are no model."""
+    """A file with these bytes at `path`. Raises Unsupported if they are not a model."""
     return ModelFile(path, data, FORMATS[file_format(data, str(path))])
 
 
 def read_known(format_name: str, data: bytes) -> tuple[Graph, dict[str, str]]:
-    """(the Graph of a file as far as there is one, the outputs of all other ops with the reason).
+    """(the Graph of the supported ops of a file, output of each unsupported op -> the reason).
 
-    What such an op makes is an input of the Graph. Raises Unsupported for a damaged file.
+    The outputs of unsupported ops are inputs of the Graph. Raises Unsupported for a damaged file.
     """
     # The readers load their format's package.
     if format_name == "onnx":

@@ -1,23 +1,24 @@
-"""Graph -> ONNX, float and int8 (QDQ), written node by node: the file holds what the Graph says and nothing else.
+"""Graph -> ONNX, float and int8 (QDQ), written node by node without any optimization.
 
     Graph                                  ONNX
     x[N,H,W,C]                             x[N,C,H,W]
     uint8 pixels[N,H,W,3], the input       pixels[N,H,W,3] and a Transpose of them
     conv weight [O,KH,KW,I]                [O,I,KH,KW]
-    linear behind a flatten of HxW > 1     columns back from NHWC to NCHW order
+    linear after a flatten of HxW > 1      columns in NCHW order
     float tensor t                         t
-    int8 tensor t                          t:q, the integers, between QuantizeLinear and DequantizeLinear; t, the reals
-    float result on its way to t:q         t:raw
+    int8 tensor t                          t:q, the integers, between QuantizeLinear and DequantizeLinear; t,
+    dequantized
+    float result before it is quantized    t:raw
     its integers before ReLU or ReLU6      t:linear:q
-    channel shuffle to t                   t:grouped, t:turned, with the groups as a dimension
+    channel shuffle to t                   t:grouped, t:turned (transposed), with the groups as a dimension
     image reshaped to rows t[N,R,C]        t:nhwc, the image transposed
     int8 image t with channels of zeros    t:wide, from t:q:wide (channel_multiple)
-    int8 constant w                        initializer w:q behind DequantizeLinear; w, the reals
+    int8 constant w                        initializer w:q before DequantizeLinear; w, dequantized
 
-The public input and output are float32 whatever is inside, unless the input is pixels. The operator set is 18
-(HardSwish and HardSigmoid stay whole) and the file's version 8, which onnxruntime reads from 1.14 on.
+The input and output of the file are always float32, unless the input is pixels. The operator set is 18, which has
+HardSwish and HardSigmoid, and the IR version is 8; onnxruntime 1.14 and later read both.
 
-Add an op here: a row in _ROWS, or a function in _SPECIAL where a row cannot say it.
+To add an op: a row in _ROWS, or a function in _SPECIAL if a row is not enough.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ IR_VERSION = 8
 
 Integers = Literal["int8", "uint8"]
 
-# Moved by less than this many steps, no integer rounds to another; both runtimes compute an addition to 2^-20.
+# An offset smaller than this many steps does not change a rounded integer; runtimes compute additions within 2^-20.
 _SAME_STEP = 1e-3
 
 
@@ -60,19 +61,20 @@ def to_bytes(
 ) -> bytes:
     """The ONNX file of `graph`, checked; the same graph and metadata give the same bytes.
 
-    To the metadata the Origins of its tensors are added where it has any, and of an int8 graph always.
+    The Origins of its tensors are added to the metadata if there are any, and always for an int8 graph.
 
-    `activations` and `weights` say how int8 tensors are stored. "uint8" adds 128 to the integers and the zero points:
-    the same reals, the same integers but for the offset. It is the default for both, because on x86 without VNNI
-    onnxruntime multiplies int8 weights with vpmaddubsw, which saturates each pair of products to int16: the sums are
-    wrong, and a net of 8-bit weights drifts by a hundred steps. With uint8 weights its kernels are exact everywhere.
-    weights="int8" is a quarter faster there, and meant for CPUs whose dot product does not saturate (VNNI, ARM).
+    `activations` and `weights` are the stored dtypes of int8 tensors. "uint8" adds 128 to the integers and the zero
+    points, so the real values are the same. It is the default for both, because on x86 without VNNI onnxruntime
+    multiplies int8 weights with vpmaddubsw, which saturates each pair of products to int16: the sums are wrong, and
+    with 8-bit weights the outputs of a net can be wrong by a hundred steps. With uint8 weights its kernels are exact on
+    every CPU. weights="int8" is for CPUs with a dot product that does not saturate (VNNI, ARM), and a quarter faster
+    there.
 
-    `channel_multiple`: an int8 convolution of a number of channels that is no multiple, the stem of three, gets
-    channels of zeros on both sides of the product. With 4 and int8 weights onnxruntime has a kernel for the stem on x86
-    that takes half the time.
+    `channel_multiple`: if the input channels of an int8 convolution are not a multiple of it, such as the 3 of the
+    stem, channels of zeros are added to the input and the weight. With 4 and int8 weights, onnxruntime on x86 has a
+    kernel for the stem that takes half the time.
 
-    Raises Unsupported for int16 tensors and for a reshape whose meaning differs between NHWC and NCHW.
+    Raises Unsupported for int16 tensors and for a reshape that differs between NHWC and NCHW.
     """
     for name, value in (("activations", activations), ("weights", weights)):
         if value not in ("int8", "uint8"):
@@ -84,18 +86,18 @@ def to_bytes(
 
 
 def op_counts(data: bytes) -> dict[str, int]:
-    """ONNX op -> how many the file holds, most frequent first."""
+    """ONNX op -> how many the file has, most frequent first."""
     return read_contents(data).op_counts()
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
-    """What to_bytes put into the file's metadata."""
+    """The metadata of the file."""
     return {entry.key: entry.value for entry in load(data).metadata_props}
 
 
 @dataclass
 class _Writer:
-    """One walk over the graph: what has been written so far, by ONNX name."""
+    """The file while it is written; `initializers` and `values` by ONNX name."""
 
     graph: Graph
     activations: str
@@ -141,7 +143,7 @@ class _Writer:
         return _value(name, "uint8", shape) if self._is_pixels(name) else _value(name, "float32", nchw(shape))
 
     def _is_pixels(self, name: str) -> bool:
-        """Whether a tensor is the raw image the file takes: uint8 that stands for itself."""
+        """Whether a tensor is the raw image input: uint8 with scale 1 and zero point 0."""
         tensor = self.graph[name]
         if tensor.dtype != "uint8" or name not in self.graph.inputs:
             return False
@@ -160,17 +162,17 @@ class _Writer:
             return
         if node.op not in _ROWS:
             known = ", ".join(sorted({*_ROWS, *_SPECIAL}))
-            raise Unsupported(f"onnx has no row for {node.op} (at {node.output}). Supported: {known}")
+            raise Unsupported(f"onnx: {node.op} (at {node.output}) is not supported. Supported: {known}")
         op, attributes = _ROWS[node.op]
         self.result(node, op, [self.real(name) for name in node.inputs], **attributes(node))
 
-    # ---- what the rows of _ROWS and the functions of _SPECIAL use
+    # ---- used by the rows of _ROWS and the functions of _SPECIAL
 
     def result(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
         """Write the ONNX `op` of `node`, the activation fused into it, and the quantization of its output.
 
-        The activation of an int8 output is a Clip of its integers: one of reals before them would keep onnxruntime
-        from its kernel for both.
+        The activation of an int8 output is a Clip of its integers: with a Clip of floats before QuantizeLinear,
+        onnxruntime would not use its integer kernel for the op.
         """
         output = self.graph[node.output]
         name, shape = output.name, nchw(output.shape)
@@ -189,7 +191,7 @@ class _Writer:
             self._quantize(f"{name}:raw", name)
 
     def clip(self, integers: str, name: str, bounds: tuple[int, int]) -> None:
-        """Write the integers of `name`: those of the ONNX value `integers`, no lower and no higher than `bounds`."""
+        """Write the integers of `name`: the ONNX value `integers`, clamped to `bounds`."""
         dtype, offset = self._dtype(name), self._offset(name)
         ends = [
             self.constant(f"{name}:{end}", np.array(value + offset, dtype))
@@ -204,17 +206,17 @@ class _Writer:
         self.values[output] = _value(output, dtype, shape)
 
     def constant(self, name: str, data: np.ndarray) -> str:
-        """`data` as the initializer `name`, once."""
+        """Add `data` as the initializer `name`, if it is not there yet."""
         if name not in self.initializers:
             self.initializers[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(data).reshape(data.shape), name)
         return name
 
     def real(self, name: str) -> str:
-        """The ONNX name of the float32 value of a tensor, written where it is not there yet."""
+        """The ONNX name of the float32 value of a tensor, which is written if it is not there yet."""
         tensor = self.graph[name]
         if tensor.qparams is None:
             return name if tensor.data is None else self.constant(name, self._laid_out(tensor))
-        # The public input has the plain name already.
+        # The float input of the file already has the plain name.
         target = f"{name}:dq" if name in self.graph.inputs else name
         if target not in self.values:
             self.dequantize(name, target)
@@ -234,7 +236,7 @@ class _Writer:
         self.emit("DequantizeLinear", [f"{name}:q", *self._qparams(name)], target, shape, **axis)
 
     def widened(self, name: str, channels: int) -> str:
-        """The real value of the int8 image `name` with `channels` of zeros behind its own."""
+        """The float value of the int8 image `name` with `channels` of zeros added at the end."""
         target, (images, height, width, own) = f"{name}:wide", self.graph[name].shape
         if channels and target not in self.values:
             scale, zero_point = self._qparams(name)
@@ -245,10 +247,10 @@ class _Writer:
         return target if channels else self.real(name)
 
     def unpack(self, name: str, target: str) -> None:
-        """Write the integers of the symmetric constant `name` times its scale to `target`.
+        """Write the symmetric constant `name`, dequantized, to `target`.
 
-        Not DequantizeLinear: onnxruntime keeps that for its quantized kernels and would compute it in every inference.
-        Cast and Mul of constants it computes once, when it loads the file.
+        It uses Cast and Mul, which onnxruntime computes once when it loads the file. It would compute a
+        DequantizeLinear in every inference, because it does not fold the ones that its quantized kernels may need.
         """
         tensor = self.graph[name]
         assert tensor.qparams is not None
@@ -268,7 +270,7 @@ class _Writer:
     # ---- integers
 
     def _dtype(self, name: str) -> str:
-        """How the integers of a tensor are stored."""
+        """The stored dtype of a quantized tensor."""
         tensor = self.graph[name]
         if tensor.dtype not in ("int8", "int32"):
             raise Unsupported(
@@ -278,14 +280,14 @@ class _Writer:
             return self.activations if tensor.dtype == "int8" else "int32"
         if name in self.matmul_weights:
             return self.weights
-        # Behind a dequantize node it is only storage; beside an activation it must have its dtype.
+        # A weight before a dequantize node may have any dtype; a constant operand must have that of the activation.
         return "int8" if name in self.layouts else self.activations
 
     def _offset(self, name: str) -> int:
         return 128 if self._dtype(name) == "uint8" else 0
 
     def _qparams(self, name: str) -> list[str]:
-        """The initializers of scale and zero point; scalars where there is one."""
+        """The initializers of scale and zero point; scalars if there is only one."""
         qparams, dtype = self.graph[name].qparams, self._dtype(name)
         assert qparams is not None
         shape = () if qparams.axis is None else qparams.scale.shape
@@ -297,7 +299,9 @@ class _Writer:
 
     @staticmethod
     def _axis(tensor: Tensor) -> int:
-        """The channel axis in ONNX's layout: a weight's first stays first, an operand's last moves to 1."""
+        """The channel axis in ONNX's layout: the first axis of a weight stays first, the last of an operand becomes
+        1.
+        """
         assert tensor.qparams is not None
         axis = tensor.qparams.axis or 0
         return 1 if axis == 3 else axis
@@ -305,7 +309,7 @@ class _Writer:
     # ---- constants
 
     def _stored_constant(self, name: str) -> str:
-        """The constant a weight comes from, behind the dequantize node it may go through."""
+        """The stored constant of a weight, which may be dequantized by a node."""
         producer = self.producers.get(name)
         return producer.inputs[0] if producer is not None and producer.op == "dequantize" else name
 
@@ -320,7 +324,7 @@ class _Writer:
         return channels_first if image is None else partial(columns_first, image=image)
 
     def missing_channels(self, node: Node) -> int:
-        """How many channels of zeros an int8 convolution is given (`channel_multiple`)."""
+        """How many channels of zeros are added to an int8 convolution (`channel_multiple`)."""
         if node.op != "conv2d" or node.attrs["groups"] != 1 or self.graph[node.inputs[0]].qparams is None:
             return 0
         return -self.graph[node.inputs[0]].shape[-1] % self.channel_multiple
@@ -336,7 +340,7 @@ class _Writer:
         return shape if len(shape) == 4 else None
 
     def _remaining_activation(self, node: Node) -> str:
-        """The fused activation, unless the output's integers hold nothing it would cut: then saturation does it."""
+        """The fused activation; "" if saturation of the output's integers has the same effect."""
         activation = node.attrs.get("activation", "")
         output = self.graph[node.output]
         if not activation or output.qparams is None:
@@ -359,7 +363,7 @@ def _activation(writer: _Writer, activation: str, x: str) -> tuple[str, list[str
     return "Clip", [x, *bounds]
 
 
-# ---- one op a row ---------------------------------------------------------------------------------------------------
+# ---- one row per op -------------------------------------------------------------------------------------------------
 
 
 def _nothing(node: Node) -> dict[str, Any]:
@@ -412,9 +416,9 @@ def _relu6(writer: _Writer, node: Node) -> None:
 
 
 def _add(writer: _Writer, node: Node) -> None:
-    """An addition that moves no integer but those it clamps, since zero moves with the sum, is a Clip of integers.
+    """Write an addition; if it only changes the zero point and clamps, it is a Clip of the integers.
 
-    The gate relu6(x + 3) of int8 hard-swish is one. QLinearAdd would compute it in float, value by value.
+    An example is relu6(x + 3) in an int8 hard-swish, which QLinearAdd would compute in float, value by value.
     """
     x, bounds = node.inputs[0], _clamps(writer.graph, node)
     if bounds is None:
@@ -425,7 +429,7 @@ def _add(writer: _Writer, node: Node) -> None:
 
 
 def _clamps(graph: Graph, node: Node) -> tuple[int, int] | None:
-    """(lowest, highest) of the integers of x + constant where each is x's own, clamped; None where it is another."""
+    """(lowest, highest) if x + constant has the same integers as x, clamped to these; otherwise None."""
     x, other, output = (graph[name] for name in (*node.inputs, node.output))
     if x.qparams is None or output.qparams is None or other.data is None or other.data.size != 1:
         return None
@@ -437,7 +441,7 @@ def _clamps(graph: Graph, node: Node) -> tuple[int, int] | None:
 
 
 def _slice(writer: _Writer, node: Node) -> None:
-    # The last is the axis, of the channels.
+    # begin, end and the axis of the channels
     numbers = (node.attrs["begin"], node.attrs["end"], 1)
     parameters = [writer.constant(f"slice:{number}", np.array([number], np.int64)) for number in numbers]
     writer.result(node, "Slice", [writer.real(node.inputs[0]), *parameters])
@@ -450,17 +454,17 @@ def _concat(writer: _Writer, node: Node) -> None:
 
 
 def _channel_shuffle(writer: _Writer, node: Node) -> None:
-    """The groups as a dimension of their own, turned round: Reshape, Transpose, Reshape."""
+    """Reshape to make the groups a dimension, Transpose, Reshape back."""
     name, groups = node.output, node.attrs["groups"]
     images, channels, *sides = nchw(writer.graph[name].shape)
-    grouped, turned = (
+    grouped, transposed = (
         [images, groups, channels // groups, *sides],
         [images, channels // groups, groups, *sides],
     )
     shape = writer.constant(f"{name}:grouped:shape", np.array(grouped, np.int64))
     writer.emit("Reshape", [writer.real(node.inputs[0]), shape], f"{name}:grouped", grouped)
     perm = (0, 2, 1, *range(3, len(grouped)))
-    writer.emit("Transpose", [f"{name}:grouped"], f"{name}:turned", turned, perm=perm)
+    writer.emit("Transpose", [f"{name}:grouped"], f"{name}:turned", transposed, perm=perm)
     shape = writer.constant(f"{name}:shape", np.array([images, channels, *sides], np.int64))
     writer.result(node, "Reshape", [f"{name}:turned", shape])
 
@@ -482,11 +486,11 @@ def _resize(writer: _Writer, node: Node) -> None:
 def _reshape(writer: _Writer, node: Node) -> None:
     before, after = writer.graph[node.inputs[0]].shape, writer.graph[node.output].shape
     if len(before) == 4 and len(after) == 3:
-        # The rows of a matrix are pixels, which lie one behind the other with their channels last.
-        turned = f"{node.output}:nhwc"
-        writer.emit("Transpose", [writer.real(node.inputs[0])], turned, before, perm=(0, 2, 3, 1))
+        # Each row of the matrix has the channels of a pixel, so channels must be last.
+        transposed = f"{node.output}:nhwc"
+        writer.emit("Transpose", [writer.real(node.inputs[0])], transposed, before, perm=(0, 2, 3, 1))
         shape = writer.constant(f"{node.output}:shape", np.array(after, np.int64))
-        writer.result(node, "Reshape", [turned, shape])
+        writer.result(node, "Reshape", [transposed, shape])
         return
     if len(after) == 2 and after[0] == before[0]:
         writer.result(node, "Flatten", [writer.real(node.inputs[0])], axis=1)
@@ -507,7 +511,7 @@ def _quantize(writer: _Writer, node: Node) -> None:
         assert output.qparams is not None
         same = output.qparams.scale[0] == 1 and output.qparams.zero_point[0] == -128
         if same and writer.activations == "uint8":
-            # Pixels are the stored integers already.
+            # The pixels are equal to the stored integers.
             writer.pixels(source, f"{node.output}:q")
             return
         stored = writer.pixels(source, f"{source}:nchw")

@@ -1,4 +1,4 @@
-"""Any ONNX file -> Contents: the file as it is stored, and as onnxruntime runs it."""
+"""Any ONNX file -> Contents, as stored or as optimized by onnxruntime."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _QPARAMS = {
 
 
 def read_contents(data: bytes, *, optimized: bool = False) -> Contents:
-    """The graphs of an ONNX file, `optimized` where onnxruntime made it of another.
+    """The graphs of an ONNX file, `optimized` if onnxruntime made it from another file.
 
-    Raises EdgemobileError where the bytes are no ONNX model.
+    Raises EdgemobileError if the bytes are not an ONNX model.
     """
     model = load(data)
     with reading("ONNX", data):
@@ -36,18 +36,18 @@ def read_contents(data: bytes, *, optimized: bool = False) -> Contents:
 
 
 def load(data: bytes) -> Any:
-    """The ModelProto. Raises EdgemobileError where the bytes are no ONNX model."""
+    """The ModelProto. Raises EdgemobileError if the bytes are not an ONNX model."""
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:
         raise EdgemobileError(f"not an ONNX file ({len(data)} bytes): it does not parse; export it again") from error
     if not model.graph.node:
-        raise EdgemobileError(f"not an ONNX model ({len(data)} bytes): it holds no nodes; export it again")
+        raise EdgemobileError(f"not an ONNX model ({len(data)} bytes): it has no nodes; export it again")
     return model
 
 
 def known_ops() -> frozenset[str]:
-    """Every op this release of onnx knows."""
+    """Every op of this release of onnx."""
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas())
 
 
@@ -64,7 +64,9 @@ def _contents(model: Any, *, optimized: bool) -> Contents:
 
 
 def _graph(graph: Any, around: dict[str, Value], optimized: bool) -> Contents:
-    """A GraphProto and those its nodes call. `around` are the values of the graph around it, which it may read."""
+    """A GraphProto and the graphs that its nodes call. `around` are the values of the outer graph, which it may
+    read.
+    """
     if any(isinstance(name, bytes) for node in graph.node for name in (node.op_type, *node.input, *node.output)):
         raise ValueError("a name is not UTF-8")
     ops = tuple(_op(node) for node in graph.node)
@@ -72,7 +74,7 @@ def _graph(graph: Any, around: dict[str, Value], optimized: bool) -> Contents:
     values = {**around, **stated, **_stored(graph)}
     for op in ops:
         if lost := [name for name in op.inputs if name and name not in values]:
-            raise ValueError(f"{op.kind} reads {lost[0]!r}, which nothing before it makes")
+            raise ValueError(f"{op.kind} reads {lost[0]!r}, which no earlier node produces")
         for name in op.outputs:
             if name not in values:
                 values[name] = Value(name, (), _guess(op, values))
@@ -109,7 +111,7 @@ def _captured(graph: Any) -> list[str]:
 
 
 def _op(node: Any) -> Op:
-    """What its graphs read from around them counts among its inputs, behind its own."""
+    """An op; values that its subgraphs read from the outer graph are added to its inputs."""
     transposed = next((a.i for a in node.attribute if a.name == "transB"), 0)
     matrix = (node.op_type in ("Gemm", "QGemm") and not transposed) or node.op_type == "MatMul"
     captured = [name for part in _called(node) for name in _captured(part) if name not in node.input]
@@ -128,7 +130,7 @@ def _stored(graph: Any) -> dict[str, Value]:
 
 
 def _constant_node(name: str, attribute: Any) -> Value:
-    """What a Constant node gives; of its attributes it has exactly one."""
+    """The value of a Constant node, which has exactly one attribute."""
     if attribute.type == onnx.AttributeProto.TENSOR:
         return _constant(name, attribute.t)
     if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
@@ -141,7 +143,7 @@ def _constant_node(name: str, attribute: Any) -> Value:
 
 
 def _sparse(name: str, tensor: Any) -> Value:
-    """A constant whose zeros are left out; its values are not looked at."""
+    """A sparse constant; its values are not read."""
     stored = onnx.numpy_helper.to_array(tensor.values).nbytes + onnx.numpy_helper.to_array(tensor.indices).nbytes
     return Value(name, tuple(tensor.dims), _dtype(tensor.values.data_type), True, stored_bytes=stored)
 
@@ -154,7 +156,7 @@ def _constant(name: str, tensor: Any) -> Value:
 
 
 def _inferred(model: Any) -> list[Any]:
-    """What the file says of its values; where it says nothing, what onnx can derive."""
+    """The types of values in the file; onnx infers those that are missing."""
     if len(model.graph.value_info) < len(model.graph.node) // 2:
         try:
             return list(onnx.shape_inference.infer_shapes(model).graph.value_info)

@@ -1,9 +1,9 @@
-"""ONNX -> Graph: the inverse of edgemobile.exporters.onnx, for its files and for others made of the same ops.
+"""ONNX -> Graph: the inverse of edgemobile.exporters.onnx, for its files and for other files with the same ops.
 
-A Conv and the Clip behind it are one node again, QuantizeLinear and DequantizeLinear are the QParams of a tensor again;
-`t:q`, `t:raw`, `t:linear` and `t:wide` all belong to `t`.
+A Conv and the Clip after it become one node. QuantizeLinear and DequantizeLinear become the QParams of a tensor; `t:q`,
+`t:raw`, `t:linear` and `t:wide` all become the tensor `t`.
 
-Add an op here: a row in _ROWS.
+To add an op: a row in _ROWS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KNOWN_DTYPES = {getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16"
 
 
 def read_graph(data: bytes) -> Graph:
-    """The Graph of an ONNX file. Raises Unsupported, naming the op, for what a Graph has no word for."""
+    """The Graph of an ONNX file. Raises Unsupported, naming the op, for an op without a row in _ROWS."""
     graph, unknown = read_known(data)
     for reason in unknown.values():
         raise Unsupported(f"{reason}. Supported: {', '.join(_ROWS)}")
@@ -38,9 +38,9 @@ def read_graph(data: bytes) -> Graph:
 
 
 def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
-    """(the Graph of an ONNX file as far as there is one, the outputs of all other ops with the reason).
+    """(the Graph of the supported ops of an ONNX file, output of each unsupported op -> the reason).
 
-    What such an op makes is an input of the Graph.
+    The outputs of unsupported ops are inputs of the Graph.
     """
     model = load(data)
     with reading("ONNX", data):
@@ -52,8 +52,8 @@ def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
 def read_named_tensors(data: bytes) -> dict[str, Tensor]:
     """The constants of a file, and its quantized activations without data, by `tensor_name`.
 
-    As edgemobile.exporters.onnx.read_tensors, but of any file: what a Graph has no dtype for (the int64 of shapes and
-    axes) is left out.
+    As edgemobile.exporters.onnx.read_tensors, but for any file: tensors whose dtype a Graph does not have (the int64 of
+    shapes and axes) are left out.
     """
     model = load(data)
     with reading("ONNX", data):
@@ -61,7 +61,7 @@ def read_named_tensors(data: bytes) -> dict[str, Tensor]:
 
 
 def tensor_name(name: str) -> str:
-    """The Graph's name of an ONNX value, from our own suffixes and from those of onnxruntime's quantizer."""
+    """The Graph's name of an ONNX value, without the suffixes of edgemobile and of onnxruntime's quantizer."""
     return re.sub(r"(_(Quantize|Dequantize)Linear_(Input|Output)|_quantized)?(:(q|raw|linear|dq|wide))*$", "", name)
 
 
@@ -81,14 +81,14 @@ def _tensors(model: Any) -> dict[str, Tensor]:
 
 @dataclass
 class _Reader:
-    """One walk over a file: the nodes so far, and the file's tensors in the Graph's layout."""
+    """The Graph while it is read; `stored` has the file's tensors in the Graph's layout."""
 
     model: Any
     stored: dict[str, Tensor]
     nodes: list[Node] = field(default_factory=list)
-    same: dict[str, str] = field(default_factory=dict)  # values an Identity or Dropout copies
-    unknown: dict[str, str] = field(default_factory=dict)  # outputs of ops that have no row, with the reason
-    padded: dict[str, tuple[str, Pads]] = field(default_factory=dict)  # what a Pad made -> (its source, the pads)
+    same: dict[str, str] = field(default_factory=dict)  # output of an Identity or Dropout -> its input
+    unknown: dict[str, str] = field(default_factory=dict)  # output of an unsupported op -> the reason
+    padded: dict[str, tuple[str, Pads]] = field(default_factory=dict)  # output of a Pad -> (its input, the pads)
     grouped: dict[str, tuple[str, int]] = field(
         default_factory=dict
     )  # images with groups as a dimension -> (source, groups)
@@ -108,7 +108,7 @@ class _Reader:
     def _take(self, node: Any) -> None:
         try:
             if node.op_type not in _ROWS:
-                raise Unsupported(f"{node.op_type} (at {node.output[0]}) cannot be run again by itself")
+                raise Unsupported(f"{node.op_type} (at {node.output[0]}) has no lowering")
             _ROWS[node.op_type](self, node)
         except Unsupported as error:
             for name in filter(None, map(tensor_name, node.output)):
@@ -116,7 +116,7 @@ class _Reader:
                 self.stored.setdefault(name, Tensor(name, ()))
 
     def named(self, name: str) -> str:
-        """The Graph's name of a value, past what only copies it."""
+        """The Graph's name of a value; for a copy, the name of the original."""
         name = tensor_name(name)
         while name in self.same:
             name = self.same[name]
@@ -124,23 +124,23 @@ class _Reader:
 
     def emit(self, op: str, node: Any, inputs: list[str], **attrs: Any) -> None:
         for name in inputs:
-            # What is also a parameter of another op, like the 6 of a Clip, is no tensor yet.
+            # Parameters, such as the 6 of a Clip, are not among the tensors, but can also be operands.
             if self.named(name) not in self.stored and (value := self.parameter(name)) is not None:
                 self.constant(self.named(name), channels_last(value))
         self.nodes.append(Node(op, tuple(map(self.named, inputs)), tensor_name(node.output[0]), attrs))
 
     def parameter(self, name: str) -> np.ndarray | None:
-        """An initializer that says what an op does, like the bounds of a Clip; None where it is computed or missing."""
+        """The value of a stored parameter of an op, such as the bounds of a Clip; None if it is computed or missing."""
         stored = (tensor for tensor in self.model.graph.initializer if tensor.name == name)
         return next((onnx.numpy_helper.to_array(tensor) for tensor in stored), None)
 
-    def fuse(self, host: Node, activation: str, output: str) -> None:
-        """Give a node an activation behind it, whose output takes the place of its own."""
-        fused = Node(host.op, host.inputs, output, {**host.attrs, "activation": activation})
-        self.nodes[self.nodes.index(host)] = fused
+    def fuse(self, node: Node, activation: str, output: str) -> None:
+        """Fuse the activation that produces `output` into `node`, which is before it."""
+        fused = Node(node.op, node.inputs, output, {**node.attrs, "activation": activation})
+        self.nodes[self.nodes.index(node)] = fused
 
-    def in_steps_of(self, output: Tensor, name: str, index: int) -> str:
-        """An input of a concatenation in the scale of its output, which a Graph's integers share."""
+    def requantized(self, output: Tensor, name: str, index: int) -> str:
+        """An input of a concatenation with the QParams of its output, as a Graph requires."""
         source = self.stored[self.named(name)]
         if source.qparams is None or output.qparams is None or source.qparams.equals(output.qparams):
             return name
@@ -149,25 +149,25 @@ class _Reader:
         self.nodes.append(Node("quantize", (source.name,), scaled.name))
         return scaled.name
 
-    def feeds_only(self, name: str, reader: Any) -> bool:
-        """Whether `reader` is all that reads a value."""
+    def feeds_only(self, name: str, consumer: Any) -> bool:
+        """Whether `consumer` is the only node that reads a value."""
         if any(value.name == name for value in self.model.graph.output):
             return False
-        return all(node is reader or name not in node.input for node in self.model.graph.node)
+        return all(node is consumer or name not in node.input for node in self.model.graph.node)
 
     def feeds_rows(self, name: str) -> bool:
-        """Whether all that reads an image with its channels last makes the rows [N, R, C] of it."""
-        readers = [node for node in self.model.graph.node if name in node.input]
-        ranks = {len(self.stored[tensor_name(node.output[0])].shape) for node in readers if node.op_type == "Reshape"}
-        return bool(readers) and ranks == {3} and all(node.op_type == "Reshape" for node in readers)
+        """Whether all consumers of an image with its channels last reshape it to rows [N, R, C]."""
+        consumers = [node for node in self.model.graph.node if name in node.input]
+        ranks = {len(self.stored[tensor_name(node.output[0])].shape) for node in consumers if node.op_type == "Reshape"}
+        return bool(consumers) and ranks == {3} and all(node.op_type == "Reshape" for node in consumers)
 
     def constant(self, name: str, data: np.ndarray) -> str:
-        """Add a float32 constant that the file has in another form."""
+        """Add a float32 constant, computed from one in the file."""
         self.stored[name] = Tensor.constant(name, np.asarray(data, np.float32))
         return name
 
-    def beside(self, name: str, rank: int) -> str:
-        """An operand beside one of `rank` dimensions: of a vector beside an image, ONNX means the last of [N,C,H,W]."""
+    def operand(self, name: str, rank: int) -> str:
+        """An operand of an op whose output has `rank` dimensions; ONNX broadcasts a vector along the W of [N,C,H,W]."""
         tensor = self.stored.get(self.named(name))
         if rank != 4 or tensor is None or tensor.data is None or tensor.qparams is not None:
             return name
@@ -176,8 +176,8 @@ class _Reader:
         image = tensor.data.reshape(*[1] * (4 - tensor.data.ndim), *tensor.data.shape)
         return self.constant(f"{tensor.name}.image", channels_last(image))
 
-    def between(self, node: Any, ending: str, op: str, x: str, constant: np.ndarray | float) -> str:
-        """A product with or a sum of a constant before `node`."""
+    def insert(self, node: Any, ending: str, op: str, x: str, constant: np.ndarray | float) -> str:
+        """Add a product or a sum of `x` and a constant before `node`; returns its name."""
         name = f"{tensor_name(node.output[0])}.{ending}"
         other = self.constant(f"{name}.constant", np.atleast_1d(constant))
         self.stored[name] = Tensor(name, self.stored[self.named(x)].shape)
@@ -185,7 +185,7 @@ class _Reader:
         return name
 
     def no_bias(self, weight: str) -> str:
-        """The zeros of a layer that adds none."""
+        """Add a bias of zeros for a layer without one; returns its name."""
         name = f"{self.named(weight)}.no_bias"
         size = self.stored[self.named(weight)].shape[0]
         self.stored[name] = Tensor.constant(name, np.zeros(size, np.float32))
@@ -193,7 +193,7 @@ class _Reader:
 
 
 def _nhwc(value: Any) -> tuple[int, ...]:
-    # A free batch is one image here.
+    # A dynamic batch becomes 1.
     shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
     return (shape[0], *shape[2:], shape[1]) if len(shape) == 4 else tuple(shape)
 
@@ -204,7 +204,7 @@ def _attrs(node: Any) -> dict[str, Any]:
 
 def _pads(attrs: dict[str, Any], node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     if attrs.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise Unsupported(f"auto_pad of {node.op_type} (at {node.output[0]}) has no pixels; write pads")
+        raise Unsupported(f"auto_pad of {node.op_type} (at {node.output[0]}) is not supported; use explicit pads")
     top, left, bottom, right = attrs.get("pads", (0, 0, 0, 0))
     return (top, bottom), (left, right)
 
@@ -212,9 +212,9 @@ def _pads(attrs: dict[str, Any], node: Any) -> tuple[tuple[int, int], tuple[int,
 def _conv(reader: _Reader, node: Any) -> None:
     attrs = _attrs(node)
     x, weight, *bias = node.input
-    x, around = reader.padded.get(reader.named(x), (x, unpadded))
+    x, pads = reader.padded.get(reader.named(x), (x, unpadded))
     padding = tuple(
-        (before + more, after + last) for (before, after), (more, last) in zip(_pads(attrs, node), around, strict=True)
+        (before + more, after + last) for (before, after), (more, last) in zip(_pads(attrs, node), pads, strict=True)
     )
     offset = bias[0] if bias and bias[0] else reader.no_bias(weight)
     reader.emit(
@@ -235,23 +235,23 @@ def _gemm(reader: _Reader, node: Any) -> None:
     usual = attrs.get("transB") and not attrs.get("transA") and attrs.get("alpha", 1.0) == attrs.get("beta", 1.0) == 1
     if rank != 2 or not usual:
         raise Unsupported(
-            f"Gemm (at {node.output[0]}) is supported as x W' + b of rows x[N,in] and a stored W: alpha and beta 1"
+            f"Gemm (at {node.output[0]}) is supported only as x W' + b with x[N,in], a stored W, alpha and beta 1"
         )
     x, weight, *bias = node.input
     reader.emit("linear", node, [x, weight, bias[0] if bias and bias[0] else reader.no_bias(weight)], activation="")
 
 
 def _clip(reader: _Reader, node: Any) -> None:
-    if _cut_integers(reader, node) or _moved_zero(reader, node):
+    if _fused_clip(reader, node) or _relu6_of_sum(reader, node):
         return
     bounds = [reader.parameter(name) for name in node.input[1:]]
     limits = tuple(None if bound is None else float(bound.item()) for bound in bounds)
     if not bounds:
-        # Up to operator set 10 they are attributes.
+        # Up to operator set 10 the bounds are attributes.
         limits = tuple(_attrs(node).get(name) for name in ("min", "max"))
     activation = _CLIPS.get(tuple(None if limit is not None and limit > _NO_LIMIT else limit for limit in limits))
     if activation is None:
-        raise Unsupported(f"Clip (at {node.output[0]}) is supported from 0 to 6, and from 0 up")
+        raise Unsupported(f"Clip (at {node.output[0]}) is supported only from 0 to 6, or from 0 to infinity")
     _activation(activation)(reader, node)
 
 
@@ -261,29 +261,29 @@ _CLIPS = {(0.0, 6.0): "relu6", (0.0,): "relu", (0.0, None): "relu"}
 
 def _activation(activation: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, node: Any) -> None:
-        host = next((old for old in reader.nodes if old.output == reader.named(node.input[0])), None)
-        if host is not None and host.attrs.get("activation") == "" and reader.feeds_only(node.input[0], node):
-            reader.fuse(host, activation, tensor_name(node.output[0]))
+        before = next((old for old in reader.nodes if old.output == reader.named(node.input[0])), None)
+        if before is not None and before.attrs.get("activation") == "" and reader.feeds_only(node.input[0], node):
+            reader.fuse(before, activation, tensor_name(node.output[0]))
         else:
             reader.emit(activation, node, [node.input[0]])
 
     return row
 
 
-def _cut_integers(reader: _Reader, node: Any) -> bool:
-    """Take a Clip from `t:linear:q` to `t:q` for the activation of the node that makes t."""
+def _fused_clip(reader: _Reader, node: Any) -> bool:
+    """Read a Clip from `t:linear:q` to `t:q` as the activation of the node that produces t; False for another Clip."""
     name = tensor_name(node.output[0])
     if not node.input[0].endswith(":linear:q") or tensor_name(node.input[0]) != name:
         return False
-    host = next(old for old in reader.nodes if old.output == name)
+    before = next(old for old in reader.nodes if old.output == name)
     high = reader.parameter(node.input[2])
     saturates = high is not None and high == np.iinfo(high.dtype).max
-    reader.fuse(host, "relu" if saturates else "relu6", name)
+    reader.fuse(before, "relu" if saturates else "relu6", name)
     return True
 
 
-def _moved_zero(reader: _Reader, node: Any) -> bool:
-    """Take a Clip of integers for what it is: relu6 of a sum with a constant, by which zero moved down."""
+def _relu6_of_sum(reader: _Reader, node: Any) -> bool:
+    """Read a Clip of integers as relu6(x + constant); the constant is the change of the zero point."""
     x, y = (reader.stored.get(tensor_name(name)) for name in (node.input[0], node.output[0]))
     if x is None or y is None or x.qparams is None or y.qparams is None or x.qparams.scale[0] != y.qparams.scale[0]:
         return False
@@ -300,14 +300,14 @@ def _mean(reader: _Reader, node: Any) -> None:
 
 
 def _reduce_mean(reader: _Reader, node: Any) -> None:
-    """The mean over height and width, whose axes are an input or, up to operator set 17, an attribute."""
+    """The mean over height and width; the axes are an input or, up to operator set 17, an attribute."""
     attrs = _attrs(node)
     axes = attrs.get("axes")
     if axes is None and len(node.input) > 1 and (given := reader.parameter(node.input[1])) is not None:
         axes = given.tolist()
     rank = len(reader.stored[reader.named(node.input[0])].shape)
     if rank != 4 or sorted(axis % 4 for axis in axes or ()) != [2, 3]:
-        raise Unsupported(f"ReduceMean (at {node.output[0]}) is supported over height and width")
+        raise Unsupported(f"ReduceMean (at {node.output[0]}) is supported only over height and width")
     _mean(reader, node)
 
 
@@ -316,15 +316,15 @@ def _concat(reader: _Reader, node: Any) -> None:
     rank = len(output.shape)
     axis = _attrs(node)["axis"] % max(1, rank)
     if axis == 0:
-        raise Unsupported(f"Concat (at {node.output[0]}) is supported along any dimension but the batch")
-    parts = [reader.in_steps_of(output, name, index) for index, name in enumerate(node.input)]
+        raise Unsupported(f"Concat (at {node.output[0]}) is not supported along the batch")
+    parts = [reader.requantized(output, name, index) for index, name in enumerate(node.input)]
     reader.emit("concat", node, parts, axis=(0, 3, 1, 2)[axis] if rank == 4 else axis)
 
 
 def _sum_or_product(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, node: Any) -> None:
         rank = len(reader.stored[tensor_name(node.output[0])].shape)
-        reader.emit(op, node, [reader.beside(name, rank) for name in node.input], activation="")
+        reader.emit(op, node, [reader.operand(name, rank) for name in node.input], activation="")
 
     return row
 
@@ -338,7 +338,7 @@ def _pool(op: str) -> Callable[[_Reader, Any], None]:
         attrs = _attrs(node)
         padding = _pads(attrs, node)
         if op == "avg_pool2d" and padding != unpadded:
-            raise Unsupported(f"AveragePool (at {node.output[0]}) is supported without padding")
+            raise Unsupported(f"AveragePool (at {node.output[0]}) is supported only without padding")
         pads = {"padding": padding} if op == "max_pool2d" else {}
         kernel = tuple(attrs["kernel_shape"])
         reader.emit(op, node, [node.input[0]], kernel=kernel, stride=tuple(attrs.get("strides", (1, 1))), **pads)
@@ -356,7 +356,7 @@ def _resize(reader: _Reader, node: Any) -> None:
     shape, source = reader.stored[output].shape, reader.stored[reader.named(node.input[0])].shape
     if coordinates not in COORDINATES.get(mode, ()) or not exact or len(shape) != 4 or shape[-1] != source[-1]:
         raise Unsupported(
-            f"Resize (at {node.output[0]}) is supported of height and width, as PyTorch's bilinear, nearest and "
+            f"Resize (at {node.output[0]}) is supported only for height and width, as PyTorch's bilinear, nearest and "
             f"nearest-exact; found {mode or 'cubic'}, {coordinates}, {rounding}"
         )
     reader.emit("resize", node, [node.input[0]], size=shape[1:3], mode=mode, coordinates=coordinates)
@@ -367,19 +367,19 @@ def _slice(reader: _Reader, node: Any) -> None:
     start, end, axis, step = _numbers(given)
     shape = reader.stored[reader.named(node.input[0])].shape
     if None in (start, end, axis) or len(shape) not in (2, 4) or axis % len(shape) != 1 or step != 1:
-        raise Unsupported(f"Slice (at {node.output[0]}) is supported of channels, by constants")
+        raise Unsupported(f"Slice (at {node.output[0]}) is supported only for channels, with constant bounds")
     taken = range(shape[-1])[start:end]
     reader.emit("slice", node, [node.input[0]], begin=taken.start, end=taken.stop)
 
 
 def _numbers(given: list[np.ndarray | None]) -> list[Any]:
-    """The start, end, axis and step of a Slice of one axis; None for one that is computed, or of several axes."""
+    """The start, end, axis and step of a Slice of one axis; None for a computed value or several axes."""
     found = [value.item() if value is not None and value.size == 1 else None for value in given]
     return [*found, 1] if len(found) == 3 else found if len(found) == 4 else [None] * 4
 
 
 def _reshape(reader: _Reader, node: Any) -> None:
-    """A flattening, the rows of an image, or the first or the last step of a channel shuffle."""
+    """A flattening, a reshape of an image to rows, or the first or last step of a channel shuffle."""
     source, output = reader.named(node.input[0]), tensor_name(node.output[0])
     before, after = reader.stored[source].shape, reader.stored[output].shape
     if source in reader.grouped:
@@ -393,7 +393,7 @@ def _reshape(reader: _Reader, node: Any) -> None:
 
 
 def _hardsigmoid(reader: _Reader, node: Any) -> None:
-    """max(0, min(1, alpha x + beta)), which is relu6(u + 3) / 6 of u = 6 alpha x + 6 beta - 3."""
+    """max(0, min(1, alpha x + beta)) = relu6(u + 3) / 6, with u = 6 alpha x + 6 beta - 3."""
     attrs = _attrs(node)
     alpha, beta = attrs.get("alpha", 0.2), attrs.get("beta", 0.5)
     x = node.input[0]
@@ -401,27 +401,27 @@ def _hardsigmoid(reader: _Reader, node: Any) -> None:
     if abs(alpha - 1 / 6) >= 1e-6 or beta != 0.5:
         if source is None or source.qparams is not None or alpha <= 0:
             raise Unsupported(
-                f"HardSigmoid (at {node.output[0]}) of integers is supported as relu6(x + 3) / 6: alpha 1/6 and beta "
-                f"0.5, found {alpha:g} and {beta:g}"
+                f"HardSigmoid (at {node.output[0]}) of integers is supported only as relu6(x + 3) / 6: alpha 1/6 and "
+                f"beta 0.5, found {alpha:g} and {beta:g}"
             )
-        x = reader.between(node, "scaled", "mul", x, 6 * alpha)
-        x = reader.between(node, "shifted", "add", x, 6 * beta - 3) if beta != 0.5 else x
+        x = reader.insert(node, "scaled", "mul", x, 6 * alpha)
+        x = reader.insert(node, "shifted", "add", x, 6 * beta - 3) if beta != 0.5 else x
     reader.emit("hardsigmoid", node, [x])
 
 
 def _batch_norm(reader: _Reader, node: Any) -> None:
-    """gamma (x - mean) / sqrt(var + epsilon) + beta: of an image a depthwise 1x1 convolution, else two nodes."""
+    """gamma (x - mean) / sqrt(var + epsilon) + beta: a depthwise 1x1 convolution for an image, otherwise two nodes."""
     attrs = _attrs(node)
     gamma, beta, mean, var = (reader.parameter(name) for name in node.input[1:5])
     if attrs.get("training_mode") or gamma is None or beta is None or mean is None or var is None:
         raise Unsupported(
-            f"BatchNormalization (at {node.output[0]}) is supported with stored statistics, not in training mode"
+            f"BatchNormalization (at {node.output[0]}) is supported only with stored statistics, not in training mode"
         )
     scale = gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + attrs.get("epsilon", 1e-5))
     offset = beta - mean * scale
     x, name = node.input[0], tensor_name(node.output[0])
     if len(reader.stored[reader.named(x)].shape) != 4:
-        x = reader.between(node, "scaled", "mul", x, scale)
+        x = reader.insert(node, "scaled", "mul", x, scale)
         reader.emit("add", node, [x, reader.constant(f"{name}.offset", offset)], activation="")
         return
     weight = reader.constant(f"{name}.weight", scale.reshape(-1, 1, 1, 1))
@@ -430,12 +430,12 @@ def _batch_norm(reader: _Reader, node: Any) -> None:
 
 
 def _less(reader: _Reader, node: Any) -> None:
-    """x - constant is a sum, constant - x is refused."""
+    """x - constant as a sum; constant - x is refused."""
     _with_constant(reader, node, "add", lambda value: -value)
 
 
 def _divided(reader: _Reader, node: Any) -> None:
-    """x / constant is a product."""
+    """x / constant as a product."""
     _with_constant(reader, node, "mul", lambda value: 1 / value)
 
 
@@ -443,7 +443,9 @@ def _with_constant(reader: _Reader, node: Any, op: str, other: Callable[[np.ndar
     x, name = node.input
     value = reader.parameter(name)
     if value is None or value.dtype != np.float32 or not value.all():
-        raise Unsupported(f"{node.op_type} (at {node.output[0]}) is supported by stored float32 other than 0")
+        raise Unsupported(
+            f"{node.op_type} (at {node.output[0]}) is supported only with a stored float32 operand without zeros"
+        )
     changed = other(channels_last(value).astype(np.float64))
     reader.emit(op, node, [x, reader.constant(f"{tensor_name(node.output[0])}.constant", changed)], activation="")
 
@@ -455,7 +457,7 @@ def _leaky_relu(reader: _Reader, node: Any) -> None:
 def _softmax(reader: _Reader, node: Any) -> None:
     rank = len(reader.stored[tensor_name(node.output[0])].shape)
     if rank != 2 or _attrs(node).get("axis", -1) % rank != 1:
-        raise Unsupported(f"Softmax (at {node.output[0]}) is supported of [N, classes], over the classes")
+        raise Unsupported(f"Softmax (at {node.output[0]}) is supported only for [N, classes], over the classes")
     reader.emit("softmax", node, [node.input[0]])
 
 
@@ -468,7 +470,7 @@ def _transpose(reader: _Reader, node: Any) -> None:
     if perm == (0, 2, 3, 1) and reader.feeds_rows(node.output[0]):
         reader.same[tensor_name(node.output[0])] = source
         return
-    # A Graph has both sides with their channels last.
+    # In a Graph, the input and the output both have their channels last.
     last = (0, 2, 3, 1) if rank == 4 else tuple(range(rank))
     reader.emit("transpose", node, [node.input[0]], perm=tuple(last.index(perm[axis]) for axis in last))
 
@@ -478,21 +480,23 @@ def _copy(reader: _Reader, node: Any) -> None:
 
 
 def _pad(reader: _Reader, node: Any) -> None:
-    """Zeros around an image, which become the padding of the convolution behind; or channels of zeros behind a tensor's
-    own, for weights of zero, as edgemobile writes them: nothing to a Graph."""
+    """Zeros around an image, which become the padding of the convolution after it.
+
+    Edgemobile also writes channels of zeros, for weights of zero; the Graph does not need them.
+    """
     if tensor_name(node.output[0]) == tensor_name(node.input[0]):
         return
     pads, value = (reader.parameter(name) if name else None for name in (*node.input[1:3], "", "")[:2])
     zeros = _attrs(node).get("mode", b"constant") == b"constant" and (value is None or not value.any())
     if pads is None or pads.size != 8 or pads[[0, 1, 4, 5]].any() or not zeros:
-        raise Unsupported(f"Pad (at {node.output[0]}) is supported of height and width by stored zeros")
+        raise Unsupported(f"Pad (at {node.output[0]}) is supported only for height and width, with stored zeros")
     top, left, bottom, right = pads[[2, 3, 6, 7]].tolist()
     reader.padded[tensor_name(node.output[0])] = (reader.named(node.input[0]), ((top, bottom), (left, right)))
 
 
 def _convert(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, node: Any) -> None:
-        """Between `t:q` and `t` nothing happens in a Graph; between two names a precision changes."""
+        """`t:q` and `t` are the same tensor of a Graph; a conversion between two tensors is a node."""
         source, target = tensor_name(node.input[0]), tensor_name(node.output[0])
         if source != target:
             reader.emit(op, node, [node.input[0]])
@@ -501,7 +505,7 @@ def _convert(op: str) -> Callable[[_Reader, Any], None]:
 
 
 def _unpack(reader: _Reader, node: Any) -> None:
-    """Cast of integers, or of float16, that a constant is stored in: part of `unpack`, or a dequantize."""
+    """Cast of a stored integer or float16 constant: a part of `unpack`, or a dequantize node."""
     if not node.output[0].endswith(":steps"):
         reader.emit("dequantize", node, [node.input[0]])
 

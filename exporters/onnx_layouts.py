@@ -1,4 +1,4 @@
-"""Between the Graph's layout, NHWC, and ONNX's, NCHW."""
+"""Conversion between the Graph's layout, NHWC, and ONNX's, NCHW."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def nhwc(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _columns(matrix: np.ndarray, order: tuple[int, int, int], axes: tuple[int, int, int]) -> np.ndarray:
-    """[out, in] with each row seen as `order` and transposed by `axes`."""
+    """The weight [out, in] with each row reshaped to `order` and transposed by `axes`."""
     return matrix.reshape(-1, *order).transpose(0, *(axis + 1 for axis in axes)).reshape(matrix.shape)
 
 
 def columns_first(matrix: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
-    """The columns of a layer on a flattened [N,H,W,C] `image`, put in the order of the flattened [N,C,H,W]."""
+    """The weight of a layer on a flattened `image` [N,H,W,C], with columns in the order of the flattened [N,C,H,W]."""
     _, height, width, channels = image
     return _columns(matrix, (height, width, channels), (2, 0, 1))
 

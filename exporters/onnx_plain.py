@@ -1,14 +1,14 @@
-"""Any ONNX file in the ops that the readers know: the same computation, spelled in one way. For reading only.
+"""Rewrites any ONNX file with the ops that the readers know. For reading only.
 
-    Constant nodes, what is made of       initializers
-    stored shapes and axes, and a stored
+    Constant nodes; values computed from  initializers
+    stored shapes and axes; a stored
     weight reshaped or transposed
     QLinearConv, QLinearAdd, QGemm, ...   the float op between DequantizeLinear and QuantizeLinear
-    MatMul by a constant, and the Add     Gemm with transB=1
-    behind it; Gemm with transB=0
+    MatMul with a constant and the Add    Gemm with transB=1
+    after it; Gemm with transB=0
 
-Tensors keep their names, but for reals `t` that some ops read and others as integers: those are `t.real`. New are the
-reals that a quantized operator computes in: `t:dq` and `t:raw` of integers `t`.
+Tensors keep their names, except for a float tensor `t` that some ops read directly and others quantized: its new name
+is `t.real`. The operands and the result of a quantized operator, dequantized, are `t:dq` and `t:raw`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from edgemobile.exporters.onnx_contents import onnx
 
 __all__ = ["REAL", "plain"]
 
-# The end of the name of reals that are a tensor beside their integers.
+# The suffix of a float tensor that is read both directly and quantized.
 REAL = ".real"
 
 _WHOLE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 
 
 def plain(model: Any) -> Any:
-    """A ModelProto rewritten; `model` stays as it is. Shapes are those onnx can derive."""
+    """A rewritten copy of a ModelProto, with the shapes that onnx can infer."""
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     _store_constants(rewritten.graph)
     _fold(rewritten)
-    _name_reals(rewritten.graph)
+    _rename_float_tensors(rewritten.graph)
     _split_operators(rewritten.graph)
     _name_gemms(rewritten.graph)
     return _described(rewritten)
@@ -45,17 +45,17 @@ def _described(model: Any) -> Any:
     """`model` with the shape of every value."""
     values = (*model.graph.value_info, *model.graph.output)
     stated = {value.name for value in values if value.type.tensor_type.HasField("shape")}
-    made = {name for node in model.graph.node for name in node.output if name}
-    if made <= stated:
+    computed = {name for node in model.graph.node for name in node.output if name}
+    if computed <= stated:
         return model
-    # A stored value has its own shape: what the file says of the node that made it may be of before it was turned.
+    # The file may have the shape of a stored value before it was transposed here.
     stored = {tensor.name for tensor in model.graph.initializer}
-    said = [value for value in model.graph.value_info if value.name not in stored]
+    kept = [value for value in model.graph.value_info if value.name not in stored]
     del model.graph.value_info[:]
-    model.graph.value_info.extend(said)
+    model.graph.value_info.extend(kept)
     try:
         return onnx.shape_inference.infer_shapes(model)
-    except Exception:  # What has no shape then is named where it is needed.
+    except Exception:  # An error about a missing shape is raised where it is needed.
         return model
 
 
@@ -72,12 +72,12 @@ def _store_constants(graph: Any) -> None:
     _replace_nodes(graph, kept)
 
 
-# Ops that only give stored values another form.
+# Ops that only change the shape or order of stored values.
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 
 
 def _fold(model: Any) -> None:
-    """Compute what is made of stored whole numbers (shapes, axes and pads), and stored values in another form."""
+    """Compute ops on stored integers (shapes, axes and pads), and reshapes and transposes of stored values."""
     reference: Any = require("onnx.reference", "export")
     graph, kept = model.graph, []
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -113,7 +113,7 @@ def _known_shapes(graph: Any) -> dict[str, np.ndarray]:
 
 
 def _constant(node: Any) -> Any:
-    """The TensorProto of a Constant node; None for text and sparse tensors, which no reader knows."""
+    """The TensorProto of a Constant node; None for strings and sparse tensors, which no reader supports."""
     (attribute,) = node.attribute
     value = onnx.helper.get_attribute_value(attribute)
     if attribute.name == "value":
@@ -132,10 +132,10 @@ def _replace_nodes(graph: Any, nodes: list[Any]) -> None:
     graph.node.extend(nodes)
 
 
-# ---- reals beside their integers ------------------------------------------------------------------------------------
+# ---- float tensors that are also read quantized ---------------------------------------------------------------------
 
 
-def _name_reals(graph: Any) -> None:
+def _rename_float_tensors(graph: Any) -> None:
     kinds: dict[str, set[str]] = {}
     for node in graph.node:
         for name in node.input:
@@ -155,11 +155,11 @@ def _name_reals(graph: Any) -> None:
 
 @dataclass(frozen=True)
 class _Operator:
-    """A quantized operator and the float op it is.
+    """A quantized operator and the float op that it computes.
 
-    `operands` and `result` say where tensor, scale and zero point stand among its inputs (the tensor of the result is
-    its output), `bias` where int32 in steps of the product of the first two scales does. `drops` are attributes that
-    the float op does not have.
+    `operands` and `result` are the indices of tensor, scale and zero point in its inputs (the tensor of the result is
+    its output). `bias` is the index of the int32 bias, whose scale is the product of the first two scales. `drops` are
+    attributes that the float op does not have.
     """
 
     op: str
@@ -184,7 +184,7 @@ _OPERATORS = {
 
 
 def _split_operators(graph: Any) -> None:
-    """Write each quantized operator as the float op between conversions. One on images NHWC stays as it is."""
+    """Write each quantized operator as the float op between conversions, except operators on NHWC images."""
     split = _Split(graph)
     for node in graph.node:
         given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -205,47 +205,47 @@ class _Split:
     graph: Any
     nodes: list[Any] = field(default_factory=list)
     scales: list[Any] = field(default_factory=list)
-    reals: dict[str, str] = field(default_factory=dict)
+    dequantized: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.arrays = {tensor.name: tensor for tensor in self.graph.initializer}
 
     def operator(self, node: Any, row: _Operator, given: dict[str, Any]) -> None:
-        # Weights of a convolution have their output channels first, those of a plain matrix product last.
+        # The output channels are the first axis of the weight of a convolution, and the last axis in a matrix product.
         axis = 0 if row.op == "Conv" or given.get("transB") else 1
-        reals = [self.real(*(_input(node, place) for place in places), axis=axis) for places in row.operands]
+        operands = [self.dequantize(*(_input(node, place) for place in places), axis=axis) for places in row.operands]
         if row.bias is not None and (bias := _input(node, row.bias)):
             first, second = (onnx.numpy_helper.to_array(self.arrays[_input(node, place)]) for place in (1, 4))
             step = np.float32(given.get("alpha", 1.0)) * first * second
             self.scales.append(onnx.numpy_helper.from_array(step, f"{bias}:scale"))
-            reals.append(self.real(bias, f"{bias}:scale", "", axis=0))
+            operands.append(self.dequantize(bias, f"{bias}:scale", "", axis=0))
         kept = {key: value for key, value in given.items() if key not in row.drops}
-        self.quantized(node, row.op, reals, [_input(node, place) for place in row.result], kept)
+        self.quantized(node, row.op, operands, [_input(node, place) for place in row.result], kept)
 
     def concat(self, node: Any, given: dict[str, Any]) -> None:
         scale, zero_point, *parts = node.input
-        reals = [self.real(*parts[start : start + 3], axis=1) for start in range(0, len(parts), 3)]
-        self.quantized(node, "Concat", reals, [scale, zero_point], given)
+        operands = [self.dequantize(*parts[start : start + 3], axis=1) for start in range(0, len(parts), 3)]
+        self.quantized(node, "Concat", operands, [scale, zero_point], given)
 
-    def quantized(self, node: Any, op: str, reals: list[str], qparams: list[str], given: dict[str, Any]) -> None:
-        """The float op and the conversion of its result; of a result without a scale, the op alone."""
+    def quantized(self, node: Any, op: str, operands: list[str], qparams: list[str], given: dict[str, Any]) -> None:
+        """Add the float op and the quantization of its result, if the result has a scale."""
         (output,) = node.output
         real = f"{output}:raw" if qparams[0] else output
-        self.nodes.append(onnx.helper.make_node(op, reals, [real], **given))
+        self.nodes.append(onnx.helper.make_node(op, operands, [real], **given))
         if qparams[0]:
             self.nodes.append(onnx.helper.make_node("QuantizeLinear", [real, *filter(None, qparams)], [output]))
 
-    def real(self, tensor: str, scale: str, zero_point: str, *, axis: int) -> str:
-        """The reals of a quantized tensor."""
-        if tensor not in self.reals:
-            self.reals[tensor] = f"{tensor}:dq"
+    def dequantize(self, tensor: str, scale: str, zero_point: str, *, axis: int) -> str:
+        """Add the dequantization of a tensor, once; returns the name of the result."""
+        if tensor not in self.dequantized:
+            self.dequantized[tensor] = f"{tensor}:dq"
             inputs = [tensor, scale, *filter(None, [zero_point])]
             self.nodes.append(onnx.helper.make_node("DequantizeLinear", inputs, [f"{tensor}:dq"], axis=axis))
-        return self.reals[tensor]
+        return self.dequantized[tensor]
 
 
 def _input(node: Any, place: int) -> str:
-    """The name of an input, "" for one that is left out."""
+    """The name of an input; "" if it is omitted."""
     return node.input[place] if place < len(node.input) else ""
 
 
@@ -253,53 +253,53 @@ def _input(node: Any, place: int) -> str:
 
 
 def _name_gemms(graph: Any) -> None:
-    """Write x W and the + b behind it, and x W + b with W not transposed, as Gemm with transB=1."""
+    """Write x W with the + b after it, and Gemm with transB=0, as Gemm with transB=1."""
     matrices = _Matrices(graph)
-    gone: list[int] = []
+    removed: list[int] = []
     for node in graph.node:
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        if node.op_type not in ("MatMul", "Gemm") or transposed or not matrices.turn(node.input[1]):
+        if node.op_type not in ("MatMul", "Gemm") or transposed or not matrices.transpose(node.input[1]):
             continue
         if node.op_type == "MatMul" and (added := matrices.added(node)) is not None:
             bias, add = added
             node.input.append(bias)
             node.output[0] = add.output[0]
-            gone.append(id(add))
+            removed.append(id(add))
         kept = [attribute for attribute in node.attribute if attribute.name != "transB"]
         del node.attribute[:]
         node.attribute.extend([*kept, onnx.helper.make_attribute("transB", 1)])
         node.op_type = "Gemm"
-    _replace_nodes(graph, [node for node in graph.node if id(node) not in gone])
+    _replace_nodes(graph, [node for node in graph.node if id(node) not in removed])
 
 
 class _Matrices:
-    """The stored matrices of a graph, and what reads them."""
+    """The stored matrices of a graph and their consumers."""
 
     def __init__(self, graph: Any) -> None:
         self.stored = {tensor.name: tensor for tensor in graph.initializer}
-        self.makers = {name: node for node in graph.node for name in node.output}
+        self.producers = {name: node for node in graph.node for name in node.output}
         self.outputs = {value.name for value in graph.output}
         self.readers: dict[str, list[Any]] = {}
         for node in graph.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
 
-    def turn(self, name: str) -> bool:
-        """Transpose the stored matrix behind `name`; False where there is none, or others read it too."""
-        maker = self.makers.get(name)
-        conversion = maker if maker is not None and maker.op_type == "DequantizeLinear" else None
+    def transpose(self, name: str) -> bool:
+        """Transpose the stored matrix of `name`; False if there is none, or if it has other consumers."""
+        producer = self.producers.get(name)
+        conversion = producer if producer is not None and producer.op_type == "DequantizeLinear" else None
         tensor = self.stored.get(name if conversion is None else conversion.input[0])
         if tensor is None or len(tensor.dims) != 2 or len(self.readers[tensor.name]) > 1 or len(self.readers[name]) > 1:
             return False
-        turned = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor).T)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(turned, tensor.name))
+        transposed = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor).T)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(transposed, tensor.name))
         for attribute in () if conversion is None else conversion.attribute:
             if attribute.name == "axis":
                 attribute.i = 1 - attribute.i % 2
         return True
 
     def added(self, node: Any) -> tuple[str, Any] | None:
-        """(a stored bias, the Add of it) that alone reads what `node` makes."""
+        """(a stored bias, the Add of it), if this Add is the only consumer of `node`; otherwise None."""
         (output,) = node.output
         readers = self.readers.get(output, [])
         if len(readers) != 1 or readers[0].op_type != "Add" or output in self.outputs:

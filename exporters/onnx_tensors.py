@@ -1,4 +1,4 @@
-"""The tensors of an ONNX file as the Graph had them: what exporters.onnx wrote, read back."""
+"""Reads the tensors of an ONNX file from exporters.onnx in the Graph's layout."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from edgemobile.graph import QParams, Tensor
 
 __all__ = ["read_tensors"]
 
-# Ops whose inputs behind the first are parameters, not tensors of the Graph.
+# Ops whose inputs after the first are parameters, not tensors of the Graph.
 _PARAMETRIC = ("QuantizeLinear", "DequantizeLinear", "Clip", "Pad", "Reshape")
 
 
 def read_tensors(data: bytes) -> dict[str, Tensor]:
-    """The constants of a file, and its quantized activations without data, as the Graph had them.
+    """The constants of a file, and its quantized activations without data, in the Graph's layout.
 
-    Weights are OHWI, operands NHWC, integers int8 with int8 zero points whatever the file stores, biases int32.
+    Weights are OHWI, operands NHWC, integers and zero points int8 even if the file stores uint8, biases int32.
     """
     return _Reader(load(data)).tensors()
 
@@ -65,7 +65,7 @@ class _Reader:
         return found
 
     def _quantized(self, node: Any) -> Tensor:
-        """The integer tensor a QuantizeLinear makes or a DequantizeLinear reads."""
+        """The output of a QuantizeLinear, or the input of a DequantizeLinear."""
         integers = node.output[0] if node.op_type == "QuantizeLinear" else node.input[0]
         name = integers.removesuffix(":q")
         scale = self.arrays[node.input[1]]
@@ -81,7 +81,7 @@ class _Reader:
         return Tensor.constant(name, array, qparams)
 
     def _has_axis(self, integers: str, scale: np.ndarray) -> bool:
-        """Whether a scale is one a channel: one of a single value may stand in a list, too."""
+        """Whether a scale has one value per channel; a single value may also be a list of one."""
         several = integers in self.arrays and max(self.arrays[integers].shape, default=1) > 1
         return scale.size > 1 or (scale.ndim == 1 and not several)
 
@@ -97,7 +97,9 @@ class _Reader:
         return np.ascontiguousarray(self.layouts.get(name, channels_last)(array))
 
     def _weight_layouts(self) -> list[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
-        """Gemm weights whose input was an image larger than 1x1, Conv weights with channels of zeros."""
+        """The layouts of Gemm weights on a flattened image larger than 1x1, and of Conv weights with channels of
+        zeros.
+        """
         layouts: list[tuple[str, Callable[[np.ndarray], np.ndarray]]] = []
         for node in self.model.graph.node:
             made = self.producers.get(node.input[0]) if node.op_type == "Conv" else None
@@ -111,14 +113,14 @@ class _Reader:
         return layouts
 
     def _widened_by(self, node: Any) -> int:
-        """How many channels of zeros a DequantizeLinear reads behind a tensor's own."""
+        """How many channels of zeros were added to a tensor before a DequantizeLinear."""
         pad = self.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if pad is None or pad.op_type != "Pad":
             return 0
         return self.shapes[pad.output[0]][1] - self.shapes[pad.input[0]][1]
 
     def _before(self, name: str, ops: tuple[str, ...]) -> str:
-        """The first tensor up the chain of `ops` behind `name`."""
+        """The tensor before the chain of `ops` that produces `name`."""
         while name in self.producers and self.producers[name].op_type in ops:
             name = self.producers[name].input[0]
         return name

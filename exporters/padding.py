@@ -1,7 +1,7 @@
-"""TensorFlow's two paddings by name against a Graph's padding in pixels.
+"""TensorFlow's names of paddings for a Graph's padding in pixels.
 
-TensorFlow knows 'VALID' (none) and 'SAME' (graph/padding.py). Taking 'SAME' for a size on which it is not PyTorch's
-padding shifts the picture by one pixel: the file runs, and is wrong.
+TensorFlow has 'VALID' (none) and 'SAME' (graph/padding.py). For sizes at which 'SAME' differs from PyTorch's padding,
+using it would shift the image by one pixel: the file would run, but with wrong results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["padding_name"]
 def padding_name(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], pads: Pads
 ) -> str | None:
-    """'VALID' or 'SAME' where that means exactly `pads` for this input; None where only an explicit PAD does.
+    """'VALID' or 'SAME' if it is equal to `pads` for this input; None if an explicit PAD is needed.
 
     size, kernel, stride and dilation are (height, width).
     """
@@ -29,9 +29,9 @@ def padding_name(
 def _has_same_windows(
     size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int], same: tuple[int, int]
 ) -> bool:
-    """Whether `pads` and `same` make the same windows along one side.
+    """Whether `pads` and `same` give the same windows along one side.
 
-    Padding behind the last window is never read, so equal starts and equal outputs are enough.
+    Padding after the last window is never read, so equal starts and equal outputs are enough.
     """
     outputs = [(size + sum(ends) - ((kernel - 1) * dilation + 1)) // stride + 1 for ends in (pads, same)]
     return pads[0] == same[0] and outputs[0] == outputs[1]

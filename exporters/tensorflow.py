@@ -1,7 +1,7 @@
-"""Graph -> TFLite by way of TensorFlow's own converter: a second opinion on the native writer, and a way out.
+"""Graph -> TFLite with TensorFlow's own converter, for comparison with the native writer and as an alternative.
 
-A float Graph becomes one plain tf.function over NHWC; TFLiteConverter does the rest. It is slower, needs a large
-install and decides by itself what to fuse, so the native writer is the default.
+A float Graph becomes one tf.function over NHWC, which TFLiteConverter converts. It is slower, needs a large package and
+decides what to fuse, so the native writer is the default.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def to_bytes(
     representative: Iterable[np.ndarray] | None = None,
     dynamic_range: bool = False,
 ) -> bytes:
-    """The .tflite file TFLiteConverter makes of a float `graph`.
+    """The .tflite file that TFLiteConverter makes from a float `graph`.
 
     With `representative`, arrays f32[N,H,W,C] for the graph's one input, it is full-integer int8, inputs and outputs
     included; the converter chooses the ranges. With `dynamic_range` only the weights are int8. Raises Unsupported for
-    an int8 graph and where the converter refuses.
+    an int8 graph and if the converter refuses the graph.
     """
     _check_float(graph)
     with quiet_stderr():
@@ -96,7 +96,7 @@ def _outputs(tf: Any, graph: Graph, x: Any) -> dict[str, Any]:
     return {name: tf.identity(values[name]) for name in graph.outputs}
 
 
-# ---- one op a function ----------------------------------------------------------------------------------------------
+# ---- one function per op --------------------------------------------------------------------------------------------
 
 
 def _activate(tf: Any, node: Node, x: Any) -> Any:
@@ -104,13 +104,13 @@ def _activate(tf: Any, node: Node, x: Any) -> Any:
 
 
 def _conv2d(tf: Any, graph: Graph, node: Node, x: Any, weight: np.ndarray, bias: np.ndarray) -> Any:
-    """weight [O,KH,KW,C/groups] -> TensorFlow's [KH,KW,C/groups,O], or [KH,KW,C,O/C] where it is depthwise."""
+    """weight [O,KH,KW,C/groups] -> TensorFlow's [KH,KW,C/groups,O], or [KH,KW,C,O/C] if it is depthwise."""
     out_channels, *kernel, _ = weight.shape
     stride, dilation, groups = node.attrs["stride"], node.attrs["dilation"], node.attrs["groups"]
     x, padding = _padded(tf, graph, node, x, kernel, dilation, 0.0)
     if 1 < groups == x.shape[-1]:
         if stride[0] != stride[1]:
-            raise Unsupported(f"tensorflow: depthwise {node.output} has stride {stride}; both sides must be alike")
+            raise Unsupported(f"tensorflow: depthwise {node.output} has stride {stride}; both must be equal")
         filters = weight.reshape(groups, out_channels // groups, *kernel).transpose(2, 3, 0, 1)
         y = tf.nn.depthwise_conv2d(x, filters, (1, *stride, 1), padding, dilations=dilation)
     else:
@@ -153,7 +153,7 @@ def _channel_shuffle(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
 
 
 def _hardswish(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
-    # The converter knows HARD_SWISH by this order of factors only.
+    # The converter recognises HARD_SWISH only with this order of factors.
     return x * tf.nn.relu6(x + 3.0) * np.float32(1 / 6)
 
 

@@ -1,10 +1,10 @@
-"""Graph -> TFLite flatbuffer, written directly: one row of _ROWS an op, no TensorFlow.
+"""Graph -> TFLite flatbuffer, written directly without TensorFlow: one row of _ROWS per op.
 
 The Graph is NHWC already, so no TRANSPOSE is ever needed; only depthwise weights change layout, from
-[out, kernel_h, kernel_w, 1] to TFLite's [1, kernel_h, kernel_w, out]. What TFLite lacks is spelled out in ops it has:
-a hard-sigmoid is ADD(3, fused RELU6) and MUL(1/6), a padding that 'SAME' does not mean is a PAD of its own.
+[out, kernel_h, kernel_w, 1] to TFLite's [1, kernel_h, kernel_w, out]. Ops that TFLite does not have are written with
+others: a hard-sigmoid as ADD(3, fused RELU6) and MUL(1/6), a padding other than 'SAME' and 'VALID' as a PAD.
 
-Add an op here: a row in _ROWS and, if TFLite's op is new to the file, one in _BUILTINS.
+To add an op: a row in _ROWS and, if its TFLite op is not there yet, one in _BUILTINS.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Builtin:
-    """One row: the op's options table, its version for int8 inputs, and the release that brought each version."""
+    """One row: the op's options table, its version for int8 inputs, and the first release with each version."""
 
     options: str
     int8: int
     since: Mapping[int, str]
 
 
-# After TFLite's versioning rules: an older runtime takes the file as long as it has these versions.
+# By TFLite's versioning rules: a runtime can run the file if it has these versions.
 _BUILTINS = {
     "ADD": _Builtin("AddOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "AVERAGE_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
@@ -87,20 +87,20 @@ _BUILTINS = {
 
 _DTYPES = ("float32", "float16", "int8", "int32")
 
-# XNNPACK takes a CONCATENATION of two to five.
+# XNNPACK supports a CONCATENATION of two to five inputs.
 _MOST_PARTS = 5
 
 
 def to_bytes(graph: Graph, *, metadata: Mapping[str, str]) -> bytes:
     """The whole .tflite file for `graph`, float or int8; the same graph gives the same bytes.
 
-    Tensors keep the Graph's names, and the signature "serving_default" its inputs and outputs. To the metadata the
-    Origins of its tensors are added where it has any, and of an int8 graph always. Raises Unsupported, naming the node
-    or tensor, where TFLite has no way to say it.
+    Tensors have the Graph's names, and the signature "serving_default" has its inputs and outputs. The Origins of its
+    tensors are added to the metadata if there are any, and always for an int8 graph. Raises Unsupported, naming the
+    node or tensor, for anything that TFLite cannot represent.
     """
     metadata = {**(origins_metadata(graph.origins) if graph.is_quantized or graph.origins else {}), **metadata}
     if MIN_RUNTIME in metadata:
-        raise Unsupported(f"metadata key {MIN_RUNTIME!r} is TFLite's own and is written by itself; use another name")
+        raise Unsupported(f"metadata key {MIN_RUNTIME!r} is reserved by TFLite; use another name")
     file = _File(graph, _depthwise_names(graph))
     for name in graph.inputs:
         file.tensor(name)
@@ -113,7 +113,7 @@ def to_bytes(graph: Graph, *, metadata: Mapping[str, str]) -> bytes:
 
 def _row(node: Node) -> Callable[[_File, Node], None]:
     if node.op not in _ROWS:
-        raise Unsupported(f"tflite has no row for {node.op} (at {node.output}). Supported: {', '.join(_ROWS)}")
+        raise Unsupported(f"tflite: {node.op} (at {node.output}) is not supported. Supported: {', '.join(_ROWS)}")
     return _ROWS[node.op]
 
 
@@ -130,31 +130,31 @@ def _depthwise_names(graph: Graph) -> frozenset[str]:
         if node.inputs[1] in names and not _is_depthwise(graph, node):
             raise Unsupported(
                 f"tflite: {node.output} shares the weight {node.inputs[1]} with a depthwise convolution, which needs "
-                "it in another layout; give each its own"
+                "it in another layout; give each its own weight"
             )
     sources = {node.inputs[0] for node in graph.nodes if node.op == "dequantize" and node.output in names}
     return frozenset(names | sources)
 
 
-# ---- the file while it grows ----------------------------------------------------------------------------------------
+# ---- the file while it is written -----------------------------------------------------------------------------------
 
 
 @dataclass
 class _File:
-    """Tensors, buffers and operators in the order they were first used; that order makes the bytes repeatable."""
+    """Tensors, buffers and operators in the order of their first use, so that the bytes are reproducible."""
 
     graph: Graph
     depthwise: frozenset[str]
     tensors: list[Any] = field(default_factory=list)
     index: dict[str, int] = field(default_factory=dict)
-    buffers: list[Any] = field(default_factory=lambda: [new("Buffer")])  # buffer 0 stands for "no data"
+    buffers: list[Any] = field(default_factory=lambda: [new("Buffer")])  # buffer 0 means "no data"
     buffer_of: dict[bytes, int] = field(default_factory=dict)
     shared: dict[tuple[str, tuple[int, ...], bytes, bytes], str] = field(default_factory=dict)
     codes: dict[tuple[str, int], int] = field(default_factory=dict)
     operators: list[Any] = field(default_factory=list)
 
     def tensor(self, name: str) -> int:
-        """The index of a tensor of the Graph, added when first asked for."""
+        """The index of a tensor of the Graph, which is added if it is not there yet."""
         if name not in self.index:
             tensor = self.graph[name]
             self.add(reordered(tensor, DEPTHWISE_ORDER) if name in self.depthwise else tensor)
@@ -181,7 +181,7 @@ class _File:
         return self.index[tensor.name]
 
     def _is_pixels(self, name: str) -> bool:
-        """Whether a tensor is the raw image the file takes: a uint8 input that is only converted."""
+        """Whether a tensor is the raw image input: a uint8 input that only conversions read."""
         readers = self.graph.consumers(name)
         converted = all(node.op in ("quantize", "dequantize") for node in readers)
         return name in self.graph.inputs and self.dtype(name) == "uint8" and converted
@@ -195,7 +195,9 @@ class _File:
         return self.buffer_of[octets]
 
     def constant(self, array: np.ndarray, qparams: QParams | None = None) -> str:
-        """The name of a constant of the writer's own (an axis list, the 3 of a hard-sigmoid); equal ones are one."""
+        """The name of a constant that is not in the Graph (axes, the 3 of a hard-sigmoid); equal constants share
+        one.
+        """
         scale = b"" if qparams is None else qparams.scale.tobytes() + qparams.zero_point.tobytes()
         key = (array.dtype.name, array.shape, array.tobytes(), scale)
         if key not in self.shared:
@@ -207,7 +209,7 @@ class _File:
         return self.graph[name].dtype
 
     def emit(self, op: str, inputs: Sequence[str], output: str, *, version: int | None = None, **options: Any) -> None:
-        """Add one operator. `inputs` and `output` name tensors of the Graph or of the writer's own."""
+        """Add one operator. `inputs` and `output` are names of tensors of the Graph or of this file."""
         row = _BUILTINS[op]
         indices = [self.tensor(name) for name in inputs]
         if version is None:
@@ -267,11 +269,11 @@ def _quantization(qparams: QParams | None) -> Any:
 
 def _operator_code(op: str, version: int) -> Any:
     code = getattr(schema.BuiltinOperator, op)
-    # Runtimes before 2.4 read the code from one signed byte.
+    # Runtimes before 2.4 read the code from a signed byte.
     return new("OperatorCode", builtinCode=code, deprecatedBuiltinCode=min(code, 127), version=version)
 
 
-# ---- one op a function ----------------------------------------------------------------------------------------------
+# ---- one function per op --------------------------------------------------------------------------------------------
 
 
 def _activation(node: Node) -> int:
@@ -306,7 +308,7 @@ def _conv2d(file: _File, node: Node) -> None:
 
 
 def _padded(file: _File, node: Node, kernel: Sequence[int], dilation: Sequence[int], op: str) -> tuple[str, int]:
-    """(the tensor to read, TFLite's padding): a PAD op goes in front where neither SAME nor VALID means `padding`."""
+    """(the input, TFLite's padding); a PAD op is added before it if neither SAME nor VALID is equal to `padding`."""
     x, pads = node.inputs[0], node.attrs["padding"]
     name = padding_name(file.graph[x].shape[1:3], kernel, node.attrs["stride"], dilation, pads)
     if name is not None:
@@ -315,10 +317,10 @@ def _padded(file: _File, node: Node, kernel: Sequence[int], dilation: Sequence[i
 
 
 def _pad(file: _File, node: Node, pads: Pads, op: str) -> str:
-    """The input of `node` with a rim of zeros (PAD) or of the lowest value (PADV2).
+    """The input of `node` padded with zeros (PAD) or with the lowest value (PADV2).
 
-    A quantized rim is filled with the zero point, which is what PAD does by itself. Every reader has a PAD of its own:
-    XNNPACK makes such a one part of the convolution, and runs one that is shared.
+    PAD fills a quantized tensor with its zero point. Every consumer gets its own PAD, because XNNPACK fuses a PAD into
+    a convolution only if it has no other consumer.
     """
     x = node.inputs[0]
     source = file.graph[x]
@@ -349,7 +351,7 @@ def _add(file: _File, node: Node) -> None:
 
 def _mul(file: _File, node: Node) -> None:
     qparams = [file.graph[name].qparams for name in (*node.inputs, node.output)]
-    # Version 2 takes only products that shrink.
+    # Version 2 requires that the product of the input scales is less than the output scale.
     scales = [float(each.scale[0]) for each in qparams if each is not None]
     grows = len(scales) == 3 and scales[0] * scales[1] / scales[2] >= 1
     options = {"fusedActivationFunction": _activation(node)}
@@ -365,7 +367,7 @@ def _concat(file: _File, node: Node) -> None:
 
 
 def _joined(file: _File, node: Node, parts: Sequence[str]) -> str:
-    """Some of the parts of a concatenation, as one tensor of the writer's own."""
+    """Concatenate some of the parts; returns the name of the new tensor."""
     if len(parts) == 1:
         return parts[0]
     result, axis = file.graph[node.output], node.attrs["axis"]
@@ -389,7 +391,7 @@ def _mean(file: _File, node: Node) -> None:
 
 def _max_pool2d(file: _File, node: Node) -> None:
     _check_one_scale(file, node)
-    # SAME leaves its rim out of the maximum; zeros would not.
+    # SAME ignores the padding in the maximum; padding with zeros would not.
     x, padding = _padded(file, node, node.attrs["kernel"], (1, 1), "PADV2")
     _pool(file, node, "MAX_POOL_2D", x, padding)
 
@@ -405,12 +407,12 @@ def _pool(file: _File, node: Node, op: str, x: str, padding: int) -> None:
 
 
 def _check_one_scale(file: _File, node: Node) -> None:
-    """TFLite's pools, reshapes and concatenations move integers as they are."""
+    """Raises Unsupported if inputs and output differ in QParams; the TFLite op does not requantize."""
     first, *others = (file.graph[name].qparams for name in (*node.inputs, node.output))
     if not all(first is other or (first and other and first.equals(other)) for other in others):
         raise Unsupported(
-            f"tflite: {node.op} at {node.output} keeps its input's scale and zero point, found others on its output; "
-            "give both the same or put a quantize node behind it"
+            f"tflite: {node.op} at {node.output} must have its input's scale and zero point, found others; give both "
+            "the same or add a quantize node after it"
         )
 
 
@@ -422,7 +424,7 @@ def _slice(file: _File, node: Node) -> None:
 
 
 def _channel_shuffle(file: _File, node: Node) -> None:
-    """The groups of each pixel's channels as rows of a matrix, turned round: RESHAPE, TRANSPOSE, RESHAPE."""
+    """RESHAPE the channels of each pixel to a matrix with a row per group, TRANSPOSE it, RESHAPE back."""
     _check_one_scale(file, node)
     tensor, groups = file.graph[node.output], node.attrs["groups"]
     pixels, size = math.prod(tensor.shape[1:-1]), tensor.shape[-1] // groups
@@ -458,7 +460,7 @@ def _reshape(file: _File, node: Node) -> None:
 
 
 def _hardsigmoid(file: _File, node: Node) -> None:
-    """relu6(x + 3) * (1/6): TFLite has no such op."""
+    """As relu6(x + 3) * (1/6), because TFLite has no such op."""
     output = file.graph[node.output]
     if output.dtype != "float32":
         raise Unsupported(
@@ -474,7 +476,7 @@ def _hardsigmoid(file: _File, node: Node) -> None:
 
 
 def _bounded(file: _File, node: Node) -> None:
-    """TFLite's specification fixes the integers of its output."""
+    """LOGISTIC or TANH; TFLite's specification requires the QParams of their output."""
     qparams, fixed = file.graph[node.output].qparams, FIXED_QPARAMS[node.op]
     scale, zero_point = fixed.scale[0], fixed.zero_point[0]
     if qparams is not None and (qparams.scale[0] != scale or qparams.zero_point[0] != zero_point):

@@ -25,12 +25,12 @@ __all__ = ["known_ops", "read_contents"]
 
 _DTYPES = {number: name.lower() for name, number in vars(schema.TensorType).items() if isinstance(number, int)}
 _ACTIVATIONS = {number: name for name, number in vars(schema.ActivationFunctionType).items() if isinstance(number, int)}
-# Where the output channels stand in the weight, if not first.
+# The axis of the output channels in the weight, if it is not the first.
 _WEIGHT_AXIS = {"DEPTHWISE_CONV_2D": 3}
 
 
 def read_contents(data: bytes) -> Contents:
-    """The graphs of a TFLite file. Raises Unsupported where the bytes are damaged or no TFLite file."""
+    """The graphs of a TFLite file. Raises Unsupported if the bytes are damaged or not a TFLite file."""
     model = unpack(data)
     with reading("TFLite", data):
         metadata = read_metadata(data) | official_metadata(model)
@@ -38,7 +38,9 @@ def read_contents(data: bytes) -> Contents:
 
 
 def _contents(file: bytes, model: Any, number: int, seen: set[int], metadata: Mapping[str, str]) -> Contents:
-    """Graph `number` of a ModelT, with those below it that are not `seen` yet: several ops may call one."""
+    """Graph `number` of a ModelT, with the graphs it calls that are not in `seen`; several ops may call the same
+    one.
+    """
     graph = model.subgraphs[number]
     names = _names(graph.tensors)
     codes = [_kind(code) for code in model.operatorCodes]
@@ -68,7 +70,7 @@ def _called(operator: Any) -> list[int]:
         found += [
             value for name, value in vars(options).items() if name.lower().endswith(("subgraph", "subgraphindex"))
         ]
-    # Number 0 is the main graph, and stands where an option names none.
+    # Number 0 is the main graph, and the default of an option that is not set.
     return [number for number in found if number > 0]
 
 
@@ -78,7 +80,7 @@ def known_ops() -> frozenset[str]:
 
 
 def _names(tensors: list[Any]) -> list[str]:
-    """The tensors' names, each once: as read_tensors numbers those taken twice."""
+    """Unique names of the tensors, numbered as in read_tensors."""
     names: list[str] = []
     for index, tensor in enumerate(tensors):
         name = text(tensor.name)

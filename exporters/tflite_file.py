@@ -1,4 +1,4 @@
-"""A TFLite flatbuffer as an object: bytes <-> ModelT, and what a file says about itself.
+"""A TFLite flatbuffer as an object: bytes <-> ModelT, and the metadata and tensors of a file.
 
 The schema is TFLite's own (schema_py_generated, in ai-edge-litert). Object classes are made empty and their attributes
 set one by one, because the constructors of older releases take no arguments.
@@ -54,7 +54,8 @@ __all__ = [
 ]
 
 _IDENTIFIER = b"TFL3"
-# The schema demands this of every buffer, and the generated Python does not see to it; runtimes map weights in place.
+# The schema requires this alignment for every buffer, but the generated Python does not ensure it; runtimes map weights
+# in place.
 _ALIGNMENT = 16
 
 MIN_RUNTIME = "min_runtime_version"
@@ -104,7 +105,7 @@ class _AlignedBuffer:
 
 
 def unpack(data: bytes) -> Any:
-    """The file -> ModelT; raises Unsupported where it is not a whole TFLite file."""
+    """The file -> ModelT; raises Unsupported if it is not a complete TFLite file."""
     if data[4:8] != _IDENTIFIER:
         raise Unsupported(
             f"not a TFLite file: bytes 4 to 8 are {bytes(data[4:8])!r}, allowed is {_IDENTIFIER!r}; export it again"
@@ -116,11 +117,11 @@ def unpack(data: bytes) -> Any:
     return model
 
 
-# ---- what a file holds ----------------------------------------------------------------------------------------------
+# ---- ops and metadata of a file -------------------------------------------------------------------------------------
 
 
 def op_versions(data: bytes) -> dict[tuple[str, int], int]:
-    """(builtin name, version) -> how often it stands in the main graph."""
+    """(builtin name, version) -> how often it is in the main graph."""
     model = unpack(data)
     codes = [(op_name(code), code.version) for code in model.operatorCodes]
     with reading("TFLite", data):
@@ -128,7 +129,7 @@ def op_versions(data: bytes) -> dict[tuple[str, int], int]:
 
 
 def op_counts(data: bytes) -> dict[str, int]:
-    """Builtin name (CONV_2D, HARD_SWISH, ...) -> how often it stands in the main graph."""
+    """Builtin name (CONV_2D, HARD_SWISH, ...) -> how often it is in the main graph."""
     counts: Counter[str] = Counter()
     for (name, _), count in op_versions(data).items():
         counts[name] += count
@@ -160,7 +161,7 @@ def with_metadata(data: bytes, entries: Mapping[str, str]) -> bytes:
 
 
 def finished(model: Any, entries: Mapping[str, str]) -> bytes:
-    """ModelT -> the file, with what `entries` say of preprocessing and labels in TFLite's official form as well."""
+    """ModelT -> the file, with preprocessing and labels of `entries` also as official TFLite metadata."""
     official = image_metadata(entries)
     if official is not None:
         model.metadata = [
@@ -174,18 +175,18 @@ def finished(model: Any, entries: Mapping[str, str]) -> bytes:
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
-    """The metadata entries by name, without the runtime's own and those of binary form."""
+    """The metadata entries by name, without binary ones and those of the runtime."""
     return {key: value for key, value in _metadata(data).items() if key not in (MIN_RUNTIME, METADATA_NAME)}
 
 
 def official_metadata(model: Any) -> dict[str, str]:
-    """TFLITE_METADATA and what it says, in words; nothing where a ModelT has none."""
+    """TFLITE_METADATA -> a summary of it; {} if a ModelT has none."""
     official = _official(model)
     return {} if official is None else {METADATA_NAME: in_words(official)}
 
 
 def read_normalisation(data: bytes) -> tuple[Channels, Channels] | None:
-    """(mean, std) of R, G, B on pixels from 0 to 255 in a file's official metadata; None where it gives none."""
+    """(mean, std) of R, G, B on pixels from 0 to 255 in a file's official metadata; None if it has none."""
     with reading("TFLite", data):
         official = _official(unpack(data))
     return None if official is None else normalisation(official)
@@ -216,7 +217,7 @@ def text(value: bytes | str | None) -> str:
 def read_tensors(data: bytes) -> dict[str, Tensor]:
     """Every tensor of the main graph by name, in the Graph's layout: depthwise weights are [out, kh, kw, 1] again.
 
-    Raises Unsupported for a dtype the Graph has no word for.
+    Raises Unsupported for a dtype that a Graph does not have.
     """
     model = unpack(data)
     with reading("TFLite", data):
@@ -232,7 +233,7 @@ def read_tensors(data: bytes) -> dict[str, Tensor]:
 
 
 def octets(data: bytes, buffer: Any) -> bytes:
-    """What a buffer of the file `data` holds: inside the flatbuffer, or behind it where some tools put large ones."""
+    """The bytes of a buffer of the file `data`; some tools put large buffers after the flatbuffer."""
     if buffer.data is not None and len(buffer.data):
         return np.asarray(buffer.data, np.uint8).tobytes()
     offset = getattr(buffer, "offset", 0)
@@ -240,9 +241,9 @@ def octets(data: bytes, buffer: Any) -> bytes:
 
 
 def constant_array(stored: bytes, shape: tuple[int, ...], dtype: str, raw: Any) -> np.ndarray:
-    """The values of a constant, a TensorT, from the bytes of its buffer; of a sparse one, zeros included.
+    """The values of a constant, a TensorT, from the bytes of its buffer; a sparse one becomes dense.
 
-    Raises ValueError, IndexError or AttributeError where they do not fit.
+    Raises ValueError, IndexError or AttributeError if they do not fit.
     """
     array = np.frombuffer(stored, dtype)
     return array.reshape(shape) if raw.sparsity is None else dense(array, shape, raw.sparsity)
@@ -268,7 +269,7 @@ def _read_qparams(raw: Any, ndim: int) -> QParams | None:
 
 
 def _depthwise_weights(model: Any) -> set[int]:
-    """Indices of depthwise weights, and of the constants they are dequantized from."""
+    """Indices of depthwise weights and of the constants that are dequantized to them."""
     names = [op_name(code) for code in model.operatorCodes]
     operators = [(names[operator.opcodeIndex], operator) for operator in model.subgraphs[0].operators]
     weights = {int(operator.inputs[1]) for name, operator in operators if name == "DEPTHWISE_CONV_2D"}

@@ -1,8 +1,8 @@
-"""TFLite -> Graph: the inverse of edgemobile.exporters.tflite, for its files and for others made of the same ops.
+"""TFLite -> Graph: the inverse of edgemobile.exporters.tflite, for its files and for other files with the same ops.
 
-A PAD becomes the padding of the layer that reads it, and SAME the pixels it means.
+A PAD becomes the padding of the layer after it, and SAME becomes padding in pixels.
 
-Add an op here: a row in _ROWS.
+To add an op: a row in _ROWS.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ACTIVATIONS = {
 
 
 def read_graph(data: bytes) -> Graph:
-    """The Graph of a TFLite file. Raises Unsupported, naming the op, for what a Graph has no word for."""
+    """The Graph of a TFLite file. Raises Unsupported, naming the op, for an op without a row in _ROWS."""
     graph, unknown = read_known(data)
     for reason in unknown.values():
         raise Unsupported(f"{reason}. Supported: {', '.join(_ROWS)}")
@@ -38,9 +38,9 @@ def read_graph(data: bytes) -> Graph:
 
 
 def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
-    """(the Graph of a TFLite file as far as there is one, the outputs of all other ops with the reason).
+    """(the Graph of the supported ops of a TFLite file, output of each unsupported op -> the reason).
 
-    What such an op makes is an input of the Graph.
+    The outputs of unsupported ops are inputs of the Graph.
     """
     model = unpack(data)
     with reading("TFLite", data):
@@ -50,16 +50,16 @@ def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
 
 @dataclass
 class _Reader:
-    """One walk over a file: the nodes so far, and the file's tensors in the Graph's layout."""
+    """The Graph while it is read; `tensors` has the file's tensors in the Graph's layout."""
 
     model: Any
     tensors: dict[str, Tensor]
     nodes: list[Node] = field(default_factory=list)
-    padded: dict[str, tuple[str, Pads]] = field(default_factory=dict)  # what a PAD made -> (its source, the pads)
-    unknown: dict[str, str] = field(default_factory=dict)  # outputs of ops that have no row, with the reason
+    padded: dict[str, tuple[str, Pads]] = field(default_factory=dict)  # output of a PAD -> (its input, the pads)
+    unknown: dict[str, str] = field(default_factory=dict)  # output of an unsupported op -> the reason
 
     def __post_init__(self) -> None:
-        # read_tensors keeps the file's order.
+        # read_tensors returns tensors in the order of the file.
         self.names = list(self.tensors)
 
     def graph(self) -> Graph:
@@ -76,7 +76,7 @@ class _Reader:
         kind = op_name(self.model.operatorCodes[operator.opcodeIndex])
         try:
             if kind not in _ROWS:
-                raise Unsupported(f"{kind} (at {self.output(operator)}) cannot be run again by itself")
+                raise Unsupported(f"{kind} (at {self.output(operator)}) has no lowering")
             _ROWS[kind](self, operator)
         except Unsupported as error:
             self.unknown |= {self.names[index]: str(error) for index in operator.outputs}
@@ -91,10 +91,10 @@ class _Reader:
         self.nodes.append(Node(op, tuple(inputs), self.output(operator), attrs))
 
     def layer(self, operator: Any) -> tuple[str, str, str]:
-        """(x, weight, bias) of a layer; zeros where it has no bias."""
+        """(x, weight, bias) of a layer; a bias of zeros if it has none."""
         x, weight, *bias = self.inputs(operator)
         if self.is_dynamic(operator):
-            weight = self.between("dequantize", weight)
+            weight = self.insert("dequantize", weight)
         if not bias:
             bias = [f"{weight}.no_bias"]
             zeros = np.zeros(self.tensors[weight].shape[0], np.float32)
@@ -102,16 +102,16 @@ class _Reader:
         return x, weight, bias[0]
 
     def is_dynamic(self, operator: Any) -> bool:
-        """Whether a layer has integer weights and real activations: it rounds what it reads."""
+        """Whether a layer has integer weights and float activations, so that it quantizes its input at run time."""
         weight, output = self.names[operator.inputs[1]], self.output(operator)
         return self.tensors[weight].qparams is not None and self.tensors[output].qparams is None
 
-    def fed(self, operator: Any, x: str) -> str:
-        """What a layer multiplies of what it reads."""
-        return self.between("round", x) if self.is_dynamic(operator) else x
+    def layer_input(self, operator: Any, x: str) -> str:
+        """`x` as a layer multiplies it: rounded if the layer quantizes its input at run time."""
+        return self.insert("round", x) if self.is_dynamic(operator) else x
 
-    def between(self, op: str, x: str) -> str:
-        """A node that the file has no op for, once for what it reads."""
+    def insert(self, op: str, x: str) -> str:
+        """Add a node on `x` that is not in the file, if it is not there yet; returns its name."""
         name = f"{x}.{op}"
         if name not in self.tensors:
             self.tensors[name] = Tensor(name, self.tensors[x].shape)
@@ -119,13 +119,13 @@ class _Reader:
         return name
 
     def window(self, operator: Any, x: str, kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[str, Pads]:
-        """(the tensor an op with a window reads, its padding in pixels)."""
+        """(the input of an op with a window, its padding in pixels)."""
         options = operator.builtinOptions
         source, pads = self.padded.get(x, (x, unpadded))
         if options.padding != schema.Padding.SAME:
             return source, pads
         if source != x:
-            raise Unsupported(f"a PAD before SAME (at {self.output(operator)}) has no one padding")
+            raise Unsupported(f"a PAD before SAME (at {self.output(operator)}) is not supported")
         return source, same_pads(self.tensors[x].shape[1:3], kernel, _stride(options), dilation)
 
 
@@ -135,7 +135,9 @@ def _stride(options: Any) -> tuple[int, int]:
 
 def _activation(options: Any) -> str:
     if options.fusedActivationFunction not in _ACTIVATIONS:
-        raise Unsupported(f"fused activation {options.fusedActivationFunction} is none of relu and relu6")
+        raise Unsupported(
+            f"fused activation {options.fusedActivationFunction} is not supported. Supported: relu, relu6"
+        )
     return _ACTIVATIONS[options.fusedActivationFunction]
 
 
@@ -148,7 +150,7 @@ def _conv(reader: _Reader, operator: Any) -> None:
     reader.emit(
         "conv2d",
         operator,
-        [reader.fed(operator, source), weight, bias],
+        [reader.layer_input(operator, source), weight, bias],
         stride=_stride(options),
         padding=padding,
         dilation=dilation,
@@ -161,7 +163,9 @@ def _pad(reader: _Reader, operator: Any) -> None:
     x, amounts = reader.inputs(operator)[:2]
     data = reader.tensors[amounts].data
     if data is None or data.shape != (4, 2) or data[[0, 3]].any():
-        raise Unsupported(f"PAD (at {reader.output(operator)}) is supported of height and width by constants")
+        raise Unsupported(
+            f"PAD (at {reader.output(operator)}) is supported only for height and width, with constant sizes"
+        )
     (top, bottom), (left, right) = data[1:3].tolist()
     reader.padded[reader.output(operator)] = (x, ((top, bottom), (left, right)))
 
@@ -170,12 +174,12 @@ def _pool(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, operator: Any) -> None:
         options = operator.builtinOptions
         if _activation(options):
-            raise Unsupported(f"a pool (at {reader.output(operator)}) is supported without an activation")
+            raise Unsupported(f"a pool (at {reader.output(operator)}) is supported only without an activation")
         kernel = (options.filterHeight, options.filterWidth)
         source, padding = reader.window(operator, reader.inputs(operator)[0], kernel, (1, 1))
         pads = {"padding": padding} if op == "max_pool2d" else {}
         if op == "avg_pool2d" and padding != unpadded:
-            raise Unsupported(f"AVERAGE_POOL_2D (at {reader.output(operator)}) is supported without padding")
+            raise Unsupported(f"AVERAGE_POOL_2D (at {reader.output(operator)}) is supported only without padding")
         reader.emit(op, operator, [source], kernel=kernel, stride=_stride(options), **pads)
 
     return row
@@ -183,24 +187,24 @@ def _pool(op: str) -> Callable[[_Reader, Any], None]:
 
 def _linear(reader: _Reader, operator: Any) -> None:
     if len(reader.tensors[reader.output(operator)].shape) != 2:
-        raise Unsupported(f"FULLY_CONNECTED (at {reader.output(operator)}) is supported of [N, features]")
+        raise Unsupported(f"FULLY_CONNECTED (at {reader.output(operator)}) is supported only for [N, features]")
     activation = _activation(operator.builtinOptions)
     x, weight, bias = reader.layer(operator)
-    reader.emit("linear", operator, [reader.fed(operator, x), weight, bias], activation=activation)
+    reader.emit("linear", operator, [reader.layer_input(operator, x), weight, bias], activation=activation)
 
 
 def _mean(reader: _Reader, operator: Any) -> None:
     x, axes = reader.inputs(operator)[:2]
     over = reader.tensors[axes].data
     if len(reader.tensors[x].shape) != 4 or over is None or sorted(over.ravel() % 4) != [1, 2]:
-        raise Unsupported(f"MEAN (at {reader.output(operator)}) is supported over height and width")
+        raise Unsupported(f"MEAN (at {reader.output(operator)}) is supported only over height and width")
     reader.emit("mean", operator, [x])
 
 
 def _softmax(reader: _Reader, operator: Any) -> None:
     beta = operator.builtinOptions.beta
     if beta != 1 or len(reader.tensors[reader.output(operator)].shape) != 2:
-        raise Unsupported(f"SOFTMAX (at {reader.output(operator)}) is supported of [N, classes], with beta 1")
+        raise Unsupported(f"SOFTMAX (at {reader.output(operator)}) is supported only for [N, classes], with beta 1")
     reader.emit("softmax", operator, reader.inputs(operator))
 
 
@@ -208,7 +212,7 @@ def _transpose(reader: _Reader, operator: Any) -> None:
     x, perm = reader.inputs(operator)
     order = reader.tensors[perm].data
     if order is None:
-        raise Unsupported(f"TRANSPOSE (at {reader.output(operator)}) is supported by a constant order")
+        raise Unsupported(f"TRANSPOSE (at {reader.output(operator)}) is supported only with a constant order")
     reader.emit("transpose", operator, [x], perm=tuple(order.ravel().tolist()))
 
 
@@ -231,7 +235,7 @@ def _slice(reader: _Reader, operator: Any) -> None:
     before, output = reader.tensors[x].shape, reader.output(operator)
     after = reader.tensors[output].shape
     if begin is None or size is None or begin[:-1].any() or before[1:-1] != after[1:-1]:
-        raise Unsupported(f"SLICE (at {output}) is supported of channels, by constants")
+        raise Unsupported(f"SLICE (at {output}) is supported only for channels, with constant bounds")
     first = int(begin[-1])
     reader.emit("slice", operator, [x], begin=first, end=first + after[-1])
 
@@ -255,7 +259,9 @@ def _with_constant(op: str, other: Callable[[np.ndarray], np.ndarray]) -> Callab
         data = reader.tensors[name].data
         if data is None or data.dtype != np.float32 or not data.all():
             kind = op_name(reader.model.operatorCodes[operator.opcodeIndex])
-            raise Unsupported(f"{kind} (at {reader.output(operator)}) is supported by stored float32 other than 0")
+            raise Unsupported(
+                f"{kind} (at {reader.output(operator)}) is supported only with a stored float32 operand without zeros"
+            )
         constant = f"{reader.output(operator)}.constant"
         values = other(data.astype(np.float64)).astype(np.float32)
         reader.tensors[constant] = Tensor.constant(constant, values)
@@ -269,7 +275,7 @@ def _concat(reader: _Reader, operator: Any) -> None:
     axis = options.axis % max(1, len(reader.tensors[output].shape))
     if axis == 0 or _activation(options):
         raise Unsupported(
-            f"CONCATENATION (at {output}) is supported along any dimension but the batch, without an activation"
+            f"CONCATENATION (at {output}) is supported only without an activation, and not along the batch"
         )
     reader.emit("concat", operator, reader.inputs(operator), axis=axis)
 

@@ -1,7 +1,7 @@
-"""The official TFLite metadata of an image classifier: what Task Library, MediaPipe and Android Studio read.
+"""The official TFLite metadata of a classifier or a detector: what Task Library, MediaPipe and Android Studio read.
 
-A flatbuffer of its own ("M001") in the buffer TFLITE_METADATA, and the labels in a zip behind the file, where the
-offsets of zip entries count from the start of the file. Tables are written by field number from the tables below, after
+It is a separate flatbuffer ("M001") in the buffer TFLITE_METADATA. The labels are in a zip after the file, with offsets
+of zip entries from the start of the file. Tables are written by field number from the tables below, after
 metadata_schema.fbs; normalisation is in the units of the input: (px - mean) / std.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgemobile.errors import EdgemobileError, require
-from edgemobile.model_file.metadata import MODEL, PRECISION, labels_in, preprocess_in
+from edgemobile.model_file.metadata import MODEL, PRECISION, labels_in, postprocess_in, preprocess_in
 from edgemobile.preprocess import Channels
 
 __all__ = ["LABEL_FILE", "METADATA_NAME", "image_metadata", "in_words", "label_lines", "normalisation", "packed_labels"]
@@ -24,10 +24,10 @@ METADATA_NAME = "TFLITE_METADATA"
 LABEL_FILE = "labels.txt"
 _IDENTIFIER = b"M001"
 _PARSER = "1.0.0"
-# The same bytes every time: zip's own earliest date.
+# A fixed date, so that the bytes are reproducible: the earliest that zip allows.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
-# table -> (number of fields, field -> its number). A union takes two: its type, then its value.
+# table -> (number of fields, field -> its number). A union has two numbers: its type, then its value.
 _TABLES: dict[str, tuple[int, dict[str, int]]] = {
     "ModelMetadata": (8, {"name": 0, "description": 1, "subgraph_metadata": 3, "min_parser_version": 7}),
     "SubGraphMetadata": (8, {"input_tensor_metadata": 2, "output_tensor_metadata": 3}),
@@ -39,31 +39,40 @@ _TABLES: dict[str, tuple[int, dict[str, int]]] = {
     "NormalizationOptions": (2, {"mean": 0, "std": 1}),
     "AssociatedFile": (5, {"name": 0, "description": 1, "type": 2}),
 }
-# What reading a damaged flatbuffer runs into.
+# What reading a damaged flatbuffer may raise.
 _DAMAGED = (struct.error, IndexError, ValueError, TypeError, OverflowError)
 _FEATURES, _IMAGE, _RGB, _NORMALIZATION, _AXIS_LABELS = 1, 2, 1, 1, 2
 
 
 def image_metadata(metadata: Mapping[str, str]) -> bytes | None:
-    """The flatbuffer for a file whose `metadata` is edgemobile's own; None where that states no preprocessing."""
+    """The flatbuffer for a file whose `metadata` is edgemobile's own; None if that has no preprocessing."""
     try:
-        preprocess = preprocess_in(metadata)
+        preprocess, postprocess = preprocess_in(metadata), postprocess_in(metadata)
     except EdgemobileError:
         return None
     if preprocess is None:
         return None
     build = _Build()
     mean, std = ([255 * value for value in values] for values in (preprocess.mean, preprocess.std))
-    name = metadata.get(MODEL, "classifier")
+    name = metadata.get(MODEL, "classifier" if postprocess is None else "detector")
+    what = "Image classifier" if postprocess is None else "Object detector with raw outputs"
+    given, has_labels = _input(build, preprocess.input_px, mean, std), bool(label_lines(metadata))
+    if postprocess is None:
+        outputs = [_output(build, "logits", "One score per class; softmax converts them to probabilities", has_labels)]
+    else:
+        outputs = [
+            _output(build, postprocess.boxes, "Offsets of x, y, width and height, for each anchor", False),
+            _output(build, postprocess.logits, "One score per class, for each anchor", has_labels),
+        ]
     subgraph = build.table(
         "SubGraphMetadata",
-        input_tensor_metadata=[_input(build, preprocess.input_px, mean, std)],
-        output_tensor_metadata=[_output(build, bool(label_lines(metadata)))],
+        input_tensor_metadata=[given],
+        output_tensor_metadata=outputs,
     )
     root = build.table(
         "ModelMetadata",
         name=build.text(name),
-        description=build.text(f"Image classifier, {metadata.get(PRECISION, '')}".rstrip(", ")),
+        description=build.text(f"{what}, {metadata.get(PRECISION, '')}".rstrip(", ")),
         subgraph_metadata=[subgraph],
         min_parser_version=build.text(_PARSER),
     )
@@ -71,20 +80,22 @@ def image_metadata(metadata: Mapping[str, str]) -> bytes | None:
 
 
 def label_lines(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The class names in edgemobile's own `metadata`; () where there are none a label file could hold, a line each."""
+    """The class names in edgemobile's own `metadata`; () if there are none, or if a file with one label per line cannot
+    hold them.
+    """
     labels = labels_in(metadata) or ()
     return labels if all(len(label.splitlines()) == 1 for label in labels) else ()
 
 
 def in_words(official: bytes) -> str:
-    """What the metadata in anyone's file says of its first input and output, in a line."""
+    """A line about the first input and the outputs, from the metadata of any tool's file."""
     try:
         root = _Read.root(official)
         said = [root.text("name") or "no name"]
         for name, values in zip(("mean", "std"), root.normalisation(), strict=False):
             said.append(f"{name} {', '.join(f'{value:.6g}' for value in values)}")
         for subgraph in root.tables("subgraph_metadata", "SubGraphMetadata")[:1]:
-            for tensor in subgraph.tables("output_tensor_metadata", "TensorMetadata")[:1]:
+            for tensor in subgraph.tables("output_tensor_metadata", "TensorMetadata"):
                 said += [f"labels {file.text('name')}" for file in tensor.tables("associated_files", "AssociatedFile")]
     except _DAMAGED:
         return f"{len(official)} bytes that cannot be read"
@@ -92,7 +103,9 @@ def in_words(official: bytes) -> str:
 
 
 def normalisation(official: bytes) -> tuple[Channels, Channels] | None:
-    """(mean, std) of R, G, B that anyone's metadata gives its first input, on pixels from 0 to 255; None for none."""
+    """(mean, std) of R, G, B of the first input for pixels from 0 to 255, from any tool's metadata; None if it has
+    none.
+    """
     try:
         mean, std = (values * 3 if len(values) == 1 else values for values in _Read.root(official).normalisation())
         (red, green, blue), (red_std, green_std, blue_std) = mean, std
@@ -103,7 +116,7 @@ def normalisation(official: bytes) -> tuple[Channels, Channels] | None:
 
 
 def packed_labels(data: bytes, labels: Sequence[str]) -> bytes:
-    """`data` with the zip of its label file behind it, as the official tools append it."""
+    """`data` with the zip of its label file appended, as by the official tools."""
     whole = io.BytesIO(data)
     with zipfile.ZipFile(whole, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(LABEL_FILE, _DATE), "".join(f"{label}\n" for label in labels))
@@ -124,27 +137,27 @@ def _input(build: _Build, input_px: int, mean: Sequence[float], std: Sequence[fl
     )
 
 
-def _output(build: _Build, has_labels: bool) -> int:
+def _output(build: _Build, name: str, description: str, has_labels: bool) -> int:
     content = build.table("Content", properties_type=("uint8", _FEATURES), properties=build.table("FeatureProperties"))
     files = [
         build.table(
             "AssociatedFile",
             name=build.text(LABEL_FILE),
-            description=build.text("The name of each class, a line a class"),
+            description=build.text("The names of the classes, one per line"),
             type=("int8", _AXIS_LABELS),
         )
     ]
     return build.table(
         "TensorMetadata",
-        name=build.text("logits"),
-        description=build.text("A score a class; softmax makes them probabilities"),
+        name=build.text(name),
+        description=build.text(description),
         content=content,
         associated_files=files if has_labels else None,
     )
 
 
 class _Build:
-    """A flatbuffers builder that knows _TABLES. Children are made before the table that holds them."""
+    """A flatbuffers builder for _TABLES. Children are built before the table that contains them."""
 
     def __init__(self) -> None:
         flatbuffers: Any = require("flatbuffers", "litert")
@@ -157,7 +170,7 @@ class _Build:
         return self._vector(values, self.builder.PrependFloat32)
 
     def table(self, kind: str, **fields: Any) -> int:
-        """A table; a field is an offset, a list of offsets, (dtype, number) or None for left out."""
+        """A table; a field is an offset, a list of offsets, (dtype, number), or None if omitted."""
         size, numbers = _TABLES[kind]
         given = {
             numbers[name]: self._vector(value, self.builder.PrependUOffsetTRelative)
@@ -188,7 +201,7 @@ class _Build:
 
 
 class _Read:
-    """A table of _TABLES in someone's flatbuffer."""
+    """A table of _TABLES in a flatbuffer of any tool."""
 
     def __init__(self, kind: str, octets: bytes, position: int) -> None:
         self.kind, self.octets, self.position = kind, octets, position
@@ -204,14 +217,14 @@ class _Read:
         return struct.unpack_from(form, octets, position)[0]
 
     def field(self, name: str) -> int | None:
-        """Where a field stands; None where it is left out."""
+        """The position of a field; None if it is omitted."""
         table = self.position - self._number("<i", self.octets, self.position)
         entry = 4 + 2 * _TABLES[self.kind][1][name]
         offset = self._number("<H", self.octets, table + entry) if entry < self._number("<H", self.octets, table) else 0
         return self.position + offset if offset else None
 
     def target(self, name: str) -> int | None:
-        """Where the table, string or vector of a field begins."""
+        """The position of the table, string or vector of a field."""
         place = self.field(name)
         return None if place is None else place + self._number("<I", self.octets, place)
 
@@ -233,7 +246,7 @@ class _Read:
         return [] if place is None else list(struct.unpack_from(f"<{size}f", self.octets, place + 4))
 
     def normalisation(self) -> list[list[float]]:
-        """[mean, std] of the first input, in units of the pixels; [] where a ModelMetadata says nothing of it."""
+        """[mean, std] of the first input, in units of the pixels; [] if a ModelMetadata does not have it."""
         for subgraph in self.tables("subgraph_metadata", "SubGraphMetadata")[:1]:
             for tensor in subgraph.tables("input_tensor_metadata", "TensorMetadata")[:1]:
                 for unit in tensor.tables("process_units", "ProcessUnit"):

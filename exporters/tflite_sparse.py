@@ -1,4 +1,4 @@
-"""Sparse TFLite constants, dense again: pruned weights are stored as their non-zero blocks."""
+"""Converts sparse TFLite constants to dense ones: pruned weights are stored as their non-zero blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 __all__ = ["dense"]
 
-# A TFLite file holds less than this, and a tensor that a runtime can make of it is no larger.
+# A TFLite file is smaller than this, and so is any tensor that a runtime can use.
 _MAX_BYTES = 2**31
 
 
@@ -20,7 +20,7 @@ def dense(stored: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.ndarr
             tree, DENSE (every index) or SPARSE_CSR (the indices listed), first the dimensions of `shape`, then the
             dimensions within a block, in the traversal order
     Result: [*shape]
-    Raises ValueError or IndexError where the indices do not fit the shape.
+    Raises ValueError or IndexError if the indices do not fit the shape.
     """
     order, rank = [int(axis) for axis in sparsity.traversalOrder], len(shape)
     blocked = [] if sparsity.blockMap is None else [int(axis) for axis in sparsity.blockMap]
@@ -29,7 +29,7 @@ def dense(stored: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.ndarr
         raise ValueError(f"the sparse tensor of shape {list(shape)} has the traversal order {order}")
     if math.prod(shape) * stored.dtype.itemsize > _MAX_BYTES:
         raise ValueError(f"the sparse tensor of shape {list(shape)} is larger than {_MAX_BYTES} bytes")
-    # Of every value: its position among those of its level, and its index in each dimension seen so far.
+    # For every value: its position in its level, and its index in each dimension so far.
     position, indices = np.zeros(1, np.int64), np.zeros((0, 1), np.int64)
     for level in levels:
         parents, position, index = _next_level(position, level, math.prod(shape))
@@ -48,7 +48,7 @@ def dense(stored: np.ndarray, shape: tuple[int, ...], sparsity: Any) -> np.ndarr
 
 
 def _next_level(position: np.ndarray, level: Any, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(which of the level before, position among this level's, index in its dimension) of each value below it."""
+    """(position in the level before, position in this level, index in its dimension) of each value below it."""
     if level.arraySegments is None:
         size = int(level.denseSize)
         counts, starts = np.full(len(position), size), position * size
@@ -56,7 +56,7 @@ def _next_level(position: np.ndarray, level: Any, most: int) -> tuple[np.ndarray
         segments = np.asarray(level.arraySegments.values, np.int64)
         starts, counts = segments[position], segments[position + 1] - segments[position]
     if min(counts.min(initial=0), starts.min(initial=0)) < 0 or counts.sum() > most:
-        raise ValueError(f"the indices of a sparse tensor of {most} values lead out of it")
+        raise ValueError(f"an index of a sparse tensor of {most} values is outside of it")
     parents = np.repeat(np.arange(len(position)), counts)
     within = np.arange(len(parents)) - np.repeat(np.cumsum(counts) - counts, counts)
     found = np.repeat(starts, counts) + within

@@ -1,7 +1,8 @@
-"""PyTorch -> ONNX by torch's own exporter, and int8 by onnxruntime's own quantizer: a second opinion and a way out.
+"""PyTorch -> ONNX with torch's own exporter, and int8 with onnxruntime's quantizer.
 
-For models that edgemobile's lowering refuses. Hard-swish and hard-sigmoid stay float between the integer layers here,
-because onnxruntime's quantizer knows neither: the files of exporters.onnx are smaller and faster.
+It is for comparison, and for models that edgemobile's lowering refuses. Hard-swish and hard-sigmoid stay float between
+the integer layers, because onnxruntime's quantizer does not support them, so the files of exporters.onnx are smaller
+and faster.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OPSET = 18
 def to_bytes(program_or_net: Any, input_shape: Sequence[int], *, metadata: Mapping[str, str] | None = None) -> bytes:
     """The simplified ONNX file, opset 18, of an nn.Module or ExportedProgram on one f32 input of `input_shape` NCHW.
 
-    Raises Unsupported with torch's first line where it cannot export the model.
+    Raises Unsupported with the first line of torch's error if it cannot export the model.
     """
     torch: Any = require("torch", "export")
     onnx: Any = require("onnx", "export")
@@ -53,7 +54,7 @@ def to_bytes(program_or_net: Any, input_shape: Sequence[int], *, metadata: Mappi
         simplified, same = onnxsim.simplify(exported.model_proto)
     if not same:
         raise EdgemobileError("onnxsim changed what the model computes; report it, and export without --backend torch")
-    # Torch writes the path of every source line of the model into the file.
+    # Torch writes the paths of the model's source files into the file.
     for node in simplified.graph.node:
         del node.metadata_props[:]
     onnx.helper.set_model_props(simplified, {key: str(value) for key, value in sorted((metadata or {}).items())})
@@ -69,8 +70,8 @@ def quantize_static(
 ) -> bytes:
     """An int8 file by onnxruntime's static quantizer: uint8 activations, int8 weights per channel, min-max.
 
-    `batches` are f32[N,C,H,W] of the file's batch size. `metadata` takes the place of the float file's, which the
-    quantizer keeps. Raises EdgemobileError when there are none.
+    `batches` are f32[N,C,H,W] of the file's batch size. `metadata` replaces that of the float file, which the
+    quantizer keeps. Raises EdgemobileError if there are no batches.
     """
     onnx: Any = require("onnx", "export")
     quantization: Any = require("onnxruntime.quantization", "onnxruntime")
@@ -99,7 +100,7 @@ def quantize_static(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings, log lines or prints from the libraries inside; errors still raise."""
+    """Suppresses warnings, log lines and prints of the libraries; errors are still raised."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,12 +1,13 @@
-"""AdaRound: which weights to round up and which down, learnt layer by layer (arXiv:2004.10568).
+"""AdaRound: learns layer by layer which weights to round up and which to round down (arXiv:2004.10568).
 
-The nearest integer is best for each weight and not for their sum. A weight becomes floor(w / s) + h(v), h a sigmoid
-stretched and clipped to [0, 1], and v is trained on the layer's output with a term that drives h to 0 or 1:
+The nearest integer is best for each weight alone, but not for the layer's output. A weight becomes floor(w / s) + h(v),
+where h is a sigmoid stretched and clipped to [0, 1]. v is trained on the layer's output, with a term that drives h to 0
+or 1:
 
     loss = |f(x w') - f(y)|^2 / |f(x w_nearest) - f(y)|^2 + lambda * mean(1 - |2 h(v) - 1|^beta),  beta from 20 to 2
 
-x is what int8 feeds the layer and y what the float one gives, so earlier errors are made good too; f is the layer's
-activation, since what it cuts off need not be right.
+x is the layer's input in the int8 graph and y its output in the float graph, so the errors of earlier layers are
+corrected as well. f is the layer's activation: values that it clips need not be right.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["adaround"]
 
 _STEPS = 300
-# Images a step looks at: fewer where a layer gives many values for each, which say much the same.
+# Images per step. It takes fewer if the layer has many output values per image, because those are similar.
 _BATCH = 32
 _VALUES = 2**20
 _RATE = 1e-2
 _LAMBDA = 0.5
-_WARMUP = 0.2  # the share of the steps before the push to whole numbers
-_LOW, _HIGH = -0.1, 1.1  # the sigmoid's ends before clipping
+_WARMUP = 0.2  # the share of steps before the rounding term is added
+_LOW, _HIGH = -0.1, 1.1  # the range of the stretched sigmoid before clipping
 _BETA = (20.0, 2.0)
 
 
 def adaround(layer: Layer, steps: int = _STEPS, seed: int = 0) -> Layer:
-    """`layer` with its weights rounded anew; scales and bias stay. On a GPU where torch finds one."""
+    """`layer` with its weights rounded again. Scales and bias are unchanged. Uses a GPU if torch finds one."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,8 +1,8 @@
-"""Bias correction: move each int8 layer's bias so that its mean output is the float layer's.
+"""Bias correction: moves each int8 layer's bias so that its mean output equals the float layer's.
 
-Rounding weights shifts a channel's mean, most of all in depthwise layers. The shift is measured, not modelled, on what
-int8 feeds the layer, after the layers before it were corrected (Data-Free Quantization, arXiv:1906.04721, section 4.2,
-in its empirical, sequential form).
+Rounding the weights shifts the mean of a channel, most of all in depthwise layers. The shift is measured on the inputs
+that the int8 graph gives the layer, after the layers before it were corrected (Data-Free Quantization,
+arXiv:1906.04721, section 4.2, the empirical, sequential form).
 """
 
 from __future__ import annotations

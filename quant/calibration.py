@@ -1,12 +1,13 @@
-"""What calibration images show of a graph, kept so that a second recipe does not look at the images again.
+"""The statistics of a graph on calibration images, stored so that a second recipe need not run the images again.
 
     calibration = calibrate(graph, batches)
     quantize(calibration, recipe), quantize(calibration, another)      # quant/ptq.py
 
-Most of what a recipe needs is seen on its own form of the graph: the gates that it splits and the factors that it gives
-channels decide which values there are to range. So statistics are kept by the fields of the recipe that they depend on.
-Recipes that differ in their layers in float, granularity, corrections or headroom share all of them; an observer costs
-one forward pass more. Layer correction compares whole activations, float with int8, and reads the images each time.
+Most statistics depend on the form of the graph that a recipe makes: the gates that it splits and the factors of the
+channels decide which values the activations have. So statistics are stored under the fields of the recipe that they
+depend on. Recipes that differ only in their float layers, granularity, corrections or headroom share all of them.
+Another observer needs one more forward pass. Layer correction compares whole activations of float and int8, so it runs
+the images each time.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ __all__ = [
     "refuse_unmatched",
 ]
 
-# The two ends of every activation's range, by its name.
+# Activation name -> (low, high) of its range.
 Ranges = Mapping[str, tuple[float, float]]
 _FormKey = tuple[str, str, float, bool, int]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float graph ready for int8: the same function in a form that integers suit.
+    """A float graph that is ready for int8: the same function, in a form that suits integers.
 
-    `gates`: the convolutions whose gates were split. `factors`: tensor name -> f64[C], by which channels were
-    multiplied. `floors`: tensor name -> f64[C], below which nothing that reads the tensor can tell values apart.
+    `gates`: the convolutions whose gates were split. `factors`: tensor name -> f64[C], the factors that its channels
+    were multiplied by. `floors`: tensor name -> f64[C]; every reader of the tensor treats lower values as this one.
     """
 
     graph: Graph
@@ -72,11 +73,11 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What images showed so far, by what of a recipe it depends on.
+    """The statistics computed so far, by the recipe fields that they depend on.
 
-    `channels`: (form of hard-swish, gates split, images of gradients) -> the channels of every activation, the sum of
-    an image's squared logits. `prepared`: the fields of a recipe that decide the prepared graph -> that. `ranges`:
-    those, and the observer of every activation -> the ranges.
+    `channels`: (form of hard-swish, split gates, number of images for gradients) -> (the channels of every activation,
+    the sum of an image's squared logits). `prepared`: the fields that decide the prepared graph -> that graph.
+    `ranges`: (those fields, the observer of every activation) -> the ranges.
     """
 
     channels: dict[tuple[str, str, int], tuple[Mapping[str, Channels], float]] = field(default_factory=dict)
@@ -86,10 +87,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A float `graph`, the preprocessed images f32[N,H,W,C] it is calibrated on, in `batches`, and what they showed.
+    """A float `graph`, the preprocessed calibration images f32[N,H,W,C] in `batches`, and their statistics.
 
-    `calibrate` makes one and checks the images; `notes` is what is wrong with them. `statistics` grows with the recipes
-    that are asked for. quant/calibration_file.py writes and reads it.
+    `calibrate` makes one and checks the images; `notes` says what is wrong with them. `statistics` grows with each
+    recipe that needs new ones. quant/calibration_file.py writes and reads a calibration.
     """
 
     graph: Graph
@@ -103,7 +104,7 @@ class Calibration:
         return np.concatenate(self.batches)
 
     def prepared(self, recipe: Recipe = DEFAULT) -> Prepared:
-        """The integer form of the graph with its gates split and its channels equalized, as the recipe says."""
+        """The integer form of the graph, with gates split and channels equalized as the recipe says."""
         refuse_unmatched(recipe, self.graph)
         key = _form_key(recipe)
         if key not in self.statistics.prepared:
@@ -113,7 +114,7 @@ class Calibration:
     def ranges(self, recipe: Recipe = DEFAULT, report: Report = unheard) -> Ranges:
         """The range of every activation of the prepared graph, with the recipe's headroom.
 
-        `report` is told how many images were seen.
+        `report` is called with the number of images done.
         """
         prepared = self.prepared(recipe)
         observers = _observers(prepared.graph, recipe)
@@ -125,8 +126,8 @@ class Calibration:
     @torch_threads(1)
     def _prepare(self, recipe: Recipe) -> Prepared:
         whole = integer_form(self.graph, recipe.hswish)
-        finding = recipe.split_gates == "highest_cost" and recipe.equalize > 0
-        gates = "all" if finding else recipe.split_gates
+        by_cost = recipe.split_gates == "highest_cost" and recipe.equalize > 0
+        gates = "all" if by_cost else recipe.split_gates
         form, split = split_gates(whole, lambda node: GATES[gates](whole, node))
         if not recipe.equalize:
             return Prepared.of(whole, split, {})
@@ -136,7 +137,7 @@ class Calibration:
             self.statistics.channels[seen] = observe_channels(form, self.images, floors, recipe.gradient_images)
         channels, signal = self.statistics.channels[seen]
         factors = equalize(form, channels, recipe.equalize, by_noise=recipe.noise_optimal_scaling)
-        if not finding:
+        if not by_cost:
             return Prepared.of(whole, split, factors)
         worth = highest_cost(form, split, equalizable(form), channels, factors, signal)
         form, split = split_gates(whole, lambda node: node.output in worth)
@@ -144,18 +145,18 @@ class Calibration:
 
 
 def calibrate(graph: Graph, batches: Iterable[np.ndarray], *, strict: bool = False, largest: float = 0) -> Calibration:
-    """A Calibration of `graph` on preprocessed images f32[N,H,W,C] of any batch sizes. `largest` is the largest value
-    that the preprocessing gives; 0 is that of images normalised as usual.
+    """A Calibration of `graph` on preprocessed images f32[N,H,W,C], in batches of any size. `largest` is the largest
+    value that the preprocessing can give; 0 means that images are normalized as usual.
 
-    Nothing is computed before a recipe asks for it. Raises EdgemobileError for an empty set, values that are not finite
-    and, where `strict`, for images that cannot be what the model is used on; they are noted otherwise.
+    Nothing is computed until a recipe needs it. Raises EdgemobileError for an empty set and for values that are not
+    finite. Images that fail the checks of quant/guards.py raise it too if `strict`, and get a note if not.
     """
     batches = tuple(batches)
     return Calibration(graph, batches, tuple(check_images(batches, strict=strict, largest=largest)))
 
 
 def held_out(calibration: Calibration) -> tuple[Calibration, np.ndarray]:
-    """(a calibration on three of four of the images, the others f32[N,H,W,C]), for a judgement on unseen images."""
+    """(a calibration on three of every four images, the other images f32[N,H,W,C]), to evaluate on unseen images."""
     images = calibration.images
     held = is_held_out(len(images))
     rest, size = images[~held], max(map(len, calibration.batches))
@@ -164,7 +165,7 @@ def held_out(calibration: Calibration) -> tuple[Calibration, np.ndarray]:
 
 
 def is_held_out(count: int) -> np.ndarray:
-    """Which of so many images are held out, bool[count]: every fourth."""
+    """bool[count]: which of `count` images are held out, every fourth one."""
     return np.arange(count) % 4 == 3
 
 
@@ -177,12 +178,12 @@ def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
         example = next(node.output for node in graph.nodes if node.op == "conv2d")
         raise EdgemobileError(
             f"recipe {recipe.name!r} has a rule for {unmatched[0]!r}, which matches no layer. "
-            f"Layers are called like {example}"
+            f"A layer's name looks like {example}"
         )
 
 
 def _form_key(recipe: Recipe) -> _FormKey:
-    """What of a recipe decides the prepared graph."""
+    """The fields of a recipe that decide the prepared graph."""
     scaled = recipe.hswish, recipe.split_gates, float(recipe.equalize), recipe.noise_optimal_scaling
     return *scaled, recipe.gradient_images
 
@@ -208,7 +209,7 @@ def _observers(graph: Graph, recipe: Recipe) -> dict[str, str]:
 def _observe(
     prepared: Prepared, chosen: Mapping[str, str], batches: Sequence[np.ndarray], report: Report
 ) -> dict[str, tuple[float, float]]:
-    """The range of every activation over the batches, by the observers that are `chosen`."""
+    """The range of every activation over the batches; `chosen` has the observer of each."""
     observers: dict[str, Observer] = {name: OBSERVERS[observer]() for name, observer in chosen.items()}
 
     def watch(name: str, value: Any) -> Any:
@@ -235,7 +236,7 @@ def _with_headroom(graph: Graph, seen: Ranges, recipe: Recipe) -> Ranges:
 
 
 def _squeezed(graph: Graph) -> set[str]:
-    """What squeeze-and-excites make of each channel's mean, from the mean to what the channels are multiplied by."""
+    """The activations inside squeeze-and-excites, from the mean of each channel to the factor that multiplies it."""
     found = set()
     for node in graph.nodes:
         if node.op == "mul" and math.prod(graph[node.output].shape[1:-1]) > 1:

@@ -1,10 +1,10 @@
-"""A calibration as a file, .npz: the images, and as JSON beside them what they showed so far.
+"""A calibration as an .npz file: the images, and the statistics computed so far as JSON.
 
     write_calibration(calibration, path); read_calibration(path, graph)
     write_statistics(calibration, path); with_statistics(calibration, path)        without the images
 
-A process that reads one quantizes with the recipes it has statistics for without running the graph, and with others
-from the images, without their data set.
+A process that reads the file need not run the graph for recipes whose statistics it has. For other recipes it runs the
+stored images, so it does not need their data set.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VERSION = 2
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Write `calibration` to `path`. Raises EdgemobileError where that cannot be."""
+    """Write `calibration` to `path`. Raises EdgemobileError if the file cannot be written."""
     channels = [
         [key, signal, {name: _lists(each) for name, each in channels.items()}]
         for key, (channels, signal) in calibration.statistics.channels.items()
@@ -41,17 +41,17 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
 
 
 def write_statistics(calibration: Calibration, path: Path) -> None:
-    """Write what the recipes that were asked for need of `calibration`, without its images, to `path`.
+    """Write the statistics of `calibration`, without its images, to `path`: those of the recipes used so far.
 
-    Raises EdgemobileError where that cannot be.
+    Raises EdgemobileError if the file cannot be written.
     """
     _write(path, {**_about(calibration), "channels": []})
 
 
 def read_calibration(path: Path, graph: Graph) -> Calibration:
-    """What write_calibration wrote for this float `graph`.
+    """Read what write_calibration wrote for this float `graph`.
 
-    Raises EdgemobileError for a file that is no calibration, of another version or of another graph.
+    Raises EdgemobileError for a file that is not a calibration, or is of another version or another graph.
     """
     about, arrays = _read(path)
     try:
@@ -66,14 +66,15 @@ def read_calibration(path: Path, graph: Graph) -> Calibration:
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed(path, error) from error
     raise EdgemobileError(
-        f"{path} is a calibration of another graph than {graph.name}: other layers or other weights. Calibrate again"
+        f"{path} is a calibration of a graph with other layers or weights than {graph.name}. Calibrate again"
     )
 
 
 def with_statistics(calibration: Calibration, path: Path) -> Calibration:
-    """`calibration` with what write_statistics wrote, where that is of the same graph and images; else as it is.
+    """`calibration` with the statistics that write_statistics wrote, if they are of the same graph and images.
+    Otherwise `calibration` is returned unchanged.
 
-    Raises EdgemobileError for a file that holds no statistics or those of another version.
+    Raises EdgemobileError for a file without statistics, or of another version.
     """
     about, _ = _read(path)
     try:
@@ -98,7 +99,7 @@ def _about(calibration: Calibration) -> dict[str, Any]:
 
 
 def _identity(calibration: Calibration) -> dict[str, Any]:
-    """What statistics are of: the graph, the images and the order that they were seen in."""
+    """Identifies what the statistics belong to: the graph, the images and their batches."""
     return {
         "graph": _fingerprint(calibration.graph),
         "images": hashlib.sha256(np.ascontiguousarray(calibration.images).tobytes()).hexdigest(),
@@ -130,7 +131,7 @@ def _malformed(path: Path, error: Exception) -> EdgemobileError:
 
 
 def _restored(about: Mapping[str, Any], calibration: Calibration) -> Calibration:
-    """`calibration` with the statistics of a file."""
+    """`calibration` with the statistics that were read from a file."""
     statistics = calibration.statistics
     for key, signal, channels in about["channels"]:
         restored = {

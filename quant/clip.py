@@ -1,49 +1,49 @@
-"""Clipping: one scale for a layer's weights, as fine as its output likes it.
+"""Clipping: chooses the one scale of a layer's weights by the error of the layer's output.
 
-The widest weight sets a scale that all channels share, and it may be the one that matters least. A channel that ReLU
-keeps at zero has no variance, so the batch norm behind it divides by almost nothing: in a trained MobileNetV2 the
-kernels of such channels are a hundred times as large as the others, and multiply zeros. Of a row of finer and finer
-scales, under which more and more weights saturate, the one counts whose output, behind its activation, is nearest to
-the float layer's (after OCS's clipping by mean squared error, arXiv:1901.09504, with the outputs' error for the
-weights').
+The largest weight sets the scale that all channels share, and it may be the weight that matters least. A channel that
+ReLU keeps at zero has no variance, so the batch norm after it divides by almost zero: in a trained MobileNetV2 the
+kernels of such channels are a hundred times as large as the others, and multiply zeros. This tries finer and finer
+scales, at which more and more weights saturate, and takes the one whose output, after the activation, is closest to the
+float layer's. OCS (arXiv:1901.09504) clips by the mean squared error of the weights; here it is that of the outputs.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgemobile.quant.layerwise import Layer, reals
+from edgemobile.quant.layerwise import Layer, real_values
 from edgemobile.quant.qparams import weight_qparams
 
 __all__ = ["clip"]
 
-# Each scale is 2^(-1/2) of the one before; the last is 2^-9 of what holds every weight.
+# Each scale is 2^(-1/2) times the one before; the last is 2^-9 times the scale at which no weight saturates.
 _SCALES = 18
-# A finer scale that takes less than a tenth off the error has only fitted itself to these images.
-_WORTH = 0.9
-# Once so many times the least error, it only grows.
-_HOPELESS = 4
+# A finer scale must reduce the error by at least a tenth. A smaller gain may hold for these images only.
+_NEEDED_RATIO = 0.9
+# The search stops at this many times the least error, because the error only grows from there.
+_STOP_RATIO = 4
 _IMAGES = slice(0, 64)
 
 
 def clip(layer: Layer) -> Layer:
-    """`layer` with the best of these scales where its weights share one; itself where every channel has its own."""
+    """`layer` with the best of these scales. If every channel has its own scale, `layer` is returned unchanged."""
     if layer.per_channel:
         return layer
-    best, least = layer, _WORTH * float(layer.error(rows=_IMAGES))
+    best, least = layer, _NEEDED_RATIO * float(layer.error(rows=_IMAGES))
     for step in range(1, _SCALES + 1):
         clipped = _at_scale(layer, 2.0 ** (-step / 2))
         error = float(clipped.error(rows=_IMAGES))
         if error < least:
             best, least = clipped, error
-        elif error > _HOPELESS * least:
+        elif error > _STOP_RATIO * least:
             break
     return best
 
 
 def _at_scale(layer: Layer, share: float) -> Layer:
-    """`layer` with weights rounded at `share` of the scale that holds them all, or the least that holds the bias."""
-    bias = reals(layer.bias).numpy()
-    reach = share * np.abs(layer.float_weight).max()
-    qparams = weight_qparams(np.clip(layer.float_weight, -reach, reach), bias, layer.input_scale, per_channel=False)
+    """`layer` with weights rounded at `share` of the scale at which none saturates, or at the least scale at which the
+    bias fits into int32."""
+    bias = real_values(layer.bias).numpy()
+    limit = share * np.abs(layer.float_weight).max()
+    qparams = weight_qparams(np.clip(layer.float_weight, -limit, limit), bias, layer.input_scale, per_channel=False)
     return layer.rounded(layer.float_weight, bias, qparams)

@@ -1,12 +1,11 @@
-"""Equalization: give the channels of a tensor like ranges before one int8 scale has to serve them all.
+"""Equalization: gives the channels of a tensor equal ranges before they share one int8 scale.
 
-int8 spends 256 steps on the widest channel of a tensor; a channel a tenth as wide gets 25. Where everything around a
-tensor is linear in it, a channel may be multiplied by any factor in the layers that write it and divided again in the
-layers that read it; the function stays the same (Data-Free Quantization, arXiv:1906.04721, section 4.1, here over whole
-groups of tensors that a residual ties together).
+int8 has 256 steps for the widest channel of a tensor; a channel a tenth as wide gets 25 of them. If everything around a
+tensor is linear in it, a channel may be multiplied by any factor in the layers that write it and divided by that factor
+in the layers that read it, and the function stays the same (Data-Free Quantization, arXiv:1906.04721, section 4.1, here
+over whole groups of tensors that a residual sum connects).
 
-ReLU lets a positive factor through; ReLU6, hard-swish and hard-sigmoid do not, so a tensor that meets one keeps its
-scale.
+ReLU lets a positive factor through. ReLU6, hard-swish and hard-sigmoid do not, so their inputs keep their scales.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from edgemobile.quant.noise_optimal_scaling import noise_optimal_scaling
 
 __all__ = ["equalizable", "equalize", "rescale_randomly", "rescaled"]
 
-# A narrower channel is treated as this wide, as a share of the widest. Channels narrow on the calibration images
-# may be wide on others; made large, they would take the whole range from the rest.
+# The least width of a channel, as a share of the widest; narrower ones are treated as this wide. A channel that is
+# narrow on the calibration images may be wide on other images; enlarged, it would take the range from the others.
 _NARROWEST = 1 / 8
 
 
 def equalize(
     graph: Graph, channels: Mapping[str, Channels], strength: float = 1.0, *, by_noise: bool = True
 ) -> dict[str, np.ndarray]:
-    """tensor name -> f64[C], what `rescaled` should multiply each of its channels by.
+    """tensor name -> f64[C], the factors by which `rescaled` should multiply its channels.
 
-    A channel's width p, as a share of the widest, becomes p^(1 - strength); in a group that shares its factors the
-    largest p counts. At 1 channels come out the same whatever they were multiplied by before; below, the narrowest
-    keep their place. `by_noise`: from there the factors go on to those that put the least noise into the logits.
+    A channel's width p, as a share of the widest, becomes p^(1 - strength); in a group of tensors that share their
+    factors, the largest p is used. With strength 1 the result does not depend on earlier factors of the channels; below
+    1, p is at least 1/8. `by_noise`: optimizes the factors from there, for the least noise in the logits.
     """
     groups = equalizable(graph)
     factors: dict[str, np.ndarray] = {}
@@ -50,16 +49,17 @@ def equalize(
 
 
 def rescaled(graph: Graph, factors: Mapping[str, np.ndarray]) -> Graph:
-    """`graph` with channels multiplied by `factors`, and divided again where they are read: the same function."""
+    """`graph` with channels multiplied by `factors`, and divided by them in the layers that read them. The function
+    stays the same."""
     constants = [tensor for node in graph.nodes if node.has_weights for tensor in _rescaled(graph, node, factors)]
     return graph.replaced(tensors=constants)
 
 
 def _share(group: list[str], channels: Mapping[str, Channels], strength: float) -> np.ndarray:
-    """One width f64[C] for the channels of all tensors of a group, each as a share of its tensor's.
+    """f64[C]: one width for the channels of all tensors in a group, as a share of the tensor's width.
 
-    The largest serves every tensor; but which channel is the widest depends on factors a channel already has, and at
-    strength 1 they must not matter: the geometric mean does not care.
+    Below strength 1 it is the largest share in the group. That depends on the factors that a channel already has, which
+    must not matter at strength 1: there it is the geometric mean, which does not depend on them.
     """
     shares = np.stack([_relative(channels[name].width) for name in group])
     if strength < 1:
@@ -73,9 +73,11 @@ def _relative(width: np.ndarray) -> np.ndarray:
 
 
 def _with_reach(graph: Graph, groups: list[list[str]], channels: Mapping[str, Channels]) -> dict[str, Channels]:
-    """`channels` of the groups' tensors at least as wide as a channel could be that ReLU keeps quiet on these images.
+    """`channels` with a least width for the channels that ReLU keeps at zero on these images, which other images may
+    activate.
 
-    That is a quarter of what a channel usually makes of its largest single product, weight * input or the bias.
+    A channel's largest single term is |weight| * input width or |bias|. The least width is a quarter of this term times
+    the usual ratio of a channel's width to its largest term.
     """
     wider = dict(channels)
     for group in groups:
@@ -96,7 +98,7 @@ def _with_reach(graph: Graph, groups: list[list[str]], channels: Mapping[str, Ch
 
 
 def equalizable(graph: Graph) -> list[list[str]]:
-    """Groups of tensors that must share their channels' factors, and may have any."""
+    """Groups of tensors that must share the factors of their channels. The factors may have any positive value."""
     groups = _Groups(graph)
     for node in graph.nodes:
         groups.take(node)
@@ -104,7 +106,7 @@ def equalizable(graph: Graph) -> list[list[str]]:
 
 
 class _Groups:
-    """Union-find over tensor names; `fixed` holds names whose channels must stay as they are."""
+    """Union-find over tensor names. `fixed` has the names of tensors whose channels must keep their scales."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -125,7 +127,7 @@ class _Groups:
                 self.fixed |= {node.inputs[0], node.output}
         elif OPS[node.op].channelwise or (node.op == "reshape" and self._flat(node)):
             self._tie(node.inputs[0], node.output)
-        elif node.op == "add" and len(activations) == 2 and self._alike(*node.inputs, node.output):
+        elif node.op == "add" and len(activations) == 2 and self._same_shape(*node.inputs, node.output):
             self._tie(node.inputs[0], node.output)
             self._tie(node.inputs[1], node.output)
         elif node.op == "mul":
@@ -134,8 +136,8 @@ class _Groups:
             self.fixed |= {node.output, *activations}
 
     def _take_product(self, node: Node, activations: list[str]) -> None:
-        """The product takes the factors of one operand; the other, the gate, keeps its scale."""
-        full = [name for name in activations if self._alike(name, node.output)]
+        """The product has the factors of one operand; the other operand, the gate, keeps its scale."""
+        full = [name for name in activations if self._same_shape(name, node.output)]
         carriers = sorted(full, key=self._is_gate)
         if carriers:
             self._tie(carriers[0], node.output)
@@ -147,11 +149,11 @@ class _Groups:
         producer = self.graph.producer(name)
         return producer is not None and producer.attrs.get("activation") == "relu6"
 
-    def _alike(self, *names: str) -> bool:
+    def _same_shape(self, *names: str) -> bool:
         return len({self.graph[name].shape for name in names}) == 1
 
     def _flat(self, node: Node) -> bool:
-        """Whether a reshape only drops the 1x1 of a pooled image."""
+        """Whether a reshape only removes the two dimensions of size 1 of a pooled image."""
         before, after = self.graph[node.inputs[0]].shape, self.graph[node.output].shape
         return before[-1] == after[-1] and all(size == 1 for size in (*before[1:-1], *after[1:-1]))
 
@@ -173,7 +175,7 @@ class _Groups:
 
 
 def _rescaled(graph: Graph, node: Node, factors: Mapping[str, np.ndarray]) -> Iterable[Tensor]:
-    """The weight and bias of a layer whose input comes, and whose output must go, with channels multiplied.
+    """The weight and bias of a layer whose input channels come multiplied, and whose output channels must be.
 
     weight'[o, ..., i] = weight[o, ..., i] * factor_out[o] / factor_in[i],  bias'[o] = bias[o] * factor_out[o]
     """
@@ -195,16 +197,17 @@ def _rescaled(graph: Graph, node: Node, factors: Mapping[str, np.ndarray]) -> It
 
 
 def _columns(node: Node, weight: np.ndarray) -> np.ndarray:
-    """The input channel i64[O,I] that weight column i of output channel o reads: those of its group."""
+    """i64[O,I]: the input channel that weight column i of output channel o reads, which is in the group of o."""
     outputs, inputs = len(weight), weight.shape[-1]
     groups = node.attrs.get("groups", 1)
     return (np.arange(outputs) // (outputs // groups) * inputs)[:, None] + np.arange(inputs)
 
 
 def rescale_randomly(graph: Graph, rng: np.random.Generator, exponents: tuple[int, int] = (-4, 4)) -> Graph:
-    """`graph` with channels multiplied by random powers of two wherever equalization could undo it: the same function.
+    """`graph` with channels multiplied by random powers of two, wherever equalization could undo it. The function stays
+    the same.
 
-    A torture for quantization, which no training avoids by itself.
+    This makes quantization hard: training does not prevent such channels.
     """
     low, high = exponents
     factors: dict[str, np.ndarray] = {}

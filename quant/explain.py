@@ -1,11 +1,11 @@
-"""Where the noise of int8 is, why it is there, and what can be done about it: `rank`, in a few sentences.
+"""Says in a few sentences which tensors make the noise of int8, why, and what can be done about it.
 
-The noise that an activation puts into the logits is measured to first order (quant/noise.py), in two parts: of values
-inside its range, which are rounded, and of values outside, which are cut. Rounding hurts where one channel is much
-wider than the others, because all share its step; cutting hurts where the calibration images reached less far.
+The noise that an activation puts into the logits is measured to first order (quant/noise.py), in two parts: values
+inside its range are rounded, and values outside are clipped. Rounding hurts if one channel is much wider than the
+others, because all channels share its step. Clipping hurts if the calibration images had smaller values.
 
-The sum of these is a prediction for activations alone, on images that calibration saw. What int8 really has, with its
-weights and on other images, is measured: every fourth image is held out.
+The sum is a prediction for int8 activations with float weights, on images that calibration saw. The SQNR of the int8
+graph itself is measured on held-out images, every fourth one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgemobile.quant.calibration import Calibration, Prepared, held_out
 from edgemobile.quant.noise import Backward
 from edgemobile.quant.ptq import qparams_of, quantize
 from edgemobile.quant.recipe import DEFAULT, Recipe
-from edgemobile.quant.sensitivity import PROBES, RANKED_IMAGES, moved
+from edgemobile.quant.sensitivity import PROBES, RANKED_IMAGES, weighted_errors
 from edgemobile.quant.torch_graph import to_nhwc
 from edgemobile.util.progress import Progress
 
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Cause", "Explanation", "explain"]
 
-_NAMED = 3
-_HELD_OUT_FROM = 16
-# What is said: a share of noise worth more images, a ratio of widths worth a word, and the SQNR in dB from which about
-# one answer in a hundred changes.
-_MUCH_CUT = 0.2
+_LISTED = 3
+_LEAST_IMAGES_TO_HOLD_OUT = 16
+# The share of noise from clipping at which more images are advised, the ratio of channel widths that is mentioned, and
+# the SQNR in dB at which about one answer in a hundred changes.
+_MUCH_CLIPPED = 0.2
 _WIDE = 2.0
 _ENOUGH_DB = 30.0
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One activation and why it is noisy.
+    """One activation, and why it is noisy.
 
     `share` is its share of the noise of all activations, and `cut` the share of its own noise that comes from values
-    outside its range. `channel` has the largest part of its noise; the widest channel spans `widest` times what the
-    median one does. `equalized`: its channels could be rescaled, and were.
+    outside its range. `channel` is the channel with the most noise. `widest` is the width of the widest channel,
+    divided by that of the median channel. `equalized`: whether its channels were rescaled.
     """
 
     tensor: str
@@ -62,17 +62,18 @@ class Cause:
     equalized: bool
 
     def __str__(self) -> str:
-        scaled = "its channels are equalized" if self.equalized else "nothing rescales its channels"
+        scaled = "its channels are equalized" if self.equalized else "its channels are not equalized"
         wide = f"; the widest channel spans {self.widest:.1f} times the median one" if self.widest >= _WIDE else ""
-        cut = f"; {self.cut:.0%} of its noise is values outside the range" if self.cut >= _MUCH_CUT else ""
+        cut = f"; {self.cut:.0%} of its noise is from values outside the range" if self.cut >= _MUCH_CLIPPED else ""
         return f"{self.path} ({self.op}, most in channel {self.channel}): {scaled}{wide}{cut}"
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """`causes` are all activations, the noisiest first. `sqnr_db` is what the logits have in int8, measured on `images`
-    images, of which `held_out` says whether calibration did not see them. `activations_db` is predicted for int8
-    activations with float weights; `cut` is the share of that noise which comes from values outside their range."""
+    """`causes` are all activations, the noisiest first. `sqnr_db` is the SQNR of the int8 logits, measured on `images`
+    images; `held_out`: whether these were kept out of calibration. `activations_db` is the SQNR predicted for int8
+    activations with float weights; `cut` is the share of that noise that comes from values outside the ranges. `done`
+    and `left` say what the recipe did and what the user can still do."""
 
     causes: tuple[Cause, ...]
     sqnr_db: float
@@ -85,7 +86,7 @@ class Explanation:
 
     def lines(self) -> list[str]:
         """About five lines of text."""
-        named = self.causes[:_NAMED]
+        named = self.causes[:_LISTED]
         parts = ", ".join(f"{cause.path} {cause.share:.0%}" for cause in named)
         count = _for_half(self.causes)
         return [
@@ -105,13 +106,13 @@ def explain(
     evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Why int8 by `recipe` is noisy.
+    """Why int8 is noisy with `recipe`.
 
-    Every fourth image of the calibration is held out and measured on; with fewer than 16, all are used for both. The
-    causes are measured on the first 16 others. `evaluate` gives the logits f32[N,classes] of a graph for images
-    f32[N,H,W,C]: by default the reference arithmetic, which is slow.
+    Every fourth calibration image is held out to measure on; with fewer than 16 images, all are used for calibration
+    and for measuring. The causes are measured on the first 16 images that are not held out. `evaluate` gives the logits
+    f32[N,classes] of a graph for images f32[N,H,W,C]; the default is the reference arithmetic, which is slow.
     """
-    unseen = len(calibration.images) >= _HELD_OUT_FROM
+    unseen = len(calibration.images) >= _LEAST_IMAGES_TO_HOLD_OUT
     if unseen:
         calibration, images = held_out(calibration)
     else:
@@ -124,7 +125,7 @@ def explain(
     noise = dict.fromkeys(backward.values, 0.0)
     outside = dict.fromkeys(backward.values, 0.0)
     by_channel: dict[str, np.ndarray] = {}
-    for name, value, error in moved(backward, qparams):
+    for name, value, error in weighted_errors(backward, qparams):
         noise[name] += _power(error)
         outside[name] += _power(error * _is_outside(value, qparams[name]))
         rows = to_nhwc(error)
@@ -157,13 +158,13 @@ def _power(error: torch.Tensor) -> float:
 
 
 def _is_outside(value: torch.Tensor, qparams: QParams) -> torch.Tensor:
-    """Where a value is more than half a step outside the range of int8."""
+    """Which values are more than half a step outside the range of int8."""
     scale, zero_point = float(qparams.scale[0]), int(qparams.zero_point[0])
     return (value < (-128.5 - zero_point) * scale) | (value > (127.5 - zero_point) * scale)
 
 
 def _widest(value: torch.Tensor) -> float:
-    """The width of the widest channel over that of the median one; 1 where there is one channel or all are zero."""
+    """The width of the widest channel divided by that of the median one; 1 if all channels are zero."""
     rows = to_nhwc(value)
     rows = rows.reshape(-1, rows.shape[-1])
     width = rows.max(axis=0, initial=0) - rows.min(axis=0, initial=0)
@@ -177,13 +178,13 @@ def _op(graph: Graph, name: str) -> str:
 
 
 def _for_half(causes: tuple[Cause, ...]) -> int:
-    """How many of the noisiest together make half of the noise."""
+    """How many of the noisiest activations together make half of the noise."""
     reached = np.cumsum([cause.share for cause in causes])
     return int(np.searchsorted(reached, 0.5 * reached[-1])) + 1
 
 
 def _done(recipe: Recipe, prepared: Prepared, tensors: int) -> str:
-    """What the recipe does, with what came of it."""
+    """What the recipe did."""
     split = len(prepared.floors)
     methods: Mapping[str, object] = {
         f"{len(prepared.factors)} of {tensors} tensors equalized": prepared.factors,
@@ -198,18 +199,20 @@ def _done(recipe: Recipe, prepared: Prepared, tensors: int) -> str:
 def _left(
     recipe: Recipe, form: Graph, causes: tuple[Cause, ...], measured_db: float, activations_db: float, cut: float
 ) -> tuple[str, ...]:
-    """What a user can still do, the cheapest first."""
+    """What a user can still do; the advice that costs least comes first."""
     advice = []
-    if cut >= _MUCH_CUT:
-        advice.append(f"more calibration images or --observer minmax ({cut:.0%} of the noise is values outside ranges)")
+    if cut >= _MUCH_CLIPPED:
+        advice.append(
+            f"more calibration images or --observer minmax ({cut:.0%} of the noise is from values outside the ranges)"
+        )
     if measured_db >= _ENOUGH_DB:
         return (*advice, f"little: above {_ENOUGH_DB:.0f} dB about one answer in a hundred changes")
-    gates = any(cause.op == "add" and not cause.equalized for cause in causes[:_NAMED])
+    gates = any(cause.op == "add" and not cause.equalized for cause in causes[:_LISTED])
     if recipe.hswish == "delegated" and recipe.split_gates != "all" and gates:
         advice.append("--split-gates all")
     if recipe.name != "best":
         advice.append("--recipe best, with real images")
-    kept = [cause for cause in causes if cause.op != "input"][:_NAMED]
+    kept = [cause for cause in causes if cause.op != "input"][:_LISTED]
     if kept:
         options = " ".join(f"--keep-float '{cause.path}'" for cause in kept)
         without = _without(sum(cause.share for cause in kept), measured_db, activations_db)
@@ -219,7 +222,8 @@ def _left(
 
 
 def _without(share: float, measured_db: float, activations_db: float) -> float:
-    """The SQNR in dB without this share of the activations' noise; a refit leaves less of it than predicted."""
+    """The SQNR in dB without this share of the activations' noise. After a refit the real noise of the activations may
+    be less than predicted, so it is taken as at most the measured noise."""
     measured, activations = (10 ** (-db / 10) for db in (measured_db, activations_db))
     rest = measured - share * min(measured, activations)
     return -10 * math.log10(rest) if rest > 0 else math.inf

@@ -1,7 +1,7 @@
-"""Guards: what is wrong with calibration images or a graph, said before it costs accuracy in silence.
+"""Guards: find what is wrong with calibration images or a graph, which would otherwise cost accuracy in silence.
 
-Calibration on the wrong images still gives a file that runs. What the arrays alone show is refused here; a set that is
-merely unlike the model's own is not, since only accuracy can tell.
+Calibration on the wrong images still gives a file that runs. These checks see what the arrays alone show. They cannot
+see that images differ from those that the model is used on; only accuracy can.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ from edgemobile.graph import Graph
 
 __all__ = ["check_images", "dead_channels", "silent_layers"]
 
-# Preprocessing brings pixels to a few deviations around zero; 0..255 left as they are do not fit.
+# Preprocessing brings pixels to a few deviations around zero. Raw pixels 0..255 are far above this.
 _LARGEST_MEAN_SQUARE = 100.0
-# Correlation of neighbouring pixels: white noise 0, photographs above 0.8, synthesized images in between.
+# Correlation of neighbouring pixels: 0 in white noise, above 0.8 in photographs, in between in synthetic images.
 _LEAST_CORRELATION = 0.02
 _LEAST_SIDE_PX = 16
-_LOOKED_AT = 64
-# Layers that a note names.
-_NAMED = 3
+_CHECKED_IMAGES = 64
+# The number of layers that a note lists.
+_LISTED = 3
 
 
 def check_images(batches: Sequence[np.ndarray], *, strict: bool = True, largest: float = 0) -> list[str]:
-    """What is wrong with preprocessed images f32[N,H,W,C] as a calibration set, as notes. `largest` is the largest
-    value that the model's own preprocessing gives, which may be that of raw pixels.
+    """Notes on what is wrong with preprocessed images f32[N,H,W,C] as a calibration set. `largest` is the largest value
+    that the model's preprocessing can give, which may be that of raw pixels.
 
-    Raises EdgemobileError for an empty set and for values that are not finite; with `strict` also in place of a note:
-    for images that are constant, all the same, not normalised, or noise.
+    Raises EdgemobileError for an empty set and for values that are not finite. Images that are of a single colour, all
+    the same, not normalized, or noise get a note, or with `strict` an EdgemobileError.
     """
     if not sum(len(batch) for batch in batches):
-        raise EdgemobileError("the calibration set is empty: give at least one image, or none to synthesize them")
+        raise EdgemobileError(
+            "the calibration set is empty: give at least one image, or leave the set out to synthesize images"
+        )
     if not all(np.isfinite(batch).all() for batch in batches):
-        raise EdgemobileError("the calibration images hold values that are not finite; check the preprocessing")
-    reason = _unusable(np.concatenate(batches)[:_LOOKED_AT], max(_LARGEST_MEAN_SQUARE, largest**2))
+        raise EdgemobileError("the calibration images have values that are not finite; check the preprocessing")
+    reason = _unusable(np.concatenate(batches)[:_CHECKED_IMAGES], max(_LARGEST_MEAN_SQUARE, largest**2))
     if reason and strict:
         raise EdgemobileError(
-            f"the calibration images cannot calibrate: {reason}. Give images of what the model is for, "
-            "or --unchecked-calib to use these all the same"
+            f"the calibration images cannot be used: {reason}. Give images like those that the model will see, "
+            "or --unchecked-calib to use these anyway"
         )
     return [f"calibration images: {reason}"] if reason else []
 
@@ -53,9 +55,9 @@ def _unusable(images: np.ndarray, most_power: float) -> str | None:
         return "all are the same image"
     power = float(np.mean(np.square(images, dtype=np.float64)))
     if power > most_power:
-        return f"their mean square is {power:.3g}, so they are not normalised (about 1 is usual; pixels 0..255?)"
+        return f"their mean square is {power:.3g}, so they are not normalized (about 1 is usual; pixels 0..255?)"
     if min(images.shape[1:3]) >= _LEAST_SIDE_PX and _correlation(images) < _LEAST_CORRELATION:
-        return "neighbouring pixels have nothing in common, so they are noise"
+        return "neighbouring pixels are not correlated, so they are noise"
     return None
 
 
@@ -66,7 +68,7 @@ def _correlation(images: np.ndarray) -> float:
 
 
 def dead_channels(graph: Graph) -> list[str]:
-    """One note on output channels whose weights are all zero, with the layer they are most of; or none."""
+    """One note on output channels whose weights are all zero, naming the layer with the largest share; or none."""
     dead: dict[str, np.ndarray] = {}
     for node in graph.nodes:
         if node.has_weights:
@@ -85,12 +87,12 @@ def dead_channels(graph: Graph) -> list[str]:
 
 
 def silent_layers(graph: Graph, ranges: Mapping[str, tuple[float, float]]) -> list[str]:
-    """One note on layers whose `ranges` say that they gave nothing but zero; or none."""
+    """One note on layers whose output was always zero by `ranges`; or none."""
     layers = [node.output for node in graph.nodes if node.has_weights]
     found = [name for name in layers if ranges[name] == (0.0, 0.0)]
-    return [f"zero on every calibration image, so that a scale is a guess: {_first_few(found)}"] if found else []
+    return [f"zero on every calibration image, so their scale is a guess: {_first_few(found)}"] if found else []
 
 
 def _first_few(names: Sequence[str]) -> str:
-    rest = f", and {len(names) - _NAMED} more layers" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + rest
+    rest = f", and {len(names) - _LISTED} more layers" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + rest

@@ -1,12 +1,13 @@
-"""A gate of its own: hard-swish whose x may have any scale a channel, because its gate divides that scale out.
+"""Split gates: a form of hard-swish in which the channels of x may be multiplied by any factor.
 
     gate = relu6(x + 3);          y = x * gate      the delegated form: x must keep its scale
-    gate = relu6(w * x + 3);      y = x * gate      this one: w, a 1x1 depthwise convolution, is 1 a channel
+    gate = relu6(w * x + 3);      y = x * gate      the split form: w is a 1x1 depthwise convolution, 1 in each channel
 
-Both are the same function. In the first every channel of x shares one step of int8, since hard-swish lets no factor
-through. In the second equalization may multiply a channel of x, and divides its w: narrow channels get their 256 steps,
-and the product takes the factors on to the next layer. It costs one multiplication a value where there was an
-addition. In the stem it matters most: its few channels differ widely, and every later layer inherits their noise.
+Both are the same function. In the delegated form all channels of x share one int8 step, because hard-swish lets no
+factor through. In the split form equalization may multiply a channel of x by a factor and divide its w by it: narrow
+channels get all 256 steps, and the product passes the factors on to the next layer. This costs one multiplication per
+value instead of an addition. It matters most in the stem: its few channels have very different ranges, and their noise
+reaches every later layer.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from edgemobile.quant.noise import Channels
 
 __all__ = ["GATES", "highest_cost", "split_gates"]
 
-# `highest_cost` splits no gate that takes less than this share off all the noise of activations, and none once the
-# logits are predicted to be this good: weights and what is not to first order take 3 dB off, and of the answers about
-# one in a hundred changes then.
-_WORTH = 0.02
+# `highest_cost` splits no gate that removes less than this share of the noise of all activations. It stops when the
+# logits are predicted to reach this SQNR: the noise of the weights and of higher order takes about 3 dB off it, and
+# then about one answer in a hundred changes.
+_LEAST_SAVED = 0.02
 _ENOUGH_DB = 32.0
 
 
 def split_gates(graph: Graph, wanted: Callable[[Node], bool]) -> tuple[Graph, list[str]]:
-    """(`graph` in the new form at the convolutions that are `wanted`, the names of those convolutions).
+    """(`graph` with split gates at the convolutions that are `wanted`, the names of those convolutions).
 
-    `graph` is in the delegated form; a convolution that more than a hard-swish reads is left alone.
+    `graph` is in the delegated form. A convolution that has readers other than one hard-swish is left unchanged.
     """
     nodes: list[Node] = []
     tensors: list[Tensor] = []
@@ -54,13 +55,13 @@ def highest_cost(
     factors: Mapping[str, np.ndarray],
     signal: float,
 ) -> set[str]:
-    """Of the convolutions that are `split`, those whose gates are worth it: the stem's, and the dearest.
+    """The convolutions of `split` whose gates are worth splitting: the stem's, and those that save the most noise.
 
-    `graph` has all its gates split; `groups` are those of equalization, `factors` what it would multiply their
-    channels by. A group whose gate is not split keeps 1. `signal` is the sum of an image's squared logits.
+    `graph` has all its gates split. `groups` are the groups of equalization, and `factors` its factors for their
+    channels; a group whose gate is not split has the factor 1. `signal` is the sum of an image's squared logits.
     """
-    tied = {name for group in groups for name in group}
-    noise = sum(of.noise() for name, of in channels.items() if name not in tied)
+    grouped = {name for group in groups for name in group}
+    noise = sum(of.noise() for name, of in channels.items() if name not in grouped)
     kept = {name for name in split if (layer := graph.producer(name)) and _is_stem(graph, layer)}
     saved: dict[str, float] = {}
     for group in groups:
@@ -72,7 +73,7 @@ def highest_cost(
         else:
             noise += least
     for x in sorted(saved, key=lambda x: -saved[x]):
-        if noise <= signal / 10 ** (_ENOUGH_DB / 10) or saved[x] < _WORTH * noise:
+        if noise <= signal / 10 ** (_ENOUGH_DB / 10) or saved[x] < _LEAST_SAVED * noise:
             break
         noise -= saved[x]
         kept.add(x)
@@ -103,14 +104,14 @@ def _feeds_one_hswish(graph: Graph, node: Node) -> bool:
 
 
 def _is_stem(graph: Graph, node: Node) -> bool:
-    """Whether a layer reads the image itself."""
+    """Whether a layer reads the input image."""
     return node.inputs[0] in graph.inputs
 
 
-# Which layers a recipe's `split_gates` asks for.
+# The layers whose gates are split, for each value of a recipe's `split_gates`.
 GATES: dict[str, Callable[[Graph, Node], bool]] = {
     "none": lambda graph, node: False,
     "stem": _is_stem,
-    "highest_cost": _is_stem,  # at least: `highest_cost` finds the others
+    "highest_cost": _is_stem,  # the function `highest_cost` finds the others
     "all": lambda graph, node: True,
 }

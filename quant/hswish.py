@@ -1,14 +1,14 @@
-"""Hard-swish and hard-sigmoid in a form that integer runtimes run whole.
+"""Hard-swish and hard-sigmoid in a form that integer runtimes run in one partition.
 
     hardswish(x)   = x * relu6(x + 3) / 6   ->   gate = relu6(x + 3);  y = x * gate   is 6 * hardswish(x)
     hardsigmoid(x) = relu6(x + 3) / 6       ->   gate = relu6(x + 3)                  is 6 * hardsigmoid(x)
 
-Where only a hard-sigmoid reads a layer, the 3 goes into that layer's bias and the clamp is fused to it. The 1/6 is
-not computed: it travels down through everything linear (means, products, reshapes) until a convolution or linear
-layer takes it into its weights. Where it meets a sum or a concatenation, a layer on the other side that nothing else
-reads takes the 6 into its weights instead. In int8 both change a scale and no integer. A tensor that is n times what
-its module gives in PyTorch says so (graph/origin.py; its name, <module>.x6, is for people), and a comparison divides
-it out.
+If a hard-sigmoid is the only reader of a layer, the 3 is added to that layer's bias and the clamp is fused to it. The
+1/6 is not computed: it passes through all linear ops (means, products, reshapes) to the next convolution or linear
+layer, whose weights are divided by 6. At a sum or a concatenation, the layer that makes the other input is multiplied
+by 6 instead, if nothing else reads it. In int8 both change a scale and no integer. A tensor that is n times the output
+of its module in PyTorch has the factor in its origin (graph/origin.py), so that a comparison can divide by it; its name
+ends in .x6 for people who read it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ __all__ = ["integer_form", "is_gate"]
 
 
 def integer_form(graph: Graph, hswish: Hswish = "delegated") -> Graph:
-    """A float graph of the same function without hard-sigmoid and, if "delegated", without hard-swish.
+    """A float graph of the same function without hard-sigmoid and, if `hswish` is "delegated", without hard-swish.
 
-    With "relu" each hard-swish becomes a ReLU, which is another function: equal from 3 up, at most 0.375 away below.
+    With "relu" each hard-swish becomes a ReLU. That is another function: equal from 3 upwards, and different by at most
+    0.375 below.
     """
     return _Rewrite(_with_relu(graph) if hswish == "relu" else graph, hswish).result()
 
 
 def _with_relu(graph: Graph) -> Graph:
-    # It loads torch, which the other forms do without.
+    # This imports torch, which the other forms do not need.
     from edgemobile.lower import fuse_activations
 
     nodes = [Node("relu", node.inputs, node.output) if node.op == "hardswish" else node for node in graph.nodes]
@@ -60,7 +61,7 @@ class _Rewrite:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # old name -> new name
     factors: dict[str, int] = field(default_factory=dict)  # old name -> n
-    given: dict[tuple[str, str], str] = field(default_factory=dict)  # (old name, ending) -> the name made of them
+    new_names: dict[tuple[str, str], str] = field(default_factory=dict)  # (old name, ending) -> a unique name
 
     def result(self) -> Graph:
         for node in self.graph.nodes:
@@ -88,7 +89,7 @@ class _Rewrite:
             self._pass_on(node, factors[0])
         elif node.op == "mul" and scale_free:
             self._pass_on(node, factors[0] * factors[1])
-        elif node.op in ("add", "concat") and scale_free and self._alike(node, max(factors)):
+        elif node.op in ("add", "concat") and scale_free and self._equal_factors(node, max(factors)):
             self._pass_on(node, max(factors))
         else:
             inputs = tuple(self._plain(name) for name in node.inputs)
@@ -98,12 +99,13 @@ class _Rewrite:
         inputs = tuple(self.names.get(name, name) for name in node.inputs)
         self._add(Node(node.op, inputs, node.output, node.attrs), factor)
 
-    def _alike(self, node: Node, factor: int) -> bool:
-        """Whether all parts of a sum or concatenation are `factor` times what they mean; layers are made so."""
-        return all(self.factors.get(name, 1) == factor or self._raised(name, factor) for name in node.inputs)
+    def _equal_factors(self, node: Node, factor: int) -> bool:
+        """Give all inputs of a sum or concatenation the same `factor`, multiplying layers; False if that cannot be."""
+        return all(self.factors.get(name, 1) == factor or self._multiply_layer(name, factor) for name in node.inputs)
 
-    def _raised(self, name: str, factor: int) -> bool:
-        """Multiply the layer that makes `name`, which one node reads; False where it cannot be."""
+    def _multiply_layer(self, name: str, factor: int) -> bool:
+        """Multiply the weights and bias of the layer that makes `name`. False if that cannot be: `name` must have one
+        reader, and the layer no activation."""
         index = next((i for i, made in enumerate(self.nodes) if made.output == self.names.get(name)), None)
         alone = len(self.graph.consumers(name)) == 1 and name not in self.graph.outputs
         if index is None or not alone or self.factors[name] != 1 or not _is_plain_layer(self.nodes[index]):
@@ -118,7 +120,7 @@ class _Rewrite:
         return True
 
     def _tensor(self, name: str) -> Tensor:
-        """A tensor of the graph, or one made on the way."""
+        """A tensor of the graph, or one that this rewrite added."""
         return self.tensors.get(name) or self.graph[name]
 
     def _data(self, name: str) -> np.ndarray:
@@ -127,15 +129,15 @@ class _Rewrite:
         return data
 
     def _named(self, name: str, ending: str) -> str:
-        """A name that no other tensor has; the same for the same tensor and `ending`."""
-        if (name, ending) not in self.given:
-            self.given[name, ending] = unique_name(f"{name}{ending}", {*self.graph.tensors, *self.tensors})
-        return self.given[name, ending]
+        """A name that no other tensor has. The same tensor and `ending` give the same name again."""
+        if (name, ending) not in self.new_names:
+            self.new_names[name, ending] = unique_name(f"{name}{ending}", {*self.graph.tensors, *self.tensors})
+        return self.new_names[name, ending]
 
     def _changed(
         self, name: str, ending: str, data: np.ndarray | None = None, *, factor: float = 1.0, added: float = 0.0
     ) -> str:
-        """A tensor that is `factor` times the tensor `name`, and `added` to it."""
+        """The name of a new tensor, which is `factor` times the tensor `name`, plus `added`."""
         old, new = self._tensor(name), self._named(name, ending)
         origin = old.origin or Origin(name)
         origin = replace(origin, factor=origin.factor * factor, added=origin.added * factor + added)
@@ -143,14 +145,14 @@ class _Rewrite:
         return new
 
     def _multiple(self, name: str, factor: int) -> str:
-        """The activation that is `factor` times `name`, and stands for it from here on."""
+        """The activation that is `factor` times `name` and replaces it in all later nodes."""
         new = self._changed(name, f".x{factor}", factor=factor) if factor != 1 else name
         self.tensors.setdefault(new, self.graph[name])
         self.names[name], self.factors[name] = new, factor
         return new
 
     def _add(self, node: Node, factor: int) -> None:
-        """Append `node`, whose output is `factor` times what its name means."""
+        """Append `node`, whose output is `factor` times the tensor of that name in the original graph."""
         self.nodes.append(Node(node.op, node.inputs, self._multiple(node.output, factor), node.attrs))
 
     def _gate(self, node: Node) -> str:
@@ -164,7 +166,7 @@ class _Rewrite:
         return self._plain(node.inputs[0]), self._constant("hswish.three", 3.0)
 
     def _hardsigmoid(self, node: Node) -> None:
-        """relu6(x + 3): fused to the layer before, with the 3 in its bias, where nothing else reads that layer."""
+        """relu6(x + 3): fused to the layer before, with the 3 in its bias, if nothing else reads that layer."""
         source = self.nodes[-1] if self.nodes else None
         alone = len(self.graph.consumers(node.inputs[0])) == 1 and node.inputs[0] not in self.graph.outputs
         if source is None or source.output != node.inputs[0] or not alone or not _is_plain_layer(source):
@@ -190,7 +192,7 @@ class _Rewrite:
         self._add(Node(node.op, inputs, node.output, node.attrs), 1)
 
     def _plain(self, name: str) -> str:
-        """The tensor `name` stands for without a factor, dividing where nothing downstream could."""
+        """The tensor `name` without a factor. Adds a division if it has one."""
         factor, current = self.factors.get(name, 1), self.names.get(name, name)
         if factor == 1:
             return current

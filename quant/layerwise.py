@@ -1,6 +1,7 @@
-"""Float and int8 run side by side, layer by layer: each int8 layer may be corrected before the next sees its output.
+"""Runs the float and the int8 graph together, layer by layer, and corrects each int8 layer before the next one runs.
 
-The int8 graph runs in real numbers, each tensor rounded to its steps, which is fast and, for fitting, exact enough.
+The int8 graph runs in float arithmetic with each tensor rounded to its int8 steps. This is fast, and exact enough to
+fit weights.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Layer", "LayerCorrection", "correct_layers", "fake_quantized"]
 
-# The last layers have a handful of pixels an image to look at, the first ones fill the memory.
+# The last layers have few pixels per image, so they need many images; the first layers fill the memory.
 _MAX_IMAGES = 512
 _MIN_IMAGES = 16
 _PIXELS = 2**21
@@ -32,11 +33,11 @@ _PIXELS = 2**21
 
 @dataclass(frozen=True)
 class Layer:
-    """An int8 convolution or linear layer in its place, with what int8 feeds it and what float makes of it.
+    """An int8 convolution or linear layer, with its input in the int8 graph and the output of the float layer.
 
-    `node`, `weight` i8[O,KH,KW,I/groups] or [O,I] and `bias` i32[O] are the int8 layer's; `float_weight` f32 is what
-    `weight` was rounded from. `x` is its input as reals, f32[N,C,H,W] or [N,C], and `target` the float
-    layer's output before its activation.
+    `node`, `weight` i8[O,KH,KW,I/groups] or [O,I] and `bias` i32[O] are the int8 layer's; `weight` was rounded from
+    `float_weight` f32. `x` f32[N,C,H,W] or [N,C] is its dequantized input, and `target` the output of the float layer
+    before its activation.
     """
 
     graph: Graph
@@ -63,13 +64,14 @@ class Layer:
         return self.weight.qparams is not None and self.weight.qparams.axis is not None
 
     def output(self, weight: torch.Tensor | None = None, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """What the layer gives before its activation, for some of its images, with another real `weight` (NCHW)."""
+        """The layer's output before its activation, for the images `rows`; a float `weight` (NCHW) replaces its own."""
         x = self.x[rows]
-        weight = reals(self.weight) if weight is None else weight
-        return evaluate(self.graph, _bare(self.node), [x, weight.to(x.device), reals(self.bias).to(x.device)])
+        weight = real_values(self.weight) if weight is None else weight
+        operands = [x, weight.to(x.device), real_values(self.bias).to(x.device)]
+        return evaluate(self.graph, _without_activation(self.node), operands)
 
     def activated(self, output: torch.Tensor) -> torch.Tensor:
-        """An output behind the layer's own activation."""
+        """`output` after the layer's activation."""
         match self.node.attrs.get("activation"):
             case "relu":
                 return output.relu()
@@ -79,12 +81,12 @@ class Layer:
                 return output
 
     def error(self, weight: torch.Tensor | None = None, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """The mean squared error of `output` behind the layer's activation, a scalar."""
+        """The mean squared error of `output` after the layer's activation, a scalar."""
         wanted = self.activated(self.target[rows])
         return (self.activated(self.output(weight, rows)) - wanted).square().mean()
 
     def rounded(self, weight: np.ndarray, bias: np.ndarray, qparams: QParams) -> Layer:
-        """This layer with the integers nearest to a real weight and bias."""
+        """This layer with the integers nearest to a float weight and bias."""
         return self.replaced(
             weight=weight_tensor(self.weight.name, weight, qparams),
             bias=bias_tensor(self.bias.name, bias, self.input_scale, qparams),
@@ -111,11 +113,12 @@ def correct_layers(
     report: Report,
     most_images: int = 0,
 ) -> Graph:
-    """`quantized` with the weights and biases that `corrections`, one after the other, give each of its layers.
+    """`quantized` with the weights and biases that the `corrections`, applied in order, give each of its layers.
 
-    `reference` is the float graph it was made from, with the same node names; `batches` are f32[N,H,W,C], of which as
-    many images are used as settle a mean and fit in memory, or `most_images` unless it is 0. `floors`: tensor name ->
-    f64[C], below which nothing that reads the tensor can tell values apart. `report` is told how many layers are done.
+    `reference` is the float graph that it was made from, with the same node names. `batches` are f32[N,H,W,C]. The
+    first `most_images` of them are used; 0 means as many as fit in memory, at most 512. `floors`: tensor name ->
+    f64[C]; every reader of the tensor treats lower values as this one. `report` is called with the number of layers
+    done.
     """
     torch = require("torch", "export")
     images = np.concatenate(list(batches))
@@ -138,9 +141,9 @@ class _Walk:
         self.floors = {name: to_nchw(floor[None, None, None].astype(np.float32)) for name, floor in floors.items()}
         self.tensors = dict(quantized.tensors)
         first = quantized.inputs[0]
-        self.floats = {name: reals(tensor) for name, tensor in reference.constants.items()} | {first: images}
-        self.reals = {name: reals(tensor) for name, tensor in quantized.constants.items()}
-        self.reals[first] = _rounded(images, self.tensors[first])
+        self.floats = {name: real_values(tensor) for name, tensor in reference.constants.items()} | {first: images}
+        self.dequantized = {name: real_values(tensor) for name, tensor in quantized.constants.items()}
+        self.dequantized[first] = _rounded(images, self.tensors[first])
 
     def result(self, report: Report) -> Graph:
         originals = {node.output: (index, node) for index, node in enumerate(self.reference.nodes)}
@@ -149,10 +152,10 @@ class _Walk:
         for index, node in enumerate(self.quantized.nodes):
             float_index, original = originals.get(node.output, (-1, None))
             if original is not None and self._is_layer(node):
-                self._mend(node, original)
+                self._correct(node, original)
                 report(layers.index(node.output) + 1, len(layers))
-            self.reals[node.output] = self._above_floor(node.output, self._int8_output(node))
-            _forget(self.reals, node, last_use, index)
+            self.dequantized[node.output] = self._above_floor(node.output, self._int8_output(node))
+            _forget(self.dequantized, node, last_use, index)
             if original is not None:
                 operands = [self.floats[name] for name in original.inputs]
                 exact = evaluate(self.reference, original, operands)
@@ -163,7 +166,7 @@ class _Walk:
     def _is_layer(self, node: Node) -> bool:
         return node.has_weights and self.tensors[node.output].qparams is not None
 
-    def _mend(self, node: Node, original: Node) -> None:
+    def _correct(self, node: Node, original: Node) -> None:
         weight, source = self.reference[original.inputs[1]].data, self.tensors[node.inputs[0]].qparams
         assert weight is not None
         assert source is not None
@@ -173,34 +176,35 @@ class _Walk:
             self.tensors[node.inputs[1]],
             self.tensors[node.inputs[2]],
             weight,
-            self.reals[node.inputs[0]],
+            self.dequantized[node.inputs[0]],
             float(source.scale[0]),
-            evaluate(self.reference, _bare(original), [self.floats[name] for name in original.inputs]),
+            evaluate(self.reference, _without_activation(original), [self.floats[name] for name in original.inputs]),
         )
         for correct in self.corrections:
             layer = correct(layer)
         for tensor in (layer.weight, layer.bias):
-            self.tensors[tensor.name], self.reals[tensor.name] = tensor, reals(tensor)
+            self.tensors[tensor.name], self.dequantized[tensor.name] = tensor, real_values(tensor)
 
     def _above_floor(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """A value as far as it matters: a layer must not be corrected for what nobody can tell apart."""
+        """`value`, raised to the floor of its channel: a layer must not be corrected for differences below it, which no
+        reader of the tensor can see."""
         return value.maximum(self.floors[name]) if name in self.floors else value
 
     def _int8_output(self, node: Node) -> torch.Tensor:
-        """What a node of the int8 graph gives, as the reals its integers stand for."""
-        operands = [self.reals[name] for name in node.inputs]
+        """The output of a node of the int8 graph, dequantized."""
+        operands = [self.dequantized[name] for name in node.inputs]
         crossing = node.op in ("quantize", "dequantize")
         exact = operands[0] if crossing else evaluate(self.quantized, node, operands)
         return _rounded(exact, self.tensors[node.output])
 
 
-def reals(constant: Tensor) -> torch.Tensor:
-    """A constant as real numbers, NCHW."""
+def real_values(constant: Tensor) -> torch.Tensor:
+    """The values of a constant, dequantized if it is quantized, NCHW."""
     assert constant.data is not None
     return to_nchw(constant.data if constant.qparams is None else dequantize(constant.data, constant.qparams))
 
 
-def _bare(node: Node) -> Node:
+def _without_activation(node: Node) -> Node:
     """A layer without its fused activation, which would hide a difference."""
     return Node(node.op, node.inputs, node.output, {**node.attrs, "activation": ""})
 
@@ -210,7 +214,7 @@ def _last_use(graph: Graph) -> dict[str, int]:
 
 
 def _forget(values: dict[str, torch.Tensor], node: Node, last_use: Mapping[str, int], index: int) -> None:
-    """Drop what no later node reads, so that memory stays at the live activations."""
+    """Drop the values that no later node reads, to save memory."""
     for name in set(node.inputs):
         if last_use[name] == index:
             del values[name]
@@ -223,6 +227,6 @@ def _rounded(value: torch.Tensor, tensor: Tensor) -> torch.Tensor:
 
 
 def fake_quantized(value: torch.Tensor, qparams: QParams) -> torch.Tensor:
-    """A tensor rounded to the int8 steps of `qparams`, as reals."""
+    """`value` quantized to int8 with `qparams` and dequantized again."""
     torch = require("torch", "export")
     return torch.fake_quantize_per_tensor_affine(value, float(qparams.scale[0]), int(qparams.zero_point[0]), -128, 127)

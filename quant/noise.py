@@ -1,9 +1,10 @@
-"""What rounding an activation, or the weights that read it, would do to the logits, before anything is rounded.
+"""Predicts the noise that rounding an activation, or the weights that read it, would add to the logits.
 
-To first order a tensor's error e moves the logits by J e, with J the Jacobian. A backward pass from random signs over
-the logits gives every tensor's gradient g at once, and the mean of (g . e)^2 is the noise that tensor alone puts there:
-a few passes weigh a whole net, where quantizing each tensor in turn would take one for each. Rounding to steps of s
-makes errors of variance s^2 / 12 that know nothing of each other, so the noise is s^2 / 12 times the sum of g^2.
+To first order an error e of a tensor changes the logits by J e, where J is the Jacobian. A backward pass from random
+signs over the logits gives the gradient g of every tensor at once, and the mean of (g . e)^2 is the noise that this
+tensor alone adds to the logits. So a few passes are enough for a whole net, where quantizing each tensor in turn would
+need one pass per tensor. Rounding to steps of s makes independent errors of variance s^2 / 12, so the noise is s^2 / 12
+times the sum of g^2.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Backward", "Channels", "Readers", "above", "observe_channels", "readers", "weight_peaks"]
 
-# Ranges of channels settle within some hundred images, gradients within some dozen.
+# The ranges of channels are stable after about a hundred images, and gradients after a few dozen.
 _RANGE_IMAGES = 128
 _GRADIENT_IMAGES = 64
-# A backward pass holds every activation: about so many pixels of input at a time, and in all.
+# Backward passes keep every activation in memory. These are the most input pixels in one pass, and in all passes.
 _PIXELS_AT_ONCE = 2**17
 _PIXELS = 2**19
 _PROBES = 2
-# An output of smaller values is zero.
-_FAINT = 1e-12
+# An output whose values are smaller counts as zero.
+_NEAR_ZERO = 1e-12
 
 
 @dataclass(frozen=True)
 class Channels:
-    """An activation, channel by channel, each f64[C].
+    """Statistics of an activation per channel, each f64[C].
 
-    `low` and `high` are the ends of a channel's range, which holds zero; `power` is the mean of its squared values;
-    `gain` is what an error of variance 1 in all of its values adds to the sum of an image's squared logits.
+    `low` and `high` are the ends of a channel's range, which includes zero; `power` is the mean of its squared values;
+    `gain` is the noise that errors of variance 1 in all of its values add to the sum of an image's squared logits.
     """
 
     low: np.ndarray
@@ -52,23 +53,23 @@ class Channels:
         return self.high - self.low
 
     def at_least(self, share: np.ndarray) -> Channels:
-        """These with channels at least so wide, as a share of the widest."""
+        """These channels, each at least as wide as its `share` f64[C] of the widest."""
         missing = np.maximum(share * self.width.max(initial=0.0) - self.width, 0.0)
         return replace(self, high=self.high + missing)
 
     def noise(self, factors: np.ndarray | float = 1.0) -> float:
-        """What int8 steps for channels multiplied by `factors` add to the sum of an image's squared logits."""
+        """The noise that int8 adds to the sum of an image's squared logits, with channels multiplied by `factors`."""
         step = ((self.high * factors).max() - (self.low * factors).min()) / 255
         return float(step**2 / 12 * (self.gain / np.square(factors)).sum())
 
 
 @dataclass(frozen=True)
 class Readers:
-    """The weights of a layer, for the channels of the activation it reads.
+    """The weights of a layer that reads an activation.
 
-    `peaks` f32[O,I]: the largest |weight| between a channel it writes and one it reads; a factor of the latter divides
-    it. `gain` f64[O] is that of the channels it writes, and `power` f64[I] what errors of variance 1 in the weights
-    that read a channel are multiplied by on their way into a channel written.
+    `peaks` f32[O,I]: the largest |weight| between output channel o and input channel i; a factor of the input channel
+    divides it. `gain` f64[O] is that of the output channels. `power` f64[I]: errors of variance 1 in the weights of an
+    input channel make errors of this variance in an output channel.
     """
 
     peaks: np.ndarray
@@ -79,8 +80,8 @@ class Readers:
 class Backward:
     """A graph run on images f32[N,H,W,C], ready for backward passes: `logits` f32[N,classes], and `values` by name.
 
-    The logits of a graph that is no classifier are all of its outputs, each divided by its root mean square: an error
-    then counts alike in all of them.
+    If the graph is not a classifier, its logits are all of its outputs, each divided by its root mean square, so that
+    errors count equally in all of them.
     """
 
     def __init__(self, graph: Graph, images: np.ndarray, seed: int = 0) -> None:
@@ -96,7 +97,7 @@ class Backward:
         return self.values[name]
 
     def gradients(self, probes: int) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """(name, value, gradient) of every activation, once for each of so many random signs over the logits."""
+        """(name, value, gradient) of every activation, for each of `probes` draws of random signs over the logits."""
         import torch
 
         for _ in range(probes):
@@ -111,7 +112,7 @@ def _logits(outputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
     if len(outputs) == 1 and outputs[0].ndim == 2:
         return outputs[0]
-    scales = [value.detach().square().mean().sqrt().clamp_min(_FAINT) for value in outputs]
+    scales = [value.detach().square().mean().sqrt().clamp_min(_NEAR_ZERO) for value in outputs]
     return torch.cat([(value / scale).flatten(1) for value, scale in zip(outputs, scales, strict=True)], dim=1)
 
 
@@ -120,8 +121,8 @@ def observe_channels(
 ) -> tuple[dict[str, Channels], float]:
     """(the channels of every activation, the sum of an image's squared logits), over images f32[N,H,W,C].
 
-    `floors` f64[C]: below them nothing that reads a tensor can tell values apart. `gradient_images` is how many images
-    backward passes use, 0 for as many as take seconds.
+    `floors`: tensor name -> f64[C]; every reader of the tensor treats lower values as this one. `gradient_images` is
+    the number of images for backward passes; 0 means as many as take a few seconds.
     """
     ranges = _ranges(graph, images[:_RANGE_IMAGES], floors)
     pixels = images.shape[1] * images.shape[2]
@@ -144,7 +145,8 @@ def observe_channels(
 
 
 def readers(graph: Graph, names: Collection[str], channels: Mapping[str, Channels]) -> list[Readers]:
-    """The layers that read an activation of `names`, but for depthwise ones: a scale a channel takes any factor."""
+    """The layers that read one of the activations `names`. Depthwise layers are left out: with one scale per channel
+    their weights can take any factor."""
     found = []
     for node in graph.nodes:
         if node.has_weights and node.inputs[0] in names and node.attrs.get("groups", 1) == 1:
@@ -157,7 +159,7 @@ def readers(graph: Graph, names: Collection[str], channels: Mapping[str, Channel
 
 
 def weight_peaks(weight: np.ndarray) -> np.ndarray:
-    """The largest |weight| [O,I] between a channel written and one read, of [O,KH,KW,I] or [O,I]."""
+    """[O,I]: the largest |weight| between an output and an input channel, of a weight [O,KH,KW,I] or [O,I]."""
     return np.abs(weight).reshape(len(weight), -1, weight.shape[-1]).max(axis=1)
 
 
@@ -180,5 +182,5 @@ def _ranges(
 
 
 def above(values: np.ndarray, floor: np.ndarray | None) -> np.ndarray:
-    """`values` where they exceed the floor of their channel, and the floor elsewhere."""
+    """`values`, raised to the floor of their channel."""
     return values if floor is None else np.maximum(values, floor.astype(np.float32))

@@ -1,7 +1,7 @@
-"""Observers watch a tensor over the calibration batches and say which range int8 should cover.
+"""Observers see a tensor over the calibration batches and choose the range that int8 should cover.
 
-Each is streaming: memory does not grow with the calibration set. `update` takes an array of any shape, `range` gives
-(low, high) with low <= 0 <= high, since zero must be exact (it is what padding writes).
+They are streaming: memory does not grow with the calibration set. `update` takes an array of any shape. `range` gives
+(low, high) with low <= 0 <= high, because zero must be exact (padding writes zeros).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["OBSERVERS", "Entropy", "MinMax", "MovingAverage", "Mse", "Observer",
 
 _LEVELS = 256
 _BINS = 2048
-# Values counted an update. The stride is odd, so that it does not walk along one channel.
+# The most values that one update counts. The stride is odd, so that the sample covers all channels.
 _COUNTED = 2**17
 
 
@@ -39,7 +39,7 @@ class MinMax:
 
 
 class MovingAverage:
-    """An exponential moving average of each batch's extremes: one wild batch does not set the range."""
+    """An exponential moving average of each batch's extremes, so that one unusual batch does not set the range."""
 
     def __init__(self, momentum: float = 0.1) -> None:
         self.momentum = momentum
@@ -55,7 +55,8 @@ class MovingAverage:
 
 
 class _Histogram:
-    """Counts in equal bins over a range that grows with the data; old counts move to the bin of their centre."""
+    """Counts in equal bins over a range that grows with the data. When it grows, each old bin's count moves to the new
+    bin that contains its centre."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(_BINS)
@@ -66,12 +67,12 @@ class _Histogram:
         if low == high:
             return
         if (low, high) != (self.low, self.high):
-            # Grow with room to spare, so that counts move seldom.
+            # Grow by a quarter more than needed, so that counts rarely move.
             low = low if low == self.low else low * 1.25
             high = high if high == self.high else high * 1.25
             self.counts, _ = np.histogram(self.centres(), _BINS, (low, high), weights=self.counts)
             self.low, self.high = low, high
-        # The extremes are exact; the counts are of an even sample, which shapes the histogram as well.
+        # The extremes are exact. The counts are of an evenly spaced sample, which has the same distribution.
         every = values.size // _COUNTED + 1
         self.counts += np.histogram(values.reshape(-1)[:: every | 1], _BINS, (self.low, self.high))[0]
 
@@ -80,7 +81,7 @@ class _Histogram:
         return (edges[:-1] + edges[1:]) / 2
 
     def occupied(self) -> tuple[float, float]:
-        """The ends of the occupied bins, widened to hold zero."""
+        """The ends of the occupied bins, widened to include zero."""
         edges = np.linspace(self.low, self.high, _BINS + 1)
         filled = np.flatnonzero(self.counts)
         if not len(filled):
@@ -89,7 +90,7 @@ class _Histogram:
 
 
 class Percentile(_Histogram):
-    """Cut the rarest values off each tail: keeps `percentile` % between the ends."""
+    """Clips the largest and smallest values: `percentile` % of the values are inside the range."""
 
     def __init__(self, percentile: float = 99.99) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class Percentile(_Histogram):
 
 
 class _Search(_Histogram):
-    """Try shrunken ranges and keep the one with the least `_loss`."""
+    """Tries smaller and smaller ranges and takes the one with the least `_loss`."""
 
     def range(self) -> tuple[float, float]:
         low, high = self.occupied()
@@ -119,7 +120,7 @@ class _Search(_Histogram):
             (low * a, high * b) for a in (shrinks if low < 0 else [1.0]) for b in (shrinks if high > 0 else [1.0])
         ]
         if low < 0 < high:
-            # Both tails together, then each on its own from there: 72 + 36 tries instead of 36 * 36.
+            # Shrink both ends together first, then each end alone: 36 + 72 candidates instead of 36 * 36.
             both = min(((low * s, high * s) for s in shrinks), key=lambda ends: self._loss(*ends))
             candidates = [(both[0] * s, both[1]) for s in shrinks] + [(both[0], both[1] * s) for s in shrinks]
         return min(candidates, key=lambda ends: self._loss(*ends))
@@ -129,9 +130,9 @@ class _Search(_Histogram):
 
 
 class Mse(_Search):
-    """The range with the least mean squared error: rounding noise inside against clipping outside.
+    """The range with the least mean squared error from rounding inside it and clipping outside.
 
-    Rounding costs step^2 / 12 a value, clipping the squared distance to the range's end.
+    The squared error of a value is step^2 / 12 if it is rounded, and its squared distance to the range if clipped.
     """
 
     def _loss(self, low: float, high: float) -> float:
@@ -142,7 +143,7 @@ class Mse(_Search):
         return float(self.counts @ np.where(inside, step**2 / 12, (centres - clipped) ** 2))
 
 
-# What a level that holds nothing but clipped values is given of the probability: zero would cost infinitely much.
+# The probability of a level that has clipped values only: with zero the divergence would be infinite.
 _RARE = 1e-9
 
 
@@ -153,7 +154,8 @@ class Entropy(_Search):
         centres = self.centres()
         level = np.clip(np.floor((centres - low) / (high - low) * _LEVELS), 0, _LEVELS - 1).astype(int)
         inside = (centres >= low) & (centres <= high)
-        # The reference puts the clipped tails on the range's last bins; the candidate spreads each level evenly.
+        # The reference adds the clipped values to the range's first and last bin; the candidate spreads each level
+        # evenly over its bins.
         reference = np.where(inside, self.counts, 0.0)
         ends = np.flatnonzero(inside)
         if len(ends) < _LEVELS // 2:

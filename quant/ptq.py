@@ -1,7 +1,7 @@
 """Post-training quantization: Calibration (a float Graph and images) + Recipe -> int8 Graph.
 
-The result follows the TFLite 8-bit specification, and every format is written from it, so the integers are the same in
-all: activations int8 asymmetric, weights int8 symmetric in [-127, 127], bias int32 at scale_in * scale_weight.
+The result follows the TFLite 8-bit specification: activations int8 asymmetric, weights int8 symmetric in [-127, 127],
+bias int32 at scale_in * scale_weight. Every format is written from it, so the integers are the same in all formats.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from edgemobile.util.progress import Progress, Silent
 
 __all__ = ["Quantized", "ptq", "qparams_of", "quantize"]
 
-# A kernel multiplies its sum by less than 2^8 to get integers of the output, and LiteRT aborts on a file that asks for
-# more; here is room for a scale that changes later. Only an output that hardly ever moves comes near.
+# A kernel multiplies its sum by less than 2^8 to get output integers, and LiteRT aborts if a file needs a larger
+# multiplier. This limit leaves room for scales that change later. Only an output that hardly varies reaches it.
 _MOST_STEPS = 2.0**6
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """An int8 graph, and what a reader should know: guards that acted and what the recipe could not apply."""
+    """An int8 graph, and `notes` for the user: what the guards found, and scales that had to be raised."""
 
     graph: Graph
     notes: tuple[str, ...]
@@ -65,16 +65,16 @@ def ptq(
 ) -> Quantized:
     """Quantize `graph` to int8.
 
-    `batches` are preprocessed images f32[N,H,W,C] of any batch sizes. Raises EdgemobileError for an empty set, values
-    that are not finite or a rule that matches nothing, and, where `strict`, for images that cannot be what the model is
-    used on; they are noted otherwise.
+    `batches` are preprocessed images f32[N,H,W,C], in batches of any size. Raises EdgemobileError for an empty set, for
+    values that are not finite and for a rule that matches no layer. Images that fail the checks of quant/guards.py
+    raise it too if `strict`, and get a note if not.
     """
     return quantize(calibrate(graph, batches, strict=strict), recipe, progress=progress)
 
 
 def quantize(calibration: Calibration, recipe: Recipe = DEFAULT, *, progress: Progress | None = None) -> Quantized:
     """Quantize the graph of `calibration` to int8 as the recipe says. Raises EdgemobileError for a rule that matches
-    nothing, and for one with trials, which quant/trials.py resolves."""
+    no layer, and for a recipe with trials: quant/trials.py chooses among them first."""
     if recipe.trials:
         raise EdgemobileError(
             f"recipe {recipe.name!r} has trials ({', '.join(recipe.trials)}): edgemobile.quant.trials.choose gives the "
@@ -97,13 +97,13 @@ def quantize(calibration: Calibration, recipe: Recipe = DEFAULT, *, progress: Pr
 
 
 def qparams_of(calibration: Calibration, recipe: Recipe = DEFAULT) -> tuple[Graph, dict[str, QParams]]:
-    """(the float graph that int8 would stand for, the QParams of its every activation)."""
+    """(the float graph that is rounded to int8, the QParams of each of its activations)."""
     form = calibration.prepared(recipe).graph
     return form, _activation_qparams(form, calibration.ranges(recipe))
 
 
 def _layer_corrections(recipe: Recipe) -> list[LayerCorrection]:
-    """What the recipe does to each layer once its input is known, in order."""
+    """The layer corrections of the recipe, in order."""
     corrections: list[LayerCorrection] = []
     if recipe.refit:
         corrections.append(partial(refit, strength=recipe.refit, pooled=recipe.refit_pooled))
@@ -127,13 +127,13 @@ def _activation_qparams(graph: Graph, ranges: Ranges) -> dict[str, QParams]:
     for node in graph.nodes:
         if (shared := united.get(node.output)) is not None:
             wide = qparams[node.output] = at_least(shared, _unit(graph, node, qparams) / _MOST_STEPS)
-            # What one of them needs, all that share it get.
+            # All tensors that share these qparams get the wider step.
             for held in (united, qparams):
                 held |= {name: wide for name, each in held.items() if each is shared}
         elif OPS[node.op].shares_qparams:
             qparams[node.output] = qparams[node.inputs[0]]
         elif node.op in FIXED_QPARAMS:
-            # Fixed in TFLite; onnxruntime takes any, and these are as good.
+            # TFLite fixes these. onnxruntime accepts any qparams, including these.
             qparams[node.output] = FIXED_QPARAMS[node.op]
         elif is_gate(graph, node) and (clamped := clamp_qparams(qparams[node.inputs[0]], 3)):
             qparams[node.output] = clamped
@@ -144,13 +144,14 @@ def _activation_qparams(graph: Graph, ranges: Ranges) -> dict[str, QParams]:
 
 
 def _own_qparams(graph: Graph, names: Iterable[str], low: float, high: float) -> QParams:
-    """Those of tensors that share a range; with 3 a whole number of steps where a gate reads one."""
+    """The qparams of tensors that share a range. If a gate reads one of them, 3 is a whole number of steps."""
     gated = any(is_gate(graph, reader) for name in names for reader in graph.consumers(name))
     return stepped_qparams(low, high, 3) if gated else activation_qparams(low, high)
 
 
 def _united_qparams(graph: Graph, useful: Mapping[str, tuple[float, float]]) -> dict[str, QParams]:
-    """One for all tensors that concatenations tie together, wide enough for each; sigmoid and tanh keep their own."""
+    """Shared qparams for all tensors that a concatenation connects, wide enough for each of them. The outputs of
+    sigmoid and tanh keep their own."""
     free = useful.keys() - {node.output for node in graph.nodes if node.op in FIXED_QPARAMS}
     groups: list[set[str]] = []
     for node in graph.nodes:
@@ -168,7 +169,7 @@ def _united_qparams(graph: Graph, useful: Mapping[str, tuple[float, float]]) -> 
 
 
 def _unit(graph: Graph, node: Node, qparams: Mapping[str, QParams]) -> float:
-    """What a change of its inputs by one integer makes of a node's output at most."""
+    """The largest change of a node's output if an integer of its inputs changes by one."""
     if node.has_weights:
         step = float(qparams[node.inputs[0]].scale[0])
         weight, bias = (graph[name].data for name in node.inputs[1:])
@@ -180,13 +181,13 @@ def _unit(graph: Graph, node: Node, qparams: Mapping[str, QParams]) -> float:
 
 
 def _constant_qparams(constant: Tensor) -> QParams:
-    """Those of a constant that stands beside activations."""
+    """The qparams of a constant operand of an op such as add or mul."""
     assert constant.data is not None
     return activation_qparams(float(constant.data.min()), float(constant.data.max()))
 
 
 def _useful_range(graph: Graph, node: Node, low: float, high: float) -> tuple[float, float]:
-    """The part of a range that what follows can tell apart."""
+    """The part of a range that the following nodes can distinguish."""
     activation = node.attrs.get("activation", "")
     if is_gate(graph, node):
         return 0.0, 6.0
@@ -210,7 +211,8 @@ def _gated(graph: Graph, name: str, consumer: Node, gates: list[Node]) -> bool:
 
 
 def _equalized(graph: Graph, factors: Mapping[str, np.ndarray]) -> Graph:
-    """`graph`, whose channels were multiplied by `factors` (tensor name -> f64[C]), with tensors that say so."""
+    """`graph`, whose channels were multiplied by `factors` (tensor name -> f64[C]), with the factors in the origins and
+    names of its tensors."""
     factors = {name: factor for name, factor in factors.items() if not np.allclose(factor, 1)}
     names = {name: unique_name(f"{name}.eq", graph.tensors) for name in factors}
     origins = {
@@ -225,7 +227,8 @@ def _equalized(graph: Graph, factors: Mapping[str, np.ndarray]) -> Graph:
 
 @dataclass
 class _Build:
-    """Walks the float graph once and makes the integer one, crossing between precisions where the recipe asks."""
+    """Builds the integer graph in one pass over the float graph. Adds quantize and dequantize nodes around the nodes
+    that the recipe keeps in float."""
 
     form: Graph
     qparams: dict[str, QParams]
@@ -274,8 +277,8 @@ class _Build:
         self.nodes.append(Node(node.op, inputs, node.output, node.attrs))
 
     def _in_steps_of(self, output: str, name: str) -> str:
-        """The integers of `name` in the steps of `output`; only a sigmoid or a tanh on its way to a concatenation
-        has others."""
+        """`name` in int8 with the qparams of `output`. They differ only if `name` is the output of a sigmoid or tanh
+        that a concatenation reads; then it is requantized."""
         x, wanted = self._as_int8(name), self.qparams[output]
         if self.qparams[name].equals(wanted):
             return x
@@ -300,7 +303,7 @@ class _Build:
         return name if self.tensors[name].qparams is None else self._cross(name, "dequantize")
 
     def _constant(self, name: str, tensor: Tensor) -> str:
-        """Put a constant and return its name; one that is read in both precisions needs two."""
+        """Add a constant and return its name. A constant that is read in both precisions is added twice."""
         held = self.tensors.get(name)
         alias = name if held is None or held.dtype == tensor.dtype else f"{name}.{tensor.dtype}"
         self.tensors[alias] = replace(tensor, name=alias)
@@ -324,7 +327,9 @@ class _Build:
         per_channel = self._settings(node).weights == "per_channel"
         qparams = weight_qparams(weight, bias, input_scale, per_channel=per_channel)
         if not per_channel and qparams.scale[0] > np.abs(weight).max() / 127 * 1.001:
-            self.notes.append(f"{node.output}: the weights' one scale was raised, or a bias would overflow int32")
+            self.notes.append(
+                f"{node.output}: the scale of the weights was raised, because a bias would have overflowed int32"
+            )
         self.tensors[weight_name] = weight_tensor(weight_name, weight, qparams)
         self.tensors[bias_name] = bias_tensor(bias_name, bias, input_scale, qparams)
         return weight_name, bias_name

@@ -1,6 +1,6 @@
-"""A recipe is data: how to quantize, written down, read back from JSON, and stored in the manifest.
+"""A recipe says how to quantize. It is data: it is written to and read from JSON, and stored in the manifest.
 
-Rules apply in order and a later rule wins, so a recipe reads as "everything like this, except those".
+Rules apply in order, and a later rule overrides an earlier one.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ TRIALS = ("gradient-images", "mse", "layer-images", "refit-pooled", "adaround")
 class Rule:
     """Settings for the nodes whose name or module path matches `pattern` (shell wildcards); None changes nothing.
 
-    "features.0.2" also means the node that holds 6 times what that module gives, which is called features.0.2.x6.
+    "features.0.2" also matches features.0.2.x6, the node that holds 6 times the output of that module.
 
-    `observer` ranges the node's output, `weights` is the granularity of its weight scales, `precision` "float" keeps
-    the node out of int8.
+    `observer` chooses the range of the node's output, `weights` is the granularity of its weight scales, and
+    `precision` "float" keeps the node in float.
     """
 
     pattern: str = "*"
@@ -51,7 +51,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all the rules together say about one node."""
+    """The settings of one node after all rules."""
 
     observer: str = "moving_average"
     weights: Granularity = "per_channel"
@@ -63,22 +63,23 @@ class Recipe:
     """How a float graph becomes an int8 one.
 
     `hswish` is the integer form of hard-swish: "delegated" (ADD with fused RELU6, then MUL, the 1/6 folded into the
-    next layer's scale) runs whole under XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that have it;
-    "relu" computes another function, ReLU, for hardware that has neither. `split_gates` says which delegated
-    hard-swishes may have their input equalized (quant/hardswish_gates.py): none, that of the stem, those that cost the
-    most beside it ("highest_cost"), or all. `equalize` is how strongly channels are made alike, from 0, not at all, to
-    1 (quant/equalize.py); `noise_optimal_scaling` goes on from there to the factors that put the least noise into the
-    logits (quant/noise_optimal_scaling.py). `refit` is how strongly refitted weights are held to the trained ones, 0
-    for no refit (quant/refit.py); `clip_weights` lets weights that share one scale saturate where that serves the
-    output (quant/clip.py); `adaround` learns which weights to round up (quant/adaround.py, minutes); `bias_correction`
-    is quant/bias_correction.py. `output_observer` ranges the model's outputs where no rule does: a range averaged over
-    batches cuts the surest answers. `output_headroom` is what the range of the outputs is widened by: an answer surer
-    than all the calibration images' would be cut to the same integer as the next. `squeeze_headroom` is the same for
-    all inside squeeze-and-excites: synthetic images hold the statistics of batch norm, which say nothing of how far a
-    single image's mean strays. `refit_pooled`: the refit includes layers that read one pixel per image, of which few
-    images give few rows to fit. `gradient_images` is the number of images whose gradients choose channel factors and
-    gates, and `layer_images` the number that layers are corrected on; 0 is as many as the resolution allows in seconds.
-    `trials` are names of quant/trials.py: changes of this recipe to keep if they help on held-out calibration images.
+    next layer's scale) runs in one partition in XNNPACK and onnxruntime; "fused" keeps one HARD_SWISH for kernels that
+    have it; "relu" computes another function, ReLU, for hardware that has neither. `split_gates` says which delegated
+    hard-swishes may have their input equalized (quant/hardswish_gates.py): none, the stem's, the stem's and those that
+    add the most noise ("highest_cost"), or all. `equalize` is how strongly channel ranges are made equal, from 0, not
+    at all, to 1 (quant/equalize.py); `noise_optimal_scaling` then optimizes the factors for the least noise in the
+    logits (quant/noise_optimal_scaling.py). `refit` is how strongly refitted weights are kept near the trained ones, 0
+    for no refit (quant/refit.py); `refit_pooled`: whether layers that read one pixel per image are refitted too, for
+    which few images give few rows. `clip_weights` lets weights that share one scale saturate if that improves the
+    output (quant/clip.py); `adaround` learns which weights to round up (quant/adaround.py, takes minutes);
+    `bias_correction` is quant/bias_correction.py. `output_observer` chooses the range of the model's outputs if no rule
+    does: a range averaged over batches clips the most confident answers. The range of the outputs is multiplied by
+    `output_headroom`: other images may have more confident answers, which would be clipped to the same integer. The
+    ranges inside squeeze-and-excites are multiplied by `squeeze_headroom`: synthetic images match the statistics of
+    batch norm, which do not show how far the mean of a single image deviates. `gradient_images` is the number of images
+    whose gradients choose channel factors and gates, and `layer_images` the number of images for layer correction; 0
+    means as many as take a few seconds at this resolution. `trials` are names of quant/trials.py: changes of this
+    recipe that are kept if they help on held-out calibration images.
     """
 
     name: str = "default"
@@ -105,10 +106,10 @@ class Recipe:
         _check("split_gates", self.split_gates, get_args(SplitGates))
         _check("output_observer", self.output_observer, tuple(OBSERVERS))
         if not _is_from(0, 1, self.equalize):
-            raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (channels all alike)")
+            raise EdgemobileError(f"equalize {self.equalize!r} is not a number from 0 (off) to 1 (equal channels)")
         for name in ("noise_optimal_scaling", "bias_correction", "clip_weights", "adaround", "refit_pooled"):
             if type(getattr(self, name)) is not bool:
-                raise EdgemobileError(f"{name} {getattr(self, name)!r} is not true or false")
+                raise EdgemobileError(f"{name} {getattr(self, name)!r} is neither true nor false")
         if not _is_from(0, _MOST_REFIT, self.refit):
             raise EdgemobileError(f"refit {self.refit!r} is not a number from 0 (off) to {_MOST_REFIT:g}")
         for name in ("output_headroom", "squeeze_headroom"):
@@ -124,8 +125,8 @@ class Recipe:
             _check("trial", trial, TRIALS)
 
     def settings(self, *names: str, is_output: bool = False) -> Settings:
-        """The settings of the node that goes by these `names`, as its own and its module's path; `is_output`: it is one
-        of the model's outputs."""
+        """The settings of the node that has these `names`: its own name and the path of its module. `is_output`:
+        whether it is one of the model's outputs."""
         settings = Settings(observer=self.output_observer) if is_output else Settings()
         for rule in self.rules:
             if _matches(names, rule.pattern):
@@ -134,7 +135,7 @@ class Recipe:
         return settings
 
     def unmatched(self, names: Iterable[str]) -> list[str]:
-        """Patterns that match none of the `names`: a typo in a recipe must not pass in silence."""
+        """The patterns that match none of the `names`, so that a typo in a recipe can be reported."""
         names = tuple(names)
         return [rule.pattern for rule in self.rules if not _matches(names, rule.pattern)]
 
@@ -143,7 +144,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str | dict[str, Any]) -> Recipe:
-        """Read back what `to_json` wrote; raises EdgemobileError for an unknown version, field or value."""
+        """Read what `to_json` wrote. Raises EdgemobileError for an unknown version, field or value."""
         data = versioned(text, _VERSION, "quantization recipe")
         try:
             rules = tuple(Rule(**rule) for rule in data.pop("rules", ()))
@@ -159,7 +160,7 @@ def _matches(names: Iterable[str], pattern: str) -> bool:
 
 
 def _is_from(low: float, high: float, value: object) -> bool:
-    """Whether it is a number, which true is not, in this range, in which NaN is not."""
+    """Whether `value` is a number from `low` to `high`; a bool or NaN is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 

@@ -1,6 +1,7 @@
-"""Recipes by name: the shipped default and the ones worth comparing it with (docs/quantization.md has their table).
+"""The shipped recipes by name: the default and others to compare it with (table in docs/quantization.md).
 
-Add a recipe here: a row in RECIPES. One's own is a JSON file, as `edgemobile quantize --print-recipe` writes it.
+To add a recipe, add a row to RECIPES. Users write their own as a JSON file, which `edgemobile quantize --print-recipe`
+starts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from edgemobile.quant.recipe import Recipe, Rule
 
 __all__ = ["RECIPES", "read_recipe", "recipe_for"]
 
-# From here on the images' own extremes are the better ranges.
+# With this many images or more, the averaged extremes of the batches are better ranges than those by squared error.
 _ENOUGH_IMAGES = 100
 
 _NO_METHODS: dict[str, Any] = {
@@ -27,9 +28,9 @@ _NO_METHODS: dict[str, Any] = {
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # With a hundred real images or more.
+        # For a hundred real images or more.
         Recipe("default"),
-        # With few images, or synthetic ones: they show too little of ranges, and of which gates cost much.
+        # For few or synthetic images: they show too little of the ranges, and of which gates add much noise.
         Recipe(
             "few-images",
             rules=(Rule(observer="mse"),),
@@ -38,10 +39,10 @@ RECIPES = {
             squeeze_headroom=2.0,
         ),
         Recipe("adaround", adaround=True),
-        # Minutes: the default, with what helps on calibration images that are held out (quant/trials.py).
+        # The default with the changes that help on held-out calibration images (quant/trials.py). Takes minutes.
         Recipe("best", trials=("gradient-images", "mse", "layer-images", "refit-pooled")),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
-        # The usual quantizers' way.
+        # What other quantizers do.
         Recipe("minmax", rules=(Rule(observer="minmax"),), **_NO_METHODS),
         Recipe("plain", rules=(Rule(observer="mse"),), **_NO_METHODS),
     )
@@ -49,7 +50,7 @@ RECIPES = {
 
 
 def read_recipe(source: str) -> Recipe:
-    """A recipe by name, or of a JSON file. Raises EdgemobileError where it is neither."""
+    """A recipe by name or from a JSON file. Raises EdgemobileError if `source` is neither."""
     if source in RECIPES:
         return RECIPES[source]
     path = Path(source)
@@ -64,5 +65,5 @@ def read_recipe(source: str) -> Recipe:
 
 
 def recipe_for(images: int, *, real: bool) -> str:
-    """The recipe that measured best with so many calibration images, from a data set or made."""
+    """The name of the recipe that measured best with this number of calibration images, real or synthetic."""
     return "default" if real and images >= _ENOUGH_IMAGES else "few-images"

@@ -1,14 +1,14 @@
-"""Refit: weights fitted to what int8 really feeds a layer, by least squares, before they are rounded.
+"""Refit: fits the weights of a layer to its int8 inputs, by least squares, before they are rounded.
 
-A layer's input is not what it was in float: it carries the rounding of every layer before. Where channels of it tell
-much the same, other weights than the trained ones bring the output nearer to the float one. Over the pixels of the
+The int8 input of a layer differs from the float one: it has the rounding errors of all layers before. If its channels
+are correlated, other weights than the trained ones bring the output closer to the float output. Over the pixels of the
 calibration images, with x the int8 input and y the float output, both without their means:
 
     w' = argmin |x w' - y|^2 + s |w' - w|^2   =>   (x'x + s I) w' = x'y + s w
 
-s is a multiple of the mean of x'x's diagonal, and larger where there are fewer pixels than weights, so that directions
-the images hardly show keep the trained weights (ridge regression towards them; the same error, solved by gradients, is
-AdaQuant's, arXiv:2006.10518).
+s is a multiple of the mean of the diagonal of x'x, and larger if there are fewer pixels than weights. So the trained
+weights are kept in directions in which the images hardly vary. This is ridge regression towards the trained weights;
+AdaQuant (arXiv:2006.10518) minimizes the same error with gradients.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["refit"]
 
-# Pixels a layer is fitted to: some dozen for each of the widest layer's weights.
+# The number of pixels that a layer is fitted to: a few dozen per input channel of the widest layer.
 _ROWS = 2**14
 
 
 def refit(layer: Layer, strength: float, *, pooled: bool = True) -> Layer:
-    """`layer` with other weights, where it is a 1x1 convolution or a linear layer; a kernel has too few to fit.
+    """`layer` with refitted weights if it is a 1x1 convolution or a linear layer; other layers are returned unchanged.
 
-    `strength` is s above: 0 would trust the images alone, and a large one changes nothing. `pooled`: also a layer that
-    reads one pixel per image, inside a squeeze-and-excite or behind the pooling.
+    `strength` sets s above, as a multiple of the mean diagonal: with 0 the weights depend on the images only, and with
+    a large value they stay as trained. `pooled`: whether to refit layers that read one pixel per image, inside a
+    squeeze-and-excite or after the pooling.
     """
     import torch
 
@@ -60,7 +61,7 @@ def refit(layer: Layer, strength: float, *, pooled: bool = True) -> Layer:
 
 
 def _rows(values: torch.Tensor) -> torch.Tensor:
-    """f32[rows,C] of f32[N,C,H,W] or [N,C]: an even sample of the pixels."""
+    """f32[rows,C] of f32[N,C,H,W] or [N,C]: an evenly spaced sample of the pixels."""
     flat = values.movedim(1, -1).reshape(-1, values.shape[1])
-    # An odd stride does not walk along one column of an image.
+    # The stride is odd, so that the sample covers all columns of an image.
     return flat[:: (len(flat) // _ROWS) | 1]

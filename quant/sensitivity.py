@@ -1,6 +1,7 @@
-"""Which tensors cost the most: what quantizing each alone would do to the logits, and what keeping some in float buys.
+"""Sensitivity: how much noise each tensor adds to the logits if it alone is quantized, and a search for the tensors to
+keep in float.
 
-The noise a tensor puts there is measured by a few backward passes (quant/noise.py), with the errors it really has.
+The noise of a tensor is measured by a few backward passes (quant/noise.py), with its actual rounding errors.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from edgemobile.util.progress import Report, unheard
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PROBES", "RANKED_IMAGES", "Cost", "Found", "moved", "rank", "search"]
+__all__ = ["PROBES", "RANKED_IMAGES", "Cost", "Found", "rank", "search", "weighted_errors"]
 
 RANKED_IMAGES = 16
 PROBES = 4
-# Nodes that a search keeps in float at most.
+# The most nodes that a search keeps in float.
 _MOST_FLOAT = 16
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one tensor alone costs: the SQNR in dB of logits with only it in int8, and its share of all noise.
+    """The sensitivity of one tensor: `sqnr_db` of the logits with only this tensor in int8, and its share of all noise.
 
     `tensor` is the name of the node that makes it, or of the graph's input.
     """
@@ -48,10 +49,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search ended with: the recipe, what it gives, and what was paid: the nodes kept in float.
+    """The result of a search: the recipe, the int8 graph, and the names of the nodes that stay in float.
 
-    On the images searched on: `agreement` is the share whose top-1 is that of float, `drop` what int8 loses of top-1 in
-    points, None where the labels are not known.
+    Measured on the images of the search: `sqnr_db`; `agreement`, the share of images with the same top-1 as float; and
+    `drop`, the loss of top-1 in points, None if there are no labels.
     """
 
     recipe: Recipe
@@ -63,14 +64,14 @@ class Found:
 
 
 def rank(calibration: Calibration, recipe: Recipe = DEFAULT) -> list[Cost]:
-    """Every activation as the recipe would quantize it, the highest cost first.
+    """The cost of every activation, quantized as the recipe says; the highest cost is first.
 
-    The noise is measured on the first 16 of the calibration's images.
+    The noise is measured on the first 16 calibration images.
     """
     form, qparams = qparams_of(calibration, recipe)
     backward = Backward(form, calibration.images[:RANKED_IMAGES])
     noise = dict.fromkeys(backward.values, 0.0)
-    for name, _, error in moved(backward, qparams):
+    for name, _, error in weighted_errors(backward, qparams):
         noise[name] += float((error.flatten(1).sum(1).double() ** 2).sum()) / PROBES
     signal, total = float((backward.logits.detach().double() ** 2).sum()), sum(noise.values())
     return [
@@ -79,10 +80,13 @@ def rank(calibration: Calibration, recipe: Recipe = DEFAULT) -> list[Cost]:
     ]
 
 
-def moved(backward: Backward, qparams: Mapping[str, QParams]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+def weighted_errors(
+    backward: Backward, qparams: Mapping[str, QParams]
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """(name, value, the error of int8 times the gradient) of every activation, `PROBES` times.
 
-    The sum of the last over an image is what the tensor alone adds to a random sum of the logits.
+    The sum of the last over an image is the change of a sum of the logits with random signs, if only this tensor is in
+    int8.
     """
     for name, value, gradient in backward.gradients(PROBES):
         yield name, value, gradient * (fake_quantized(value, qparams[name]) - value)
@@ -98,12 +102,12 @@ def search(
     evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
     progress: Report = unheard,
 ) -> Found:
-    """Keep the nodes of the highest cost in float, one more at a time, until int8 loses no more than `max_drop`.
+    """Keep the nodes with the highest cost in float, one more at a time, until int8 loses at most `max_drop`.
 
-    The loss is on `images` f32[N,H,W,C] that calibration has not seen, with `labels` i64[N], in points of top-1;
-    without labels the images on which float and int8 differ count as lost, since no more can be. `evaluate` gives the
-    logits f32[N,classes] of a graph: by default the reference arithmetic, which is slow. Raises EdgemobileError where
-    16 nodes are not enough, with what they reach.
+    The loss is in points of top-1, on `images` f32[N,H,W,C] that calibration has not seen, with `labels` i64[N].
+    Without labels, every image on which float and int8 differ counts as lost, which is an upper bound. `evaluate` gives
+    the logits f32[N,classes] of a graph; the default is the reference arithmetic, which is slow. Raises EdgemobileError
+    if 16 nodes are not enough, with the loss that they reach.
     """
     graph = calibration.graph
     reference = evaluate(graph, images)
@@ -115,8 +119,9 @@ def search(
             return found
         progress(count + 1)
     raise EdgemobileError(
-        f"with {len(found.kept_float)} nodes in float int8 loses {lost:.2f} points, more than {max_drop:g}; the logits "
-        f"reach {found.sqnr_db:.1f} dB and agree on {found.agreement:.1%} of {len(images)} images. Raise --max-drop"
+        f"with {len(found.kept_float)} nodes in float, int8 loses {lost:.2f} points, more than {max_drop:g}. The "
+        f"logits reach {found.sqnr_db:.1f} dB, and {found.agreement:.1%} of {len(images)} images get the same answer "
+        "as in float. Raise --max-drop"
     )
 
 

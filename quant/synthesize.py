@@ -1,10 +1,11 @@
-"""Calibration images without a data set, made from what the model remembers of its own.
+"""Synthesizes calibration images without a data set, from the statistics in the model's batch norms.
 
-Batch norm keeps the mean and variance of every channel it saw in training. Noise is optimised until its statistics at
-every batch norm match those (ZeroQ, arXiv:2001.00281, equation 3), and until the model is sure of a class for each
-image (DeepInversion, arXiv:1912.08795, equation 2): behind the last batch norm nothing else says how large logits are,
-and with a range too small the surest answers are cut to the same integer. The noise is smooth, as photographs are: few
-steps leave of white noise what a net never saw.
+Batch norm stores the mean and variance of every channel over the training data. Noise images are optimized until their
+statistics at every batch norm match the stored ones (ZeroQ, arXiv:2001.00281, equation 3), and until the model
+classifies each image with confidence (DeepInversion, arXiv:1912.08795, equation 2). The second term is needed because
+no batch norm after the classifier says how large logits are, and a range that is too small clips the most confident
+answers to the same integer. The optimization starts from smooth noise, because photographs are smooth: after few steps
+white noise would still be unlike any image that the net was trained on.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ if TYPE_CHECKING:
 
 __all__ = ["STEPS", "enough_images", "synthesize"]
 
-# Synthesis costs seconds; so many steps, and images at this size, are where more stop helping.
+# Synthesis takes seconds. More steps than this, or more images at this size, do not help.
 STEPS = 16
 _ENOUGH, _ENOUGH_PX, _LEAST = 32, 96, 8
 
 _LEARNING_RATE = 0.1
-# Of the cross entropy to the drawn classes, beside the sum over all batch norms.
+# The weight of the cross entropy to the drawn classes; the sum over all batch norms has the weight 1.
 _CLASS_WEIGHT = 0.1
-# Noise is drawn at an eighth of the size and enlarged, which takes from its deviation; a little white noise stays.
+# Noise is drawn at an eighth of the size and enlarged, which reduces its deviation; a little white noise is added.
 _SMOOTH_PX = 8
 _SMOOTH, _WHITE = 1.3, 0.1
 
 
 def enough_images(input_px: int) -> int:
-    """How many images to calibrate on are worth their while: as batch norm sees pixels, fewer where they are large."""
+    """How many images to synthesize: fewer if they are large, because batch norm averages over pixels."""
     return max(_LEAST, _ENOUGH * _ENOUGH_PX**2 // input_px**2)
 
 
@@ -52,18 +53,20 @@ def synthesize(
 ) -> np.ndarray:
     """Preprocessed images f32[images, input_px, input_px, 3] whose batch-norm statistics match those of `net`.
 
-    Each is of a class drawn at random, and made of pixels that there are; the larger `class_weight`, the surer the net
-    is of it. `progress` is told each step. Raises EdgemobileError for a net without batch norm, or one that cannot be
-    run on `images` at once.
+    Each image has a random class and valid pixel values; with a larger `class_weight` the net is more confident of the
+    class. `progress` is called after each step. Raises EdgemobileError for a net without batch norm, or one that cannot
+    be run on `images` at once.
     """
     import torch
 
     if not _norms(net):
         raise EdgemobileError(
-            "the model has no batch-norm modules (a saved program keeps none; its package.module:factory does), so no "
-            "calibration images can be synthesized from it. Give real ones: --calib DIR|ZIP (an ImageFolder)"
+            "the model has no batch-norm modules (a saved program has none; load it as package.module:factory to keep "
+            "them), so no calibration images can be synthesized from it. "
+            "Give real ones: --calib DIR|ZIP (an ImageFolder)"
         )
-    # A copy: hooks, frozen weights and the layout must not stay with the caller's net. Channels last is 3 times faster.
+    # A copy, so that hooks, frozen weights and the memory layout do not change the caller's net. Channels last is 3
+    # times faster.
     net = copy.deepcopy(net).eval().requires_grad_(False)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     losses: list[torch.Tensor] = []
@@ -96,15 +99,15 @@ def synthesize(
 
 
 def _norms(net: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
-    """Those that remember statistics; a saved program has none, whatever it was traced from."""
+    """The batch norms with stored statistics. A saved program has no modules, so it has none."""
     import torch
 
     return [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d) and m.running_var is not None]
 
 
 def _logits(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What `net` gives, f32[N,classes] for f32[N,3,H,W], or the first of several outputs: the statistics to match are
-    those of all images together."""
+    """The output f32[N,classes] of `net` for f32[N,3,H,W], or the first of several outputs. All images run at once,
+    because the statistics to match are those of all images together."""
     try:
         made = net(x)
         logits: torch.Tensor = made[0] if isinstance(made, tuple) else made
@@ -114,7 +117,7 @@ def _logits(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     except Exception as error:
         raise EdgemobileError(
             f"the model cannot be run on {len(x)} images at once, so no calibration images can be synthesized from it "
-            f"({first_line(error)}). Let it take any batch, or give real ones: --calib DIR|ZIP (an ImageFolder)"
+            f"({first_line(error)}). Make it accept any batch size, or give real ones: --calib DIR|ZIP (an ImageFolder)"
         ) from error
 
 
@@ -129,7 +132,7 @@ def _noise(images: int, px: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def _mismatch(norm: torch.nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
-    """Squared distance of the batch's mean and deviation from the remembered ones, in remembered deviations."""
+    """The squared distance of the batch's mean and deviation from the stored ones, in units of the stored deviation."""
     import torch
 
     assert norm.running_mean is not None

@@ -1,6 +1,6 @@
-"""Where int8 will run decides how hard-swish is written and how ONNX stores weights: what `--target` picks, and why.
+"""The choices of `--target`: the form of hard-swish and how ONNX stores weights, for the hardware that runs the file.
 
-Measured on v3-large, int8, 224 px, one thread, instructions an inference on emulated cores; run it again with
+Measured on v3-large, int8, 224 px, one thread, in instructions per inference on emulated cores. To measure again:
 
     edgemobile export v3-large --int8 --res 224 --hswish delegated|fused --target cpu|arm
     edgemobile bench FILE... --on emulated:cortex-a76
@@ -12,7 +12,7 @@ Measured on v3-large, int8, 224 px, one thread, instructions an inference on emu
     ONNX, int8 weights                     101.4 M       61.8 M
     ONNX, weights as uint8                 136.1 M       79.2 M
 
-Add a target here: a row in TARGETS.
+To add a target, add a row to TARGETS.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = ["DEFAULT_TARGET", "TARGETS", "Target", "suited", "target_for"]
 
 @dataclass(frozen=True)
 class Target:
-    """Hardware, the form of hard-swish that suits it, and the figures or the reason behind that.
+    """A kind of hardware, the form of hard-swish that suits it, and the reason.
 
-    `onnx` is what exporters.onnx.to_bytes is told of it. With `any_hswish` it runs every form, and a recipe may choose.
+    `onnx` are arguments of exporters.onnx.to_bytes. `any_hswish`: the hardware runs every form, so a recipe may choose.
     """
 
     name: str
@@ -49,8 +49,8 @@ class Target:
 
 
 _WHOLE = (
-    "XNNPACK and onnxruntime take it whole: one partition where HARD_SWISH cuts the file into 22, and less work on "
-    "x86, Cortex-A72 and Cortex-A76 alike"
+    "XNNPACK and onnxruntime run it in one partition, where HARD_SWISH splits the file into 22, and with less work on "
+    "x86, Cortex-A72 and Cortex-A76"
 )
 
 TARGETS = {
@@ -62,14 +62,14 @@ TARGETS = {
         Target(
             "arm",
             "delegated",
-            f"{_WHOLE}; Arm's products of int8 do not saturate, and onnxruntime needs a quarter fewer instructions",
+            f"{_WHOLE}; Arm does not saturate products of int8, and onnxruntime needs a quarter fewer instructions",
             onnx={"weights": "int8"},
             any_hswish=True,
         ),
         Target(
             "x86-vnni",
             "delegated",
-            f"{_WHOLE}; VNNI does not saturate int8 weights, and onnxruntime takes a third less time",
+            f"{_WHOLE}; VNNI does not saturate products of int8, and onnxruntime takes a third less time",
             onnx={"weights": "int8", "channel_multiple": 4},
             any_hswish=True,
         ),
@@ -78,24 +78,26 @@ TARGETS = {
             "fused",
             "TFLite Micro and CMSIS-NN have an int8 HARD_SWISH kernel: one op and one tensor in RAM instead of two",
         ),
-        Target("edgetpu", "fused", "the Edge TPU compiler maps HARD_SWISH, and an addition of constants less well"),
-        Target("no-hswish", "relu", "hardware without hard-swish; the function is another one: fine-tune with ReLU"),
+        Target("edgetpu", "fused", "the Edge TPU compiler maps HARD_SWISH better than an addition of constants"),
+        Target(
+            "no-hswish", "relu", "hardware without hard-swish; ReLU is another function, so fine-tune the net with it"
+        ),
     )
 }
 
 
-# Boards are what edgemobile is for; the table above has what this saves.
+# edgemobile is for boards, and most have Arm cores. The table above shows what this saves.
 DEFAULT_TARGET = "arm"
 
 
 def suited(recipe: Recipe, target: str) -> Recipe:
-    """`recipe` with the form of hard-swish that `target` is for; one that runs any form leaves the recipe its own."""
+    """`recipe` with the form of hard-swish that suits `target`; unchanged if the target runs every form."""
     row = target_for(target)
     return recipe if row.any_hswish else replace(recipe, hswish=row.hswish)
 
 
 def target_for(name: str) -> Target:
-    """The row called `name`; raises Unsupported, with the names there are."""
+    """The target called `name`. Raises Unsupported, with the known names, if there is none."""
     if name not in TARGETS:
         raise Unsupported(f"target {name!r} is not known. Allowed: {', '.join(TARGETS)}")
     return TARGETS[name]

@@ -1,6 +1,6 @@
-"""Run a float graph in PyTorch: many times faster than the numpy reference, and it differentiates.
+"""Runs a float graph in PyTorch: many times faster than the numpy interpreter, and with gradients.
 
-The interpreter stays the oracle; this is for passes that look at many images or need gradients.
+The interpreter is still the reference; this is for passes over many images or with gradients.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Tap = Callable[[str, "torch.Tensor"], "torch.Tensor"]
 
 
 class TorchGraph:
-    """A float `graph` with its `constants` as tensors, by name; images are NCHW, as PyTorch wants them."""
+    """A float `graph` with its `constants` as tensors, by name. Images are NCHW, as in PyTorch."""
 
     def __init__(self, graph: Graph) -> None:
         require("torch", "export")
@@ -34,9 +34,9 @@ class TorchGraph:
             raise Unsupported(f"cannot run {', '.join(unknown)} in torch. Supported: {', '.join(_ROWS)}")
 
     def __call__(self, images: np.ndarray, tap: Tap = lambda name, value: value) -> tuple[torch.Tensor, ...]:
-        """The outputs for images f32[N,H,W,C], those that are images as NCHW.
+        """The outputs for images f32[N,H,W,C]; outputs with 4 dimensions are NCHW.
 
-        `tap` sees every activation, the input first, and what it returns goes on in its place.
+        `tap` is called with the name and value of every activation, the input first; its result replaces the value.
         """
         first = self.graph.inputs[0]
         values = {**self.constants, first: tap(first, to_nchw(images))}
@@ -50,7 +50,7 @@ class TorchGraph:
 
 
 def evaluate(graph: Graph, node: Node, operands: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One float node on its operands, images NCHW."""
+    """The output of one float node for its operands; images are NCHW."""
     return _ROWS[node.op](graph, node, *operands)
 
 
@@ -63,12 +63,12 @@ def to_nchw(array: np.ndarray) -> torch.Tensor:
 
 
 def to_nhwc(tensor: torch.Tensor) -> np.ndarray:
-    """The way back."""
+    """A tensor as an array; with 4 dimensions, NCHW becomes NHWC."""
     tensor = tensor.detach()
     return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).numpy()
 
 
-# ---- one op a function ----------------------------------------------------------------------------------------------
+# ---- one function per op ---------------------------------------------------------------------------------------------
 
 
 def _activate(node: Node, x: Any) -> Any:
@@ -148,8 +148,8 @@ def _concat(graph: Graph, node: Node, *parts: Any) -> Any:
     return torch.cat(parts, dim=(0, 2, 3, 1)[axis] if parts[0].ndim == 4 else axis)
 
 
-def _beside(x: Any, other: Any) -> Any:
-    """A constant without a batch, [C] or [H,W,C], shaped to broadcast against an image NCHW."""
+def _broadcastable(x: Any, other: Any) -> Any:
+    """`other`, with a constant [C] or [H,W,C] shaped to broadcast against an image `x` in NCHW."""
     if x.ndim == 4 and other.ndim == 3:
         return other.permute(2, 0, 1)
     return other.reshape(-1, 1, 1) if x.ndim == 4 and other.ndim == 1 and other.numel() > 1 else other
@@ -158,8 +158,8 @@ def _beside(x: Any, other: Any) -> Any:
 _ROWS: dict[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
     "linear": lambda graph, node, x, w, b: _activate(node, x @ w.T + b),
-    "add": lambda graph, node, a, b: _activate(node, _beside(b, a) + _beside(a, b)),
-    "mul": lambda graph, node, a, b: _activate(node, _beside(b, a) * _beside(a, b)),
+    "add": lambda graph, node, a, b: _activate(node, _broadcastable(b, a) + _broadcastable(a, b)),
+    "mul": lambda graph, node, a, b: _activate(node, _broadcastable(b, a) * _broadcastable(a, b)),
     "concat": _concat,
     "slice": lambda graph, node, x: x[:, node.attrs["begin"] : node.attrs["end"]],
     "channel_shuffle": _channel_shuffle,

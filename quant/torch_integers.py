@@ -1,9 +1,8 @@
-"""An int8 Graph in PyTorch that can be trained: its forward pass is the interpreter's arithmetic, integer by integer.
+"""An int8 Graph in PyTorch that can be trained: its forward pass computes the same integers as the interpreter.
 
-Scales and zero points stay as they are; what is trained are the weights, in steps of their scale, and the biases, in
-steps of the layer's output. Every step of 1 is one integer of the file, so one learning rate suits all layers. The
-gradient passes through rounding as if there were none, and stops where an integer saturates (the straight-through
-estimator, Bengio et al., arXiv:1308.3432).
+Scales and zero points are fixed. The weights are trained in steps of their scale, and the biases in steps of the
+layer's output, so one learning rate suits all layers. The gradient passes through rounding unchanged and is zero where
+an integer saturates (the straight-through estimator, Bengio et al., arXiv:1308.3432).
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from edgemobile.quant.torch_graph import evaluate, to_nchw, to_nhwc
 
 __all__ = ["IntegerNet"]
 
-# float32 holds every integer up to here, so that sums below it are exact in any order.
+# float32 represents every integer up to this one, so sums below it are exact in any order.
 _EXACT = 2**24
-# An int32 bias keeps room for the products added to it, as in quant/qparams.py.
+# An int32 bias leaves room for the products that are added to it, as in quant/qparams.py.
 _BIAS_LIMIT = 2**30
-# What torch computes to the last bit as numpy does. Others sum or approximate in another order, and a tie could round
-# the other way.
+# The ops whose results are bit-exact between torch and numpy. Others add in another order or approximate differently,
+# and a tie could round the other way.
 _SAME_IN_TORCH = ("add", "mul")
 
 
 class IntegerNet(torch.nn.Module):
-    """The int8 `graph` with weights and biases to train: images f32[N,3,H,W], preprocessed -> reals of its output.
+    """The int8 `graph` with trainable weights and biases: preprocessed images f32[N,3,H,W] -> its dequantized output.
 
-    Between its layers travel integers minus their zero point, as float32. Raises Unsupported for a graph with a tensor
-    in float, or with more than one input or output.
+    The values between layers are integers minus their zero point, as float32. Raises Unsupported for a graph with a
+    float tensor, or with more than one input or output.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -42,11 +41,11 @@ class IntegerNet(torch.nn.Module):
         _check(graph)
         self._graph = graph
         self._layers = [node for node in graph.nodes if node.has_weights]
-        self._place = {node.output: place for place, node in enumerate(self._layers)}
+        self._layer_index = {node.output: index for index, node in enumerate(self._layers)}
         self._last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
         weights = [to_nchw(_data(graph, node.inputs[1]).astype(np.float32)) for node in self._layers]
         self.weights = torch.nn.ParameterList(weight.clone() for weight in weights)
-        # A bias is what it was plus this.
+        # The bias is that of the graph plus this.
         self.bias_changes = torch.nn.ParameterList(torch.zeros(len(weight)) for weight in weights)
         self._multipliers = [torch.from_numpy(_multiplier(graph, node)) for node in self._layers]
         self._constants = {
@@ -54,7 +53,7 @@ class IntegerNet(torch.nn.Module):
         }
 
     def __deepcopy__(self, memo: dict[int, Any]) -> IntegerNet:
-        # The graph never changes, and it cannot be copied.
+        # The graph is immutable, and it cannot be copied.
         copied = IntegerNet(self._graph)
         copied.load_state_dict(self.state_dict())
         return copied
@@ -88,18 +87,18 @@ class IntegerNet(torch.nn.Module):
         if OPS[node.op].selects:
             return evaluate(self._graph, node, operands)
         output = self._graph[node.output]
-        reals = [value * _scale(self._graph[name]) for name, value in zip(node.inputs, operands, strict=True)]
+        dequantized = [value * _scale(self._graph[name]) for name, value in zip(node.inputs, operands, strict=True)]
         if node.op == "quantize":
-            return _quantized(reals[0], output)
-        real = evaluate(self._graph, node, reals)
+            return _quantized(dequantized[0], output)
+        real = evaluate(self._graph, node, dequantized)
         if node.op not in _SAME_IN_TORCH:
-            arrays = [np.ascontiguousarray(to_nhwc(value)) for value in reals]
+            arrays = [np.ascontiguousarray(to_nhwc(value)) for value in dequantized]
             real = _Replaced.apply(real, to_nchw(evaluate_real(node, output, arrays)))
         return _quantized(real, output)
 
     def _layer(self, node: Node, x: torch.Tensor) -> torch.Tensor:
         """y = rint(acc * multiplier), clamped, with acc = sum x * w + b: a convolution or a linear layer."""
-        place, output = self._place[node.output], self._graph[node.output]
+        place, output = self._layer_index[node.output], self._graph[node.output]
         weight, bias = self._integers(place)
         # float64 is several times slower, and few layers need it.
         most = 255 * float(weight.detach().abs().flatten(1).sum(1).max())
@@ -109,13 +108,13 @@ class IntegerNet(torch.nn.Module):
         products = evaluate(self._graph, bare, [x.to(dtype), weight.to(dtype), torch.zeros(len(weight), dtype=dtype)])
         if most + float(bias.detach().abs().max()) >= _EXACT:
             products = products.double()
-        acc = (products + _beside(bias.to(products.dtype), products)).float()
+        acc = (products + _broadcastable(bias.to(products.dtype), products)).float()
         low, high = activation_range(node.attrs["activation"], _qparams(output), output.dtype)
         zero = int(_qparams(output).zero_point[0])
-        return _Rounded.apply(acc * _beside(self._multipliers[place], acc), low - zero, high - zero)
+        return _Rounded.apply(acc * _broadcastable(self._multipliers[place], acc), low - zero, high - zero)
 
     def _integers(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(weight f32, bias f64) as the file has them, with their gradients."""
+        """(weight f32, bias f64) as integers of the file, with their gradients."""
         weight = _Rounded.apply(self.weights[place], -127, 127)
         first = torch.from_numpy(_data(self._graph, self._layers[place].inputs[2]).astype(np.float64))
         changes = self.bias_changes[place].double() / self._multipliers[place].double()
@@ -156,23 +155,25 @@ def _check(graph: Graph) -> None:
             raise Unsupported(f"int8 training of {graph.name}: it has {len(names)} {what}. Supported: one")
     floats = [name for name in (*graph.inputs, *(node.output for node in graph.nodes)) if graph[name].qparams is None]
     if floats:
-        raise Unsupported(f"int8 training of {graph.name}: {floats[0]} is float. Supported: graphs all of int8")
+        raise Unsupported(
+            f"int8 training of {graph.name}: {floats[0]} is float. Supported: graphs with int8 tensors only"
+        )
 
 
 def _quantized(real: torch.Tensor, tensor: Tensor) -> torch.Tensor:
-    """The integers of `tensor` for reals, minus the zero point."""
+    """Values quantized like `tensor`: integers minus the zero point."""
     zero = int(_qparams(tensor).zero_point[0])
     info = np.iinfo(tensor.dtype)
     return _Rounded.apply(real / _scale(tensor), info.min - zero, info.max - zero)
 
 
 def _multiplier(graph: Graph, node: Node) -> np.ndarray:
-    """f32[O] or f32[1]: output steps for one step of the accumulator, in the interpreter's order of operations."""
+    """f32[O] or f32[1]: output steps per step of the accumulator, computed in the interpreter's order of operations."""
     qx, qw = (_qparams(graph[name]) for name in node.inputs[:2])
     return qx.scale * qw.scale / _qparams(graph[node.output]).scale
 
 
-def _beside(values: torch.Tensor, acc: torch.Tensor) -> torch.Tensor:
+def _broadcastable(values: torch.Tensor, acc: torch.Tensor) -> torch.Tensor:
     """[O] or [1], shaped to broadcast against [N,O,H,W] or [N,O]."""
     return values.view(-1, 1, 1) if acc.ndim == 4 else values
 

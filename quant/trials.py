@@ -1,11 +1,11 @@
-"""Changes of a recipe that help some nets and not others, tried one after the other on held-out calibration images.
+"""Tries changes of a recipe that help only some nets, one after the other, on held-out calibration images.
 
     chosen = choose(calibration, RECIPES["best"])
     quantize(calibration, chosen.recipe)                                # quant/ptq.py, on all images
 
-Each trial changes the recipe that won so far, quantizes with three of four calibration images, and stays if the logits
-of the others are closer to float's. The result is an ordinary recipe without trials: written down, it gives the same
-integers again, however much time there is.
+Each trial changes the best recipe so far and quantizes with three of every four calibration images. The change is kept
+if the logits of the other images are closer to float's. The result is a recipe without trials, which gives the same
+integers again and does not depend on the time limit.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from edgemobile.util.progress import Report, unheard
 __all__ = ["MINUTES", "Chosen", "Trial", "choose"]
 
 MINUTES = 10.0
-# A smaller gain on a few dozen images is as likely a loss on others.
+# A smaller gain on a few dozen images may be a loss on others.
 _WORTH_DB = 0.1
 _FEWEST_IMAGES = 16
 
-# What each trial changes; its rules come before the recipe's own, which win.
+# The fields that each trial changes. Its rules come before the recipe's own, which override them.
 _CHANGES: dict[str, Mapping[str, Any]] = {
     "gradient-images": {"gradient_images": 64},
     "mse": {"rules": (Rule(observer="mse"),)},
@@ -46,8 +46,8 @@ assert set(_CHANGES) == set(TRIALS)
 
 @dataclass(frozen=True)
 class Trial:
-    """One of a recipe's trials: the SQNR in dB of the held-out logits with it, None if there was no time left for it,
-    and whether the recipe keeps it."""
+    """One trial: the SQNR in dB of the held-out logits with its change, None if there was no time for it, and whether
+    the change is kept."""
 
     name: str
     sqnr_db: float | None
@@ -55,13 +55,14 @@ class Trial:
 
     def __str__(self) -> str:
         if self.sqnr_db is None:
-            return f"{self.name} no time left"
+            return f"{self.name} not tried (no time left)"
         return f"{self.name} {self.sqnr_db:.1f} dB{' kept' if self.kept else ''}"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """`recipe` without trials; `first_db` is the SQNR in dB of the `images` held-out images' logits before them."""
+    """The result: `recipe` without trials, and `first_db`, the SQNR in dB before the `trials`. All are measured on the
+    logits of `images` held-out images."""
 
     recipe: Recipe
     images: int
@@ -81,11 +82,11 @@ def choose(
     evaluate: Callable[[Graph, np.ndarray], np.ndarray] = run_real,
     progress: Report = unheard,
 ) -> Chosen:
-    """The recipe with those of its trials that raise the SQNR of held-out logits by 0.1 dB or more.
+    """The recipe with those of its trials that raise the SQNR of held-out logits by at least 0.1 dB.
 
-    Every fourth image of the calibration is held out. `evaluate` gives the logits f32[N,classes] of a graph for images
-    f32[N,H,W,C]: by default the reference arithmetic, which is slow. After `minutes` no further trial starts. Raises
-    EdgemobileError for fewer than 16 images.
+    Every fourth calibration image is held out. `evaluate` gives the logits f32[N,classes] of a graph for images
+    f32[N,H,W,C]; the default is the reference arithmetic, which is slow. After `minutes` no further trial starts.
+    Raises EdgemobileError for fewer than 16 images.
     """
     if len(calibration.images) < _FEWEST_IMAGES:
         raise EdgemobileError(

@@ -1,6 +1,6 @@
-"""Smaller files with float arithmetic: float16 or int8 weights, dequantized when the runtime loads them.
+"""Weight-only quantization: float16 or int8 weights, which the runtime dequantizes when it loads the file.
 
-Only the big constants change, the weights of convolutions and linear layers; biases and activations stay float32.
+Only the weights of convolutions and linear layers change. Biases, activations and arithmetic stay float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def to_float16(graph: Graph) -> Graph:
 
 
 def to_int8_weights(graph: Graph) -> Graph:
-    """`graph` with its weights stored as int8, symmetric, one scale an output channel."""
+    """`graph` with its weights stored as int8, symmetric, with one scale per output channel."""
 
     def store(name: str, data: np.ndarray) -> Tensor:
         qparams = weight_qparams(data, bias=np.zeros(len(data)), input_scale=1.0)
@@ -32,7 +32,7 @@ def to_int8_weights(graph: Graph) -> Graph:
 
 
 def _stored(graph: Graph, store: Callable[[str, np.ndarray], Tensor]) -> Graph:
-    """Put `store`d weights behind a `dequantize` node each."""
+    """Replace each weight by its `store`d form and a `dequantize` node."""
     nodes: list[Node] = []
     tensors: dict[str, Tensor] = {}
     for node in graph.nodes:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgemobile import __version__
 from edgemobile.devices.host.chunks import RemoteSession
 from edgemobile.devices.host.profiles import Device, open_device
 from edgemobile.devices.host.records import Facts, probed
@@ -21,13 +22,23 @@ from edgemobile.devices.host.transport import Transport
 from edgemobile.errors import EdgemobileError
 from edgemobile.model_file.model_file import ModelFile
 
-__all__ = ["Answered", "Opened", "answer", "close_board", "open_board"]
+__all__ = ["Answered", "Opened", "Work", "answer", "close_board", "installed_version", "open_board"]
 
 # Other boards take over meanwhile, so a board that is away gets less time to come back than one alone.
 _PATIENCE_S = 20.0
 _NAP_S = 0.1
 # A session that nobody closed, as its host died: the worker on the board left long before.
 _UNUSED_S = 600.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """A file, which has so many `outputs`, and what runs it on the boards."""
+
+    file: ModelFile
+    outputs: int
+    runtime: str
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -79,10 +90,13 @@ class _Open:
 _open: dict[tuple[str, str], _Open] = {}
 
 
-def open_board(
-    token: str, board: str, file: ModelFile, runtime: str, threads: int, outputs: int, canary: tuple[np.ndarray, ...]
-) -> Opened:
-    """Open `file` on `board` for the call `token`, and answer the parts f32[n,px,px,3] of the canary.
+def installed_version() -> str:
+    """The version of edgemobile where this runs."""
+    return __version__
+
+
+def open_board(token: str, board: str, work: Work, canary: tuple[np.ndarray, ...]) -> Opened:
+    """Open the file of `work` on `board` for the call `token`, and answer the parts f32[n,px,px,3] of the canary.
 
     Raises EdgemobileError for a board that cannot be used.
     """
@@ -90,7 +104,7 @@ def open_board(
     device, transport = open_device(board)
     try:
         facts, _ = probed(probe(device, transport))
-        opened = _opened(device, transport, file, runtime, threads, outputs)
+        opened = _opened(device, transport, work)
     except BaseException:
         transport.close()
         raise
@@ -127,13 +141,21 @@ def close_board(token: str, board: str) -> None:
         opened.close()
 
 
-def _opened(device: Device, transport: Transport, file: ModelFile, runtime: str, threads: int, outputs: int) -> _Open:
-    told = InferenceStats(runtime)
-    prepared = ready(device, transport, runtime)
+def _opened(device: Device, transport: Transport, work: Work) -> _Open:
+    told = InferenceStats(work.runtime)
+    prepared = ready(device, transport, work.runtime)
     session = RemoteSession(
-        device, transport, prepared, file, runtime, threads, told, patience_s=_PATIENCE_S, sleep=_sleep
+        device,
+        transport,
+        prepared,
+        work.file,
+        work.runtime,
+        work.threads,
+        told,
+        patience_s=_PATIENCE_S,
+        sleep=_sleep,
     )
-    return _Open(transport, session, told, outputs)
+    return _Open(transport, session, told, work.outputs)
 
 
 def _close_unused() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from edgemobile import __version__
+from edgemobile.devices.fleet.board import installed_version
 from edgemobile.devices.host.transport import DeviceUnreachable
-from edgemobile.errors import EdgemobileError, require
+from edgemobile.errors import EdgemobileError, in_a_line, require
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -39,30 +41,41 @@ def dask_client(boards: Sequence[str], scheduler: str | None) -> Iterator[Client
 
     with dask.config.set(_SETTINGS), _quiet():
         started = _local(boards) if scheduler is None else _joined(boards, scheduler)
-        # Dask's functions take the current client.
-        with started as client, client.as_current():
+        with started as client:
             yield client
 
 
 def worker_names(client: Client) -> dict[str, int]:
     """The names of the workers, with their numbers of threads. Raises DeviceUnreachable if the scheduler is gone."""
+    return {str(worker["name"]): int(worker["nthreads"]) for worker in _workers(client).values()}
+
+
+def _workers(client: Client) -> Mapping[str, Any]:
+    """Address -> what the scheduler knows of the worker there."""
     try:
         # Not client.scheduler_info(), which sometimes returns what a timer of the client asked for: no workers.
-        workers = client.sync(client.scheduler.identity)["workers"].values()
+        assert client.scheduler is not None
+        workers: Mapping[str, Any] = client.sync(client.scheduler.identity, callback_timeout=_CONNECT_S)["workers"]
     except OSError as error:
-        raise DeviceUnreachable(f"the Dask scheduler does not answer: {error}") from error
-    return {str(worker["name"]): int(worker["nthreads"]) for worker in workers}
+        raise DeviceUnreachable(f"the Dask scheduler does not answer any more: {error}") from error
+    return workers
 
 
 @contextmanager
 def _local(boards: Sequence[str]) -> Iterator[Client]:
     from distributed import Client, Scheduler, SpecCluster, Worker
 
+    class BoardWorker(Worker):
+        """Ends although its thread may be waiting for a board that hangs."""
+
+        async def close(self, *args: Any, **options: Any) -> Any:
+            return await super().close(*args, **{**options, "executor_wait": False})
+
     # Every server of Dask listens with HTTP, even if it has nothing to say.
     http = {"dashboard_address": "127.0.0.1:0", "dashboard": False}
     with tempfile.TemporaryDirectory(prefix="edgemobile-dask-", ignore_cleanup_errors=True) as folder:
         options: dict[str, Any] = {**http, "nthreads": 1, "memory_limit": 0, "local_directory": folder}
-        workers = {board: {"cls": Worker, "options": {**options, "name": board}} for board in boards}
+        workers = {board: {"cls": BoardWorker, "options": {**options, "name": board}} for board in boards}
         cluster = SpecCluster(
             workers=workers,
             scheduler={"cls": Scheduler, "options": {**http, "protocol": "inproc://"}},
@@ -78,8 +91,13 @@ def _local(boards: Sequence[str]) -> Iterator[Client]:
 
 @contextmanager
 def _joined(boards: Sequence[str], scheduler: str) -> Iterator[Client]:
-    from distributed import Client
+    from distributed import Client, Security
 
+    if scheduler.startswith("tls:") and Security().get_connection_args("client")["ssl_context"] is None:
+        raise EdgemobileError(
+            f"{scheduler} needs certificates, and Dask's settings name none (distributed.comm.tls.ca-file and "
+            "distributed.comm.tls.client, or DASK_DISTRIBUTED__COMM__TLS__CA_FILE and so on)"
+        )
     try:
         client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
@@ -98,9 +116,26 @@ def _joined(boards: Sequence[str], scheduler: str) -> Iterator[Client]:
                 f"the worker {several[0]} at {scheduler} has {threads[several[0]]} threads; a board does one thing at "
                 "a time. Start it with --nthreads 1"
             )
+        _check_versions(client, scheduler, boards)
         yield client
     finally:
-        client.close(timeout=_CLOSE_S)
+        # One that lost its scheduler may not end in time; it is not used any more.
+        with suppress(TimeoutError):
+            client.close(timeout=_CLOSE_S)
+
+
+def _check_versions(client: Client, scheduler: str, boards: Sequence[str]) -> None:
+    """Raises EdgemobileError if the scheduler, which reads tasks as well, or a worker has not this edgemobile."""
+    addresses = [address for address, worker in _workers(client).items() if str(worker["name"]) in boards]
+    try:
+        found = {*client.run(installed_version, workers=addresses).values(), client.run_on_scheduler(installed_version)}
+    except Exception as error:
+        found = {in_a_line(error)}
+    if other := found - {__version__}:
+        raise EdgemobileError(
+            f"the scheduler at {scheduler} and its workers need edgemobile {__version__}; found: {min(other)}. Where "
+            f"each of them runs: pip install 'edgemobile[fleet]=={__version__}'"
+        )
 
 
 @contextmanager

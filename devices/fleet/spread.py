@@ -11,20 +11,19 @@ import logging
 import statistics
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgemobile.devices.fleet.board import Answered, Opened, answer, close_board, open_board
+from edgemobile.devices.fleet.agreement import Agreement, agree, difference
+from edgemobile.devices.fleet.board import Answered, Opened, Work, answer, close_board, open_board
 from edgemobile.devices.fleet.cluster import worker_names
-from edgemobile.devices.fleet.journal import Journal, Kept, part_name
+from edgemobile.devices.fleet.journal import Journal, Kept
+from edgemobile.devices.fleet.parts import Parts, Task
 from edgemobile.devices.host.transport import DeviceUnreachable
-from edgemobile.errors import EdgemobileError, in_a_line
-from edgemobile.model_file.model_file import ModelFile
+from edgemobile.errors import EdgemobileError
 from edgemobile.util.progress import Report
 
 if TYPE_CHECKING:
@@ -34,15 +33,15 @@ __all__ = ["CANARY_IMAGES", "BoardShare", "Spread", "spread"]
 
 _LOG = logging.getLogger(__name__)
 
-# A quarter of them are asked again with every task: a few percent of its images.
-CANARY_IMAGES, _CANARY_PARTS = 16, 4
-# A task is long enough that starting one costs little, and short enough that the last ones end together.
-_TASK_PARTS, _TASK_BYTES, _TASKS_PER_BOARD = 4, 16 * 2**20, 3
+# One of the parts is asked again with every task: 2 % of its images, 6 % of a short one's.
+CANARY_IMAGES, _CANARY_PARTS = 16, 8
 # Boards that have not opened the file so long after the first one did are set aside.
 _OPEN_S = 60.0
 # A board this many times slower than usual: its images also go to an idle one, and whoever is first has answered.
 _SLOW, _LEAST_SLOW_S = 3.0, 5.0
-_LOOK_S, _LOOK_AT_WORKERS_S, _CLOSE_S = 0.5, 2.0, 5.0
+_LOOK_S, _NAP_S, _LOOK_AT_WORKERS_S, _CLOSE_S = 0.5, 0.01, 2.0, 5.0
+# For the outputs of a task to come from the worker.
+_RESULT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -67,20 +66,8 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """Parts to answer, by number. Their images are there until it is answered."""
-
-    parts: tuple[int, ...]
-    images: tuple[np.ndarray, ...] = field(repr=False)
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.images))
-
-
-@dataclass(frozen=True)
 class _Sent:
-    task: _Task
+    task: Task
     board: str
     canary: int
     at: float
@@ -91,10 +78,7 @@ class _Sent:
 def spread(
     client: Client,
     boards: Sequence[str],
-    file: ModelFile,
-    runtime: str,
-    threads: int,
-    outputs: int,
+    work: Work,
     parts: int,
     read: Callable[[int], np.ndarray],
     report: Report,
@@ -102,65 +86,42 @@ def spread(
     """Have the `parts` answered, each f32[n,px,px,3] with any n >= 0 as `read` gives it, by the workers `boards`.
 
     What is answered is kept on disk until all is: a call that is interrupted is resumed by the same call.
-    Raises EdgemobileError for boards of several kinds and for a canary without a majority, DeviceUnreachable when no
-    board is left.
+    Raises EdgemobileError as `agree` does, DeviceUnreachable when no board is left.
     """
-    run = _Run(client, boards, file, runtime, threads, outputs, parts, read, report)
+    run = _Run(client, boards, work, _canary(parts, read))
     try:
-        run.open()
-        run.answer()
+        run.open(parts, read)
+        run.answer(report)
     finally:
         run.close()
     return run.result()
 
 
 class _Run:
-    def __init__(
-        self,
-        client: Client,
-        boards: Sequence[str],
-        file: ModelFile,
-        runtime: str,
-        threads: int,
-        outputs: int,
-        parts: int,
-        read: Callable[[int], np.ndarray],
-        report: Report,
-    ) -> None:
-        self._client, self._names = client, tuple(boards)
-        self._file, self._runtime, self._threads, self._outputs = file, runtime, threads, outputs
-        self._parts, self._read, self._report = parts, read, report
+    # Set by `open`.
+    _agreed: Agreement
+    _journal: Journal
+    _parts: Parts
+
+    def __init__(self, client: Client, boards: Sequence[str], work: Work, canary: Sequence[np.ndarray]) -> None:
+        self._client, self._names, self._work = client, tuple(boards), work
+        self._canary = tuple(canary)
         self._token = uuid.uuid4().hex[:12]
         self._live = list(boards)
         self._aside: dict[str, str] = {}
-        self._canary = _canary(parts, read)
-        self._expected: tuple[np.ndarray, ...] = ()
-        # What the boards are, and their runtime with its version.
-        self._kind = self._found = ""
-        self._journal: Journal | None = None
-        self._kept: dict[int, Kept] = {}
-        self._written: set[str] = set()
-        self._resumed = 0
         self._sent: dict[Future, _Sent] = {}
-        self._unread = deque(range(parts))
-        self._ready: deque[_Task] = deque()
         # Of finished tasks, per image.
         self._image_s: list[float] = []
         self._tasks = 0
         self._looked = time.monotonic()
-        # Boards that may hang in a task. It closes what is open there when it notices that it was cancelled.
+        # Boards that may hang in a task, which closes what is open there when it notices that nobody waits for it.
         self._hanging: set[str] = set()
 
     # -- the canary
 
-    def open(self) -> None:
+    def open(self, count: int, read: Callable[[int], np.ndarray]) -> None:
         """Open the file on all boards, and find those that agree."""
-        asked = {
-            self._submit(
-                "open", open_board, board, self._file, self._runtime, self._threads, self._outputs, self._canary
-            ): board
-            for board in self._live
-        }
+        asked = {self._submit("open", open_board, board, self._work, self._canary): board for board in self._live}
         opened: dict[str, Opened] = {}
         until = float("inf")
         while any(board in self._live for board in asked.values()) and time.monotonic() < until:
@@ -170,109 +131,46 @@ class _Run:
                     opened[board] = found
                     until = min(until, time.monotonic() + _OPEN_S)
         for future, board in asked.items():
-            self._cancel(future, board)
+            self._give_up(future, board)
             self._set_aside(board, f"it did not answer the first images within {_OPEN_S:.0f} s of the first board")
-        self._agree({board: opened[board] for board in self._live if board in opened})
-
-    def _agree(self, opened: Mapping[str, Opened]) -> None:
-        if not opened:
-            raise self._nobody_left()
-        kinds = _groups({board: one.kind for board, one in opened.items()})
-        if len(kinds) > 1:
-            listed = "; ".join(f"{kind}: {', '.join(boards)}" for kind, boards in kinds.items())
-            raise EdgemobileError(
-                f"the boards are of {len(kinds)} kinds, whose kernels may give other outputs. One evaluation takes "
-                f"boards of one kind; name those of one: {listed}"
-            )
-        (self._kind,) = kinds
-        runtimes = _groups({board: one.runtime for board, one in opened.items()})
-        for board in self._minority(runtimes, "have different runtimes"):
-            self._set_aside(board, f"it has {opened[board].runtime}; most have {self._most(runtimes)}")
-        left = {board: one for board, one in opened.items() if board in self._live}
-        answers = _groups({board: tuple(part.tobytes() for part in one.canary) for board, one in left.items()})
-        right = left[max(answers.values(), key=len)[0]]
-        for board in self._minority(answers, "give different outputs for the same images"):
-            self._set_aside(board, _difference(left[board].canary, right.canary, "those of most boards of its kind"))
-        self._expected, self._found = right.canary, right.runtime
-        about = [self._file.sha256, self._found, self._threads, self._kind]
-        self._journal = Journal(about, self._expected)
-
-    @staticmethod
-    def _most(groups: Mapping[Any, Sequence[str]]) -> Any:
-        return max(groups, key=lambda key: len(groups[key]))
-
-    def _minority(self, groups: Mapping[Any, Sequence[str]], words: str) -> list[str]:
-        """The boards outside of the largest group. Raises EdgemobileError if no group is the largest."""
-        sizes = sorted(map(len, groups.values()), reverse=True)
-        if len(sizes) > 1 and sizes[0] == sizes[1]:
-            listed = " and ".join(", ".join(boards) for boards in groups.values())
-            raise EdgemobileError(
-                f"{listed} are of one kind ({self._kind}) and {words}, so one of them is wrong, and more boards of "
-                "that kind would have to show which. Evaluate on each alone, or: edgemobile parity FILE FILE --on BOARD"
-            )
-        most = self._most(groups)
-        return [board for key, boards in groups.items() if key != most for board in boards]
+        if not self._live:
+            raise self._nobody_left(0)
+        self._agreed = agree({board: opened[board] for board in self._live})
+        for board, how in self._agreed.others.items():
+            self._set_aside(board, how)
+        work, agreed = self._work, self._agreed
+        self._journal = Journal([work.file.sha256, agreed.runtime, work.threads, agreed.kind], agreed.canary)
+        self._parts = Parts(count, read, work.outputs, self._journal)
 
     # -- the images
 
-    def answer(self) -> None:
+    def answer(self, report: Report) -> None:
         """Have all parts answered."""
-        while len(self._kept) < self._parts:
+        while not self._parts.all_answered:
             if not self._live:
-                raise self._nobody_left()
-            self._send()
-            reading = self._unread and len(self._ready) < len(self._live)
-            for future in self._finished(self._sent, 0.0 if reading else _LOOK_S):
-                # A board that was slow with the same task may be done, too.
+                raise self._nobody_left(self._parts.images)
+            is_reading = self._send()
+            for future in self._finished(self._sent, 0.0 if is_reading else _LOOK_S):
+                # Another board may have been faster with the same task just now.
                 if future in self._sent:
                     self._take(future)
             self._copy_what_is_late()
+            report(self._parts.images)
 
-    def _send(self) -> None:
-        """Give every idle board a task, and read images for the next ones while all are at work."""
+    def _send(self) -> bool:
+        """Give every idle board a task, and read the images of one more while all are at work, if there are some."""
         for board in self._idle():
-            task = self._ready.popleft() if self._ready else self._next()
+            task = self._parts.next(len(self._live))
             if task is None:
-                break
+                return False
             self._start(task, board)
-        if len(self._ready) >= len(self._live) or any(future.done() for future in self._sent):
-            return
-        if (task := self._next()) is not None:
-            self._ready.append(task)
+        return not any(future.done() for future in self._sent) and self._parts.read_ahead(len(self._live))
 
     def _idle(self) -> list[str]:
         busy = {sent.board for sent in self._sent.values()}
         return [board for board in self._live if board not in busy]
 
-    def _next(self) -> _Task | None:
-        """The next parts that nobody has answered yet."""
-        numbers: list[int] = []
-        images: list[np.ndarray] = []
-        size = 0
-        most = min(_TASK_PARTS, max(1, -(-self._parts // (_TASKS_PER_BOARD * len(self._live)))))
-        while self._unread and len(numbers) < most and size < _TASK_BYTES:
-            number = self._unread.popleft()
-            part = self._read(number)
-            if not self._known(number, part):
-                numbers.append(number)
-                images.append(part)
-                size += part.nbytes
-        return _Task(tuple(numbers), tuple(images)) if numbers else None
-
-    def _known(self, number: int, part: np.ndarray) -> bool:
-        """Whether a part has no images, or was answered before an earlier call was interrupted."""
-        assert self._journal is not None
-        name, nothing = part_name(part), Kept("", np.zeros((0, self._outputs), np.float32), 0.0)
-        kept = self._journal.get(name, len(part), self._outputs) if len(part) else nothing
-        if kept is None:
-            return False
-        self._kept[number] = kept
-        # Two parts may have the same images.
-        self._resumed += 0 if name in self._written else len(part)
-        self._tell()
-        return True
-
-    def _start(self, task: _Task, board: str, *, is_copy: bool = False) -> None:
+    def _start(self, task: Task, board: str, *, is_copy: bool = False) -> None:
         self._tasks += 1
         canary = self._tasks % len(self._canary)
         future = self._submit("answer", answer, board, task.images, self._canary[canary])
@@ -284,65 +182,44 @@ class _Run:
         found: Answered | None = self._outcome(future, sent.board)
         if found is None:
             self._again(sent.task)
-        elif found.canary.tobytes() != self._expected[sent.canary].tobytes():
-            words = _difference([found.canary], [self._expected[sent.canary]], "what it gave before")
+        elif found.canary.tobytes() != self._agreed.canary[sent.canary].tobytes():
+            words = difference([found.canary], [self._agreed.canary[sent.canary]], "what it gave before")
             self._set_aside(sent.board, f"{words}; nothing that it answered counts")
-            self._distrust(sent.board)
+            self._parts.distrust(sent.board)
             self._again(sent.task)
         else:
             self._count(sent, found)
 
     def _count(self, sent: _Sent, found: Answered) -> None:
-        assert self._journal is not None
         took = time.monotonic() - sent.at
         self._image_s.append(took / sent.task.count)
-        for number, images, scores, seconds in zip(
-            sent.task.parts, sent.task.images, found.scores, found.inference_s, strict=True
-        ):
-            if number not in self._kept:
-                self._kept[number] = Kept(sent.board, scores, seconds)
-                self._written.add(name := part_name(images))
-                self._journal.put(name, self._kept[number])
-        self._tell()
-        for other in [future for future, one in self._sent.items() if one.task is sent.task]:
-            late = self._sent.pop(other)
-            self._cancel(other, late.board)
-            if sent.is_copy:
-                waited = time.monotonic() - late.at
-                self._set_aside(
-                    late.board,
-                    f"it had not answered {late.task.count} images after {waited:.0f} s, which {sent.board} did in "
-                    f"{took:.1f} s",
-                )
+        self._parts.count(sent.task, sent.board, found)
+        # The other way round, a copy that is slower than the first is left to end: its board is as good as any.
+        slower = [future for future, one in self._sent.items() if sent.is_copy and one.task is sent.task]
+        for future in slower:
+            late = self._sent.pop(future)
+            self._give_up(future, late.board)
+            waited = time.monotonic() - late.at
+            words = f"it had not answered {late.task.count} images after {waited:.0f} s"
+            self._set_aside(late.board, f"{words}, which {sent.board} did in {took:.1f} s")
 
-    def _distrust(self, board: str) -> None:
-        assert self._journal is not None
-        self._journal.forget(board)
-        wrong = [number for number, kept in self._kept.items() if kept.board == board]
-        for number in wrong:
-            del self._kept[number]
-        self._unread.extend(wrong)
-        self._tell()
-
-    def _again(self, task: _Task) -> None:
-        """What another board has to do, unless one has it already."""
+    def _again(self, task: Task) -> None:
+        """What another board has to do, unless one does already."""
         if not any(sent.task is task for sent in self._sent.values()):
-            self._ready.appendleft(task)
+            self._parts.again(task)
 
     def _copy_what_is_late(self) -> None:
-        """Send what a slow board has to an idle one too, once there is nothing else to do for that."""
-        if not self._image_s:
+        """Send what a slow board has to an idle one too, once there is nothing else to do."""
+        if not self._parts.all_sent or not self._image_s:
             return
         usual, now = statistics.median(self._image_s), time.monotonic()
-        copied = {id(sent.task) for sent in self._sent.values() if sent.is_copy}
+        copied = [id(sent.task) for sent in self._sent.values() if sent.is_copy]
         late = [
             sent
-            for sent in self._sent.values()
+            for sent in sorted(self._sent.values(), key=lambda one: one.at)
             if id(sent.task) not in copied and now - sent.at > max(_LEAST_SLOW_S, _SLOW * usual * sent.task.count)
         ]
-        if self._ready or self._unread:
-            return
-        for sent, board in zip(sorted(late, key=lambda one: one.at), self._idle(), strict=False):
+        for sent, board in zip(late, self._idle(), strict=False):
             self._start(sent.task, board, is_copy=True)
 
     # -- boards
@@ -356,19 +233,11 @@ class _Run:
 
     def _finished(self, futures: Mapping[Future, Any], wait_s: float) -> list[Future]:
         """Those that are done, after waiting a moment for one. Raises DeviceUnreachable if the scheduler is gone."""
-        from distributed import wait
-
-        if not futures:
-            return []
-        try:
-            if wait_s and not any(future.done() for future in futures):
-                wait(list(futures), timeout=wait_s, return_when="FIRST_COMPLETED")
-        except TimeoutError:
-            pass
-        except Exception as error:
-            # Those of a worker that is gone; each of them says so itself.
-            if not _is_of_dask(error):
-                raise
+        # Not distributed.wait, which waits for ever where the scheduler was lost at the wrong moment.
+        until = time.monotonic() + wait_s
+        while not any(future.done() for future in futures) and time.monotonic() < until:
+            time.sleep(_NAP_S)
+        self._check_scheduler()
         if time.monotonic() - self._looked > _LOOK_AT_WORKERS_S:
             self._look_after_workers()
             self._looked = time.monotonic()
@@ -380,18 +249,31 @@ class _Run:
             self._set_aside(board, "its Dask worker is gone")
             for future in [future for future, sent in self._sent.items() if sent.board == board]:
                 self._again(self._sent.pop(future).task)
-                self._cancel(future, board)
+                self._give_up(future, board)
 
     def _outcome(self, future: Future, board: str) -> Any | None:
         """What a task returned; None if it failed, which sets its board aside. Raises what is a bug of ours."""
-        if future.status == "finished":
-            return future.result()
-        error = future.exception() if future.status == "error" else None
-        if error is not None and not isinstance(error, EdgemobileError) and not _is_of_dask(error):
-            raise error
-        lost = f"Dask lost its task: {in_a_line(error)}" if error is not None else "its Dask worker is gone"
-        self._set_aside(board, str(error) if isinstance(error, EdgemobileError) else lost)
+        reason = "its Dask worker is gone"
+        until = time.monotonic() + _RESULT_S
+        while time.monotonic() < until:
+            try:
+                return future.result(timeout=_LOOK_AT_WORKERS_S)
+            except EdgemobileError as error:
+                reason = str(error)
+            except TimeoutError:
+                # What it returned comes by way of the scheduler.
+                self._check_scheduler()
+                continue
+            except Exception as error:
+                if future.status == "error" and not _is_of_dask(error):
+                    raise
+            break
+        self._set_aside(board, reason)
         return None
+
+    def _check_scheduler(self) -> None:
+        if self._client.status != "running":
+            raise DeviceUnreachable("the Dask scheduler does not answer any more")
 
     def _set_aside(self, board: str, reason: str) -> None:
         if board in self._live:
@@ -400,42 +282,38 @@ class _Run:
             self._aside[board] = words
             _LOG.warning("%s is set aside: %s", board, words)
 
-    def _nobody_left(self) -> EdgemobileError:
+    def _nobody_left(self, images: int) -> EdgemobileError:
         reasons = "; ".join(f"{board}: {reason}" for board, reason in self._aside.items())
-        images = sum(len(kept.scores) for kept in self._kept.values())
         kept = f". {images} images are answered and kept: repeat the command to go on with them" if images else ""
         return DeviceUnreachable(f"no board is left: {reasons}{kept}")
-
-    def _tell(self) -> None:
-        self._report(sum(len(kept.scores) for kept in self._kept.values()))
 
     # -- the end
 
     def close(self) -> None:
         """Close what is open on the boards, if they answer at once, and forget what nobody waits for."""
-        from distributed import wait
-
         for future in self._sent:
-            future.cancel()
-        # A worker closes after what it is at, which notices that it was cancelled, unless its board hangs.
+            future.release()
+        # A worker closes after what it is at, which notices that nobody waits for it, unless its board hangs.
         boards = [board for board in self._names if board not in self._hanging]
-        with suppress(TimeoutError, OSError):
-            wait([self._submit("close", close_board, board) for board in boards], timeout=_CLOSE_S)
+        closing = [self._submit("close", close_board, board) for board in boards]
+        until = time.monotonic() + _CLOSE_S
+        while not all(future.done() for future in closing) and time.monotonic() < until:
+            time.sleep(_NAP_S)
 
-    def _cancel(self, future: Future, board: str) -> None:
+    def _give_up(self, future: Future, board: str) -> None:
         """Do not wait for a task any more."""
-        future.cancel()
+        future.release()
         self._hanging.add(board)
 
     def result(self) -> Spread:
-        assert self._journal is not None
         self._journal.remove()
-        kept = [self._kept[number] for number in range(self._parts)]
+        kept = [kept for _, kept in sorted(self._parts.answers.items())]
         # An earlier call may have had other boards.
-        shares = [
-            self._share(board, kept) for board in dict.fromkeys([*self._names, *(one.board for one in kept)]) if board
-        ]
-        return Spread([one.scores for one in kept], tuple(shares), self._kind, self._found, self._resumed)
+        boards = dict.fromkeys([*self._names, *(one.board for one in kept if one.board)])
+        shares = tuple(self._share(board, kept) for board in boards)
+        return Spread(
+            [one.scores for one in kept], shares, self._agreed.kind, self._agreed.runtime, self._parts.resumed
+        )
 
     def _share(self, board: str, kept: Sequence[Kept]) -> BoardShare:
         own = [one for one in kept if one.board == board]
@@ -454,23 +332,6 @@ def _canary(parts: int, read: Callable[[int], np.ndarray]) -> tuple[np.ndarray, 
         raise EdgemobileError("no image can be read")
     images = np.stack(found[:CANARY_IMAGES])
     return tuple(np.array_split(images, min(_CANARY_PARTS, len(images))))
-
-
-def _groups(values: Mapping[str, Any]) -> dict[Any, list[str]]:
-    """Value -> those that have it."""
-    groups: dict[Any, list[str]] = {}
-    for name, value in values.items():
-        groups.setdefault(value, []).append(name)
-    return groups
-
-
-def _difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], whose: str) -> str:
-    one, other = np.concatenate(found), np.concatenate(expected)
-    if one.shape != other.shape:
-        return f"it answered {list(one.shape)} values instead of {list(other.shape)}"
-    count = int(np.sum(one.view(np.uint32) != other.view(np.uint32)))
-    apart = np.abs(one.astype(np.float64) - other).max()
-    return f"{count} of {one.size} outputs for the first images differ from {whose}, by up to {apart:.3g}"
 
 
 def _is_of_dask(error: BaseException) -> bool:

@@ -128,14 +128,17 @@ class _Run:
                 self.skipped.append((name, str(error)))
             else:
                 self.kept.append((number, name))
-                self._detect(number, image)
+                self._detect(number, name, image)
             report(done)
 
-    def _detect(self, number: int, image: Image.Image) -> None:
+    def _detect(self, number: int, name: str, image: Image.Image) -> None:
         for place, detector in enumerate(self.detectors):
             prepared = detector.preprocess(image)[None]
             started = time.perf_counter()
-            (detections,) = detector.detect(prepared)
+            try:
+                (detections,) = detector.detect(prepared)
+            except EdgemobileError as error:
+                raise EdgemobileError(f"{detector.file}, image {name}: {error}") from error
             self.inference_s[place] += time.perf_counter() - started
             self.found[place].append(Found(number, image.size, detections))
 

@@ -101,6 +101,7 @@ def open_detector(file: str, options: ClassifierOptions, opened: ModelFile | Non
             f"{file}: boxes are shares of the image, and its preprocessing cuts the edges off "
             f'({described(preprocess)}). Supported: "resize": "exact"'
         )
+    session.settle(preprocess.input_px)
     outputs = tuple(Output(port.name, tuple(port.shape[1:])) for port in session.outputs)
     classes = _checked_classes(file, postprocess, outputs)
     labels = find_labels(Path(file), classes, model_file.metadata, options.labels, model_file.data)

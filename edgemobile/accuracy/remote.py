@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgemobile.accuracy.classifier import Classifier
+from edgemobile.devices.fleet.board import Work
 from edgemobile.devices.fleet.cluster import dask_client
 from edgemobile.devices.fleet.spread import BoardShare, spread
 from edgemobile.devices.host import profiles
@@ -85,8 +86,8 @@ class _Boards:
             told[number] = kept, skipped
             return arrays[classifier.preprocess] if len(kept) else np.zeros((0, px, px, 3), np.float32)
 
-        runtime = classifier.session.runtime
-        found = spread(self.client, self.names, file, runtime, threads, classifier.outputs, parts, images, report)
+        work = Work(file, classifier.outputs, classifier.session.runtime, threads)
+        found = spread(self.client, self.names, work, parts, images, report)
         self.names = [share.board for share in found.boards if share.board in self.names and not share.set_aside]
         kept, skipped = zip(*(told[number] for number in range(parts)), strict=True)
         seconds = sum(share.inference_s for share in found.boards)

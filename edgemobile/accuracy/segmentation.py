@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,10 +112,12 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class SegmentationEvaluation:
-    """The result. `images` are the names of those that could be read; `skipped` is (name, reason)."""
+    """The result. `images` are the names of those that could be read; `skipped` is (name, reason); `unmasked` counts
+    the images of the folder that have no mask."""
 
     request: PicturesRequest
     images: tuple[str, ...]
+    unmasked: int
     skipped: tuple[tuple[str, str], ...]
     files: tuple[Segmentation, ...]
     wall_s: float
@@ -126,6 +128,7 @@ class SegmentationEvaluation:
             "version": SEGMENTATION_VERSION,
             **self.request.to_json(),
             "wall_s": self.wall_s,
+            "unmasked": self.unmasked,
             "files": [_file_json(file) for file in self.files],
             "skipped": [{"name": name, "reason": reason} for name, reason in self.skipped],
             "images": list(self.images),
@@ -154,6 +157,8 @@ def open_segmenter(file: str, options: ClassifierOptions) -> Segmenter:
     session = open_on_target(opener) if options.on_target else opener()
     if model_file.preprocess is None:
         raise EdgemobileError(f"{file} does not state its preprocessing; take a file that `edgemobile export` wrote")
+    preprocess = model_file.preprocess
+    session.settle(preprocess.input_px)
     shapes = [channels_last(port.shape) if session.channels_first else port.shape for port in session.outputs]
     outputs = tuple(Output(port.name, tuple(shape[1:])) for port, shape in zip(session.outputs, shapes, strict=True))
     output = next((one for one in outputs if len(outputs) == 1 or one.name == _OUT), None)
@@ -162,7 +167,6 @@ def open_segmenter(file: str, options: ClassifierOptions) -> Segmenter:
             f"{file} has the outputs {', '.join(one.words for one in outputs)}. --masks is for nets that classify "
             f"pixels, with one output [N, H, W, classes], or one called {_OUT}"
         )
-    preprocess = model_file.preprocess
     found = {
         "runtime": f"{session.runtime} {session.version}",
         "input": session.input.words,
@@ -175,36 +179,58 @@ def open_segmenter(file: str, options: ClassifierOptions) -> Segmenter:
 def evaluate_segmentation(request: PicturesRequest, progress: Progress | None = None) -> SegmentationEvaluation:
     """Run every file on the images that have a mask: a picture of the same name, whose pixels are numbers of classes.
 
-    Broken images and those without a mask are skipped and listed. Raises EdgemobileError for a file that does not
+    Broken images and masks are skipped and listed. Raises EdgemobileError for a file that does not
     classify pixels, a mask with a class that it does not have, and where no image can be read.
     """
     progress, started = progress or Silent(), time.perf_counter()
     with progress.step("open the files"):
         segmenters = [open_segmenter(file, request.options) for file in dict.fromkeys(request.files)]
     masks = _masks(request.truth)
-    images = request.drawn(sorted(path for path in request.data.iterdir() if is_image_name(path.name)))
+    found = sorted(path for path in request.data.iterdir() if is_image_name(path.name))
+    masked = [path for path in found if path.stem in masks]
+    if not masked:
+        raise EdgemobileError(
+            f"none of {len(found)} images of {request.data} has a mask of its name in {request.truth}"
+        )
+    images = request.drawn(masked)
     confusions = [np.zeros((one.classes, one.classes), np.int64) for one in segmenters]
     seconds, kept, skipped = [0.0] * len(segmenters), [], []
     with progress.step(f"evaluate {len(images)} images", len(images)) as report:
         for done, path in enumerate(images, start=1):
             try:
-                image, mask = read_image(path), _mask(masks, path)
+                counted = _counted(segmenters, path, masks)
             except BrokenImage as error:
                 skipped.append((path.name, str(error)))
-                continue
-            for place, segmenter in enumerate(segmenters):
-                true = _checked(segmenter, path.name, mask)
-                before = time.perf_counter()
-                predicted = segmenter.classify(image)
-                seconds[place] += time.perf_counter() - before
-                confusions[place] += _confusion(true, predicted, segmenter.classes)
-            kept.append(path.name)
+            else:
+                kept.append(path.name)
+                for place, (confusion, inference_s) in enumerate(counted):
+                    confusions[place] += confusion
+                    seconds[place] += inference_s
             report(done)
     if not kept:
-        first = f"; the first, {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise EdgemobileError(f"no image of {request.data} has a mask in {request.truth} and can be read{first}")
+        name, reason = skipped[0]
+        raise EdgemobileError(f"no image of {request.data} with a mask can be read; the first, {name}: {reason}")
     files = (Segmentation(*one) for one in zip(segmenters, confusions, seconds, strict=True))
-    return SegmentationEvaluation(request, tuple(kept), tuple(skipped), tuple(files), time.perf_counter() - started)
+    wall_s = time.perf_counter() - started
+    unmasked = len(found) - len(masked)
+    return SegmentationEvaluation(request, tuple(kept), unmasked, tuple(skipped), tuple(files), wall_s)
+
+
+def _counted(segmenters: Sequence[Segmenter], path: Path, masks: Mapping[str, Path]) -> list[tuple[np.ndarray, float]]:
+    """(the pixels of an image by true and predicted class, seconds of inference) of each file. Raises BrokenImage."""
+    image, mask = read_image(path), _mask(masks, path)
+    counted = []
+    for segmenter in segmenters:
+        true = _checked(segmenter, path.name, mask)
+        started = time.perf_counter()
+        try:
+            predicted = segmenter.classify(image)
+        except BrokenImage:
+            raise
+        except EdgemobileError as error:
+            raise EdgemobileError(f"{segmenter.file}, image {path.name}: {error}") from error
+        counted.append((_confusion(true, predicted, segmenter.classes), time.perf_counter() - started))
+    return counted
 
 
 def _masks(folder: Path) -> dict[str, Path]:
@@ -218,8 +244,6 @@ def _masks(folder: Path) -> dict[str, Path]:
 
 def _mask(masks: Mapping[str, Path], image: Path) -> np.ndarray:
     """u8[H,W] for an image. Raises BrokenImage."""
-    if image.stem not in masks:
-        raise BrokenImage("it has no mask")
     mask = read_image(masks[image.stem], as_stored=True)
     if mask.mode not in ("L", "P"):
         raise BrokenImage(f"its mask has pixels of mode {mask.mode}; they must be numbers of classes, mode L or P")

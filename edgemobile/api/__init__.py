@@ -1,4 +1,4 @@
-"""edgemobile from Python: the commands as functions, their options as keywords, their results as records.
+"""edgemobile from Python: commands are functions, options are keywords, and results are records.
 
 Every function returns a frozen record that prints like its command, shows as a table in a notebook and has a
 `plot()`. A file that misses a bound is recorded (`.passed`), not raised. The result of `export` can be passed on in
@@ -14,7 +14,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
-from edgemobile.api.arguments import PathText, Texts, held_to_annotations, optional_path, optional_text, texts
+from edgemobile.api.arguments import PathText, Texts, check_arguments, optional_path, optional_text, texts
 from edgemobile.api.records import Benched, Compared, CostTable, Detected, Evaluated, Explained, Exported, Segmented
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline.export import explanation
@@ -54,7 +54,7 @@ Hswish = Literal["auto", "delegated", "fused", "relu"]
 _NETS = "Pass a net in memory as the code that builds it, 'package.module:factory', or save it first as FILE.pt2"
 
 
-@held_to_annotations(model=_NETS)
+@check_arguments(model=_NETS)
 def export(
     model: PathText,
     *,
@@ -138,7 +138,7 @@ def export(
     )
 
 
-@held_to_annotations(model=_NETS)
+@check_arguments(model=_NETS)
 def quantize(
     model: PathText,
     *,
@@ -177,8 +177,8 @@ def quantize(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write only int8 files of `model`, with every parameter of the recipe: `edgemobile quantize`. None: the recipe's
-    value.
+    """Write only int8 files of `model`, with every parameter of the recipe: `edgemobile quantize`. A parameter
+    that is None has the recipe's value.
     """
     whole = (Rule(observer=observer, weights=granularity),) if observer or granularity else None
     images = {"calib": optional_path(calib), "calib_images": calib_images}
@@ -221,7 +221,7 @@ def quantize(
     )
 
 
-@held_to_annotations(model=_NETS)
+@check_arguments(model=_NETS)
 def explain(
     model: PathText,
     *,
@@ -243,10 +243,11 @@ def explain(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Explained:
-    """Where the noise of int8 is, why, and what can be done: `edgemobile quantize --explain`. Nothing is written.
+    """Say which tensors make the noise of int8, why, and what can be done: `edgemobile quantize --explain`. Writes no
+    files.
 
-    The keywords are those of `quantize` for the model, the images and the recipe; `to` is the format in whose runtime
-    int8 is measured, "onnx" if None.
+    The keywords for the model, the images and the recipe are those of `quantize`. `to` is the format whose runtime
+    measures int8, "onnx" if None.
     """
     images: dict[str, Any] = {"calib": optional_path(calib), "calib_images": calib_images}
     request = ExportRequest(
@@ -271,7 +272,7 @@ def explain(
     return Explained.of(explanation(request, progress))
 
 
-@held_to_annotations(ref=_NETS)
+@check_arguments(ref=_NETS)
 def parity(
     ref: PathText,
     others: Files,
@@ -320,7 +321,7 @@ def parity(
     return Compared.of(compare(request, progress))
 
 
-@held_to_annotations()
+@check_arguments()
 def bench(
     files: Files,
     *,
@@ -382,7 +383,7 @@ def bench(
     return Benched(run, compared, max_regress, tuple(advice(run, opened)))
 
 
-@held_to_annotations()
+@check_arguments()
 def cost_table(
     file: PathText,
     *,
@@ -393,27 +394,28 @@ def cost_table(
     clock_mhz: float | None = None,
     progress: Progress | None = None,
 ) -> CostTable:
-    """The instructions, and the estimated cycles where llvm is installed, of every layer of a file on an emulated core:
+    """The instructions of every layer of a file on an emulated core, and its estimated cycles if llvm is installed:
     `edgemobile bench FILE --on emulated:cortex-a72 --profile`.
 
-    `runs` is how often the file is counted, each cut at most 3 times. Nothing in it is measured.
+    `runs` is how often the instructions of the whole file are counted; each cut of it is counted at most 3 times.
+    Instructions are counted and cycles are estimated: nothing is timed.
     """
     from edgemobile.devices.host.emulation import CORES
     from edgemobile.devices.host.profiles import find_device
 
     if not find_device(on).address.startswith("emulated:"):
         cores = ", ".join(f"emulated:{cpu}" for cpu in CORES)
-        raise EdgemobileError(f"layers are counted on an emulated core, and {on} is none. Allowed: {cores}")
+        raise EdgemobileError(f"layers are counted on an emulated core, and {on} is not one. Allowed: {cores}")
     benched = bench(
         file, on=on, runtime=runtime, runs=runs, shapes=shapes, clock_mhz=clock_mhz, profile=True, progress=progress
     )
     if len(benched.run.cases) != 1:
         names = ", ".join(Path(case.file).name for case in benched.run.cases)
-        raise EdgemobileError(f"a cost table is of one file, and {file} stands for {names}. Pass one of them")
+        raise EdgemobileError(f"a cost table is of one file, but {file} has several: {names}. Pass one of them")
     return CostTable(benched.run)
 
 
-@held_to_annotations()
+@check_arguments()
 def evaluate(
     files: Files,
     data: PathText,
@@ -435,8 +437,9 @@ def evaluate(
 ) -> Evaluated:
     """Measure the accuracy of files on a folder or zip of images, one folder per class: `edgemobile eval`.
 
-    `max_drop` is how many points of top-1 a file may lose to the `baseline`. `preprocess` is a Preprocess, its JSON's
-    object, or a name or file as for the command. Processes (`workers` above 1) need an
+    `max_drop` is how many points of top-1 a file may lose to the `baseline`. `on` is a device, or several of one kind
+    that share the images (names, patterns, tags: "pi-*"), which may be workers of a Dask `scheduler`. `preprocess` is a
+    Preprocess, its JSON's object, or a name or file as for the command. Processes (`workers` above 1) need an
     `if __name__ == "__main__"` guard in scripts, as everywhere in Python.
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
@@ -484,7 +487,7 @@ def evaluate_detection(
     """Measure the average precision of detectors on the images of a COCO json, in the folder `data`: `edgemobile eval
     --annotations`.
 
-    `files` are what `edgemobile export` wrote of a detector. Needs the extra [coco].
+    `files` are detectors written by `edgemobile export`. Needs the extra [coco].
     """
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.detection import evaluate_detection as measure
@@ -511,8 +514,8 @@ def evaluate_segmentation(
     threads: int = 1,
     progress: Progress | None = None,
 ) -> Segmented:
-    """Measure the mean intersection over union of nets that classify pixels, on images in the folder `data` with masks
-    of the same names in another: `edgemobile eval --masks`."""
+    """Measure the mean intersection over union of nets that classify pixels, on the images in the folder `data` and the
+    masks of the same names in another folder: `edgemobile eval --masks`."""
     from edgemobile.accuracy.classifier import ClassifierOptions
     from edgemobile.accuracy.pictures import PicturesRequest
     from edgemobile.accuracy.segmentation import evaluate_segmentation as measure
@@ -550,14 +553,14 @@ def _preprocess(given: AnyPreprocess | None) -> str | None:
 
 
 def _paths(files: Files, formats: Collection[str] | None) -> tuple[Path, ...]:
-    """Files on disk; the folder of an export stands for its files in `formats`, or for all files if None."""
+    """Files on disk. The folder of an export is replaced by its files in `formats`, or by all its files if None."""
     if isinstance(files, Exported):
         return files.paths
     return tuple(map(Path, expanded(map(Path, _several(files)), formats)))
 
 
 def _models(files: Files) -> tuple[str, ...]:
-    """What `edgemobile eval` takes: files, folders of exports and names of models."""
+    """The models as `edgemobile eval` takes them: files, folders of exports and names of models."""
     return tuple(map(str, files.paths)) if isinstance(files, Exported) else expanded(_several(files))
 
 

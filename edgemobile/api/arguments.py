@@ -17,7 +17,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.notebook import NotebookProgress, in_notebook
 
-__all__ = ["PathText", "Texts", "held_to_annotations", "optional_path", "optional_text", "texts"]
+__all__ = ["PathText", "Texts", "check_arguments", "optional_path", "optional_text", "texts"]
 
 PathText = str | PathLike[str]
 Texts = str | Iterable[str]
@@ -36,10 +36,11 @@ _PLAIN: Mapping[Any, tuple[type, str]] = {
 _WORDS = {PathLike: "a path", Mapping: "a mapping", Iterable: "a list"}
 
 
-def held_to_annotations(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Make a function refuse arguments of other types, and a `seed` below 0. `hints`: argument -> further advice.
+def check_arguments(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Decorate a function to refuse arguments of other types than its annotations, and a `seed` below 0. `hints`:
+    argument -> further advice.
 
-    In a notebook a `progress` of None is a bar below the cell.
+    In a notebook, a `progress` of None shows a bar below the cell.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -53,8 +54,8 @@ def held_to_annotations(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_
                 options["progress"] = NotebookProgress()
             for name, value in given.items():
                 if not _fits(value, kinds[name]):
-                    told = f". {hints[name]}" if name in hints else ""
-                    raise EdgemobileError(f"{name} must be {_described(kinds[name])}, found {_shown(value)}{told}")
+                    hint = f". {hints[name]}" if name in hints else ""
+                    raise EdgemobileError(f"{name} must be {_described(kinds[name])}, found {_shown(value)}{hint}")
                 if name == "seed" and value < 0:
                     raise EdgemobileError(f"seed must be at least 0, found {value}")
             return function(*args, **options)
@@ -65,7 +66,7 @@ def held_to_annotations(**hints: str) -> Callable[[Callable[_P, _R]], Callable[_
 
 
 def texts(given: Texts) -> tuple[str, ...]:
-    """A single string is a list of one string, not of its letters."""
+    """A list of texts. A single string is a list of that one string, not of its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 

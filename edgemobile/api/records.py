@@ -77,7 +77,7 @@ class Exported(_Shown, ExportResult):
 
 @dataclass(frozen=True)
 class Explained(_Shown, Explanation):
-    """Where the noise of int8 is, and why."""
+    """Which tensors make the noise of int8, and why."""
 
     def plot(self) -> Figure:
         """The share of the noise of the twenty noisiest activations."""
@@ -95,7 +95,7 @@ class Compared(_Shown, ParityReport):
     """Files against a reference."""
 
     def plot(self) -> Figure:
-        """The SQNR of every layer, or of every file where layers were not compared."""
+        """The SQNR of every layer, or of every file if layers were not compared."""
         return plots.compared(self)
 
     def _print(self) -> None:
@@ -203,13 +203,13 @@ class Benched(_Shown):
 
 @dataclass(frozen=True)
 class CostTable(_Shown):
-    """The cost of every layer of the one file of `run`, inside of its net."""
+    """The cost of every layer in the one file of `run`."""
 
     run: Run
 
     @property
     def rows(self) -> tuple[LayerCost, ...]:
-        """One for each layer in order, after that of an inference without any op. They add up to the whole file."""
+        """A row for an inference without any op, then one row per layer in order. They add up to the whole file."""
         return tuple(layer_costs(self.run.cases[0], self.run.settings.clock_mhz))
 
     @property
@@ -222,7 +222,7 @@ class CostTable(_Shown):
         save_run(self.run, Path(path))
 
     def plot(self) -> Figure:
-        """The estimated cycles of every layer, or its instructions where there is no estimate."""
+        """The estimated cycles of every layer, or its instructions if there is no estimate."""
         return plots.layer_costs(self.rows)
 
     def _print(self) -> None:

@@ -19,7 +19,7 @@ from edgemobile.commands.writable import check_apart, check_writable
 from edgemobile.devices.runtimes.table import RUNTIMES, runtime_called
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.runs import UNSTABLE, print_bench
-from edgemobile.printing.terminal import print_error, progress
+from edgemobile.printing.terminal import of_device, print_error, progress
 from edgemobile.util.strict_json import encode, to_json_text
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def bench(
             # Other devices may have answered. If this is the only device, its error is the command's error.
             if len(devices) == 1:
                 raise run
-            print_error(_of_device(run, device))
+            print_error(of_device(run, device))
             failed.append(run.exit_code)
             shown.append({"device": device, "error": str(run)})
             continue
@@ -286,12 +286,6 @@ def _check_outputs(devices: Sequence[str], out: Path | None, inputs: Sequence[Pa
 def _out_of(out: Path, device: str) -> Path:
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", device)
     return out.with_name(out.name.replace(_DEVICE, safe)) if out.name else out
-
-
-def _of_device(error: EdgemobileError, device: str) -> str:
-    """The message, with the device's name unless it begins with it."""
-    named = str(error).startswith((f"{device}: ", f"{device} "))
-    return str(error) if named else f"{device}: {error}"
 
 
 def _compared(reference: Run, run: Run) -> Comparison:

@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from edgemobile.commands.completion import complete_device_rows, complete_devices
 from edgemobile.devices.runtimes.table import CARRIED, DEFAULTS
-from edgemobile.printing.terminal import console, format_table, progress
+from edgemobile.errors import EdgemobileError
+from edgemobile.printing.terminal import console, format_table, of_device, print_error, progress
 from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
@@ -99,12 +100,28 @@ def remove(name: str) -> None:
     help=f"Runtime to install; may be repeated. [default: {' and '.join(DEFAULTS)}]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result, no progress.")
-def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> None:
-    """Install edgemobile's modules and pinned runtimes on the board NAME.
+def setup(name: str, runtimes: tuple[str, ...], quiet: bool) -> int:
+    """Install edgemobile's modules and pinned runtimes on the board NAME, or on several: 'pi-*', tag:TAG.
 
     The board needs Python 3.9 to 3.14 on a 64-bit system, and no network: wheels are downloaded here and copied.
-    For emulated:CPU the aarch64 userland is installed first. If it is interrupted, run it again to finish.
+    For emulated:CPU the aarch64 userland is installed first. If it is interrupted, run it again to finish. Of several
+    boards, one that cannot be set up is reported, and the others are.
     """
+    from edgemobile.devices.host.selection import select_devices
+
+    names, code = select_devices(name), 0
+    for board in names:
+        try:
+            _setup(board, runtimes, quiet=quiet)
+        except EdgemobileError as error:
+            if len(names) == 1:
+                raise
+            print_error(of_device(error, board))
+            code = code or error.exit_code
+    return code
+
+
+def _setup(name: str, runtimes: tuple[str, ...], *, quiet: bool) -> None:
     from edgemobile.devices.host.emulation import install_emulation
     from edgemobile.devices.host.profiles import find_device
     from edgemobile.devices.host.setup import setup as put_runtimes

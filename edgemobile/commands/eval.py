@@ -160,7 +160,7 @@ def evaluate(
 
 
 # What --annotations and --masks do not go with: they count classes, or run files elsewhere.
-_OF_CLASSIFIERS = ("split", "baseline", "max_drop", "arch", "res", "on", "workers", "results_store")
+_OF_CLASSIFIERS = ("split", "baseline", "max_drop", "arch", "res", "on", "scheduler", "workers", "results_store")
 _NOT_OF_SEGMENTERS = ("labels", "preprocess")
 
 

@@ -179,6 +179,10 @@ def _saved(path: Path) -> list[Result]:
         raise EdgemobileError(f"cannot read {path}: {error.strerror or error}") from error
     value = parse(data, str(path), MAX_RUN_BYTES)
     if isinstance(value, dict) and "images" in value and "files" in value:
+        if "truth" in value:
+            raise EdgemobileError(
+                f"{path} is an evaluation of boxes or masks. Allowed: runs of `bench`, and `eval --json` of classifiers"
+            )
         try:
             return of_evaluation(value, written)
         except (KeyError, TypeError, ValueError) as error:

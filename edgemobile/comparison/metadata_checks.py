@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from edgemobile.model_file.model_file import ModelFile
+from edgemobile.postprocess import Postprocess
 from edgemobile.preprocess import Preprocess
 
 __all__ = ["StatedMetadata", "check_metadata", "in_px"]
@@ -22,6 +23,7 @@ class StatedMetadata:
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] | None = None
     own_px: int | None = None
+    postprocess: Postprocess | None = None
 
 
 def check_metadata(
@@ -31,8 +33,25 @@ def check_metadata(
 
     Fields that only one of the two states are not compared.
     """
-    missed = (*_labels(file, reference, outputs), *_preprocess(file, reference, input_px))
+    classes = _classes(file, outputs)
+    missed = (
+        *_labels(file, reference, classes),
+        *_preprocess(file, reference, input_px),
+        *_postprocess(file.postprocess, reference.postprocess),
+    )
     return missed, tuple(_notes(file, reference, input_px))
+
+
+def _classes(file: ModelFile, outputs: int) -> int:
+    """How many classes a file has: a detector, those of its logits."""
+    logits = file.contents.values.get(file.postprocess.logits) if file.postprocess is not None else None
+    return outputs if logits is None else logits.shape[-1]
+
+
+def _postprocess(found: Postprocess | None, wanted: Postprocess | None) -> Iterator[str]:
+    if found is not None and wanted is not None and found != wanted:
+        differing = [one.name for one in fields(found) if getattr(found, one.name) != getattr(wanted, one.name)]
+        yield f"postprocess: its metadata has other {', '.join(differing)} than the reference"
 
 
 def _labels(file: ModelFile, reference: StatedMetadata, outputs: int) -> Iterator[str]:

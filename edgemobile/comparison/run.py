@@ -325,7 +325,7 @@ def load_reference(request: ParityRequest, files: Sequence[ModelFile]) -> Refere
         preprocess = (
             file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
         )
-        stated = StatedMetadata(file.preprocess, file.labels)
+        stated = StatedMetadata(file.preprocess, file.labels, postprocess=file.postprocess)
         preprocess, place = at_resolution(preprocess, input_px), _reader_here(file, request)
         return Reference(str(path), preprocess, file=file, place=place, stated=stated)
     spec, weights = request.ref, request.weights
@@ -334,7 +334,7 @@ def load_reference(request: ParityRequest, files: Sequence[ModelFile]) -> Refere
     res = None if is_program(spec) else next(filter(None, map(_input_px, files)), None)
     model = load_model(spec, weights, width=request.width, res=res, classes=request.classes, seed=request.seed)
     known = None if model.assumption else model.preprocess
-    stated = StatedMetadata(known, model.labels, _own_px(spec, weights))
+    stated = StatedMetadata(known, model.labels, _own_px(spec, weights), model.postprocess)
     # If the model states no preprocessing, that of its files is the better guess.
     preprocess = known or next(filter(None, (file.whole_preprocess for file in files)), model.preprocess)
     preprocess = at_resolution(preprocess, model.preprocess.input_px)

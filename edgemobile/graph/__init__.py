@@ -1,12 +1,16 @@
-"""The one intermediate form, and what is done with it on numpy alone:
+"""The intermediate representation, and what only needs numpy:
 
-ops          the table of ops: attributes, shape rule, and what quantization needs to know of each
+ops          the table of ops: attributes, shape rule, and properties for quantization
 ir           Graph, Node, Tensor, QParams
-origin       which value of the PyTorch program a tensor holds, and what was done to it; origins_entry: in a file
-affine       between reals and integers
-interpreter  what a Graph computes: the oracle of every file
-embed        normalisation as its first layer
-padding      in pixels, and what TensorFlow's SAME comes to
+origin       which value of the PyTorch program a tensor holds, and how it was changed
+origins_entry  the origins in the metadata of a file
+checksums    the checksums of int8 tensors in the metadata of a file
+renaming     renames tensors
+resizing     the coordinates of resize
+affine       quantizes and dequantizes
+interpreter  computes a Graph in numpy: the reference for every file
+embed        adds the normalisation as the first layer
+padding      padding in pixels, and the pixels of TensorFlow's SAME
 """
 
 from edgemobile.graph.ir import Graph, GraphError, Node, QParams, Tensor

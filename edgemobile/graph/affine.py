@@ -1,4 +1,4 @@
-"""Between reals and integers: the affine quantization of the TFLite 8-bit specification, and nothing more."""
+"""Affine quantization as in the TFLite 8-bit specification."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from edgemobile.graph import QParams
 
 __all__ = ["FIXED_QPARAMS", "SIGMOID_QPARAMS", "activation_range", "dequantize", "quantize", "rounded"]
 
-# What the specification fixes for the output of LOGISTIC: int8 in steps of 1 / 256 from 0.
+# The specification requires these for the output of LOGISTIC: int8 in steps of 1 / 256 from 0.
 SIGMOID_QPARAMS = QParams(np.array([1 / 256]), np.array([-128]))
-# Op -> the integers of its output, which TFLite's specification fixes.
+# Op -> the QParams that TFLite's specification requires for its output.
 FIXED_QPARAMS = {"sigmoid": SIGMOID_QPARAMS, "tanh": QParams(np.array([1 / 128]), np.array([0]))}
 
 
@@ -30,7 +30,7 @@ def dequantize(q: np.ndarray, qparams: QParams) -> np.ndarray:
 
 
 def activation_range(activation: str, qparams: QParams, dtype: str) -> tuple[int, int]:
-    """The integers a fused activation leaves, as the TFLite specification clamps them."""
+    """(lowest, highest) integer after a fused activation, by the TFLite specification."""
     info = np.iinfo(dtype)
     zero, scale = int(qparams.zero_point[0]), float(qparams.scale[0])
     low = max(info.min, zero) if activation else info.min
@@ -39,8 +39,10 @@ def activation_range(activation: str, qparams: QParams, dtype: str) -> tuple[int
 
 
 def rounded(real: np.ndarray) -> np.ndarray:
-    """Each image of f32[N,...] to int8 in the 255 steps of its own range, 0 among them, and back: what a layer of int8
-    weights and real activations multiplies (XNNPACK's qd8, TFLite's dynamic range)."""
+    """Each image of f32[N,...] quantized to int8 over its own range, which includes 0, and dequantized.
+
+    This is the input of a layer with int8 weights and float activations (XNNPACK's qd8, TFLite's dynamic range).
+    """
     axes = tuple(range(1, real.ndim))
     low = np.minimum(real.min(axis=axes, keepdims=True, initial=0), 0)
     high = np.maximum(real.max(axis=axes, keepdims=True, initial=0), 0)

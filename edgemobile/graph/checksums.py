@@ -1,5 +1,4 @@
-"""What the numbers of an int8 file were when it was written, inside the file: one that changed since is found, whatever
-the file is compared with.
+"""Checksums of the numbers of an int8 file in its own metadata, to detect numbers that changed after it was written.
 
 The entry is JSON: {activation: [scale, zero point], constant: [CRC-32 of its integers, of its scales]}.
 """
@@ -28,7 +27,7 @@ class Checksums:
     constants: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def confirms(self, tensor: Tensor | None) -> bool:
-        """Whether a constant is known to be as it was written."""
+        """Whether a constant has a checksum and is unchanged."""
         if tensor is None or tensor.name not in self.constants:
             return False
         return not (self.changed_numbers(tensor) or self.changed_scales(tensor))
@@ -45,7 +44,7 @@ class Checksums:
 
 
 def checksums_metadata(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The entry for the metadata of a file that holds these tensors; none where none of them is quantized."""
+    """The metadata entry of a file with these tensors; {} if none of them is quantized."""
     entry: dict[str, list[float | int]] = {}
     for name, tensor in tensors.items():
         if tensor.qparams is not None and tensor.is_constant:
@@ -56,17 +55,17 @@ def checksums_metadata(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def read_checksums(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Checksums:
-    """Those of `tensors`. Raises EdgemobileError where the entry is not what checksums_metadata writes."""
+    """The checksums of `tensors`. Raises EdgemobileError for an entry that checksums_metadata does not write."""
     try:
         entry = json.loads(metadata.get(CHECKSUMS, "{}"))
         pairs = {name: (values[0], values[1]) for name, values in entry.items() if name in tensors}
         constants = {name: (int(a), int(b)) for name, (a, b) in pairs.items() if tensors[name].is_constant}
         ranges = {name: (float(a), int(b)) for name, (a, b) in pairs.items() if not tensors[name].is_constant}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise EdgemobileError(f"{CHECKSUMS} in the metadata is not what edgemobile writes there: {error!r}") from error
+        raise EdgemobileError(f"{CHECKSUMS} in the metadata was not written by edgemobile: {error!r}") from error
     return Checksums(ranges, constants)
 
 
 def _crc(array: np.ndarray | None) -> int:
-    """Of the numbers in the Graph's layout, whatever the format stores."""
+    """CRC-32 of the numbers in the Graph's layout, which does not depend on the format."""
     return 0 if array is None else zlib.crc32(np.ascontiguousarray(array).tobytes())

@@ -1,11 +1,13 @@
-"""Normalisation as part of the graph: raw uint8 pixels [N,H,W,3] in; resize and crop stay outside.
+"""Makes normalisation part of the graph, which then takes raw uint8 pixels [N,H,W,3]; resize and crop do not.
 
     (px / 255 - mean) / std = px * k + b,   k = 1 / (255 * std),   b = -mean / std
 
-as a depthwise 1x1 convolution in front, weight k, bias b. The stem's padding comes behind it and so stays the
-normalised zero, as in PyTorch; folding k and b into the stem instead would pad with pixels of the value 0. In int8 the
-weight is w steps of k / w, which is k itself, with the w that brings the bias nearest to a whole number of steps; and
-the result has the scale the graph's input had, so every integer behind it is that of the file without it.
+is a depthwise 1x1 convolution before the first layer, with weight k and bias b. The stem's padding comes after it and
+so stays zero in normalised values, as in PyTorch. If k and b were folded into the stem instead, the padding would be
+pixels of value 0.
+
+In int8 the weight is the integer w with the scale k / w, with the w for which the bias is nearest to an integer. The
+output has the scale of the original input, so all later integers are the same as in the file without it.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from edgemobile.preprocess import Preprocess
 
 __all__ = ["EMBEDDED", "embed", "normalised", "outside", "to_pixels"]
 
-EMBEDDED = "preprocess"  # the tensor that the graph's input was
+EMBEDDED = "preprocess"  # the tensor that was the input of the graph
 _STEPS = np.arange(64, 128)
 
 
 def embed(graph: Graph, preprocess: Preprocess) -> Graph:
-    """`graph`, float or int8, behind the normalisation of `preprocess`. Its input keeps its name and becomes uint8.
+    """`graph`, float or int8, after the normalisation of `preprocess`. Its input keeps its name and becomes uint8.
 
     Raises Unsupported for a graph that does not take one RGB image in float32 or int8.
     """
@@ -43,19 +45,19 @@ def embed(graph: Graph, preprocess: Preprocess) -> Graph:
         replace(source, name=EMBEDDED),
     )
     attrs = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 3, "activation": ""}
-    front = (
+    added = (
         Node("dequantize" if source.qparams is None else "quantize", (source.name,), typed),
         Node("conv2d", (typed, weight.name, bias.name), EMBEDDED, attrs),
     )
-    behind = tuple(
+    original = tuple(
         Node(node.op, tuple(EMBEDDED if name == source.name else name for name in node.inputs), node.output, node.attrs)
         for node in graph.nodes
     )
-    return graph.replaced((*front, *behind), tensors)
+    return graph.replaced((*added, *original), tensors)
 
 
 def outside(preprocess: Preprocess) -> Preprocess:
-    """What is left to do for a file with `preprocess` embedded: resize and crop, with pixels from 0 to 255."""
+    """The preprocessing that remains for a file with `preprocess` embedded: resize and crop; pixels from 0 to 255."""
     return replace(preprocess, mean=(0.0,) * 3, std=(1 / 255,) * 3)
 
 
@@ -75,7 +77,7 @@ def _image(graph: Graph) -> Tensor:
     source = graph[graph.inputs[0]]
     if len(graph.inputs) != 1 or len(source.shape) != 4 or source.shape[3] != 3 or EMBEDDED in graph.tensors:
         raise Unsupported(
-            f"preprocessing can be embedded in front of one RGB image [N, H, W, 3] and once; {graph.name} takes "
+            f"preprocessing can be embedded once, for an input of one RGB image [N, H, W, 3]; {graph.name} takes "
             f"{', '.join(f'{name} {list(graph[name].shape)}' for name in graph.inputs)}"
         )
     if source.dtype != ("float32" if source.qparams is None else "int8"):
@@ -84,18 +86,19 @@ def _image(graph: Graph) -> Tensor:
 
 
 def _whole(zero_point: int) -> QParams:
-    """Integers that stand for themselves, less an offset."""
+    """QParams with scale 1."""
     return QParams(np.ones(1, np.float32), np.array([zero_point]))
 
 
 def _constants(preprocess: Preprocess, result: QParams | None) -> tuple[Tensor, Tensor]:
-    """(weight [3,1,1,1], bias [3]): float32, or int8 and int32 where there is a `result` scale."""
+    """(weight [3,1,1,1], bias [3]): float32, or int8 and int32 if `result` is given."""
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
     k, b = (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
     names = f"{EMBEDDED}.weight", f"{EMBEDDED}.bias"
     if result is None:
         return Tensor.constant(names[0], k.reshape(3, 1, 1, 1)), Tensor.constant(names[1], b)
-    # The bias is -mean * 255 * w steps. ImageNet's 123.675, 116.28 and 103.53 have a w that makes it whole.
+    # The bias is -mean * 255 * w steps. For ImageNet's 123.675, 116.28 and 103.53 there is a w that makes it an
+    # integer.
     offsets = 255 * mean[:, None] * _STEPS
     steps = _STEPS[np.abs(offsets - np.rint(offsets)).argmin(axis=1)]
     qparams = QParams((k / steps).astype(np.float32), np.zeros(3, np.int32), axis=0)

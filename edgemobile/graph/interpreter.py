@@ -1,8 +1,8 @@
-"""A numpy reference of the graph's arithmetic, float and int8: the oracle every exported file is compared with.
+"""A numpy implementation of the graph's arithmetic, float and int8: the reference for every exported file.
 
 Integer arithmetic follows the TFLite 8-bit quantization specification: int32 accumulators, bias at
-scale_in * scale_weight, one float32 multiplier a channel, round half to even, saturate. That is also what XNNPACK and
-onnxruntime's QLinear kernels do, so an int8 file that differs from this by more than 1 is wrong, not merely rounded.
+scale_in * scale_weight, one float32 multiplier per channel, round half to even, saturate. XNNPACK and onnxruntime's
+QLinear kernels do the same, so if one layer of an int8 file differs from this by more than 1, the file is wrong.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _Arrays = dict[str, np.ndarray]
 
 
 def run(graph: Graph, inputs: np.ndarray | Mapping[str, np.ndarray], *, keep_all: bool = False) -> _Arrays:
-    """Run `graph` and return its outputs by name, or every tensor it makes with `keep_all`.
+    """Run `graph` and return its outputs by name, or every computed tensor with `keep_all`.
 
-    Inputs are NHWC, in the dtype the graph states; a single array is the first input. The batch size is free.
-    Values no later node reads are dropped, so memory stays at the live activations.
+    Inputs are NHWC, in the dtype of the graph; a single array is the first input. The batch size may be any.
+    Values that no later node reads are dropped, so only the live activations are in memory.
     """
     given = dict(inputs) if isinstance(inputs, Mapping) else {graph.inputs[0]: inputs}
     values: _Arrays = {name: tensor.data for name, tensor in graph.constants.items() if tensor.data is not None}
@@ -49,8 +49,10 @@ def run(graph: Graph, inputs: np.ndarray | Mapping[str, np.ndarray], *, keep_all
 
 
 def run_real(graph: Graph, images: np.ndarray) -> np.ndarray:
-    """The rows f32[N,values] of images f32[N,H,W,C], whatever the precision of the graph's ends: the reals of its
-    outputs, one after the other. Those of a classifier are its logits."""
+    """The outputs f32[N,values] for images f32[N,H,W,C], dequantized and concatenated; logits for a classifier.
+
+    The input of the graph may be quantized or float.
+    """
     source = graph[graph.inputs[0]]
     given = images if source.qparams is None else quantize(images, source.qparams, source.dtype)
     reals = [_real(graph[name], array) for name, array in run(graph, given).items()]
@@ -58,7 +60,7 @@ def run_real(graph: Graph, images: np.ndarray) -> np.ndarray:
 
 
 def evaluate_real(node: Node, output: Tensor, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """One node on reals f32, images NHWC: before integers round its result."""
+    """The float result of one node for f32 operands, images NHWC, before it is quantized."""
     return _FLOAT[node.op](node, output, *arrays)
 
 
@@ -73,7 +75,9 @@ def _evaluate(graph: Graph, node: Node, arrays: list[np.ndarray]) -> np.ndarray:
     if output.qparams is None:
         for tensor in operands:
             if tensor.qparams is not None:
-                raise GraphError(f"{node.op} {node.output} is real but reads the integers of {tensor.name}: dequantize")
+                raise GraphError(
+                    f"{node.op} {node.output} is float but reads the integer tensor {tensor.name}: dequantize it"
+                )
         return evaluate_real(node, output, arrays)
     return _evaluate_integer(node, operands, output, arrays)
 
@@ -102,7 +106,7 @@ def _hardsigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    # exp of what is not positive never overflows.
+    # The argument of exp is never positive, so it cannot overflow.
     small = np.exp(-np.abs(x))
     return (np.where(x < 0, small, 1) / (1 + small)).astype(x.dtype)
 
@@ -193,8 +197,8 @@ def _windows(
 def _convolve(node: Node, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Convolve x [N,H,W,C] with weight [O,KH,KW,C/groups], in the dtype of the operands; no bias.
 
-    A depthwise convolution (one input and one output channel a group) is a sum over the kernel's taps, much faster than
-    C small matrix products.
+    A depthwise convolution (one input and one output channel per group) is computed as a sum over the kernel's taps,
+    which is much faster than C small matrix products.
     """
     groups = node.attrs["groups"]
     out_c, kernel_h, kernel_w, in_c = weight.shape
@@ -246,7 +250,7 @@ def _integer_matmul(
 ) -> np.ndarray:
     """acc = sum (x - zx) * (w - zw) + b in int32; y = rint(acc * sx * sw / sy) + zy.
 
-    The sum runs in float64, which holds every int32 exactly and has a fast matmul.
+    The sum is computed in float64, which represents every int32 exactly and has a fast matmul.
     """
     qx, qw, qy = _qparams(operands[0]), _qparams(operands[1]), _qparams(output)
     centred = x.astype(np.float64) - qx.zero_point[0]
@@ -255,7 +259,7 @@ def _integer_matmul(
     acc = acc + bias
     if np.abs(acc).max(initial=0) >= 2**31:
         raise OverflowError(f"{node.output}: the int32 accumulator overflows ({np.abs(acc).max():.3g})")
-    # In float32 from the start, as both runtimes compute it: a multiplier one bit off rounds other ties.
+    # All in float32, as in both runtimes: another last bit of the multiplier would round some ties differently.
     multiplier = qx.scale * qw.scale / qy.scale
     steps = np.rint(acc.astype(np.float32) * multiplier).astype(np.int64) + qy.zero_point[0]
     low, high = activation_range(node.attrs["activation"], qy, output.dtype)

@@ -1,13 +1,13 @@
-"""The one intermediate form: a flat list of nodes over named tensors, numpy only.
+"""The intermediate representation: a flat list of nodes over named tensors, numpy only.
 
-Layout, stated once: activations are NHWC, convolution weights [out, kernel_h, kernel_w, in / groups], linear weights
-[out, in]. Emitters turn them into what their format wants. A node has one output and shares its name; the name is the
-PyTorch module path of the last module it stands for, so every tensor can be compared with a forward hook on that
-module. Nodes of functional calls are named by the module around them and the op ("features.3.add"); a name taken twice
-gets a number.
+Activations are NHWC, convolution weights [out, kernel_h, kernel_w, in / groups], linear weights [out, in]. Emitters
+convert them to the layout of their format. A node has one output and the same name as its output: the PyTorch module
+path of the last module that it computes, so every tensor can be compared with a forward hook on that module. The name
+of a functional call is the path of the module that contains it, and the op ("features.3.add"). A name that is already
+used gets a number.
 
-Quantization is a property of tensors: an int8 tensor carries QParams, and the same conv2d node means an integer
-convolution when its tensors are integers. `quantize` and `dequantize` nodes stand where precision changes.
+Quantization is a property of tensors: an int8 tensor has QParams, and a conv2d node is an integer convolution if its
+tensors are integers. `quantize` and `dequantize` nodes change the precision.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _DTYPES = ("float32", "float16", "int8", "uint8", "int16", "int32")
 
 
 class GraphError(ValueError):
-    """The graph contradicts itself: a bug in the pass that built it."""
+    """The graph is inconsistent: a bug in the pass that built it."""
 
 
 @dataclass(frozen=True)
 class QParams:
     """Affine quantization: real = scale * (q - zero_point).
 
-    scale f32[1] or f32[C], zero_point i32 of the same shape; `axis` is the channel axis when there is more than one.
+    scale f32[1] or f32[C], zero_point i32 of the same shape; `axis` is the channel axis if there is more than one.
     """
 
     scale: np.ndarray
@@ -57,7 +57,7 @@ class QParams:
             raise GraphError(f"{self.scale.size} scales need an axis")
 
     def equals(self, other: QParams) -> bool:
-        """Whether the same integers stand for the same reals."""
+        """Whether both map integers to the same real values."""
         return np.array_equal(self.scale, other.scale) and np.array_equal(self.zero_point, other.zero_point)
 
     def along(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,8 +70,8 @@ class QParams:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named value. `data` is set for constants; `qparams` for integer tensors that stand for reals; `origin` where it
-    is not simply what the PyTorch program calls by its name."""
+    """A named value. `data` is set for constants, and `qparams` for quantized tensors. `origin` is set if the tensor is
+    not equal to the value of the same name in the PyTorch program."""
 
     name: str
     shape: tuple[int, ...]
@@ -85,7 +85,7 @@ class Tensor:
             raise GraphError(f"tensor {self.name}: dtype {self.dtype} is not one of {', '.join(_DTYPES)}")
         if self.data is not None and (self.data.shape != self.shape or self.data.dtype.name != self.dtype):
             raise GraphError(
-                f"tensor {self.name}: says {self.dtype}{list(self.shape)}, "
+                f"tensor {self.name}: declared as {self.dtype}{list(self.shape)}, "
                 f"data is {self.data.dtype}{list(self.data.shape)}"
             )
         if self.qparams is not None:
@@ -96,7 +96,7 @@ class Tensor:
 
     def _check_qparams(self, qparams: QParams) -> None:
         if np.dtype(self.dtype).kind not in "iu":
-            raise GraphError(f"tensor {self.name}: {self.dtype} carries no scale; only integers do")
+            raise GraphError(f"tensor {self.name}: {self.dtype} cannot have a scale; only integers can")
         if qparams.axis is not None:
             size = self.shape[qparams.axis] if -len(self.shape) <= qparams.axis < len(self.shape) else None
             if size != qparams.scale.size:
@@ -123,7 +123,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation. `output` names both the node and the tensor it makes."""
+    """One operation. `output` is the name of both the node and its output tensor."""
 
     op: str
     inputs: tuple[str, ...]
@@ -159,13 +159,13 @@ class Graph:
         for node in self.nodes:
             for name in node.inputs:
                 if name not in known:
-                    raise GraphError(f"node {node.output} reads {name}, which nothing before it makes")
+                    raise GraphError(f"node {node.output} reads {name}, which no earlier node produces")
             if node.output in known:
-                raise GraphError(f"tensor {node.output} is made twice")
+                raise GraphError(f"tensor {node.output} is produced twice")
             known.add(node.output)
         for name in (*known, *self.outputs):
             if name not in self.tensors or name not in known:
-                raise GraphError(f"tensor {name} is used but not described or never made")
+                raise GraphError(f"tensor {name} is used but not declared, or never produced")
         used = {*self.inputs, *self.outputs, *(n for node in self.nodes for n in (*node.inputs, node.output))}
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
         object.__setattr__(self, "tensors", MappingProxyType(tensors))
@@ -185,7 +185,7 @@ class Graph:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether a node makes integers that stand for reals."""
+        """Whether the output of a node is quantized."""
         return any(self[node.output].qparams is not None for node in self.nodes)
 
     @property
@@ -193,7 +193,7 @@ class Graph:
         return {name: tensor.origin for name, tensor in self.tensors.items() if tensor.origin is not None}
 
     def producer(self, name: str) -> Node | None:
-        """The node that makes `name`; None for inputs and constants."""
+        """The node that produces `name`; None for inputs and constants."""
         producers: Mapping[str, Node] = self._producers  # type: ignore[attr-defined]
         return producers.get(name)
 
@@ -203,7 +203,7 @@ class Graph:
         return list(consumers.get(name, ()))
 
     def check_shapes(self) -> None:
-        """Raises GraphError where a node's output has another shape than its op makes of its inputs."""
+        """Raises GraphError if the shape of a node's output does not follow from its inputs."""
         for node in self.nodes:
             found = self[node.output].shape
             wanted = OPS[node.op].shape(node.attrs, *(self[name].shape for name in node.inputs))
@@ -228,9 +228,9 @@ class Graph:
         return counts
 
     def replaced(self, nodes: Iterable[Node] | None = None, tensors: Iterable[Tensor] = ()) -> Graph:
-        """This graph with other nodes, and with `tensors` added or put in place of those of the same name.
+        """This graph with other nodes, and with `tensors` added; they replace tensors of the same name.
 
-        A tensor without an Origin keeps that of the one it replaces. Tensors that nothing uses any more are dropped.
+        A tensor without an Origin gets that of the tensor it replaces. Tensors that are no longer used are dropped.
         """
         given = {tensor.name: tensor for tensor in tensors}
         kept = {name: origin for name, origin in self.origins.items() if name in given and given[name].origin is None}
@@ -239,9 +239,9 @@ class Graph:
 
 
 def with_origins(tensors: Mapping[str, Tensor], origins: Mapping[str, Origin]) -> dict[str, Tensor]:
-    """`tensors` with the Origin that `origins` has for their names; the others as they are.
+    """`tensors` with the Origins that `origins` has for their names; tensors without an entry are unchanged.
 
-    Raises GraphError where an Origin does not fit its tensor.
+    Raises GraphError if an Origin does not fit its tensor.
     """
     return {
         name: replace(tensor, origin=origins[name]) if name in origins else tensor for name, tensor in tensors.items()
@@ -249,7 +249,7 @@ def with_origins(tensors: Mapping[str, Tensor], origins: Mapping[str, Origin]) -
 
 
 def unique_name(name: str, taken: Container[str]) -> str:
-    """`name`, numbered where it is taken."""
+    """`name`, with a number if it is already used."""
     unique, count = name, 1
     while unique in taken:
         unique, count = f"{name}_{count}", count + 1

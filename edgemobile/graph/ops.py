@@ -1,6 +1,6 @@
-"""The ops a Graph is made of, a row each: attributes, shape rule, and what quantization needs to know.
+"""The table of ops of a Graph: attributes, shape rule, and properties for quantization.
 
-Add an op here, then a row in each back end; tests/graph/test_ops.py names the rows that are missing.
+To add an op, add a row here and one in each writer; tests/graph/test_ops.py lists missing rows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Shape = tuple[int, ...]
 class Op:
     """One op.
 
-    `attrs` are the attributes of its nodes. `shape(attrs, *input shapes)` gives the shape of the output, or None where
-    the inputs do not fit; for `reshape` it gives the number of values, which any output shape must hold.
+    `attrs` are the attributes of its nodes. `shape(attrs, *input shapes)` returns the shape of the output, or None if
+    the inputs do not fit; for `reshape` it returns the number of values of the output.
 
     has_weights     reads x, weight and bias
-    shares_qparams  inputs and output must have one scale and zero point: it moves integers, or averages a few
+    shares_qparams  inputs and output must have the same scale and zero point: it moves or averages integers
     selects         every value of the output is a value of an input
-    homogeneous     n times the one input gives n times the output
-    channelwise     homogeneous in each channel alone
-    read_only       found in files of other tools; no writer has it
+    homogeneous     f(n * x) = n * f(x), for its one input
+    channelwise     homogeneous for each channel separately
+    read_only       only in files of other tools; no writer writes it
     """
 
     shape: Callable[..., Shape | None]
@@ -70,10 +70,10 @@ def _linear(attrs: Mapping[str, Any], x: Shape, weight: Shape, bias: Shape) -> S
 
 def _concat(attrs: Mapping[str, Any], *parts: Shape) -> Shape | None:
     axis = attrs["axis"]
-    beside = {(part[:axis], part[axis + 1 :]) for part in parts}
-    if len(beside) != 1 or not 0 < axis < len(parts[0]):
+    others = {(part[:axis], part[axis + 1 :]) for part in parts}
+    if len(others) != 1 or not 0 < axis < len(parts[0]):
         return None
-    before, after = beside.pop()
+    before, after = others.pop()
     return (*before, sum(part[axis] for part in parts), *after)
 
 
@@ -100,7 +100,7 @@ def _pool(attrs: Mapping[str, Any], x: Shape) -> Shape:
 
 
 def _windows(x: Shape, spans: Sequence[int], attrs: Mapping[str, Any]) -> Shape:
-    """How many windows of `spans` pixels fit into the height and width of x [N,H,W,C]."""
+    """The number of windows of `spans` pixels in the height and width of x [N,H,W,C]."""
     padding = attrs.get("padding", ((0, 0), (0, 0)))
     return tuple((x[1 + i] + sum(padding[i]) - spans[i]) // attrs["stride"][i] + 1 for i in (0, 1))
 
@@ -115,9 +115,9 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "linear": Op(_linear, ("activation",), has_weights=True),
         "add": Op(_broadcast, ("activation",)),
         "mul": Op(_broadcast, ("activation",)),
-        # a, b, ... one after the other along the dimension `axis`, 1 or more
+        # along the dimension `axis`, 1 or more
         "concat": Op(_concat, ("axis",), shares_qparams=True, selects=True),
-        # channels from `begin` up to `end`, without it
+        # channels from `begin` up to but not including `end`
         "slice": Op(_slice, ("begin", "end"), shares_qparams=True, selects=True, homogeneous=True),
         # channel i * C / groups + j -> j * groups + i
         "channel_shuffle": Op(_channel_shuffle, ("groups",), shares_qparams=True, selects=True, homogeneous=True),
@@ -143,23 +143,23 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "hardswish": Op(_same),
         # relu6(x + 3) / 6
         "hardsigmoid": Op(_same),
-        # 1 / (1 + exp(-x)); of integers in steps of 1 / 256 from 0
+        # 1 / (1 + exp(-x)); the int8 output has steps of 1 / 256 from 0
         "sigmoid": Op(_same),
-        # of integers in steps of 1 / 128 around 0
+        # the int8 output has steps of 1 / 128 around 0
         "tanh": Op(_same),
-        # x, or slope * x where it is negative
+        # x, or slope * x if x is negative
         "leaky_relu": Op(_same, ("slope",), homogeneous=True, channelwise=True),
-        # [N,classes]; of integers in steps of 1 / 256 from 0
+        # [N,classes]; the int8 output has steps of 1 / 256 from 0
         "softmax": Op(_same, read_only=True),
-        # as numpy's
+        # as numpy.transpose
         "transpose": Op(_transpose, ("perm",), shares_qparams=True, selects=True, homogeneous=True, read_only=True),
         # to the output's shape, row-major
         "reshape": Op(lambda attrs, x: (math.prod(x),), shares_qparams=True, selects=True, homogeneous=True),
-        # real or integer -> integer, by the output's QParams
+        # float or integer -> integer, by the output's QParams
         "quantize": Op(_same),
         # integer or float16 -> float32
         "dequantize": Op(_same),
-        # real -> real: each image to the 255 steps of its own range, as layers of int8 weights may do
+        # float -> float: quantizes each image over its own range, as layers of int8 weights may do (affine.rounded)
         "round": Op(_same, read_only=True),
     }
 )

@@ -1,6 +1,7 @@
-"""Padding in pixels: ((top, bottom), (left, right)), as a Graph's nodes have it, and what TensorFlow's SAME comes to.
+"""Padding in pixels, ((top, bottom), (left, right)), as in a Graph's nodes, and the pixels of TensorFlow's SAME.
 
-PyTorch pads both ends alike and SAME puts the odd pixel at the end, so at stride 2 the two agree on some sizes only.
+PyTorch pads both ends equally and SAME puts the odd pixel at the end, so at stride 2 both are equal only for some
+sizes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ unpadded: Pads = ((0, 0), (0, 0))
 
 
 def same_pads(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Pads:
-    """The padding that SAME means; all are (height, width).
+    """The padding of SAME in pixels; all arguments are (height, width).
 
     out = ceil(size / stride), total = max(0, (out - 1) * stride + span - size), before = total // 2.
     """

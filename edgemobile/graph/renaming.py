@@ -1,4 +1,4 @@
-"""A Graph with other names for some of its tensors."""
+"""Renames tensors of a Graph."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["by_path", "relabelled", "renamed"]
 
 
 def relabelled(graph: Graph, names: Mapping[str, str]) -> Graph:
-    """`graph` with its tensors called by `names` (old -> new), and their Origins as they are."""
+    """`graph` with tensors renamed by `names` (old -> new); Origins are unchanged."""
 
     def named(old: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(names.get(name, name) for name in old)
@@ -23,17 +23,16 @@ def relabelled(graph: Graph, names: Mapping[str, str]) -> Graph:
 
 
 def renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
-    """As `relabelled`; a tensor without an Origin gets one, of its old name."""
-    told = {}
+    """As `relabelled`, but a renamed tensor without an Origin gets one with its old name."""
+    tensors = {}
     for old, tensor in graph.tensors.items():
         new = names.get(old, old)
         origin = tensor.origin or (Origin(old) if new != old else None)
-        told[old] = replace(tensor, origin=None if origin == Origin(new) else origin)
-    return relabelled(replace(graph, tensors=told), names)
+        tensors[old] = replace(tensor, origin=None if origin == Origin(new) else origin)
+    return relabelled(replace(graph, tensors=tensors), names)
 
 
 def by_path(graph: Graph) -> Graph:
-    """`graph` with every tensor that is simply what PyTorch calls otherwise, an output with a name of its own, by that
-    name."""
+    """`graph` with the names of PyTorch for tensors that were only renamed, such as outputs."""
     paths = {name: origin.of for name, origin in graph.origins.items() if origin == Origin(origin.of)}
     return renamed(graph, paths) if paths else graph

@@ -1,4 +1,4 @@
-"""Where the pixels of a resized image come from, as PyTorch has it; both formats have the same.
+"""The source coordinates of the pixels of a resized image, in PyTorch and in both formats.
 
 coordinates     source of the pixel i                    PyTorch
 half_pixel      (i + 0.5) * before / after - 0.5         bilinear, align_corners=False; nearest-exact
@@ -12,12 +12,12 @@ import numpy as np
 
 __all__ = ["COORDINATES", "linear_taps", "nearest_taps"]
 
-# Mode -> the coordinates it may have.
+# Mode -> the allowed coordinates.
 COORDINATES = {"bilinear": ("half_pixel", "align_corners"), "nearest": ("asymmetric", "half_pixel")}
 
 
 def linear_taps(before: int, after: int, coordinates: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(first pixel, second pixel, f32 share of the second) of each of `after` pixels of a side of `before`."""
+    """(first pixel, second pixel, f32 weight of the second) for each of `after` pixels, from a side of `before`."""
     index = np.arange(after, dtype=np.float32)
     if coordinates == "align_corners":
         source = index * np.float32((before - 1) / (after - 1) if after > 1 else 0)
@@ -28,6 +28,6 @@ def linear_taps(before: int, after: int, coordinates: str) -> tuple[np.ndarray, 
 
 
 def nearest_taps(before: int, after: int, coordinates: str) -> np.ndarray:
-    """The pixel that each of `after` pixels of a side of `before` is."""
+    """The source pixel of each of `after` pixels, from a side of `before`."""
     index = np.arange(after, dtype=np.float32) + np.float32(0.5 if coordinates == "half_pixel" else 0)
     return np.minimum((index * np.float32(before / after)).astype(np.int64), before - 1)

@@ -1,7 +1,7 @@
 """Benchmarks on several devices: boards at the same time, this machine after them.
 
-A benchmark belongs to its board, so there is nothing to schedule: a thread drives each board, and a lock there keeps
-two benchmarks apart that reach one board by two names.
+Each benchmark is for one board, so no scheduling is needed: one thread per board runs its benchmark. A lock on the
+board prevents two benchmarks at the same time if the board is known by two names.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ __all__ = ["bench_all"]
 
 _T = TypeVar("_T")
 _LOOK_S = 0.2
-# For a thread to tell its board to stop, after an interruption.
+# The time for a thread to stop the measurement on its board after an interruption.
 _STOP_S = 10.0
 
 
 def bench_all(
     requests: Sequence[BenchRequest], progress: Progress | None = None
 ) -> Generator[tuple[int, Run | EdgemobileError]]:
-    """(index of the request, its run or why there is none) as each is done. Each device may be named once.
+    """(index of the request, its run or the error) as each is done. Each device may be named once.
 
     Boards are measured at the same time. `local` and emulated cores are measured one after another, once the boards are
-    done: driving boards takes time of this machine. An interruption stops the measurements on all boards.
+    done, because the threads of the boards use CPU time of this machine. An interruption stops the measurements on all
+    boards.
     """
     shown = progress or Silent()
     on_boards = [index for index, request in enumerate(requests) if not _is_here(request.device)]
@@ -56,12 +57,12 @@ def _is_here(name: str) -> bool:
 
 
 class _Interrupted(Exception):
-    """The command was interrupted: raised in the threads of the boards."""
+    """The command was interrupted; raised in the threads of the boards."""
 
 
 @dataclass
 class _Board:
-    """The thread of a board. `done` takes what it ended with."""
+    """The thread of a board. It puts its result or error into `done`."""
 
     index: int
     request: BenchRequest
@@ -85,7 +86,7 @@ def _at_once(
 ) -> Generator[tuple[int, Run | EdgemobileError]]:
     interrupted, done = threading.Event(), queue.SimpleQueue[tuple[int, Run | BaseException]]()
     boards = [_Board(index, requests[index], shown, interrupted, done) for index in indices]
-    # Daemons: one that waits for a board that hangs must not keep this process.
+    # Daemon threads, because a board that hangs must not keep this process alive.
     threads = [threading.Thread(target=board.run, daemon=True) for board in boards]
     try:
         for thread in threads:
@@ -103,7 +104,7 @@ def _at_once(
 
 
 def _next(done: queue.SimpleQueue[_T]) -> _T:
-    """What comes next. Waits in steps: an interruption that another thread receives does not end a wait."""
+    """The next result. Waits in steps, because a signal received by another thread does not interrupt a wait."""
     while True:
         with suppress(queue.Empty):
             return done.get(timeout=_LOOK_S)

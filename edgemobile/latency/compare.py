@@ -21,7 +21,7 @@ class Judgement(Enum):
 
     PASSED = "passed"
     REGRESSED = "regressed"
-    # The value is beyond the limit but its interval is not: more runs would decide.
+    # The ratio is beyond the limit but its interval includes the limit; more runs are needed.
     UNSURE = "unsure"
 
 
@@ -117,7 +117,7 @@ def _by_key(run: Run) -> dict[tuple[str, int], Case]:
 
 
 def check_alike(reference: Run, device: str, settings: Settings) -> None:
-    """Refuse before measuring what `compare` would refuse afterwards. Raises EdgemobileError."""
+    """Raises EdgemobileError before a measurement that `compare` would refuse."""
     asked: dict[str, Any] = {"device": device, "pinned to": settings.cores, "sustained for": settings.sustained_s}
     asked |= {"cooled to": settings.cooldown_c, "sizes": _sizes(settings)}
     was = conditions(reference)
@@ -125,7 +125,7 @@ def check_alike(reference: Run, device: str, settings: Settings) -> None:
         f"{what} {_word(was[what])} against {_word(value)}" for what, value in asked.items() if was[what] != value
     ]
     if unlike:
-        raise EdgemobileError(f"the baseline was not measured like this: {'; '.join(unlike)}")
+        raise EdgemobileError(f"the baseline was measured under other conditions: {'; '.join(unlike)}")
 
 
 def _unlike_runs(reference: Run, other: Run) -> Iterator[str]:

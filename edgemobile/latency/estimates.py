@@ -33,7 +33,7 @@ class Board:
 
     @property
     def words(self) -> str:
-        """ "Raspberry Pi 5, 2.4 GHz"; without a name only the clock."""
+        """ "Raspberry Pi 5, 2.4 GHz"; only the clock if the board has no name."""
         return ", ".join(part for part in (self.name, f"{self.clock_mhz / 1000:g} GHz") if part)
 
 
@@ -75,7 +75,8 @@ class Costs:
 
 
 # `benchmarks/estimates.py --fit` fits the factors, the cycles per line and the bytes per ns to published times of
-# nets that are not MobileNets; memory is never faster than its bus. The latencies are round numbers with little effect.
+# nets that are not MobileNets; the memory bandwidth is at most that of its bus. The latencies are rounded and have
+# little effect.
 COSTS = {
     "cortex-a53": Costs(1.19, (0.0,), (15.0,), 7.2, 150.0),
     "cortex-a72": Costs(1.0, (11.5,), (12.0,), 12.8, 120.0),

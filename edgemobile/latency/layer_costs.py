@@ -1,8 +1,8 @@
-"""What each layer of a file costs on an emulated core.
+"""The cost of each layer of a file on an emulated core.
 
-The file is cut behind every layer and counted (`count_prefixes`); a layer costs what its cut counts more than the one
-before it (`layer_costs`). So the layers add up to the whole file exactly, and what a runtime fuses across a cut shows
-in its sum, not as an error.
+The file is cut after every layer, and the instructions of each cut file are counted (`count_prefixes`). The cost of a
+layer is the difference from the cut before it (`layer_costs`), so the sum of all layers is exactly the whole file. If a
+runtime fuses ops across a cut, only the split between the two layers is affected.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ __all__ = ["MACS_PER_CYCLE", "PREFIX_RUNS", "LayerCost", "by_op", "count_prefixe
 
 _Number = TypeVar("_Number", int, float)
 
-# Of each cut at most; more would fill MAX_COUNTS_BYTES, as would more layers.
+# At most so many counts of each cut and so many layers, because of MAX_COUNTS_BYTES.
 PREFIX_RUNS = 3
 _MOST_LAYERS = 500
-# A layer below zero by less than this share of the whole is noise: counts repeat within 0.003 %.
+# If a cost is negative by less than this share of the whole file, it is noise: counts repeat within 0.003 %.
 _NOISE = 1e-4
 
-# The most multiply-accumulates of a core in a cycle, by dtype, from how many of these instructions the scheduling
-# model issues: FMLA with 4 float32, SMLAL with 8 int8, and SDOT with 16 where the core has it. LLVM's model of the A55
-# issues two FMLA a cycle; the A53's units for float are taken to be half as wide, which was not checked on a board.
+# The maximum multiply-accumulates per cycle of a core, by dtype, from the issue rates of the scheduling model: FMLA
+# with 4 float32, SMLAL with 8 int8, and SDOT with 16 where the core has it. LLVM's model of the A55 issues two FMLA a
+# cycle; the A53's units for float are taken to be half as wide, which was not checked on a board.
 MACS_PER_CYCLE = {
     "cortex-a53": {"float32": 4, "int8": 8, "uint8": 8},
     "cortex-a72": {"float32": 4, "int8": 8, "uint8": 8},
@@ -43,12 +43,12 @@ MACS_PER_CYCLE = {
 
 @dataclass(frozen=True)
 class LayerCost:
-    """The cost of one layer, or of all layers of one kind, inside of its net.
+    """The cost of one layer, or of all layers of one kind, in its net.
 
-    `instructions` of one inference. `estimated` is on a board, None where LLVM is not installed. `share` is of the
-    estimated cycles of the net, of its instructions where there is no estimate. `bound_cycles` are the fewest cycles
-    that the core could take for the multiply-accumulates, 0 without any; None where they, or the core's rate, are not
-    known. Any of them may be a little below zero, where an op costs nothing.
+    `instructions` are for one inference. `estimated` is for a board, None if LLVM is not installed. `share` is the
+    share of the estimated cycles of the net, or of its instructions if there is no estimate. `bound_cycles` is the
+    minimum of cycles for the multiply-accumulates, 0 without any; None if they or the core's rate are not known. The
+    costs may be slightly negative if an op costs nothing.
     """
 
     name: str
@@ -63,8 +63,8 @@ class LayerCost:
 
     @property
     def times_bound(self) -> float | None:
-        """How many times the fewest cycles computing is estimated to take, memory apart; None without
-        multiply-accumulates or estimate.
+        """The estimated cycles of computing, without memory, over `bound_cycles`; None without multiply-accumulates or
+        without an estimate.
         """
         if self.estimated is None or not self.bound_cycles:
             return None
@@ -74,17 +74,17 @@ class LayerCost:
 def count_prefixes(
     file: ModelFile, measure: Callable[[list[ModelFile], list[int]], Measured]
 ) -> tuple[tuple[Prefix, ...], list[str]]:
-    """(the prefixes of a file from no op to all of them, notes on what the runtime did not take).
+    """(the prefixes of a file from no op to all ops, notes on cuts that the runtime refused).
 
-    `measure` counts files on an emulated core. Its second argument says how many bytes of other memory to read before
-    each inference of each: as many as the file has behind the cut. Otherwise the weights of a short prefix would still
-    be in the caches from the inference before, which in the whole net later weights have displaced.
-    Raises EdgemobileError for a file that cannot be read here, Unsupported for one of more than 500 layers.
+    `measure` counts files on an emulated core. Its second argument is how many bytes of other memory to read before
+    each inference of each file: the size of the file after the cut. Otherwise the weights of a short prefix would still
+    be in the caches from the inference before; in the whole net, later weights evict them. Raises EdgemobileError for a
+    file that cannot be read here, Unsupported for one of more than 500 layers.
     """
     cuts: list[Layer | None] = [None, *layers(file.contents)]
     if len(cuts) > _MOST_LAYERS + 1:
         raise Unsupported(
-            f"{file.name} has {len(cuts) - 1} layers, and --profile counts at most {_MOST_LAYERS}. Leave it out"
+            f"{file.name} has {len(cuts) - 1} layers, and --profile counts at most {_MOST_LAYERS}. Omit --profile"
         )
     files = [_file(file, layer) for layer in cuts[:-1]] + [file]
     measured = measure(files, [max(file.bytes - one.bytes, 0) for one in files])
@@ -92,7 +92,7 @@ def count_prefixes(
     counted = [(layer, cases.get(one.sha256)) for layer, one in zip(cuts, files, strict=True)]
     left_out = [layer.name if layer else "no op" for layer, case in counted if case is None]
     notes = [
-        f"{file.name}: counted with the layer behind it, because a file cut there does not run: {', '.join(left_out)}"
+        f"{file.name}: counted with the layer after it, because a file cut there does not run: {', '.join(left_out)}"
     ]
     return tuple(_prefixes(counted)), notes if left_out else []
 
@@ -118,9 +118,9 @@ def _prefixes(counted: Iterable[tuple[Layer | None, Case | None]]) -> Iterator[P
 
 
 def layer_costs(case: Case, clock_mhz: float | None = None) -> list[LayerCost]:
-    """The cost of every layer in order, after that of an inference without any op, whose `op` is "(invoke)".
+    """The cost of every layer in order. The first row, with `op` "(invoke)", is an inference without any op.
 
-    Estimated for the fastest board with the core, or at a given clock. [] where no prefixes were counted.
+    Estimated for the fastest board with the core, or at a given clock. [] if no prefixes were counted.
     """
     if not case.prefixes:
         return []
@@ -133,7 +133,7 @@ def layer_costs(case: Case, clock_mhz: float | None = None) -> list[LayerCost]:
 
 
 def by_op(costs: Sequence[LayerCost]) -> list[LayerCost]:
-    """The sums of the layers of each kind and dtype, the largest share first. Their `name` is ""."""
+    """The sum of the layers of each kind and dtype, the largest share first. Their `name` is ""."""
     groups: dict[tuple[str, str], list[LayerCost]] = {}
     for cost in costs:
         groups.setdefault((cost.op, cost.dtype), []).append(cost)
@@ -141,7 +141,7 @@ def by_op(costs: Sequence[LayerCost]) -> list[LayerCost]:
 
 
 def negative(costs: Sequence[LayerCost]) -> list[LayerCost]:
-    """The layers that cost less than nothing by more than counts vary: the runtime fuses them with a neighbour."""
+    """The layers with a negative cost that is not noise: the runtime fuses them with the layer before."""
     whole = sum(cost.instructions for cost in costs)
     return [cost for cost in costs if cost.instructions < -_NOISE * whole]
 
@@ -191,7 +191,7 @@ def _total(board: Board, estimates: Sequence[Estimated]) -> Estimated:
 
 
 def _sum(values: Iterable[_Number | None]) -> _Number | None:
-    """The sum; None if one of them is."""
+    """The sum; None if one of the values is None."""
     total: _Number = 0
     for value in values:
         if value is None:

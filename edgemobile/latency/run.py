@@ -1,4 +1,4 @@
-"""Runs a bench from request to Run: files, device, and notes about the validity of the results."""
+"""Measures the files of a request on a device; returns a Run with notes about the validity of the results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bench(
 ) -> Run:
     """Measure every file with every number of threads on the device; files that their runtime refuses are in `refused`.
 
-    While the device works, this waits with `sleep`; what that raises stops the measurement there, too.
+    While the device works, this waits with `sleep`; an exception from it also stops the measurement on the device.
     Files whose runtimes share one Python are interleaved; others are measured after them, and the run notes it.
     Raises EdgemobileError for bad input and if no file is left, DeviceUnreachable, Unsupported for what the device
     cannot do.
@@ -181,7 +181,9 @@ def cores_of(text: str | None) -> list[int]:
 def _groups(
     files: Sequence[ModelFile], runtime: str | None, prepare: Callable[[str], Prepared]
 ) -> Iterator[tuple[Prepared, list[ModelFile]]]:
-    """Files by the Python that runs them: on this machine all runtimes may share one, on a board each has its own."""
+    """Files grouped by the Python that runs them: this machine may have one for all runtimes, a board has one for
+    each.
+    """
     groups: list[tuple[Prepared, list[ModelFile]]] = []
     for file in files:
         prepared = prepare(runtime or default_runtime(file.format))
@@ -208,8 +210,8 @@ def _check_emulated(settings: Settings, name: str) -> None:
     if any(asked.values()):
         refused = ", ".join(option for option, given in asked.items() if given)
         raise Unsupported(
-            f"{name} is emulated: it counts the instructions of one thread and estimates time from them, and {refused} "
-            "would mean nothing there. Allowed: --runs, --runtime, --shape, --clock, --profile"
+            f"{name} is emulated: it counts the instructions of one thread and estimates time from them. Not "
+            f"supported: {refused}. Allowed: --runs, --runtime, --shape, --clock, --profile"
         )
 
 
@@ -239,7 +241,7 @@ def _notes(run: Run, parts: int) -> Iterator[str]:
 
 
 def _fused(run: Run) -> Iterator[str]:
-    """The layers that cost less than nothing."""
+    """The note on layers with a negative cost."""
     for case in run.cases:
         names = [cost.name for cost in negative(layer_costs(case, run.settings.clock_mhz))]
         if names:
@@ -247,8 +249,8 @@ def _fused(run: Run) -> Iterator[str]:
                 f" and {len(names) - _SHOWN_LAYERS} more" * (len(names) > _SHOWN_LAYERS)
             )
             yield (
-                f"{Path(case.file).name} executes less with {shown} than cut before: the runtime does them together "
-                "with a layer before, so take both costs as one"
+                f"{Path(case.file).name} executes fewer instructions with {shown} than without: the runtime fuses them "
+                "with a layer before, so only the sum of both costs is valid"
             )
 
 
@@ -263,7 +265,7 @@ def _unestimated() -> Iterator[str]:
 def advice(run: Run, files: Sequence[ModelFile] = ()) -> list[str]:
     """Advice for int8 files slower than their float counterparts in the same runtime and threads, with known reasons.
 
-    `files` are the measured files as read; without them less is known.
+    `files` are the measured files as read; without them there are fewer reasons.
     """
     known = {file.sha256: file for file in files}
     found = []
@@ -273,7 +275,7 @@ def advice(run: Run, files: Sequence[ModelFile] = ()) -> list[str]:
             for case in run.cases
             if case.precision.startswith("float")
             and (case.runtime, case.threads) == (slow.runtime, slow.threads)
-            and _twins(slow, case, run, known)
+            and _same_model(slow, case, run, known)
             and _slower(slow, case)
         ]
         if rivals:
@@ -283,7 +285,7 @@ def advice(run: Run, files: Sequence[ModelFile] = ()) -> list[str]:
     return found
 
 
-def _twins(one: Case, other: Case, run: Run, known: Mapping[str, ModelFile]) -> bool:
+def _same_model(one: Case, other: Case, run: Run, known: Mapping[str, ModelFile]) -> bool:
     """Whether two files are the same model with the same weights, from their metadata.
 
     Files without metadata are compared only if nothing else was measured.

@@ -57,7 +57,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Summary:
-    """Of all values of a case, in ns. `low_ns` to `high_ns` is the 95 % interval of the median.
+    """The summary of all values of a case, in ns. `low_ns` to `high_ns` is the 95 % interval of the median.
 
     `spread` is the interquartile range over the median, `drift` is the median of the last third of the rounds over that
     of the first, minus 1.
@@ -126,7 +126,7 @@ def ratio_interval(reference: Case, other: Case) -> tuple[float, float, float]:
 def verdict(case: Case, run: Run, limits: Limits = LIMITS) -> Verdict:
     """Whether the times of `case`, measured in `run`, can be trusted.
 
-    Counts of instructions repeat by themselves. A sustained run is one process by design; all else is asked of it, too.
+    Counts of instructions are reproducible and always trusted. A sustained run may have only one process.
     """
     if run.emulated:
         return Verdict()

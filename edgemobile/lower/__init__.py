@@ -1,20 +1,20 @@
 """torch.export program -> Graph: `lower(export_program(net, (1, 3, 224, 224)))`.
 
-module_trace  the program of a net of well-known modules, which takes a tenth of the time of torch.export
-ops        one aten op a function, a table of them
-moves      its ops that move values of an image: resize, split, shuffle
-lowering   what a walk has made so far
-coverage   what becomes of every aten op, for the documentation
-walk       the program from its inputs to its outputs, op by op; every tensor named by its module path
-dead_code  away with what no output depends on
-decomposed_activations  hard-sigmoid and hard-swish that a net spells out, as the ops they are
-fusion     ReLU and ReLU6 into the op before them
-dead_channels  behind `lower`: away with channels that no output depends on, by the bounds of channel_bounds
-output_names  the outputs by the keys of what forward() returns
-file_graph  the Graph that a reader made of a file, in the form of a lowered program
-reals, transposes, affine_folding  its steps: integers, NCHW and unfolded batch norm away
+module_trace  traces a net of torch.nn modules in a tenth of the time that torch.export takes
+walk       lowers a program op by op; every tensor is named by its module path
+lowering   the state of this walk
+ops        the table of aten ops, with one function for each
+moves      the ops among them that move values of an image: resize, split, shuffle
+coverage   how every aten op is handled, for the documentation
+output_names  names the outputs by the keys of the value that forward() returns
+dead_code  removes nodes that no output depends on
+decomposed_activations  recognises hard-sigmoid and hard-swish that a net computes from several ops
+fusion     fuses ReLU and ReLU6 into the op before them
+dead_channels  after `lower`: removes channels that no output depends on, by the bounds of channel_bounds
+file_graph  brings the Graph of a model file into the form of a lowered program
+dequantization, transposes, affine_folding  its steps: remove integers, transposes and unfolded batch norm
 
-Add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists the places behind them.
+To add an op: a row in graph.OPS and one in ops.LOWERINGS; CONTRIBUTING.md lists what else to change.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["export_program", "fuse_activations", "lower"]
 def export_program(net: torch.nn.Module, input_shape: Sequence[int]) -> torch.export.ExportedProgram:
     """Trace `net` in eval mode for one f32 input of `input_shape` (N, C, H, W).
 
-    Raises Unsupported with torch's own reason where the model cannot be traced.
+    Raises Unsupported with torch's own reason if the model cannot be traced.
     """
     import torch
 
@@ -64,26 +64,26 @@ def export_program(net: torch.nn.Module, input_shape: Sequence[int]) -> torch.ex
         raise refusal from error
 
 
-# What torch says -> what to do about it, where that is known.
+# An error message of torch -> what to do about it.
 _HINTS = (
     (r"to have 1 channels, but got 3 channels", GREY),
     (
         r"data-dependent",
-        "forward() decides by the values in a tensor, and a file has one way through it: use torch.where, or keep the "
-        "branch that is meant for inference",
+        "forward() branches on the values of a tensor, but a file always runs the same ops: use torch.where, or keep "
+        "only the branch for inference",
     ),
 )
 
 
 def _rest(message: str, printed: str) -> str:
-    """All that torch said and printed, where that is more than a line."""
+    """Everything that torch printed and raised; "" if that is a single line."""
     whole = f"{message.strip()}\n\n{printed.strip()}".strip()
     return whole if "\n" in whole else ""
 
 
 @contextmanager
 def _without_logs() -> Iterator[None]:
-    """torch logs pages about what it cannot trace; the error says it in a line, and has the rest."""
+    """Suppresses the logs of torch about code that it cannot trace; the error has the first line and the details."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -95,10 +95,10 @@ def _without_logs() -> Iterator[None]:
 def lower(program: Program, name: str = "model") -> Graph:
     """The Graph of `program`: batch norm folded in float64, activations fused, NHWC, tensors named by module path.
 
-    Hard-swish that a net spells out is one op. What depends on constants alone is computed; what no output depends on,
-    and outputs that are None, are left out. An output from a dict has its key as the name, one of several in a tuple or
-    a list is output_0 and so on; a single one keeps its module's path. Raises Unsupported for an aten op without a
-    lowering, naming the op, its module path and what is supported.
+    Hard-swish that a net computes from several ops becomes one op. Ops on constants are computed. Nodes that no output
+    depends on, and outputs that are None, are left out. The name of an output is its key in a dict, or output_0 and so
+    on in a tuple or a list; a single output keeps its module's path. Raises Unsupported for an aten op without a
+    lowering; the error names the op, its module path and the supported ops.
     """
     graph = recognise_activations(Walk(program, name).graph())
     graph = fuse_activations(without_dead_code(graph))

@@ -1,10 +1,10 @@
-"""Products with and sums of a constant per channel, as part of the layer before them: batch norm that stands unfolded.
+"""Folds products and sums with a constant per channel, such as unfolded batch norm, into the layer before them.
 
     mul(layer(x), k)                   w' = w * k, b' = b * k
     add(layer(x), c)                   w' = w,     b' = b + c
     depthwise 1x1 of layer(x), k, c    w' = w * k, b' = b * k + c
 
-Folded in float64, and only where nothing else reads the layer and it has no activation.
+The folding is in float64, and only if the layer has no other consumer and no activation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["fold_affine"]
 
 
 def fold_affine(graph: Graph) -> Graph:
-    """`graph` with every scale and offset per channel behind a layer folded into that layer. It takes their name."""
+    """`graph` with every scale and offset per channel folded into the layer before it, which takes their name."""
     return _Folding(graph).result()
 
 
@@ -29,22 +29,22 @@ def fold_affine(graph: Graph) -> Graph:
 class _Folding:
     graph: Graph
     nodes: dict[str, Node] = field(default_factory=dict)
-    values: dict[str, np.ndarray] = field(default_factory=dict)  # f64 of the constants that were changed
+    values: dict[str, np.ndarray] = field(default_factory=dict)  # changed constants, f64
 
     def result(self) -> Graph:
         for node in self.graph.nodes:
             found = self._affine(node)
-            host = None if found is None else self._host(found[0])
-            if found is None or host is None:
+            layer = None if found is None else self._layer(found[0])
+            if found is None or layer is None:
                 self.nodes[node.output] = node
             else:
-                del self.nodes[host.output]
-                self.nodes[node.output] = self._folded(host, node, *found[1:])
+                del self.nodes[layer.output]
+                self.nodes[node.output] = self._folded(layer, node, *found[1:])
         constants = [Tensor.constant(name, data.astype(np.float32)) for name, data in self.values.items()]
         return self.graph.replaced(self.nodes.values(), constants)
 
     def _affine(self, node: Node) -> tuple[str, np.ndarray, np.ndarray] | None:
-        """(x, scale, offset), each f64[C] or f64[1], where `node` gives x * scale + offset."""
+        """(x, scale, offset) if `node` computes x * scale + offset, scale and offset f64[C] or f64[1]."""
         if node.op in ("add", "mul"):
             for x, name in (node.inputs, node.inputs[::-1]):
                 constant = self._per_channel(x, name)
@@ -59,26 +59,27 @@ class _Folding:
         return node.inputs[0], weight.ravel().astype(np.float64), bias.astype(np.float64)
 
     def _per_channel(self, x: str, name: str) -> np.ndarray | None:
-        """f64[C] or f64[1] of a constant that is one value, or one for each channel of `x`."""
+        """The constant `name` as f64[C] or f64[1]; None if it is not one value, or one for each channel of `x`."""
         data, shape = self.graph[name].data, self.graph[x].shape
         if data is None or self.graph[x].is_constant or (data.size != 1 and data.shape[-1:] != shape[-1:]):
             return None
         return data.ravel().astype(np.float64) if data.size in (1, shape[-1]) and data.ndim <= len(shape) else None
 
-    def _host(self, name: str) -> Node | None:
-        """The layer that makes `name` for one reader; None where there is none."""
-        host = self.nodes.get(name)
-        alone = len(self.graph.consumers(name)) == 1 and name not in self.graph.outputs
-        return host if host is not None and host.has_weights and not host.attrs["activation"] and alone else None
+    def _layer(self, name: str) -> Node | None:
+        """The layer that produces `name`, if it has one consumer and no activation; otherwise None."""
+        layer = self.nodes.get(name)
+        if layer is None or not layer.has_weights or layer.attrs["activation"]:
+            return None
+        return layer if len(self.graph.consumers(name)) == 1 and name not in self.graph.outputs else None
 
-    def _folded(self, host: Node, node: Node, scale: np.ndarray, offset: np.ndarray) -> Node:
-        x, weight, bias = host.inputs
+    def _folded(self, layer: Node, node: Node, scale: np.ndarray, offset: np.ndarray) -> Node:
+        x, weight, bias = layer.inputs
         w, b = self._value(weight), self._value(bias)
         constants = (
-            self._changed(weight, w * scale.reshape(-1, *[1] * (w.ndim - 1)), host),
-            self._changed(bias, b * scale + offset, host),
+            self._changed(weight, w * scale.reshape(-1, *[1] * (w.ndim - 1)), layer),
+            self._changed(bias, b * scale + offset, layer),
         )
-        return Node(host.op, (x, *constants), node.output, {**host.attrs, "activation": node.attrs["activation"]})
+        return Node(layer.op, (x, *constants), node.output, {**layer.attrs, "activation": node.attrs["activation"]})
 
     def _value(self, name: str) -> np.ndarray:
         if name in self.values:
@@ -87,9 +88,9 @@ class _Folding:
         assert data is not None
         return data.astype(np.float64)
 
-    def _changed(self, name: str, value: np.ndarray, host: Node) -> str:
-        """The name of a constant with a new value; a new one where other layers read it as it is."""
+    def _changed(self, name: str, value: np.ndarray, layer: Node) -> str:
+        """The name of a constant with a new value; a new name if other layers read the old value."""
         if name not in self.values and len(self.graph.consumers(name)) > 1:
-            name = unique_name(f"{host.output}.{name}", {*self.graph.tensors, *self.values})
+            name = unique_name(f"{layer.output}.{name}", {*self.graph.tensors, *self.values})
         self.values[name] = value
         return name

@@ -1,6 +1,6 @@
-"""Bounds of every channel of every tensor that hold for all inputs: interval arithmetic from the input to the outputs.
+"""Bounds of every channel of every tensor for all possible inputs, by interval arithmetic.
 
-A channel whose two bounds are one number has that value at every pixel of every image.
+If both bounds of a channel are the same number, it has this value at every pixel of every image.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ __all__ = ["ELEMENTWISE", "Bounds", "channel_bounds"]
 
 @dataclass(frozen=True)
 class Bounds:
-    """low f64[C] and high f64[C]; infinite where nothing is known."""
+    """low f64[C] and high f64[C]; infinite if unknown."""
 
     low: np.ndarray
     high: np.ndarray
 
     @property
     def constant(self) -> np.ndarray:
-        """bool[C]: the channels that are one value everywhere, which `low` has."""
+        """bool[C]: the channels with one value everywhere, the one in `low`."""
         return self.low == self.high
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> Bounds:
-        """The bounds behind a function that never falls."""
+        """The bounds after a function that never decreases."""
         return Bounds(function(self.low), function(self.high))
 
 
@@ -62,12 +62,12 @@ def _of_node(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
     return _unknown(graph[node.output].shape)
 
 
-# Every value of the output is a value, or an average of some, of the same channel.
+# Every output value is one value, or an average of values, of the same channel.
 _AVERAGES = ("mean", "max_pool2d", "avg_pool2d", "resize")
 
 
 def _of_constant(graph: Graph, name: str, channels: int) -> Bounds:
-    """A constant beside an activation: the least and largest number that it has for each channel."""
+    """The bounds of a constant operand: the smallest and largest value of each channel."""
     data = graph[name].data
     assert data is not None
     values = np.atleast_1d(data).astype(np.float64)
@@ -76,13 +76,13 @@ def _of_constant(graph: Graph, name: str, channels: int) -> Bounds:
 
 
 def _widened(bounds: Bounds, channels: int) -> Bounds:
-    """One channel beside many; or the channels of an image behind each other, as many times as it has pixels."""
+    """One channel broadcast to `channels`, or the channels of an image repeated for each of its pixels."""
     times = channels // len(bounds.low)
     return bounds if times == 1 else Bounds(np.tile(bounds.low, times), np.tile(bounds.high, times))
 
 
 def _layer(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
-    """bias + the sum of each product's lowest (highest) value. What padding adds to an input is 0."""
+    """bias + the sum of each product's lowest (highest) value. Padding adds zeros to the input."""
     x, weight_name, bias_name = node.inputs
     weight, bias = graph[weight_name].data, graph[bias_name].data
     assert weight is not None
@@ -91,7 +91,7 @@ def _layer(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
     if node.attrs.get("padding", unpadded) != unpadded:
         given = Bounds(np.minimum(given.low, 0), np.maximum(given.high, 0))
     groups = node.attrs.get("groups", 1)
-    # A linear layer behind [N,1,1,C] reads its last dimension, too.
+    # A linear layer may read [N,1,1,C]; its channels are the last dimension as well.
     columns = weight.astype(np.float64).reshape(groups, len(weight) // groups, -1, weight.shape[-1])
     low, high = (end.reshape(groups, 1, 1, -1) for end in (given.low, given.high))
     products = _product(columns, low), _product(columns, high)
@@ -100,7 +100,7 @@ def _layer(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a * b, and 0 where either is: an unknown value times 0 is 0."""
+    """a * b, and 0 if either is 0, even if the other is infinite."""
     with np.errstate(invalid="ignore"):
         return np.where((a == 0) | (b == 0), 0.0, a * b)
 
@@ -128,7 +128,7 @@ def _hardsigmoid(x: Bounds) -> Bounds:
 
 
 def _hardswish(x: Bounds) -> Bounds:
-    """It falls from 0 at -3 to -3/8 at -3/2 and rises from there: its highest value is at one of the ends."""
+    """Hard-swish falls from 0 at -3 to -3/8 at -3/2 and then rises, so its highest value is at one of the ends."""
     ends = [(end := np.maximum(side, -3.0)) * np.minimum(end + 3.0, 6.0) / 6.0 for side in (x.low, x.high)]
     lowest = np.where((x.low < -1.5) & (x.high > -1.5), -0.375, np.minimum(*ends))
     return Bounds(lowest, np.maximum(*ends))
@@ -151,7 +151,7 @@ def _mul(a: Bounds, b: Bounds) -> Bounds:
     return Bounds(products.min(axis=0), products.max(axis=0))
 
 
-# Ops whose output has at each place the function of what its inputs have there; one value serves many.
+# Elementwise ops, with broadcasting -> the bounds of their output.
 ELEMENTWISE: dict[str, Callable[..., Bounds]] = {
     "add": _add,
     "mul": _mul,

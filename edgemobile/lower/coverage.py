@@ -1,4 +1,4 @@
-"""What becomes of every aten op that is known here: lowered, folded or refused. docs/reference/ops.md is made of it."""
+"""How every known aten op is handled: lowered, folded or refused. docs/reference/ops.md is generated from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Coverage", "coverage"]
 
 @dataclass(frozen=True)
 class Coverage:
-    """One row: an op without "aten." and its overload, what becomes of it, and a word on how or why."""
+    """One row: an op without "aten." and its overload, its status, and a note on how or why."""
 
     op: str
     status: Literal["lowered", "folded", "refused"]

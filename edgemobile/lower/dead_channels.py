@@ -1,12 +1,12 @@
 """Removes the channels that no output depends on: the same function in a smaller graph.
 
-A channel is dead where it is one value for every input (its weights are zero, or a ReLU cuts off all it can be; see
-channel_bounds), or where all that would read it multiplies it by zero. What a constant channel gives its readers goes
-into their biases. Tensors that are added or multiplied have channels in common: one is removed from all of them or from
-none, so a channel of a residual goes only where every block leaves it alone.
+A channel is dead if it has the same value for every input (its weights are zero, or a ReLU clips its whole range; see
+channel_bounds), or if every consumer multiplies it by zero. The contribution of a constant channel is added to the
+biases of its consumers. Tensors that are added or multiplied share their channels: a channel is removed from all of
+them or from none, so a residual loses a channel only if no block needs it.
 
-Where the removed values are zero, every sum has the same terms as before. A constant other than zero is added in
-another order than before: within the rounding of float32.
+If the removed values are zero, every sum has the same terms as before. A constant other than zero is added in another
+order, which changes the result by a rounding error of float32.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["removed_channels", "without_dead_channels"]
 
 
 def without_dead_channels(graph: Graph) -> Graph:
-    """`graph`, a float one, without its dead channels; itself where there are none."""
+    """The float `graph` without its dead channels; `graph` itself if there are none."""
     return _Removal(graph).graph()
 
 
 def removed_channels(before: Graph, after: Graph) -> dict[str, int]:
-    """Layer -> how many of its output channels of `before` are not in `after`, for those that have lost any."""
+    """Layer -> how many of its output channels in `before` are not in `after`, without layers that lost none."""
     layers = (node.output for node in before.nodes if node.has_weights)
     lost = {name: before[name].shape[-1] - after[name].shape[-1] for name in layers}
     return {name: count for name, count in lost.items() if count}
@@ -37,7 +37,7 @@ def removed_channels(before: Graph, after: Graph) -> dict[str, int]:
 
 @dataclass
 class _Removal:
-    """`kept`: activation -> bool[C], the channels that stay. It grows until every op has what it needs."""
+    """`kept`: activation -> bool[C], the channels that are kept. It grows until every op has the channels it needs."""
 
     source: Graph
     bounds: Mapping[str, Bounds] = field(init=False)
@@ -48,7 +48,7 @@ class _Removal:
         ends = {*self.source.inputs, *self.source.outputs}
         self.kept = {name: np.full(len(each.low), name in ends) for name, each in self.bounds.items()}
         self._settle()
-        # A tensor without channels would be none.
+        # A tensor needs at least one channel.
         for kept in self.kept.values():
             kept[0] |= not kept.any()
         self._settle()
@@ -63,7 +63,7 @@ class _Removal:
         return bool((self.kept[name] != before).any())
 
     def _needs(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(an activation, bool[C]: the channels of it that some op needs), as far as `kept` tells."""
+        """(an activation, bool[C]: its channels that some op needs), given the current `kept`."""
         for node in reversed(self.source.nodes):
             yield from self._needs_of(node)
 
@@ -91,12 +91,12 @@ class _Removal:
                 yield name, np.ones_like(self.kept[name])
 
     def _shares_constants(self, node: Node) -> bool:
-        """Whether another node reads its weights, too, and might keep other channels of them."""
+        """Whether another node reads the same constants and might keep other channels."""
         constants = [name for name in node.inputs if self.source[name].is_constant and self.source[name].shape]
         return any(len(self.source.consumers(name)) > 1 for name in constants)
 
     def _keeps_channels(self, node: Node) -> bool:
-        """Whether channel c of the output is made of channel c of every input alone."""
+        """Whether channel c of the output depends only on channel c of the inputs."""
         op = OPS[node.op]
         return op.channelwise or node.op in ELEMENTWISE or (node.op == "reshape" and self._is_flat(node))
 
@@ -115,7 +115,7 @@ class _Removal:
         assert weight is not None
         rows = self.kept[node.output] & ~self.bounds[node.output].constant
         if self._is_depthwise(node):
-            # Its channels are its input's: a kept one of the output needs that of the input, which may be constant.
+            # A kept output channel needs the same channel of the input, even if it is constant.
             return self.kept[node.output]
         if node.attrs.get("groups", 1) > 1:
             return np.ones(len(self.kept[node.inputs[0]]), bool)
@@ -123,7 +123,7 @@ class _Removal:
         return reads & ~self._folded(node)
 
     def _folded(self, node: Node) -> np.ndarray:
-        """bool[C]: the channels of a layer's input that are a part of its bias. Not those that padding interrupts."""
+        """bool[C]: the constant channels of a layer's input that fold into its bias; with padding, only zeros."""
         given = self.bounds[node.inputs[0]]
         is_padded = node.attrs.get("padding", unpadded) != unpadded
         return given.constant & ((given.low == 0) | (not is_padded))
@@ -148,7 +148,7 @@ class _Removal:
         return replace(tensor, shape=(*tensor.shape[:-1], int(self.kept[name].sum())))
 
     def _operand(self, node: Node, name: str) -> Tensor:
-        """A constant beside an activation, with the channels that are left."""
+        """A constant operand, with the channels that are kept."""
         tensor, kept = self.source[name], self.kept[node.output]
         assert tensor.data is not None
         if not self._keeps_channels(node) or tensor.shape[-1:] != kept.shape or kept.all():
@@ -165,15 +165,14 @@ class _Removal:
         weight, bias = weight[rows], bias[rows]
         if weight.shape[-1] != len(columns):
             return Tensor.constant(weight_name, weight), Tensor.constant(bias_name, bias)
-        gone = ~columns
-        given = np.where(self._folded(node) & gone, self.bounds[x].low, 0.0)
+        given = np.where(self._folded(node) & ~columns, self.bounds[x].low, 0.0)
         if given.any():
             added = weight.astype(np.float64).reshape(len(weight), -1, len(columns)).sum(axis=1) @ given
             bias = (bias + added).astype(np.float32)
         kept = np.ascontiguousarray(weight[..., columns])
         constant = self.bounds[node.output].constant[rows]
         if constant.any():
-            # What ReLU cuts off for every input: its weights say nothing, and may have read what is gone.
+            # The weights of a constant output have no effect, and may belong to removed inputs.
             kept[constant] = 0
             bias = np.where(constant, self.bounds[node.output].low[rows], bias).astype(np.float32)
         return Tensor.constant(weight_name, kept), Tensor.constant(bias_name, bias)

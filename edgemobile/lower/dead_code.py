@@ -1,4 +1,4 @@
-"""Branches that lead to no output, such as an auxiliary head that the net computes and does not return."""
+"""Removes branches that lead to no output, such as an auxiliary head whose result the net does not return."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["without_dead_code"]
 
 
 def without_dead_code(graph: Graph) -> Graph:
-    """`graph` with the nodes alone that an output depends on; its inputs stay."""
+    """`graph` with only the nodes that an output depends on; all its inputs are kept."""
     read = set(graph.outputs)
     live: list[Node] = []
     for node in reversed(graph.nodes):

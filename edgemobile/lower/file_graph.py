@@ -1,4 +1,4 @@
-"""The Graph of a file of any exporter in the form that a PyTorch program is lowered to."""
+"""Brings the Graph of a model file from any exporter into the form of a lowered PyTorch program."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from edgemobile.graph.renaming import relabelled
 from edgemobile.lower.affine_folding import fold_affine
 from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.decomposed_activations import is_number, recognise_activations
+from edgemobile.lower.dequantization import dequantized_graph
 from edgemobile.lower.fusion import fuse_activations
-from edgemobile.lower.reals import as_reals
 from edgemobile.lower.transposes import without_transposes
 
 __all__ = ["FileGraph", "lower_file"]
@@ -27,9 +27,9 @@ _INPUT = "input"
 
 @dataclass(frozen=True)
 class FileGraph:
-    """What a file computes up to its logits: float32, one input f32[N,H,W,3], one output f32[N,classes].
+    """A file's computation up to its logits: float32, one input f32[N,H,W,3], one output f32[N,classes].
 
-    `softmax` is the file's name of what its last softmax makes of them; None where it ends with them.
+    `softmax` is the name of the output of the softmax after them; None if the file has none.
     """
 
     graph: Graph
@@ -37,14 +37,14 @@ class FileGraph:
 
 
 def lower_file(graph: Graph, batch: int = 1) -> FileGraph:
-    """The Graph that a reader made of a file, as `lower` would give it for a batch of `batch` images.
+    """The Graph that a reader made of a file, in the form that `lower` returns, for a batch of `batch` images.
 
-    Integers become reals, transposes between NCHW and NHWC go, scales and offsets behind a layer are folded into it,
-    hard-swish that is spelled out is one op, and a softmax at the end is left out. Raises Unsupported, naming the op,
-    for what has no such form.
+    Integers are dequantized, transposes between NCHW and NHWC are removed, scales and offsets after a layer are folded
+    into it, hard-swish computed from several ops becomes one op, and a softmax at the end is left out. Raises
+    Unsupported, naming the op, for a file that has no such form.
     """
     try:
-        graph = as_reals(graph)
+        graph = dequantized_graph(graph)
         graph, softmax = _until_logits(graph)
         graph = without_dead_code(graph)
         _check_ends(graph)
@@ -53,7 +53,7 @@ def lower_file(graph: Graph, batch: int = 1) -> FileGraph:
         graph = _of_batch(graph, batch)
         graph.check_shapes()
     except GraphError as error:
-        raise Unsupported(f"{graph.name} contradicts itself: {error}; export it again") from error
+        raise Unsupported(f"{graph.name} is inconsistent: {error}; export it again") from error
     _check_ops(graph)
     return FileGraph(graph, softmax)
 
@@ -84,7 +84,7 @@ def _check_ops(graph: Graph) -> None:
 
 
 def _until_logits(graph: Graph) -> tuple[Graph, str | None]:
-    """(`graph` without its last softmax, the name of what that makes); logits are [N, classes]."""
+    """(`graph` without its last softmax, the name of the softmax's output); logits are [N, classes]."""
     if len(graph.outputs) != 1:
         return graph, None
     node = graph.producer(graph.outputs[0])
@@ -95,12 +95,12 @@ def _until_logits(graph: Graph) -> tuple[Graph, str | None]:
     return Graph(graph.name, graph.inputs, node.inputs[:1], graph.nodes, graph.tensors), node.output
 
 
-# ---- one form for each op -------------------------------------------------------------------------------------------
+# ---- normal form of each op -----------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Spelling:
-    """`graph` node by node, each in the form that `lower` has for it."""
+class _NormalForm:
+    """Rewrites `graph` node by node into the forms that `lower` uses. `same`: tensor -> an equal one."""
 
     graph: Graph
     nodes: list[Node] = field(default_factory=list)
@@ -110,7 +110,7 @@ class _Spelling:
     def result(self) -> Graph:
         for node in self.graph.nodes:
             inputs = tuple(self.same.get(name, name) for name in node.inputs)
-            _FORMS.get(node.op, _as_it_is)(self, Node(node.op, inputs, node.output, node.attrs))
+            _FORMS.get(node.op, _unchanged)(self, Node(node.op, inputs, node.output, node.attrs))
         outputs = tuple(self.same.get(name, name) for name in self.graph.outputs)
         return Graph(
             self.graph.name, self.graph.inputs, outputs, tuple(self.nodes), {**self.graph.tensors, **self.tensors}
@@ -119,79 +119,79 @@ class _Spelling:
     def shape(self, name: str) -> tuple[int, ...]:
         return (self.tensors.get(name) or self.graph[name]).shape
 
-    def between(
+    def insert(
         self, node: Node, ending: str, shape: tuple[int, ...], op: str, inputs: tuple[str, ...], **attrs: Any
     ) -> str:
-        """A node that the file has none for, before `node`."""
+        """Add a node that the file does not have, before `node`; returns its name."""
         name = unique_name(f"{node.output}.{ending}", {*self.graph.tensors, *self.tensors})
         self.tensors[name] = Tensor(name, shape)
         self.nodes.append(Node(op, inputs, name, attrs))
         return name
 
 
-def _as_it_is(spelling: _Spelling, node: Node) -> None:
-    spelling.nodes.append(node)
+def _unchanged(form: _NormalForm, node: Node) -> None:
+    form.nodes.append(node)
 
 
-def _reshape(spelling: _Spelling, node: Node) -> None:
+def _reshape(form: _NormalForm, node: Node) -> None:
     (source,) = node.inputs
-    before = next((made for made in spelling.nodes if made.output == source), None)
+    before = next((each for each in form.nodes if each.output == source), None)
     if before is not None and before.op == "reshape":
         source = before.inputs[0]
-    if spelling.shape(source) == spelling.shape(node.output):
-        spelling.same[node.output] = source
+    if form.shape(source) == form.shape(node.output):
+        form.same[node.output] = source
     else:
-        spelling.nodes.append(Node("reshape", (source,), node.output))
+        form.nodes.append(Node("reshape", (source,), node.output))
 
 
-def _pool(spelling: _Spelling, node: Node) -> None:
-    """An average of the whole image is a mean, whose result has a range of its own."""
-    shape = spelling.shape(node.inputs[0])
+def _pool(form: _NormalForm, node: Node) -> None:
+    """An average of the whole image is a mean, whose output may have its own range."""
+    shape = form.shape(node.inputs[0])
     whole = node.attrs["kernel"] == shape[1:3]
-    spelling.nodes.append(Node("mean", node.inputs, node.output) if whole else node)
+    form.nodes.append(Node("mean", node.inputs, node.output) if whole else node)
 
 
-def _mean(spelling: _Spelling, node: Node) -> None:
-    shape = spelling.shape(node.output)
+def _mean(form: _NormalForm, node: Node) -> None:
+    shape = form.shape(node.output)
     if len(shape) == 4:
-        spelling.nodes.append(node)
+        form.nodes.append(node)
         return
-    pooled = spelling.between(node, "pool", (shape[0], 1, 1, shape[-1]), "mean", node.inputs)
-    spelling.nodes.append(Node("reshape", (pooled,), node.output))
+    pooled = form.insert(node, "pool", (shape[0], 1, 1, shape[-1]), "mean", node.inputs)
+    form.nodes.append(Node("reshape", (pooled,), node.output))
 
 
-def _linear(spelling: _Spelling, node: Node) -> None:
-    """A layer on [N,1,1,in] reads the flattened image."""
+def _linear(form: _NormalForm, node: Node) -> None:
+    """A layer on [N,1,1,in] gets a reshape to [N,in] before it."""
     x, *constants = node.inputs
-    shape = spelling.shape(x)
+    shape = form.shape(x)
     if len(shape) != 2:
-        x = spelling.between(node, "flat", (shape[0], math.prod(shape[1:])), "reshape", (x,))
-    spelling.nodes.append(Node("linear", (x, *constants), node.output, node.attrs))
+        x = form.insert(node, "flat", (shape[0], math.prod(shape[1:])), "reshape", (x,))
+    form.nodes.append(Node("linear", (x, *constants), node.output, node.attrs))
 
 
-def _product(spelling: _Spelling, node: Node) -> None:
-    """A constant comes second, and a product has no activation."""
+def _product(form: _NormalForm, node: Node) -> None:
+    """A constant is the second operand, and a product has no fused activation."""
     a, b = node.inputs
-    inputs = (b, a) if spelling.graph[a].is_constant else (a, b)
+    inputs = (b, a) if form.graph[a].is_constant else (a, b)
     activation = node.attrs["activation"]
     if node.op == "mul" and activation:
-        product = spelling.between(node, "product", spelling.shape(node.output), "mul", inputs, activation="")
-        spelling.nodes.append(Node(activation, (product,), node.output))
+        product = form.insert(node, "product", form.shape(node.output), "mul", inputs, activation="")
+        form.nodes.append(Node(activation, (product,), node.output))
     else:
-        spelling.nodes.append(Node(node.op, inputs, node.output, node.attrs))
+        form.nodes.append(Node(node.op, inputs, node.output, node.attrs))
 
 
-def _relu1(spelling: _Spelling, node: Node) -> None:
-    """max(0, min(1, u)) is a hard-sigmoid of 6 u - 3, whose scale and offset go into the layer before."""
+def _relu1(form: _NormalForm, node: Node) -> None:
+    """max(0, min(1, u)) is the hard-sigmoid of 6 u - 3; the factor and the offset fold into the layer before it."""
     (x,) = node.inputs
     for ending, op, value in (("times6", "mul", 6.0), ("less3", "add", -3.0)):
         constant = Tensor.constant(f"{node.output}.{ending}.constant", np.array([value], np.float32))
-        spelling.tensors[constant.name] = constant
-        x = spelling.between(node, ending, spelling.shape(x), op, (x, constant.name), activation="")
-    spelling.nodes.append(Node("hardsigmoid", (x,), node.output))
+        form.tensors[constant.name] = constant
+        x = form.insert(node, ending, form.shape(x), op, (x, constant.name), activation="")
+    form.nodes.append(Node("hardsigmoid", (x,), node.output))
 
 
-_FORMS: dict[str, Callable[[_Spelling, Node], None]] = {
+_FORMS: dict[str, Callable[[_NormalForm, Node], None]] = {
     "reshape": _reshape,
     "avg_pool2d": _pool,
     "mean": _mean,
@@ -214,7 +214,7 @@ def _flat_output(graph: Graph) -> Graph:
 
 
 def _named_input(graph: Graph) -> Graph:
-    """ "input" in every file, whatever the source calls it."""
+    """Call the input "input", as in every file."""
     (source,) = graph.inputs
     if source == _INPUT:
         return graph
@@ -223,13 +223,13 @@ def _named_input(graph: Graph) -> Graph:
 
 
 def _of_batch(graph: Graph, batch: int) -> Graph:
-    """`graph` for another number of images."""
+    """`graph` for another batch size."""
     activations = [*graph.inputs, *(node.output for node in graph.nodes)]
     return graph.replaced(tensors=[Tensor(name, (batch, *graph[name].shape[1:])) for name in activations])
 
 
 def _with_hard_sigmoids(graph: Graph) -> Graph:
-    """relu6(layer(x)) / 6 with the 3 in the layer's bias, as converters fuse it, as a hard-sigmoid behind the layer.
+    """Hard-sigmoid instead of relu6(layer(x)) / 6; converters fuse the + 3 into the layer's bias.
 
     Given:  relu6(w x + b) / 6       Result: hardsigmoid(w x + (b - 3))
     """
@@ -249,13 +249,13 @@ def _with_hard_sigmoids(graph: Graph) -> Graph:
     return graph.replaced([replaced.get(node.output, node) for node in graph.nodes], tensors)
 
 
-def _spelled(graph: Graph) -> Graph:
-    return _Spelling(graph).result()
+def _normalized(graph: Graph) -> Graph:
+    return _NormalForm(graph).result()
 
 
 _STEPS: tuple[Callable[[Graph], Graph], ...] = (
     without_transposes,
-    _spelled,
+    _normalized,
     _with_hard_sigmoids,
     recognise_activations,
     without_dead_code,

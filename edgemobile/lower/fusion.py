@@ -1,4 +1,4 @@
-"""ReLU and ReLU6 as part of the op before them."""
+"""Fuses ReLU and ReLU6 into the op before them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ __all__ = ["fuse_activations"]
 
 
 def fuse_activations(graph: Graph) -> Graph:
-    """relu and relu6 behind a conv2d, linear or add that feeds nothing else become its `activation`."""
+    """relu and relu6 become the `activation` of the conv2d, linear or add before them, if it has no other consumer."""
     nodes: list[Node] = []
     index_of: dict[str, int] = {}
     for node in graph.nodes:
         before = index_of.get(node.inputs[0])
         if node.op in ("relu", "relu6") and before is not None and _takes_activation(graph, nodes[before]):
-            host = nodes[before]
-            nodes[before] = Node(host.op, host.inputs, node.output, {**host.attrs, "activation": node.op})
+            fused = nodes[before]
+            nodes[before] = Node(fused.op, fused.inputs, node.output, {**fused.attrs, "activation": node.op})
             index_of[node.output] = before
         else:
             index_of[node.output] = len(nodes)

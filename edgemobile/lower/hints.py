@@ -1,4 +1,4 @@
-"""What to do where a known cause shows: in models that are not ready to be exported."""
+"""Advice for models that are not ready to be exported, if the cause can be recognised."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ if TYPE_CHECKING:
 __all__ = ["GREY", "check_not_quantized", "faint", "training_branches"]
 
 GREY = (
-    "Its first layer takes one grey channel, and images here have three: give it the same weights for R, G and B, each "
-    "a third of them (weight.repeat(1, 3, 1, 1) / 3), which answers the same for grey images"
+    "Its first layer takes one grey channel, but images have three here: repeat its weight for R, G and B and divide "
+    "by 3 (weight.repeat(1, 3, 1, 1) / 3), which gives the same outputs for grey images"
 )
 
-# Logits of nets that were trained lie far above this.
+# Logits of trained nets are much larger.
 _FAINT = 1e-6
 
-# What the branches of a block are called that one convolution takes the place of: in RepVGG's and MobileOne's own code,
-# and in timm's.
+# Names of the training branches of a block that can be merged into one convolution, in the code of RepVGG, MobileOne
+# and timm.
 _BRANCHES = (".rbr_dense.", ".rbr_1x1.", ".rbr_conv.", ".rbr_scale.", ".conv_kxk.", ".conv_scale.")
-# What such a block has to make the one convolution.
+# Methods of such a block that merge its branches.
 _FOLDS = ("switch_to_deploy", "reparameterize")
 
 
 def faint(outputs: np.ndarray) -> str:
-    """A note on a net f[N,classes] that says nothing yet; "" for others."""
+    """A note if the outputs f[N,classes] are so small that the net is probably untrained; otherwise ""."""
     largest = float(np.abs(outputs).max(initial=0))
     if not outputs.size or not largest < _FAINT:
         return ""
     return (
-        f"its outputs are about {largest:.0e}, as of a net that was only just initialised: load weights, or let its "
-        "batch norm see images in train() mode first"
+        f"its outputs are about {largest:.0e}, as if the net was only just initialised: load weights, or first run "
+        "images through it in train() mode for its batch norm"
     )
 
 
 def training_branches(net: torch.nn.Module) -> str:
-    """A note on a net of RepVGG or MobileOne blocks that still has the branches it was trained with; "" for others."""
+    """A note on a net of RepVGG or MobileOne blocks that still has its training branches; "" for other nets."""
     keys = [key for key in net.state_dict() if any(branch in f".{key}" for branch in _BRANCHES)]
     call = next((name for module in net.modules() for name in _FOLDS if callable(getattr(module, name, None))), "")
     if not keys or not call:
         return ""
     return (
-        f"it still has the branches it was trained with ({keys[0]}): call {call}() of its blocks first, and each "
-        "becomes one convolution with the same result"
+        f"it still has the branches it was trained with ({keys[0]}): first call {call}() of its blocks, which turns "
+        "each into one convolution with the same result"
     )
 
 
 def check_not_quantized(source: str, state: Mapping[str, object]) -> None:
-    """Raises Unsupported for a net that torch has quantized: its state holds packed weights beside tensors."""
+    """Raises Unsupported for a net that torch has quantized: its state has quantized tensors or packed weights."""
     import torch
 
     for key, value in state.items():
         if not isinstance(value, torch.Tensor) or value.is_quantized:
             found = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
             raise Unsupported(
-                f"{source} is quantized by torch already ({key} is {found}). Supported: float nets, which "
-                "edgemobile quantizes itself: give the net before convert()"
+                f"{source} is already quantized by torch ({key} is {found}). Supported: float nets, which edgemobile "
+                "quantizes itself: use the net before convert()"
             )

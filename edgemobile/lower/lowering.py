@@ -1,4 +1,4 @@
-"""What a walk over a torch.export program has made so far, and what the rows of ops.LOWERINGS use to add to it."""
+"""The state of a walk over a torch.export program, with the methods that the functions of ops.LOWERINGS use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Lowering", "arguments", "nhwc"]
 
 @dataclass
 class Lowering:
-    """The state of one walk: what each fx node became."""
+    """The state of one walk. `values`: fx node -> the name of its tensor, or its value if it is constant."""
 
     program: Program
     name: str
@@ -32,7 +32,7 @@ class Lowering:
     values: dict[torch.fx.Node, str | np.ndarray] = field(default_factory=dict)
     sources: dict[torch.fx.Node, str] = field(default_factory=dict)
     pads: dict[torch.fx.Node, Pads] = field(default_factory=dict)
-    owners: dict[torch.fx.Node, torch.fx.Node] = field(default_factory=dict)  # whose memory each shares
+    owners: dict[torch.fx.Node, torch.fx.Node] = field(default_factory=dict)  # the node whose memory it shares
     paths: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -43,14 +43,14 @@ class Lowering:
         raise Unsupported(f"cannot lower {fx.target} (at {where}): {reason}")
 
     def emit(self, fx: torch.fx.Node, op: str, inputs: Sequence[str], suffix: str = "", **attrs: Any) -> str:
-        """Add a node for `fx`; returns its name, with `suffix` where it is not what the module returns."""
+        """Add a node for `fx`; returns its name, with `suffix` if its output is not the output of the module."""
         name = self.unique(f"{self.name_of(fx, op)}{suffix}") if suffix else self.name_of(fx, op)
         self.tensors[name] = Tensor(name, nhwc(tuple(fx.meta["val"].shape)))
         self.nodes.append(Node(op, tuple(inputs), name, attrs))
         return name
 
     def constant(self, name: str, data: np.ndarray) -> str:
-        """Add a constant; a module called twice gets a second one, since batch norm may fold into each differently."""
+        """Add a constant. A module called twice gets a second one, because different batch norms may fold into each."""
         name = self.unique(name)
         self.put_constant(name, data)
         return name
@@ -66,28 +66,29 @@ class Lowering:
         return value
 
     def operand(self, fx: torch.fx.Node, arg: Any, label: str) -> str:
-        """The tensor name of an argument: an activation, or a parameter or number made a constant."""
+        """The tensor name of an argument; a parameter or a number is added as a constant."""
         import torch
 
         value = self.values[arg] if isinstance(arg, torch.fx.Node) else np.asarray(arg, np.float32)
         if isinstance(value, str):
             return value
         name = self.sources.get(arg) if isinstance(arg, torch.fx.Node) else None
-        return self.beside(fx, value, name or f"{self.name_of(fx, label)}.{label}")
+        return self.broadcast_constant(fx, value, name or f"{self.name_of(fx, label)}.{label}")
 
-    def beside(self, fx: torch.fx.Node, value: np.ndarray, name: str) -> str:
-        """Add a constant that `fx` broadcasts against an activation, in that one's layout."""
-        beside_image = len(fx.meta["val"].shape) == 4
-        if beside_image and value.ndim >= 3:
+    def broadcast_constant(self, fx: torch.fx.Node, value: np.ndarray, name: str) -> str:
+        """Add a constant that `fx` broadcasts against an activation, in the layout of the activation."""
+        is_image = len(fx.meta["val"].shape) == 4
+        if is_image and value.ndim >= 3:
             value = np.moveaxis(value, -3, -1)
-        elif beside_image and value.size > 1:
+        elif is_image and value.size > 1:
             self.refuse(
-                fx, f"a constant of shape {list(value.shape)} beside an image has no NHWC form; give it 4 dimensions"
+                fx,
+                f"a constant operand of shape {list(value.shape)} of an image has no NHWC form; give it 4 dimensions",
             )
         return self.constant(name, value)
 
     def layer_path(self, weight: Any, fallback: str) -> str:
-        """The path of the module that owns `weight`; `fallback` where it is the root or the weight has no name."""
+        """The path of the module that owns `weight`; `fallback` if it is the root or the weight has no name."""
         path = self.sources.get(weight, "weight")
         return fallback if path == "weight" else path.removesuffix(".weight")
 
@@ -103,7 +104,7 @@ class Lowering:
         return isinstance(value, str) and value == name
 
     def feeds_only(self, name: str, fx: torch.fx.Node) -> bool:
-        """Whether `fx` is all that reads the tensor `name`, also through ops that change nothing (dropout)."""
+        """Whether `fx` is the only consumer of the tensor `name`, also through ops that change nothing (dropout)."""
         aliases = {node for node, value in self.values.items() if self.is_name(value, name)}
         return {user for node in aliases for user in node.users} - aliases == {fx}
 
@@ -118,7 +119,7 @@ class Lowering:
         return self.unique(path if leaf and path else f"{path}.{op}" if path else op)
 
     def unique(self, name: str) -> str:
-        """`name`, numbered where it is taken: by a tensor, or by a module whose output must keep it."""
+        """`name`, with a number if a tensor or a module has it already."""
         return unique_name(name, {*self.tensors, *self.paths})
 
 

@@ -1,8 +1,8 @@
-"""The program of a net of well-known modules, without torch.export.
+"""Traces a net of well-known modules without torch.export.
 
-torch.export imports half of PyTorch and takes 4 of the 10 seconds of an export of v3-large. Where a net is made of
-torch.nn modules that stand for one aten op each, torch.fx records which module reads what, and the same program follows
-from that. tests/lower/test_module_trace.py compares both for every reference model.
+torch.export imports half of PyTorch and takes 4 of the 10 seconds of an export of v3-large. If a net consists of
+torch.nn modules that call one aten op each, torch.fx can record the calls of the modules, and the same program can be
+built from them. tests/lower/test_module_trace.py compares both for every reference model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["ModuleTrace", "Program", "trace_modules"]
 
 @dataclass(frozen=True)
 class ModuleTrace:
-    """What `lower` reads of a torch.export.ExportedProgram, by the same names."""
+    """The attributes of a torch.export.ExportedProgram that `lower` reads."""
 
     graph: torch.fx.Graph
     graph_signature: torch.export.graph_signature.ExportGraphSignature
@@ -32,7 +32,7 @@ class ModuleTrace:
 def trace_modules(net: torch.nn.Module, input_shape: Sequence[int]) -> ModuleTrace | None:
     """The program of `net` in eval mode for one f32 input (N, C, H, W) and one output tensor.
 
-    None where a module, a function or an argument is not known here; torch.export then knows more.
+    None if a module, a function or an argument is not supported here; then use torch.export.
     """
     import torch
 
@@ -44,16 +44,16 @@ def trace_modules(net: torch.nn.Module, input_shape: Sequence[int]) -> ModuleTra
         return None
 
 
-# What `lower` takes.
+# The argument of `lower`.
 Program: TypeAlias = "torch.export.ExportedProgram | ModuleTrace"
 
 
 class _Unknown(Exception):
-    """There is no row for it."""
+    """A module, function or argument that is not supported here."""
 
 
 class _Writer:
-    """Writes the aten call of every recorded node, in order, with the value that it has for an input of zeros."""
+    """Writes the aten call of every recorded node in order, with its value for an input of zeros."""
 
     def __init__(self, net: torch.nn.Module, recorded: torch.fx.Graph, example: torch.Tensor) -> None:
         import torch
@@ -62,10 +62,10 @@ class _Writer:
         self.graph = torch.fx.Graph()
         self.state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
         self.placeholders = {key: self._placeholder(f"p_{key.replace('.', '_')}", value) for key, value in self._read()}
-        self.made: dict[torch.fx.Node, torch.fx.Node] = {}
+        self.written: dict[torch.fx.Node, torch.fx.Node] = {}
 
     def _read(self) -> list[tuple[str, torch.Tensor]]:
-        """The parameters and buffers that an aten op reads: not how many batches a batch norm has seen."""
+        """The parameters and buffers that an aten op reads, without the batch counters of batch norm."""
         return [(key, value) for key, value in self.state.items() if not key.endswith("num_batches_tracked")]
 
     def _placeholder(self, name: str, value: torch.Tensor) -> torch.fx.Node:
@@ -85,14 +85,14 @@ class _Writer:
         from torch.utils import _pytree as pytree
 
         (given,) = (node for node in self.recorded.nodes if node.op == "placeholder")
-        self.made[given] = self._placeholder("x", self.example)
+        self.written[given] = self._placeholder("x", self.example)
         for node in self.recorded.nodes:
             if node.op not in ("placeholder", "output"):
-                self.made[node] = self._call(node)
+                self.written[node] = self._call(node)
         (end,) = (node.args[0] for node in self.recorded.nodes if node.op == "output")
-        if end not in self.made:
+        if end not in self.written:
             raise _Unknown
-        self.graph.output((self.made[end],))
+        self.graph.output((self.written[end],))
         parameters = dict(self.net.named_parameters())
         inputs = [
             InputSpec(
@@ -104,8 +104,8 @@ class _Writer:
             for key, node in self.placeholders.items()
         ]
         signature = ExportGraphSignature(
-            [*inputs, InputSpec(InputKind.USER_INPUT, TensorArgument(self.made[given].name), None)],
-            [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(self.made[end].name), None)],
+            [*inputs, InputSpec(InputKind.USER_INPUT, TensorArgument(self.written[given].name), None)],
+            [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(self.written[end].name), None)],
         )
         return ModuleTrace(
             self.graph, signature, self.state, SimpleNamespace(out_spec=pytree.tree_structure(self.example))
@@ -126,20 +126,20 @@ class _Writer:
             target, args = _modules()[type(module)](module, self._one(node.args), weights)
         elif node.op == "call_function" and node.target in _functions() and not node.kwargs:
             target = _functions()[node.target]
-            args = torch.fx.node.map_arg(node.args, lambda arg: self.made[arg])
+            args = torch.fx.node.map_arg(node.args, lambda arg: self.written[arg])
         else:
             raise _Unknown
         call = self.graph.call_function(target, tuple(args))
         call.meta["nn_module_stack"] = node.meta.get("nn_module_stack", {})
         with torch.no_grad():
-            # A copy: an op in place must not change what another one reads.
+            # Clones, because an in-place op must not change the input of another op.
             call.meta["val"] = target(*torch.fx.node.map_arg(call.args, lambda arg: arg.meta["val"].clone()))
         return call
 
     def _one(self, args: tuple[Any, ...]) -> torch.fx.Node:
         if len(args) != 1:
             raise _Unknown
-        return self.made[args[0]]
+        return self.written[args[0]]
 
 
 _Call = tuple[Any, tuple[Any, ...]]

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["GETITEM", "MOVES", "channel_slice", "ends_rows", "ends_shuffle", "starts_rows", "starts_shuffle"]
 
-# What torch.fx calls the choice of one of the parts of a split.
+# The target of the fx node that selects one part of a split.
 GETITEM = str(operator.getitem)
 
 
 def _bilinear(walk: Lowering, fx: torch.fx.Node) -> str:
-    """To a size, or by factors that make whole sizes; align_corners or not."""
+    """To a size, or by factors that give integer sizes; with or without align_corners."""
     x, _, corners, *scales = arguments(fx, "input", "output_size", "align_corners", scales_h=None, scales_w=None)
     return _resized(walk, fx, x, "bilinear", "align_corners" if corners else "half_pixel", scales)
 
 
 def _nearest(coordinates: str) -> Callable[[Lowering, torch.fx.Node], str]:
     def row(walk: Lowering, fx: torch.fx.Node) -> str:
-        """To a size, or by factors that make whole sizes."""
+        """To a size, or by factors that give integer sizes."""
         x, _, *scales = arguments(fx, "input", "output_size", scales_h=None, scales_w=None)
         return _resized(walk, fx, x, "nearest", coordinates, scales)
 
@@ -37,14 +37,14 @@ def _nearest(coordinates: str) -> Callable[[Lowering, torch.fx.Node], str]:
 def _resized(
     walk: Lowering, fx: torch.fx.Node, x: torch.fx.Node, mode: str, coordinates: str, scales: Sequence[object]
 ) -> str:
-    """A resize whose factors are those of its sizes: files know no others."""
+    """A resize whose factors follow from its sizes, because files have no other factors."""
     image = walk.image(fx, x)
     before, after = tuple(x.meta["val"].shape[2:]), tuple(fx.meta["val"].shape[2:])
     given = scales[0] if isinstance(scales[0], list | tuple) else scales
     for side, size, factor in zip(before, after, given, strict=False):
         if coordinates != "align_corners" and isinstance(factor, float | int) and side * factor != size:
             walk.refuse(
-                fx, f"scale_factor {factor:g} makes no whole number of {side} pixels; give size={list(after)} instead"
+                fx, f"scale_factor {factor:g} of {side} pixels is not an integer; use size={list(after)} instead"
             )
     if before == after:
         return image
@@ -52,28 +52,28 @@ def _resized(
 
 
 def channel_slice(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
-    """Some of the channels, or all of a dimension."""
+    """A range of channels, or a whole dimension."""
     x, dim, start, end, step = arguments(fx, "input", dim=0, start=None, end=None, step=1)
     before, after = list(x.meta["val"].shape), list(fx.meta["val"].shape)
     if before == after:
         return walk.values[x]
     if step != 1 or dim % len(before) != 1:
-        walk.refuse(fx, f"only a slice of channels (dim=1) by steps of 1 is supported, found {before} -> {after}")
+        walk.refuse(fx, f"only a slice of channels (dim=1) with step 1 is supported, found {before} -> {after}")
     begin = range(before[1])[slice(start, end)][0]
     return _part(walk, fx, x, begin, after[1])
 
 
 def _split(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Of channels, dim=1: each part that is taken is a slice."""
+    """Of channels (dim=1); each part that is used becomes a slice."""
     x = fx.args[0]
     dim = arguments(fx, "input", "size", dim=0)[2]
     rank = len(x.meta["val"].shape)  # type: ignore[union-attr]
     if dim % rank != 1:
-        walk.refuse(fx, f"only channels (dim=1) are split, found dim={dim} of {rank}")
+        walk.refuse(fx, f"only channels (dim=1) can be split, found dim={dim} of {rank}")
     return walk.operand(fx, x, "input")
 
 
-def _taken(walk: Lowering, fx: torch.fx.Node) -> str:
+def _split_part(walk: Lowering, fx: torch.fx.Node) -> str:
     source: Any
     index: Any
     source, index = fx.args
@@ -89,9 +89,9 @@ def _taken(walk: Lowering, fx: torch.fx.Node) -> str:
 def _part(walk: Lowering, fx: torch.fx.Node, x: torch.fx.Node, begin: int, size: int) -> str:
     rank = len(x.meta["val"].shape)
     if rank not in (2, 4):
-        walk.refuse(fx, f"only channels of [N, C] or [N, C, H, W] are taken, found {rank} dimensions")
+        walk.refuse(fx, f"only channels of [N, C] or [N, C, H, W] can be selected, found {rank} dimensions")
     if any(str(user.target).partition(".")[2].partition(".")[0].endswith("_") for user in fx.users):
-        walk.refuse(fx, "a part of a tensor is overwritten, and with it the tensor; use the op that is not in-place")
+        walk.refuse(fx, "an in-place op overwrites a part of a tensor; use the op that is not in-place")
     return walk.emit(fx, "slice", (walk.operand(fx, x, "input"),), begin=begin, end=begin + size)
 
 
@@ -101,48 +101,50 @@ def _channel_shuffle(walk: Lowering, fx: torch.fx.Node) -> str:
     return walk.emit(fx, "channel_shuffle", (walk.image(fx, x),), groups=groups)
 
 
-# ---- a channel shuffle that is spelled out ---------------------------------------------------------------------------
+# ---- channel shuffle written as view, transpose, view ----------------------------------------------------------------
 #
 # Given:  y = x.view(N, groups, C / groups, H, W).transpose(1, 2).contiguous().view(N, C, H, W)
 # Result: y = channel_shuffle(x, groups)
 
 _VIEWS = ("aten.view.default", "aten.reshape.default", "aten.unflatten.int")
-_TURNS = ("aten.transpose.int", "aten.permute.default")
+_PERMUTATIONS = ("aten.transpose.int", "aten.permute.default")
 _COPIES = ("aten.contiguous.default", "aten.clone.default")
 
 
 def starts_shuffle(fx: torch.fx.Node) -> bool:
-    """Whether `fx` is the view of an image with its groups as a dimension, and all that reads it goes on so."""
+    """Whether `fx` views an image with its groups as a dimension, and all consumers continue the channel shuffle."""
     before, after = _shape(fx.args[0]), _shape(fx)
     if str(fx.target) not in _VIEWS or len(before) != 4 or len(after) != 5:
         return False
     grouped = after[1] * after[2] == before[1] and (after[0], *after[3:]) == (before[0], *before[2:])
-    return grouped and bool(fx.users) and all(map(_turns, fx.users))
+    return grouped and bool(fx.users) and all(map(_swaps_groups, fx.users))
 
 
 def ends_shuffle(fx: torch.fx.Node) -> torch.fx.Node | None:
-    """The view that begins the channel shuffle that `fx` ends; None where it ends none."""
+    """The view that begins the channel shuffle that `fx` ends; None if `fx` does not end one."""
     if str(fx.target) not in (*_VIEWS, "aten.flatten.using_ints"):
         return None
     source = fx.args[0]
     while str(source.target) in _COPIES:  # type: ignore[union-attr]
         source = source.args[0]  # type: ignore[union-attr]
-    if not _turns(source):  # type: ignore[arg-type]
+    if not _swaps_groups(source):  # type: ignore[arg-type]
         return None
     view = source.args[0]  # type: ignore[union-attr]
     return view if starts_shuffle(view) else None  # type: ignore[arg-type, return-value]
 
 
-def _turns(fx: torch.fx.Node) -> bool:
-    """Whether `fx` exchanges groups and the channels in each, and all that reads it makes an image of it again."""
-    dims = fx.args[1:] if str(fx.target) == "aten.transpose.int" else fx.args[1] if str(fx.target) in _TURNS else ()
-    turned = tuple(dims) in ((1, 2), (2, 1), (0, 2, 1, 3, 4))  # type: ignore[arg-type]
-    return turned and bool(fx.users) and all(_joins(user) for user in fx.users)
+def _swaps_groups(fx: torch.fx.Node) -> bool:
+    """Whether `fx` swaps the groups with the channels in each, and all consumers view the result as an image."""
+    dims = (
+        fx.args[1:] if str(fx.target) == "aten.transpose.int" else fx.args[1] if str(fx.target) in _PERMUTATIONS else ()
+    )
+    swaps = tuple(dims) in ((1, 2), (2, 1), (0, 2, 1, 3, 4))  # type: ignore[arg-type]
+    return swaps and bool(fx.users) and all(_joins_groups(user) for user in fx.users)
 
 
-def _joins(fx: torch.fx.Node) -> bool:
+def _joins_groups(fx: torch.fx.Node) -> bool:
     if str(fx.target) in _COPIES:
-        return bool(fx.users) and all(map(_joins, fx.users))
+        return bool(fx.users) and all(map(_joins_groups, fx.users))
     before, after = _shape(fx.args[0]), _shape(fx)
     joined = (before[0], before[1] * before[2], *before[3:]) if len(before) == 5 else None
     return str(fx.target) in (*_VIEWS, "aten.flatten.using_ints") and after == joined
@@ -152,7 +154,7 @@ def _shape(fx: object) -> tuple[int, ...]:
     return tuple(fx.meta["val"].shape)  # type: ignore[attr-defined]
 
 
-# ---- an image as the rows of a matrix, as detectors have it ----------------------------------------------------------
+# ---- an image as the rows of a matrix, as in detectors ---------------------------------------------------------------
 #
 # Given:  y = x.permute(0, 2, 3, 1).reshape(N, R, K), or
 #         y = x.view(N, C / K, K, H, W).permute(0, 3, 4, 1, 2).reshape(N, R, K)
@@ -160,7 +162,7 @@ def _shape(fx: object) -> tuple[int, ...]:
 
 
 def starts_rows(fx: torch.fx.Node) -> bool:
-    """Whether `fx` is the view of an image with its channels in two dimensions, and all that reads it goes on so."""
+    """Whether `fx` views an image with its channels in two dimensions, and all consumers make rows of it."""
     before, after = _shape(fx.args[0]), _shape(fx)
     if str(fx.target) not in _VIEWS or len(before) != 4 or len(after) != 5:
         return False
@@ -169,7 +171,7 @@ def starts_rows(fx: torch.fx.Node) -> bool:
 
 
 def ends_rows(fx: torch.fx.Node) -> bool:
-    """Whether `fx` makes the rows [N, R, K] of an image with its channels last."""
+    """Whether `fx` reshapes an image with its channels last to rows [N, R, K]."""
     source = fx.args[0]
     while str(source.target) in _COPIES:  # type: ignore[union-attr]
         source = source.args[0]  # type: ignore[union-attr]
@@ -177,7 +179,7 @@ def ends_rows(fx: torch.fx.Node) -> bool:
 
 
 def _puts_channels_last(fx: Any) -> bool:
-    """Whether `fx` is a permutation to channels last, and all that reads it makes rows of it."""
+    """Whether `fx` permutes to channels last, and all consumers reshape the result to rows."""
     if str(fx.target) != "aten.permute.default":
         return False
     rank = len(_shape(fx))
@@ -191,15 +193,15 @@ def _is_rows(fx: torch.fx.Node) -> bool:
     return str(fx.target) in (*_VIEWS, "aten.flatten.using_ints") and len(_shape(fx)) == 3
 
 
-def _turned(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
-    """Inside a channel shuffle that is spelled out, and before the rows of an image."""
+def _permuted(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
+    """In a channel shuffle written as view, transpose, view, and before a reshape of an image to rows."""
     source: Any = fx.args[0]
-    in_shuffle = _turns(fx) and starts_shuffle(source)
+    in_shuffle = _swaps_groups(fx) and starts_shuffle(source)
     in_rows = _puts_channels_last(fx) and (len(_shape(fx)) == 4 or starts_rows(source))
     if not (in_shuffle or in_rows):
         walk.refuse(
             fx,
-            "an order of dimensions has no meaning in both NHWC and NCHW. Supported: the channel shuffle "
+            "a permutation of dimensions differs between NHWC and NCHW. Supported: the channel shuffle "
             "view(N, groups, C / groups, H, W).transpose(1, 2).reshape(N, C, H, W), and the rows "
             "permute(0, 2, 3, 1).reshape(N, rows, columns)",
         )
@@ -215,7 +217,7 @@ MOVES: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten._upsample_nearest_exact2d.vec": _nearest("half_pixel"),
     "aten._upsample_nearest_exact2d.default": _nearest("half_pixel"),
     **dict.fromkeys(_SPLITS, _split),
-    GETITEM: _taken,
+    GETITEM: _split_part,
     "aten.channel_shuffle.default": _channel_shuffle,
-    **dict.fromkeys(_TURNS, _turned),
+    **dict.fromkeys(_PERMUTATIONS, _permuted),
 }

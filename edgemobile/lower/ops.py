@@ -1,4 +1,4 @@
-"""One aten op a function: what it becomes in a Graph, and what is refused.
+"""One function per aten op: adds it to a Graph, or refuses it.
 
 Add an op here: a function and its row in LOWERINGS.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FOLDED", "LOWERINGS", "SHARING"]
 
-# pad is written for the last dimension first: left, right, top, bottom.
+# pad begins with the last dimension: left, right, top, bottom.
 _PAD_DEFAULTS: dict[str, dict[str, Any]] = {
     "aten.pad.default": {"mode": "constant", "value": None},
     "aten.constant_pad_nd.default": {"value": 0},
@@ -28,7 +28,7 @@ _PAD_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def _conv2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Any kernel, stride, padding, dilation and groups; with stored weights."""
+    """With any kernel, stride, padding, dilation and groups; weights must be stored."""
     x, weight, bias, stride, padding, dilation, groups = arguments(
         fx, "input", "weight", bias=None, stride=1, padding=0, dilation=1, groups=1
     )
@@ -60,7 +60,7 @@ def _summed(a: Pads, b: Pads) -> Pads:
 
 
 def _pad(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Zeros around a picture become part of the convolutions that read it.
+    """Zeros around an image, which become padding of the convolutions that read it.
 
     Given:  y = conv(pad(x, p), w, padding=q)
     Result: y = conv(x, w, padding=p + q)
@@ -72,7 +72,7 @@ def _pad(walk: Lowering, fx: torch.fx.Node) -> str:
     if len(x.meta["val"].shape) != 4 or len(pad) > 4 or min(pad) < 0:
         walk.refuse(fx, f"only height and width of [N, C, H, W] can be padded, by 0 or more; found pad={list(pad)}")
     if not all("aten.conv2d" in str(user.target) and user.args[0] is fx for user in fx.users):
-        walk.refuse(fx, "padding may feed only convolutions, which take it over; move it there")
+        walk.refuse(fx, "only convolutions may read a padded tensor; use their own padding instead")
     left, right, top, bottom = (*pad, 0, 0)[:4]
     walk.pads[fx] = ((top, bottom), (left, right))
     return walk.image(fx, x)
@@ -81,14 +81,14 @@ def _pad(walk: Lowering, fx: torch.fx.Node) -> str:
 def _string_padding(
     walk: Lowering, fx: torch.fx.Node, padding: str, kernel: Sequence[int], dilation: tuple[int, int]
 ) -> Pads:
-    """padding='same' (stride 1 only in PyTorch) puts the odd pixel at the end; 'valid' is none."""
+    """The pixels of padding='same' (stride 1 only in PyTorch), with the odd pixel at the end, or 'valid' (none)."""
     spans = [(k - 1) * d if padding == "same" else 0 for k, d in zip(kernel, dilation, strict=True)]
     top, left = (span // 2 for span in spans)
     return (top, spans[0] - top), (left, spans[1] - left)
 
 
 def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Fold batch norm into the convolution before it, in float64; elsewhere it is a depthwise 1x1 convolution.
+    """Folded into the layer before it, in float64; otherwise it becomes a depthwise 1x1 convolution.
 
     Given:  y = BN(conv(x, w) + b)
     Result: y = conv(x, w') + b', w' = w * k, b' = (b - mean) * k + beta, k = gamma / sqrt(var + eps)
@@ -97,7 +97,7 @@ def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
         fx, "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"
     )
     if training or mean is None:
-        walk.refuse(fx, "batch norm is in training mode or keeps no running statistics; call net.eval() first")
+        walk.refuse(fx, "batch norm is in training mode or has no running statistics; call net.eval() first")
     name = walk.operand(fx, x, "input")
     variance = walk.array(fx, var).astype(np.float64)
     k = 1 / np.sqrt(variance + eps)
@@ -107,7 +107,7 @@ def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
     conv = next((node for node in walk.nodes if node.output == name), None)
     if conv is None or not conv.has_weights or not walk.feeds_only(name, fx):
         if len(fx.meta["val"].shape) != 4:
-            walk.refuse(fx, "batch norm of features is folded only right behind a linear layer that feeds nothing else")
+            walk.refuse(fx, "batch norm of features is supported only after a linear layer that has no other consumer")
         return _depthwise(walk, fx, name, k, shift - walk.array(fx, mean) * k)
     weight, bias = (walk.tensors[constant].data for constant in conv.inputs[1:])
     assert weight is not None
@@ -118,7 +118,7 @@ def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _depthwise(walk: Lowering, fx: torch.fx.Node, image: str, scale: np.ndarray, shift: np.ndarray) -> str:
-    """y = x * scale + shift, both f[C], as a 1x1 convolution of C groups."""
+    """y = x * scale + shift, both f[C], as a 1x1 convolution with C groups."""
     path = walk.name_of(fx, "conv2d")
     constants = walk.constant(f"{path}.weight", scale.reshape(-1, 1, 1, 1)), walk.constant(f"{path}.bias", shift)
     attrs: dict[str, Any] = {
@@ -132,7 +132,7 @@ def _depthwise(walk: Lowering, fx: torch.fx.Node, image: str, scale: np.ndarray,
 
 
 def _renamed(walk: Lowering, fx: torch.fx.Node, node: Node) -> str:
-    """Let the node stand for `fx` too: its tensor takes the later module's name."""
+    """Use `node` for `fx` as well: its tensor gets the name of the later module."""
     name = walk.name_of(fx, node.op)
     walk.tensors[name] = Tensor(name, walk.tensors.pop(node.output).shape)
     walk.replace_last(node.output, Node(node.op, node.inputs, name, node.attrs))
@@ -141,11 +141,11 @@ def _renamed(walk: Lowering, fx: torch.fx.Node, node: Node) -> str:
 
 
 def _linear(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Of [N, features], with stored weights."""
+    """On [N, features], with stored weights."""
     x, weight, bias = arguments(fx, "input", "weight", bias=None)
     matrix = walk.array(fx, weight)
     if len(fx.meta["val"].shape) != 2:
-        walk.refuse(fx, f"linear takes a flat input [N, features], found {len(fx.meta['val'].shape)} dimensions")
+        walk.refuse(fx, f"linear needs an input [N, features], found {len(fx.meta['val'].shape)} dimensions")
     path = walk.layer_path(weight, "linear")
     name = walk.operand(fx, x, "input")
     flatten = next((node for node in walk.nodes if node.output == name), None)
@@ -157,7 +157,7 @@ def _linear(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _channels_last_columns(matrix: np.ndarray, nhwc: tuple[int, ...]) -> np.ndarray:
-    """A layer trained on flattened NCHW, its columns put in the order of flattened NHWC."""
+    """The weight of a layer trained on flattened NCHW, with its columns in the order of flattened NHWC."""
     if len(nhwc) != 4:
         return matrix
     _, height, width, channels = nhwc
@@ -165,7 +165,7 @@ def _channels_last_columns(matrix: np.ndarray, nhwc: tuple[int, ...]) -> np.ndar
 
 
 def _flatten(walk: Lowering, fx: torch.fx.Node) -> str:
-    """To [N, features], to the rows of an image, of 1x1 images and back, and as the ends of a channel shuffle."""
+    """To [N, features], to the rows of an image, to or from 1x1 images, and in a channel shuffle."""
     source = fx.args[0]
     before, after = tuple(source.meta["val"].shape), tuple(fx.meta["val"].shape)  # type: ignore[union-attr]
     if starts_shuffle(fx) or starts_rows(fx):
@@ -178,13 +178,13 @@ def _flatten(walk: Lowering, fx: torch.fx.Node) -> str:
     if after == before:
         return walk.operand(fx, source, "input")
     if before[:2] == after[:2] and set(before[2:] + after[2:]) <= {1}:
-        # [N, C] with or without a height and a width of 1 lies the same in every layout.
+        # [N, C] has the same order in every layout, with or without a height and a width of 1.
         return walk.emit(fx, "reshape", (walk.operand(fx, source, "input"),))
     if len(after) != 2 or after[0] != before[0]:
         walk.refuse(fx, f"only flattening to [N, features] is supported, found {list(before)} -> {list(after)}")
     permuted = before[2:] != (1, 1)
     if permuted and not _feeds_only_linear(fx):
-        walk.refuse(fx, f"flattening {list(before)} may feed only a linear layer: the order of NHWC and NCHW differs")
+        walk.refuse(fx, f"only a linear layer may read the flattened {list(before)}: NHWC and NCHW differ in order")
     return walk.emit(fx, "reshape", (walk.operand(fx, source, "input"),), ".nhwc" if permuted else "")
 
 
@@ -196,19 +196,19 @@ def _feeds_only_linear(fx: torch.fx.Node) -> bool:
 
 
 def _cat(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Of [N, C], [N, R, C] or [N, C, H, W] along any dimension but the first."""
+    """Of [N, C], [N, R, C] or [N, C, H, W], along any dimension but the first."""
     parts, dim = arguments(fx, "tensors", dim=0)
     rank = len(fx.meta["val"].shape)
     axis = dim % rank
     if rank not in (2, 3, 4) or axis == 0:
         walk.refuse(
             fx,
-            f"only [N, C], [N, R, C] and [N, C, H, W] are put together, along any dimension but the first; found "
+            f"only [N, C], [N, R, C] and [N, C, H, W] can be concatenated, along any dimension but the first; found "
             f"dim={dim} of {rank}",
         )
     names = [name for part in parts if isinstance(name := walk.values[part], str)]
     if len(names) < len(parts):
-        walk.refuse(fx, "a constant among what it puts together is not supported")
+        walk.refuse(fx, "concatenation with a constant is not supported")
     axis = (0, 3, 1, 2)[axis] if rank == 4 else axis
     return names[0] if len(names) == 1 else walk.emit(fx, "concat", names, axis=axis)
 
@@ -222,7 +222,7 @@ def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
     name = walk.operand(fx, x, "input")
     if keepdim:
         return walk.emit(fx, "mean", (name,))
-    # The pool keeps its two dimensions in every format; a reshape drops them.
+    # In every format the mean keeps height and width as dimensions of 1; a reshape drops them.
     n, c = fx.meta["val"].shape
     pooled = walk.unique(f"{walk.name_of(fx, 'mean')}.pool")
     walk.tensors[pooled] = Tensor(pooled, (n, 1, 1, c))
@@ -231,7 +231,7 @@ def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    """To a size that divides that of the input."""
+    """To a size that divides the size of the input."""
     image = walk.image(fx, fx.args[0])
     before, after = tuple(fx.args[0].meta["val"].shape[2:]), tuple(fx.meta["val"].shape[2:])  # type: ignore[union-attr]
     if after == (1, 1):
@@ -239,13 +239,13 @@ def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
     if after == before:
         return image
     if any(size % pooled for size, pooled in zip(before, after, strict=True)):
-        walk.refuse(fx, f"only a pool to a size that divides its input's is supported, found {before} to {after}")
+        walk.refuse(fx, f"the output size must divide the input size, found {before} to {after}")
     kernel = tuple(size // pooled for size, pooled in zip(before, after, strict=True))
     return walk.emit(fx, "avg_pool2d", (image,), kernel=kernel, stride=kernel)
 
 
 def _max_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    """With padding and ceil_mode; without dilation."""
+    """With or without padding and ceil_mode, without dilation."""
     x, kernel, stride, padding, dilation, ceil = arguments(
         fx, "input", "kernel_size", stride=None, padding=0, dilation=1, ceil_mode=False
     )
@@ -258,7 +258,7 @@ def _max_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _ceiled(fx: torch.fx.Node, x: torch.fx.Node, kernel: Any, stride: Any, pads: Pads) -> Pads:
-    """`pads` with as much more at the end as the last window of ceil_mode reaches beyond the image."""
+    """`pads`, increased at the end by what the last window of ceil_mode extends beyond the image."""
     before, after = x.meta["val"].shape[2:], fx.meta["val"].shape[2:]
     rows, columns = (
         (first, max(last, (pooled - 1) * step + span - size - first))
@@ -268,7 +268,7 @@ def _ceiled(fx: torch.fx.Node, x: torch.fx.Node, kernel: Any, stride: Any, pads:
 
 
 def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Of windows inside the image."""
+    """Without windows beyond the image."""
     x, kernel, stride, padding, ceil, _, divisor = arguments(
         fx,
         "input",
@@ -289,12 +289,12 @@ def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _clamp(walk: Lowering, fx: torch.fx.Node) -> str:
-    """hardtanh(x, low, high) and clamp(x, low, high) where that is ReLU6 or ReLU."""
+    """hardtanh(x, low, high) and clamp(x, low, high), if they are ReLU6 or ReLU."""
     hardtanh = "hardtanh" in str(fx.target)
     x, low, high = arguments(fx, "input", low=-1.0 if hardtanh else None, high=1.0 if hardtanh else None)
     op = {(0, 6): "relu6", (0, None): "relu"}.get((low, high))
     if op is None:
-        walk.refuse(fx, f"only the ranges [0, 6] (ReLU6) and from 0 (ReLU) are supported, found [{low}, {high}]")
+        walk.refuse(fx, f"only the ranges 0 to 6 (ReLU6) and 0 to infinity (ReLU) are supported, found [{low}, {high}]")
     return walk.emit(fx, op, (walk.operand(fx, x, "input"),))
 
 
@@ -313,7 +313,7 @@ def _leaky_relu(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _silu(walk: Lowering, fx: torch.fx.Node) -> str:
-    """x * sigmoid(x), which is how every format has it."""
+    """As x * sigmoid(x), because no format has an op for it."""
     x = walk.operand(fx, fx.args[0], "input")
     gate = walk.emit(fx, "sigmoid", (x,), ".sigmoid")
     return walk.emit(fx, "mul", (x, gate), activation="")
@@ -327,45 +327,45 @@ def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
             walk.refuse(fx, f"alpha={alpha} is not supported; multiply first")
         ranks = [len(arg.meta["val"].shape) for arg in (a, b) if isinstance(walk.values.get(arg), str)]
         if any(rank != len(fx.meta["val"].shape) for rank in ranks):
-            walk.refuse(fx, f"broadcasting {ranks} dimensions has no NHWC form; give both the same number")
+            walk.refuse(fx, f"broadcasting {ranks} dimensions has no NHWC form; give both operands the same number")
         return walk.emit(fx, op, (walk.operand(fx, a, "a"), walk.operand(fx, b, "b")), activation="")
 
     return row
 
 
 def _div(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Division by a constant is a multiplication."""
+    """By a constant, as a multiplication."""
     x, by, rounding = arguments(fx, "input", "other", rounding_mode=None)
     divisor = _constant(walk, by)
     if divisor is None or rounding is not None:
         walk.refuse(fx, "only division by a constant, without rounding, is supported")
-    reciprocal = walk.beside(fx, 1 / divisor, f"{walk.name_of(fx, 'mul')}.reciprocal")
+    reciprocal = walk.broadcast_constant(fx, 1 / divisor, f"{walk.name_of(fx, 'mul')}.reciprocal")
     return walk.emit(fx, "mul", (walk.operand(fx, x, "a"), reciprocal), activation="")
 
 
 def _sub(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Subtraction of a constant is an addition."""
+    """Of a constant, as an addition."""
     x, less, alpha = arguments(fx, "input", "other", alpha=1)
     value = _constant(walk, less)
     if value is None or alpha != 1:
         walk.refuse(fx, "only subtraction of a constant is supported")
-    negative = walk.beside(fx, -value, f"{walk.name_of(fx, 'add')}.negative")
+    negative = walk.broadcast_constant(fx, -value, f"{walk.name_of(fx, 'add')}.negative")
     return walk.emit(fx, "add", (walk.operand(fx, x, "a"), negative), activation="")
 
 
 def _constant(walk: Lowering, arg: Any) -> np.ndarray | None:
-    """f64 of a number, or of a tensor whose values are known; None for another tensor."""
+    """A number or a constant tensor as f64; None for other tensors."""
     value = walk.values.get(arg, arg)
     return None if isinstance(value, str) else np.asarray(value, np.float64)
 
 
 def _identity(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
-    """Its input as it is."""
+    """Returns its input unchanged."""
     return walk.values[fx.args[0]]  # type: ignore[index]
 
 
 def _dropout(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
-    """Its input as it is, in eval mode."""
+    """Returns its input unchanged in eval mode."""
     _, p, train = arguments(fx, "input", "p", "train")
     if train and p:
         walk.refuse(
@@ -380,7 +380,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def _both_sides(padding: Any) -> Pads:
-    """PyTorch pads both sides alike. 'SAME' does not at stride 2, so padding stays explicit."""
+    """PyTorch pads both sides equally. 'SAME' does not at stride 2, so padding stays explicit."""
     top, left = _pair(padding)
     return (top, top), (left, left)
 
@@ -440,8 +440,8 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.alias.default": _identity,
     **MOVES,
 }
-# They leave no op in a file.
+# These add no op to a file.
 FOLDED = (_identity, _dropout, _batch_norm, _pad)
 _IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, channel_slice))
-# What they return is the memory of their input, so that what overwrites one overwrites the other.
+# These return a view of their input: an in-place op on one changes the other.
 SHARING = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, channel_slice, _flatten))

@@ -1,4 +1,4 @@
-"""The names of a program's outputs, and a Graph whose outputs have them."""
+"""The names of a program's outputs, and the renaming of a Graph's outputs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["named_outputs", "with_output_names"]
 
 
 def named_outputs(program: Program) -> list[tuple[str, torch.fx.Node]]:
-    """(name, node) of every tensor that the program returns; None and numbers beside them are left out.
+    """(name, node) of every tensor that the program returns; None and numbers are left out.
 
-    A value of a dict has its key as the name, or the keys down to it: "out", "features.0". Of a tuple or a list it is
-    "output_0" and so on. One tensor without a key has no name of its own, "".
+    The name of a value in a dict is its key, or the path of keys to it: "out", "features.0". In a tuple or a list it is
+    "output_0" and so on. A single tensor without a key has the name "".
     """
     import torch
 
@@ -38,7 +38,7 @@ def named_outputs(program: Program) -> list[tuple[str, torch.fx.Node]]:
 
 
 def _paths(program: Program) -> list[tuple[Any, ...]]:
-    """The keys from the result of forward() down to each leaf."""
+    """The path of keys to each leaf of the value that forward() returns."""
     from torch.utils import _pytree as pytree
 
     spec = program.call_spec.out_spec
@@ -46,7 +46,7 @@ def _paths(program: Program) -> list[tuple[Any, ...]]:
     try:
         found, _ = pytree.tree_flatten_with_path(result)
         return [tuple(map(_key, path)) for path, _ in found]
-    except ValueError:  # A class that torch was told to flatten, and not how its parts are called.
+    except ValueError:  # a class that was registered with torch without names of its parts
         return [(index,) for index in range(spec.num_leaves)]
 
 
@@ -62,9 +62,9 @@ def _name(path: tuple[Any, ...], index: int) -> str:
 
 
 def with_output_names(graph: Graph, names: Sequence[str]) -> Graph:
-    """`graph` with its outputs called by `names`, "" for one that keeps its own; an Origin says what each was called.
+    """`graph` with its outputs renamed to `names`; "" keeps the name. The Origin of an output has its old name.
 
-    Another tensor of that name is numbered; so is an output with the name of an input.
+    If another tensor has the new name already, it gets a number. An output with the name of an input gets one, too.
     """
     wanted: dict[str, str] = {}
     for tensor, name in zip(graph.outputs, names, strict=True):

@@ -1,7 +1,7 @@
-"""Transposes between NCHW and NHWC, as converters leave them, taken out: every image is NHWC from the input on.
+"""Removes the transposes between NCHW and NHWC that converters insert; then every image is NHWC.
 
-Nothing is computed otherwise. A constant beside a transposed image is transposed, and so are the columns of a layer
-behind a flattened one.
+The computation is the same. A constant operand of a transposed image is transposed, and the columns of a layer that
+reads a flattened one are reordered.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from edgemobile.graph import Graph, Node, Tensor
 __all__ = ["without_transposes"]
 
 _Order = tuple[int, ...]
-# What computes each value by itself.
+# Unary ops on each element.
 _ELEMENTWISE = ("relu", "relu6", "relu1", "hardswish", "hardsigmoid", "sigmoid")
 _CHANNELS = 3
 
 
 def without_transposes(graph: Graph) -> Graph:
-    """The same computation without transposes, for an input image [N,H,W,3].
+    """The same computation as `graph` without transposes, for an input image [N,H,W,3].
 
-    Raises Unsupported where an op between transposes depends on the order of the dimensions.
+    Raises Unsupported if an op between transposes depends on the order of the dimensions.
     """
     return _Walk(graph).result()
 
@@ -37,7 +37,7 @@ def _inverse(order: _Order) -> _Order:
 
 @dataclass
 class _Walk:
-    """One walk. `order`: the tensor `name` of the file is the tensor `new[name]` transposed by it."""
+    """One walk. The tensor `name` of the file is the tensor `new[name]` transposed by `order[name]`."""
 
     graph: Graph
     nodes: list[Node] = field(default_factory=list)
@@ -65,7 +65,7 @@ class _Walk:
         return (0, 3, 1, 2) if shape[1] == _CHANNELS else (0, 2, 3, 1)
 
     def _put(self, name: str, order: _Order) -> None:
-        """Let `name` be its own tensor, in another order than in the file."""
+        """Add the tensor `name`, which the file has transposed by `order`."""
         shape = self.graph[name].shape
         self.tensors[name] = Tensor(name, tuple(shape[axis] for axis in _inverse(order)))
         self.new[name], self.order[name] = name, order
@@ -74,7 +74,7 @@ class _Walk:
         return self.order.get(name, tuple(range(len(self.graph[name].shape))))
 
     def _is_plain(self, name: str) -> bool:
-        """Whether the values lie in the same sequence in both orders."""
+        """Whether both orders have the same sequence of values."""
         shape, order = self.graph[name].shape, self.order_of(name)
         moved = [axis for axis, size in zip(order, shape, strict=True) if size != 1]
         return moved == sorted(moved)
@@ -104,40 +104,44 @@ class _Walk:
         order = self.order_of(images[0])
         if any(self.order_of(name) != order for name in images):
             self._refuse(node)
-        inputs = tuple(self.new[name] if name in images else self._beside(name, order) for name in node.inputs)
+        inputs = tuple(self.new[name] if name in images else self._constant(name, order) for name in node.inputs)
         self._emit(node, inputs, order)
 
-    def _beside(self, name: str, order: _Order) -> str:
-        """A constant of the file beside an image in `order`, as it is beside the image without it."""
+    def _constant(self, name: str, order: _Order) -> str:
+        """A constant operand of an image in `order`, transposed for the image in NHWC."""
         data = self.graph[name].data
         assert data is not None
         if data.size == 1:
             return name
         data = data.reshape(*[1] * (len(order) - data.ndim), *data.shape).transpose(_inverse(order))
-        turned = f"{name}.nhwc"
-        self.tensors[turned] = Tensor.constant(turned, np.ascontiguousarray(data))
-        return turned
+        transposed = f"{name}.nhwc"
+        self.tensors[transposed] = Tensor.constant(transposed, np.ascontiguousarray(data))
+        return transposed
 
     def _reshape(self, node: Node) -> None:
         (source,) = node.inputs
         if not self._is_plain(source):
-            readers = self.graph.consumers(node.output)
-            if not readers or any(reader.op != "linear" for reader in readers) or node.output in self.graph.outputs:
+            consumers = self.graph.consumers(node.output)
+            if (
+                not consumers
+                or any(consumer.op != "linear" for consumer in consumers)
+                or node.output in self.graph.outputs
+            ):
                 self._refuse(node)
-            for name in {reader.inputs[1] for reader in readers}:
-                self._turn_columns(name, source)
+            for name in {consumer.inputs[1] for consumer in consumers}:
+                self._reorder_columns(name, source)
         self._emit(node, (self.new.get(source, source),))
 
-    def _turn_columns(self, weight: str, source: str) -> None:
-        """The columns of `weight` [out, in] in the order of the flattened image that the file's `source` now is."""
+    def _reorder_columns(self, weight: str, source: str) -> None:
+        """Reorder the columns of `weight` [out, in] for the flattened `source` in its new order."""
         matrix = self.tensors[weight].data
         assert matrix is not None
         order = self.order_of(source)
         shape = self.tensors[self.new[source]].shape[1:]
         places = np.arange(matrix.shape[1]).reshape(shape).transpose([axis - 1 for axis in order[1:]]).ravel()
-        turned = np.empty_like(matrix)
-        turned[:, places] = matrix
-        self.tensors[weight] = Tensor.constant(weight, turned)
+        reordered = np.empty_like(matrix)
+        reordered[:, places] = matrix
+        self.tensors[weight] = Tensor.constant(weight, reordered)
 
     def _refuse(self, node: Node) -> NoReturn:
         raise Unsupported(

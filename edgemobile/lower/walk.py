@@ -1,7 +1,7 @@
-"""The walk over a torch.export program: what each of its nodes becomes, and under which name.
+"""The walk over a torch.export program: lowers each of its nodes and names the result.
 
-The program is walked as exported, not decomposed: decomposition would break hard-swish into six ops. Batch norm folds
-into the convolution before it on the way.
+The program is not decomposed first, because decomposition would split hard-swish into six ops. Batch norm is folded
+into the convolution before it during the walk.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ADVICE", "Walk"]
 
-_DECOMPOSED = "the program was decomposed, and hard-swish with it; save it before run_decompositions()"
-_PROBABILITIES = "leave it out of forward(): `eval` and `predict` make probabilities of logits themselves"
-# What to do about ops whose presence has one common reason.
+_DECOMPOSED = "the program was decomposed, which splits hard-swish into six ops; save it before run_decompositions()"
+_PROBABILITIES = "leave it out of forward(): `eval` and `predict` convert logits to probabilities themselves"
+# What to do about ops that have one common cause.
 ADVICE = {
     "convolution": _DECOMPOSED,
     "_native_batch_norm_legit_no_training": _DECOMPOSED,
@@ -66,7 +66,7 @@ class Walk(Lowering):
 
     def _placeholder(self, fx: torch.fx.Node) -> str:
         shape = nhwc(tuple(fx.meta["val"].shape))
-        # "input" in every file, whatever the forward method calls it.
+        # A single input is called "input" in every file, not by its name in forward().
         name = "input" if len(self.program.graph_signature.user_inputs) == 1 else fx.name
         self.tensors[name] = Tensor(name, shape)
         self.values[fx] = name
@@ -94,7 +94,7 @@ class Walk(Lowering):
         return lowering(self, fx)
 
     def _computed(self, fx: torch.fx.Node) -> np.ndarray | None:
-        """What torch makes of constants alone; None where an activation, or chance, has a part in it."""
+        """The value of an op on constants, computed by torch; None if it reads an activation or is random."""
         import torch
 
         constants = {node: self.values.get(node) for node in fx.all_input_nodes}
@@ -107,14 +107,14 @@ class Walk(Lowering):
         return value.numpy() if isinstance(value, torch.Tensor) else None
 
     def _share(self, fx: torch.fx.Node) -> None:
-        """Note that `fx` is the memory of its input; of a tensor that lay otherwise, contiguous() made a copy."""
+        """Record that `fx` shares the memory of its input. If its strides differ, contiguous() made a copy."""
         source = fx.all_input_nodes[0]
         before, after = source.meta["val"], fx.meta["val"]
         if before.shape != after.shape or before.stride() == after.stride():
             self.owners[fx] = self.owners.get(source, source)
 
     def _overwrite(self, fx: torch.fx.Node) -> None:
-        """Let whatever is the memory that `fx` wrote to, and is read again, stand for its result.
+        """Replace the values of all nodes that share the memory that `fx` wrote to, and that are read again.
 
         Given:  z = dropout(y), which in eval mode is y itself; relu_(z); z + y
         Result: relu(y) + relu(y)
@@ -140,6 +140,6 @@ class Walk(Lowering):
             if value in found:
                 raise Unsupported(f"{words} of the model is the same tensor as {found[value]}: return it once")
             if value in inputs:
-                raise Unsupported(f"{words} of the model is its input as it came: leave it out")
+                raise Unsupported(f"{words} of the model is its unchanged input: leave it out")
             found[value] = label
         return list(found)

@@ -92,9 +92,10 @@ def check_free(out: Path, *, overwrite: bool, keep: Collection[str] = ()) -> Non
 
 
 def _check_writable(out: Path) -> None:
-    """Raises EdgemobileError if no folder can be created next to `out`. It tries: permissions do not show all.
+    """Raises EdgemobileError if no folder can be created next to `out`. It creates one, because permissions can
+    mislead.
 
-    What killed runs left there is cleaned up first.
+    The leftovers of killed runs are removed first.
     """
     parent = next(path for path in out.absolute().parents if os.path.lexists(path))
     _recover(parent / out.name)
@@ -115,22 +116,23 @@ def _unwritable(out: Path, error: OSError) -> EdgemobileError:
 def _check_ours(folder: Path, out: Path, keep: Collection[str]) -> None:
     """Raises EdgemobileError if `folder`, called `out`, is not an export, or has files that must be kept."""
     found = tuple(folder.iterdir()) if folder.is_dir() else (folder,)
-    held = {path.name for path in found}
+    names = {path.name for path in found}
     precisions = _written(folder / MANIFEST_FILE)
-    if held and not precisions:
+    if names and not precisions:
         raise EdgemobileError(
             f"{out} was not written by edgemobile (it has no {MANIFEST_FILE} of an export); choose another "
             "folder with --out"
         )
     if foreign := sorted(path.name for path in found if path.name not in precisions or path.is_dir()):
         raise EdgemobileError(
-            f"{out} holds {', '.join(foreign[:3])}, which its {MANIFEST_FILE} does not name and --overwrite would "
-            "delete; move that elsewhere, or choose another folder with --out"
+            f"{out} contains {', '.join(foreign[:3])}, which is not in its {MANIFEST_FILE} and which --overwrite would "
+            "delete; move it elsewhere, or choose another folder with --out"
         )
-    if kept := sorted(name for name in held if precisions[name] in keep):
+    if kept := sorted(name for name in names if precisions[name] in keep):
         raise EdgemobileError(
-            f"{out} holds {', '.join(kept[:3])} of an export, which is not made again and --overwrite would delete; "
-            "choose another folder with --out, or make all of them: edgemobile export MODEL --int8 --overwrite"
+            f"{out} contains {', '.join(kept[:3])} of an export, which this command does not write again and which "
+            "--overwrite would delete; choose another folder with --out, or write all of them: edgemobile export "
+            "MODEL --int8 --overwrite"
         )
 
 
@@ -162,7 +164,7 @@ def _put(work: Path, out: Path, *, overwrite: bool, keep: Collection[str]) -> No
             raise
     if not overwrite:
         raise EdgemobileError(
-            f"{out} was made by somebody else while this ran, and is left as it is. "
+            f"{out} was created by another program meanwhile, and was not changed. "
             "Use --overwrite to replace it, or --out for another folder"
         )
     _check_ours(out, out, keep)

@@ -1,8 +1,8 @@
 """Turns a traced model into files. One row per backend.
 
-    native       lower -> Graph -> edgemobile's int8 and exporters: every format and precision, the same integers in
-    each torch        torch.onnx.export + onnxsim, int8 by onnxruntime's quantizer: ONNX, also for ops without a
-    lowering tensorflow   lower -> Graph -> tf.function -> TFLiteConverter, int8 by its quantizer: TFLite
+    native      lower -> Graph -> edgemobile's int8 and exporters: every format and precision, with the same integers
+    torch       torch.onnx.export + onnxsim, int8 by onnxruntime's quantizer: ONNX, also for ops without a lowering
+    tensorflow  lower -> Graph -> tf.function -> TFLiteConverter, int8 by its quantizer: TFLite
 
 The libraries' exporters are for comparison, and for models that the native backend does not support.
 """
@@ -55,9 +55,9 @@ class Job:
     a backend that does not lower.
 
     With `strict_calib`, calibration images that do not look like the model's images are refused. `search_drop` turns on
-    a search: the points of top-1 that int8 may lose before one more layer stays in float. After `minutes` no further
-    trial of the recipe starts. With `embed_preprocess` the files take raw pixels. `target` is where they will run.
-    `trained_int8` is the int8 graph if the model comes with one; then nothing is quantized.
+    the search for layers to keep in float, until int8 loses at most so many points of top-1. After `minutes`, no
+    further trial of the recipe starts. With `embed_preprocess` the files take raw pixels. `target` is the execution
+    target. `trained_int8` is the int8 graph if the model comes with one; then nothing is quantized.
     """
 
     model: Model
@@ -97,7 +97,7 @@ class Emitted:
 def calibrated(model: Model, graph: Graph, samples: Samples, *, strict: bool = False) -> Calibration:
     """`graph`, the lowered `model`, calibrated on the images for int8.
 
-    For bundled weights and the package's own images most of the work is done: the package has the statistics.
+    For bundled weights and the package's own images, most statistics are read from the package.
     Raises EdgemobileError as quant.calibration.calibrate does.
     """
     calibration = calibrate(graph, samples.batches(_CALIBRATION_BATCH), strict=strict, largest=model.preprocess.largest)
@@ -128,20 +128,22 @@ def _native(job: Job) -> Emitted:
     files = {}
     with job.progress.step("write the files", len(graphs) * len(job.formats)) as report:
         for precision, form in graphs.items():
-            own = checksums_metadata(form.tensors) if precision == "int8" else {}
-            metadata = {**job.metadata(precision), **own}
+            checksums = checksums_metadata(form.tensors) if precision == "int8" else {}
+            metadata = {**job.metadata(precision), **checksums}
             for name in job.formats:
-                told, said = _of_target(job.target, name, precision)
-                files[name, precision] = FORMATS[name].load().to_bytes(form, metadata={**metadata, **said}, **told)
+                options, target_entry = _of_target(job.target, name, precision)
+                files[name, precision] = (
+                    FORMATS[name].load().to_bytes(form, metadata={**metadata, **target_entry}, **options)
+                )
                 report(len(files))
     return Emitted(files, graphs.get("int8"), _hardswishes(graph), notes, recipe)
 
 
 def _of_target(target: Target, format_name: str, precision: str) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    """(options of the emitter for the target, the file's metadata about it)."""
-    told = target.onnx if format_name == "onnx" else {}
+    """(options of the emitter for the target, the metadata entry that names it)."""
+    options = target.onnx if format_name == "onnx" else {}
     named = format_name == "onnx" and precision == "int8" and target.needs_exact_sums
-    return told, {TARGET: target.name} if named else {}
+    return options, {TARGET: target.name} if named else {}
 
 
 def _tried(calibration: Calibration, job: Job) -> tuple[Recipe, tuple[str, ...]]:
@@ -160,29 +162,29 @@ def _tried(calibration: Calibration, job: Job) -> tuple[Recipe, tuple[str, ...]]
 
 
 def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
-    """(the job's recipe with the float layers that its bound requires, the result in words).
+    """(the job's recipe with the float layers that its bound requires, a note on the result).
 
-    The bound is checked on every fourth calibration image; meanwhile calibration uses only the others.
+    The bound is checked on every fourth calibration image. During the search, calibration uses only the others.
     """
     if job.search_drop is None:
         return job.recipe, ()
     images, labels = job.samples.calibration, job.samples.calibration_labels
-    held = is_held_out(len(images))
-    rest = images[~held]
+    held_out = is_held_out(len(images))
+    rest = images[~held_out]
     batches = [rest[start : start + _CALIBRATION_BATCH] for start in range(0, len(rest), _CALIBRATION_BATCH)]
     with job.progress.step("search layers to keep in float") as report:
         found = search(
             calibrate(graph, batches),
             job.recipe,
-            images=images[held],
-            labels=None if labels is None else labels[held],
+            images=images[held_out],
+            labels=None if labels is None else labels[held_out],
             max_drop=job.search_drop,
             evaluate=partial(in_runtime, job.formats[0]),
             progress=report,
         )
     lost = f"{found.drop:.2f} points" if found.drop is not None else f"{100 * (1 - found.agreement):.2f} answers in 100"
     kept = ", ".join(found.kept_float) or "none"
-    note = f"search: {kept} kept in float; int8 then loses {lost} on {held.sum()} calibration images held out"
+    note = f"search: {kept} kept in float; int8 then loses {lost} on {held_out.sum()} held-out calibration images"
     return found.recipe, (note,)
 
 
@@ -231,8 +233,8 @@ def _hardswishes(graph: Graph) -> int:
 class Backend:
     """One row: the formats and precisions that a backend can write, and the function that writes them.
 
-    `needs` are (package, the extra that installs it) besides those that write and run each format. `lowers`: it starts
-    from the lowered graph of the model.
+    `needs` are (package, the extra that installs it), in addition to those that write and run each format. `lowers`:
+    whether it starts from the lowered graph of the model.
     """
 
     formats: tuple[str, ...]
@@ -242,7 +244,7 @@ class Backend:
     lowers: bool = True
 
     def check_installed(self, formats: Sequence[str]) -> None:
-        """Raises MissingExtra for packages that an export to `formats` would otherwise miss only at its end."""
+        """Raises MissingExtra for missing packages, before an export to `formats` begins."""
         for package, extra in self.needs:
             if importlib.util.find_spec(package) is None:
                 raise missing(package, extra)

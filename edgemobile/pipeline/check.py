@@ -1,4 +1,4 @@
-"""Runs every written file in its runtime as its target computes it, and compares it with the model."""
+"""Runs every written file in its runtime with the arithmetic of its target, and compares it with the model."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from edgemobile.util.progress import Progress
 __all__ = ["accuracy", "check", "file_notes"]
 
 _LATENCY_ROUNDS = 30
-# The numpy reference is slow; this many images are enough to show integers that differ.
+# The numpy reference is slow; so many images are enough to detect different integers.
 _ORACLE_IMAGES = 16
-# A tie may be rounded either way. In common nets it grows to at most this many steps.
+# A tie may be rounded either way. In common nets, later layers increase the difference to at most so many steps.
 _TIE_LSB, _USUAL_LSB = 1, 4
 
 
@@ -43,8 +43,8 @@ def check(
     written: Mapping[str, ModelFile],
     progress: Progress,
 ) -> tuple[Checked, ...]:
-    """Run every file on the check images as its target would, compare it with the rows `reference`, and time all in
-    turns.
+    """Run every file on the check images as its target would, compare it with the rows `reference`, and measure the
+    latency of all files in turns.
 
     `written` are the files by the names in their entries.
     """
@@ -114,10 +114,10 @@ def _judged(
     labels: np.ndarray | None,
 ) -> Verdict:
     """Check a file against the table of tolerances and, for int8, against the request's own bound."""
-    # Two files that round agree no better than either does with its reals.
-    held_as = "int8" if model.is_quantized else precision
+    # If the model is quantized as well, both sides have rounding errors.
+    judged_as = "int8" if model.is_quantized else precision
     table = untrained(TABLE) if model.random else TABLE
-    bounds = bounds_of(model.outputs, tolerance("*", held_as, "*", table).bounds)
+    bounds = bounds_of(model.outputs, tolerance("*", judged_as, "*", table).bounds)
     verdict = judge_rows(reference, output, model.outputs, bounds)
     if request.max_drop is None or precision != "int8":
         return verdict

@@ -34,9 +34,9 @@ from edgemobile.metrics.outputs import most_images, not_a_classifier
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.pipeline.artifact import MANIFEST_FILE, ManifestEntry, check_free, fresh_folder
 from edgemobile.pipeline.backends import Emitted, Job, backend_for, calibrated, in_runtime
-from edgemobile.pipeline.beside import write_beside
 from edgemobile.pipeline.check import accuracy, check, file_notes
 from edgemobile.pipeline.manifest import file_metadata, manifest
+from edgemobile.pipeline.other_files import write_other_files
 from edgemobile.pipeline.request import ExportRequest, ExportResult
 from edgemobile.preprocess import Preprocess
 from edgemobile.quant.calibration import Calibration, refuse_unmatched
@@ -52,13 +52,13 @@ __all__ = ["explanation", "export", "ranking"]
 
 _NOISE_IMAGES = 32
 # Checking int8 needs fewer synthetic images than calibrating it.
-_MADE_CHECK_IMAGES = 16
+_SYNTHETIC_CHECK_IMAGES = 16
 
 
 def export(request: ExportRequest, progress: Progress | None = None) -> ExportResult:
     """Export, run every file written, compare with PyTorch and write the folder `request.out`.
 
-    A file that misses its tolerance is still written, and reported in the result: the folder helps to find the cause.
+    A file that misses its tolerance is still written, because it helps to find the cause, and the result reports it.
     Raises EdgemobileError for bad input; then no files are left behind.
     """
     backend, formats = backend_for(request.backend, request.formats, request.precisions)
@@ -68,9 +68,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
     progress = progress or Silent()
     model = _model(request, progress)
     graph, removed = _lowered(request, model, progress) if backend.lowers else (None, {})
-    _refuse_of_classifiers(request, model)
+    _refuse_classifier_options(request, model)
     trained, trained_note = _trained_int8(request, model)
-    asked, request = request, replace(request, check_images=most_images(model.outputs, request.check_images))
+    original, request = request, replace(request, check_images=most_images(model.outputs, request.check_images))
     samples = _samples(request, calib, model, progress, calibrating=trained is None)
     if samples.class_names is not None:
         model = replace(model, labels=samples.class_names)
@@ -112,7 +112,7 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
             files=files,
             notes=(
                 *_model_notes(model),
-                *_fewer_check_images(asked, model, samples),
+                *_fewer_check_images(original, model, samples),
                 *filter(None, (faint(reference),)),
                 *doubts,
                 *samples.notes,
@@ -123,7 +123,9 @@ def export(request: ExportRequest, progress: Progress | None = None) -> ExportRe
                 *file_notes(request, model, files),
             ),
         )
-        others = write_beside(model, entries, written, folder, name=request.out.resolve().name, threads=request.threads)
+        others = write_other_files(
+            model, entries, written, folder, name=request.out.resolve().name, threads=request.threads
+        )
         facts = manifest(request, model, samples, result, others, removed)
         (folder / MANIFEST_FILE).write_text(to_json_text(facts), encoding="utf-8")
     return result
@@ -211,20 +213,20 @@ def _lowered(request: ExportRequest, model: Model, progress: Progress) -> tuple[
     return graph, removed_channels(whole, graph)
 
 
-def _refuse_of_classifiers(request: ExportRequest, model: Model) -> None:
-    """Raises Unsupported for options about the answers of a classifier, where the model is none."""
+def _refuse_classifier_options(request: ExportRequest, model: Model) -> None:
+    """Raises Unsupported for options that are only for classifiers, if the model is not one."""
     if model.is_classifier:
         return
-    given = {"--max-drop": request.max_drop, "--labels": request.labels}
+    given = {"--max-drop": request.max_drop, "--labels": request.labels if model.postprocess is None else None}
     for option in (name for name, value in given.items() if value is not None):
         raise Unsupported(f"{option}: {not_a_classifier(model.name, [output.words for output in model.outputs])}")
 
 
 def _fewer_check_images(request: ExportRequest, model: Model, samples: Samples) -> Iterator[str]:
-    """The note that the files are checked on fewer images than asked for, since their outputs are large."""
+    """The note that the files are checked on fewer images than requested, because their outputs are large."""
     most, values = most_images(model.outputs, request.check_images), sum(output.size for output in model.outputs)
     if len(samples.check) == most < request.check_images:
-        yield f"checked on {most} images instead of {request.check_images}: each has {values:,} values of output"
+        yield f"checked on {most} images instead of {request.check_images}: each has {values:,} output values"
 
 
 def _opened(calib: Path | None) -> Dataset | None:
@@ -276,19 +278,19 @@ def _samples(
             "ones: --calib DIR|ZIP (an ImageFolder)"
         )
     most = enough_images(model.preprocess.input_px)
-    calibration, checked = min(calibration, most), min(request.check_images, most, _MADE_CHECK_IMAGES)
+    calibration, checked = min(calibration, most), min(request.check_images, most, _SYNTHETIC_CHECK_IMAGES)
     if (stored := stored_images(CALIBRATION_IMAGES, model)) is not None:
         return from_package(
             stored, CHECK_IMAGES, model.preprocess, calibrate_on=calibration, check_on=checked, seed=request.seed
         )
     with progress.step("synthesize images", STEPS) as report:
-        made = calibration + checked
-        images = synthesize(model.net, model.preprocess, images=made, seed=request.seed, progress=report)
+        count = calibration + checked
+        images = synthesize(model.net, model.preprocess, images=count, seed=request.seed, progress=report)
     return from_synthesis(images, calibration=calibration, seed=request.seed)
 
 
 def _reference(request: ExportRequest, model: Model, samples: Samples) -> tuple[np.ndarray, Samples]:
-    """(the model's own rows, `samples` as the files take them: whole pixels if the files normalize them)."""
+    """(the outputs of the model, `samples` as the files take them: raw pixels if the files normalize them)."""
     if not request.embed_preprocess:
         return model.rows(samples.check), samples
     pixels = to_pixels(samples.check, model.preprocess)
@@ -312,17 +314,17 @@ def _doubts(
     reference: np.ndarray,
     progress: Progress,
 ) -> tuple[str, ...]:
-    """What to check if the accuracy of PyTorch itself is far lower than expected."""
+    """A note on what to check if the accuracy of PyTorch itself is far lower than expected."""
     if samples.labels is None or model.random or calib is None or not model.is_classifier:
         return ()
 
     def load(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
-        told = {"calibration": 1, "check": TRIED_IMAGES, "seed": request.seed, "outputs": model.classified()}
-        shown = from_dataset(calib, preprocess, model.labels, **told)
-        assert shown.labels is not None
-        return shown.check, shown.labels
+        options = {"calibration": 1, "check": TRIED_IMAGES, "seed": request.seed, "outputs": model.classified()}
+        read = from_dataset(calib, preprocess, model.labels, **options)
+        assert read.labels is not None
+        return read.check, read.labels
 
-    with progress.step("check what is assumed"):
+    with progress.step("check the preprocessing"):
         found = better_tried(model, load)
     if found is None:
         correct = int(np.sum(reference.argmax(axis=1) == samples.labels))
@@ -332,12 +334,12 @@ def _doubts(
 
 
 def _too_few_to_judge(request: ExportRequest, samples: Samples) -> Iterator[str]:
-    """The note that one check image counts more than the whole loss that int8 may have."""
+    """The note that there are too few check images to measure a loss as small as --max-drop."""
     one = 100 / len(samples.check)
     if request.max_drop is not None and 0 < request.max_drop < one:
         yield (
             f"--max-drop {request.max_drop:g} is less than one answer: each of {len(samples.check)} check images is "
-            f"{one:.2g} points. --check-images {math.ceil(100 / request.max_drop)} could show it"
+            f"{one:.2g} points. Use --check-images {math.ceil(100 / request.max_drop)} or more"
         )
 
 

@@ -133,7 +133,7 @@ def model_files(folder: Path, formats: Collection[str] | None = None) -> tuple[P
         wrong = [*(one.words for one in found.changed), *(f"{one.file} is missing" for one in found.missing)]
         raise EdgemobileError(
             f"{folder} does not match its {MANIFEST_FILE}: {'; '.join(wrong[:3])}{'; ...' if wrong[3:] else ''}. "
-            "Name the files one by one to take them as they are, or export again with --overwrite"
+            "To use the files as they are, name each of them; otherwise export again with --overwrite"
         )
     models = [one for one in found.intact if one.format]
     chosen = [one for one in models if formats is None or one.format in formats]
@@ -148,8 +148,8 @@ def model_files(folder: Path, formats: Collection[str] | None = None) -> tuple[P
 def expanded(given: Iterable[str | os.PathLike[str]], formats: Collection[str] | None = None) -> tuple[str, ...]:
     """`given` with the folder of an export replaced by its model files.
 
-    The name of a reference model is kept as the model, with a log message if a folder has the same name: "v3-large/"
-    is the folder. Raises EdgemobileError as `model_files` does.
+    A name of a reference model means the model, with a log message if a folder has the same name; "v3-large/" means
+    the folder. Raises EdgemobileError as `model_files` does.
     """
     found: list[str] = []
     for one in given:

@@ -65,7 +65,7 @@ def manifest(
     others: Sequence[Recorded],
     removed_channels: Mapping[str, int],
 ) -> dict[str, Any]:
-    """manifest.json: the origin of everything, and every number that the export measured, unrounded.
+    """manifest.json: the origin of the model and its data, and every number that the export measured, unrounded.
 
     `others` are the files of the folder that are not models. `removed_channels`: layer -> how many dead channels it
     lost.

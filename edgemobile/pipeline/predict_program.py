@@ -37,7 +37,7 @@ class Failure(Exception):
 
 
 class Port(NamedTuple):
-    """The input or output of a file. Integers mean scale * (q - zero_point); scale is 0 for floats."""
+    """The input or output of a file. An integer q is scale * (q - zero_point); scale is 0 for floats."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -180,8 +180,8 @@ class Model:
         if outputs.ndim != 1 or len(outputs) < 2:
             raise Failure(f"{path} has the output {list(self.opened.made.shape)} and is not an image classifier")
         self.labels = _labels(path, metadata, len(outputs))
-        # The scale that the TFLite specification requires for the output of SOFTMAX; else whether zeros give a
-        # distribution.
+        # The TFLite specification requires this scale for the output of SOFTMAX. Otherwise, check whether the outputs
+        # for an image of zeros are a distribution.
         softmax = self.opened.made.scale == 1 / 256 and self.opened.made.zero_point in (0, -128)
         self.gives_probabilities = softmax or bool((outputs >= 0).all() and abs(outputs.sum() - 1) < 0.02)
 
@@ -218,10 +218,10 @@ class Model:
 
 def _labels(path: Path, metadata: dict[str, str], outputs: int) -> list[str]:
     """Labels in the file, else in labels.txt next to it, else numbers."""
-    beside = path.with_name("labels.txt")
+    labels_file = path.with_name("labels.txt")
     names = json.loads(metadata.get("edgemobile.labels", "[]"))
-    if not names and beside.is_file():
-        names = beside.read_text(encoding="utf-8").splitlines()
+    if not names and labels_file.is_file():
+        names = labels_file.read_text(encoding="utf-8").splitlines()
     if len(names) != outputs:
         return [f"class {index}" for index in range(outputs)]
     return ["".join(char if char.isprintable() else "?" for char in name) for name in names]

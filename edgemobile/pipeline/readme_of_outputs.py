@@ -1,4 +1,4 @@
-"""README.md beside the files of a net that is not a classifier: its outputs, and code that runs one of the files."""
+"""README.md of an export that is not a classifier: its outputs, and code that runs one of the files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ The files compute these outputs, in this order, for images of {px} x {px} pixels
 | output | TFLite | ONNX |
 |---|---|---|
 {outputs}
-
+{boxes}
 ## Run a file
 
 It needs Python 3.9 or later, and `pip install numpy Pillow {runtime}`:
@@ -44,6 +44,16 @@ This takes the whole picture; `manifest.json` has the resize and crop that the m
 
 `manifest.json` contains the preprocessing, the origin of everything, and the comparison of each output of each file
 with PyTorch; `edgemobile verify` checks the folder against it.
+"""
+
+_BOXES = """
+They are the raw outputs of a detector: {count} anchors, of which `{boxes}` has the offsets and `{logits}` the logits,
+class 0 being the background. `edgemobile predict FILE IMAGE` prints the boxes. What it does, in numpy:
+
+    from edgemobile.postprocess import Postprocess
+
+    record = json.load(open("manifest.json"))["model"]["postprocess"]
+    boxes, scores, classes = Postprocess.from_json(record)(offsets[0], logits[0])
 """
 
 # Format -> (imports, code). Integers without a scale are raw pixels.
@@ -85,7 +95,7 @@ for output, values in zip(net.get_outputs(), net.run(None, {{given.name: images}
 def readme_of_outputs(
     model: Model, ordered: Sequence[ManifestEntry], written: Mapping[str, ModelFile], runtimes: Sequence[str]
 ) -> str:
-    """The text; `runtimes` are the packages that run the files of `ordered`, of which the first is run in it."""
+    """The text. `runtimes` are the packages that run the files of `ordered`; the code in it runs the first one."""
     first, file = ordered[0], written[ordered[0].file]
     imports, run = _CODE[first.format]
     preprocess = file.preprocess or IMAGENET
@@ -97,6 +107,7 @@ def readme_of_outputs(
         title=model.name,
         px=model.preprocess.input_px,
         outputs="\n".join(_output_rows(model, file)),
+        boxes=_boxes(model),
         runtime=runtimes[0],
         imports=imports,
         mean=list(preprocess.mean),
@@ -105,6 +116,11 @@ def readme_of_outputs(
         run=run.format(file=first.file),
         files="\n".join(rows),
     )
+
+
+def _boxes(model: Model) -> str:
+    how = model.postprocess
+    return "" if how is None else _BOXES.format(count=how.count, boxes=how.boxes, logits=how.logits)
 
 
 def _output_rows(model: Model, file: ModelFile) -> list[str]:

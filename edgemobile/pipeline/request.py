@@ -22,13 +22,13 @@ from edgemobile.quant.targets import DEFAULT_TARGET, suited, target_for
 __all__ = ["Checked", "ExportRequest", "ExportResult", "default_out", "recipe_of", "refuse_unused"]
 
 # Options about int8: only for the native backend, and for any backend.
-_OUR_INT8 = ("recipe", "hswish", "target", "keep_float", "unchecked_calib")
-_ANY_INT8 = (*_OUR_INT8, "max_drop", "calib_images")
+_NATIVE_INT8 = ("recipe", "hswish", "target", "keep_float", "unchecked_calib")
+_ANY_INT8 = (*_NATIVE_INT8, "max_drop", "calib_images")
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export. None takes the checkpoint's own value, or the model's if it has none.
+    """What to export. None means the value of the checkpoint, or of the model if the checkpoint has none.
 
     `model` is a reference model's name, a checkpoint of one, `package.module:factory`, a saved torch.export program,
     FILE.pt2, or a model file, FILE.onnx or FILE.tflite. `labels` is a file of class names, one per line; `preprocess`
@@ -39,8 +39,8 @@ class ExportRequest:
     unless `unchecked_calib`. Without `calib`, int8 uses synthesized images for both, or the stored ones if they were
     made for exactly these weights. Float files, and all files with random weights, are checked on low-frequency noise.
 
-    `recipe` None is the one with the best results for such images (quant.recipes). If it has trials, no further one
-    starts after `minutes` (10 if None), and they need real images.
+    If `recipe` is None, the recipe with the best results for such images is used (quant.recipes). If it has trials, no
+    further one starts after `minutes` (10 if None), and they need real images.
 
     `max_drop` is how many points of top-1 int8 may lose or, if labels are not known, on how many of 100 images it
     may differ from float. With `search`, the layers with the highest cost stay in float until the bound is met.
@@ -194,7 +194,7 @@ def recipe_of(
 
 def refuse_unused(given: Collection[str], *, int8: bool, backend: str) -> None:
     """Raises EdgemobileError for options without effect: no int8 file is written, or not by the native backend."""
-    unused = [name for name in (_OUR_INT8 if int8 else _ANY_INT8) if name in given]
+    unused = [name for name in (_NATIVE_INT8 if int8 else _ANY_INT8) if name in given]
     if not unused or (int8 and backend == "native"):
         return
     options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)

@@ -1,4 +1,4 @@
-"""Prints an adaptation: the steps, and the nets beside each other."""
+"""Prints an adaptation: a table of its steps and a table of the nets."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def print_adaptation(result: AdaptResult) -> None:
     screen.print(_nets(result))
     for device, error in result.errors.items():
         screen.print(
-            f"[dim]{escape(device)}: costs of steps are predicted, those of nets measured; the largest error of a "
-            f"prediction on {result.checked} other nets was {error:.2%}[/dim]",
+            f"[dim]{escape(device)}: the costs of steps are predicted, those of nets are measured; the largest error "
+            f"of a prediction on {result.checked} other nets was {error:.2%}[/dim]",
         )
     for note in result.notes:
         screen.print(f"[dim]note:[/dim] {escape(note)}")

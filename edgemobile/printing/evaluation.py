@@ -46,7 +46,7 @@ def print_evaluation(result: Evaluation, *, quiet: bool) -> None:
 
 
 def _print_boards(name: str, file: FileResult) -> None:
-    """What each board contributed, and why some were set aside."""
+    """The images that each board measured, and why some boards were set aside."""
     table = format_table(f"{escape(name)} on {len(file.boards)} boards", ["board", "images", "images/s"])
     for share in file.boards:
         per_s = f"{share.images / share.inference_s:.0f}" if share.inference_s else "-"
@@ -102,6 +102,8 @@ def print_segmentation(result: SegmentationEvaluation, *, quiet: bool) -> None:
         )
     screen.print(table)
     _print_skipped(result.skipped)
+    if result.unmasked:
+        screen.print(f"[dim]note:[/dim] {result.unmasked} images of {escape(str(request.data))} have no mask")
     if not quiet:
         for file in result.files:
             _print_facts(shown[file.segmenter.file], file.segmenter.found)

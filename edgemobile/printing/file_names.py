@@ -1,4 +1,4 @@
-"""What files are called in a table."""
+"""The names of files in a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["shown_names"]
 
 
 def shown_names(files: Iterable[str]) -> dict[str, str]:
-    """File -> its name, with the folders before it that tell it apart from the others of the same name."""
+    """File -> its name, with as many folders before it as distinguish it from other files of the same name."""
     paths = {file: PurePath(file).parts for file in files}
     return {file: str(PurePath(*_tail(parts, list(paths.values())))) for file, parts in paths.items()}
 

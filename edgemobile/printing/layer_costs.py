@@ -1,4 +1,4 @@
-"""The cost of every layer of a file, and of every kind of op, on an emulated core."""
+"""Prints the cost of every layer of a file, and of every kind of op, on an emulated core."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _figures(cost: LayerCost) -> list[str]:
 
 
 def _short(name: str) -> str:
-    """TensorFlow joins the names of all that it fuses; the first of them names the layer."""
+    """TensorFlow joins the names of all ops that it fuses; the first one is the name of the layer."""
     first = name.partition(";")[0]
     return first if len(first) <= _NAME_CHARS else f"{first[: _NAME_CHARS - 3]}..."
 
@@ -70,11 +70,11 @@ def _millions(count: float) -> str:
 
 def _explained(*, estimated: bool) -> Iterator[str]:
     yield (
-        "A layer costs what the file cut behind it counts more than the file cut before it. The first row is an "
-        "inference without any op; the rows add up to the whole file."
+        "The cost of a layer is the count of the file cut after it, minus that of the file cut before it. The first "
+        "row is an inference without any op; the rows add up to the whole file."
     )
     if estimated:
         yield (
             "x bound: compute, as a multiple of the fewest cycles in which the core can do the multiply-accumulates. "
-            "The memory of one layer is known to about 1 % of the whole only, so it may be below zero."
+            "The memory of a layer has an error of about 1 % of the whole file's, so it may be below zero."
         )

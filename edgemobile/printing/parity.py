@@ -54,7 +54,7 @@ def _print_outputs(report: ParityReport) -> None:
 
 
 def _layers(file: FileParity) -> str:
-    """How many layers were compared and are within their bounds."""
+    """How many layers were compared, and how many of them are within their bounds."""
     return f"{file.agreeing} of {len(file.layers)}" if file.layers else "-"
 
 

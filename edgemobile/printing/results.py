@@ -20,7 +20,7 @@ _SHOWN_DAMAGED = 3
 
 
 def print_results(results: Sequence[Result], total: int, store: str) -> None:
-    """`results` are the last of `total` that were asked for."""
+    """Print `results`, the last of `total` that match the request."""
     columns = ["time", "file", "device", "board", "runtime", "commit", "metric", "value", "95 % interval", "count"]
     table = format_table(escape(store), columns, left=7)
     for result in results:

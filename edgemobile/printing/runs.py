@@ -301,7 +301,7 @@ def print_comparison(compared: Comparison) -> None:
         )
     console().print(table)
     for words in compared.unlike:
-        console().print(f"[yellow]not alike:[/yellow] {escape(words)}")
+        console().print(f"[yellow]different conditions:[/yellow] {escape(words)}")
     for words in compared.unpaired:
         console().print(f"[yellow]only in one run:[/yellow] {escape(words)}")
 

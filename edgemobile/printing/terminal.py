@@ -20,18 +20,27 @@ from rich.text import Text
 
 from edgemobile.util.progress import Progress, Report, Silent
 
-__all__ = ["console", "format_bytes", "format_table", "output_cells", "print_error", "progress", "recorded"]
+__all__ = [
+    "console",
+    "format_bytes",
+    "format_table",
+    "of_device",
+    "output_cells",
+    "print_error",
+    "progress",
+    "recorded",
+]
 
 # Widths in characters: the gap between two columns, and the minimum that a wrapped text keeps of its longest word.
 _GAP = 2
 _LEAST_TEXT = 24
 # Without a terminal: a shorter step prints no line, and a longer one prints its progress at this interval.
-_LONG_STEP_S, _TOLD_EVERY_S = 10.0, 60.0
+_LONG_STEP_S, _REPORT_INTERVAL_S = 10.0, 60.0
 _recorder: ContextVar[Console | None] = ContextVar("recorder", default=None)
 
 
 def console(*, stderr: bool = False) -> Console:
-    """As wide as the terminal; unlimited if the output is piped."""
+    """A console as wide as the terminal; its width is unlimited if the output is piped."""
     recorder = _recorder.get()
     if recorder is not None and not stderr:
         return recorder
@@ -42,6 +51,12 @@ def console(*, stderr: bool = False) -> Console:
 def print_error(words: str) -> None:
     """Print an error on standard error, as one line."""
     console(stderr=True).print(Text(f"error: {words}", style="red"), soft_wrap=True)
+
+
+def of_device(error: Exception, device: str) -> str:
+    """The message of an error about a device, with its name unless it begins with that."""
+    named = str(error).startswith((f"{device}: ", f"{device} "))
+    return str(error) if named else f"{device}: {error}"
 
 
 @contextmanager
@@ -170,13 +185,13 @@ class _Lines:
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Report]:
-        started = told = time.monotonic()
+        started = reported = time.monotonic()
 
         def report(done: int, total: int | None = total) -> None:
-            nonlocal told
+            nonlocal reported
             now = time.monotonic()
-            if total and now - told >= _TOLD_EVERY_S:
-                told = now
+            if total and now - reported >= _REPORT_INTERVAL_S:
+                reported = now
                 print(f"{title}: {done} of {total}", file=sys.stderr, flush=True)
 
         yield report
@@ -184,7 +199,7 @@ class _Lines:
             print(f"{title}: {took:.0f} s", file=sys.stderr, flush=True)
 
 
-class _Said(logging.Handler):
+class _LogPrinter(logging.Handler):
     """Prints log lines above the bars."""
 
     def __init__(self, console: Console) -> None:
@@ -197,16 +212,16 @@ class _Said(logging.Handler):
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Progress]:
-    """Progress for a command, with the log messages meanwhile.
+    """Shows the progress of a command and the log messages during it.
 
-    Bars on a terminal, lines of long steps elsewhere, nothing when quiet.
+    Bars on a terminal, lines for long steps elsewhere, nothing if `quiet`.
     """
     if quiet:
         yield Silent()
         return
     errors = console(stderr=True)
-    said, log = _Said(errors), logging.getLogger("edgemobile")
-    log.addHandler(said)
+    printer, log = _LogPrinter(errors), logging.getLogger("edgemobile")
+    log.addHandler(printer)
     try:
         if not sys.stderr.isatty():
             yield _Lines()
@@ -220,4 +235,4 @@ def progress(*, quiet: bool = False) -> Iterator[Progress]:
         with rich.progress.Progress(*columns, console=errors) as bars:
             yield _Bars(bars)
     finally:
-        log.removeHandler(said)
+        log.removeHandler(printer)

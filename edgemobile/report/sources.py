@@ -248,8 +248,8 @@ _KINDS: tuple[tuple[str, frozenset[str], Callable[[Mapping[str, Any], Path], lis
     ("scores", frozenset({"data", "files", "images", "classes"}), _scores),
 )
 _ALLOWED = (
-    "A report takes runs (`edgemobile bench --out` or `--json`), `edgemobile eval --json`, `edgemobile parity --json`, "
-    "and folders of `edgemobile export`"
+    "A report takes runs (`edgemobile bench --out` or `--json`), `edgemobile eval --json` of classifiers, "
+    "`edgemobile parity --json`, and folders of `edgemobile export`"
 )
 
 

@@ -20,7 +20,8 @@ RESULT_VERSION = 1
 class Metric:
     """A figure that a result may have.
 
-    Measured again it differs by at most `repeats_within`, relative; None for a time, which differs from run to run.
+    If it is measured again, it differs by at most `repeats_within`, relative; None for a time, which differs from run
+    to run.
     """
 
     name: str
@@ -47,11 +48,11 @@ class Result:
     """A figure and how it was obtained. `created` is ISO 8601 with a zone.
 
     `device` is the user's name for the board, `board` what it is. `low` to `high` is the 95 % interval of `value`.
-    `count` is the number of inferences or images behind it. `trusted` is False for an unstable measurement. `data` is
+    `count` is the number of its inferences or images. `trusted` is False for an unstable measurement. `data` is
     the image set of an accuracy. `commit` is the git commit of the folder it was measured in; `source` tells where a
-    figure that was not measured here comes from. None: not known, or it does not apply.
+    figure that was not measured here comes from. None means not known or not applicable.
 
-    Raises ValueError for figures that cannot be.
+    Raises ValueError for impossible values.
     """
 
     version: int = RESULT_VERSION
@@ -95,12 +96,12 @@ class Result:
 
     @property
     def series(self) -> tuple[object, ...]:
-        """What results have in common that can be compared over time. The runtime's version may change."""
+        """The key that comparable results share. The runtime's version may change over time."""
         runtime = self.runtime.partition(" ")[0] if self.runtime else None
         return self.metric, self.file, self.device, self.board, runtime, self.threads, self.data
 
     def to_line(self) -> str:
-        """One line of JSON, with its end."""
+        """One line of JSON, with the line end."""
         return json.dumps({name: getattr(self, name) for name in _KINDS}, ensure_ascii=False) + "\n"
 
     @classmethod

@@ -95,7 +95,7 @@ def _data(record: dict[str, Any]) -> str:
 
 
 def current_commit() -> str | None:
-    """The commit of the current folder's repository, "-dirty" behind it if files differ; None outside one."""
+    """The commit of the current folder's repository, with "-dirty" if files differ; None outside one."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, timeout=10

@@ -1,4 +1,4 @@
-"""The file of a results store: one result per line, only ever appended to.
+"""The file of a results store: one result per line; it only grows.
 
 pandas.read_json(path, lines=True), polars.read_ndjson and DuckDB's read_json read it as it is.
 """
@@ -25,8 +25,8 @@ _MOST_LINE_BYTES = 2**16
 
 @dataclass(frozen=True)
 class Store:
-    """What a file contains. `damaged` are (number, reason) of lines that are not results, such as the last one of a
-    process that a power cut stopped; all others count."""
+    """What a file contains. `damaged` are (number, reason) of lines that are not results, such as the last line
+    before a power cut; the other lines are valid."""
 
     results: tuple[Result, ...]
     damaged: tuple[tuple[int, str], ...] = ()
@@ -43,7 +43,7 @@ def append(path: Path, results: Sequence[Result]) -> None:
 
 
 def merge(path: Path, results: Sequence[Result]) -> int:
-    """As `append`, of those that the store does not contain yet; returns how many."""
+    """As `append`, but only the results that the store does not contain yet; returns how many."""
     with _opened(path) as file:
         known = set(read(path).results) if path.stat().st_size else set()
         new = [result for result in dict.fromkeys(results) if result not in known]
@@ -86,7 +86,7 @@ def _parsed(line: bytes) -> object:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The store, opened to append, for this process alone."""
+    """The store, opened to append and locked for this process."""
     try:
         with locked(path.with_name(f".{path.name}.lock")), path.open("ab+") as file:
             yield file
@@ -99,7 +99,7 @@ def _write(file: BinaryIO, path: Path, results: Sequence[Result]) -> None:
     if file.tell():
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
-            # The last writer was stopped in the middle of a line: it must not take the next one with it.
+            # The last writer was stopped in the middle of a line: end it, so that the next line is valid.
             file.write(b"\n")
     file.write("".join(result.to_line() for result in results).encode())
     file.flush()

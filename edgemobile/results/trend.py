@@ -1,8 +1,8 @@
 """One figure over time, and the points where it changed.
 
-A figure that repeats by itself (instructions, accuracy) changed where it differs by more than it repeats within. A time
-changes from run to run: there a series is split where the two parts differ most, if fewer than 1 % of random orders of
-the same values have a split that differs as much; then each part is looked at in the same way.
+A reproducible figure (instructions, accuracy) changed if it differs by more than its `repeats_within`. Times vary from
+run to run. A series of times is split at the point where the two parts differ most, if fewer than 1 % of random
+permutations of the same values have a split with such a difference. Then each part is split in the same way.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Trend:
 
 
 def trends(results: Sequence[Result]) -> list[Trend]:
-    """The series among `results`, each in order of time; the series as they first appear."""
+    """The series in `results`, each in order of time; the series in order of their first result."""
     series: dict[tuple[object, ...], list[Result]] = {}
     for result in results:
         series.setdefault(result.series, []).append(result)
@@ -72,7 +72,7 @@ def _repeats(result: Result) -> float | None:
 
 
 def _steps(values: np.ndarray, repeats: float) -> Iterator[int]:
-    """Places whose value differs from the first one since the last step."""
+    """Indices whose value differs from the first one since the last step."""
     first = 0
     for place in range(1, len(values)):
         if abs(values[place] - values[first]) > repeats * abs(values[first]):
@@ -87,7 +87,7 @@ def _splits(values: np.ndarray, offset: int) -> Iterator[int]:
     place, size = _most_apart(logs[None])
     rng = np.random.default_rng(0)
     shuffled = rng.permuted(np.tile(logs, (_ORDERS, 1)), axis=1)
-    # With the order at hand among them: its share is at least one of a thousand.
+    # The actual order is one of them, so that its share is at least 1 of 1000.
     if (1 + np.sum(_most_apart(shuffled)[1] >= size[0])) / (1 + _ORDERS) >= _RARE:
         return
     split = int(place[0])
@@ -97,13 +97,13 @@ def _splits(values: np.ndarray, offset: int) -> Iterator[int]:
 
 
 def _most_apart(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every row f64[N] (the place where its two parts differ most, by how much in standard errors)."""
+    """For every row f64[N]: (the index where its two parts differ most, the difference in standard errors)."""
     count = rows.shape[1]
     places = np.arange(FEWEST, count - FEWEST + 1)
     sums = np.cumsum(rows, axis=1)[:, places - 1]
     totals = rows.sum(axis=1, keepdims=True)
     apart = np.abs(sums / places - (totals - sums) / (count - places))
-    # The sum of squares within the two parts: that of the row less what the difference of their means explains.
+    # The sum of squares within the two parts: that of the row minus the part due to the difference of the means.
     weight = places * (count - places) / count
     within = ((rows - rows.mean(axis=1, keepdims=True)) ** 2).sum(axis=1, keepdims=True) - weight * apart**2
     errors = np.sqrt(np.maximum(within, 1e-18) / max(count - 2, 1) / weight)

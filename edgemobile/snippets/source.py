@@ -10,7 +10,7 @@ from importlib.resources import files
 from string import Template
 
 from edgemobile.errors import Unsupported
-from edgemobile.pipeline.beside import with_pixels
+from edgemobile.pipeline.other_files import with_pixels
 from edgemobile.snippets.arena import activation_bytes, resolver_calls
 from edgemobile.snippets.model import SnippetModel
 
@@ -23,7 +23,7 @@ _LITERT_TYPES = {"float32": "Float32", "int8": "Int8", "uint8": "UInt8"}
 
 
 _PYTHON_QUANTIZED = """    limits = np.iinfo(DTYPE)
-    given = np.clip(np.rint(given / INPUT_SCALE) + INPUT_ZERO_POINT, limits.min, limits.max)
+    array = np.clip(np.rint(array / INPUT_SCALE) + INPUT_ZERO_POINT, limits.min, limits.max)
 """
 _PYTHON_REAL = """    scores = (scores.astype(np.int32) - OUTPUT_ZERO_POINT).astype(np.float32) * OUTPUT_SCALE
 """
@@ -36,8 +36,8 @@ _KOTLIN_PREPARED = (
     "    max(-128, min(127, round(real / INPUT_SCALE).toInt() + INPUT_ZERO_POINT)).toByte()",
 )
 _KOTLIN_REAL = (
-    "  private fun real(made: Float) = made",
-    "  private fun real(made: Byte) = (made - OUTPUT_ZERO_POINT) * OUTPUT_SCALE",
+    "  private fun real(value: Float) = value",
+    "  private fun real(value: Byte) = (value - OUTPUT_ZERO_POINT) * OUTPUT_SCALE",
 )
 
 
@@ -65,8 +65,7 @@ def _kotlin(model: SnippetModel) -> str:
     if "uint8" in (model.given.dtype, model.made.dtype):
         raise Unsupported(
             f"{model.file.name} has a uint8 input or output, which LiteRT's Kotlin TensorBuffer does not "
-            "support. Supported: "
-            "float32 and int8; export without --embed-preprocess"
+            "support. Supported: float32 and int8; export without --embed-preprocess"
         )
     integer_in, integer_out = model.given.dtype == "int8", model.made.dtype == "int8"
     more = {

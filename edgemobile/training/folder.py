@@ -1,4 +1,4 @@
-"""The folder of a training: what --resume reads from it, and what an interruption leaves in it."""
+"""The output folder of a training: the state that --resume reads, and what stays after an interruption."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PROGRESS_FILE = "training.pt"
 
 
 def saved_state(request: Resumable, file: str = PROGRESS_FILE, what: str = "training") -> State:
-    """The state in `file` that `request` resumes, {} for a new run. Raises EdgemobileError for an `out` that exists,
-    and for a state of other options. `what` was interrupted, in words."""
+    """The state in `file` that `request` resumes, {} for a new run. `what` says in words what was interrupted. Raises
+    EdgemobileError if `out` exists and is not resumed or overwritten, and for a state of other options."""
     out, state_file = request.out, request.out / file
     for given in request.inputs:
         if is_checkpoint(given) and Path(given).resolve().parent == out.resolve():
@@ -44,11 +44,11 @@ def saved_state(request: Resumable, file: str = PROGRESS_FILE, what: str = "trai
         differing = request.differing(state["request"])
     except Exception as error:
         raise EdgemobileError(
-            f"{state_file} cannot be read: it is damaged or of another version. Begin again with --overwrite"
+            f"{state_file} cannot be read: it is damaged or of another version. Start again with --overwrite"
         ) from error
     if differing:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
-        raise EdgemobileError(f"the {what} in {out} has other values of {options}. Resume with the same ones")
+        raise EdgemobileError(f"the {what} in {out} has other values of {options}. Resume with the same values")
     return state
 
 

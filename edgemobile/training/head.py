@@ -1,4 +1,4 @@
-"""The last layer of a reference model, made new for other classes."""
+"""Replaces the last layer of a reference model by a new one for other classes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ __all__ = ["with_new_head"]
 
 
 def with_new_head(net: torch.nn.Module, model: str, classes: int, seed: int) -> None:
-    """Put a last layer of `classes` outputs into `net`, a reference model called `model`; drawn with `seed`.
+    """Replace the last layer of `net`, a reference model called `model`, by one with `classes` outputs and random
+    weights drawn with `seed`.
 
-    Raises EdgemobileError for any other model: which layer is its last is not known.
+    Raises EdgemobileError for any other model, because it is not known which layer is its last.
     """
     if model not in ARCHS:
         raise EdgemobileError(
-            f"{model} has other classes than the images, and its last layer is not known. Let the factory make a net "
-            f"of {classes} classes, or rename the folders to the model's classes"
+            f"{model} has other classes than the images, and its last layer is not known. Make the factory return a "
+            f"net with {classes} classes, or rename the folders to the model's classes"
         )
     path = list(layers(get_arch(model)))[-1].name
     old = net.get_submodule(path)

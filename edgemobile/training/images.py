@@ -16,9 +16,9 @@ from edgemobile.preprocess import Preprocess
 
 __all__ = ["Classes", "TrainingImages", "classes_of", "split_apart"]
 
-# Share of a set without splits that is held out.
+# The share of the images that is held out, if the set has no splits.
 _HELD_OUT = 0.1
-# Random resized crops: the share of the image's area, and its ratio of width to height.
+# Random resized crops: the range of their share of the image's area, and of their ratio of width to height.
 _AREA = (0.5, 1.0)
 _RATIO = (3 / 4, 4 / 3)
 _RESAMPLING = {
@@ -31,7 +31,7 @@ _RESAMPLING = {
 @dataclass(frozen=True)
 class Classes:
     """`labels`: a name for each class. `indices` i64[folders]: the class of each folder. `new_head`: the model has
-    other classes, and `note` says why; the note is None where there is nothing to say."""
+    other classes, and `note` says why; the note is None if there is nothing to say."""
 
     labels: tuple[str, ...]
     indices: np.ndarray
@@ -40,7 +40,7 @@ class Classes:
 
 
 def classes_of(dataset: Dataset, labels: Sequence[str] | None, outputs: int) -> Classes:
-    """The classes to train: the model's own if there is a folder for each, else the folders, with a new head.
+    """The classes to train: the model's own if there is a folder for each; otherwise the folders, with a new head.
 
     Raises EdgemobileError for a set without at least two class folders.
     """
@@ -52,11 +52,11 @@ def classes_of(dataset: Dataset, labels: Sequence[str] | None, outputs: int) -> 
         try:
             match = match_folders(folders, labels, outputs)
         except EdgemobileError:
-            return _new_head(folders, "the folders are other classes than the model's")
+            return _new_head(folders, "the folders are not the model's classes")
         named = {int(index): folder for index, folder in zip(match.indices, folders, strict=True)}
         note = None if labels is not None else f"the model has no labels: {match.rule}"
         return Classes(tuple(labels or (named[index] for index in range(outputs))), match.indices, False, note)
-    return _new_head(folders, f"the model has {outputs} classes and the images {len(folders)}")
+    return _new_head(folders, f"the model has {outputs} classes, and the images have {len(folders)}")
 
 
 def _new_head(folders: Sequence[str], because: str) -> Classes:
@@ -66,7 +66,7 @@ def _new_head(folders: Sequence[str], because: str) -> Classes:
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Images to train on and images held out, of `classes`, as a model with `preprocess` takes them.
+    """Images of `classes` to train on and images held out, preprocessed with `preprocess`.
 
     `skipped` grows with those that cannot be read: name -> the reason.
     """
@@ -78,10 +78,11 @@ class TrainingImages:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def steps(self, batch: int) -> int:
-        """Full batches in an epoch. Raises EdgemobileError if there is none."""
+        """The number of full batches in an epoch. Raises EdgemobileError if there are none."""
         if len(self.train) < batch:
             raise EdgemobileError(
-                f"{self.train.path} has {len(self.train)} training images, fewer than a --batch of {batch}. Lower it"
+                f"{self.train.path} has {len(self.train)} training images, fewer than a --batch of {batch}. "
+                "Use a smaller --batch"
             )
         return len(self.train) // batch
 
@@ -124,8 +125,8 @@ class TrainingImages:
 
 
 def split_apart(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset, str]:
-    """(images to train on, images held out, which are those). A set with splits has both; of another, a tenth drawn
-    with `seed` is held out."""
+    """(images to train on, images held out, a description of those held out). A set with splits has both; of a set
+    without splits, a tenth drawn with `seed` is held out."""
     held = next((split for split in CHECK_SPLITS if split in dataset.splits), None)
     if held and "train" in dataset.splits:
         return dataset.in_split("train"), dataset.in_split(held), f"{held}/ of {dataset.path.name}"

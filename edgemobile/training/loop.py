@@ -32,7 +32,7 @@ _EVALUATED_BATCH = 64
 @dataclass(frozen=True)
 class Plan:
     """A run of `epochs`, each of `steps` batches. `lr` is the peak of the schedule. `decay` is the weight decay of
-    weights; biases and batch norms have none. `share` is what a teacher's answers count in the loss."""
+    weights; biases and batch norms have none. `share` is the weight of the teacher's answers in the loss."""
 
     epochs: int
     steps: int
@@ -42,7 +42,7 @@ class Plan:
     seed: int
 
     def lr_at(self, step: int) -> float:
-        """Linear from 0 in the first tenth of the steps, then half a cosine to 0."""
+        """The learning rate: linear from 0 in the first tenth of the steps, then half a cosine to 0."""
         total = self.epochs * self.steps
         warmup = max(1, round(_WARMUP * total))
         if step < warmup:
@@ -60,11 +60,11 @@ def train(
     save: Callable[[State], None] = lambda state: None,
     report: Report,
 ) -> torch.nn.Module:
-    """Train `net` and return its averaged weights as another net, in eval mode.
+    """Train `net` and return a copy with its averaged weights, in eval mode.
 
-    `batches` gives (images f32[N,H,W,3], classes i64[N]) of an epoch. `save` gets the state after each epoch; with it
-    as `state`, a run goes on from there and ends with the same weights as one that was not interrupted. Raises
-    EdgemobileError if the loss is no longer finite.
+    `batches` gives (images f32[N,H,W,3], classes i64[N]) of an epoch. `save` is called with the state after each epoch.
+    A run with this as its `state` continues from there, and ends with the same weights as one that was not interrupted.
+    Raises EdgemobileError if the loss is no longer finite.
     """
     average = copy.deepcopy(net).eval()
     optimizer = torch.optim.AdamW(_groups(net, plan.decay), lr=plan.lr, eps=1e-12)
@@ -129,7 +129,7 @@ def _groups(net: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _average(average: torch.nn.Module, net: torch.nn.Module, step: int) -> None:
-    """Exponential moving average; the first steps count more, or a short run would stay where it began."""
+    """Exponential moving average. The first steps count more, so that a short run does not stay near its start."""
     share = 1 - min(_AVERAGING, (1 + step) / (10 + step))
     for held, new in _pairs(average, net):
         if held.is_floating_point():

@@ -12,9 +12,9 @@ from edgemobile.loading.model_spec import is_model_file, is_program
 
 __all__ = ["FinetuneRequest", "FinetuneResult", "Resumable", "Row"]
 
-# They do not change the result, so a resumed run may have others.
+# These options do not change the result, so a resumed run may have other values.
 _FREE = ("out", "overwrite", "resume")
-# Of a teacher's answers in the loss.
+# The weight of the teacher's answers in the loss.
 _SHARE = 0.7
 
 
@@ -34,13 +34,13 @@ class Resumable:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Models and weights that may be files."""
+        """The models and weights of the request that may be files."""
         named = (getattr(self, name, None) for name in ("model", "weights", "teacher"))
         return tuple(filter(None, named))
 
     @property
     def decisive(self) -> str:
-        """What decides the result, as JSON: a run is resumed only with the same."""
+        """The options that decide the result, as JSON. A run is resumed only with the same values."""
         return json.dumps({key: value for key, value in asdict(self).items() if key not in _FREE}, default=str)
 
     def differing(self, saved: str) -> list[str]:
@@ -53,12 +53,12 @@ class Resumable:
 class FinetuneRequest(Resumable):
     """What to train. `model`, `weights`, `width` and `res` are those of an export.
 
-    `data` is an ImageFolder as a directory or a zip. `epochs` are of int8 training with `int8`, else of float training;
-    `float_epochs` are of float training before int8. `lr` is the peak of float training's learning rate, `int8_lr` that
-    of int8 training in integer steps per update.
+    `data` is an ImageFolder as a directory or a zip. `epochs` is the number of epochs of int8 training with `int8`,
+    otherwise of float training; `float_epochs` is that of float training before int8. `lr` is the peak of float
+    training's learning rate, `int8_lr` that of int8 training in integer steps per update.
 
-    `teacher` is a model with the same classes; without one, int8 training learns from the float net. Its answers count
-    `teacher_share` in the loss, and the labels the rest. None is 0.7, and 1 for the float net.
+    `teacher` is a model with the same classes; without one, int8 training learns from the float net. Its answers have
+    the weight `teacher_share` in the loss, and the labels the rest. None means 0.7, or 1 if the float net teaches.
     """
 
     weights: str | None = None
@@ -104,7 +104,7 @@ class FinetuneRequest(Resumable):
 
     @property
     def share(self) -> float:
-        """What a teacher's answers count in the loss."""
+        """The weight of the teacher's answers in the loss."""
         if self.teacher_share is not None:
             return self.teacher_share
         return _SHARE if self.teacher else 1.0
@@ -112,8 +112,8 @@ class FinetuneRequest(Resumable):
 
 @dataclass(frozen=True)
 class Row:
-    """One net on the images held out: top-1, and how often its answer is that of the float net written (None for a net
-    with other classes)."""
+    """One net on the images held out: its top-1, and the share of images with the same answer as the float net that is
+    written (None for a net with other classes)."""
 
     net: str
     top1: float

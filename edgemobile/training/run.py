@@ -1,4 +1,4 @@
-"""Trains a model on images and writes a folder with its checkpoint, and with int8 training the integers beside it."""
+"""Trains a model on images and writes a folder with its checkpoint, and after int8 training the trained integers."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ __all__ = ["finetune"]
 _FLOAT, _INT8 = "float", "int8"
 _FLOAT_DECAY = 0.05
 _CALIBRATION_BATCH = 32
-# Notes about single images.
+# The most notes about single images.
 _SHOWN = 3
 
 
 def finetune(request: FinetuneRequest, progress: Progress | None = None) -> FinetuneResult:
     """Train and write the folder `request.out`: NAME.safetensors, NAME.json and, with int8, NAME-int8.tflite.
 
-    After every epoch the state is saved in the folder, and a request with `resume` goes on from it. Raises
-    EdgemobileError for bad input. An interruption carries the path of the saved state.
+    After every epoch the state is saved in the folder, and a request with `resume` continues from it. Raises
+    EdgemobileError for bad input. The exception of an interruption has the path of the saved state.
     """
     progress = progress or Silent()
     require("safetensors", "export")
@@ -81,8 +81,8 @@ def finetune(request: FinetuneRequest, progress: Progress | None = None) -> Fine
         rows, notes = _in_int8(run, path, float_rows) if request.int8 else (float_rows, ())
         (request.out / PROGRESS_FILE).unlink(missing_ok=True)
     own = (*model.notes, *filter(None, (model.assumption, classes.note)))
-    told = (*own, *_skipped(images), *notes)
-    return FinetuneResult(path, rows, f"{len(check.classes)} images ({described})", told)
+    all_notes = (*own, *_skipped(images), *notes)
+    return FinetuneResult(path, rows, f"{len(check.classes)} images ({described})", all_notes)
 
 
 def _skipped(images: TrainingImages) -> Iterator[str]:
@@ -108,8 +108,8 @@ class _Check:
 
 @dataclass(frozen=True)
 class _Run:
-    """What both trainings use. `saved` is the state to go on from, {} for a new run. A training saves the `rows` known
-    before it."""
+    """What both trainings use. `saved` is the state to continue from, {} for a new run. A training saves the `rows`
+    that were measured before it."""
 
     request: FinetuneRequest
     model: TorchModel
@@ -159,7 +159,8 @@ class _Run:
 
 
 def _in_float(run: _Run) -> tuple[Path, tuple[Row, ...]]:
-    """(the checkpoint of the float net, its rows): trained if epochs are asked for, else as it is."""
+    """(the checkpoint of the float net, its rows). The net is trained if the request has float epochs, otherwise
+    unchanged."""
     request, model, check = run.request, run.model, run.check
     if run.saved.get("stage") == _INT8:
         return run.checkpoint, tuple(Row(**row) for row in run.saved["rows"])
@@ -184,7 +185,7 @@ def _write_checkpoint(run: _Run, net: torch.nn.Module) -> None:
     table = run.model.facts.get(ARCHITECTURE)
     write_bytes(run.checkpoint, save(state, None if table is None else {ARCHITECTURE: json.dumps(table)}))
     _write_facts(run, {})
-    # Of an earlier training, for other weights.
+    # The integers of an earlier training do not belong to these weights.
     run.integers.unlink(missing_ok=True)
 
 
@@ -249,8 +250,8 @@ def _write_integers(run: _Run, graph: Graph, metadata: Mapping[str, str]) -> Non
 
 
 def _teacher(request: FinetuneRequest, model: TorchModel, images: TrainingImages) -> Answers | None:
-    """The net whose answers are learned besides the labels. Raises EdgemobileError if it has other classes or another
-    preprocessing than the images are given in."""
+    """The net whose answers are learned in addition to the labels. Raises EdgemobileError if its classes or its
+    preprocessing differ from those of the training."""
     if request.teacher is None:
         return None
     teacher = load_model(request.teacher, res=model.preprocess.input_px)

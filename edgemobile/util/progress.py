@@ -1,4 +1,4 @@
-"""How long work reports its progress, independent of how it is shown."""
+"""The interface for progress of long work, independent of how it is shown."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Shows nothing: library use, `--quiet`, a pipe."""
+    """Shows nothing: for use as a library, `--quiet` and pipes."""
 
     @contextmanager
     def step(self, title: str, total: int | None = None) -> Iterator[Report]:

@@ -12,8 +12,8 @@ __all__ = ["quiet_stderr"]
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Redirect file descriptor 2 to the null device: TensorFlow and LiteRT log there past any Python setting. Errors
-    still raise.
+    """Redirect file descriptor 2 to the null device: TensorFlow and LiteRT log there regardless of Python's
+    logging. Errors are still raised.
     """
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

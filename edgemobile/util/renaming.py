@@ -22,7 +22,7 @@ def rename_onto_nothing(source: Path, target: Path) -> None:
     """Raises FileExistsError if `target` exists, even as an empty folder."""
     if _renameat2(source, target, _NOREPLACE):
         return
-    # Windows refuses by itself. POSIX replaces an empty folder, so an empty folder created here reserves the name.
+    # Windows refuses this. POSIX replaces an empty folder, so an empty folder created here reserves the name.
     if os.name == "posix":
         target.mkdir()
     try:

@@ -32,7 +32,8 @@ _NUMBER_LIST = re.compile(r"\[\s+(-?\d[-+.eE\d,\s]*?)\s+\]")
 def parse(data: bytes, what: str, max_bytes: int) -> Any:
     """The value of a JSON text of at most `max_bytes`. `what` names it in errors.
 
-    Raises EdgemobileError for anything larger, broken, nested too deeply, with NaN, infinity or a key twice.
+    Raises EdgemobileError for a text that is larger, invalid, nested too deeply, or has NaN, infinity or a repeated
+    key.
     """
     if len(data) > max_bytes:
         raise EdgemobileError(f"{what} is larger than {max_bytes} bytes, which is refused")
@@ -43,7 +44,7 @@ def parse(data: bytes, what: str, max_bytes: int) -> Any:
 
 
 def loads(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError for a broken one, nested too deeply, with NaN or a key twice."""
+    """The value of a JSON text. Raises ValueError if it is invalid, nested too deeply, or has NaN or a repeated key."""
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique)
     except RecursionError as error:
@@ -53,7 +54,7 @@ def loads(text: str) -> Any:
 def decode(record: type[_T], value: Any, where: str) -> _T:
     """Convert `value`, from `parse`, to a `record`.
 
-    Raises EdgemobileError with the path of the first field that is missing, unknown, of another type or impossible.
+    Raises EdgemobileError with the path of the first field that is missing, unknown, of another type or invalid.
     """
     return _decoded(record, value, where)
 

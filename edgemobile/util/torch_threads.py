@@ -1,4 +1,4 @@
-"""How many threads torch computes in, which is a setting of the whole process."""
+"""Sets the number of torch's threads, which is a setting of the whole process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["torch_threads"]
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Torch computes in `count` threads inside, and in as many as before afterwards.
+    """Torch uses `count` threads inside the context, and the previous number afterwards.
 
-    One thread gives the same bits on every machine with the same instruction set: several add the same numbers in
-    another order.
+    With one thread the results are identical on every machine with the same instruction set; several threads add
+    numbers in another order.
     """
     torch = require("torch", "export")
     before = torch.get_num_threads()

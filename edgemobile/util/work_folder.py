@@ -1,4 +1,6 @@
-"""Work folders: a new folder is completed next to its final name, with a lock that shows whether its maker lives."""
+"""Work folders: a new folder is completed next to its final name, with a lock that shows whether its process is still
+running.
+"""
 
 from __future__ import annotations
 

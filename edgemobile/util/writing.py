@@ -38,7 +38,7 @@ def write_whole(path: Path, text: str) -> None:
 def partial_file(target: Path) -> Iterator[Path]:
     """A new empty file next to `target`, to be filled and renamed to it; removed if it is still there at the end.
 
-    It is locked meanwhile, so that the next writer of `target` can remove what a killed one left. Raises OSError.
+    It is locked meanwhile, so that the next writer of `target` can remove the file of a killed one. Raises OSError.
     """
     _remove_leftovers(target)
     handle = None
@@ -66,7 +66,7 @@ def _created(partial: Path) -> int | None:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove the partial files of `target` whose writers are dead. Where files cannot be locked, none are removed."""
+    """Remove the partial files of `target` whose writers are dead. If files cannot be locked, none are removed."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
     with suppress(OSError):
         for path in [path for path in target.parent.iterdir() if ours.fullmatch(path.name) and path.is_file()]:
@@ -79,7 +79,7 @@ def _remove_leftovers(target: Path) -> None:
 
 
 def _lock(handle: int) -> bool | None:
-    """Lock an open file until it is closed; False if another process has it, None where files cannot be locked."""
+    """Lock an open file until it is closed; False if another process has it, None if files cannot be locked."""
     try:
         import fcntl
     except ImportError:
@@ -92,7 +92,7 @@ def _lock(handle: int) -> bool | None:
 
 
 def replace_synced(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target` in the same folder, with its content on the disk before. Raises OSError."""
+    """Rename `partial` to `target` in the same folder, after its content was flushed to disk. Raises OSError."""
     # Without this a file system may carry out the renaming first, and a power cut leaves an empty file.
     _sync(partial)
     os.replace(partial, target)

@@ -16,6 +16,7 @@ from edgemobile.accuracy.coco import read_annotations
 from edgemobile.accuracy.detection import DetectionEvaluation, evaluate_detection
 from edgemobile.accuracy.pictures import PicturesRequest
 from edgemobile.cli import cli
+from edgemobile.commands.eval import _OF_CLASSIFIERS
 from edgemobile.errors import EdgemobileError
 from tests.support.colour_detector import CELLS, colour_detector, painted
 
@@ -175,6 +176,23 @@ def test_the_command_prints_a_row_for_each_file_or_json(data: Path) -> None:
     assert len(found["images"]) == 2
     assert [file["file"] for file in found["files"]] == list(map(str, files))
     assert found["files"][0]["per_category"]["red"] == pytest.approx(1)
+
+
+def test_the_results_store_takes_no_boxes(data: Path) -> None:
+    path = data / "detector.onnx"
+    path.write_bytes(colour_detector("onnx"))
+    given = (path, "--data", data / "images", "--annotations", data / "instances.json")
+    (data / "boxes.json").write_text(command(*given, "--json")[1])
+    added = ["results", "add", str(data / "boxes.json"), "--store", str(data / "store.jsonl")]
+    with pytest.raises(EdgemobileError, match=r"boxes\.json is an evaluation of boxes or masks"):
+        CliRunner().invoke(cli, added, standalone_mode=False, catch_exceptions=False)
+
+
+def test_every_option_of_eval_is_taken_or_refused_beside_boxes() -> None:
+    """A new one is not ignored in silence."""
+    taken = {"files", "data", "annotations", "masks", "limit", "seed", "labels", "preprocess", "threads"}
+    shown = {"as_json", "quiet", "help"}
+    assert {parameter.name for parameter in cli.commands["eval"].params} - taken - shown == set(_OF_CLASSIFIERS)
 
 
 def test_what_is_for_classifiers_is_refused(data: Path, colour_model: Callable[..., bytes]) -> None:

@@ -112,11 +112,15 @@ def test_images_that_cannot_be_measured_are_listed(data: Path, measure: Callable
     (data / "images" / "notes.txt").write_text("not an image")
     result = measure()
     assert result.images == ("a.png",)
-    assert [name for name, _ in result.skipped] == ["b.jpg", "c.png"]
-    assert result.skipped[0][1] == "it has no mask"
-    assert "mode RGB" in result.skipped[1][1]
+    ((name, reason),) = result.skipped
+    assert name == "c.png"
+    assert "mode RGB" in reason
+    assert "1 images of" in str(result)
     (data / "images" / "a.png").unlink()
-    with pytest.raises(EdgemobileError, match=r"no image of .* has a mask in .*; the first, b\.jpg: it has no mask"):
+    with pytest.raises(EdgemobileError, match=r"no image of .* with a mask can be read; the first, c\.png: its mask"):
+        measure()
+    (data / "masks" / "c.png").unlink()
+    with pytest.raises(EdgemobileError, match=r"none of 2 images of .* has a mask of its name in"):
         measure()
 
 

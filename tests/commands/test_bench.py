@@ -231,7 +231,7 @@ def test_unlike_runs(call: Command, saved: Callable[..., Path], capsys: pytest.C
     assert call("compare", *pair) == 2
     assert "--allow-unlike" in capsys.readouterr().err
     assert call("compare", *pair, "--allow-unlike") == 0
-    assert "not alike: runtime onnxruntime" in capsys.readouterr().out
+    assert "different conditions: runtime onnxruntime" in capsys.readouterr().out
 
 
 def test_an_unstable_run_cannot_pass(

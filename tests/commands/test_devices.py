@@ -30,6 +30,10 @@ def test_add_list_remove(file: Path) -> None:
     rows = json.loads(_run("devices", "list", "--json").output)
     assert rows[1] == {"name": "pi5", "address": "ssh://pi@raspberrypi.local", "python": "python3.11"}
     assert "emulated:cortex-a76" in _run("devices", "list").output
+    _run("devices", "add", "pi4", "ssh://pi4", "--tag", "lab2", "--tag", "slow")
+    assert json.loads(_run("devices", "list", "--json").output)[2]["tags"] == ["lab2", "slow"]
+    assert "lab2, slow" in _run("devices", "list").output
+    _run("devices", "remove", "pi4")
     assert "removed pi5" in _run("devices", "remove", "pi5").output
     assert file.read_text().strip() == ""
 
@@ -66,6 +70,18 @@ def test_setup_of_what_is_refused() -> None:
     assert "SME" in str(result.exception)
 
 
+def test_setup_of_several_reports_those_that_do_not_answer() -> None:
+    """`here` is this machine under another name, which has what it needs."""
+    for name, address in (("off-1", "ssh://127.0.0.1:1"), ("here", "local"), ("off-2", "ssh://127.0.0.1:1")):
+        _run("devices", "add", name, address, "--tag", "lab2")
+    result = _run("devices", "setup", "tag:lab2", "--runtime", "onnxruntime", "-q")
+    assert result.return_value == 4
+    assert "here is ready" in result.output
+    assert "error: off-1 is not reachable" in result.output
+    assert "error: off-2 is not reachable" in result.output
+    assert isinstance(_run("devices", "setup", "off-1").exception, EdgemobileError)
+
+
 def test_doctor_of_a_machine_that_has_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"ai-edge-litert": "2.3.0"}
     monkeypatch.setattr(diagnosis, "_version", versions.get)
@@ -93,3 +109,7 @@ def test_doctor_of_a_board_that_does_not_answer() -> None:
     assert result.return_value == 4
     assert "Connection refused" in result.output
     assert "sudo systemctl enable --now ssh" in result.output
+    _run("devices", "add", "off-2", "ssh://127.0.0.1:1")
+    result = _run("doctor", "--on", "off*", "--json")
+    whats = [finding["what"] for finding in json.loads(result.output)["findings"]]
+    assert whats[-2:] == ["off: connection", "off-2: connection"]

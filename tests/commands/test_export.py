@@ -446,7 +446,7 @@ def test_quantize_does_not_replace_the_float_files_of_an_export(edgemobile, tmp_
     held = {path: path.read_bytes() for path in (tmp_path / "v3-small").iterdir()}
     ran = edgemobile("quantize", *_SMALL, "--to", "onnx", *_QUICK, "--overwrite")
     assert ran.code == 2
-    assert "holds v3-small-float32.onnx of an export, which is not made again and --overwrite would delete" in ran.err
+    assert "contains v3-small-float32.onnx of an export, which this command does not write again" in ran.err
     assert {path: path.read_bytes() for path in (tmp_path / "v3-small").iterdir()} == held
     for options in ((), ("--overwrite",)):
         assert edgemobile("quantize", *_SMALL, "--to", "onnx", *_QUICK, "--out", "int8", *options).code == 0

@@ -19,6 +19,7 @@ from edgemobile.exporters import FORMATS
 from edgemobile.exporters.model_files import read_model_file
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.preprocess import Preprocess, at_resolution
+from tests.support.colour_detector import HOW, colour_detector
 
 LABELS = ("cat", "dog", "owl", "fox")
 PREPROCESS = Preprocess(8, antialias=False)
@@ -148,3 +149,17 @@ def test_a_model_is_compared_at_the_resolution_of_its_files(tmp_path: Path) -> N
     assert report.files[0].passed, report.files[0].missed
     assert report.files[0].notes == ("its input is 32 x 32 px, but the model was trained at 96 x 96 px",)
     assert "interpolation bicubic, but the reference has interpolation bilinear" in report.files[1].missed[0]
+
+
+def test_a_detectors_labels_and_anchors_are_compared(tmp_path: Path) -> None:
+    reference = tmp_path / "detector.onnx"
+    reference.write_bytes(colour_detector("onnx"))
+    for name, said in {"same": {}, "labels": {"labels": ("background", "red")}, "anchors": {}}.items():
+        how = replace(HOW, iou_threshold=0.9) if name == "anchors" else HOW
+        (tmp_path / f"{name}.onnx").write_bytes(colour_detector("onnx", how=how, **said))  # type: ignore[arg-type]
+    report = _report(reference, *(tmp_path / f"{name}.onnx" for name in ("same", "labels", "anchors")))
+    assert [file.missed for file in report.files] == [
+        (),
+        ("labels: its metadata names 2 classes, but it has 3 outputs; export it again",),
+        ("postprocess: its metadata has other iou_threshold than the reference",),
+    ]

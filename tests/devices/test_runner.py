@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -96,6 +97,24 @@ def _bench(transport: Any, model: Path, events: list[Any] | None = None, **optio
 
 
 _nap = threading.Event().wait
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_only_times_need_the_board_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, emulated: bool) -> None:
+    def is_free(job: worker._Job) -> bool:
+        with (tmp_path / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    monkeypatch.setattr(worker, "bench", is_free)
+    monkeypatch.setattr(worker, "_open_board_lock", lambda: None)
+    (tmp_path / "jobs" / "one").mkdir(parents=True)
+    spec = {"version": worker.JOB_VERSION, "emulated": emulated, "token": "t", "kind": "bench"}
+    (tmp_path / "jobs" / "one" / "job.json").write_text(json.dumps(spec))
+    assert worker._bench(worker._Job(tmp_path / "jobs" / "one")) is emulated
 
 
 def test_a_bench(tmp_path: Path, model: Path) -> None:

@@ -29,12 +29,12 @@ def test_every_lowering_has_a_row_that_says_how(rows: dict[str, tuple[str, str]]
 @pytest.mark.parametrize(
     ("op", "status", "note"),
     [
-        ("conv2d", "lowered", "Any kernel"),
-        ("batch_norm", "folded", "Fold batch norm into the convolution before it"),
-        ("dropout", "folded", "Its input as it is"),
+        ("conv2d", "lowered", "With any kernel"),
+        ("batch_norm", "folded", "Folded into the layer before it"),
+        ("dropout", "folded", "Returns its input unchanged"),
         ("upsample_bilinear2d", "lowered", "align_corners"),
         ("gelu", "refused", ""),
-        ("softmax", "refused", "`predict` make probabilities"),
+        ("softmax", "refused", "`predict` convert logits"),
     ],
 )
 def test_what_becomes_of_an_op(rows: dict[str, tuple[str, str]], op: str, status: str, note: str) -> None:

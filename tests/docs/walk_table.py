@@ -38,6 +38,7 @@ SKIPPED = (
     Row("docs/accuracy.md", "edgemobile eval v3-large-lraspp/", _DOWNLOADED),
     Row("docs/boards.md", "edgemobile bench int8.tflite --on pi5 --cooldown", "needs the thermometer of a board"),
     Row("docs/ci.md", "docker", "needs a Docker engine; tests/test_docker.py reads the Dockerfile"),
+    Row("docs/detection.md", "python examples/train_detector.py", _TRAINS),
     Row("docs/detection.md", "edgemobile export", _DOWNLOADED),
     Row("docs/detection.md", "edgemobile predict", _DOWNLOADED),
     Row("docs/detection.md", "edgemobile eval", _DOWNLOADED),

@@ -342,7 +342,7 @@ def test_ops_that_move_integers_refuse_a_change_of_scale(case):
     graph, _ = CASES[case]
     graph = naive_int8(graph, sample(graph))
     other = Tensor("y", graph["y"].shape, "int8", None, QParams(0.5, 0))
-    with pytest.raises(Unsupported, match="at y keeps its input's scale"):
+    with pytest.raises(Unsupported, match="at y must have its input's scale"):
         tflite.to_bytes(graph.replaced(tensors=[other]), metadata={})
 
 

@@ -15,10 +15,11 @@ pytest.importorskip("ai_edge_litert", reason="needs the litert extra")
 from edgemobile.accuracy.classifier import ClassifierOptions, open_classifier
 from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.exporters import tflite, tflite_contents
-from edgemobile.exporters.tflite_metadata import METADATA_NAME, image_metadata, in_words, normalisation
+from edgemobile.exporters.tflite_metadata import METADATA_NAME, _Read, image_metadata, in_words, normalisation
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.images.class_labels import find_labels
 from edgemobile.preprocess import IMAGENET
+from tests.support.colour_detector import colour_detector
 
 LABELS = ["cat", "dog", "ünder"]
 METADATA = {
@@ -67,6 +68,25 @@ def test_the_file_still_runs_and_its_bytes_repeat() -> None:
     assert data == tflite.to_bytes(graph(), metadata=METADATA)
     x = np.full((1, 2, 2, 3), -1, np.float32)
     assert not open_session(data).run(x).any()
+
+
+def test_a_detectors_labels_are_those_of_its_logits() -> None:
+    data = colour_detector("tflite")
+    said = tflite_contents.read_contents(data).metadata[METADATA_NAME]
+    assert said.startswith("detector; mean 0, 0, 0; std 255, 255, 255")
+    assert said.endswith("labels labels.txt")
+    (subgraph,) = official(tflite.read_metadata(data)).tables("subgraph_metadata", "SubGraphMetadata")
+    outputs = subgraph.tables("output_tensor_metadata", "TensorMetadata")
+    named = [(tensor.text("name"), len(tensor.tables("associated_files", "AssociatedFile"))) for tensor in outputs]
+    assert named == [("bbox_regression", 0), ("cls_logits", 1)]
+    assert [port.name for port in open_session(data).outputs] == ["bbox_regression", "cls_logits"]
+    assert official(tflite.read_metadata(data)).text("description") == "Object detector with raw outputs"
+
+
+def official(metadata: dict[str, str]) -> _Read:
+    made = image_metadata(metadata)
+    assert made is not None
+    return _Read.root(made)
 
 
 def test_without_preprocessing_or_labels_it_is_left_out() -> None:

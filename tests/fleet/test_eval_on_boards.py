@@ -21,7 +21,6 @@ from edgemobile.accuracy.evaluate import evaluate
 from edgemobile.accuracy.evaluation import EvalRequest, Evaluation
 from edgemobile.devices.fleet import board, spread
 from edgemobile.devices.host.transport import DeviceUnreachable
-from edgemobile.errors import EdgemobileError
 
 
 @pytest.fixture
@@ -85,18 +84,6 @@ def test_boards_killed_slow_and_lying_in_the_middle(
     assert not _is_left([boards["c"], boards["d"], boards["e"]])
 
 
-def test_a_board_that_differs_in_the_first_images_is_named(
-    shelf: Shelf, request_: EvalRequest, here: Evaluation
-) -> None:
-    boards = shelf("pi-1", "pi-2", "pi-3")
-    boards[1].does(lies=True)
-    found = evaluate(request_)
-    assert _counts(found) == _counts(here)
-    assert "differ from those of most boards of its kind" in str(_aside(found)["pi-2"])
-    with pytest.raises(EdgemobileError, match=r"pi-1 and pi-2 are of one kind .* one of them is wrong"):
-        evaluate(EvalRequest(request_.files, request_.data, on="pi-1,pi-2"))
-
-
 def test_no_board_left_and_going_on(
     shelf: Shelf, request_: EvalRequest, here: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,17 +107,20 @@ def test_no_board_left_and_going_on(
 def test_an_interrupted_command_ends_at_once_and_leaves_nothing(
     shelf: Shelf, request_: EvalRequest, tmp_path: Path
 ) -> None:
-    boards = shelf("pi-1", "pi-2", image_s=0.05)
+    """Though one board hangs."""
+    boards = shelf("pi-1", "pi-2", "pi-3", image_s=0.05)
     argv = [sys.executable, "-m", "edgemobile", "eval", *request_.files, "--data", str(request_.data), "--on", "pi-*"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not any((tmp_path / "cache").glob("edgemobile/answers/*/*.npz")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
+    boards[2].hang()
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert said.strip().endswith("no partial file is left")
-    assert time.monotonic() - began < 10
-    assert not _is_left(boards)
+    assert time.monotonic() - began < 15
+    assert not _is_left(boards[:2])

@@ -58,7 +58,9 @@ def dask(tmp_path: Path, shelf: Shelf) -> Iterator[_Dask]:
         yield _Dask(processes, tmp_path)
 
 
-def test_a_running_cluster(shelf: Shelf, dask: _Dask, photos: Path, colours: Path) -> None:
+def test_a_running_cluster(
+    shelf: Shelf, dask: _Dask, photos: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of its workers is killed in the middle; then the scheduler is, and another one goes on from the disk."""
     from distributed import Client
 
@@ -72,6 +74,12 @@ def test_a_running_cluster(shelf: Shelf, dask: _Dask, photos: Path, colours: Pat
     dask.worker("pi-2")
     with Client(dask.address, timeout=60, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
+    with monkeypatch.context() as later:
+        later.setattr(cluster, "__version__", "9.9")
+        with pytest.raises(
+            EdgemobileError, match=r"need edgemobile 9.9; found: 0\..* pip install 'edgemobile\[fleet\]==9.9'"
+        ):
+            evaluate(request)
     here = evaluate(EvalRequest((str(colours),), photos))
     found = evaluate(request)
     assert found.files[0].rank.tolist() == here.files[0].rank.tolist()
@@ -97,5 +105,7 @@ def test_a_scheduler_that_is_not_there(
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(DeviceUnreachable, match=r"no Dask scheduler answers at tcp://.* Start one: dask scheduler"):
         evaluate(EvalRequest((str(colours),), photos, on="pi-1", scheduler=address))
+    with pytest.raises(EdgemobileError, match=r"tls://.* needs certificates, and Dask's settings name none"):
+        evaluate(EvalRequest((str(colours),), photos, on="pi-1", scheduler=address.replace("tcp", "tls")))
     with pytest.raises(EdgemobileError, match="name them with --on"):
         EvalRequest((str(colours),), photos, scheduler=address)

@@ -45,5 +45,5 @@ def test_float_tensors_have_no_entry() -> None:
 
 @pytest.mark.parametrize("entry", ["[]", '{"w": 3}', '{"w": [1]}', "nonsense"])
 def test_an_entry_that_edgemobile_did_not_write_is_refused(entry: str) -> None:
-    with pytest.raises(EdgemobileError, match=r"edgemobile\.checksums in the metadata is not what edgemobile writes"):
+    with pytest.raises(EdgemobileError, match=r"edgemobile\.checksums in the metadata was not written by edgemobile"):
         read_checksums({CHECKSUMS: entry}, _TENSORS)

@@ -356,7 +356,7 @@ def test_ops_that_move_integers_need_one_scale(op: str) -> None:
 
 def test_a_real_output_may_not_read_integers() -> None:
     x = Tensor("x", (1, 2), "int8", qparams=QParams(0.1, 0))  # type: ignore[arg-type]
-    with pytest.raises(GraphError, match="relu y is real but reads the integers of x"):
+    with pytest.raises(GraphError, match="relu y is float but reads the integer tensor x"):
         run(_one_node("relu", [x], Tensor("y", (1, 2))), np.zeros((1, 2), np.int8))
 
 

@@ -1,4 +1,4 @@
-"""A graph that contradicts itself cannot be built, and a pass returns a new one."""
+"""A graph that is inconsistent cannot be built, and a pass returns a new one."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_attributes_cannot_be_changed_afterwards() -> None:
 @pytest.mark.parametrize(
     ("nodes", "outputs", "reason"),
     [
-        ((("relu", ("a",), "y"), ("relu", ("x",), "a")), ("y",), "node y reads a, which nothing before it makes"),
-        ((("relu", ("x",), "y"), ("relu", ("x",), "y")), ("y",), "tensor y is made twice"),
-        ((("relu", ("x",), "x"),), ("x",), "tensor x is made twice"),
-        ((("relu", ("x",), "y"),), ("z",), "tensor z is used but not described or never made"),
-        ((("relu", ("x",), "nowhere"),), ("x",), "tensor nowhere is used but not described or never made"),
-        ((("relu", ("x",), "y"),), ("a",), "tensor a is used but not described or never made"),
+        ((("relu", ("a",), "y"), ("relu", ("x",), "a")), ("y",), "node y reads a, which no earlier node produces"),
+        ((("relu", ("x",), "y"), ("relu", ("x",), "y")), ("y",), "tensor y is produced twice"),
+        ((("relu", ("x",), "x"),), ("x",), "tensor x is produced twice"),
+        ((("relu", ("x",), "y"),), ("z",), "tensor z is used but not declared, or never produced"),
+        ((("relu", ("x",), "nowhere"),), ("x",), "tensor nowhere is used but not declared, or never produced"),
+        ((("relu", ("x",), "y"),), ("a",), "tensor a is used but not declared, or never produced"),
         ((("relu", ("lost",), "y"),), ("y",), "node y reads lost"),
     ],
 )
@@ -88,7 +88,7 @@ def test_contradictions_are_refused(nodes: tuple, outputs: tuple[str, ...], reas
 
 
 def test_an_input_must_be_described() -> None:
-    with pytest.raises(GraphError, match="tensor x is used but not described"):
+    with pytest.raises(GraphError, match="tensor x is used but not declared"):
         Graph("bad", ("x",), ("x",), (), {})
 
 
@@ -96,8 +96,8 @@ def test_an_input_must_be_described() -> None:
     ("changes", "reason"),
     [
         ({"dtype": "float64"}, "tensor t: dtype float64 is not one of float32"),
-        ({"dtype": "int8"}, r"says int8\[1, 4\], data is float32\[1, 4\]"),
-        ({"shape": (4, 1)}, r"says float32\[4, 1\], data is float32\[1, 4\]"),
+        ({"dtype": "int8"}, r"declared as int8\[1, 4\], data is float32\[1, 4\]"),
+        ({"shape": (4, 1)}, r"declared as float32\[4, 1\], data is float32\[1, 4\]"),
     ],
 )
 def test_a_tensor_is_what_it_says(changes: dict, reason: str) -> None:
@@ -129,7 +129,7 @@ def test_qparams_agree_with_themselves(
 @pytest.mark.parametrize(
     ("dtype", "qparams", "reason"),
     [
-        ("float32", QParams(np.ones(1), np.zeros(1)), "float32 carries no scale"),
+        ("float32", QParams(np.ones(1), np.zeros(1)), "float32 cannot have a scale"),
         ("int8", QParams(np.ones(3), np.zeros(3), axis=0), r"3 scales along axis 0 of \[2, 4\]"),
         ("int8", QParams(np.ones(4), np.zeros(4), axis=2), r"4 scales along axis 2 of \[2, 4\]"),
         ("int8", QParams(np.ones(1), np.full(1, 128)), r"zero_point in 128\.\.128 is outside int8"),

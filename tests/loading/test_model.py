@@ -80,7 +80,7 @@ def test_a_saved_program_gives_them_too(here: Path, images: np.ndarray) -> None:
     saved = load_model("net.pt2")
     np.testing.assert_allclose(saved.rows(images), model.rows(images), rtol=1e-4, atol=1e-5)
     with pytest.raises(
-        EdgemobileError, match=r"no batch-norm modules \(a saved program keeps none; its package\.module:factory does"
+        EdgemobileError, match=r"no batch-norm modules \(a saved program has none; load it as package\.module:factory"
     ):
         synthesize(saved.net, saved.preprocess, images=2)
 

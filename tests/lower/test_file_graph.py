@@ -295,5 +295,5 @@ def test_a_file_is_lowered_for_any_batch() -> None:
 def test_a_shape_that_the_file_does_not_take_is_one_error() -> None:
     net = Net("N", 3, "H", "W")
     data = net.file(net("MatMul", net("Flatten", "x"), net.weight(3 * PX * PX, CLASSES)))
-    with pytest.raises(Unsupported, match=r"does not take an input x of \[1, 3, 9, 9\]"):
+    with pytest.raises(Unsupported, match=r"does not accept an input x of \[1, 3, 9, 9\]"):
         with_input_shape(data, "x", (1, 3, 9, 9))

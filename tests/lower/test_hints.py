@@ -100,7 +100,7 @@ def test_the_command_keeps_the_details_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("net", "weights", "said"),
     [
-        ("quantized", None, r"quantized by torch already .*give the net before convert\(\)"),
+        ("quantized", None, r"already quantized by torch .*use the net before convert\(\)"),
         ("grey", None, r"one grey channel.*weight\.repeat\(1, 3, 1, 1\) / 3"),
         ("plain", "imagenet", r"--weights imagenet is for reference models: .* creates its own weights"),
     ],

@@ -86,5 +86,5 @@ def test_the_input_is_no_output() -> None:
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return x, x.relu()
 
-    with pytest.raises(Unsupported, match="output_0 of the model is its input as it came: leave it out"):
+    with pytest.raises(Unsupported, match="output_0 of the model is its unchanged input: leave it out"):
         lower(export_program(Passing(), (1, 3, 9, 9)))

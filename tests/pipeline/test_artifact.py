@@ -146,7 +146,7 @@ def test_what_lies_beside_an_export_is_named_and_stays(tmp_path: Path) -> None:
     out = tmp_path / "model"
     _export(out, "old")
     (out / "notes").mkdir()
-    with pytest.raises(EdgemobileError, match=r"holds notes, which its manifest.json does not name"):
+    with pytest.raises(EdgemobileError, match=r"contains notes, which is not in its manifest.json"):
         _export(out, "new", overwrite=True)
     assert _names(out) == [*_FILES, "notes", "old-int8.onnx", "old.onnx"]
 
@@ -193,7 +193,7 @@ def test_what_comes_to_the_folder_while_an_export_runs_stays(tmp_path: Path, ove
 @pytest.mark.usefixtures("renames")
 def test_an_empty_folder_that_comes_meanwhile_is_somebodys(tmp_path: Path) -> None:
     out = tmp_path / "model"
-    with pytest.raises(EdgemobileError, match=r"was made by somebody else while this ran, and is left as it is"):
+    with pytest.raises(EdgemobileError, match=r"was created by another program meanwhile, and was not changed"):
         _export(out, "new", out.mkdir)
     assert _names(out) == []
 
@@ -214,7 +214,7 @@ def test_what_comes_between_the_check_and_the_change_undoes_it(tmp_path: Path, m
     def meanwhile() -> None:
         monkeypatch.setattr(artifact, "_check_ours", then_a_file_comes)
 
-    with pytest.raises(EdgemobileError, match=r"holds notes\.txt"):
+    with pytest.raises(EdgemobileError, match=r"contains notes\.txt"):
         _export(out, "new", meanwhile, overwrite=True)
     assert _names(out) == [*_FILES, "notes.txt", "old-int8.onnx", "old.onnx"]
     assert list(tmp_path.iterdir()) == [out]
@@ -223,7 +223,7 @@ def test_what_comes_between_the_check_and_the_change_undoes_it(tmp_path: Path, m
 @pytest.mark.usefixtures("renames")
 def test_of_two_exports_to_one_folder_one_is_told_so(tmp_path: Path) -> None:
     out = tmp_path / "model"
-    with pytest.raises(EdgemobileError, match="was made by somebody else while this ran"):
+    with pytest.raises(EdgemobileError, match="was created by another program meanwhile"):
         _export(out, "second", lambda: _export(out, "first"))
     assert (out / "first.onnx").read_text() == "first"
     assert list(tmp_path.iterdir()) == [out]
@@ -255,7 +255,7 @@ def test_labels_that_no_export_wrote_are_somebodys(tmp_path: Path) -> None:
     with fresh_folder(out) as folder:
         _fill(folder, "old", labels=None)
     (out / "labels.txt").write_text("mine")
-    with pytest.raises(EdgemobileError, match=r"holds labels\.txt, which its manifest"):
+    with pytest.raises(EdgemobileError, match=r"contains labels\.txt, which is not in its manifest"):
         _export(out, "new", overwrite=True)
     assert (out / "labels.txt").read_text() == "mine"
 
@@ -265,7 +265,7 @@ def test_a_folder_by_the_name_of_a_file_is_somebodys(tmp_path: Path) -> None:
     _export(out, "old")
     (out / "old.onnx").unlink()
     (out / "old.onnx").mkdir()
-    with pytest.raises(EdgemobileError, match=r"holds old\.onnx"):
+    with pytest.raises(EdgemobileError, match=r"contains old\.onnx"):
         _export(out, "new", overwrite=True)
 
 
@@ -273,7 +273,7 @@ def test_files_to_keep_are_not_replaced(tmp_path: Path) -> None:
     out = tmp_path / "model"
     _export(out, "old")
     with (
-        pytest.raises(EdgemobileError, match=r"model holds old\.onnx of an export, which is not made again"),
+        pytest.raises(EdgemobileError, match=r"contains old\.onnx of an export, which this command does not"),
         fresh_folder(out, overwrite=True, keep=("float32",)),
     ):
         pass

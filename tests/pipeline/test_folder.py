@@ -54,7 +54,7 @@ def test_what_changed_is_missing_and_is_extra(folder: Path) -> None:
     assert found.changed[0].words.endswith("(the same size)")
     assert [one.file for one in found.missing] == ["labels.txt"]
     assert found.extra == ("runs/",)
-    with pytest.raises(EdgemobileError, match=r"net does not match its manifest.json: .*labels.txt is missing. Name"):
+    with pytest.raises(EdgemobileError, match=r"net does not match its manifest.json: .*labels.txt is missing. To use"):
         model_files(folder)
 
 

@@ -14,13 +14,17 @@ import pytest
 from PIL import Image
 
 from edgemobile.accuracy.classifier import ClassifierOptions, open_classifier
+from edgemobile.accuracy.detector import open_detector
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.loading.model import load_model
 from edgemobile.metrics.outputs import split
+from edgemobile.models.arch import ARCHS, scaled
+from edgemobile.models.ssdlite import postprocess
 from edgemobile.pipeline.export import export
 from edgemobile.pipeline.request import ExportRequest, ExportResult
+from edgemobile.postprocess import Postprocess
 
 SOURCE = """
 import torch
@@ -102,6 +106,30 @@ def test_every_output_is_exported_and_checked(folder: Path, name: str, outputs: 
     assert [one["name"] for one in facts["model"]["outputs"]] == outputs
     assert list(facts["files"][0]["metrics_of_outputs"]) == outputs
     assert {one["file"] for one in facts["other_files"]} == {"README.md"}
+
+
+def test_a_detectors_files_have_its_anchors_and_labels(folder: Path) -> None:
+    names = ("background", "cat", "dog")
+    (folder / "names.txt").write_text("\n".join(names))
+    given = {"weights": "random", "width": 0.25, "res": 64, "classes": 3, "labels": folder / "names.txt"}
+    out = folder / "detector"
+    result = export(ExportRequest("v2-ssdlite", out, formats=("tflite",), check_images=2, overwrite=True, **given))
+    assert result.passed
+    (file,) = result.files
+    record = json.loads((out / "manifest.json").read_text())["model"]["postprocess"]
+    how = postprocess(scaled(ARCHS["v2-ssdlite"], input_px=64))
+    assert Postprocess.from_json(record) == how
+    detector = open_detector(str(out / file.entry.file), ClassifierOptions())
+    assert (detector.postprocess, detector.labels) == (how, names)
+    # Boxes are shares of the whole image.
+    assert detector.preprocess.resize == "exact"
+    assert f"{how.count} anchors, of which `bbox_regression`" in (out / "README.md").read_text()
+    model = load_model("v2-ssdlite", "random", width=0.25, res=64, classes=3)
+    image = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
+    offsets, logits = (rows[0] for rows in split(model.rows(image), model.outputs).values())
+    (found,), expected = detector.detect(image), how(offsets, logits)
+    np.testing.assert_allclose(found.boxes[:20], expected.boxes[:20], atol=1e-4)
+    np.testing.assert_allclose(found.scores[:20], expected.scores[:20], atol=1e-5)
 
 
 def test_a_file_holds_what_pytorch_computes_in_its_own_layout(heads: Path) -> None:

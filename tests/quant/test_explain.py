@@ -48,7 +48,7 @@ def test_a_wide_channel_is_the_cause_until_equalization_narrows_it(images: np.nd
     first = explain(calibration, _PLAIN).causes[0]
     assert (first.op, first.equalized, first.channel != 5) == ("conv2d", False, True)
     assert first.widest > 20
-    assert "nothing rescales" in str(first)
+    assert "are not equalized" in str(first)
     equalized = explain(calibration, Recipe(split_gates="none"))
     assert equalized.activations_db > explain(calibration, _PLAIN).activations_db + 8
     assert next(cause for cause in equalized.causes if cause.tensor == first.tensor).equalized

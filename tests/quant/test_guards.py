@@ -1,4 +1,4 @@
-"""Calibration images that cannot calibrate are told apart from those that can."""
+"""Unusable calibration images are found, and usable ones are not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_pictures_pass() -> None:
     [
         (np.zeros((4, 32, 32, 3), np.float32), "single colour"),
         (np.repeat(_pictures(1), 4, axis=0), "same image"),
-        ((_pictures() * 0.23 + 0.45) * 255, "not normalised"),
+        ((_pictures() * 0.23 + 0.45) * 255, "not normalized"),
         (_RNG.normal(size=(8, 32, 32, 3)).astype(np.float32), "noise"),
     ],
 )
@@ -68,7 +68,7 @@ def test_dead_channels_are_counted_in_one_note() -> None:
 def test_silent_layers_are_one_note() -> None:
     graph = _layers(dict.fromkeys("abcde", 0))
     quiet = {"input": (0.0, 1.0), **dict.fromkeys("abcde", (0.0, 0.0))}
-    told = "zero on every calibration image, so that a scale is a guess: "
+    told = "zero on every calibration image, so their scale is a guess: "
     assert silent_layers(graph, quiet) == [f"{told}a, b, c, and 2 more layers"]
     assert silent_layers(graph, {**dict.fromkeys(quiet, (-1.0, 2.0)), "b": (0.0, 0.0)}) == [f"{told}b"]
     assert silent_layers(graph, dict.fromkeys(quiet, (-1.0, 2.0))) == []

@@ -193,7 +193,7 @@ def test_a_scale_raised_for_all_channels_is_noted(images: np.ndarray) -> None:
         net.features[0][1].running_var[1] = 1.0
         net.features[0][1].bias[1] = 3.0
     graph = lower(export_program(net, (1, 3, _PX, _PX)))
-    note = "features.0.2: the weights' one scale was raised, or a bias would overflow int32"
+    note = "features.0.2: the scale of the weights was raised, because a bias would have overflowed int32"
     assert note in ptq(graph, [images], Recipe(rules=(Rule(weights="per_tensor"),))).notes
     assert note not in ptq(graph, [images]).notes
 
@@ -502,7 +502,9 @@ def test_synthesis_needs_a_net_that_takes_any_batch() -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Unflatten(0, (1,))
     )
-    with pytest.raises(EdgemobileError, match=r"cannot be run on 2 images at once, .*Let it take any batch") as caught:
+    with pytest.raises(
+        EdgemobileError, match=r"cannot be run on 2 images at once, .*Make it accept any batch size"
+    ) as caught:
         synthesize(net, at_resolution(CIFAR10, 8), images=2)
     assert "\n" not in str(caught.value)
 

@@ -95,5 +95,5 @@ def test_a_bound_out_of_reach_says_what_is_reached(
         """int8 never says what float says."""
         return np.tile(np.array([1, 0] if asked is graph else [0, 1], np.float32), (len(images), 1))
 
-    with pytest.raises(EdgemobileError, match=r"with 1 nodes in float int8 loses 100\.00 points.*Raise --max-drop"):
+    with pytest.raises(EdgemobileError, match=r"with 1 nodes in float, int8 loses 100\.00 points.*Raise --max-drop"):
         search(calibrate(graph, [images]), images=images[:2], max_drop=0.5, evaluate=evaluate)

@@ -74,7 +74,7 @@ def test_a_loss_is_not_kept_and_no_trial_starts_without_time(
     assert chosen.recipe == Recipe("mine")
     late = choose(calibration, RECIPES["best"], minutes=0)
     assert late.trials == tuple(Trial(name, None, kept=False) for name in RECIPES["best"].trials)
-    assert "refit-pooled no time left" in str(late)
+    assert "refit-pooled not tried (no time left)" in str(late)
 
 
 def test_what_cannot_be_judged_is_refused(graph: Graph, calibration: Calibration) -> None:

@@ -196,7 +196,7 @@ def test_tensorflow_lite_micro_takes_the_array(bundled_export: Callable[[str], P
     path = bundled_export("normalised outside") / "v3-small-int8.tflite"
     model = open_classifier(str(path), ClassifierOptions())
     code, data = _code(path, "c-array"), path.read_bytes()
-    least = int(re.search(r"alive at once take (\d+) bytes", code)[1])
+    least = int(re.search(r"live at the same time take (\d+) bytes", code)[1])
     with pytest.raises(Exception, match=r"."):
         runtime.Interpreter.from_bytes(data, arena_size=least)
     interpreter, graph = runtime.Interpreter.from_bytes(data, arena_size=4 * least), read_graph(data)

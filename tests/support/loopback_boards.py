@@ -88,7 +88,8 @@ class LoopbackBoard:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
     def hang(self) -> None:
-        """Stop its processes, as a board does that has no power left to answer: connections stay, and say nothing."""
+        """Nothing on it goes on, and nothing answers, though connections stay."""
+        self.sshd.hang()
         for pid in self.workers():
             os.kill(pid, signal.SIGSTOP)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -41,9 +42,17 @@ class Board:
 
     def cut(self) -> None:
         """End every connection, as a pulled cable does; the sshd goes on listening."""
+        self._signal_connections("-KILL")
+
+    def hang(self) -> None:
+        """Connections stay, and nothing answers any more."""
+        self.process.send_signal(signal.SIGSTOP)
+        self._signal_connections("-STOP")
+
+    def _signal_connections(self, name: str) -> None:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for child in children:
-            subprocess.run(["kill", "-KILL", *_below(child), child], check=False, stderr=subprocess.DEVNULL)
+            subprocess.run(["kill", name, *_below(child), child], check=False, stderr=subprocess.DEVNULL)
 
 
 def _below(pid: str) -> list[str]:

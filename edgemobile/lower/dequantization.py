@@ -1,4 +1,4 @@
-"""Integers and float16 of a file as the reals that they stand for."""
+"""Dequantizes the integers and float16 values of a file to float32."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from edgemobile.errors import Unsupported
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize
 
-__all__ = ["as_reals"]
+__all__ = ["dequantized_graph"]
 
 _CONVERSIONS = ("quantize", "dequantize", "round")
 
 
-def as_reals(graph: Graph) -> Graph:
-    """`graph` with float32 tensors only: constants dequantized, and no rounding between them.
+def dequantized_graph(graph: Graph) -> Graph:
+    """`graph` with float32 tensors only: constants are dequantized and activations are not rounded.
 
-    Integers that begin at 0 saturate there, which may be all that a file has of a ReLU: it gets one.
+    If the zero point of an activation is its lowest integer, saturation acts as ReLU; its node gets one.
 
     Raises Unsupported for integer constants without a scale that a node computes with.
     """
@@ -33,12 +33,12 @@ def as_reals(graph: Graph) -> Graph:
     outputs = tuple(same.get(name, name) for name in graph.outputs)
     read = {name for node in nodes for name in node.inputs}
     kept = {*graph.inputs, *outputs, *read, *(node.output for node in nodes)}
-    tensors = {name: _real(tensor, read) for name, tensor in graph.tensors.items() if name in kept}
+    tensors = {name: _dequantized(tensor, read) for name, tensor in graph.tensors.items() if name in kept}
     return Graph(graph.name, graph.inputs, outputs, tuple(nodes), tensors)
 
 
 def _saturates_as(tensor: Tensor) -> str:
-    """The activation that the range of an integer tensor is; "" where it has negative reals."""
+    """The activation that has the same effect as the range of an integer tensor; "" if it has negative values."""
     if tensor.qparams is None or tensor.dtype not in ("int8", "uint8"):
         return ""
     limits = np.iinfo(tensor.dtype)
@@ -48,11 +48,11 @@ def _saturates_as(tensor: Tensor) -> str:
     return "relu6" if abs(scale * (limits.max - limits.min) - 6) < scale / 2 else "relu"
 
 
-def _real(tensor: Tensor, read: set[str]) -> Tensor:
+def _dequantized(tensor: Tensor, read: set[str]) -> Tensor:
     if tensor.data is None:
         return Tensor(tensor.name, tensor.shape)
     if tensor.qparams is not None:
         return Tensor.constant(tensor.name, dequantize(tensor.data, tensor.qparams))
     if tensor.data.dtype.kind != "f" and tensor.name in read:
-        raise Unsupported(f"the constant {tensor.name} is {tensor.dtype} without a scale: its reals are not known")
+        raise Unsupported(f"the constant {tensor.name} is {tensor.dtype} without a scale: its values are not known")
     return Tensor.constant(tensor.name, tensor.data.astype(np.float32))

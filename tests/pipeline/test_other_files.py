@@ -18,7 +18,7 @@ from PIL import Image
 
 from edgemobile import pixels
 from edgemobile.commands.predict import predict
-from edgemobile.pipeline.beside import predict_source
+from edgemobile.pipeline.other_files import predict_source
 
 
 @pytest.fixture(scope="module", params=["normalised outside", "normalised inside"])

@@ -23,10 +23,10 @@ from edgemobile.pipeline.artifact import LABELS_FILE, ManifestEntry
 from edgemobile.pipeline.folder import Recorded
 from edgemobile.pipeline.readme_of_outputs import readme_of_outputs
 
-__all__ = ["predict_source", "with_pixels", "write_beside"]
+__all__ = ["predict_source", "with_pixels", "write_other_files"]
 
 _PREDICT, _README, _SAMPLE = "predict.py", "README.md", "sample.png"
-_TOP = 5  # as predict.py prints
+_TOP = 5  # the default of predict.py
 # The file to try first: the smallest, in the format with runtimes for more boards.
 _ORDER = ("int8", "weight-only", "float16", "float32")
 _HEADER = '''"""{docstring}"""
@@ -51,7 +51,7 @@ class BrokenImage(Exception):
 _INSTALLED = ("numpy", "PIL", "edgemobile", "__future__")
 
 
-def write_beside(
+def write_other_files(
     model: Model,
     entries: Sequence[ManifestEntry],
     written: Mapping[str, ModelFile],
@@ -62,8 +62,8 @@ def write_beside(
 ) -> list[Recorded]:
     """Write labels.txt if labels are known, predict.py, sample.png and README.md; returns the files written.
 
-    Of a net that is not a classifier it is only README.md. `written` are the files of `entries` by name, and `name` is
-    the final name of the folder.
+    For a net that is not a classifier, it writes only README.md. `written` are the files of `entries` by name, and
+    `name` is the final name of the folder.
     """
     ordered = sorted(entries, key=lambda one: (_ORDER.index(one.precision), one.format != "tflite"))
     if model.is_classifier:
@@ -202,9 +202,9 @@ def _distribution(format_name: str) -> str:
 
 
 def _answer(file: ModelFile, image: Image.Image, threads: int) -> list[Prediction] | str:
-    """The file's result for the image, or why there is none."""
+    """The file's result for the image, or the reason why there is none."""
     try:
-        # It was written a moment ago, and run: it needs no process of its own.
+        # The export has just written and run this file, so no separate process is needed.
         options = ClassifierOptions(threads=threads, isolated=False)
         return classify(open_classifier(str(file.path), options, file), image, _TOP)
     except EdgemobileError as error:
