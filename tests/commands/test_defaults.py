@@ -109,7 +109,7 @@ def test_every_option_has_the_variable_of_its_long_name() -> None:
         ("bench a.onnx", "BENCH_COOLDOWN", "60C", {"cooldown_c": 60}),
         ("devices add pi ssh://pi", "DEVICES_ADD_SSH_CONFIG", "here", {"ssh_config": "here"}),
         ("devices setup pi", "DEVICES_SETUP_RUNTIME", "litert", {"runtimes": ("litert",)}),
-        ("doctor", "DOCTOR_ON", "pi", {"name": "pi"}),
+        ("doctor", "DOCTOR_ON", "pi", {"on": "pi"}),
     ],
 )
 def test_a_variable_is_heard(

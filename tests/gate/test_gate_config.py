@@ -105,7 +105,7 @@ def test_names_are_those_of_the_library() -> None:
         ("[models.v2]\nprecisions = ['int8']\nsize.float32 = 1", 3, "float32 does not match any file"),
         ("[models.v2]\ndevices = ['pi5']", 2, "there is no .devices.'pi5'.. Existing devices: none"),
         ("[models.v2]\ninstructions.pi5 = { int8 = 1 }", 2, "there is no"),
-        ("[models.v2]\nrecipe = 'best'", 2, "models.v2.recipe: .*best"),
+        ("[models.v2]\nrecipe = 'fastest'", 2, "models.v2.recipe: .*fastest"),
         ("[models.v2]\naccuracy = { data = 'x' }", 2, "needs max_drop"),
         ("[models.v2]\nprecisions = ['int8']\naccuracy = { data = 'x', max_drop = 1 }", 3, "add float32"),
         ("[models.v2]\naccuracy = { data = 'x', max_drop = 101 }", 2, "must be a number from 0 to 100"),
