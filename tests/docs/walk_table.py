@@ -28,6 +28,7 @@ _FAULTS = "tests/comparison makes these faults and reads what is said of them"
 _TRAINS = "trains for minutes; tests/training trains small nets"
 _TRAINED = "needs what training writes"
 _ADAPTED = "needs what adapt writes"
+_SEVERAL = "needs several boards of one kind; tests/fleet starts some"
 _BUSY = "0, or 5 on a machine that is busy"
 
 SKIPPED = (
@@ -46,7 +47,8 @@ SKIPPED = (
     Row("docs/estimates.md", "git clone", _DOWNLOADED),
     Row("docs/estimates.md", "pip download", _DOWNLOADED),
     Row("docs/estimates.md", "python benchmarks/estimates.py", _DOWNLOADED),
-    Row("docs/fleet.md", "", "needs several boards of one kind; tests/fleet starts some"),
+    Row("docs/fleet.md", "", _SEVERAL),
+    Row("README.md", "edgemobile eval int8.tflite --data images/ --on", _SEVERAL),
     Row("docs/get-a-file.md", "python3 -m venv .venv", _INSTALLED),
     Row("docs/get-a-file.md", ". .venv/bin/activate", _INSTALLED),
     Row("docs/get-a-file.md", "pip install", _INSTALLED),
