@@ -149,11 +149,11 @@ def _lowered(file: ModelFile, port: Port, batch: int) -> FileGraph:
     try:
         graph, unknown = read_known(file.format, _sized(file, port))
         for reason in unknown.values():
-            raise Unsupported(reason.replace("cannot be run again by itself", "has no lowering"))
+            raise Unsupported(reason)
         with reading(file.format, file.data):
             return lower_file(graph, batch)
     except GraphError as error:
-        raise Unsupported(f"{file.path} contradicts itself: {error}; export it again") from error
+        raise Unsupported(f"{file.path} is inconsistent: {error}; export it again") from error
     except Unsupported as error:
         raise Unsupported(f"{file.path}: {error}") from error
 

@@ -109,7 +109,10 @@ def test_an_interrupted_command_ends_at_once_and_leaves_nothing(
 ) -> None:
     """Though one board hangs."""
     boards = shelf("pi-1", "pi-2", "pi-3", image_s=0.05)
-    argv = [sys.executable, "-m", "edgemobile", "eval", *request_.files, "--data", str(request_.data), "--on", "pi-*"]
+    # A process started with SIGINT ignored, as by nohup, would finish.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = f"{heed}; from edgemobile.cli import main; main()"
+    argv = [sys.executable, "-c", command, "eval", *request_.files, "--data", str(request_.data), "--on", "pi-*"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not any((tmp_path / "cache").glob("edgemobile/answers/*/*.npz")):
