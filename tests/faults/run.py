@@ -123,10 +123,10 @@ def _matrix(name: str, case: Case, inputs: Path, work: Path, logs: Path, every: 
     row.runs["power cut"] = 1
     for point in _points(first.counts, every):
         _prepare(case, work, inputs)
-        before = _contents(case, work)
+        before, files_before = _contents(case, work), _listing(work)
         ran = _run(case, inputs, work, logs, point)
         row.runs[point.fault.name] = row.runs.get(point.fault.name, 0) + 1
-        wrong = [*_wrong(case, work, before, expected, ran, point)]
+        wrong = [*_wrong(case, work, before, expected | files_before, ran, point)]
         after = _run(case, inputs, work, logs)
         if after.code not in (*case.done, *case.again):
             wrong.append(f"the next run ended with {after.code}: {after.said}")
@@ -199,8 +199,9 @@ def _ended(child: int) -> int:
 
 
 def _wrong(
-    case: Case, work: Path, before: dict[str, object], expected: set[str], ran: Ran, point: disk.Point
+    case: Case, work: Path, before: dict[str, object], allowed: set[str], ran: Ran, point: disk.Point
 ) -> Iterator[str]:
+    """What does not hold. `allowed` are the paths of the earlier outputs and of those of a run without a fault."""
     fault = point.fault
     if "Traceback" in ran.said or ran.code == _BUG:
         yield f"traceback: {ran.said.splitlines()[-1]}"
@@ -217,7 +218,7 @@ def _wrong(
     if not case.stdout or ran.code in case.done:
         yield from _torn(case, work, before, done=ran.code in case.done)
     if not (fault.signal == signal.SIGKILL or fault.name == "EROFS" or point.call == "remove"):
-        left = _listing(work) - expected - set(map(str, before))
+        left = _listing(work) - allowed
         if left:
             yield f"left behind: {sorted(left)[:5]}"
 
