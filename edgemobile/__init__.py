@@ -49,21 +49,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # A program that uses edgemobile as a library decides how to show its log; the commands print it.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-_FUNCTIONS = (
-    "bench",
-    "cost_table",
-    "evaluate",
-    "evaluate_detection",
-    "evaluate_segmentation",
-    "explain",
-    "export",
-    "parity",
-    "quantize",
-)
-
 
 def __getattr__(name: str) -> Any:
-    if name in _FUNCTIONS:
+    if name in __all__:
         return getattr(import_module("edgemobile.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -39,7 +39,15 @@ from edgemobile.preprocess import Preprocess, at_resolution
 from edgemobile.util.quiet import quiet_stderr
 from edgemobile.util.torch_threads import torch_threads
 
-__all__ = ["Classifier", "ClassifierOptions", "Prediction", "classify", "is_probability", "open_classifier"]
+__all__ = [
+    "Classifier",
+    "ClassifierOptions",
+    "Prediction",
+    "classify",
+    "is_probability",
+    "open_classifier",
+    "open_model_file",
+]
 
 _FREE_PX = 224
 # A Port counts a dynamic dimension as 1.
@@ -237,9 +245,14 @@ def _opened(
         arch = get_arch(options.arch) if options.arch else identify(path)
         return *_reference_session(file, arch, options), None
     model_file = opened or read_model_file(path)
+    return open_model_file(model_file, file, options), None, _FREE_PX, model_file
+
+
+def open_model_file(file: ModelFile, name: str, options: ClassifierOptions) -> Session:
+    """A session of a model file, isolated and as its target computes if the options say so; `name` is for errors."""
     opening = open_isolated if options.isolated else open_session
-    opener = partial(opening, model_file.data, threads=options.threads, name=file)
-    return open_on_target(opener) if options.on_target else opener(), None, _FREE_PX, model_file
+    opener = partial(opening, file.data, threads=options.threads, name=name)
+    return open_on_target(opener) if options.on_target else opener()
 
 
 def _in_the_package(name: str) -> Arch:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgemobile.accuracy.classifier import ClassifierOptions
-from edgemobile.devices.host.saturation import open_on_target
-from edgemobile.devices.runtimes.isolated import open_isolated
-from edgemobile.devices.runtimes.sessions import Session, open_session
+from edgemobile.accuracy.classifier import ClassifierOptions, open_model_file
+from edgemobile.devices.runtimes.sessions import Session
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters import FILE_SUFFIXES
 from edgemobile.exporters.model_files import read_model_file
@@ -92,9 +89,7 @@ def open_detector(file: str, options: ClassifierOptions, opened: ModelFile | Non
             f"{file} is not a detector: its metadata has no {POSTPROCESS}, which has the anchors. Supported: files "
             "that `edgemobile export` writes of v2-ssdlite and v3-large-ssdlite"
         )
-    opening = open_isolated if options.isolated else open_session
-    opener = partial(opening, model_file.data, threads=options.threads, name=file)
-    session = open_on_target(opener) if options.on_target else opener()
+    session = open_model_file(model_file, file, options)
     preprocess, source = _preprocess(model_file, session, options)
     if preprocess.resize != "exact":
         raise Unsupported(

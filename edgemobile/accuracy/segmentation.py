@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from edgemobile.accuracy.classifier import ClassifierOptions
+from edgemobile.accuracy.classifier import ClassifierOptions, open_model_file
 from edgemobile.accuracy.pictures import PicturesRequest
-from edgemobile.devices.host.saturation import open_on_target
-from edgemobile.devices.runtimes.isolated import open_isolated
-from edgemobile.devices.runtimes.sessions import Session, open_session
+from edgemobile.devices.runtimes.sessions import Session
 from edgemobile.errors import BrokenImage, EdgemobileError, Unsupported
 from edgemobile.exporters.model_files import read_model_file
 from edgemobile.images.dataset import is_image_name
@@ -152,9 +149,7 @@ def _file_json(file: Segmentation) -> dict[str, Any]:
 def open_segmenter(file: str, options: ClassifierOptions) -> Segmenter:
     """Open the file of a net that classifies pixels. Raises EdgemobileError with the reason."""
     model_file = read_model_file(Path(file))
-    opening = open_isolated if options.isolated else open_session
-    opener = partial(opening, model_file.data, threads=options.threads, name=file)
-    session = open_on_target(opener) if options.on_target else opener()
+    session = open_model_file(model_file, file, options)
     if model_file.preprocess is None:
         raise EdgemobileError(f"{file} does not state its preprocessing; take a file that `edgemobile export` wrote")
     preprocess = model_file.preprocess

@@ -28,7 +28,7 @@ from edgemobile.images.samples import Samples
 from edgemobile.loading.model import Model, TorchModel
 from edgemobile.loading.stored_images import stored_statistics
 from edgemobile.model_file.metadata import TARGET
-from edgemobile.quant.calibration import Calibration, calibrate, is_held_out
+from edgemobile.quant.calibration import Calibration, calibrate, held_out, is_held_out
 from edgemobile.quant.calibration_file import with_statistics
 from edgemobile.quant.ptq import quantize
 from edgemobile.quant.recipe import Recipe
@@ -118,7 +118,7 @@ def _native(job: Job) -> Emitted:
         elif precision == "int8":
             calibration = calibrated(job.model, graph, job.samples, strict=job.strict_calib)
             tried, trial_notes = _tried(calibration, job)
-            recipe, notes = _searched(graph, replace(job, recipe=tried))
+            recipe, notes = _searched(calibration, replace(job, recipe=tried))
             quantized = quantize(calibration, recipe, progress=job.progress)
             graphs[precision], notes = quantized.graph, (*trial_notes, *notes, *quantized.notes)
         else:
@@ -161,30 +161,28 @@ def _tried(calibration: Calibration, job: Job) -> tuple[Recipe, tuple[str, ...]]
     return chosen.recipe, (str(chosen),)
 
 
-def _searched(graph: Graph, job: Job) -> tuple[Recipe, tuple[str, ...]]:
+def _searched(calibration: Calibration, job: Job) -> tuple[Recipe, tuple[str, ...]]:
     """(the job's recipe with the float layers that its bound requires, a note on the result).
 
     The bound is checked on every fourth calibration image. During the search, calibration uses only the others.
     """
     if job.search_drop is None:
         return job.recipe, ()
-    images, labels = job.samples.calibration, job.samples.calibration_labels
-    held_out = is_held_out(len(images))
-    rest = images[~held_out]
-    batches = [rest[start : start + _CALIBRATION_BATCH] for start in range(0, len(rest), _CALIBRATION_BATCH)]
+    seen, images = held_out(calibration)
+    labels = job.samples.calibration_labels
     with job.progress.step("search layers to keep in float") as report:
         found = search(
-            calibrate(graph, batches),
+            seen,
             job.recipe,
-            images=images[held_out],
-            labels=None if labels is None else labels[held_out],
+            images=images,
+            labels=None if labels is None else labels[is_held_out(len(labels))],
             max_drop=job.search_drop,
             evaluate=partial(in_runtime, job.formats[0]),
             progress=report,
         )
     lost = f"{found.drop:.2f} points" if found.drop is not None else f"{100 * (1 - found.agreement):.2f} answers in 100"
     kept = ", ".join(found.kept_float) or "none"
-    note = f"search: {kept} kept in float; int8 then loses {lost} on {held_out.sum()} held-out calibration images"
+    note = f"search: {kept} kept in float; int8 then loses {lost} on {len(images)} held-out calibration images"
     return found.recipe, (note,)
 
 
