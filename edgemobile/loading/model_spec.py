@@ -42,6 +42,11 @@ def check_readable(spec: str) -> None:
             f"{spec} is a SavedModel of TensorFlow. Convert it to TFLite: "
             "tf.lite.TFLiteConverter.from_saved_model(folder).convert(), then export the .tflite file"
         )
+    inside = sorted(
+        path for path in Path(spec).glob("*") if path.suffix in (*CHECKPOINT_SUFFIXES, *MODEL_FILE_SUFFIXES)
+    )
+    if inside and ("/" in spec or (Path(spec) / "config.json").is_file()):
+        raise EdgemobileError(f"{spec} is a folder. Name the file: {', '.join(map(str, inside[:4]))}")
     if Path(spec).is_file():
         raise EdgemobileError(
             f"{spec} is a file of a kind that is not read. Read are {', '.join(MODEL_FILE_SUFFIXES)}, "

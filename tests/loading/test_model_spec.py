@@ -14,6 +14,7 @@ from edgemobile.loading.model_spec import check_readable
     ("name", "message"),
     [
         ("saved", r"saved is a SavedModel of TensorFlow\. Convert it to TFLite: tf\.lite"),
+        ("pretrained", r"pretrained is a folder\. Name the file: pretrained/model\.safetensors$"),
         ("net.engine", r"net\.engine is a file of a kind that is not read\. Read are \.onnx, \.tflite, \.keras.*\.pth"),
         ("https://example.org/my.pth", r"is an address\. Download the file"),
     ],
@@ -25,6 +26,9 @@ def test_a_file_that_is_not_read_is_refused(
     Path("saved").mkdir()
     Path("saved", "saved_model.pb").write_bytes(b"")
     Path("net.engine").write_bytes(b"")
+    Path("pretrained").mkdir()
+    for file in ("model.safetensors", "config.json"):
+        Path("pretrained", file).write_bytes(b"")
     with pytest.raises(EdgemobileError, match=message):
         check_readable(name)
 
