@@ -110,7 +110,7 @@ def test_only_times_need_the_board_alone(tmp_path: Path, monkeypatch: pytest.Mon
             return True
 
     monkeypatch.setattr(worker, "bench", is_free)
-    monkeypatch.setattr(worker, "_open_board_lock", lambda: None)
+    monkeypatch.setattr(worker, "_open_shared_lock", lambda: None)
     (tmp_path / "jobs" / "one").mkdir(parents=True)
     spec = {"version": worker.JOB_VERSION, "emulated": emulated, "token": "t", "kind": "bench"}
     (tmp_path / "jobs" / "one" / "job.json").write_text(json.dumps(spec))
@@ -177,7 +177,7 @@ def test_seconds_and_cores(tmp_path: Path, model: Path) -> None:
     job = bench_job(files, Settings(seconds=0.2, cores="0"), [0], emulated=False)
     (case,) = run_job(BOARD, LocalTransport(tmp_path), PYTHON, job, files).cases
     assert len(case.rounds_ns) >= 5
-    with pytest.raises(EdgemobileError, match=r"--cores 1000: the board does not have them all. Allowed: 0"):
+    with pytest.raises(EdgemobileError, match=r"--cores 1000: the board does not have all of these cores. Allowed: 0"):
         run_job(BOARD, LocalTransport(tmp_path), PYTHON, bench_job(files, SETTINGS, [1000], emulated=False), files)
 
 
