@@ -121,10 +121,10 @@ def test_who_waits_is_told_which_process_has_the_board(
     argv = [sys.executable, "-m", "edgemobile", "bench", "endless.onnx", "--runs", "1"]
     with said.open("w") as file:
         second = subprocess.Popen(argv, cwd=tmp_path, env=environment, stderr=file)
-    _until(lambda: "has the board" in said.read_text(), "the second bench does not say that it waits")
+    _until(lambda: "is using the board" in said.read_text(), "the second bench does not say that it waits")
     second.send_signal(signal.SIGTERM)
     second.wait(_LONGEST_S)
-    (named,) = re.findall(r"another measurement \(process (\d+) there\) has the board", said.read_text())
+    (named,) = re.findall(r"another measurement \(process (\d+) there\) is using the board", said.read_text())
     assert int(named) in _started(tmp_path)
 
 
