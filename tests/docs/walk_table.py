@@ -86,6 +86,7 @@ SLOW = (
     Row("docs/ci.md", "edgemobile ci --only", "an export that is not in the cache"),
     Row("docs/estimates.md", "edgemobile bench", "two files on an emulated core"),
     Row("docs/get-a-file.md", "edgemobile export v3-large --int8 --calib", "a second export"),
+    Row("docs/ideas.md", "edgemobile models v3-large --explain --res 96 --on", "measures 13 nets on an emulated core"),
     Row("docs/get-a-file.md", "edgemobile export v3-small --width", "synthesizes images"),
     Row("docs/get-a-file.md", "edgemobile export v3-large --int8 --embed-preprocess", "a second export"),
     Row("docs/get-a-file.md", "edgemobile bench v3-large --on", "four files on an emulated core"),
