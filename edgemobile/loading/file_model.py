@@ -14,10 +14,10 @@ from edgemobile.devices.runtimes.sessions import Port
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.exporters.damaged import reading
 from edgemobile.exporters.intermediate_outputs import with_intermediate_outputs
-from edgemobile.exporters.model_files import model_file, read_known, read_model_file
+from edgemobile.exporters.model_files import read_known, read_model_file
 from edgemobile.graph import Graph, GraphError
 from edgemobile.images.class_labels import find_labels
-from edgemobile.loading.keras_file import tflite_of_keras
+from edgemobile.loading.keras_file import keras_file
 from edgemobile.loading.model import Model, refuse_given
 from edgemobile.loading.model_spec import is_keras
 from edgemobile.loading.presets import ASSUMED, PRESETS, chosen_preprocess, default_preprocess, stated_normalisation
@@ -28,6 +28,7 @@ from edgemobile.model_file.contents import Contents, Value
 from edgemobile.model_file.file import layout_of
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.preprocess import Preprocess, at_resolution
+from edgemobile.util.hashing import sha256_hex
 
 __all__ = ["FileModel", "load_file"]
 
@@ -74,7 +75,7 @@ def load_file(
     preprocessing; Unsupported, naming the op, for what a Graph has no word for.
     """
     refuse_given(spec, "is a file, which has its own", {f"--{name}": value for name, value in refused.items()})
-    file = _opened(Path(spec), res)
+    file = keras_file(Path(spec), res) if is_keras(spec) else read_model_file(Path(spec))
     port = _port(file, res)
     px = _square_px(file, port)
     found = _lowered(file, port, batch)
@@ -87,8 +88,9 @@ def load_file(
         batch=batch,
         outputs=(Output("output", (classes,)),),
         preprocess=found.input_scaling.after(chosen),
+        source_preprocess=chosen if found.input_scaling else None,
         source=file.name,
-        sha256=file.sha256,
+        sha256=sha256_hex(file.path.read_bytes()) if is_keras(spec) else file.sha256,
         labels=names.names,
         facts={"file": str(file.path), "precision": file.precision},
         notes=notes,
@@ -99,13 +101,6 @@ def load_file(
         until_logits=_until_logits(file, found),
         lowered=found.graph,
     )
-
-
-def _opened(path: Path, res: int | None) -> ModelFile:
-    """The file at `path`; one of Keras as its TFLite file."""
-    if is_keras(str(path)):
-        return model_file(path, tflite_of_keras(path, res))
-    return read_model_file(path)
 
 
 # ---- the input ------------------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemobile.errors import EdgemobileError, in_a_line, missing
+from edgemobile.exporters.model_files import model_file
+from edgemobile.model_file.model_file import ModelFile
 
-__all__ = ["tflite_of_keras"]
+__all__ = ["convert", "keras_file"]
 
 _LIMIT_S = 600.0
 _START = (
@@ -25,8 +27,8 @@ _START = (
 )
 
 
-def tflite_of_keras(path: Path, res: int | None) -> bytes:
-    """The float32 TFLite file of the Keras model in `path`, for one image. `res` is for a model that takes any size.
+def keras_file(path: Path, res: int | None = None) -> ModelFile:
+    """The Keras model in `path` as a float32 TFLite file for one image. `res` is for a model that takes any size.
 
     Raises EdgemobileError for a file that Keras cannot load or TensorFlow cannot convert, MissingExtra without
     tensorflow.
@@ -50,7 +52,7 @@ def tflite_of_keras(path: Path, res: int | None) -> bytes:
             raise EdgemobileError(
                 f"{path}: TensorFlow crashed on it (exit code {done.returncode}); convert it to a .tflite file yourself"
             )
-        return made.read_bytes()
+        return model_file(path, made.read_bytes())
 
 
 def convert(path: str, made: str, reason: str, res: str) -> None:

@@ -59,10 +59,11 @@ class Model(ABC):
     `outputs` are its own by name, with channels last; the only one that has no name is "output". `batch` is that of its
     files. `postprocess` is how the outputs of a detector become boxes. `labels` are class names if known; `facts`
     describe the model in the manifest. `notes` are for the user; `assumption` is the note that no source states
-    `preprocess`, so the usual one of such models is used. `px_assumed` is the same for the resolution. `random` weights
-    were never trained: requested as random, or recognized by batch norms that never saw an image. `reference` is what
-    computes `rows`, in words. `is_quantized`: it rounds itself, so a float file cannot agree with it better than an
-    int8 file does.
+    `preprocess`, so the usual one of such models is used. `px_assumed` is the same for the resolution.
+    `source_preprocess` is set for a file that scales its pixels itself: what comes before its own input. `random`
+    weights were never trained: requested as random, or recognized by batch norms that never saw an image. `reference`
+    is what computes `rows`, in words. `is_quantized`: it rounds itself, so a float file cannot agree with it better
+    than an int8 file does.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Model(ABC):
     notes: tuple[str, ...] = ()
     assumption: str | None = None
     px_assumed: bool = False
+    source_preprocess: Preprocess | None = None
     random: bool = False
     reference: str = "PyTorch"
     is_quantized: bool = False

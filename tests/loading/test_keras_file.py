@@ -17,10 +17,13 @@ pytest.importorskip("ai_edge_litert")
 if find_spec("tensorflow") is None:
     pytest.skip("tensorflow is not installed", allow_module_level=True)
 
+from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.errors import EdgemobileError
 from edgemobile.graph.interpreter import run_real
 from edgemobile.loading.file_model import load_file
 from edgemobile.metrics.measures import measure
+from edgemobile.pipeline.export import export
+from edgemobile.pipeline.request import ExportRequest
 from edgemobile.quant.ptq import ptq
 from edgemobile.quant.recipe import Recipe
 
@@ -122,6 +125,18 @@ def test_the_graph_computes_what_keras_does_and_int8_follows(theirs: Theirs) -> 
     np.testing.assert_allclose(_softmax(model.rows(images)), theirs.shares, rtol=1e-3, atol=1e-5)
     int8 = ptq(graph, [images], Recipe()).graph
     assert measure(run_real(graph, images), run_real(int8, images))["sqnr_db"] > 20
+
+
+def test_its_exports_agree_with_it(theirs: Theirs, tmp_path: Path) -> None:
+    """parity gives each file its own preprocessing: the metadata of the export has that of the Keras file."""
+    source = str(theirs.folder / "theirs.keras")
+    request = ExportRequest(
+        source, preprocess="raw", formats=("tflite",), precisions=("float32",), out=tmp_path / "out"
+    )
+    exported = export(request)
+    (row,) = parity(ParityRequest(source, (str(exported.out / "theirs-float32.tflite"),))).files
+    assert row.passed
+    assert row.metrics["sqnr_db"] > 80
 
 
 def test_an_h5_file_of_keras_2_is_read(theirs: Theirs) -> None:
