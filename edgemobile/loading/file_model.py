@@ -225,12 +225,12 @@ def _notes(file: ModelFile, found: FileGraph) -> list[str]:
         )
     if found.softmax is not None:
         notes.append(
-            f"{file.name} ends with a softmax: the files here give the logits before it, and are compared with those; "
-            "`eval`, `predict` and predict.py make probabilities of them"
+            f"{file.name} ends with a softmax: the exported files output the logits before it, and are compared with "
+            "those; `eval`, `predict` and predict.py compute probabilities from them"
         )
     if file.precision in _QUANTIZED:
         notes.append(
-            f"{file.name} is quantized ({file.precision}): its integers are read as the reals that they stand for. It "
-            "rounds, so that float files are held to the bounds of int8"
+            f"{file.name} is quantized ({file.precision}): its integers are converted to real values. Because it "
+            "rounds, float files are checked against the bounds of int8"
         )
     return notes

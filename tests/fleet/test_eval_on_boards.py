@@ -98,7 +98,7 @@ def test_no_board_left_and_going_on(
         evaluate(EvalRequest(request_.files, request_.data, on="pi-1,pi-2"), WhenDone(32, happen))
     found = evaluate(request_)
     assert _counts(found) == _counts(here)
-    assert any("answered before an earlier call was interrupted" in note for note in found.notes)
+    assert any("answered by an earlier call, which was interrupted" in note for note in found.notes)
     shares = {share.board: share.images for share in found.files[0].boards}
     assert shares["pi-1"] + shares["pi-2"] >= 32
     assert 0 < shares["pi-3"] < 240

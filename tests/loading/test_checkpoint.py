@@ -136,9 +136,9 @@ def test_what_is_not_bundled_says_what_is() -> None:
 
 
 def test_bundled_at_another_width_or_number_of_classes_is_refused() -> None:
-    with pytest.raises(EdgemobileError, match=r"width 1, and width 0\.5 is asked for"):
+    with pytest.raises(EdgemobileError, match=r"width 1, but --width is 0\.5"):
         load_weights("bundled", get_arch("v3-large"), width=0.5)
-    with pytest.raises(EdgemobileError, match="has 10 classes, and 1000 are asked for"):
+    with pytest.raises(EdgemobileError, match="has 10 classes, but --classes is 1000"):
         load_weights("bundled", get_arch("v3-large"), classes=1000)
 
 
@@ -211,7 +211,7 @@ def test_what_is_beside_the_model_in_a_wrapper_is_left_out_and_named(
     checkpoint = load_weights(save({"state_dict": lightning, "hparams_name": "kwargs"}), get_arch("v3-small"))
     assert same(checkpoint, state)
     assert any(
-        "under 'model.'; left out what stands beside it (1): criterion.weight" in note for note in checkpoint.notes
+        "under 'model.' are used; entries that are ignored (1): criterion.weight" in note for note in checkpoint.notes
     )
 
 
@@ -388,7 +388,7 @@ def test_safetensors_metadata_is_read(state: dict[str, torch.Tensor], save: Call
         ("{", "cannot read .*json"),
         ("[1]", "must be an object"),
         ('{"sha256": "00"}', "another file"),
-        ('{"labels": ["a", "b"]}', "5 classes, and the labels beside it are 2"),
+        ('{"labels": ["a", "b"]}', "5 classes, and the labels next to it have 2"),
         ('{"labels": {"0": "a"}}', "list of names"),
         ('{"preprocess": {"version": 99}}', "version 99"),
     ],
@@ -531,14 +531,14 @@ def test_weights_by_name_are_for_reference_models() -> None:
 
 
 def test_weights_of_another_model_are_named(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
-    with pytest.raises(EdgemobileError, match=r"holds weights of v3-small \(width 0\.25\), not of v2"):
+    with pytest.raises(EdgemobileError, match=r"contains weights of v3-small \(width 0\.25\), not of v2"):
         load_weights(save(state), get_arch("v2"))
 
 
 def test_demands_the_file_does_not_meet_are_refused(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
     path = save(state)
-    refused(path, r"width 0\.25, and width 0\.5", width=0.5)
-    refused(path, "has 5 classes, and 10 are", classes=10)
+    refused(path, r"width 0\.25, but --width is 0\.5", width=0.5)
+    refused(path, "has 5 classes, but --classes is 10", classes=10)
     assert load_weights(path, get_arch("v3-small"), width=0.25, classes=5).classes == 5
 
 

@@ -98,7 +98,7 @@ def test_batch_counts_may_be_missing(save: Callable[..., Path]) -> None:
 def test_a_foreign_file_of_another_model_is_named(layout: Layout, name: str, save: Callable[..., Path]) -> None:
     other = "v1" if name != "v1" else "v2"
     path = save(as_saved(scaled(get_arch(name), width=0.25, classes=3), layout))
-    with pytest.raises(EdgemobileError, match=rf"holds weights of {name} \(width 0\.25\), not of {other}"):
+    with pytest.raises(EdgemobileError, match=rf"contains weights of {name} \(width 0\.25\), not of {other}"):
         load_weights(path, get_arch(other))
 
 
