@@ -235,6 +235,8 @@ def _with_facts(checkpoint: Checkpoint, known: dict[str, Any]) -> Checkpoint:
         checkpoint,
         labels=tuple(labels) if labels else None,
         preprocess=Preprocess.from_json(preprocess) if preprocess else None,
+        bn_eps=known.get("bn_eps"),
+        padding=known.get("padding"),
         notes=notes,
     )
 
@@ -280,9 +282,10 @@ def _as_laid_out(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], arch
     notes = []
     if layout.keys != arch.keys:
         check_complete(checkpoint.state_dict, arch, layout, checkpoint.source)
-        eps = f", with batch norm's eps {layout.bn_eps:g}" if layout.bn_eps else ""
+        bn_eps = checkpoint.bn_eps or layout.bn_eps
+        eps = f", with batch norm's eps {bn_eps:g}" if bn_eps else ""
         notes.append(f"{checkpoint.source} has {layout.source} keys: they are translated{eps}")
-        notes += [layout.caution] if layout.caution else []
+        notes += [layout.caution] if layout.caution and checkpoint.padding is None else []
     assumption = (
         f"{checkpoint.source} does not state preprocessing: that of {layout.source} checkpoints is assumed "
         f"({layout.preprocess.interpolation}, mean {layout.preprocess.mean}, std {layout.preprocess.std})"
@@ -290,7 +293,8 @@ def _as_laid_out(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], arch
     return replace(
         checkpoint,
         state_dict=state,
-        bn_eps=layout.bn_eps,
+        bn_eps=checkpoint.bn_eps or layout.bn_eps,
+        padding=checkpoint.padding or layout.padding,
         preprocess=checkpoint.preprocess or at_resolution(layout.preprocess, arch.input_px),
         notes=(*checkpoint.notes, *notes),
         assumption=assumption if checkpoint.preprocess is None else None,

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.loading.checkpoint import Checkpoint, build, bundled, load_into, load_weights
+from edgemobile.loading.key_layouts import LAYOUTS, key_pairs
 from edgemobile.models.arch import ARCHS, get_arch, scaled
 from edgemobile.models.nets import build_net
 from edgemobile.preprocess import CIFAR10, IMAGENET, Preprocess, at_resolution
@@ -45,10 +46,10 @@ def save(tmp_path: Path) -> Callable[..., Path]:
     return save
 
 
-def refused(path: Path, says: str, **demands: Any) -> None:
+def refused(path: Path, says: str, model: str = "v3-small", **demands: Any) -> None:
     """Loading is one EdgemobileError of one line that says so."""
     with pytest.raises(EdgemobileError, match=says) as caught:
-        load_weights(path, get_arch("v3-small"), **demands)
+        load_weights(path, get_arch(model), **demands)
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)
 
@@ -318,6 +319,60 @@ def test_timm_s_config_beside_the_file_is_read(state: dict[str, torch.Tensor], s
     refused(path, "config.json has a pretrained_cfg that cannot be used: .*lanczos")
     config.write_text(json.dumps({"model_type": "something else"}))
     assert load_weights(path, get_arch("v3-small")).labels is None
+
+
+@pytest.fixture
+def transformers_v2(tmp_path: Path) -> Path:
+    """The folder that save_pretrained writes for a MobileNetV2 of 5 classes."""
+    arch = scaled(get_arch("v2"), width=0.25, classes=5)
+    layout = next(layout for layout in LAYOUTS if layout.keys == "transformers-v2")
+    net = build_net(arch).state_dict()
+    save_file({theirs: net[ours] for theirs, ours in key_pairs(arch, layout).items()}, tmp_path / "model.safetensors")
+    config = {"model_type": "mobilenet_v2", "layer_norm_eps": 0.002, "tf_padding": False, "hidden_act": "relu6"}
+    config["id2label"] = {"1": "b", "0": "a", "2": "c", "4": "e", "3": "d"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    processor = {"size": {"shortest_edge": 128}, "crop_size": {"height": 96, "width": 96}, "resample": 3}
+    processor |= {"image_mean": [0.4] * 3, "image_std": [0.6] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    return tmp_path / "model.safetensors"
+
+
+def changed(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_folder_of_transformers_is_read(transformers_v2: Path) -> None:
+    checkpoint = load_weights(transformers_v2, get_arch("v2"))
+    assert (checkpoint.width, checkpoint.labels) == (0.25, tuple("abcde"))
+    assert checkpoint.preprocess == Preprocess(96, "shorter", 128, "bicubic", mean=(0.4,) * 3, std=(0.6,) * 3)
+    arch, _ = build(get_arch("v2"), checkpoint)
+    assert (arch.padding, arch.bn_eps, arch.input_px) == ("both", 0.002, 96)
+    config = transformers_v2.with_name("config.json")
+    changed(config, tf_padding=True, id2label={str(index): f"LABEL_{index}" for index in range(5)})
+    changed(config.with_name("preprocessor_config.json"), do_center_crop=False, size={"height": 64, "width": 64})
+    checkpoint = load_weights(transformers_v2, get_arch("v2"))
+    assert (checkpoint.padding, checkpoint.labels) == ("same", None)
+    assert checkpoint.preprocess == Preprocess(64, "exact", None, "bicubic", mean=(0.4,) * 3, std=(0.6,) * 3)
+    config.unlink()
+    checkpoint = load_weights(transformers_v2, get_arch("v2"))
+    assert (checkpoint.padding, checkpoint.bn_eps) == ("same", 0.001)
+    assert any("tf_padding is not in the weights" in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("config.json", {"output_stride": 8}, "output_stride is 8, and checkpoints are read only with 32"),
+        ("config.json", {"layer_norm_eps": "0"}, "layer_norm_eps must be between 0 and 1"),
+        ("preprocessor_config.json", {"resample": 1}, "preprocessor_config.json cannot be used: KeyError: 1"),
+        ("preprocessor_config.json", {"crop_size": 96}, "preprocessor_config.json cannot be used"),
+    ],
+)
+def test_another_net_of_transformers_is_refused(
+    transformers_v2: Path, name: str, values: dict[str, Any], says: str
+) -> None:
+    changed(transformers_v2.with_name(name), **values)
+    refused(transformers_v2, says, "v2")
 
 
 def test_safetensors_metadata_is_read(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:

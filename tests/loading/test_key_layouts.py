@@ -69,7 +69,7 @@ def test_a_foreign_file_is_loaded_and_named(layout: Layout, name: str, save: Cal
 
 def test_the_preprocessing_assumed_is_at_the_models_resolution(save: Callable[..., Path]) -> None:
     arch = scaled(get_arch("v1"), width=0.5, classes=7, input_px=96)
-    (layout,) = (layout for layout in LAYOUTS if "v1" in layout.models)
+    layout = next(layout for layout in LAYOUTS if "v1" in layout.models)
     found = load_weights(save(as_saved(arch, layout)), arch).preprocess
     assert found is not None
     assert (found.input_px, found.shorter_px) == (96, 110)
