@@ -194,6 +194,9 @@ def _useful_range(graph: Graph, node: Node, low: float, high: float) -> tuple[fl
     if activation or node.op in ("relu", "relu6"):
         low = 0.0
     consumers = graph.consumers(node.output)
+    if consumers and node.output not in graph.outputs and all(consumer.op == "clip" for consumer in consumers):
+        low = max(low, min(consumer.attrs["low"] for consumer in consumers))
+        high = min(high, max(consumer.attrs["high"] for consumer in consumers))
     gates = [consumer for consumer in consumers if is_gate(graph, consumer)]
     if consumers and all(_gated(graph, node.output, consumer, gates) for consumer in consumers):
         # relu6(x + 3) is 0 below -3, exactly.
