@@ -1,9 +1,9 @@
-"""Classify images with a model of this folder, on a board or anywhere else:
+"""Classify images with a model file in this folder, on a board or any other computer:
 
     python3 predict.py MODEL IMAGE...
 
 Needs Python 3.9, numpy, Pillow and one runtime: onnxruntime for .onnx files, ai-edge-litert or tflite-runtime for
-.tflite files. Preprocessing and labels are read from the model file. The result is that of `edgemobile predict`.
+.tflite files. Preprocessing and labels are read from the model file. The results are those of `edgemobile predict`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import struct
 import sys
 import warnings
@@ -49,8 +50,8 @@ class Opened(NamedTuple):
     """A model file opened in its runtime. `invoke` is one inference, raw array -> raw array."""
 
     runtime: str
-    given: Port
-    made: Port
+    input: Port
+    output: Port
     invoke: Callable[[np.ndarray], np.ndarray]
     metadata: dict[str, str]
 
@@ -84,7 +85,7 @@ def _open_onnx(data: bytes, threads: int) -> Opened:
     # Only has an effect on x86 without VNNI, where sums of int8 products would saturate.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    (input_,), (output,) = session.get_inputs(), session.get_outputs()
     dtypes = {
         "tensor(float)": "float32",
         "tensor(float16)": "float16",
@@ -93,9 +94,9 @@ def _open_onnx(data: bytes, threads: int) -> Opened:
     }
     return Opened(
         f"onnxruntime {onnxruntime.__version__}",
-        Port(tuple(given.shape), dtypes[given.type]),
-        Port(tuple(made.shape), dtypes[made.type]),
-        lambda prepared: session.run(None, {given.name: prepared})[0],
+        Port(tuple(input_.shape), dtypes[input_.type]),
+        Port(tuple(output.shape), dtypes[output.type]),
+        lambda images: session.run(None, {input_.name: images})[0],
         dict(session.get_modelmeta().custom_metadata_map),
     )
 
@@ -111,15 +112,17 @@ def _open_tflite(data: bytes, threads: int) -> Opened:
         raise Failure("ai-edge-litert is not installed. Run: pip install ai-edge-litert", 3)
     interpreter = module.Interpreter(model_content=data, num_threads=threads)
     interpreter.allocate_tensors()
-    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (input_,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def invoke(prepared: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(given["index"], prepared)
+    def invoke(images: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(input_["index"], images)
         interpreter.invoke()
-        return interpreter.get_tensor(made["index"])
+        return interpreter.get_tensor(output["index"])
 
     version = getattr(package, "__version__", "")
-    return Opened(f"{name} {version}".strip(), _tflite_port(given), _tflite_port(made), invoke, tflite_metadata(data))
+    return Opened(
+        f"{name} {version}".strip(), _tflite_port(input_), _tflite_port(output), invoke, tflite_metadata(data)
+    )
 
 
 def _tflite_port(detail: dict[str, Any]) -> Port:
@@ -149,7 +152,7 @@ def tflite_metadata(data: bytes) -> dict[str, str]:
         start, count = vector(table, index)
         return [at + number("I", at) for at in range(start, start + 4 * count, 4)]
 
-    def octets(table: int, index: int) -> bytes:
+    def content(table: int, index: int) -> bytes:
         start, count = vector(table, index)
         return data[start : start + count]
 
@@ -158,7 +161,7 @@ def tflite_metadata(data: bytes) -> dict[str, str]:
     buffers, found = tables(model, 4), {}
     for entry in tables(model, 6):
         at = field(entry, 1)
-        name, value = octets(entry, 0), octets(buffers[number("I", at) if at else 0], 0)
+        name, value = content(entry, 0), content(buffers[number("I", at) if at else 0], 0)
         found[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
     return found
 
@@ -171,49 +174,49 @@ class Model:
 
     def __init__(self, path: Path, threads: int) -> None:
         self.opened = open_model(path, threads)
-        metadata, shape = self.opened.metadata, self.opened.given.shape
+        metadata, shape = self.opened.metadata, self.opened.input.shape
         if "edgemobile.preprocess" not in metadata:
             raise Failure(f"{path} does not contain its preprocessing: use the file that edgemobile export wrote")
         self.preprocess = json.loads(metadata["edgemobile.preprocess"])
         self.is_nchw = shape[1] == 3 and shape[3] != 3
         outputs = self.scores(np.zeros((self.preprocess["input_px"],) * 2 + (3,), np.float32))
         if outputs.ndim != 1 or len(outputs) < 2:
-            raise Failure(f"{path} has the output {list(self.opened.made.shape)} and is not an image classifier")
+            raise Failure(f"{path} has the output {list(self.opened.output.shape)} and is not an image classifier")
         self.labels = _labels(path, metadata, len(outputs))
         # The TFLite specification requires this scale for the output of SOFTMAX. Otherwise, check whether the outputs
         # for an image of zeros are a distribution.
-        softmax = self.opened.made.scale == 1 / 256 and self.opened.made.zero_point in (0, -128)
+        softmax = self.opened.output.scale == 1 / 256 and self.opened.output.zero_point in (0, -128)
         self.gives_probabilities = softmax or bool((outputs >= 0).all() and abs(outputs.sum() - 1) < 0.02)
 
     def scores(self, image: np.ndarray) -> np.ndarray:
         """A preprocessed image f32[px,px,3] -> f32[classes]."""
-        given, made = self.opened.given, self.opened.made
-        images = np.zeros((given.shape[0], *image.shape), np.float32)
+        input_, output = self.opened.input, self.opened.output
+        images = np.zeros((input_.shape[0], *image.shape), np.float32)
         images[0] = image
         if self.is_nchw:
             images = images.transpose(0, 3, 1, 2)
-        if not given.dtype.startswith("float"):
-            # Integers without a scale are pixels.
-            steps = np.rint(images / np.float32(given.scale or 1)) + given.zero_point
-            images = np.clip(steps, np.iinfo(given.dtype).min, np.iinfo(given.dtype).max)
-        raw = self.opened.invoke(np.ascontiguousarray(images, given.dtype))[0].squeeze()
-        if not made.scale:
+        if not input_.dtype.startswith("float"):
+            # An integer input without a scale takes raw pixels.
+            steps = np.rint(images / np.float32(input_.scale or 1)) + input_.zero_point
+            images = np.clip(steps, np.iinfo(input_.dtype).min, np.iinfo(input_.dtype).max)
+        raw = self.opened.invoke(np.ascontiguousarray(images, input_.dtype))[0].squeeze()
+        if not output.scale:
             return raw.astype(np.float32)
-        return (raw.astype(np.int32) - made.zero_point).astype(np.float32) * np.float32(made.scale)
+        return (raw.astype(np.int32) - output.zero_point).astype(np.float32) * np.float32(output.scale)
 
     def probabilities(self, path: Path) -> np.ndarray:
         """f32[classes] of an image file. Raises BrokenImage."""
-        how = self.preprocess
-        px = how["shorter_px"] or how["input_px"]
-        resized = resize(_pixels(path), px, how["resize"], how["interpolation"], how["antialias"])
-        mean, std = (np.array(how[name], np.float32) for name in ("mean", "std"))
-        scores = self.scores((crop(resized, how["input_px"]) - mean) / std)
+        preprocess = self.preprocess
+        px = preprocess["shorter_px"] or preprocess["input_px"]
+        resized = resize(_pixels(path), px, preprocess["resize"], preprocess["interpolation"], preprocess["antialias"])
+        mean, std = (np.array(preprocess[name], np.float32) for name in ("mean", "std"))
+        scores = self.scores((crop(resized, preprocess["input_px"]) - mean) / std)
         if not np.isfinite(scores).all():
             raise BrokenImage("the model's outputs are not finite: there is no result")
         if self.gives_probabilities:
             return scores
-        powers = np.exp(scores - scores.max())
-        return powers / powers.sum()
+        exponentials = np.exp(scores - scores.max())
+        return exponentials / exponentials.sum()
 
 
 def _labels(path: Path, metadata: dict[str, str], outputs: int) -> list[str]:
@@ -241,8 +244,8 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Classify images with a model of this folder.")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tflite or .onnx file of this folder")
+    parser = argparse.ArgumentParser(description="Classify images with a model file in this folder.")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tflite or .onnx file in this folder")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to print (default: 5)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of an inference (default: 1)")
@@ -261,14 +264,14 @@ def main() -> int:
         print(f"{options.model.name}  {model.opened.runtime}")
     for path in options.images:
         try:
-            shares = model.probabilities(path)
+            probabilities = model.probabilities(path)
         except BrokenImage as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             shown.append({"image": str(path), "error": str(error)})
             code = 2
             continue
-        best = np.argsort(-shares, kind="stable")[: options.top]
-        top = [{"output": int(i), "label": model.labels[i], "probability": float(shares[i])} for i in best]
+        best = np.argsort(-probabilities, kind="stable")[: options.top]
+        top = [{"output": int(i), "label": model.labels[i], "probability": float(probabilities[i])} for i in best]
         shown.append({"image": str(path), "top": top})
         if not options.json:
             print(f"\n{path}", *(f"  {one['probability']:6.1%}  {one['label']}" for one in top), sep="\n")
@@ -278,4 +281,13 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the output closed the pipe, as `head` does: discard the rest. 141 is the code of SIGPIPE.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
