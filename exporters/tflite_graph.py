@@ -1,6 +1,6 @@
 """TFLite -> Graph: the inverse of edgemobile.exporters.tflite, for its files and for other files with the same ops.
 
-A PAD becomes the padding of the layer after it, and SAME becomes padding in pixels.
+A PAD becomes the padding of the layer after it, SAME becomes padding in pixels, and a computed shape a constant.
 
 To add an op: a row in _ROWS.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from edgemobile.errors import Unsupported
 from edgemobile.exporters.damaged import reading
 from edgemobile.exporters.tflite_file import op_name, read_tensors, schema, text, unpack
+from edgemobile.exporters.tflite_shapes import computed_shapes
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.padding import Pads, same_pads, unpadded
 from edgemobile.graph.resizing import COORDINATES
@@ -44,7 +45,8 @@ def read_known(data: bytes) -> tuple[Graph, dict[str, str]]:
     """
     model = unpack(data)
     with reading("TFLite", data):
-        reader = _Reader(model, read_tensors(data))
+        tensors = read_tensors(data)
+        reader = _Reader(model, tensors | computed_shapes(model, tensors))
         return reader.graph(), reader.unknown
 
 
@@ -74,6 +76,8 @@ class _Reader:
 
     def _take(self, operator: Any) -> None:
         kind = op_name(self.model.operatorCodes[operator.opcodeIndex])
+        if self.tensors[self.output(operator)].is_constant:
+            return
         try:
             if kind not in _ROWS:
                 raise Unsupported(f"{kind} (at {self.output(operator)}) has no lowering")

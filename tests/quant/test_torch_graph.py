@@ -1,4 +1,4 @@
-"""The torch runner computes what the numpy reference does."""
+"""TorchGraph computes the same outputs as the numpy interpreter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 
 
 @pytest.mark.parametrize("name", ["v2", "v3-small"])
-def test_every_activation_is_that_of_the_interpreter(name: str) -> None:
+def test_every_activation_matches_the_interpreter(name: str) -> None:
     net = build_net(scaled(get_arch(name), width=0.35, input_px=32, classes=10))
     graph = lower(export_program(net, (1, 3, 32, 32)))
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
@@ -33,7 +33,7 @@ def test_every_activation_is_that_of_the_interpreter(name: str) -> None:
 @pytest.mark.parametrize("shape", [(3,), (1,), (1, 1, 3), (5, 5, 3), (5, 5, 1), (1, 5, 1), (1, 5, 5, 1)])
 @pytest.mark.parametrize("op", ["add", "mul"])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_constant_of_any_rank_beside_an_image(shape: tuple[int, ...], op: str, first: bool) -> None:
+def test_a_constant_of_any_rank_and_an_image(shape: tuple[int, ...], op: str, first: bool) -> None:
     rng = np.random.default_rng(2)
     constant = Tensor.constant("constant", rng.normal(size=shape).astype(np.float32))
     inputs = ("constant", "input") if first else ("input", "constant")

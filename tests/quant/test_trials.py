@@ -1,4 +1,4 @@
-"""Trials keep the changes of a recipe that help on held-out images, and say what each one brought."""
+"""Trials keep the changes to a recipe that help on held-out images, and report the gain of each."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def graph() -> Graph:
 
 @pytest.fixture(scope="module")
 def calibration(graph: Graph) -> Calibration:
-    """Images with a rare outlier: of the whole range most steps would be lost."""
+    """Images with a rare outlier: a scale for the whole range would waste most of the 256 steps."""
     images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype(np.float32)
     images[0, 0, 0] = 200
     return calibrate(graph, [images[:16], images[16:]])
 
 
-def test_a_trial_stays_where_it_helps_on_held_out_images(graph: Graph, calibration: Calibration) -> None:
+def test_a_trial_is_kept_if_it_helps_on_held_out_images(graph: Graph, calibration: Calibration) -> None:
     chosen = choose(calibration, Recipe("mine", trials=("mse", "refit-pooled"), rules=_PLAIN.rules[:0]))
     seen, images = held_out(calibration)
     assert (len(seen.images), len(images), chosen.images) == (24, 8, 8)
@@ -59,14 +59,14 @@ def test_a_trial_stays_where_it_helps_on_held_out_images(graph: Graph, calibrati
     assert mse.kept == (Rule(observer="mse") in chosen.recipe.rules)
 
 
-def test_the_recipes_own_rules_win(calibration: Calibration) -> None:
-    """The rule for everything is read before those for single layers."""
+def test_rules_of_the_recipe_override_those_of_trials(calibration: Calibration) -> None:
+    """A rule for all layers is applied before the rules for single layers."""
     own = Rule("1", observer="percentile")
     chosen = choose(calibration, Recipe(trials=("mse",), rules=(own,)), minutes=60)
     assert chosen.recipe.rules[-1] == own
 
 
-def test_a_loss_is_not_kept_and_no_trial_starts_without_time(
+def test_a_trial_that_loses_is_dropped_and_none_starts_after_the_time_limit(
     calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse = {**trials._CHANGES, "mse": {"rules": (Rule(observer="entropy"), Rule(weights="per_tensor")), "equalize": 0}}
@@ -107,7 +107,7 @@ def test_the_first_two_layers_stay_in_float_if_that_gains_much(
     assert choose(calibration, replace(recipe, hswish="fused")).trials == ()
 
 
-def test_what_cannot_be_judged_is_refused(graph: Graph, calibration: Calibration) -> None:
+def test_trials_without_enough_held_out_images_are_refused(graph: Graph, calibration: Calibration) -> None:
     with pytest.raises(EdgemobileError, match="at least 16 are needed, found 8"):
         choose(calibrate(graph, [calibration.images[:8]]), RECIPES["best"])
     with pytest.raises(EdgemobileError, match="has trials"):
