@@ -289,7 +289,7 @@ def test_a_constant_read_in_both_precisions_is_stored_twice(images: np.ndarray) 
     assert _sqnr(graph, result, images) > 30
 
 
-def test_all_layers_in_float_differ_only_in_quantized_input_and_output(graph: Graph, images: np.ndarray) -> None:
+def test_all_layers_in_float_differ_only_in_quantized_outputs(graph: Graph, images: np.ndarray) -> None:
     result = ptq(graph, [images], Recipe(rules=(Rule(precision="float"),))).graph
     assert _sqnr(graph, result, images) > 28
 
