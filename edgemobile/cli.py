@@ -45,6 +45,7 @@ from edgemobile.commands.report import report
 from edgemobile.commands.results import results
 from edgemobile.commands.sample_data import sample_data
 from edgemobile.commands.snippet import snippet
+from edgemobile.commands.sweep import sweep
 from edgemobile.commands.verify import verify
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import print_error
@@ -190,6 +191,7 @@ _COMMANDS = (
     (results, "results over time, and where a figure changed"),
     (report, "runs as one page, tables, model cards"),
     (verify, "check that the files of an export are unchanged"),
+    (sweep, "every combination of a grid, and its Pareto front"),
     (ci, "check every model of edgemobile.toml"),
     (devices, "the boards to measure on"),
     (doctor, "what is missing, with the command that fixes it"),
