@@ -28,7 +28,7 @@ from edgemobile.latency.estimates import on_boards
 from edgemobile.latency.run import BenchRequest, bench
 from edgemobile.latency.statistics import summarize
 from edgemobile.loading.checkpoint import RANDOM, build, load_weights
-from edgemobile.lower import lower
+from edgemobile.lower import export_program, lower
 from edgemobile.lower.dead_channels import without_dead_channels
 from edgemobile.lower.module_trace import trace_modules
 from edgemobile.model_file.model_file import ModelFile
@@ -96,9 +96,7 @@ def int8_file(name: str, arch: Arch, net: torch.nn.Module, images: np.ndarray, *
     """The int8 file of `net` for counting: calibrated on `images` f32[N,H,W,3]; dead channels are left out unless
     `keep_dead`."""
     shape = (1, 3, arch.input_px, arch.input_px)
-    trace = trace_modules(net.eval(), shape)
-    assert trace is not None
-    graph = lower(trace, arch.name)
+    graph = lower(trace_modules(net.eval(), shape) or export_program(net.eval(), shape), arch.name)
     graph = graph if keep_dead else without_dead_channels(graph)
     return model_file(Path(f"{name}.tflite"), tflite.to_bytes(ptq(graph, [images], _RECIPE).graph, metadata={}))
 

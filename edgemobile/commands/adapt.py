@@ -111,8 +111,9 @@ def adapt(model: str, on: str, plot: Path | None, as_json: bool, quiet: bool, **
     devices = tuple(dict.fromkeys(name.strip() for name in on.split(",") if name.strip()))
     request = AdaptRequest(model=model, on=devices, **options)
     require("torch", "export")
-    from edgemobile.adaptation.plot import check_plot, save_plot
+    from edgemobile.adaptation.plot import save_plot
     from edgemobile.adaptation.run import adapt as run
+    from edgemobile.util.plot_file import check_plot
 
     if plot is not None:
         check_plot(plot)

@@ -6,15 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import click
 
-from edgemobile.commands.completion import complete_models
+from edgemobile.commands.completion import complete_devices, complete_models
+from edgemobile.commands.writable import check_writable
+from edgemobile.errors import require
 from edgemobile.loading.model_spec import is_checkpoint
 from edgemobile.models.arch import ARCHS, Arch, get_arch, scaled
 from edgemobile.models.cost import Cost, arch_costs, total
-from edgemobile.printing.terminal import console, format_bytes, format_table
+from edgemobile.printing.terminal import console, format_bytes, format_table, progress
 from edgemobile.util.strict_json import to_json_text
 
 __all__ = ["models"]
@@ -25,15 +28,90 @@ __all__ = ["models"]
 @click.option("--width", type=float, help="Width multiplier; channels are rounded to 8 and never below 90 %.")
 @click.option("--res", type=click.IntRange(min=1), help="Input resolution in pixels.")
 @click.option("--classes", type=int, help="Number of classes.")
+@click.option("--explain", is_flag=True, help="What each idea of the papers saves or costs in NAME.")
+@click.option(
+    "--on",
+    metavar="DEVICE",
+    shell_complete=complete_devices,
+    help="With --explain: also measure it as int8 files on a device, such as emulated:cortex-a72.",
+)
+@click.option(
+    "--unit",
+    type=click.Choice(["instructions", "ms"]),
+    help="What --on measures. [default: instructions on an emulated core, ms on a board]",
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="With --explain: draw it: .svg, .png or .pdf."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def models(name: str | None, width: float | None, res: int | None, classes: int | None, as_json: bool) -> None:
+def models(
+    name: str | None,
+    width: float | None,
+    res: int | None,
+    classes: int | None,
+    explain: bool,
+    on: str | None,
+    unit: str | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """List the reference models, or describe NAME, one of them or a checkpoint, layer by layer: shapes, parameters,
-    MACs, activation bytes."""
+    MACs, activation bytes.
+
+    \b
+    Examples:
+      edgemobile models
+      edgemobile models v3-large --width 0.5 --res 128
+      edgemobile models v3-large --explain --res 96 --on emulated:cortex-a72 --plot ideas.svg
+    """
+    _check_explained(name, explain, on, unit, plot)
     if name is None:
         archs = [scaled(arch, width=width, input_px=res, classes=classes) for arch in ARCHS.values()]
         _print_models(archs, as_json=as_json)
+        return
+    arch = scaled(_arch(name), width=width, input_px=res, classes=classes)
+    if explain:
+        _explain(arch, on, unit, plot, as_json=as_json)
     else:
-        _print_layers(scaled(_arch(name), width=width, input_px=res, classes=classes), as_json=as_json)
+        _print_layers(arch, as_json=as_json)
+
+
+def _check_explained(name: str | None, explain: bool, on: str | None, unit: str | None, plot: Path | None) -> None:
+    """Raises UsageError for options without effect."""
+    if explain and name is None:
+        raise click.UsageError("--explain needs a model: edgemobile models v3-large --explain")
+    given = {"--on": on, "--unit": unit, "--plot": plot}
+    unused = [option for option, value in given.items() if value is not None]
+    if unused and not explain:
+        raise click.UsageError(f"{unused[0]} is for --explain: add it, or omit {unused[0]}")
+    if unit and not on:
+        raise click.UsageError("--unit is for --on: add --on emulated:cortex-a72, or omit --unit")
+
+
+def _explain(arch: Arch, on: str | None, unit: str | None, plot: Path | None, *, as_json: bool) -> None:
+    from edgemobile.models.ideas import ideas
+    from edgemobile.printing.ideas import ideas_figure, ideas_json, print_ideas
+    from edgemobile.util.plot_file import check_plot, save_plot_file
+
+    found, costs = ideas(arch), []
+    if plot is not None:
+        check_plot(plot)
+        check_writable("--plot", plot, ())
+    if on is not None:
+        require("torch", "export")
+        from edgemobile.adaptation.cost_table import unit_on
+        from edgemobile.adaptation.idea_costs import idea_costs
+
+        unit = unit_on(on, unit)
+        with progress(quiet=as_json) as bars:
+            costs = idea_costs(found, on, unit, bars)
+    title = f"{arch.name}: what its ideas save or cost, at width {arch.width:g}, {arch.input_px} px"
+    if as_json:
+        print(to_json_text({**_arch_facts(arch), **ideas_json(found, costs, on, unit)}), end="")
+    else:
+        print_ideas(title, found, costs, on or "", unit or "")
+    if plot is not None:
+        save_plot_file(ideas_figure(title, found, costs, on or "", unit or ""), plot)
 
 
 def _arch(name: str) -> Arch:

@@ -11,7 +11,7 @@ from edgemobile.printing.terminal import console, format_table
 if TYPE_CHECKING:
     from edgemobile.adaptation.request import AdaptResult, Net
 
-__all__ = ["print_adaptation"]
+__all__ = ["cost_words", "print_adaptation"]
 
 
 def print_adaptation(result: AdaptResult) -> None:
@@ -34,7 +34,7 @@ def _steps(result: AdaptResult) -> object:
     columns = ["step", "change", *(f"{device} {unit}" for device, unit in result.units.items()), "loss", "top-1"]
     table = format_table("steps, on the images to choose by", columns, left=2)
     for number, step in enumerate(result.steps):
-        costs = (_amount(cost, unit) for cost, unit in zip(step.costs, result.units.values(), strict=True))
+        costs = (cost_words(cost, unit) for cost, unit in zip(step.costs, result.units.values(), strict=True))
         shares = (f"{cost / full:.3f}" for cost, full in zip(step.costs, first.costs, strict=True))
         cells = [f"{cost}  {share}" for cost, share in zip(costs, shares, strict=True)]
         table.add_row(str(number), escape(step.change), *cells, f"{step.loss:.4f}", f"{step.top1:.1%}")
@@ -58,8 +58,9 @@ def _nets(result: AdaptResult) -> object:
 
 def _costs(net: Net, full: Net, units: list[str]) -> list[str]:
     pairs = zip(net.costs, full.costs, units, strict=True)
-    return [f"{_amount(cost, unit)}  {cost / whole:.3f}" for cost, whole, unit in pairs]
+    return [f"{cost_words(cost, unit)}  {cost / whole:.3f}" for cost, whole, unit in pairs]
 
 
-def _amount(cost: float, unit: str) -> str:
+def cost_words(cost: float, unit: str) -> str:
+    """A cost in "instructions" or "ms", rounded, such as 9.07 M or 4.31 ms."""
     return f"{cost / 1e6:.2f} M" if unit == "instructions" else f"{cost:.2f} ms"

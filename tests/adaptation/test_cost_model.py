@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from edgemobile.adaptation.cost_model import CostModel, fitted, non_negative_least_squares
-from edgemobile.adaptation.cost_table import FITTED, HELD_OUT, random_nets, unit_on
+from edgemobile.adaptation.cost_table import FITTED, HELD_OUT, int8_file, random_nets, unit_on
 from edgemobile.adaptation.features import Tile, features
 from edgemobile.adaptation.limits import Limits, read_budget
 from edgemobile.adaptation.moves import moves, widths_by_saliency
@@ -23,6 +23,7 @@ from edgemobile.adaptation.saliency import Saliency
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.models.arch import Arch, get_arch, scaled
 from edgemobile.models.channel_groups import channel_groups, with_widths
+from edgemobile.models.nets import build_net
 from edgemobile.models.table import exact_arch
 
 _GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "int8_costs.json").read_text())
@@ -62,6 +63,12 @@ def test_random_nets_are_the_same_every_time_and_differ_from_each_other() -> Non
     assert nets[0] == arch
     assert len(set(nets)) == 12
     assert min(len(net.blocks) for net in nets) < len(arch.blocks)
+
+
+def test_a_net_that_torch_export_must_trace() -> None:
+    arch = exact_arch(scaled(get_arch("efficientnet-lite0"), width=0.35, input_px=32, classes=3))
+    noise = np.random.default_rng(0).standard_normal((1, 32, 32, 3), np.float32)
+    assert int8_file("lite", arch, build_net(arch, dropout=0.0), noise, keep_dead=True).format == "tflite"
 
 
 def test_channels_count_in_whole_tiles() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,9 +45,65 @@ def test_a_terminal_of_80_columns_shows_every_figure(
     assert not any("…" in line for line in lines)
 
 
+def test_explain_says_what_ideas_save_and_draws_it(edgemobile, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "ideas.svg"
+    shown = edgemobile("models", "v3-large", "--explain", "--plot", str(plot)).out
+    line = next(line for line in shown.splitlines() if line.startswith("depthwise separable"))
+    assert line.split()[3:] == ["1332.0", "M", "216.6", "M", "0.163", "0.163"]
+    assert "(-2,314,368 values of hard-swish) (arXiv:1905.02244, section 5.2)" in shown
+    # matplotlib draws texts as paths, and has the text in a comment.
+    assert all(f"<!-- {name} -->" in plot.read_text() for name in ("squeeze-and-excite", "width 0.5", "MACs"))
+
+
+def test_explain_on_a_device(edgemobile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of a file is its size here; that files are measured on devices is tests/latency's."""
+    sizes: dict[str, int] = {}
+
+    def measured(device: str, unit: str, files, progress: object) -> list[int]:
+        assert (device, unit) == ("emulated:cortex-a72", "instructions")
+        sizes.update({file.name: file.bytes for file in files})
+        return [file.bytes for file in files]
+
+    monkeypatch.setattr("edgemobile.adaptation.idea_costs.measured", measured)
+    asked = ("models", "v3-small", "--explain", "--res", "32", "--classes", "10", "--on", "emulated:cortex-a72")
+    found = json.loads(edgemobile(*asked, "--json").out)
+    assert (found["device"], found["unit"], found["input_px"]) == ("emulated:cortex-a72", "instructions", 32)
+    ideas = {idea["name"]: idea for idea in found["ideas"]}
+    standard = ideas["depthwise separable convolutions"]
+    assert standard["macs"]["share"] == pytest.approx(standard["expected_share"])
+    # int8 files: about a byte for each parameter.
+    for idea in ideas.values():
+        for side in ("before", "after"):
+            assert 0.9 < idea["measured"][side] / idea["params"][side] < 1.6, idea["name"]
+    # The net itself is before or after most ideas, and measured once.
+    assert len(sizes) < 2 * len(ideas) - 5
+    text = edgemobile("models", "v1", "--explain", "--width", "0.25", "--res", "32", "--on", "emulated:cortex-a72").out
+    assert "measured on emulated:cortex-a72" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--explain", "--explain needs a model"),
+        ("v1 --on local", "--on is for --explain"),
+        ("v1 --explain --unit ms", "--unit is for --on"),
+        ("v1 --explain --plot ideas.bmp", "unknown format. Allowed: a file ending in .svg, .png, .pdf"),
+        ("v1 --explain --on local --unit instructions", "local is none. Give a time"),
+        ("v4-conv-small --explain", "the ideas of v4-conv-small cannot be separated"),
+    ],
+)
+def test_explain_refuses(edgemobile, words: str, said: str) -> None:
+    ran = edgemobile("models", *words.split())
+    assert ran.code == 2
+    assert said in ran.err
+
+
 def test_no_torch_is_needed() -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; sys.argv = ['edgemobile', 'models']\n"
+        "import sys; sys.modules['torch'] = None; sys.argv = ['edgemobile', 'models', *sys.argv[1:]]\n"
         "from edgemobile.cli import main; main()"
     )
-    assert b"v3-large" in subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    for words, said in (((), b"v3-large"), (("v3-small", "--explain"), b"squeeze-and-excite")):
+        command = [sys.executable, "-c", code, *words]
+        assert said in subprocess.run(command, capture_output=True, check=True).stdout
