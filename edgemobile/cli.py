@@ -46,6 +46,7 @@ from edgemobile.commands.results import results
 from edgemobile.commands.sample_data import sample_data
 from edgemobile.commands.search import search
 from edgemobile.commands.snippet import snippet
+from edgemobile.commands.sweep import sweep
 from edgemobile.commands.verify import verify
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import print_error
@@ -192,6 +193,7 @@ _COMMANDS = (
     (results, "results over time, and where a figure changed"),
     (report, "runs as one page, tables, model cards"),
     (verify, "check that the files of an export are unchanged"),
+    (sweep, "every combination of a grid, and its Pareto front"),
     (ci, "check every model of edgemobile.toml"),
     (devices, "the boards to measure on"),
     (doctor, "what is missing, with the command that fixes it"),
