@@ -194,6 +194,9 @@ def _useful_range(graph: Graph, node: Node, low: float, high: float) -> tuple[fl
     if activation or node.op in ("relu", "relu6"):
         low = 0.0
     consumers = graph.consumers(node.output)
+    if consumers and node.output not in graph.outputs and all(consumer.op == "clip" for consumer in consumers):
+        low = max(low, min(consumer.attrs["low"] for consumer in consumers))
+        high = min(high, max(consumer.attrs["high"] for consumer in consumers))
     gates = [consumer for consumer in consumers if is_gate(graph, consumer)]
     if consumers and all(_gated(graph, node.output, consumer, gates) for consumer in consumers):
         # relu6(x + 3) is 0 below -3, exactly.
@@ -239,9 +242,10 @@ class _Build:
 
     def graph(self) -> Graph:
         for name in self.form.inputs:
-            self._put(name, quantized=True)
+            readers = self.form.consumers(name)
+            self._put(name, quantized=not readers or not all(map(self._is_float, readers)))
         for node in self.form.nodes:
-            if self._settings(node).precision == "float":
+            if self._is_float(node):
                 self._float_node(node)
             else:
                 self._int8_node(node)
@@ -251,6 +255,9 @@ class _Build:
 
     def _settings(self, node: Node) -> Settings:
         return self.recipe.settings(node.output, path_of(node.output, self.form[node.output].origin))
+
+    def _is_float(self, node: Node) -> bool:
+        return self._settings(node).precision == "float"
 
     def _put(self, name: str, *, quantized: bool, alias: str | None = None) -> str:
         shape, target = self.form[name].shape, alias or name

@@ -1,11 +1,12 @@
-"""The measurement itself: files opened, warmed up and run in turns, with the conditions around it. Runs on the board.
+"""Opens files, warms them up, runs them in turns and records the conditions of the board. Runs on the board.
 
-A round runs every case (a file with a number of threads) in a block of inferences, and every round begins with the next
-case, so that a warm or busy moment of the board hits all alike. The first inference of a block finds its weights driven
-out of the caches by the case before: it is kept apart, with the warm-up.
+A case is a file with a number of threads. A round runs one block of inferences of every case, and every round starts
+with the next case, so that a hot or busy phase of the board affects all cases equally. Before the first inference of a
+block, the case before has replaced the contents of the caches: that inference is stored with the warm-up.
 
-The rounds are spread over several processes, one after the other. Where the memory of a file comes to lie is luck, it
-lasts as long as its process, and it makes 1 or 2 %: within one process, two equal files would differ beyond doubt.
+The rounds are divided among several processes, which run one after another. The memory addresses of a file are random
+and fixed for the life of a process, and they change latency by 1 or 2 %: within one process, two identical files would
+show a significant difference.
 """
 
 from __future__ import annotations
@@ -36,44 +37,47 @@ from edgemobile.devices.runtimes.table import default_runtime
 from edgemobile.errors import EdgemobileError, MissingExtra, Unsupported
 from edgemobile.model_file.file import file_format
 
-__all__ = ["MARK", "Job", "bench", "memory", "read_file", "start"]
+__all__ = ["MARK", "Job", "bench", "bench_process", "peak_memory", "read_file"]
 
 MARK = 0x7E57
-# A mark that nobody counts: Python's own code around an inference warms up as well, and marks are part of it.
+# A mark that the counter ignores: warm-up inferences make the same system calls, so that this code warms up as well.
 _NO_MARK = MARK + 1
 
-_PROCESSES, _ROUNDS, _FEWEST_ROUNDS, _RUNS = 5, 10, 5, 100
+_PROCESSES, _ROUNDS, _MIN_ROUNDS, _RUNS = 5, 10, 5, 100
 _COUNTED_RUNS, _COUNTED_WARMUPS = 5, 10
-_BLOCK_NS, _SMALLEST_BLOCK, _LARGEST_BLOCK = 50_000_000, 3, 100
-_FREE_PX = 224
+_BLOCK_NS, _MIN_BLOCK, _MAX_BLOCK = 50_000_000, 3, 100
+# The resolution of a file whose resolution is dynamic.
+_DEFAULT_PX = 224
 _SHOWN_INPUTS = 4
 _REASON_CHARS = 1000
-_LOOK_EVERY_S = 0.5
-_LONGEST_COOLING_S = 1800
+_SAMPLE_EVERY_S = 0.5
+_MAX_COOLING_S = 1800
 _IDLE_S, _POWER_S, _POWER_EVERY_S = 2.0, 3.0, 0.1
 _MEMORY_INFERENCES = 3
-# Of one emulated inference, which may take a minute.
+# The time limit of one emulated inference, which may take a minute.
 _COUNTED_S = 600.0
-# Of a data cache.
+# One line of a data cache.
 _LINE_BYTES = 64
 
 
 class Job(Protocol):
-    """What the worker gives: the job as the host wrote it, its folder, and a way to say how far it is."""
+    """The worker's side of a job: the job as the host wrote it, its folder, and its progress events."""
 
     spec: BenchJob
     folder: Path
 
-    def tell(self, event: EventName, **facts: Any) -> None: ...
+    def emit(self, event: EventName, **facts: Any) -> None:
+        """Append an event to the progress of the job."""
+        ...
 
     def check(self) -> None:
-        """Raises where the host asked to stop."""
+        """Raises an exception if the host asked the worker to stop."""
         ...
 
 
 @dataclass
 class _Case:
-    """A file with a number of threads, open."""
+    """An open file with a number of threads, and its times so far."""
 
     row: JobFile
     threads: int
@@ -106,7 +110,7 @@ class _Case:
         inputs, cut = self.session.inputs, self.session.delegation()
         return {
             **{name: value for name, value in self.row.items() if name != "path"},
-            "input": _in_words(inputs),
+            "input": _input_description(inputs),
             "batch": max(inputs[0].shape[:1], default=1) if inputs else 1,
             "runtime": self.session.runtime,
             "version": self.session.version,
@@ -132,8 +136,8 @@ class _Case:
         }
 
 
-def _in_words(inputs: Sequence[Port]) -> str:
-    """What goes in: "float32 NCHW[1, 3, 224, 224]", or of several inputs each with its name."""
+def _input_description(inputs: Sequence[Port]) -> str:
+    """The input, such as "float32 NCHW[1, 3, 224, 224]"; if there are several, each with its name."""
     if len(inputs) == 1:
         return inputs[0].words
     shown = [f"{port.name} {port.words}" for port in inputs[:_SHOWN_INPUTS]]
@@ -141,26 +145,28 @@ def _in_words(inputs: Sequence[Port]) -> str:
 
 
 def bench(job: Job) -> dict[str, Any]:
-    """Measure what `job.spec` asks for: the facts, conditions and cases of a run, and the files that were refused.
+    """Run the bench in `job.spec`: returns the facts, conditions and cases of a run, and the files that were refused.
 
-    Raises EdgemobileError for what this board cannot do.
+    Raises EdgemobileError for settings that this board cannot satisfy.
     """
     settings, emulated = job.spec["settings"], job.spec["emulated"]
     _pin(settings["cores"])
-    watch = _Watch(time.monotonic())
-    watch.look("before")
+    log = _ConditionsLog(time.monotonic())
+    log.sample("before")
     with _no_collection():
-        cases, refused = _counted_cases(job) if emulated else _timed_cases(job, watch)
-    watch.look("after")
-    found = {"emulated": emulated, "facts": facts(), "conditions": watch.samples}
+        cases, refused = _counted_cases(job) if emulated else _timed_cases(job, log)
+    log.sample("after")
+    found = {"emulated": emulated, "facts": facts(), "conditions": log.samples}
     return {**found, "cases": cases, "refused": refused}
 
 
 def read_file(job: Job, row: JobFile) -> bytes:
-    """The bytes of a model file on the board. Raises EdgemobileError where they are not those the host sent, and
-    removes them, so that the next job brings them again.
+    """The bytes of a model file on the board.
+
+    Raises EdgemobileError if their sha256 differs from the job's. The file is then removed, and the next job sends it
+    again.
     """
-    # jobs/<id> and files/<sha256> stand side by side under the root.
+    # The root contains both jobs/<id> and files/<sha256>.
     path = job.folder.parent.parent / row["path"]
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != row["sha256"]:
@@ -169,8 +175,11 @@ def read_file(job: Job, row: JobFile) -> bytes:
     return data
 
 
-def memory(job: Job, index: int, threads: int) -> dict[str, float]:
-    """Of this process, which does nothing else: the most memory it took with the file, and before it was opened."""
+def peak_memory(job: Job, index: int, threads: int) -> dict[str, float]:
+    """Peak memory of this process in MiB, with the file (`peak_mib`) and before opening it (`runtime_mib`).
+
+    The process must do nothing else.
+    """
     row = job.spec["files"][index]
     _pin(job.spec["settings"]["cores"])
     import_runtime(_runtime(job, row))
@@ -181,15 +190,15 @@ def memory(job: Job, index: int, threads: int) -> dict[str, float]:
     return {"peak_mib": _peak_mib(), "runtime_mib": before}
 
 
-def start(job: Job, number: int, since: float, left_out: Collection[int] = ()) -> dict[str, Any]:
-    """The part of this process, the `number`th from 0, in a timed bench: its cases, and the conditions meanwhile.
+def bench_process(job: Job, number: int, since: float, left_out: Collection[int] = ()) -> dict[str, Any]:
+    """Process `number`, from 0, of a timed bench: its cases, the conditions meanwhile, and the refused files by index.
 
-    `since` is when the measurement began, by the monotonic clock of the board. Energy and profile are in the last part.
-    The first part says which files were refused, by index, and the later ones leave them out.
+    `since` is the start of the measurement on the board's monotonic clock. `left_out` are the indices of files that the
+    first process refused. The last process also measures energy and profiles.
     """
     settings = job.spec["settings"]
     _pin(settings["cores"])
-    watch = _Watch(since)
+    log = _ConditionsLog(since)
     with _no_collection():
         # All cases open at once, since they take turns.
         cases: list[_Case] = []
@@ -197,7 +206,7 @@ def start(job: Job, number: int, since: float, left_out: Collection[int] = ()) -
         for index, row in enumerate(job.spec["files"]):
             job.check()
             if number == 0:
-                job.tell("opening", done=index, total=len(job.spec["files"]))
+                job.emit("opening", done=index, total=len(job.spec["files"]))
             if index in left_out:
                 continue
             data = read_file(job, row)
@@ -208,16 +217,16 @@ def start(job: Job, number: int, since: float, left_out: Collection[int] = ()) -
                     raise
                 refused[index] = _refusal(job, row, error)
         if cases:
-            _time(job, cases, watch, number)
+            _time(job, cases, log, number)
         if number + 1 == _processes(settings):
             _measure_energy(job, cases)
             if settings["profile"]:
                 _profile(job, cases)
-    return {"samples": watch.samples, "cases": [case.to_json() for case in cases], "refused": refused}
+    return {"samples": log.samples, "cases": [case.to_json() for case in cases], "refused": refused}
 
 
 def _refusal(job: Job, row: JobFile, error: EdgemobileError) -> dict[str, str]:
-    """The record of a file that its runtime does not take."""
+    """The record of a file that its runtime does not open or run."""
     reason = "".join(char if char.isprintable() else "?" for char in str(error))[:_REASON_CHARS]
     return {"file": row["file"], "sha256": row["sha256"], "runtime": _runtime(job, row), "reason": reason}
 
@@ -246,22 +255,24 @@ def _opened(job: Job, row: JobFile, data: bytes, threads: int, *, timed: bool) -
 
 
 def _decide_sizes(job: Job, row: JobFile, session: Session) -> None:
-    """What the file leaves open as the user says, and otherwise one image of 224 pixels; nothing else is guessed."""
+    """Set the dynamic sizes of the inputs: to --shape, else to one image of 224 px. No other size is guessed."""
     session.reshape(job.spec["settings"]["shapes"])
-    session.settle(_FREE_PX)
+    session.settle(_DEFAULT_PX)
     undecided = [f"--shape {port.name}={port.takes}" for port in session.inputs if port.undecided]
     if undecided:
-        raise Unsupported(f"{row['file']} leaves sizes of its inputs open. Say what N is: {' '.join(undecided)}")
+        raise Unsupported(
+            f"{row['file']} has inputs with dynamic sizes. Replace each N by a number: {' '.join(undecided)}"
+        )
 
 
 def _example(session: Session) -> list[np.ndarray]:
-    """Made inputs, the same on every board, in what the file takes."""
+    """Synthetic inputs, the same on every board, in the dtype and layout of the file."""
     rng = np.random.default_rng(0)
     return [port.example(rng) for port in session.inputs]
 
 
 def _pin(cores: Sequence[int] | None) -> None:
-    """Keep this process, and every thread of the runtime after it, on some cores."""
+    """Restrict this process, and all threads that it starts later, to `cores`."""
     if not cores:
         return
     try:
@@ -269,31 +280,32 @@ def _pin(cores: Sequence[int] | None) -> None:
     except OSError:
         allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))))
         raise EdgemobileError(
-            f"--cores {','.join(map(str, cores))}: the board does not have them all. Allowed: {allowed}"
+            f"--cores {','.join(map(str, cores))}: the board does not have all of these cores. Allowed: {allowed}"
         ) from None
 
 
 # ---- timing ---------------------------------------------------------------------------------------------------------
 
 
-class _Watch:
-    """Looks at the board's conditions, with the time since the measurement began."""
+class _ConditionsLog:
+    """Samples of the board's conditions, each with the seconds since the measurement began."""
 
     def __init__(self, since: float) -> None:
         self.samples: list[dict[str, Any]] = []
         self.since = since
 
-    def look(self, when: str) -> None:
+    def sample(self, when: str) -> None:
         at_s = time.monotonic() - self.since
         last = self.samples[-1] if self.samples else None
-        if when == "during" and last and last["when"] == "during" and at_s - last["at_s"] < _LOOK_EVERY_S:
+        if when == "during" and last and last["when"] == "during" and at_s - last["at_s"] < _SAMPLE_EVERY_S:
             return
         self.samples.append({"when": when, "at_s": at_s, "conditions": conditions()})
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python's collector would run inside of an inference now and then: in the 99th percentile, and in a count."""
+    """Turn Python's garbage collector off: it would sometimes run during an inference, and distort the 99th percentile
+    and instruction counts."""
     gc.collect()
     gc.disable()
     try:
@@ -302,17 +314,17 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def _timed_cases(job: Job, watch: _Watch) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def _timed_cases(job: Job, log: _ConditionsLog) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """(the cases, the files that were refused)."""
     settings = job.spec["settings"]
     cases: list[dict[str, Any]] = []
     refused: dict[str, dict[str, str]] = {}
     for number in range(_processes(settings)):
         job.check()
-        words = ["--start", str(job.folder), str(number), repr(watch.since), ",".join(refused)]
+        words = ["--process", str(job.folder), str(number), repr(log.since), ",".join(refused)]
         opened = [row for index, row in enumerate(job.spec["files"]) if str(index) not in refused]
         part = in_a_process(job, opened, *words)
-        watch.samples += part["samples"]
+        log.samples += part["samples"]
         refused = refused or part["refused"]
         cases = _joined(cases, part["cases"]) if cases else part["cases"]
         if not cases:
@@ -325,7 +337,7 @@ def _timed_cases(job: Job, watch: _Watch) -> tuple[list[dict[str, Any]], list[di
 
 
 def _joined(cases: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Cases with the rounds of another process after theirs, and the energy and profile that it took."""
+    """`cases` with the rounds of another process appended, and the energy and profile that it measured."""
     added = ("warmup_ns", "rounds_ns", "rounds_per_process", "rounds_wall_ns", "rounds_cpu_ns")
     last = ("profile", "energy_mj", "idle_w")
     return [
@@ -335,7 +347,7 @@ def _joined(cases: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dic
 
 
 def _processes(settings: JobSettings) -> int:
-    """How many processes: never more than there are rounds, and one where heat is what is looked at."""
+    """The number of processes: at most the number of rounds; a sustained run, which is about heat, uses one."""
     if settings["sustained_s"]:
         return 1
     processes = settings["processes"] or _PROCESSES
@@ -343,13 +355,13 @@ def _processes(settings: JobSettings) -> int:
 
 
 def _rounds(settings: JobSettings) -> tuple[int, int]:
-    """(inferences in a block, rounds in all) where inferences are counted out, about ten rounds."""
+    """(inferences per block, rounds in total) for a given number of inferences: about ten rounds."""
     runs = settings["runs"] or _RUNS
     block = -(-runs // _ROUNDS)
     return block, -(-runs // block)
 
 
-def _time(job: Job, cases: list[_Case], watch: _Watch, number: int) -> None:
+def _time(job: Job, cases: list[_Case], log: _ConditionsLog, number: int) -> None:
     settings = job.spec["settings"]
     for case in cases:
         job.check()
@@ -366,39 +378,39 @@ def _time(job: Job, cases: list[_Case], watch: _Watch, number: int) -> None:
         first = (number + index) % len(cases)
         for case in cases[first:] + cases[:first]:
             case.round(blocks[id(case)])
-        watch.look("during")
+        log.sample("during")
         done = elapsed / seconds if seconds else (index + 1) / rounds
-        job.tell("round", done=round(100 * (number + min(done, 1)) / _processes(settings)), total=100)
+        job.emit("round", done=round(100 * (number + min(done, 1)) / _processes(settings)), total=100)
 
 
 def _plan(settings: JobSettings, cases: list[_Case], number: int) -> tuple[dict[int, int], int, float]:
-    """(case -> inferences in a block, at least so many rounds, at least so many seconds) of a process."""
+    """(id of case -> inferences per block, minimum number of rounds, minimum seconds) of a process."""
     processes = _processes(settings)
     seconds = settings["sustained_s"] or (settings["seconds"] or 0) * len(cases) / processes
     block, rounds = _rounds(settings)
     share = rounds // processes + (number < rounds % processes)
     if settings["runs"]:
         return {id(case): block for case in cases}, share, 0.0
-    # A block of a fast file is over before anything can disturb it: a time says more than a number of inferences.
-    least = _SMALLEST_BLOCK if seconds else block
+    # A block with few inferences of a fast file is too short to show disturbances, so blocks have a minimum duration.
+    least = _MIN_BLOCK if seconds else block
     fits = {id(case): _BLOCK_NS / max(statistics.median(case.warmup_ns), 1) for case in cases}
-    blocks = {key: max(least, min(_LARGEST_BLOCK, int(fit))) for key, fit in fits.items()}
-    return blocks, -(-_FEWEST_ROUNDS // processes) if seconds else share, float(seconds)
+    blocks = {key: max(least, min(_MAX_BLOCK, int(fit))) for key, fit in fits.items()}
+    return blocks, -(-_MIN_ROUNDS // processes) if seconds else share, float(seconds)
 
 
 def _cool(job: Job, limit_c: float) -> None:
     for waited_s in itertools.count():
         temp_c = conditions()["temp_c"]
         if temp_c is None:
-            raise Unsupported("--cooldown needs a temperature, and this board tells none. Leave it out")
+            raise Unsupported("--cooldown needs a temperature, and this board does not report one. Omit --cooldown")
         if temp_c <= limit_c:
             return
-        if waited_s > _LONGEST_COOLING_S:
+        if waited_s > _MAX_COOLING_S:
             raise EdgemobileError(
                 f"the board is at {temp_c:.0f} C and does not cool to {limit_c:g} C; raise --cooldown"
             )
         job.check()
-        job.tell("cooling", temp_c=temp_c, limit_c=limit_c)
+        job.emit("cooling", temp_c=temp_c, limit_c=limit_c)
         time.sleep(1)
 
 
@@ -406,12 +418,12 @@ def _cool(job: Job, limit_c: float) -> None:
 
 
 def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """(the cases, the files that were refused): one after the other, so that none sees what another left in memory."""
+    """(the cases, the files that were refused). Only one file is open at a time, so none is affected by another."""
     found: list[dict[str, Any]] = []
     refused, runs = [], job.spec["settings"]["runs"] or _COUNTED_RUNS
     displaced_bytes = job.spec.get("displaced_bytes") or [0] * len(job.spec["files"])
     for number, row in enumerate(job.spec["files"]):
-        job.tell("opening", done=number, total=len(job.spec["files"]))
+        job.emit("opening", done=number, total=len(job.spec["files"]))
         data = read_file(job, row)
         try:
             case = _opened(job, row, data, 1, timed=False)
@@ -421,14 +433,15 @@ def _counted_cases(job: Job) -> tuple[list[dict[str, Any]], list[dict[str, str]]
             raise
         except EdgemobileError as error:
             refused.append(_refusal(job, row, error))
-        job.tell("round", done=number + 1, total=len(job.spec["files"]))
+        job.emit("round", done=number + 1, total=len(job.spec["files"]))
     return found, refused
 
 
 def _count(job: Job, case: _Case, first: int, runs: int, displaced_bytes: int = 0) -> None:
-    """Run between marks that whoever counts instructions sees: 2i before inference i of the job, 2i + 1 after it.
+    """Run the case `runs` times between marks for the instruction counter: 2i before inference i of the job, and
+    2i + 1 after it. `first` is the i of the first run.
 
-    Before each, so many bytes of other memory are read.
+    Before each inference, `displaced_bytes` of other memory are read, which replaces the contents of the caches.
     """
     displacing = _displacing(displaced_bytes)
     with case.session.refusals():
@@ -444,7 +457,7 @@ def _count(job: Job, case: _Case, first: int, runs: int, displaced_bytes: int = 
 
 
 def _displacing(count: int) -> np.ndarray:
-    """i64: an element in every line of `count` bytes."""
+    """i64[n]: one element in every cache line of `count` bytes."""
     return np.ones(count // 8, np.int64)[:: _LINE_BYTES // 8]
 
 
@@ -455,7 +468,7 @@ def _between_marks(case: _Case, index: int, which: int) -> None:
 
 
 def _mark(which: int, value: int) -> None:
-    """A system call that does nothing anywhere else: it asks for the priority of what does not exist."""
+    """A system call that the counter recognizes and the kernel rejects: getpriority of a kind that does not exist."""
     with suppress(OSError):
         os.getpriority(which, value)
 
@@ -464,8 +477,8 @@ def _mark(which: int, value: int) -> None:
 
 
 def _memory_of(job: Job, row: JobFile, threads: int) -> dict[str, Any]:
-    """Peak memory, taken in a process of its own: in others, more files are open."""
-    job.tell("memory", file=row["file"])
+    """Peak memory, measured in a separate process: in this one, other files are open too."""
+    job.emit("memory", file=row["file"])
     return in_a_process(job, [row], "--memory", str(job.folder), str(job.spec["files"].index(row)), str(threads))
 
 
@@ -475,10 +488,10 @@ def _peak_mib() -> float:
 
 
 def _measure_energy(job: Job, cases: list[_Case]) -> None:
-    """mJ of the whole board for one inference, where it has a sensor; what it draws doing nothing stands beside it."""
+    """The energy of the whole board per inference in mJ and its idle power in W, if it has a power sensor."""
     if power_w() is None:
         return
-    job.tell("energy")
+    job.emit("energy")
     idle_w = _mean_power_w(lambda: time.sleep(_POWER_EVERY_S), _IDLE_S)[0]
     for case in cases:
         job.check()
@@ -488,25 +501,25 @@ def _measure_energy(job: Job, cases: list[_Case]) -> None:
 
 
 def _mean_power_w(call: Any, seconds: float) -> tuple[float | None, float]:
-    """(mean power while `call` is repeated, seconds a call)."""
+    """(mean power in W while `call` is repeated for `seconds`, seconds per call). The power is None without a value."""
     values: list[float] = []
-    over = threading.Event()
+    finished = threading.Event()
 
-    def look() -> None:
-        while not over.wait(_POWER_EVERY_S):
+    def sample() -> None:
+        while not finished.wait(_POWER_EVERY_S):
             watts = power_w()
             if watts is not None:
                 values.append(watts)
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
     started, calls = time.monotonic(), 0
     while time.monotonic() - started < seconds:
         call()
         calls += 1
     per_call_s = (time.monotonic() - started) / calls
-    over.set()
-    looking.join()
+    finished.set()
+    sampler.join()
     return (statistics.mean(values) if values else None), per_call_s
 
 
@@ -514,6 +527,6 @@ def _profile(job: Job, cases: list[_Case]) -> None:
     for case in cases:
         job.check()
         if case.session.runtime == "onnxruntime":
-            job.tell("profile", file=case.row["file"])
+            job.emit("profile", file=case.row["file"])
             data = read_file(job, case.row)
             case.extra["profile"] = op_times(data, case.threads, case.prepared, job.folder)

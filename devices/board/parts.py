@@ -1,4 +1,4 @@
-"""Runs a part of a job in a process of its own, which ends with this one, when the host says so, and when it hangs."""
+"""Runs part of a job in a separate process, and kills it if this process ends, the host asks for it, or it hangs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from edgemobile.errors import EdgemobileError
 
 __all__ = ["PARENT_VARIABLE", "in_a_process"]
 
-# In the environment of the process: the number of this one.
+# The environment variable of the new process with the process id of this one.
 PARENT_VARIABLE = "EDGEMOBILE_WORKER"
-# Rare, as it takes time from what is measured.
+# Polling more often would disturb the measurement.
 _POLL_S = 1.0
-# A process tells of every file that it opens, and of every round.
+# A process that opens no file and finishes no round for this long, which it would report, counts as hanging.
 _SILENT_S = 600.0
 
 
@@ -32,17 +32,17 @@ class _Job(Protocol):
 
 
 def in_a_process(job: _Job, files: Sequence[JobFile], *words: str) -> dict[str, Any]:
-    """What the worker answers when it is started again with `words`, for a part of the job that runs `files`.
+    """Start the worker's module again with the arguments `words`, and return its answer, an object as JSON.
 
-    Raises what it raised; what job.check raises, after killing it; and EdgemobileError if it dies, or is silent for ten
-    minutes.
+    `files` are the files that this part of the job runs, for errors. Raises the error that the process reports; what
+    job.check raises, after killing the process; and EdgemobileError if it dies or makes no progress for ten minutes.
     """
     site = ["-S"] if sys.flags.no_site else []
     argv = [sys.executable, *site, "-m", "edgemobile.devices.board.worker", *words]
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        stdout, stderr = _outputs(job, files, process)
+        stdout, stderr = _wait(job, files, process)
     except BaseException:
         process.kill()
         process.communicate()
@@ -51,33 +51,35 @@ def in_a_process(job: _Job, files: Sequence[JobFile], *words: str) -> dict[str, 
     try:
         answer = json.loads(stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        raise EdgemobileError(_last_words(process.returncode, stderr, files)) from None
+        raise EdgemobileError(_reason_of_death(process.returncode, stderr, files)) from None
     if process.returncode:
         raise getattr(errors, answer["kind"], EdgemobileError)(answer["reason"])
     return answer
 
 
-def _outputs(job: _Job, files: Sequence[JobFile], process: subprocess.Popen[str]) -> tuple[str, str]:
-    heard, size = time.monotonic(), -1
+def _wait(job: _Job, files: Sequence[JobFile], process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Standard output and standard error of `process`, once it has ended."""
+    last_progress, size = time.monotonic(), -1
     while True:
         try:
             return process.communicate(timeout=_POLL_S)
         except subprocess.TimeoutExpired:
             job.check()
-        told = _size(job.folder / "progress.jsonl")
-        if told != size:
-            heard, size = time.monotonic(), told
-        elif time.monotonic() - heard > _SILENT_S:
+        new_size = _size(job.folder / "progress.jsonl")
+        if new_size != size:
+            last_progress, size = time.monotonic(), new_size
+        elif time.monotonic() - last_progress > _SILENT_S:
             raise EdgemobileError(
-                f"{_names(files)}: no inference ended within {_SILENT_S:.0f} s: endless, or far too large"
+                f"{_names(files)}: no inference ended within {_SILENT_S:.0f} s. The model contains an endless loop, or "
+                "is far too large for this board"
             )
 
 
-def _last_words(code: int, stderr: str, files: Sequence[JobFile]) -> str:
+def _reason_of_death(code: int, stderr: str, files: Sequence[JobFile]) -> str:
     if code < 0:
         return (
-            f"{_names(files)} crashed the runtime (signal {-code}): damaged, or it wants more memory than there is. "
-            "Measure files one at a time to see which"
+            f"{_names(files)} crashed the runtime (signal {-code}): a file is damaged, or needs more memory than the "
+            "board has. Measure the files one at a time to find it"
         )
     last = (stderr.strip().splitlines() or [f"it ended with code {code}"])[-1]
     return f"a process of the measurement died: {last[:300]}"

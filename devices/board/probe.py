@@ -87,7 +87,7 @@ def facts(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def conditions(root: Path = _ROOT) -> dict[str, Any]:
-    """Conditions that change: reads sysfs in some microseconds, and runs `vcgencmd` where only it has the value."""
+    """Conditions that change. Reads sysfs, which takes microseconds, and runs `vcgencmd` only for what sysfs lacks."""
     cpus = range(len([entry for entry in _cpuinfo(root) if "processor" in entry]))
     governors = {_cpufreq(root, cpu, "scaling_governor") for cpu in cpus} - {None}
     frequencies = [_mhz(root, cpu, "scaling_cur_freq") for cpu in cpus]
@@ -161,7 +161,7 @@ def _unknown_model(kinds: list[str]) -> str:
 
 
 def _last_compatible(root: Path) -> str | None:
-    """The most general name in the device tree is the chip: "raspberrypi,5-model-b", "brcm,bcm2712"."""
+    """The chip, which is the last and most general name: "raspberrypi,5-model-b", "brcm,bcm2712"."""
     text = _text(root / "proc/device-tree/compatible")
     return text.split("\0")[-1] if text else None
 

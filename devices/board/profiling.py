@@ -22,10 +22,10 @@ _WARMUP, _RUNS = 3, 20
 
 
 def op_times(data: bytes, threads: int, prepared: Sequence[np.ndarray], folder: Path) -> list[dict[str, Any]]:
-    """Median ns of every op of an ONNX file over 20 inferences after 3, in the order run: {"name", "op", "ns"}.
+    """Median time in ns of every op of an ONNX file, in the order run: {"name", "op", "ns"}.
 
-    The profiler counts whole microseconds and has some overhead: compare ops with each other, not their sum with the
-    latency.
+    The median is of 20 inferences after 3 for warm-up. The profiler has a resolution of 1 us and some overhead: compare
+    ops with each other, not their sum with the latency. `folder` is for its temporary file.
     """
     session = open_profiled(data, threads, str(folder / "profile"))
     for _ in range(_WARMUP + _RUNS):

@@ -1,4 +1,4 @@
-"""What a power cut leaves half-written in the folder of a job, removed: damaged counts as absent."""
+"""Removes the files in the folder of a job that a power cut left incomplete: a damaged file counts as missing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["remove_damaged"]
 
 
 def remove_damaged(folder: Path) -> None:
-    """Remove every file of the job in `folder` that is not whole, and from its progress the lines that are not.
+    """Remove the incomplete files of the job in `folder`, and the incomplete lines of its progress.
 
-    No worker may be at the job.
+    No worker may be running the job.
     """
-    for pattern, is_whole in _CHECKS.items():
+    for pattern, is_complete in _CHECKS.items():
         for path in folder.glob(pattern):
-            if not is_whole(path):
+            if not is_complete(path):
                 path.unlink()
     with suppress(FileNotFoundError):
-        _keep_whole_lines(folder / "progress.jsonl")
+        _keep_complete_lines(folder / "progress.jsonl")
 
 
 def _is_object(path: Path) -> bool:
@@ -34,7 +34,7 @@ def _is_object(path: Path) -> bool:
 
 
 def _is_array(path: Path) -> bool:
-    """Whether there is all that the header of an .npy file promises."""
+    """Whether an .npy file contains as much data as its header states."""
     try:
         np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -43,16 +43,16 @@ def _is_array(path: Path) -> bool:
 
 
 def _has_its_sha256(path: Path) -> bool:
-    """Whether images are those of their name, input-NUMBER-SHA256.npy, with the first digits of it."""
+    """Whether the content of input-NUMBER-SHA256.npy matches SHA256, the first digits of its hash."""
     digits = path.stem.rpartition("-")[2]
     return hashlib.sha256(path.read_bytes()).hexdigest().startswith(digits)
 
 
-def _keep_whole_lines(path: Path) -> None:
+def _keep_complete_lines(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
-    if whole != lines:
-        path.write_bytes(b"".join(whole))
+    complete = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
+    if complete != lines:
+        path.write_bytes(b"".join(complete))
 
 
 def _is_json(line: bytes) -> bool:

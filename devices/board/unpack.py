@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _put_there(runtime: str, module: str, marker: str, attempt: str, wheels: Sequence[str]) -> int:
     target, marked = Path("runtimes", runtime), Path("runtimes", f"{runtime}.json")
-    partial, old, half_marked = (
+    partial, old, new_marker = (
         Path("runtimes", f"{runtime}.{attempt}.{end}") for end in ("partial", "old", "json.partial")
     )
     target.parent.mkdir(exist_ok=True)
@@ -67,9 +67,9 @@ def _put_there(runtime: str, module: str, marker: str, attempt: str, wheels: Seq
             _unpack(Path("wheels", attempt, name), sha256, partial)
         if not _starts(module, partial):
             return NO_START
-        # Written before anything is moved: the disk may be full. And on the disk, so that after a power cut the marker
-        # never stands beside half a runtime.
-        half_marked.write_text(marker, encoding="utf-8")
+        # Written before anything is moved, since the disk may be full, and synced, so that after a power cut there is
+        # never a marker for an incomplete runtime.
+        new_marker.write_text(marker, encoding="utf-8")
         os.sync()
         with suppress(FileNotFoundError):
             marked.unlink()
@@ -77,9 +77,9 @@ def _put_there(runtime: str, module: str, marker: str, attempt: str, wheels: Seq
             target.rename(old)
         partial.rename(target)
         os.sync()
-        half_marked.rename(marked)
+        new_marker.rename(marked)
     finally:
-        for path in (partial, old, half_marked):
+        for path in (partial, old, new_marker):
             _remove(path)
     return 0
 

@@ -1,14 +1,14 @@
-"""What runs on the board: `python -m edgemobile.devices.board.worker jobs/<id>` does the job in that folder.
+"""The worker on the board: `python -m edgemobile.devices.board.worker jobs/<id>` runs the job in that folder.
 
-In the folder: job.json, written by the host, with a token of its own for every attempt; progress.jsonl, a line an
-event; run.json, written whole and last, however the job ended, with the token. Starting it twice is harmless: the
-second sees the first at work, or its result, and leaves. So the host may lose the connection at any moment, and come
-back.
+The folder contains job.json, written by the host with a new token for every attempt; progress.jsonl, one line per
+event; and run.json, written atomically when the job has ended, with the token of the attempt. A second worker for the
+same job exits if the first one is running or has left a result. The host can therefore lose the connection at any time
+and start the worker again.
 
-    --state JOB                    prints running, finished, dead, or full: dead, and the disk has no room; what a power
-                                   cut damaged in the folder of a dead one is removed
-    --start JOB NUMBER SINCE FILES one of the processes that the inferences of a bench are spread over, without FILES
-    --memory JOB FILE THREADS      a process of its own for the peak memory of one file
+    --state JOB                       prints running, finished, dead, or full (dead, and the disk is full); removes what
+                                      a power cut damaged in the folder of a dead job
+    --process JOB NUMBER SINCE FILES  runs one of the processes of a bench, without the files with the indices FILES
+    --memory JOB FILE THREADS         measures the peak memory of one file, by its index
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemobile.devices.board.measuring import bench, memory, read_file, start
+from edgemobile.devices.board.measuring import bench, bench_process, peak_memory, read_file
 from edgemobile.devices.board.parts import PARENT_VARIABLE
 from edgemobile.devices.board.repair import remove_damaged
 from edgemobile.devices.runtimes.job import JOB_VERSION, EventName, InferJob
@@ -43,40 +43,40 @@ __all__ = ["main"]
 
 _POLL_S = 0.02
 _IDLE_S = 120
-# For the images of one message, a few MiB of them, also where the core is emulated.
+# The time limit for one chunk of images, a few MiB; long enough for an emulated core.
 _CHUNK_S = 3600.0
 _OLD_JOB_S, _OLD_FILE_S = 7 * 86400, 30 * 86400
-# A worker that cannot write cannot say so either.
+# With less free space than this, a dead worker may have failed to write its result, and the error too.
 _NO_ROOM_BYTES = 2**16
 
 
 class _Stopped(Exception):
-    """The host asked to stop."""
+    """The host asked the worker to stop."""
 
 
 class _Idle(Exception):
-    """The host is gone, for a while or for good. Nothing has ended: it finds its outputs when it comes back."""
+    """The host has sent nothing for a while. The job is not finished: if the host returns, it finds the outputs."""
 
 
 class _Job:
-    """A job's folder. See devices/board/measuring.py for what others may use of it."""
+    """A job in its folder; measuring.Job is the part that a measurement uses."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.spec: Any = json.loads((folder / "job.json").read_text())
         if self.spec["version"] != JOB_VERSION:
-            raise EdgemobileError(f"a job of version {self.spec['version']}; this worker does version {JOB_VERSION}")
+            raise EdgemobileError(f"a job of version {self.spec['version']}; this worker runs version {JOB_VERSION}")
 
-    def tell(self, event: EventName, **facts: Any) -> None:
+    def emit(self, event: EventName, **facts: Any) -> None:
         with (self.folder / "progress.jsonl").open("a") as file:
             file.write(json.dumps({"event": event, **facts}) + "\n")
             if event == "chunk":
-                # As its answer is: the time belongs to it.
+                # The answer is synced to the disk too, and the event contains its time.
                 file.flush()
                 os.fsync(file.fileno())
 
     def asked(self, what: str) -> bool:
-        """Whether the host, the one that wrote job.json last, put a file `what` there: "stop", "end"."""
+        """Whether the host that wrote job.json last also wrote the file `what`: "stop" or "end"."""
         try:
             token = (self.folder / what).read_text()
             return token == json.loads((self.folder / "job.json").read_text())["token"]
@@ -86,24 +86,24 @@ class _Job:
     def check(self) -> None:
         if self.asked("stop"):
             raise _Stopped("stopped by the host")
-        # Nobody comes back for a measurement; for an eval, its next run does.
+        # An interrupted eval is resumed by the next one; an interrupted measurement is not.
         if self.spec["kind"] == "bench" and owner_is_gone():
-            raise _Stopped("the process that asked for it has ended")
+            raise _Stopped("the process that started the job has ended")
 
     @contextmanager
-    def board(self, *, alone: bool) -> Iterator[None]:
-        """The board for us alone while we measure, shared while we only compute."""
-        how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-        with (self.folder.parent.parent / "lock").open("a") as ours:
-            self._lock(ours.fileno(), how)
-            everybodys = None if self.spec["emulated"] else _open_board_lock()
+    def lock_board(self, *, exclusive: bool) -> Iterator[None]:
+        """Lock the board: a measurement needs it exclusively, other jobs share it."""
+        how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        with (self.folder.parent.parent / "lock").open("a") as own_lock:
+            self._lock(own_lock.fileno(), how)
+            shared_lock = None if self.spec["emulated"] else _open_shared_lock()
             try:
-                if everybodys is not None:
-                    self._lock(everybodys, how)
+                if shared_lock is not None:
+                    self._lock(shared_lock, how)
                 yield
             finally:
-                if everybodys is not None:
-                    os.close(everybodys)
+                if shared_lock is not None:
+                    os.close(shared_lock)
 
     def _lock(self, file: int, how: int) -> None:
         for waited in range(1 << 30):
@@ -113,14 +113,14 @@ class _Job:
             except OSError:
                 self.check()
                 if waited % 50 == 0:
-                    self.tell("waiting", by=_holders(file))
+                    self.emit("waiting", by=_holders(file))
                 time.sleep(_POLL_S)
 
 
-def _open_board_lock() -> int | None:
-    """A file that the users of a board share, each with a root of their own; None where there can be none.
+def _open_shared_lock() -> int | None:
+    """The lock file shared by all users of the board, who have different roots; None if it cannot be created.
 
-    Reading it is enough for a lock, so nobody has to be able to write what is another's.
+    It is opened for reading, which is enough for a lock: no user needs write access to another user's file.
     """
     path = os.path.join(tempfile.gettempdir(), "edgemobile.lock")
     for flags in (0, os.O_CREAT | os.O_EXCL, 0):
@@ -130,14 +130,14 @@ def _open_board_lock() -> int | None:
 
 
 def _holders(file: int) -> str:
-    """The numbers of the processes that have locked an open file, as /proc/locks lists them; "" if it does not."""
+    """The ids of the processes that have locked an open file, "4711, 4712"; "" if /proc/locks does not list any."""
     found = os.fstat(file)
     wanted = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     try:
         rows = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError):
         return ""
-    # "1: FLOCK ADVISORY WRITE 4711 fe:01:98 0 EOF", and "1: -> ..." for one that waits. 0 is in another container.
+    # "1: FLOCK ADVISORY WRITE 4711 fe:01:98 0 EOF"; "1: -> ..." is waiting; id 0 is a process of another container.
     pids = {row[4] for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == wanted and row[4] != "0"}
     return ", ".join(sorted(pids))
 
@@ -155,7 +155,7 @@ def main(argv: list[str]) -> int:
 
 
 def _part(which: str, folder: Path, *words: str) -> int:
-    """Do a part of a job and print the answer as JSON in a line; an error that is known is one, too."""
+    """Run a part of a job and print its result, or its expected error, as one line of JSON."""
     try:
         answer, code = _PARTS[which](_Job(folder), *words), 0
     except (EdgemobileError, _Stopped) as error:
@@ -169,7 +169,7 @@ def _work(folder: Path) -> None:
         job = _Job(folder)
         if not ours or _is_done(folder, job.spec["token"]):
             return
-        _keep(job)
+        _mark_used(job)
         _sweep(folder)
         try:
             result = {"ended": "done", **_KINDS[job.spec["kind"]](job)}
@@ -185,7 +185,7 @@ def _work(folder: Path) -> None:
         if folder.is_dir():
             ended = {"version": JOB_VERSION, "token": job.spec["token"], **result}
             _write_whole(folder / "run.json", json.dumps(ended).encode())
-            job.tell("ended")
+            job.emit("ended")
 
 
 def _reason(error: Exception) -> str:
@@ -195,7 +195,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_done(folder: Path, token: str) -> bool:
-    """Whether there is a result, and of this attempt: an answer to an earlier one is not one to this."""
+    """Whether the folder contains the result of the attempt with this token, rather than of an earlier attempt."""
     try:
         return bool(json.loads((folder / "run.json").read_bytes())["token"] == token)
     except (FileNotFoundError, ValueError, TypeError, KeyError):
@@ -204,7 +204,7 @@ def _is_done(folder: Path, token: str) -> bool:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
-    """Whether this process has the job; another one at it keeps it. The kernel lets go when a process dies."""
+    """Locks the job; False if another process has the lock. The kernel releases the lock of a process that dies."""
     with (folder / "running").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -228,17 +228,17 @@ def _state(folder: Path) -> str:
         return "full" if shutil.disk_usage(folder).free < _NO_ROOM_BYTES else "dead"
 
 
-def _keep(job: _Job) -> None:
-    """Mark the models of a job as used: many boards do not note when a file was read."""
+def _mark_used(job: _Job) -> None:
+    """Set the modification time of the job's models: many boards do not record when a file was read."""
     for row in job.spec["files"]:
         with suppress(FileNotFoundError):
             os.utime(job.folder.parent.parent / row["path"])
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what nobody came back for: jobs of a week ago that are not running, and models not used for a month.
+    """Remove jobs that are a week old and not running, and models that were not used for a month.
 
-    Where a board has no clock of its own, time jumps by weeks when it learns the date: age alone says nothing.
+    On a board without a real-time clock the time jumps by weeks once it has a network, so a running job may look old.
     """
     now = time.time()
     # Another worker may be sweeping too.
@@ -264,35 +264,34 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 
 def _bench(job: _Job) -> dict[str, Any]:
-    # Counts do not depend on what else runs, and all emulated cores of a machine are one board here.
-    with job.board(alone=not job.spec["emulated"]):
+    # Instruction counts do not depend on other processes; all emulated cores of a machine share one root.
+    with job.lock_board(exclusive=not job.spec["emulated"]):
         return bench(job)
 
 
 def _infer(job: _Job) -> dict[str, Any]:
-    """Answer every input-*.npy, f32[N,H,W,C], with an output-*.npy of the same name, the rows f32[N,values], until
-    `end`.
+    """Compute output-*.npy, f32[N,values], for every input-*.npy, f32[N,H,W,C], until the host writes `end`.
 
-    A job of `layers` has a file of several outputs, and is answered with all of them, flat in one row.
-    Outputs stay until then, so that a host that comes back finds what was done. An input goes only once its output is
-    written: whenever this stops, nothing is lost and nothing is done twice.
+    With `layers`, a row contains all outputs of the file, flattened. Outputs are kept until `end`, so that a host that
+    reconnects finds them. An input is removed after its output is written, so an interruption loses no output and
+    repeats no work.
     """
     spec: InferJob = job.spec
     (row,) = spec["files"]
-    with job.board(alone=False):
+    with job.lock_board(exclusive=False):
         opened = open_layers if spec["layers"] else open_session
         data = read_file(job, row)
         import_runtime(spec["runtime"] or default_runtime(row["format"]))
         limit_memory(len(data))
         with limit_time(_CHUNK_S):
             session = opened(data, runtime=spec["runtime"], threads=spec["threads"])
-    job.tell("opened", runtime=session.runtime, version=session.version)
+    job.emit("opened", runtime=session.runtime, version=session.version)
     last = time.monotonic()
     while not job.asked("end"):
         job.check()
         given = sorted(job.folder.glob("input-*.npy"))
         for path in given:
-            with job.board(alone=False), limit_time(_CHUNK_S):
+            with job.lock_board(exclusive=False), limit_time(_CHUNK_S):
                 _answer(job, session, path)
             last = time.monotonic()
         if not given:
@@ -316,21 +315,21 @@ def _answer(job: _Job, session: Session, path: Path) -> None:
         with partial.open("wb") as file:
             np.save(file, answer)
     except OSError:
-        # On a full disk that leaves room for the words about it.
+        # On a full disk this makes room for the error message.
         partial.unlink(missing_ok=True)
         raise
-    # InferenceStats first: who finds the output has heard of it.
-    job.tell("chunk", name=path.stem.partition("-")[2], images=len(images), ns=ns)
+    # The event comes first: a host that finds the output must already have its time.
+    job.emit("chunk", name=path.stem.partition("-")[2], images=len(images), ns=ns)
     replace_synced(partial, target)
     path.unlink()
 
 
 _KINDS = {"bench": _bench, "infer": _infer}
 _PARTS: dict[str, Callable[..., dict[str, Any]]] = {
-    "--start": lambda job, number, since, left_out="": start(
+    "--process": lambda job, number, since, left_out="": bench_process(
         job, int(number), float(since), tuple(map(int, filter(None, left_out.split(","))))
     ),
-    "--memory": lambda job, index, threads: memory(job, int(index), int(threads)),
+    "--memory": lambda job, index, threads: peak_memory(job, int(index), int(threads)),
 }
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""Images answered by several boards at once, on dask.distributed: one worker per board.
+"""Runs a model on several boards at once, each with a part of the images, using dask.distributed.
 
-`spread` is what others use. `board` are the tasks, which run in the workers; `cluster` starts the workers or joins
-those of a running scheduler; `agreement` finds the boards that can be trusted; `parts` knows what is left to do, and
-`journal` keeps answers on disk.
+spread     distributes the images; the only module for other packages
+board      the tasks, which run in one Dask worker per board
+cluster    starts the workers, or connects to those of a running scheduler
+agreement  finds boards whose outputs differ from those of the others
+parts      the parts that are not answered yet
+journal    stores answers on disk, to resume an interrupted call
 """

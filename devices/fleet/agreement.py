@@ -1,4 +1,4 @@
-"""Which boards agree: they are of one kind, have one runtime, and gave the same outputs for the same images."""
+"""Finds the boards that agree: boards of one kind, with one runtime, whose outputs for the same images are equal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["Agreement", "agree", "difference"]
 
 @dataclass(frozen=True)
 class Agreement:
-    """What most boards are and gave; board -> how it differs, of the others."""
+    """The kind of the boards, and the runtime and the outputs `canary` of most of them.
+
+    `others` is board -> how it differs, for the boards that do not agree.
+    """
 
     kind: str
     runtime: str
@@ -25,20 +28,23 @@ class Agreement:
 
 
 def agree(opened: Mapping[str, Opened]) -> Agreement:
-    """Raises EdgemobileError for boards of several kinds, and where no answer is that of most boards."""
+    """Group the boards by runtime and outputs.
+
+    Raises EdgemobileError for boards of several kinds, and if two groups are the largest.
+    """
     kinds = _groups({board: one.kind for board, one in opened.items()})
     if len(kinds) > 1:
         listed = "; ".join(f"{kind}: {', '.join(boards)}" for kind, boards in kinds.items())
         raise EdgemobileError(
-            f"the boards are of {len(kinds)} kinds, whose kernels may give other outputs. One evaluation takes boards "
-            f"of one kind; name those of one: {listed}"
+            f"the boards are of {len(kinds)} kinds, whose kernels may give different outputs. One evaluation needs "
+            f"boards of one kind. Name only those of one kind: {listed}"
         )
     (kind,) = kinds
     runtime, boards = _most(
         _groups({board: one.runtime for board, one in opened.items()}),
         lambda groups: EdgemobileError(
             f"the boards have different runtimes: {'; '.join(f'{name}: {_list(of)}' for name, of in groups.items())}. "
-            "Set them up alike, or name those of one"
+            "Install the same runtime on all, or name only boards with one runtime"
         ),
     )
     others = {
@@ -48,8 +54,8 @@ def agree(opened: Mapping[str, Opened]) -> Agreement:
         _groups({board: tuple(part.tobytes() for part in opened[board].canary) for board in boards}),
         lambda groups: EdgemobileError(
             f"{' and '.join(map(_list, groups.values()))} are of one kind ({kind}) and give different outputs for the "
-            "same images, so one of them is wrong, and more boards of that kind would have to show which. Evaluate on "
-            "each alone, or: edgemobile parity FILE FILE --on BOARD"
+            "same images, so one of them is wrong. Add a board of that kind to find out which, evaluate on each board "
+            "alone, or: edgemobile parity FILE FILE --on BOARD"
         ),
     )
     canary = opened[boards[0]].canary
@@ -60,10 +66,10 @@ def agree(opened: Mapping[str, Opened]) -> Agreement:
 
 
 def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray], whose: str) -> str:
-    """In words, how outputs f32[n,outputs] in parts differ from the `expected` ones, by their bits."""
+    """Describes how outputs, parts of f32[n,outputs], differ from the `expected` ones, compared bit by bit."""
     one, other = np.concatenate(found), np.concatenate(expected)
     if one.shape != other.shape:
-        return f"it answered {list(one.shape)} values instead of {list(other.shape)}"
+        return f"it returned outputs {list(one.shape)} instead of {list(other.shape)}"
     count = int(np.sum(one.view(np.uint32) != other.view(np.uint32)))
     apart = np.abs(one.astype(np.float64) - other).max()
     return f"{count} of {one.size} outputs for the first images differ from {whose}, by up to {apart:.3g}"

@@ -1,7 +1,7 @@
-"""What a Dask worker does for its board: opens a file there, has images answered, and closes it.
+"""The tasks of a Dask worker: open a file on its board, run images through it, and close it.
 
 A worker has one thread and the name of its board. A connection cannot be sent to another process, so the worker opens
-it, and keeps it between tasks.
+it and keeps it open between tasks.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from edgemobile.model_file.model_file import ModelFile
 
 __all__ = ["Answered", "Opened", "Work", "answer", "close_board", "installed_version", "open_board"]
 
-# Other boards take over meanwhile, so a board that is away gets less time to come back than one alone.
+# Shorter than for a single board, since other boards take over the images of a board that cannot be reached.
 _PATIENCE_S = 20.0
 _NAP_S = 0.1
-# A session that nobody closed, as its host died: the worker on the board left long before.
+# Sessions unused for this long are closed: their host died, and the worker on the board ended long before.
 _UNUSED_S = 600.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """A file, which has so many `outputs`, and what runs it on the boards."""
+    """A file with its number of `outputs` per image, and the runtime and threads to run it with."""
 
     file: ModelFile
     outputs: int
@@ -43,7 +43,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Opened:
-    """A file that is open on a board. `kind` is what decides which kernels run there; `canary` are its outputs
+    """A file that is open on a board. `kind` determines which kernels run there; `canary` has its outputs
     f32[n,outputs] for each part of the canary."""
 
     kind: str
@@ -53,8 +53,8 @@ class Opened:
 
 @dataclass(frozen=True)
 class Answered:
-    """The outputs f32[n,outputs] of each part, and those of a part of the canary after them. `inference_s` is the time
-    on the board for each part, 0 under emulation."""
+    """`scores` are the outputs f32[n,outputs] of each part, `canary` those of one part of the canary, run after them.
+    `inference_s` is the time on the board for each part, 0 under emulation."""
 
     scores: tuple[np.ndarray, ...]
     canary: np.ndarray
@@ -62,14 +62,14 @@ class Answered:
 
 
 class _Cancelled(Exception):
-    """Nobody waits for this task any more."""
+    """The task was cancelled."""
 
 
 @dataclass
 class _Open:
     transport: Transport
     session: RemoteSession
-    told: InferenceStats
+    stats: InferenceStats
     outputs: int
     used: float = 0.0
 
@@ -78,7 +78,7 @@ class _Open:
         found = tuple(self.session.rows(parts))
         for scores in found:
             if scores.shape[1] != self.outputs:
-                raise EdgemobileError(f"it returned {scores.shape[1]} outputs for a file that has {self.outputs}")
+                raise EdgemobileError(f"it returned {scores.shape[1]} outputs per image; the file has {self.outputs}")
         return found
 
     def close(self) -> None:
@@ -86,19 +86,19 @@ class _Open:
         self.transport.close()
 
 
-# (token of the call, board) -> what is open for it in this worker.
+# (token of the call, board) -> its open session in this worker.
 _open: dict[tuple[str, str], _Open] = {}
 
 
 def installed_version() -> str:
-    """The version of edgemobile where this runs."""
+    """The version of edgemobile in the process that calls this."""
     return __version__
 
 
 def open_board(token: str, board: str, work: Work, canary: tuple[np.ndarray, ...]) -> Opened:
-    """Open the file of `work` on `board` for the call `token`, and answer the parts f32[n,px,px,3] of the canary.
+    """Open the file of `work` on `board` for the call `token`, and run the parts f32[n,px,px,3] of the canary.
 
-    Raises EdgemobileError for a board that cannot be used.
+    Raises EdgemobileError if the board cannot be used.
     """
     _close_unused()
     device, transport = open_device(board)
@@ -114,35 +114,35 @@ def open_board(token: str, board: str, work: Work, canary: tuple[np.ndarray, ...
         opened.close()
         raise
     _open[token, board] = opened
-    return Opened(_kind(facts, transport), opened.told.runtime, answers)
+    return Opened(_kind(facts, transport), opened.stats.runtime, answers)
 
 
 def answer(token: str, board: str, parts: tuple[np.ndarray, ...], canary: np.ndarray) -> Answered:
-    """The answers to `parts` f32[n,px,px,3], and then to a part of the canary. Raises as open_board does."""
+    """Run `parts` f32[n,px,px,3], and then one part of the canary. Raises as open_board does."""
     opened = _open.get((token, board))
     if opened is None:
-        raise EdgemobileError("its Dask worker was started again")
-    before = set(opened.told.part_seconds)
+        raise EdgemobileError("its Dask worker was restarted")
+    before = set(opened.stats.part_seconds)
     try:
-        # In one go, so that the next part travels while the board computes.
+        # In one call, so that the next part is sent while the board computes.
         found = opened.rows((*parts, canary))
     except BaseException:
         del _open[token, board]
         opened.close()
         raise
-    seconds = [value for name, value in opened.told.part_seconds.items() if name not in before]
+    seconds = [value for name, value in opened.stats.part_seconds.items() if name not in before]
     return Answered(found[:-1], found[-1], tuple((seconds + [0.0] * len(found))[: len(parts)]))
 
 
 def close_board(token: str, board: str) -> None:
-    """Close what is open for the call; its folder on the board goes."""
+    """Close the session of the call on `board` and remove its folder there. Does nothing if there is none."""
     opened = _open.pop((token, board), None)
     if opened is not None:
         opened.close()
 
 
 def _opened(device: Device, transport: Transport, work: Work) -> _Open:
-    told = InferenceStats(work.runtime)
+    stats = InferenceStats(work.runtime)
     prepared = ready(device, transport, work.runtime)
     session = RemoteSession(
         device,
@@ -151,11 +151,11 @@ def _opened(device: Device, transport: Transport, work: Work) -> _Open:
         work.file,
         work.runtime,
         work.threads,
-        told,
+        stats,
         patience_s=_PATIENCE_S,
         sleep=_sleep,
     )
-    return _Open(transport, session, told, work.outputs)
+    return _Open(transport, session, stats, work.outputs)
 
 
 def _close_unused() -> None:
@@ -173,7 +173,7 @@ def _kind(facts: Facts, transport: Transport) -> str:
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep in naps. Raises _Cancelled if the task that this thread runs was cancelled."""
+    """Sleep in short intervals. Raises _Cancelled if the task of this thread was cancelled."""
     until = time.monotonic() + seconds
     while True:
         if _is_cancelled():

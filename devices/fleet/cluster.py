@@ -1,4 +1,4 @@
-"""The Dask workers of boards: in this process, or those of a scheduler that runs already."""
+"""The Dask workers of boards: workers in this process, or those of a scheduler that is already running."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["dask_client", "worker_names"]
 
 _CONNECT_S = 15
 _CLOSE_S = 5
-# Nothing is served over HTTP. Images travel with their task, which Dask calls a large graph: sent ahead of it, they
-# would be lost with their worker.
+# No HTTP server. Images are sent with their task, which Dask would warn of as a large graph: images sent ahead of it
+# would be lost if their worker died.
 _SETTINGS = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
@@ -33,14 +33,14 @@ _SETTINGS = {
 def dask_client(boards: Sequence[str], scheduler: str | None) -> Iterator[Client]:
     """A client of a scheduler with one worker per board, each with the name of its board.
 
-    None for `scheduler` starts one in this process, which ends with the context. Raises MissingExtra without Dask,
+    With `scheduler` None, a scheduler runs in this process until the context ends. Raises MissingExtra without Dask,
     DeviceUnreachable for a scheduler that does not answer, EdgemobileError for a board without a worker there.
     """
     require("distributed", "fleet")
     import dask
 
     with dask.config.set(_SETTINGS), _quiet():
-        started = _local(boards) if scheduler is None else _joined(boards, scheduler)
+        started = _local(boards) if scheduler is None else _connected(boards, scheduler)
         with started as client:
             yield client
 
@@ -51,9 +51,9 @@ def worker_names(client: Client) -> dict[str, int]:
 
 
 def _workers(client: Client) -> Mapping[str, Any]:
-    """Address -> what the scheduler knows of the worker there."""
+    """Address of a worker -> the information that the scheduler has about it."""
     try:
-        # Not client.scheduler_info(), which sometimes returns what a timer of the client asked for: no workers.
+        # client.scheduler_info() sometimes returns a periodically updated copy without the workers.
         assert client.scheduler is not None
         workers: Mapping[str, Any] = client.sync(client.scheduler.identity, callback_timeout=_CONNECT_S)["workers"]
     except OSError as error:
@@ -66,12 +66,12 @@ def _local(boards: Sequence[str]) -> Iterator[Client]:
     from distributed import Client, Scheduler, SpecCluster, Worker
 
     class BoardWorker(Worker):
-        """Ends although its thread may be waiting for a board that hangs."""
+        """A worker that can be closed while its thread waits for a board that hangs."""
 
         async def close(self, *args: Any, **options: Any) -> Any:
             return await super().close(*args, **{**options, "executor_wait": False})
 
-    # Every server of Dask listens with HTTP, even if it has nothing to say.
+    # Every server of Dask opens an HTTP port, even without routes.
     http = {"dashboard_address": "127.0.0.1:0", "dashboard": False}
     with tempfile.TemporaryDirectory(prefix="edgemobile-dask-", ignore_cleanup_errors=True) as folder:
         options: dict[str, Any] = {**http, "nthreads": 1, "memory_limit": 0, "local_directory": folder}
@@ -90,7 +90,7 @@ def _local(boards: Sequence[str]) -> Iterator[Client]:
 
 
 @contextmanager
-def _joined(boards: Sequence[str], scheduler: str) -> Iterator[Client]:
+def _connected(boards: Sequence[str], scheduler: str) -> Iterator[Client]:
     from distributed import Client, Security
 
     if scheduler.startswith("tls:") and Security().get_connection_args("client")["ssl_context"] is None:
@@ -140,7 +140,7 @@ def _check_versions(client: Client, scheduler: str, boards: Sequence[str]) -> No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's log: what matters of it is said by those who use it."""
+    """Silence Dask's log: the callers report the errors that matter."""
     names = ("distributed", "distributed.client", "tornado", "tornado.application")
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:

@@ -1,4 +1,4 @@
-"""Answers of boards on disk, so that a call that was interrupted goes on where it was."""
+"""Stores the answers of boards on disk, so that an interrupted call can be resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OLD_S = 30 * 86400
 
 @dataclass(frozen=True)
 class Kept:
-    """An answer f32[n,outputs] to a part, the board that gave it, and the time that it took there."""
+    """The outputs `scores` f32[n,outputs] of a part, the board that computed them, and its time in s."""
 
     board: str
     scores: np.ndarray
@@ -34,15 +34,15 @@ class Kept:
 
 
 class Journal:
-    """One file per answered part, in a folder for everything that decides what the answer is."""
+    """One file per answered part. The name of the folder is a hash of everything that determines the answers."""
 
     def __init__(self, about: Sequence[object], canary: Sequence[np.ndarray]) -> None:
-        """`about` is what was asked of what, as JSON; `canary` the outputs that all boards gave for the same images."""
+        """`about` are the file, runtime, threads and kind of boards; `canary` are the outputs that all boards gave."""
         digest = hashlib.sha256(json.dumps(list(about)).encode())
         for scores in canary:
             digest.update(np.ascontiguousarray(scores).tobytes())
         self._folder: Path | None = None
-        # Without a cache here nothing can be resumed.
+        # Without a cache on this machine, no call can be resumed.
         with suppress(OSError, EdgemobileError):
             folder = cache_folder("answers")
             _sweep(folder)
@@ -51,7 +51,7 @@ class Journal:
     def get(self, name: str, images: int, outputs: int) -> Kept | None:
         """The answer f32[images,outputs] to the part `name`, if there is one."""
         for path in self._folder.glob(f"{name}.*.npz") if self._folder else ():
-            # What a full disk or a power cut damaged counts as absent.
+            # A file that a full disk or a power cut damaged counts as missing.
             with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 with np.load(path, allow_pickle=False) as found:
                     kept = Kept(str(found["board"]), found["scores"], float(found["inference_s"]))
@@ -60,7 +60,7 @@ class Journal:
         return None
 
     def put(self, name: str, kept: Kept) -> None:
-        """Keep an answer through a power cut. A disk that is full only means that it is computed again."""
+        """Store an answer, synced to the disk. If the disk is full, nothing is stored."""
         if self._folder is None:
             return
         data = io.BytesIO()
@@ -76,7 +76,7 @@ class Journal:
             path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove everything: the call is done."""
+        """Remove all answers of this call, which has succeeded."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -87,12 +87,12 @@ def part_name(images: np.ndarray) -> str:
 
 
 def _file_part(board: str) -> str:
-    """An address may contain what a file name must not."""
+    """A name for `board` in file names: an address may contain characters that a file name must not."""
     return hashlib.sha256(board.encode()).hexdigest()[:12]
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what nobody came back for within a month."""
+    """Remove answers of calls that were not resumed within a month."""
     for path in folder.iterdir():
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _OLD_S:

@@ -1,4 +1,4 @@
-"""The parts of an evaluation: which are answered, and which are the next ones to send."""
+"""The parts of an evaluation: which are answered, and which to send next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgemobile.devices.fleet.journal import Journal, Kept, part_name
 
 __all__ = ["Parts", "Task"]
 
-# A task is long enough that starting one costs little. The last ones are shorter, so that all boards end together.
+# Tasks are large, so that their overhead is small. The last ones are smaller, so that all boards finish together.
 _MOST_PARTS, _MOST_BYTES, _LEFT_PER_BOARD = 4, 16 * 2**20, 2
 
 
@@ -30,8 +30,11 @@ class Task:
 
 
 class Parts:
-    """`count` parts whose images `read` gives, f32[n,px,px,3] with any n >= 0, and their answers, which are kept on
-    disk. `resumed` images were answered before an earlier call was interrupted."""
+    """`count` parts and their answers, which are also stored in `journal`.
+
+    `read` returns the images of a part, f32[n,px,px,3] with n >= 0. `resumed` is the number of images that an earlier,
+    interrupted call has answered.
+    """
 
     def __init__(self, count: int, read: Callable[[int], np.ndarray], outputs: int, journal: Journal) -> None:
         self.answers: dict[int, Kept] = {}
@@ -51,7 +54,7 @@ class Parts:
 
     @property
     def images(self) -> int:
-        """Of the answered parts."""
+        """The number of images in the answered parts."""
         return sum(len(kept.scores) for kept in self.answers.values())
 
     def is_answered(self, task: Task) -> bool:
@@ -60,23 +63,23 @@ class Parts:
     # -- tasks
 
     def next(self, boards: int) -> Task | None:
-        """The next task for one of so many boards. None if there is none now."""
+        """The next task, with a size for this number of boards; None if there is none now."""
         return self._ready.popleft() if self._ready else self._read_task(boards)
 
     def read_ahead(self, boards: int) -> bool:
-        """Read the images of one more task, at most one for each board. Whether there was something to do."""
+        """Read the images of one more task, up to one per board; returns whether there was one to read."""
         task = self._read_task(boards) if len(self._ready) < boards else None
         if task is not None:
             self._ready.append(task)
         return task is not None
 
-    def again(self, task: Task) -> None:
-        """A task whose board failed is the next one."""
+    def retry(self, task: Task) -> None:
+        """Make a task whose board failed the next one."""
         if not self.is_answered(task):
             self._ready.appendleft(task)
 
     def _read_task(self, boards: int) -> Task | None:
-        """Of the next parts that nobody has answered yet."""
+        """A task of the next parts without an answer."""
         numbers: list[int] = []
         images: list[np.ndarray] = []
         size = 0
@@ -104,7 +107,7 @@ class Parts:
     # -- answers
 
     def count(self, task: Task, board: str, found: Answered) -> None:
-        """Keep what a board answered, unless another one was faster."""
+        """Store the answers of a board, except to parts that another board answered first."""
         for number, images, scores, seconds in zip(
             task.parts, task.images, found.scores, found.inference_s, strict=True
         ):
@@ -114,7 +117,7 @@ class Parts:
                 self._journal.put(name, self.answers[number])
 
     def distrust(self, board: str) -> None:
-        """Have everything answered again that a board answered, also before an interruption."""
+        """Discard all answers of a board, including those of an earlier call, and queue their parts again."""
         self._journal.forget(board)
         wrong = [number for number, kept in self.answers.items() if kept.board == board]
         for number in wrong:

@@ -1,8 +1,8 @@
-"""Spreads the images of one file over boards: each is answered once, by a board that can be trusted.
+"""Distributes images over several boards; every image gets one answer, from a board with verified outputs.
 
-All boards first answer the same images, the canary. Boards whose outputs differ from those of most others are set
-aside, and so is every board that fails, does not answer, or later answers a part of the canary in another way; what it
-had to do goes to another one. A board that once answered wrongly is not trusted with what it answered before, either.
+All boards first run the same images, the canary. Boards whose outputs differ from those of most boards are set aside
+(no longer used). So is a board that fails, does not answer, or later gives other outputs for a part of the canary; its
+images are sent to another board. If a board gives other outputs for the canary, its earlier answers are discarded too.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ __all__ = ["CANARY_IMAGES", "BoardShare", "Spread", "spread"]
 
 _LOG = logging.getLogger(__name__)
 
-# One of the parts is asked again with every task: 2 % of its images, 6 % of a short one's.
+# Every task ends with one part of the canary, which adds 2 % to its images, and 6 % to those of a short task.
 CANARY_IMAGES, _CANARY_PARTS = 16, 8
-# Boards that have not opened the file so long after the first one did are set aside.
+# Boards that have not opened the file this long after the first board are set aside.
 _OPEN_S = 60.0
-# A board this many times slower than usual: its images also go to an idle one, and whoever is first has answered.
+# If a board takes this many times the usual time, its task is also sent to an idle board; the first answer counts.
 _SLOW, _LEAST_SLOW_S = 3.0, 5.0
 _LOOK_S, _NAP_S, _LOOK_AT_WORKERS_S, _CLOSE_S = 0.5, 0.01, 2.0, 5.0
-# For the outputs of a task to come from the worker.
+# The time limit for fetching the outputs of a task from its worker.
 _RESULT_S = 60.0
 
 
 @dataclass(frozen=True)
 class BoardShare:
-    """What a board contributed: the images that count, and their time there. `set_aside` is the reason, if it was."""
+    """The contribution of a board: its images that count, and their time in s. `set_aside` is the reason, if it was."""
 
     board: str
     images: int
@@ -56,7 +56,7 @@ class BoardShare:
 
 @dataclass(frozen=True)
 class Spread:
-    """`scores` f32[n,outputs] of each part. `resumed` images were answered before an earlier call was interrupted."""
+    """`scores` f32[n,outputs] of each part. An earlier, interrupted call answered `resumed` of the images."""
 
     scores: list[np.ndarray]
     boards: tuple[BoardShare, ...]
@@ -71,7 +71,7 @@ class _Sent:
     board: str
     canary: int
     at: float
-    # It was sent to an idle board because another one is slow with it.
+    # Whether the task was sent to an idle board because another board is slow with it.
     is_copy: bool = False
 
 
@@ -83,10 +83,10 @@ def spread(
     read: Callable[[int], np.ndarray],
     report: Report,
 ) -> Spread:
-    """Have the `parts` answered, each f32[n,px,px,3] with any n >= 0 as `read` gives it, by the workers `boards`.
+    """Run the images of all parts on the workers `boards`. `read` returns those of a part, f32[n,px,px,3] with n >= 0.
 
-    What is answered is kept on disk until all is: a call that is interrupted is resumed by the same call.
-    Raises EdgemobileError as `agree` does, DeviceUnreachable when no board is left.
+    Answers are stored on disk until the call succeeds: repeating an interrupted call resumes it. Raises EdgemobileError
+    as `agree` does, DeviceUnreachable when no board is left.
     """
     run = _Run(client, boards, work, _canary(parts, read))
     try:
@@ -108,13 +108,13 @@ class _Run:
         self._canary = tuple(canary)
         self._token = uuid.uuid4().hex[:12]
         self._live = list(boards)
-        self._aside: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
         self._sent: dict[Future, _Sent] = {}
-        # Of finished tasks, per image.
+        # Seconds per image of finished tasks.
         self._image_s: list[float] = []
         self._tasks = 0
         self._looked = time.monotonic()
-        # Boards that may hang in a task, which closes what is open there when it notices that nobody waits for it.
+        # Boards that may hang in a task. Such a task closes its session when it notices that it was cancelled.
         self._hanging: set[str] = set()
 
     # -- the canary
@@ -134,7 +134,7 @@ class _Run:
             self._give_up(future, board)
             self._set_aside(board, f"it did not answer the first images within {_OPEN_S:.0f} s of the first board")
         if not self._live:
-            raise self._nobody_left(0)
+            raise self._no_board_left(0)
         self._agreed = agree({board: opened[board] for board in self._live})
         for board, how in self._agreed.others.items():
             self._set_aside(board, how)
@@ -145,20 +145,20 @@ class _Run:
     # -- the images
 
     def answer(self, report: Report) -> None:
-        """Have all parts answered."""
+        """Run all parts."""
         while not self._parts.all_answered:
             if not self._live:
-                raise self._nobody_left(self._parts.images)
+                raise self._no_board_left(self._parts.images)
             is_reading = self._send()
             for future in self._finished(self._sent, 0.0 if is_reading else _LOOK_S):
-                # Another board may have been faster with the same task just now.
+                # An answer to a copy of the same task may have removed it.
                 if future in self._sent:
                     self._take(future)
-            self._copy_what_is_late()
+            self._copy_late_tasks()
             report(self._parts.images)
 
     def _send(self) -> bool:
-        """Give every idle board a task, and read the images of one more while all are at work, if there are some."""
+        """Send a task to every idle board, then read the images of the next task; returns whether there was one."""
         for board in self._idle():
             task = self._parts.next(len(self._live))
             if task is None:
@@ -177,16 +177,16 @@ class _Run:
         self._sent[future] = _Sent(task, board, canary, time.monotonic(), is_copy)
 
     def _take(self, future: Future) -> None:
-        """Count what a board answered, or set it aside."""
+        """Store the answer of a board, or set the board aside."""
         sent = self._sent.pop(future)
         found: Answered | None = self._outcome(future, sent.board)
         if found is None:
-            self._again(sent.task)
+            self._retry(sent.task)
         elif found.canary.tobytes() != self._agreed.canary[sent.canary].tobytes():
-            words = difference([found.canary], [self._agreed.canary[sent.canary]], "what it gave before")
-            self._set_aside(sent.board, f"{words}; nothing that it answered counts")
+            words = difference([found.canary], [self._agreed.canary[sent.canary]], "its earlier outputs")
+            self._set_aside(sent.board, f"{words}; all its answers are discarded")
             self._parts.distrust(sent.board)
-            self._again(sent.task)
+            self._retry(sent.task)
         else:
             self._count(sent, found)
 
@@ -194,22 +194,22 @@ class _Run:
         took = time.monotonic() - sent.at
         self._image_s.append(took / sent.task.count)
         self._parts.count(sent.task, sent.board, found)
-        # The other way round, a copy that is slower than the first is left to end: its board is as good as any.
+        # If the original task finishes first, its copy may continue: nothing is wrong with the board of the copy.
         slower = [future for future, one in self._sent.items() if sent.is_copy and one.task is sent.task]
         for future in slower:
             late = self._sent.pop(future)
             self._give_up(future, late.board)
             waited = time.monotonic() - late.at
             words = f"it had not answered {late.task.count} images after {waited:.0f} s"
-            self._set_aside(late.board, f"{words}, which {sent.board} did in {took:.1f} s")
+            self._set_aside(late.board, f"{words}; {sent.board} answered them in {took:.1f} s")
 
-    def _again(self, task: Task) -> None:
-        """What another board has to do, unless one does already."""
+    def _retry(self, task: Task) -> None:
+        """Queue a task again, unless a copy of it is running."""
         if not any(sent.task is task for sent in self._sent.values()):
-            self._parts.again(task)
+            self._parts.retry(task)
 
-    def _copy_what_is_late(self) -> None:
-        """Send what a slow board has to an idle one too, once there is nothing else to do."""
+    def _copy_late_tasks(self) -> None:
+        """Once all tasks are sent, send those of slow boards to idle boards as well."""
         if not self._parts.all_sent or not self._image_s:
             return
         usual, now = statistics.median(self._image_s), time.monotonic()
@@ -225,15 +225,15 @@ class _Run:
     # -- boards
 
     def _submit(self, what: str, function: Callable[..., Any], board: str, *words: Any) -> Future:
-        """`function` as a task of the worker of `board`: Dask cannot know which of them hangs, or lies."""
+        """Submit `function` to the worker of `board` only: Dask cannot know which boards hang or give wrong outputs."""
         key = f"{what}-{uuid.uuid4().hex}"
         return self._client.submit(
             function, self._token, board, *words, key=key, workers=[board], allow_other_workers=False, pure=False
         )
 
     def _finished(self, futures: Mapping[Future, Any], wait_s: float) -> list[Future]:
-        """Those that are done, after waiting a moment for one. Raises DeviceUnreachable if the scheduler is gone."""
-        # Not distributed.wait, which waits for ever where the scheduler was lost at the wrong moment.
+        """The finished futures, after waiting up to `wait_s` for one. Raises DeviceUnreachable without a scheduler."""
+        # distributed.wait could wait forever if the scheduler is lost meanwhile.
         until = time.monotonic() + wait_s
         while not any(future.done() for future in futures) and time.monotonic() < until:
             time.sleep(_NAP_S)
@@ -248,11 +248,11 @@ class _Run:
         for board in [board for board in self._live if board not in there]:
             self._set_aside(board, "its Dask worker is gone")
             for future in [future for future, sent in self._sent.items() if sent.board == board]:
-                self._again(self._sent.pop(future).task)
+                self._retry(self._sent.pop(future).task)
                 self._give_up(future, board)
 
     def _outcome(self, future: Future, board: str) -> Any | None:
-        """What a task returned; None if it failed, which sets its board aside. Raises what is a bug of ours."""
+        """The result of a task; None if it failed, which sets its board aside. Raises unexpected errors (bugs)."""
         reason = "its Dask worker is gone"
         until = time.monotonic() + _RESULT_S
         while time.monotonic() < until:
@@ -261,7 +261,7 @@ class _Run:
             except EdgemobileError as error:
                 reason = str(error)
             except TimeoutError:
-                # What it returned comes by way of the scheduler.
+                # The result comes through the scheduler.
                 self._check_scheduler()
                 continue
             except Exception as error:
@@ -279,21 +279,21 @@ class _Run:
         if board in self._live:
             self._live.remove(board)
             words = reason.removeprefix(f"{board}: ").removeprefix(f"{board} ")
-            self._aside[board] = words
+            self._reasons[board] = words
             _LOG.warning("%s is set aside: %s", board, words)
 
-    def _nobody_left(self, images: int) -> EdgemobileError:
-        reasons = "; ".join(f"{board}: {reason}" for board, reason in self._aside.items())
-        kept = f". {images} images are answered and kept: repeat the command to go on with them" if images else ""
+    def _no_board_left(self, images: int) -> EdgemobileError:
+        reasons = "; ".join(f"{board}: {reason}" for board, reason in self._reasons.items())
+        kept = f". The answers to {images} images are stored: repeat the command to resume" if images else ""
         return DeviceUnreachable(f"no board is left: {reasons}{kept}")
 
     # -- the end
 
     def close(self) -> None:
-        """Close what is open on the boards, if they answer at once, and forget what nobody waits for."""
+        """Cancel the remaining tasks, and close the sessions on the boards, waiting for at most _CLOSE_S."""
         for future in self._sent:
             future.release()
-        # A worker closes after what it is at, which notices that nobody waits for it, unless its board hangs.
+        # A worker closes its session after its current task, which ends when cancelled, unless the board hangs.
         boards = [board for board in self._names if board not in self._hanging]
         closing = [self._submit("close", close_board, board) for board in boards]
         until = time.monotonic() + _CLOSE_S
@@ -301,14 +301,14 @@ class _Run:
             time.sleep(_NAP_S)
 
     def _give_up(self, future: Future, board: str) -> None:
-        """Do not wait for a task any more."""
+        """Cancel a task whose board may hang."""
         future.release()
         self._hanging.add(board)
 
     def result(self) -> Spread:
         self._journal.remove()
         kept = [kept for _, kept in sorted(self._parts.answers.items())]
-        # An earlier call may have had other boards.
+        # An earlier call may have used other boards.
         boards = dict.fromkeys([*self._names, *(one.board for one in kept if one.board)])
         shares = tuple(self._share(board, kept) for board in boards)
         return Spread(
@@ -318,11 +318,11 @@ class _Run:
     def _share(self, board: str, kept: Sequence[Kept]) -> BoardShare:
         own = [one for one in kept if one.board == board]
         seconds = sum(one.inference_s for one in own)
-        return BoardShare(board, sum(len(one.scores) for one in own), seconds, self._aside.get(board))
+        return BoardShare(board, sum(len(one.scores) for one in own), seconds, self._reasons.get(board))
 
 
 def _canary(parts: int, read: Callable[[int], np.ndarray]) -> tuple[np.ndarray, ...]:
-    """The first images, in a few parts. Raises EdgemobileError if there are none."""
+    """The first CANARY_IMAGES images, in up to _CANARY_PARTS parts. Raises EdgemobileError if there are none."""
     found: list[np.ndarray] = []
     for number in range(parts):
         found += list(read(number))
@@ -335,5 +335,5 @@ def _canary(parts: int, read: Callable[[int], np.ndarray]) -> tuple[np.ndarray, 
 
 
 def _is_of_dask(error: BaseException) -> bool:
-    """Whether an error says that Dask lost the worker, or the task."""
+    """Whether an error of Dask itself: it lost the worker or the task."""
     return type(error).__module__.startswith(("distributed", "dask", "asyncio", "concurrent"))

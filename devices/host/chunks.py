@@ -1,4 +1,4 @@
-"""Images to a board in chunks, and its answers back: in order, each once, and not twice after an interruption."""
+"""Sends images to a board in chunks and returns their outputs in order; an interrupted call can be resumed."""
 
 from __future__ import annotations
 
@@ -55,22 +55,23 @@ def infer(
 ) -> Iterator[np.ndarray]:
     """Preprocessed images f32[N,H,W,C] in chunks -> logits f32[N,classes], a chunk at a time, in order.
 
-    With `layers_width` the file has several outputs, and the answer is all of them flat in a row: f32[N,layers_width].
+    With `layers_width`, a row contains all outputs of the file, flattened: f32[N,layers_width].
 
-    The next chunk is on its way while the board computes. What an interrupted call left on the board is not computed
-    again by the next call for the same images: chunks are known by their content. Raises as run_job does.
+    The next chunk is sent while the board computes. If a call is interrupted, the next call with the same images uses
+    the outputs that are already on the board: the names of chunks contain the hash of their content. Raises as run_job
+    does.
     """
     job = _job(file, runtime, threads, emulated=transport.emulated, layers=layers_width is not None)
     chunks = (_chunk(number, images) for number, images in enumerate(batches))
     first = list(itertools.islice(chunks, 1))
-    told = _ChunksOfOurs(on_progress or (lambda event: None))
+    progress = _CurrentChunks(on_progress or (lambda event: None))
     with _folder(_resume_id(job, [chunk.name for chunk in first])) as folder:
-        client = JobClient(device.name, transport, prepared, folder, told, patience_s, sleep)
+        client = JobClient(device.name, transport, prepared, folder, progress, patience_s, sleep)
         try:
             resumed = client.recover()
             client.begin(job, [file])
             for chunk, logits in _answers(client, itertools.chain(first, chunks), resumed, layers_width):
-                told.answered(chunk)
+                progress.answered(chunk)
                 yield logits
         except BaseException:
             client.stop()
@@ -79,9 +80,9 @@ def infer(
 
 
 class RemoteSession:
-    """One file open on a board, which answers images until it is closed. Not for several threads at once.
+    """A file that stays open on a board for several calls of `rows`. Not safe for use by several threads.
 
-    Its folder on the board is its own: nothing is resumed from an earlier call.
+    Each session has a new folder on the board, so it does not resume an earlier one.
     """
 
     def __init__(
@@ -97,11 +98,11 @@ class RemoteSession:
         patience_s: float,
         sleep: Callable[[float], None],
     ) -> None:
-        """Start it on the board. Raises as run_job does."""
-        self._told = _ChunksOfOurs(on_progress)
+        """Open `file` on the board. Raises as run_job does."""
+        self._progress = _CurrentChunks(on_progress)
         folder = f"jobs/infer-{uuid.uuid4().hex[:16]}"
-        self._client = JobClient(device.name, transport, prepared, folder, self._told, patience_s, sleep)
-        self._asked = 0
+        self._client = JobClient(device.name, transport, prepared, folder, self._progress, patience_s, sleep)
+        self._sent = 0
         self._classes: int | None = None
         try:
             self._client.begin(_job(file, runtime, threads, emulated=transport.emulated), [file])
@@ -111,51 +112,51 @@ class RemoteSession:
 
     def rows(self, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Preprocessed images f32[N,H,W,C] in parts -> f32[N,outputs] of each. Raises as infer does."""
-        chunks = [_chunk(self._asked + number, images) for number, images in enumerate(parts)]
-        self._asked += len(chunks)
+        chunks = [_chunk(self._sent + number, images) for number, images in enumerate(parts)]
+        self._sent += len(chunks)
         found = []
         for chunk, logits in _answers(self._client, iter(chunks), False, self._classes):
-            self._told.answered(chunk)
+            self._progress.answered(chunk)
             self._classes = logits.shape[1]
             found.append(logits)
         return found
 
     def close(self) -> None:
-        """Ask the worker to leave, with its folder, once it has answered the images at hand.
+        """Ask the worker to end and to remove its folder, once it has answered the images that it has.
 
-        A board that cannot be asked at once is left alone: its worker leaves by itself after a while.
+        This is tried once: the worker of a board that cannot be reached ends by itself after a while.
         """
         self._client.stop(discard=True)
 
 
-class _ChunksOfOurs:
-    """Passes on what the worker tells; of a chunk once it is answered, so that one that an earlier call left on the
-    board is not counted.
+class _CurrentChunks:
+    """Forwards the events of the worker. The event of a chunk is forwarded once its answer was read, so that chunks of
+    an earlier call that this call does not need are not counted.
     """
 
-    def __init__(self, tell: OnProgress) -> None:
-        self._tell = tell
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
         self._chunks: dict[str, Event] = {}
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "chunk":
             self._chunks[str(event.get("name"))] = event
         else:
-            self._tell(event)
+            self._on_progress(event)
 
     def answered(self, chunk: Chunk) -> None:
         event = self._chunks.pop(chunk.name, None)
         if event is not None:
-            self._tell(event)
+            self._on_progress(event)
 
 
 @contextmanager
 def _folder(resume_id: str) -> Iterator[str]:
-    """The folder of the job on the board; another one while a call of the same work is still in it."""
-    # 256 files at most. Calls of other work that share one have a folder of their own all the same.
+    """The folder of the job on the board: the one to resume, or a new one if another call is using that."""
+    # At most 256 lock files. Jobs that share a lock file by chance have different folders anyway.
     try:
         lock = try_lock(cache_folder("locks") / f"infer-{resume_id[:2]}.lock")
-    # Without a cache here nothing tells whether a call is in the folder.
+    # Without a cache on this machine, there is no way to know whether another call uses the folder.
     except (OSError, EdgemobileError):
         lock = None
     if lock is None:
@@ -178,9 +179,9 @@ def _answers(
 
 
 def _ahead(client: JobClient, chunks: Iterator[Chunk], resumed: bool) -> Iterator[Chunk]:
-    """Each chunk, once those after it, as many as fit the window, are on the board.
+    """Yields each chunk after sending the following ones, up to _WINDOW chunks in total.
 
-    A chunk stays in `client.waiting` until the next one is asked for, as it is answered only then.
+    A chunk stays in `client.waiting` until the caller asks for the next one, since its answer is read before that.
     """
     waiting: deque[Chunk] = deque()
     client.waiting = waiting
@@ -206,9 +207,9 @@ def _chunk(number: int, images: np.ndarray) -> Chunk:
 
 
 def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.ndarray:
-    """f32[images,classes] from a third party's .npy: only what was asked for is taken.
+    """f32[images,classes] from the .npy of a board, which is not trusted: any other shape or dtype is refused.
 
-    numpy.load would make room for whatever the header claims.
+    numpy.load is not used: it allocates whatever size the header states.
     """
     wanted = f"float32[{images}, {'classes' if classes is None else classes}]"
     try:
@@ -217,7 +218,9 @@ def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.nda
             raise ValueError("not version 1.0")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     except Exception as error:
-        raise EdgemobileError(f"{named} answered a chunk with no array; expected {wanted}") from error
+        raise EdgemobileError(
+            f"{named} returned something other than an array for a chunk; expected {wanted}"
+        ) from error
     fits = (
         len(shape) == 2
         and shape[0] == images
@@ -226,7 +229,9 @@ def _logits(data: bytes, images: int, classes: int | None, named: str) -> np.nda
     )
     body = data[file.tell() :]
     if not fits or fortran or dtype != np.float32 or len(body) != 4 * shape[0] * shape[1]:
-        raise EdgemobileError(f"{named} answered a chunk with {dtype}{list(shape)} of {len(body)} bytes, not {wanted}")
+        raise EdgemobileError(
+            f"{named} returned {dtype}{list(shape)} of {len(body)} bytes for a chunk; expected {wanted}"
+        )
     return np.frombuffer(body, np.float32).reshape(shape)
 
 
@@ -243,9 +248,10 @@ def _job(file: ModelFile, runtime: str | None, threads: int, *, emulated: bool, 
 
 
 def _resume_id(job: InferJob, first: Sequence[str]) -> str:
-    """The same for the same work of the same user of the same machine, so that it is found again.
+    """An id that is equal for the same job of the same user on the same machine, so that the job can be resumed.
 
-    `first` is the name of the first chunk: it tells the images apart, and the others are not read yet.
+    `first` is the name of the first chunk, with which jobs of other images get another id: later chunks are not read
+    yet.
     """
     work = json.dumps([{**job, "files": [row["sha256"] for row in job["files"]]}, first], sort_keys=True)
     return hashlib.sha256(f"{work} {os.getuid()}@{platform.node()}".encode()).hexdigest()[:16]

@@ -31,7 +31,7 @@ _BUSY = 0.5
 _HOT_C = 70
 # numpy with one runtime takes about 170 MB unpacked.
 _LEAST_FREE_MIB = 500
-# Files of ours go by their age on the board.
+# Old files on the board are removed by their age, so its clock must be about right.
 _CLOCK_OFF_S = 60
 _ASK_ROOM = "import json, shutil, time; print(json.dumps([shutil.disk_usage('.').free, time.time()]))"
 
@@ -74,9 +74,9 @@ def diagnose_host() -> Iterator[Finding]:
 
 
 def diagnose_board(device: Device, transport: Transport) -> Iterator[Finding]:
-    """A board: whether it answers, its Python, its disk and clock, what of our runtimes fits and is there.
+    """Check a board: its connection, Python, disk, clock, and the runtimes that fit and are installed.
 
-    Ends at what stops the rest.
+    A check that makes the later ones impossible is the last one.
     """
     try:
         target = find_target(device, transport)

@@ -125,8 +125,8 @@ def get_core(cpu: str) -> Core:
     """The row of CORES. Raises Unsupported for other cores, with the reason for `max`."""
     if cpu == "max":
         raise Unsupported(
-            "emulated:max would compute garbage: with the SME that qemu gives it LiteRT's int8 kernels go wrong, and "
-            f"no board is like it. Supported: {', '.join(f'emulated:{name}' for name in CORES)}"
+            "emulated:max computes wrong results: LiteRT's int8 kernels fail with the SME of that core, and no board "
+            f"has such a core. Supported: {', '.join(f'emulated:{name}' for name in CORES)}"
         )
     if cpu not in CORES:
         rows = ", ".join(f"emulated:{core.cpu} ({core.board})" for core in CORES.values())

@@ -1,14 +1,14 @@
-"""Runs one job on one board: sends it, starts it, follows it, and checks everything that comes back.
+"""Runs one job on one board: sends it, starts it, follows its progress, and checks everything that the board returns.
 
-A lost connection does not end a job: it goes on there, and the client retries and resumes it by its id. Every step can
-be repeated without harm: files are named by their content, a second worker beside a first one leaves at once, a
-finished job is not run again.
+If the connection is lost, the job continues on the board; the client reconnects and resumes it by its id. Every step
+can be repeated safely: files are named by their content, a second worker exits while the first one runs, and a finished
+job is not run again.
 
-A board that restarts in the middle, as after a power cut, is known by its boot id: the worker is started again at once,
-and what it had not answered is sent again.
+If the board restarts during a job, for example after a power cut, its boot id changes: the worker is then started again
+at once, and the images without an answer are sent again.
 
-What a user should hear at once goes to the log, which commands print (terminal.py): the connection is lost, is back,
-another measurement has the board.
+Events that a user should see at once are logged, and the commands print the log (printing/terminal.py): the connection
+is lost or back, or another measurement is using the board.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ Event = Mapping[str, Any]
 OnProgress = Callable[[Event], None]
 
 _WORKER = ("-m", "edgemobile.devices.board.worker")
-# Another one each time the kernel starts.
+# The kernel chooses a new id each time it starts.
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _KINDS: Mapping[str, type[EdgemobileError]] = {"MissingExtra": MissingExtra, "Unsupported": Unsupported}
 
 _READ_BYTES = 2**20
-# Each look takes some of the board's time, and it is measuring.
+# Polling takes time on the board, which may be measuring.
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S, _LONGEST_CHUNK_PAUSE_S = 0.02, 1.0, 0.5
-_QUIET_S, _LONGEST_QUIET_S = 5.0, 60.0
+_SILENCE_S, _MAX_SILENCE_S = 5.0, 60.0
 _EMULATED_IS_SLOWER = 6
 _RESTARTS = 2
 
 
 class Prepared(Protocol):
-    """How to start Python on the board, with a runtime; setup.ready gives one."""
+    """How to start Python with a runtime on the board; setup.ready returns one."""
 
     @property
     def python(self) -> tuple[str, ...]: ...
@@ -68,14 +68,14 @@ class Named(Protocol):
 
 
 def _path_there(file: ModelFile) -> str:
-    """What a model file is called on a board: its content decides, never its name."""
+    """The path of a model file on a board. It depends on the content of the file, not on its name."""
     return f"files/{file.sha256}.{file.format}"
 
 
 def job_file(file: ModelFile, precision: str = "unknown") -> JobFile:
-    """`file` as a job names it. Raises EdgemobileError for a name that cannot be shown."""
+    """The entry of `file` in a job. Raises EdgemobileError for a name with unprintable characters."""
     if not str(file.path).isprintable():
-        raise EdgemobileError(f"the file name {str(file.path)!r} cannot be shown; rename it to printable characters")
+        raise EdgemobileError(f"the file name {str(file.path)!r} has unprintable characters; rename the file")
     return {
         "file": str(file.path),
         "path": _path_there(file),
@@ -88,7 +88,7 @@ def job_file(file: ModelFile, precision: str = "unknown") -> JobFile:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images on their way: `data` is an .npy file, `name` tells it from all others by number and content."""
+    """`images` images to send: `data` is an .npy file; `name`, unique in the job, has its number and hash."""
 
     name: str
     images: int
@@ -110,18 +110,18 @@ class JobClient:
     ) -> None:
         self.named, self.folder = named, folder
         self.waiting: Collection[Chunk] = ()
-        # What whoever reads the result has to know.
+        # Remarks that belong to the result.
         self.notes: list[str] = []
         self._transport, self._prepared = transport, prepared
-        self._tell: OnProgress = on_progress or (lambda event: None)
+        self._on_progress: OnProgress = on_progress or (lambda event: None)
         self._patience_s, self._sleep = patience_s, sleep
         self._token = uuid.uuid4().hex
         self._reached = self._counting = False
         self._lost = self._back = self._ended = False
         self._job_json = self._boot_id = b""
-        self._heard = 0.0
+        self._last_event_s = 0.0
         self._restarts = 0
-        self._quiet_s = _QUIET_S * (_EMULATED_IS_SLOWER if transport.emulated else 1)
+        self._silence_s = _SILENCE_S * (_EMULATED_IS_SLOWER if transport.emulated else 1)
         self._progress = b""
         self._progress_read = 0
 
@@ -131,18 +131,18 @@ class JobClient:
         self._retry(lambda: self._transport.put(source, target))
 
     def send(self, chunk: Chunk) -> None:
-        """Bring the images of a chunk. A power cut may take them: they can be sent again, and flash wears."""
+        """Send the images of a chunk. They can be resent, so they are not synced: that would wear out flash."""
         self._retry(lambda: self._transport.put(chunk.data, self.input(chunk), durable=False))
 
     def read(self, path: str, max_bytes: int, offset: int = 0) -> bytes | None:
-        """At most `max_bytes`, whatever the board has or says."""
+        """At most `max_bytes` of a file from `offset`; None if it does not exist."""
         data = self._retry(lambda: self._transport.read(path, offset=offset, max_bytes=max_bytes))
         if data is not None and len(data) > max_bytes:
-            raise EdgemobileError(f"{self.named} sent {len(data)} bytes where {max_bytes} were asked for")
+            raise EdgemobileError(f"{self.named} sent {len(data)} bytes; at most {max_bytes} were requested")
         return data
 
     def read_whole(self, path: str, max_bytes: int) -> bytes | None:
-        """All of a file. Raises EdgemobileError where it is larger than `max_bytes`."""
+        """A whole file; None if it does not exist. Raises EdgemobileError if it is larger than `max_bytes`."""
         parts: list[bytes] = []
         size = 0
         while size <= max_bytes:
@@ -154,7 +154,7 @@ class JobClient:
             if len(part) < _READ_BYTES:
                 break
         if size > max_bytes:
-            raise EdgemobileError(f"{path} on {self.named} is larger than {max_bytes} bytes, which is refused")
+            raise EdgemobileError(f"{path} on {self.named} is larger than the limit of {max_bytes} bytes")
         return b"".join(parts)
 
     def input(self, chunk: Chunk) -> str:
@@ -166,17 +166,17 @@ class JobClient:
     # -- the job
 
     def recover(self) -> bool:
-        """Whether the job's folder is there from before. What a power cut damaged in it is removed."""
+        """Whether the job's folder exists from an earlier call. Files in it that a power cut damaged are removed."""
         if self.read(f"{self.folder}/running", 1) is None:
             return False
         self._ask_state()
         return True
 
     def begin(self, job: Job, files: Sequence[ModelFile]) -> None:
-        """Bring what the board has not, and start the worker."""
+        """Send the files that the board does not have, and start the worker."""
         for file in files:
             target = _path_there(file)
-            # A file is put whole or not at all: its last byte and no byte more says that it is there.
+            # Files are written atomically, so a file with its last byte, and no byte after it, is complete.
             if len(self.read(target, 2, file.bytes - 1) or b"") != 1:
                 self.put(file.data, target)
         self._counting = job["kind"] == "bench" and job["emulated"]
@@ -185,11 +185,11 @@ class JobClient:
         self._start()
 
     def follow(self) -> Mapping[str, Any]:
-        """The worker's result, once it has one, whatever happens to the connection. Raises what the worker raised."""
+        """Wait for the worker's result, reconnecting if necessary. Raises the error that the worker reports."""
         return self._wait(lambda: self._result() if self._ended else None, _LONGEST_PAUSE_S)
 
     def answer(self, chunk: Chunk, max_bytes: int) -> bytes:
-        """The output of a chunk, once it is there. Raises what the worker raised."""
+        """Wait for the output of a chunk, an .npy file. Raises the error that the worker reports."""
 
         def look() -> bytes | None:
             data = self.read_whole(self.output(chunk), max_bytes)
@@ -202,7 +202,7 @@ class JobClient:
         return data
 
     def end(self) -> None:
-        """All chunks are answered: the worker clears the job away."""
+        """Have the worker remove the job, after all chunks are answered."""
         self.put(self._token.encode(), f"{self.folder}/end")
         for _ in range(50):
             if self.read(f"{self.folder}/job.json", 1) is None:
@@ -210,9 +210,9 @@ class JobClient:
             self._sleep(0.1)
 
     def stop(self, *, discard: bool = False) -> None:
-        """Ask the worker to stop, if it can be asked at once: called while something else went wrong.
+        """Ask the worker to stop. This is tried once, since it is called while another error is handled.
 
-        With `discard` it also clears the job away, which cannot be resumed then.
+        With `discard` the worker also removes the job, which can then not be resumed.
         """
         try:
             if self._reached:
@@ -220,7 +220,7 @@ class JobClient:
         except EdgemobileError:
             pass
 
-    # -- underneath
+    # -- connection and worker
 
     def _retry(self, step: Callable[[], _T]) -> _T:
         pause, lost = 0.5, 0.0
@@ -228,29 +228,29 @@ class JobClient:
             try:
                 done = step()
             except DeviceUnreachable as error:
-                # A board that never answered is off, or misspelt; one that did will be back.
+                # A board that never answered is probably off, or its address is wrong; only one that did is retried.
                 if not self._reached or lost > self._patience_s:
                     raise
                 self._lost = True
                 if not lost:
                     _LOG.warning(
-                        "%s: the connection is lost; retrying. The work goes on there if the board is still on",
+                        "%s: the connection is lost; retrying. If the board is on, the job continues there",
                         self.named,
                     )
-                self._tell({"event": "lost", "reason": str(error)})
+                self._on_progress({"event": "lost", "reason": str(error)})
                 self._sleep(pause)
                 lost += pause
                 pause = min(2 * pause, 15.0)
             else:
                 if lost:
                     _LOG.warning("%s: the connection is back", self.named)
-                    self._tell({"event": "back"})
+                    self._on_progress({"event": "back"})
                     self._back = True
                 self._reached = True
                 return done
 
     def _ask_boot_id(self) -> bytes:
-        """b"" where the board has none."""
+        """The boot id; b"" if the board has none."""
         done = self._retry(lambda: self._transport.run(["cat", _BOOT_ID]))
         return b"" if done.returncode else done.stdout.strip()
 
@@ -263,34 +263,34 @@ class JobClient:
         self._retry(lambda: self._transport.start(argv, log=f"{self.folder}/log", env=env))
 
     def _wait(self, look: Callable[[], _T | None], longest_pause_s: float) -> _T:
-        """What `look` finds, looking less and less often while the worker has nothing to say."""
+        """Call `look` until it returns a value, with growing pauses, and forward the events of the worker."""
         pause, waiting = _SHORTEST_PAUSE_S, False
-        self._heard = time.monotonic()
+        self._last_event_s = time.monotonic()
         while True:
             found = look()
             events = self._events()
-            if not waiting and (told := next((event for event in events if event["event"] == "waiting"), None)):
+            if not waiting and (blocked := next((event for event in events if event["event"] == "waiting"), None)):
                 waiting = True
                 _LOG.warning(
-                    "%s: another measurement%s has the board; waiting for it",
+                    "%s: another measurement%s is using the board; waiting for it",
                     self.named,
-                    f" (process {told['by']} there)" if told.get("by") else "",
+                    f" (process {blocked['by']} there)" if blocked.get("by") else "",
                 )
             for event in events:
-                self._tell(event)
+                self._on_progress(event)
             if found is not None:
                 return found
             if not self._ended and any(event["event"] == "ended" for event in events):
                 self._ended = True
                 continue
             if events:
-                self._heard = time.monotonic()
-            elif time.monotonic() - self._heard > self._quiet_s:
+                self._last_event_s = time.monotonic()
+            elif time.monotonic() - self._last_event_s > self._silence_s:
                 self._look_after_worker()
             self._sleep(pause)
             pause = min(2 * pause, longest_pause_s)
 
-    def _came_back_from_a_reboot(self) -> bool:
+    def _reconnected_after_reboot(self) -> bool:
         back, self._back = self._back, False
         return back and self._rebooted()
 
@@ -303,12 +303,12 @@ class JobClient:
         return done.stdout.strip()
 
     def _look_after_worker(self) -> None:
-        """What to do about silence: look whether its images are there while it works, and start it again if it died."""
+        """Called if the worker has sent no event for a while: resends lost images, restarts a worker that died."""
         state = self._ask_state()
-        self._heard = time.monotonic()
+        self._last_event_s = time.monotonic()
         if state == b"running":
             self._send_missing_chunks()
-            self._quiet_s = min(2 * self._quiet_s, _LONGEST_QUIET_S)
+            self._silence_s = min(2 * self._silence_s, _MAX_SILENCE_S)
         elif state == b"finished" and self._result() is not None:
             self._ended = True
         elif state == b"full":
@@ -322,57 +322,61 @@ class JobClient:
             raise EdgemobileError(
                 f"{self.named} restarted {_RESTARTS + 1} times during this job. Check its power supply, and try again"
             )
-        # A bench that died by itself would die again, or worse, not. Chunks can be asked for again.
+        # A bench that died without an outside cause is not repeated: it would die again, or hide a fault.
         if self._restarts == _RESTARTS or not (rebooted or self._lost or self.waiting):
-            raise EdgemobileError(f"the worker on {self.named} died: {self._last_words()}")
-        self._tell_of_restart("the board restarted" if rebooted else "the worker died")
+            raise EdgemobileError(f"the worker on {self.named} died: {self._reason_of_death()}")
+        self._report_restart("the board restarted" if rebooted else "the worker died")
         self._restarts += 1
         self._lost, self._boot_id = False, self._ask_boot_id()
-        # Progress is shorter now, if a power cut damaged it.
+        # Read the progress from its start: a power cut may have shortened it.
         self._progress, self._progress_read = b"", 0
         self._send_missing_chunks()
         self._start()
 
-    def _tell_of_restart(self, happened: str) -> None:
+    def _report_restart(self, happened: str) -> None:
         again = "images without an answer are sent again" if self.waiting else "the measurement begins again"
         _LOG.warning("%s: %s; %s", self.named, happened, again)
-        # One that had told nothing had not begun.
+        # Without an event, the measurement had not begun.
         if self._progress_read:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self.notes.append(f"{happened} during this run; everything was measured again from {now}")
 
     def _send_missing_chunks(self) -> None:
-        """Send again what is waited for and has neither its images there nor an answer."""
+        """Resend the chunks in `waiting` of which the board has neither the images nor an answer."""
         for chunk in self.waiting:
-            # In this order: the worker removes the images once the answer is there.
+            # The order matters: the worker removes the images after writing the answer.
             if not self.read(self.input(chunk), 1) and not self.read(self.output(chunk), 1):
                 self.send(chunk)
 
-    def _last_words(self) -> str:
+    def _reason_of_death(self) -> str:
         log = (self.read_whole(f"{self.folder}/log", MAX_PROGRESS_BYTES) or b"").decode("utf-8", "replace")
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         if any(line.startswith(TIMED_OUT) for line in lines):
-            return "an inference did not end in time: the file is endless, or far too large for this board"
-        words = lines[-1][:300] if lines else "it left no word, as when memory runs out or an instruction is missing"
+            return "an inference timed out: the model contains an endless loop, or is far too large for this board"
+        words = (
+            lines[-1][:300]
+            if lines
+            else "its log is empty; possible causes: out of memory, or an instruction that the CPU lacks"
+        )
         return "".join(char if char.isprintable() else "?" for char in words)
 
     def _events(self) -> list[Event]:
-        """What the worker told since the last call; a line it has not finished waits."""
+        """The events since the last call. An incomplete last line is kept for the next call."""
         path = f"{self.folder}/progress.jsonl"
         data = self.read(path, _READ_BYTES, self._progress_read) or b""
-        if self._came_back_from_a_reboot():
+        if self._reconnected_after_reboot():
             self._look_after_worker()
             data = self.read(path, _READ_BYTES, self._progress_read) or b""
         self._progress_read += len(data)
         if self._progress_read > MAX_PROGRESS_BYTES:
-            raise EdgemobileError(f"the worker on {self.named} told more than {MAX_PROGRESS_BYTES} bytes of progress")
+            raise EdgemobileError(f"the worker on {self.named} wrote more than {MAX_PROGRESS_BYTES} bytes of progress")
         *lines, self._progress = (self._progress + data).split(b"\n")
         if len(self._progress) > MAX_LINE_BYTES:
-            raise EdgemobileError(f"the worker on {self.named} told an event of more than {MAX_LINE_BYTES} bytes")
+            raise EdgemobileError(f"the worker on {self.named} wrote an event of more than {MAX_LINE_BYTES} bytes")
         return [_event(line, self.named) for line in lines if line]
 
     def _result(self) -> Mapping[str, Any] | None:
-        """run.json of this attempt. Raises what it tells that the worker raised."""
+        """run.json of this attempt; None if there is none yet. Raises the error that it contains."""
         data = self.read_whole(f"{self.folder}/run.json", MAX_RUN_BYTES)
         if data is None:
             return None
@@ -392,9 +396,7 @@ class JobClient:
 def _event(line: bytes, named: str) -> Event:
     event = parse(line, f"an event of {named}", MAX_LINE_BYTES)
     if not isinstance(event, dict) or event.get("event") not in EVENTS:
-        raise EdgemobileError(
-            f"the worker on {named} told an event that is none: {_printable(line[:80].decode('latin1'))}"
-        )
+        raise EdgemobileError(f"the worker on {named} wrote an invalid event: {_printable(line[:80].decode('latin1'))}")
     simple = {key: value for key, value in event.items() if isinstance(value, str | int | float)}
     return {key: _printable(value) if isinstance(value, str) else value for key, value in simple.items()}
 

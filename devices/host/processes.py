@@ -92,7 +92,7 @@ def _collect(
                 if not chunk:
                     waiting.unregister(key.fd)
                 if len(parts[key.fd]) > max_bytes:
-                    raise EdgemobileError(f"{named} said more than {max_bytes} bytes, which is refused")
+                    raise EdgemobileError(f"{named} printed more than the limit of {max_bytes} bytes")
     try:
         process.wait(max(deadline - time.monotonic(), 0.01))
     except subprocess.TimeoutExpired:

@@ -163,8 +163,8 @@ class Prefix:
 
     `layer` is the last value the layer computes and `op` its kind; both are "" for the file without any op. `macs` and
     `dtype` are the layer's, macs None where a size is dynamic. `instructions` are those of each inference, and
-    `estimate` is of the one with the median of them, both of the whole file up to here: the layer's own cost is the
-    difference from the prefix before.
+    `estimate` is of the one with the median of them, both for the whole prefix: the layer's own cost is the difference
+    from the prefix before it.
     """
 
     layer: str
@@ -188,15 +188,14 @@ class Case:
     """One file with one number of threads. Times are wall clock in ns, in the order measured, nothing discarded.
 
     `load_ns` opens the file in a runtime already imported; `warmup_ns` are the inferences after the first until it is
-    steady, and the one that warms the caches again at the start of each round; `rounds_ns` is what counts.
-    `rounds_per_process` is how many of the rounds each process took, one process after the other; load and first are of
-    the first. `rounds_wall_ns` and `rounds_cpu_ns` are of each round as a whole: how long it took, and the CPU time
-    that the process had meanwhile, in all its threads; () where nobody took them. `peak_mib` is the most memory a
-    process of its own took, `runtime_mib` what it took before the file was opened. `partitions` is into how many the
-    delegate cuts the file, `outside` counts the ops that run outside of them. `instructions` (emulated boards only) are
-    those of each inference, by class; there, no time is kept at all. `estimate` is of the inference with the median of
-    them, None where LLVM is not installed. `prefixes` (emulated boards with --profile only) begin with the file without
-    ops and end with the whole file.
+    steady, and the first one of each round, which refills the caches; `rounds_ns` are the inferences that count.
+    `rounds_per_process` is the number of rounds of each process, in order; `load_ns` and `first_ns` are of the first
+    process. `rounds_wall_ns` and `rounds_cpu_ns` are the wall time of each round and the CPU time of all threads of the
+    process in it; () if not measured. `peak_mib` is the peak memory of a separate process, `runtime_mib` its peak
+    before opening the file. `partitions` is the number of partitions of the delegate, `outside` counts the ops that run
+    outside of them. `instructions` (emulated boards only) are those of each inference, by class; emulated boards have
+    no times. `estimate` is of the inference with the median number of instructions, None without LLVM. `prefixes`
+    (emulated boards with --profile only) begin with the file without ops and end with the whole file.
     """
 
     file: str
@@ -271,24 +270,24 @@ class Case:
 
     @property
     def images_per_s(self) -> float:
-        """By the wall: interrupted inferences count as long as they took, which the median does not show."""
+        """By wall time: the mean includes interrupted inferences, which the median hides."""
         return self.batch * 1e9 * len(self.values_ns) / sum(self.values_ns)
 
     @property
     def cpu_share(self) -> float | None:
-        """CPU time over wall time; of one thread 1 where nothing else ran on its core. None where nobody took them."""
+        """CPU time over wall time; with one thread, 1 if nothing else ran on its core. None if not measured."""
         return sum(self.rounds_cpu_ns) / sum(self.rounds_wall_ns) if sum(self.rounds_wall_ns) else None
 
     @property
     def instructions_median(self) -> dict[str, float]:
-        """The median of each class; {} where nothing was counted."""
+        """The median of each class; {} without counts."""
         counted = self.instructions or ()
         return {name: statistics.median(one[name] for one in counted) for name in INSTRUCTION_CLASSES if counted}
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that its runtime does not open or run, and why. The others of the run are measured all the same."""
+    """A file that its runtime does not open or run, and why. The other files of the run are still measured."""
 
     file: str
     sha256: str

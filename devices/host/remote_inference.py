@@ -44,13 +44,15 @@ def remote_inference(
     images: Iterable[np.ndarray],
     runtime: str,
     threads: int,
-    told: InferenceStats,
+    stats: InferenceStats,
     layers_width: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Preprocessed images f32[n,px,px,3], part by part -> f32[n,outputs], in order.
 
-    With `layers_width` the file has its intermediate tensors as outputs, and returns all of them flat,
-    f32[n,layers_width]. Raises NotSetUp, DeviceUnreachable, Unsupported as ready and infer do.
+    `stats` is filled in as events arrive. With `layers_width` the file has its intermediate tensors as outputs, and a
+    row contains all of them, flattened: f32[n,layers_width].
+
+    Raises NotSetUp, DeviceUnreachable, Unsupported as ready and infer do.
     """
     prepared = ready(device, transport, runtime)
-    yield from infer(device, transport, prepared, file, images, runtime, threads, told, layers_width=layers_width)
+    yield from infer(device, transport, prepared, file, images, runtime, threads, stats, layers_width=layers_width)

@@ -1,4 +1,4 @@
-"""Work on a board from this side: run a bench there and check what it says, or have it answer images."""
+"""Runs a bench on a board and checks its result; also exports `infer`, which runs images through a model there."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["Measured", "Prepared", "bench_job", "infer", "run_job"]
 
 @dataclass(frozen=True)
 class Measured:
-    """What a bench on a board gave, checked. `notes` are of this side: that the board restarted meanwhile."""
+    """The checked result of a bench on a board. `notes` are from the host, such as a restart of the board."""
 
     emulated: bool
     facts: Facts
@@ -56,8 +56,8 @@ def bench_job(
     emulated: bool,
     displaced_bytes: Sequence[int] | None = None,
 ) -> BenchJob:
-    """job.json of a bench, with an id of its own. `cores` are those of settings.cores, read."""
-    # --clock is for the estimate, which is made here.
+    """job.json of a bench, with a new id. `cores` are the numbers in settings.cores; () for all cores."""
+    # Leaves out clock_mhz: the host needs it for the estimate, the board does not.
     given = {name: value for name, value in encode(settings).items() if name in JobSettings.__annotations__}
     asked = cast(JobSettings, {**given, "cores": list(cores) or None})
     job: BenchJob = {
@@ -72,7 +72,7 @@ def bench_job(
 
 
 def _precision(file: ModelFile) -> str:
-    """ "unknown" where this machine cannot read the format, or the file is damaged: a runtime may take it still."""
+    """The file's precision; "unknown" if it cannot be read here. The runtime on the board may still open the file."""
     try:
         return file.precision
     except EdgemobileError:
@@ -90,10 +90,10 @@ def run_job(
     patience_s: float = PATIENCE_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Measured:
-    """Run a bench on a board to its end, through lost connections, and give what it measured.
+    """Run a bench on a board to its end, reconnecting if the connection is lost, and return its result.
 
-    An interrupt stops the job on the board too. Raises DeviceUnreachable where the board stays away for `patience_s`,
-    EdgemobileError for what the worker died of, or answered that cannot be.
+    Ctrl-C also stops the job on the board. Raises DeviceUnreachable if the board cannot be reached for `patience_s`,
+    EdgemobileError if the job fails, or its result is invalid or not what the job asked for.
     """
     client = JobClient(device.name, transport, prepared, f"jobs/{job['id']}", on_progress, patience_s, sleep)
     started = time.monotonic()
@@ -114,12 +114,12 @@ def run_job(
 
 
 def _with_instructions(cases: Any, client: JobClient, cpu: str | None) -> list[Any]:
-    """The cases of a run.json with the counts between each two marks, and an estimate where `cpu` and LLVM are known.
+    """The cases of a run.json with instruction counts, and with an estimate if `cpu` has a model and LLVM is installed.
 
-    See _count of devices/board/measuring.py.
+    The counts are the differences of two marks: see _count in devices/board/measuring.py.
     """
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
-        raise EdgemobileError(f"{client.named} answered no list of cases")
+        raise EdgemobileError(f"{client.named} returned a result without a list of cases")
     if not cases:
         return cases
     data = client.read_whole(f"{client.folder}/counts", MAX_COUNTS_BYTES)
@@ -133,19 +133,19 @@ def _with_instructions(cases: Any, client: JobClient, cpu: str | None) -> list[A
     ]
     every = [counted[n * runs : (n + 1) * runs] for n in range(len(cases))]
     found = [{**case, "instructions": counts} for case, counts in zip(cases, every, strict=True)]
-    # The inference of a case with the median of instructions stands for it.
+    # The estimate is of the inference with the median number of instructions.
     middle = [2 * (n * runs + _middle([one["total"] for one in counts])) + 1 for n, counts in enumerate(every)]
     estimates = _estimates(client, middle, cpu)
     return [{**case, "estimate": estimate} for case, estimate in zip(found, estimates, strict=True)]
 
 
 def _middle(totals: Sequence[int]) -> int:
-    """The index of the median, of an even number the lower one."""
+    """The index of the median; the lower median of an even number of values."""
     return sorted(range(len(totals)), key=totals.__getitem__)[(len(totals) - 1) // 2]
 
 
 def _estimates(client: JobClient, marks: Sequence[int], cpu: str | None) -> list[Any]:
-    """The estimate of what ran until each of `marks`, as JSON; None for all where it cannot be made here."""
+    """The estimate, as JSON, of the execution that ends at each of `marks`; None without a model or LLVM."""
     try:
         llvm = find_llvm() if cpu in SCHEDULING_MODELS else None
     except MissingTool:
@@ -155,33 +155,35 @@ def _estimates(client: JobClient, marks: Sequence[int], cpu: str | None) -> list
         return [None] * len(marks)
     executions = parse_executions(data)
     if missing := [mark for mark in marks if mark not in executions]:
-        raise EdgemobileError(f"{client.named} told no blocks that ran until mark {missing[0]}; try again")
+        raise EdgemobileError(f"{client.named} reported no executed blocks for mark {missing[0]}; try again")
     return [encode(one) for one in estimate_executions([executions[mark] for mark in marks], cpu, llvm)]
 
 
 def _check(measured: Measured, job: BenchJob, elapsed_s: float, named: str) -> None:
-    """What was measured against what was asked."""
+    """Raises EdgemobileError unless the result has exactly the cases that the job asked for, with possible times."""
     settings = job["settings"]
     refused = {(one.file, one.sha256) for one in measured.refused}
     if unasked := refused - {(row["file"], row["sha256"]) for row in job["files"]}:
-        raise EdgemobileError(f"{named} refused {min(unasked)[0]}, which nobody asked for")
+        raise EdgemobileError(f"{named} refused {min(unasked)[0]}, which is not in the job")
     taken = [row for row in job["files"] if (row["file"], row["sha256"]) not in refused]
     asked = [(row, threads) for row in taken for threads in settings["threads"]]
     if measured.emulated is not job["emulated"]:
-        raise EdgemobileError(f"{named} says emulated={measured.emulated}, and it is the other way round")
+        raise EdgemobileError(f"{named} reports emulated={measured.emulated}; expected {job['emulated']}")
     for case, (row, threads) in zip(measured.cases, asked, strict=False):
-        told = {name: getattr(case, name) for name in ("file", "sha256", "bytes", "format", "precision")}
+        reported = {name: getattr(case, name) for name in ("file", "sha256", "bytes", "format", "precision")}
         runtime = settings["runtime"] or case.runtime
         if (
-            told != {name: value for name, value in row.items() if name in told}
+            reported != {name: value for name, value in row.items() if name in reported}
             or case.threads != threads
             or case.runtime != runtime
         ):
-            raise EdgemobileError(f"{named} answered for {case.file} on {case.threads} threads, which nobody asked for")
+            raise EdgemobileError(
+                f"{named} returned a case of {case.file} with {case.threads} threads, which is not in the job"
+            )
         if case.runtime not in (allowed := readers(row["format"])):
-            raise EdgemobileError(f"{named} says {case.runtime} ran {case.file}. Allowed: {', '.join(allowed)}")
+            raise EdgemobileError(f"{named} reports that {case.runtime} ran {case.file}. Allowed: {', '.join(allowed)}")
     if len(measured.cases) != len(asked):
-        raise EdgemobileError(f"{named} answered {len(measured.cases)} cases of {len(asked)}")
-    claimed_s = sum(sum(case.values_ns) for case in measured.cases) / 1e9
-    if claimed_s > 1.01 * elapsed_s:
-        raise EdgemobileError(f"{named} claims {claimed_s:.1f} s of inferences within {elapsed_s:.1f} s")
+        raise EdgemobileError(f"{named} returned {len(measured.cases)} cases; expected {len(asked)}")
+    reported_s = sum(sum(case.values_ns) for case in measured.cases) / 1e9
+    if reported_s > 1.01 * elapsed_s:
+        raise EdgemobileError(f"{named} reports {reported_s:.1f} s of inferences, but the job took {elapsed_s:.1f} s")

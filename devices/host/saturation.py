@@ -56,10 +56,10 @@ def open_on_target(opener: Callable[..., Session]) -> Session:
 
 
 def found_here(metrics: Mapping[str, float], whose: str) -> str:
-    """What a file has on this machine by default, for note_on_target; `whose` are the answers it is compared with."""
+    """The result of a file with saturating sums, for note_on_target; `whose` are the answers it is compared with."""
     agree = metrics["top1_agree"]
     answers = "" if math.isnan(agree) else f" and {agree:.1%} of {whose} answers"
-    return f"without, it has {metrics['sqnr_db']:.1f} dB{answers}"
+    return f"with saturating sums, it has {metrics['sqnr_db']:.1f} dB{answers}"
 
 
 def note_on_target(file: str, target: str, here: str) -> str:

@@ -23,7 +23,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_ROOT, _NO_FILE, _CUT_OFF = 96, 97, 98
 # Small systems have a `sync` that takes no file, or none.
 _SYNC = 'sync "$p" 2>/dev/null || sync || :'
-# Less than this a second is a connection that stands.
+# The lowest transfer rate, in bytes per second, that counts as a working connection.
 _SLOWEST_BYTES_S = 100_000
 
 

@@ -50,7 +50,7 @@ _REMEDIES = (
         "Could not resolve hostname",
         "no such name in this network; try its address: edgemobile devices add NAME ssh://ADDRESS",
     ),
-    ("Connection refused", "nothing listens there; on the board: sudo systemctl enable --now ssh"),
+    ("Connection refused", "no ssh server is running there; on the board: sudo systemctl enable --now ssh"),
     ("timed out", "it is off, or not in this network: ping {host}"),
     ("No route to host", "it is off, or not in this network: ping {host}"),
 )
@@ -103,7 +103,7 @@ class SshTransport(ShellTransport):
         command = [*self._command("-o", "ControlMaster=no"), script]
         done = bounded_run(command, stdin=stdin, timeout_s=timeout_s, max_bytes=max_bytes, named=f"ssh {self.name}")
         # A program may also exit with 255; then the connection still exists.
-        if done.returncode == _FAILED and not self._stands():
+        if done.returncode == _FAILED and not self._is_connected():
             raise self._unreachable(done)
         return done
 
@@ -130,7 +130,7 @@ class SshTransport(ShellTransport):
         if code:
             raise self._unreachable(done)
 
-    def _stands(self) -> bool:
+    def _is_connected(self) -> bool:
         if self._socket.exists() and bounded_run(self._command("-O", "check"), timeout_s=20).returncode == 0:
             return True
         self._socket.unlink(missing_ok=True)

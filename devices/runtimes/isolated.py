@@ -126,11 +126,13 @@ class _Process:
 
     def _failed(self, what: str, limit_s: float | None) -> EdgemobileError:
         if limit_s is not None:
-            return EdgemobileError(f"{self.name}: it did not {what} within {limit_s:.0f} s: endless, or far too large")
+            return EdgemobileError(
+                f"{self.name}: it did not {what} within {limit_s:.0f} s: an endless loop, or far too large"
+            )
         code = self.running.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return EdgemobileError(
-            f"{self.name} crashed the runtime ({how}) when asked to {what}: it is damaged, or wants more memory than "
+            f"{self.name} crashed the runtime ({how}) when asked to {what}: it is damaged, or needs more memory than "
             f"the {MEMORY_BYTES / 2**30:.0f} GiB that a model may take"
         )
 
@@ -152,17 +154,17 @@ class _Isolated(Session):
         self._process = _Process(name)
         asked = {"runtime": runtime, "threads": threads, "name": name, "exact": exact, "layers": layers}
         try:
-            told, _ = self._process.ask({"open": asked}, [np.frombuffer(data, np.uint8)], _OPEN_S, "open")
-            self._described(told)
+            described, _ = self._process.ask({"open": asked}, [np.frombuffer(data, np.uint8)], _OPEN_S, "open")
+            self._describe(described)
         except BaseException:
             self._process.close()
             raise
 
-    def _described(self, told: Mapping[str, Any]) -> None:
-        self.runtime, self.version = str(told["runtime"]), str(told["version"])
-        self.metadata, self.config = _texts(told["metadata"]), _texts(told["config"])
-        self.inputs, self.outputs = _ports(told["inputs"]), _ports(told["outputs"])
-        cut = told["delegation"]
+    def _describe(self, described: Mapping[str, Any]) -> None:
+        self.runtime, self.version = str(described["runtime"]), str(described["version"])
+        self.metadata, self.config = _texts(described["metadata"]), _texts(described["config"])
+        self.inputs, self.outputs = _ports(described["inputs"]), _ports(described["outputs"])
+        cut = described["delegation"]
         self._delegation = None if cut is None else Delegation(int(cut["partitions"]), dict(cut["outside"]))
 
     def invoke(self, prepared: np.ndarray) -> np.ndarray:
@@ -179,8 +181,8 @@ class _Isolated(Session):
     def _take(self, inputs: tuple[Port, ...]) -> None:
         if inputs == self.inputs:
             return
-        told, _ = self._process.ask({"resize": [asdict(port) for port in inputs]}, [], _OPEN_S, "resize")
-        self._described(told)
+        described, _ = self._process.ask({"resize": [asdict(port) for port in inputs]}, [], _OPEN_S, "resize")
+        self._describe(described)
 
     def __del__(self) -> None:
         if hasattr(self, "_process"):
@@ -264,13 +266,13 @@ def _port(value: Mapping[str, Any]) -> Port:
 def serve() -> None:
     """Answer messages on standard input until it ends. Output of the runtime is discarded."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    given = os.fdopen(os.dup(0), "rb", buffering=0)
-    said = os.fdopen(os.dup(1), "wb")
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     session: Session | None = None
     while True:
         try:
-            message, arrays = _receive(given)
+            message, arrays = _receive(requests)
         except OSError:
             return
         answer: dict[str, Any] = {}
@@ -291,7 +293,7 @@ def serve() -> None:
             ours = isinstance(error, EdgemobileError)
             kind = type(error).__name__ if ours else EdgemobileError.__name__
             answer, made = {"error": kind, "words": str(error) if ours else in_a_line(error)}, []
-        _send(said, answer, made)
+        _send(answers, answer, made)
 
 
 def _end_with(parent: int) -> None:
@@ -309,9 +311,9 @@ def _opened(asked: Mapping[str, Any], data: bytes) -> Session:
     import_runtime(asked["runtime"] or default_runtime(file_format(data, asked["name"])))
     limit_memory(len(data))
     how: Callable[..., Session] = open_layers if asked["layers"] else open_session
-    told = {} if asked["layers"] else {"name": asked["name"]}
+    named = {} if asked["layers"] else {"name": asked["name"]}
     with quiet_stderr():
-        return how(data, runtime=asked["runtime"], threads=asked["threads"], exact=asked["exact"], **told)
+        return how(data, runtime=asked["runtime"], threads=asked["threads"], exact=asked["exact"], **named)
 
 
 def _optimized(data: bytes, name: str) -> bytes:

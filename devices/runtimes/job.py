@@ -93,8 +93,8 @@ class _Displaced(TypedDict, total=False):
 class BenchJob(Job, _Displaced):
     """Measure the files.
 
-    `displaced_bytes` is for counting, a number for each file: so much other memory is read before each inference, which
-    displaces what the inference before left in the caches.
+    `displaced_bytes` is for counting, a number for each file: this amount of other memory is read before each
+    inference, which displaces the data of the previous inference from the caches.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Limits on memory and time of code that runs a file, and whether a process still lives. For host and board."""
+"""Limits on the memory and time of code that runs a model file, and checks that a process is alive."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 MEMORY_BYTES, _MEMORY_OF_FILE = 3 * 2**30, 30
 # In the environment of a worker on the host's own machine: the identity of the host's process.
 OWNER_VARIABLE = "EDGEMOBILE_OWNER"
-# How the words of faulthandler begin, in the log of a process that it ended.
+# The beginning of faulthandler's message in the log of a process that it ended.
 TIMED_OUT = "Timeout ("
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -75,7 +75,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def identity(pid: int) -> str | None:
-    """A process by its number and the time of its start, as numbers are used again; None if it does not live."""
+    """The id and the start time of a process, since ids are reused; None if it is not running."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             state, *others = file.read().rpartition(")")[2].split()

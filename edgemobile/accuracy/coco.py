@@ -1,4 +1,4 @@
-"""Images with boxes in COCO's json, and the average precision of what a detector finds in them, by pycocotools."""
+"""Reads images with boxes from a COCO json, and computes the average precision of a detector with pycocotools."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Annotations:
         outputs = {name.casefold().strip(): output for output, name in enumerate(labels) if output}
         if missing := [name for name in self.categories.values() if name.casefold().strip() not in outputs]:
             raise EdgemobileError(
-                f"{self.path} has categories that the detector's labels have not: {first_few(missing)}. Its labels are "
-                f"{first_few(labels[1:])}"
+                f"{self.path} has categories that are not among the detector's labels: {first_few(missing)}. Its "
+                f"labels are {first_few(labels[1:])}"
             )
         return {outputs[name.casefold().strip()]: number for number, name in self.categories.items()}
 
 
 class Found(NamedTuple):
-    """What a detector found in an image of a size in pixels."""
+    """The detections in one image; `size` is its width and height in pixels."""
 
     image: int
     size: tuple[int, int]
@@ -63,7 +63,7 @@ class Found(NamedTuple):
 class Precision:
     """COCO's average precision: over overlaps of 0.5 to 0.95 and all categories, at 0.5, and of each category by name.
 
-    nan where nothing is annotated.
+    nan for a category without annotations.
     """
 
     ap: float
@@ -72,7 +72,7 @@ class Precision:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Raises EdgemobileError where the file cannot be read or is no COCO json of boxes."""
+    """Read a COCO json. Raises EdgemobileError if the file cannot be read, or is not a COCO json of boxes."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -90,14 +90,15 @@ def read_annotations(path: Path) -> Annotations:
     known = {number for number, _ in images}
     if len(known) < len(images) or not images or not categories:
         raise EdgemobileError(
-            f"{path} has {len(images)} images, {len(known)} ids of them, {len(categories)} categories"
+            f"{path} has {len(images)} images with {len(known)} different ids, and {len(categories)} categories; "
+            "every image needs its own id, and there must be at least one image and one category"
         )
     if lost := next(
         (one for one in boxes if one["image_id"] not in known or one["category_id"] not in categories), None
     ):
         raise EdgemobileError(
             f"{path}: an annotation of image {lost['image_id']}, category {lost['category_id']}, "
-            "which are not both among its images and categories"
+            "is of an image or category that the file does not list"
         )
     return Annotations(path, images, categories, boxes)
 
@@ -116,7 +117,10 @@ def _checked(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def average_precision(annotations: Annotations, found: Sequence[Found], classes: Mapping[int, int]) -> Precision:
-    """Of the images in `found`; `classes` as Annotations.classes has them. Other classes are left out."""
+    """The average precision on the images in `found`.
+
+    `classes` is the mapping from Annotations.classes; detections of other classes are ignored.
+    """
     require("pycocotools", "coco")
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -133,13 +137,13 @@ def average_precision(annotations: Annotations, found: Sequence[Found], classes:
         ],
     }
     results = [result for one in found for result in _results(one, classes)]
-    # It prints what it does.
+    # pycocotools prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         measured = COCOeval(truth, truth.loadRes(results) if results else _nothing(truth), "bbox")
         measured.evaluate()
         measured.accumulate()
-    # [overlap thresholds, recalls, categories, areas, most detections]: of all areas, and 100 detections an image.
+    # [overlap thresholds, recalls, categories, areas, most detections]: all areas, up to 100 detections per image.
     precision = measured.eval["precision"][:, :, :, 0, -1]
     order = measured.params.catIds
     by_name = {annotations.categories[number]: _mean(precision[:, :, index]) for index, number in enumerate(order)}
@@ -147,7 +151,7 @@ def average_precision(annotations: Annotations, found: Sequence[Found], classes:
 
 
 def _nothing(truth: Any) -> Any:
-    """The results of a detector that finds nothing, which loadRes does not take."""
+    """The results of a detector that finds nothing: loadRes does not accept an empty list."""
     from pycocotools.coco import COCO
 
     empty = COCO()
@@ -172,6 +176,6 @@ def _results(found: Found, classes: Mapping[int, int]) -> list[dict[str, Any]]:
 
 
 def _mean(precision: np.ndarray) -> float:
-    """-1 stands for a category without annotations."""
+    """The mean without -1, which marks categories without annotations; nan if there is nothing else."""
     measured = precision[precision > -1]
     return float(measured.mean()) if measured.size else math.nan

@@ -23,7 +23,7 @@ DETECTION_VERSION = 1
 
 @dataclass(frozen=True)
 class DetectorResult:
-    """One file. `inference_s` is the sum of all images, with what makes boxes of the outputs."""
+    """One file. `inference_s` is the sum over all images, with the decoding of the boxes."""
 
     detector: Detector
     precision: Precision
@@ -85,7 +85,7 @@ def evaluate_detection(request: PicturesRequest, progress: Progress | None = Non
     images = request.drawn(annotations.images)
     with progress.step(f"evaluate {len(images)} images", len(images)) as report:
         run = _Run(request.data, detectors)
-        run.over(images, report)
+        run.detect_all(images, report)
     if not run.kept:
         name, reason = run.skipped[0]
         raise EdgemobileError(f"no image of {request.truth} can be read in {request.data}; the first, {name}: {reason}")
@@ -111,7 +111,7 @@ def evaluate_detection(request: PicturesRequest, progress: Progress | None = Non
 
 
 class _Run:
-    """What each detector found in the images so far, and the images that could not be read."""
+    """The detections of each detector so far, and the images that could not be read."""
 
     def __init__(self, folder: Path, detectors: list[Detector]) -> None:
         self.folder, self.detectors = folder, detectors
@@ -120,7 +120,7 @@ class _Run:
         self.found: list[list[Found]] = [[] for _ in detectors]
         self.inference_s = [0.0] * len(detectors)
 
-    def over(self, images: list[tuple[int, str]], report: Report) -> None:
+    def detect_all(self, images: list[tuple[int, str]], report: Report) -> None:
         for done, (number, name) in enumerate(images, start=1):
             try:
                 image = _opened(self.folder, name)
@@ -144,8 +144,8 @@ class _Run:
 
 
 def _opened(folder: Path, name: str) -> Image.Image:
-    """An image of the folder, in RGB. Raises BrokenImage, also for a name that leads out of the folder."""
+    """An image of the folder, in RGB. Raises BrokenImage, also for a name with a path outside of it."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise BrokenImage("its name leads out of the folder")
+        raise BrokenImage("its path is outside of the folder")
     return read_image(path)

@@ -1,4 +1,4 @@
-"""A file as a detector: its preprocessing, its anchors and the names of its classes, and the boxes that it finds."""
+"""Opens a file as a detector, with its preprocessing, anchors and class names, and finds boxes in images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Detector:
 
     @property
     def classes(self) -> int:
-        """How many classes it has, with the background."""
+        """The number of classes, including the background."""
         return next(output.shape[-1] for output in self.outputs if output.name == self.postprocess.logits)
 
     def label(self, number: int) -> str:
@@ -61,7 +61,7 @@ class Detector:
 
 
 def read_files(files: Iterable[str]) -> dict[str, ModelFile]:
-    """The .onnx and .tflite files among `files`, by name. One that cannot be read is left out: opening it says why."""
+    """The .onnx and .tflite files among `files`, by name. Unreadable ones are omitted: opening raises the error."""
     found = {}
     for file in files:
         path = Path(file)
@@ -72,7 +72,7 @@ def read_files(files: Iterable[str]) -> dict[str, ModelFile]:
 
 
 def detects(file: ModelFile) -> bool:
-    """Whether a file is a detector, by its metadata; not where that is damaged, or the format's package is missing."""
+    """Whether a file is a detector by its metadata; False if that is damaged or the format's package is missing."""
     try:
         return POSTPROCESS in file.metadata
     except EdgemobileError:

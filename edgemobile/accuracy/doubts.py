@@ -51,23 +51,23 @@ def better_tried(model: Model, load: Callable[[Preprocess], Labelled]) -> str | 
     tried = dict(_tried(model))
     if not tried:
         return None
-    before = _right(model, *load(model.preprocess))
+    before = _correct(model, *load(model.preprocess))
     if np.sum(~before) < _LEAST_WRONG:
         return None
     better = {}
     for option, preprocess in tried.items():
         # A net may accept only one resolution.
         with suppress(EdgemobileError):
-            right = _right(model, *load(preprocess))
-            if right.mean() > before.mean() and mcnemar(before, right).p_exact < _P:
-                better[option] = right.mean()
+            correct = _correct(model, *load(preprocess))
+            if correct.mean() > before.mean() and mcnemar(before, correct).p_exact < _P:
+                better[option] = correct.mean()
     if not better:
         return None
     best = sorted(better, key=lambda option: -better[option])[:_NAMED]
-    said = ", ".join(f"{better[option]:.1%} with {option}" for option in best)
+    listed = ", ".join(f"{better[option]:.1%} with {option}" for option in best)
     return (
         f"{model.reference} classifies {before.mean():.1%} of {len(before)} check images correctly with the assumed "
-        f"values, and {said}: "
+        f"values, and {listed}: "
         "set the values that it was trained with"
     )
 
@@ -83,6 +83,6 @@ def _tried(model: Model) -> Iterator[tuple[str, Preprocess]]:
         yield from ((option, other) for option, other in named if other != assumed)
 
 
-def _right(model: Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _correct(model: Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which images the model classifies correctly, bool[N]."""
     return model.rows(images).argmax(axis=1) == labels

@@ -27,12 +27,13 @@ EVALUATION_VERSION = 1
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to evaluate, and on what.
+    """The files to evaluate, and the images.
 
-    None for `split` takes the first that exists of test, val, validation, valid, eval and train, for `limit` all
-    images, for `workers` the number that pays off on this machine. `on` are the devices that run the files, as
-    select_devices takes them; None runs them on this machine, in this process or in `workers`. `scheduler` is the
-    address of a Dask scheduler that has the devices as workers. `opened` are files that were read already, by name.
+    `split` None is the first that exists of test, val, validation, valid, eval and train; `limit` None is all images;
+    `workers` None is a number that suits this machine and the number of images. `on` are the devices that run the
+    files, in the syntax of select_devices; None runs them on this machine, in this process or in `workers`. `scheduler`
+    is the address of a Dask scheduler that has the devices as workers. `opened` are files that were read already, by
+    name.
     """
 
     files: tuple[str, ...]
@@ -72,7 +73,7 @@ class FileResult:
     """One file. `truth`, `predicted` and `rank` are i64[N] in outputs of the model; rank 0 is top-1.
 
     `rule` is how the folders were matched to outputs, `paired` compares with the baseline, `inference_s` is the sum
-    of all processes. `boards` says what each of several boards contributed.
+    of all processes. `boards` are the contributions of several boards.
     """
 
     classifier: Classifier

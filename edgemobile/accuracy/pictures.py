@@ -1,4 +1,4 @@
-"""What evaluations of boxes and of masks have in common: which files, on which pictures of a folder."""
+"""The request of an evaluation of boxes or masks: the files, and the images of a folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class PicturesRequest:
-    """Which files to evaluate, on the pictures in the folder `data` that `truth` describes: a COCO json, or a folder of
-    masks.
+    """The files to evaluate, on images in the folder `data`; `truth` is a COCO json or a folder of masks.
 
-    `limit` draws so many of them at random with `seed`; None takes all.
+    `limit` images are drawn at random with `seed`; None takes all.
     """
 
     files: tuple[str, ...]

@@ -35,8 +35,8 @@ ReadPart = tuple[np.ndarray, Mapping[Preprocess, np.ndarray], list[tuple[str, st
 class RemoteScores:
     """`kept` i64[n], `skipped` and `scores` f32[n,outputs] have one entry per part.
 
-    `inference_s` is the time on the device, 0 under emulation; `runtime` is the runtime there. Of several boards,
-    `boards` says what each contributed, and `notes` what else has to be known.
+    `inference_s` is the time on the device, 0 under emulation; `runtime` is the runtime there. With several boards,
+    `boards` are their contributions. `notes` are for the user.
     """
 
     kept: list[np.ndarray]
@@ -54,7 +54,7 @@ Score = Callable[[Classifier, int, Callable[[int], ReadPart], int, Report], Remo
 
 @contextmanager
 def scoring_on(devices: Sequence[str], scheduler: str | None = None) -> Iterator[Score]:
-    """Gives what scores a model on the devices: one is driven from here, several are workers of a Dask scheduler."""
+    """A function that scores a model on the devices: a single one directly, several as workers of a Dask scheduler."""
     if len(devices) == 1 and scheduler is None:
         device, transport = profiles.open_device(devices[0])
         with closing(transport):
@@ -69,7 +69,7 @@ def scoring_on(devices: Sequence[str], scheduler: str | None = None) -> Iterator
 
 @dataclass
 class _Boards:
-    """The boards of one call. One that was set aside is not asked for the next file."""
+    """The boards of one call. A board that was set aside is not used for the next file."""
 
     client: Client
     names: list[str]
@@ -78,20 +78,20 @@ class _Boards:
         self, classifier: Classifier, parts: int, read: Callable[[int], ReadPart], threads: int, report: Report
     ) -> RemoteScores:
         file = _sent_file(classifier)
-        told: dict[int, tuple[np.ndarray, list[tuple[str, str]]]] = {}
+        parts_read: dict[int, tuple[np.ndarray, list[tuple[str, str]]]] = {}
         px = classifier.preprocess.input_px
 
         def images(number: int) -> np.ndarray:
             kept, arrays, skipped = read(number)
-            told[number] = kept, skipped
+            parts_read[number] = kept, skipped
             return arrays[classifier.preprocess] if len(kept) else np.zeros((0, px, px, 3), np.float32)
 
         work = Work(file, classifier.outputs, classifier.session.runtime, threads)
         found = spread(self.client, self.names, work, parts, images, report)
         self.names = [share.board for share in found.boards if share.board in self.names and not share.set_aside]
-        kept, skipped = zip(*(told[number] for number in range(parts)), strict=True)
+        kept, skipped = zip(*(parts_read[number] for number in range(parts)), strict=True)
         seconds = sum(share.inference_s for share in found.boards)
-        resumed = f"{file.name}: {found.resumed} images were answered before an earlier call was interrupted"
+        resumed = f"{file.name}: {found.resumed} images were answered by an earlier call, which was interrupted"
         return RemoteScores(
             list(kept),
             list(skipped),
@@ -119,10 +119,11 @@ def score_on(
 ) -> RemoteScores:
     """Stream the images of all parts through the device. `report` gets the number of images scored.
 
-    Raises Unsupported for files that no device runs, EdgemobileError if its outputs are not those of the file.
+    Raises Unsupported for files that no device runs, EdgemobileError if the device returns another number of
+    outputs than the file has.
     """
     runtime, file = classifier.session.runtime, _sent_file(classifier)
-    result, told = RemoteScores([], [], [], 0.0, runtime), InferenceStats(runtime)
+    result, stats = RemoteScores([], [], [], 0.0, runtime), InferenceStats(runtime)
 
     def images() -> Iterator[np.ndarray]:
         for kept, arrays, skipped in parts:
@@ -132,7 +133,7 @@ def score_on(
                 yield arrays[classifier.preprocess]
 
     scores: list[np.ndarray] = []
-    for logits in remote_inference(device, transport, file, images(), runtime, threads, told):
+    for logits in remote_inference(device, transport, file, images(), runtime, threads, stats):
         if logits.shape[1] != classifier.outputs:
             raise EdgemobileError(
                 f"{device.name} returned {logits.shape[1]} outputs for {classifier.file}, which has "
@@ -140,7 +141,7 @@ def score_on(
             )
         scores.append(logits)
         report(sum(map(len, scores)))
-    nothing, waiting = np.zeros((0, classifier.outputs), np.float32), iter(scores)
-    result.scores = [next(waiting) if len(kept) else nothing for kept in result.kept]
-    result.runtime, result.inference_s = told.runtime, told.inference_s
+    empty, remaining = np.zeros((0, classifier.outputs), np.float32), iter(scores)
+    result.scores = [next(remaining) if len(kept) else empty for kept in result.kept]
+    result.runtime, result.inference_s = stats.runtime, stats.inference_s
     return result

@@ -91,14 +91,14 @@ class Segmentation:
 
     @property
     def iou(self) -> np.ndarray:
-        """f64[classes], the pixels of a class that are right of all that are of it or taken for it; nan if none is."""
+        """f64[classes], intersection over union of each class, in pixels; nan for a class that never occurs."""
         right = np.diag(self.confusion)
         union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - right
         return np.where(union > 0, right / np.maximum(union, 1), np.nan)
 
     @property
     def mean_iou(self) -> float:
-        """Of the classes that are in a mask or taken for one; nan without any pixel."""
+        """The mean IoU over the classes that occur in a mask or a prediction; nan without any pixel."""
         known = self.iou[~np.isnan(self.iou)]
         return float(known.mean()) if known.size else float("nan")
 
@@ -151,7 +151,7 @@ def open_segmenter(file: str, options: ClassifierOptions) -> Segmenter:
     model_file = read_model_file(Path(file))
     session = open_model_file(model_file, file, options)
     if model_file.preprocess is None:
-        raise EdgemobileError(f"{file} does not state its preprocessing; take a file that `edgemobile export` wrote")
+        raise EdgemobileError(f"{file} does not state its preprocessing; use a file that `edgemobile export` wrote")
     preprocess = model_file.preprocess
     session.settle(preprocess.input_px)
     shapes = [channels_last(port.shape) if session.channels_first else port.shape for port in session.outputs]
@@ -172,7 +172,7 @@ def open_segmenter(file: str, options: ClassifierOptions) -> Segmenter:
 
 
 def evaluate_segmentation(request: PicturesRequest, progress: Progress | None = None) -> SegmentationEvaluation:
-    """Run every file on the images that have a mask: a picture of the same name, whose pixels are numbers of classes.
+    """Run every file on the images that have a mask: an image of the same name with class numbers as pixels.
 
     Broken images and masks are skipped and listed. Raises EdgemobileError for a file that does not
     classify pixels, a mask with a class that it does not have, and where no image can be read.

@@ -143,7 +143,7 @@ def _setup(name: str, runtimes: tuple[str, ...], *, quiet: bool) -> None:
 @click.argument("name", shell_complete=complete_devices)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def probe(name: str, as_json: bool) -> None:
-    """Show what the board NAME is, and its current operating conditions. '-' means: not reported by the board."""
+    """Show the hardware, system and current operating conditions of the board NAME. '-': not reported by the board."""
     from edgemobile.devices.host.profiles import open_device
     from edgemobile.devices.host.records import probed
     from edgemobile.devices.host.setup import probe as ask
@@ -153,8 +153,8 @@ def probe(name: str, as_json: bool) -> None:
     with closing(transport):
         facts, conditions = probed(ask(device, transport))
     if as_json:
-        told = {"facts": encode(facts), "conditions": encode(conditions), "emulated": transport.emulated}
-        print(to_json_text(told), end="")
+        record = {"facts": encode(facts), "conditions": encode(conditions), "emulated": transport.emulated}
+        print(to_json_text(record), end="")
         return
     _print_probe(name, facts, conditions, emulated=transport.emulated)
 

@@ -11,7 +11,7 @@ import click
 from edgemobile.commands.completion import complete_refs
 from edgemobile.commands.options import IMAGES, INT8, MODEL, OUTPUT, formats_option, given_options
 from edgemobile.commands.sections import SectionedCommand
-from edgemobile.loading.model_spec import is_checkpoint, is_model_file, is_own
+from edgemobile.loading.model_spec import check_readable, is_checkpoint, is_model_file, is_own
 from edgemobile.models.arch import get_arch
 from edgemobile.printing.export import print_export
 from edgemobile.printing.terminal import progress
@@ -110,6 +110,7 @@ def export(
 
 def check_model(model: str) -> None:
     """Refuse an unknown model name before anything heavy is imported."""
+    check_readable(model)
     if not is_own(model) and not is_checkpoint(model) and not is_model_file(model):
         get_arch(model)
 

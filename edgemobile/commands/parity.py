@@ -61,8 +61,8 @@ _NOT_COMPARED = 6
     help="Images to run on, in a folder or a zip. [default: synthetic images; images synthesized from the "
     "model if there is an int8 file]",
 )
-@click.option("--images", type=int, default=32, show_default=True, help="How many.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Which.")
+@click.option("--images", type=int, default=32, show_default=True, help="Number of images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random choice of images.")
 @click.option(
     "--runtime",
     metavar="NAME,...",

@@ -83,7 +83,11 @@ __all__ = ["quantize"]
     help="Correct biases to match the float means (bias correction).",
 )
 @click.option("--rank", is_flag=True, help="Only list the tensors with the highest cost; write nothing.")
-@click.option("--explain", is_flag=True, help="Only say where the noise is, why, and what can be done; write nothing.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Only report which tensors cause the noise, why, and how to reduce it; write nothing.",
+)
 @click.option("--print-recipe", is_flag=True, help="Only print the recipe as JSON, to save and edit.")
 @OUTPUT
 def quantize(
@@ -125,7 +129,7 @@ def quantize(
     """
     check_model(model)
     if rank and explain:
-        raise click.UsageError("--rank and --explain each print another answer. Give one of them")
+        raise click.UsageError("--rank and --explain print different reports: give only one of them")
     from edgemobile.pipeline.request import ExportRequest, default_out, recipe_of
     from edgemobile.quant.recipe import Rule
 

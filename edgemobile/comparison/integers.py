@@ -111,11 +111,13 @@ def _alike(tensor: Tensor, observed: RecordedActivations) -> bool:
 
 
 def _differs(tensor: Tensor, observed: RecordedActivations) -> bool:
-    """Whether the file's constant of this name has other numbers."""
+    """Whether the file's constant of this name has other numbers. A single number may be [] in one format and [1] in
+    the other."""
     other = observed.tensors.get(tensor.name)
-    return other is not None and not (
-        other.dtype == tensor.dtype and np.array_equal(np.asarray(other.data), np.asarray(tensor.data))
-    )
+    if other is None:
+        return False
+    found, expected = np.squeeze(np.asarray(other.data)), np.squeeze(np.asarray(tensor.data))
+    return other.dtype != tensor.dtype or not np.array_equal(found, expected)
 
 
 def _real(values: np.ndarray, tensor: Tensor) -> np.ndarray:

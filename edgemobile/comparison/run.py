@@ -46,8 +46,9 @@ from edgemobile.graph.interpreter import run
 from edgemobile.graph.renaming import by_path
 from edgemobile.images.samples import from_dataset, from_noise, from_package, from_synthesis
 from edgemobile.loading.checkpoint import CHECK_IMAGES, bundled, identify, load_weights
+from edgemobile.loading.keras_file import keras_file
 from edgemobile.loading.model import TorchModel, load_model
-from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_program
+from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_keras, is_program
 from edgemobile.loading.presets import described
 from edgemobile.loading.stored_images import CALIBRATION_IMAGES, stored_images
 from edgemobile.lower.hints import faint
@@ -65,12 +66,19 @@ from edgemobile.metrics.tolerances import (
     tolerance,
     untrained,
 )
-from edgemobile.model_file.metadata import MODEL, REMOVED_CHANNELS
+from edgemobile.model_file.metadata import (
+    MODEL,
+    REMOVED_CHANNELS,
+    SOURCE_PREPROCESS,
+    WEIGHTS_SHA256,
+    preprocess_in,
+)
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.model_file.precision import takes_pixels
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.quant.synthesize import STEPS, synthesize
+from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.progress import Progress, Silent
 
 __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
@@ -315,16 +323,15 @@ def _layer_images(input_px: int) -> int:
 def load_reference(request: ParityRequest, files: Sequence[ModelFile]) -> Reference:
     """The model or file named by `request.ref`; a model has the resolution of the files. Raises EdgemobileError."""
     path = Path(request.ref)
-    if path.suffix in FILE_SUFFIXES:
-        file = _opened_file(request, request.ref)
+    if path.suffix in FILE_SUFFIXES or is_keras(request.ref):
+        file = keras_file(path) if is_keras(request.ref) else _opened_file(request, request.ref)
         _check_input(file)
         sides = file.sides_px
         if sides is not None and sides[0] != sides[1] and min(sides) > 0:
             raise Unsupported(f"{path}: its input is {in_px(sides)}. Supported as the reference: square images")
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
-        preprocess = (
-            file.preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
-        )
+        preprocess = file.preprocess or _source_preprocess(path, files)
+        preprocess = preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
         stated = StatedMetadata(file.preprocess, file.labels, postprocess=file.postprocess)
         preprocess, place = at_resolution(preprocess, input_px), _reader_here(file, request)
         return Reference(str(path), preprocess, file=file, place=place, stated=stated)
@@ -339,6 +346,14 @@ def load_reference(request: ParityRequest, files: Sequence[ModelFile]) -> Refere
     preprocess = known or next(filter(None, (file.whole_preprocess for file in files)), model.preprocess)
     preprocess = at_resolution(preprocess, model.preprocess.input_px)
     return Reference(f"{model.name}, {model.source}", preprocess, model, stated=stated)
+
+
+def _source_preprocess(path: Path, files: Sequence[ModelFile]) -> Preprocess | None:
+    """The preprocessing of the file at `path`, from the metadata of files that were exported from it; None if it is not
+    stated there."""
+    sha256 = sha256_hex(path.read_bytes())
+    exported = [file.metadata for file in files if file.metadata.get(WEIGHTS_SHA256) == sha256]
+    return next(filter(None, (preprocess_in(metadata, SOURCE_PREPROCESS) for metadata in exported)), None)
 
 
 def _own_px(spec: str, weights: str | None) -> int | None:

@@ -215,8 +215,8 @@ def _bare(checkpoint: Checkpoint, wanted: Collection[str]) -> Checkpoint:
     notes = checkpoint.notes
     if where.left_out:
         notes += (
-            f"took what {checkpoint.source} has under {where.prefix!r}; "
-            f"left out what stands beside it ({len(where.left_out)}): {first_few(where.left_out)}",
+            f"{checkpoint.source}: only the weights under {where.prefix!r} are used; "
+            f"entries that are ignored ({len(where.left_out)}): {first_few(where.left_out)}",
         )
     return replace(checkpoint, state_dict=state, notes=notes)
 
@@ -227,12 +227,16 @@ def _with_facts(checkpoint: Checkpoint, known: dict[str, Any]) -> Checkpoint:
     if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
         raise EdgemobileError(f"the labels of {checkpoint.source} must be a list of names; found {described(labels)}")
     if isinstance(preprocess, dict) and "version" not in preprocess:
-        notes += (f"the preprocess beside {checkpoint.source} is not edgemobile's (it has no version): not used",)
+        notes += (
+            f"the preprocess next to {checkpoint.source} is not edgemobile's (it has no version), so it is not used",
+        )
         preprocess = None
     return replace(
         checkpoint,
         labels=tuple(labels) if labels else None,
         preprocess=Preprocess.from_json(preprocess) if preprocess else None,
+        bn_eps=known.get("bn_eps"),
+        padding=known.get("padding"),
         notes=notes,
     )
 
@@ -248,24 +252,24 @@ def _fitted(checkpoint: Checkpoint, arch: Arch, width: float | None, classes: in
     if found_width is None and (other := _identify(checkpoint.state_dict)):
         its_name, its_width = other
         raise EdgemobileError(
-            f"{checkpoint.source} holds weights of {its_name} (width {its_width:g}), not of {arch.name}"
+            f"{checkpoint.source} contains weights of {its_name} (width {its_width:g}), not of {arch.name}"
         )
     if layout:
         checkpoint = _as_laid_out(checkpoint, state, arch, layout)
     if width is not None and found_width not in (None, width):
         raise EdgemobileError(
-            f"{checkpoint.source} is {arch.name} at width {found_width:g}, and width {width:g} is asked for. "
-            "Leave --width out, or give other weights (--weights FILE or random)"
+            f"{checkpoint.source} is {arch.name} at width {found_width:g}, but --width is {width:g}. "
+            "Omit --width, or give other weights (--weights FILE or random)"
         )
     found_classes = _classes(shapes, arch)
     if classes is not None and found_classes not in (None, classes):
         raise EdgemobileError(
-            f"{checkpoint.source} has {found_classes} classes, and {classes} are asked for. "
-            "Leave --classes out, or give other weights (--weights FILE or random)"
+            f"{checkpoint.source} has {found_classes} classes, but --classes is {classes}. "
+            "Omit --classes, or give other weights (--weights FILE or random)"
         )
     if checkpoint.labels and found_classes not in (None, len(checkpoint.labels)):
         raise EdgemobileError(
-            f"{checkpoint.source} has {found_classes} classes, and the labels beside it are {len(checkpoint.labels)}"
+            f"{checkpoint.source} has {found_classes} classes, and the labels next to it have {len(checkpoint.labels)}"
         )
     # If the shapes do not show the classes, the required value is kept, and load_into reports what does not fit.
     known_width = width if found_width is None else found_width
@@ -278,17 +282,19 @@ def _as_laid_out(checkpoint: Checkpoint, state: Mapping[str, torch.Tensor], arch
     notes = []
     if layout.keys != arch.keys:
         check_complete(checkpoint.state_dict, arch, layout, checkpoint.source)
-        eps = f", with batch norm's eps {layout.bn_eps:g}" if layout.bn_eps else ""
-        notes.append(f"{checkpoint.source} has {layout.source} keys: read as such{eps}")
-        notes += [layout.caution] if layout.caution else []
+        bn_eps = checkpoint.bn_eps or layout.bn_eps
+        eps = f", with batch norm's eps {bn_eps:g}" if bn_eps else ""
+        notes.append(f"{checkpoint.source} has {layout.source} keys: they are translated{eps}")
+        notes += [layout.caution] if layout.caution and checkpoint.padding is None else []
     assumption = (
-        f"{checkpoint.source} says nothing of preprocessing: that of {layout.source} checkpoints is assumed "
+        f"{checkpoint.source} does not state preprocessing: that of {layout.source} checkpoints is assumed "
         f"({layout.preprocess.interpolation}, mean {layout.preprocess.mean}, std {layout.preprocess.std})"
     )
     return replace(
         checkpoint,
         state_dict=state,
-        bn_eps=layout.bn_eps,
+        bn_eps=checkpoint.bn_eps or layout.bn_eps,
+        padding=checkpoint.padding or layout.padding,
         preprocess=checkpoint.preprocess or at_resolution(layout.preprocess, arch.input_px),
         notes=(*checkpoint.notes, *notes),
         assumption=assumption if checkpoint.preprocess is None else None,
@@ -385,7 +391,7 @@ def _bundled_path(arch: Arch) -> Path:
     if not path.is_file():
         raise EdgemobileError(
             f"no weights of {arch.name} are bundled; bundled are: {', '.join(bundled())}. "
-            "Take --weights random, imagenet (v2, v3) or the path of a checkpoint"
+            "Use --weights random, imagenet (v2, v3) or the path of a checkpoint"
         )
     return path
 
@@ -419,14 +425,14 @@ def _random(arch: Arch, seed: int) -> Checkpoint:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build_net(arch)
-        # The last levels of SSDLite have a pixel for 512 of the image's.
+        # In the last levels of SSDLite, one pixel corresponds to 512 pixels of the image.
         _keep_size(net, (4, 3, 320, 320) if arch.head == "ssdlite" else (2, 3, 64, 64))
         state = net.state_dict()
     digest = hashlib.sha256()
     for key, value in state.items():
         digest.update(key.encode() + value.numpy().tobytes())
     source, sha256 = f"random, seed {seed}", digest.hexdigest()
-    # Boxes are shares of the image, so a detector takes it whole.
+    # A detector's boxes are fractions of the whole image, so nothing is cropped.
     layout = recognised(state, arch) if arch.head == "ssdlite" else None
     preprocess = at_resolution(layout.preprocess, arch.input_px) if layout else None
     return Checkpoint(

@@ -2,9 +2,10 @@
 
     in the checkpoint   labels, class_names, classes or class_to_idx, and preprocess, next to the weights
     FILE.json           the same, as written by examples/train_cifar10.py and in a manifest
-    config.json         timm's, next to a model.safetensors of the Hugging Face Hub
+    config.json         that of timm or transformers, next to a model.safetensors of the Hugging Face Hub
 
-Each gives {"labels": [...], "preprocess": {...}} with the values it contains.
+Each gives {"labels": [...], "preprocess": {...}} with the values it contains. transformers' also gives "padding" and
+"bn_eps", and its preprocessing is in preprocessor_config.json.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from edgemobile.preprocess import Preprocess
 
 __all__ = ["beside", "inside", "places_beside"]
 
-_TIMM_CONFIG = "config.json"
+_CONFIG = "config.json"
+_PREPROCESSOR_CONFIG = "preprocessor_config.json"
 
 
 def inside(checkpoint: Any) -> dict[str, Any]:
@@ -40,11 +42,11 @@ def inside(checkpoint: Any) -> dict[str, Any]:
 
 def places_beside(path: Path) -> tuple[Path, ...]:
     """Where `beside` looks for facts about the checkpoint at `path`, best first, whether or not the files exist."""
-    return path.with_suffix(".json"), path.with_name(f"{path.name}.json"), path.with_name(_TIMM_CONFIG)
+    return path.with_suffix(".json"), path.with_name(f"{path.name}.json"), path.with_name(_CONFIG)
 
 
 def beside(path: Path, sha256: str) -> dict[str, Any]:
-    """The facts in FILE.json, or in timm's config.json; {} if neither exists.
+    """The facts in FILE.json, or in the config.json of timm or transformers; {} if neither exists.
 
     Raises EdgemobileError if a file is damaged, or if FILE.json describes another file.
     """
@@ -55,8 +57,14 @@ def beside(path: Path, sha256: str) -> dict[str, Any]:
             raise EdgemobileError(
                 f"{found} describes another file than {path.name}: their sha256 differ. Fix or remove it"
             )
-        return facts
-    return _of_timm(_object(config, path), config) if config.is_file() else {}
+        return {key: facts[key] for key in ("labels", "preprocess") if key in facts}
+    if not config.is_file():
+        return {}
+    facts = _object(config, path)
+    if str(facts.get("model_type")) in _OF_TRANSFORMERS:
+        processor = config.with_name(_PREPROCESSOR_CONFIG)
+        return _of_transformers(facts, config, _object(processor, path) if processor.is_file() else {}, processor)
+    return _of_timm(facts, config)
 
 
 def _names(value: Any) -> list[str] | None:
@@ -99,3 +107,60 @@ def _of_timm(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
         ) from error
     labels = _names(config.get("label_names"))
     return {"preprocess": preprocess.to_json(), **({"labels": labels} if labels else {})}
+
+
+# What transformers' configurations may set, and the only value that our nets have.
+_OF_TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "mobilenet_v1": {"hidden_act": "relu6", "num_channels": 3},
+    "mobilenet_v2": {
+        "hidden_act": "relu6",
+        "num_channels": 3,
+        "output_stride": 32,
+        "expand_ratio": 6.0,
+        "first_layer_is_expansion": True,
+    },
+}
+_RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+
+
+def _of_transformers(
+    config: Mapping[str, Any], source: Path, processor: Mapping[str, Any], processor_source: Path
+) -> dict[str, Any]:
+    """Raises EdgemobileError for a net that is another than ours."""
+    for name, ours in _OF_TRANSFORMERS[config["model_type"]].items():
+        if config.get(name, ours) != ours:
+            raise EdgemobileError(
+                f"{source}: {name} is {config[name]!r}, and checkpoints are read only with {ours!r}. Export the model "
+                "as code instead: package.module:factory, a function that returns it"
+            )
+    eps = config.get("layer_norm_eps", 1e-3)
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise EdgemobileError(f"{source}: layer_norm_eps must be between 0 and 1, found {eps!r}")
+    facts: dict[str, Any] = {"padding": "same" if config.get("tf_padding", True) else "both", "bn_eps": eps}
+    labels = config.get("id2label")
+    numbers = range(len(labels)) if isinstance(labels, Mapping) else ()
+    names = _names([labels.get(str(number)) for number in numbers]) if isinstance(labels, Mapping) else None
+    # The names of a net for which nobody gave any.
+    if names and names != [f"LABEL_{index}" for index in range(len(names))]:
+        facts["labels"] = names
+    if processor:
+        facts["preprocess"] = _processed(processor, processor_source).to_json()
+    return facts
+
+
+def _processed(processor: Mapping[str, Any], source: Path) -> Preprocess:
+    """The preprocessing of an image processor: the shorter side, then a crop; without a crop, both sides."""
+    try:
+        size, cropped = processor["size"], processor.get("do_center_crop", True)
+        return Preprocess(
+            processor["crop_size"]["height"] if cropped else size["height"],
+            resize="shorter" if cropped else "exact",
+            shorter_px=size["shortest_edge"] if cropped else None,
+            interpolation=_RESAMPLING[processor.get("resample", 2)],  # type: ignore[arg-type]
+            mean=processor["image_mean"],
+            std=processor["image_std"],
+        )
+    except (KeyError, TypeError, EdgemobileError) as error:
+        raise EdgemobileError(
+            f"{source} cannot be used: {error_line(error)}. Fix it, or move it away and give --preprocess"
+        ) from error

@@ -17,14 +17,18 @@ from edgemobile.exporters.intermediate_outputs import with_intermediate_outputs
 from edgemobile.exporters.model_files import read_known, read_model_file
 from edgemobile.graph import Graph, GraphError
 from edgemobile.images.class_labels import find_labels
+from edgemobile.loading.keras_file import keras_file
 from edgemobile.loading.model import Model, refuse_given
+from edgemobile.loading.model_spec import is_keras
 from edgemobile.loading.presets import ASSUMED, PRESETS, chosen_preprocess, default_preprocess, stated_normalisation
 from edgemobile.lower.file_graph import FileGraph, lower_file
+from edgemobile.lower.input_scaling import InputScaling
 from edgemobile.metrics.outputs import Output
 from edgemobile.model_file.contents import Contents, Value
 from edgemobile.model_file.file import layout_of
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.preprocess import Preprocess, at_resolution
+from edgemobile.util.hashing import sha256_hex
 
 __all__ = ["FileModel", "load_file"]
 
@@ -34,9 +38,13 @@ _QUANTIZED = ("int8", "weight-only")
 
 @dataclass(frozen=True, kw_only=True)
 class FileModel(Model):
-    """A model file. `until_logits` are the bytes of the file that ends before its last softmax, if it has one."""
+    """A model file. `until_logits` are the bytes of the file that ends before its last softmax, if it has one.
+
+    `input_scaling` is what the file does to its input first. It is a part of `preprocess`, not of the Graph.
+    """
 
     file: ModelFile
+    input_scaling: InputScaling
     until_logits: bytes = field(repr=False)
     lowered: Graph = field(repr=False)
 
@@ -44,7 +52,7 @@ class FileModel(Model):
         """As the file's runtime computes them, in a separate process."""
         session = open_on_target(partial(open_isolated, self.until_logits, name=str(self.file.path)))
         session.settle(images.shape[1])
-        return session.rows(images)
+        return session.rows(self.input_scaling.undone(images))
 
     def graph(self) -> Graph:
         return self.lowered
@@ -59,7 +67,7 @@ def load_file(
     preprocess: str | None = None,
     **refused: object,
 ) -> FileModel:
-    """The model in the .onnx or .tflite file `spec`, for `batch` images.
+    """The model in the .onnx, .tflite, .keras or .h5 file `spec`, for `batch` images.
 
     `res` chooses the resolution of an ONNX file that takes any. `preprocess` is what loading.presets takes; None takes
     what the file states. `labels` is a file of class names. Of the `refused` options none may be given. Raises
@@ -67,11 +75,11 @@ def load_file(
     preprocessing; Unsupported, naming the op, for what a Graph has no word for.
     """
     refuse_given(spec, "is a file, which has its own", {f"--{name}": value for name, value in refused.items()})
-    file = read_model_file(Path(spec))
+    file = keras_file(Path(spec), res) if is_keras(spec) else read_model_file(Path(spec))
     port = _port(file, res)
     px = _square_px(file, port)
     found = _lowered(file, port, batch)
-    chosen, source = _preprocess(file, port, px, preprocess)
+    chosen, source = _preprocess(file, port, px, preprocess, found.input_scaling)
     classes = found.graph[found.graph.outputs[0]].shape[1]
     names = find_labels(file.path, classes, file.metadata, labels, file.data)
     notes = (*names.notes, *([f"preprocessing {source}"] if source.startswith(ASSUMED) else []), *_notes(file, found))
@@ -79,15 +87,17 @@ def load_file(
         name=file.path.stem,
         batch=batch,
         outputs=(Output("output", (classes,)),),
-        preprocess=chosen,
+        preprocess=found.input_scaling.after(chosen),
+        source_preprocess=chosen if found.input_scaling else None,
         source=file.name,
-        sha256=file.sha256,
+        sha256=sha256_hex(file.path.read_bytes()) if is_keras(spec) else file.sha256,
         labels=names.names,
         facts={"file": str(file.path), "precision": file.precision},
         notes=notes,
         reference=file.name,
         is_quantized=file.precision in _QUANTIZED,
         file=file,
+        input_scaling=found.input_scaling,
         until_logits=_until_logits(file, found),
         lowered=found.graph,
     )
@@ -187,32 +197,40 @@ def _softmax_input(contents: Contents, output: str) -> str:
 # ---- what is known about it -----------------------------------------------------------------------------------------
 
 
-def _preprocess(file: ModelFile, port: Port, px: int, chosen: str | None) -> tuple[Preprocess, str]:
-    """(the preprocessing, its source). Raises EdgemobileError where no source states it."""
+def _preprocess(
+    file: ModelFile, port: Port, px: int, chosen: str | None, scaling: InputScaling
+) -> tuple[Preprocess, str]:
+    """(the preprocessing of the file's own input, its source). Raises EdgemobileError where no source states it."""
     if chosen is not None:
         return chosen_preprocess(chosen, port, px, px)
     if (stated := file.preprocess) is not None:
         return at_resolution(stated, px), f"in the metadata of {file.name}"
     usual, source = default_preprocess(port, px, stated_normalisation(file))
     if source.startswith(ASSUMED) and port.dtype == "float32":
-        guess = source.removeprefix(f"{ASSUMED} ")
+        guess = source.removeprefix(f"{ASSUMED} ").partition(":")[0]
+        usual_one = "raw would be usual, because it scales its input itself" if scaling else f"{guess} would be usual"
         raise EdgemobileError(
             f"{file.path} does not state its preprocessing, and its answers depend on it. Choose one: --preprocess "
-            f"{'|'.join(PRESETS)}, JSON, or a file of JSON ({guess.partition(':')[0]} would be usual)"
+            f"{'|'.join(PRESETS)}, JSON, or a file of JSON ({usual_one})"
         )
     return usual, source
 
 
 def _notes(file: ModelFile, found: FileGraph) -> list[str]:
     notes = []
+    if found.input_scaling:
+        notes.append(
+            f"{file.name} scales its input itself. The files here do not: the scaling is in their preprocessing, which "
+            "their metadata states"
+        )
     if found.softmax is not None:
         notes.append(
-            f"{file.name} ends with a softmax: the files here give the logits before it, and are compared with those; "
-            "`eval`, `predict` and predict.py make probabilities of them"
+            f"{file.name} ends with a softmax: the exported files output the logits before it, and are compared with "
+            "those; `eval`, `predict` and predict.py compute probabilities from them"
         )
     if file.precision in _QUANTIZED:
         notes.append(
-            f"{file.name} is quantized ({file.precision}): its integers are read as the reals that they stand for. It "
-            "rounds, so that float files are held to the bounds of int8"
+            f"{file.name} is quantized ({file.precision}): its integers are converted to real values. Because it "
+            "rounds, float files are checked against the bounds of int8"
         )
     return notes

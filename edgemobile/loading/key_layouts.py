@@ -8,8 +8,8 @@ of our net, and every key a tensor.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from edgemobile.errors import EdgemobileError, first_few
 from edgemobile.models.arch import Arch
@@ -24,8 +24,11 @@ __all__ = ["LAYOUTS", "Layout", "check_complete", "key_pairs", "known_keys", "re
 _IMAGENET_BICUBIC = Preprocess(input_px=224, resize="shorter", shorter_px=256, interpolation="bicubic")
 # torchvision resizes a detector's images without antialiasing, to a square.
 _DETECTION = Preprocess(input_px=320, antialias=False, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-_HALVES_BICUBIC = Preprocess(
-    input_px=224, resize="shorter", shorter_px=256, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+_HALVES = Preprocess(input_px=224, resize="shorter", shorter_px=256, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+_HALVES_BICUBIC = replace(_HALVES, interpolation="bicubic")
+_TF_PADDING = (
+    "tf_padding is not in the weights: transformers' default, true, is assumed. The config.json of save_pretrained "
+    "next to them would state it"
 )
 
 
@@ -33,8 +36,8 @@ _HALVES_BICUBIC = Preprocess(
 class Layout:
     """One library's checkpoints of some of our models.
 
-    `keys` is a row of models.layers.KEYS; `preprocess` is that of the public checkpoints. `bn_eps` is the library's
-    if it differs from ours. `caution` is a warning about a difference that the keys do not show.
+    `keys` is a row of models.layers.KEYS; `preprocess` is that of the public checkpoints. `bn_eps` and `padding` are
+    the library's if they differ from ours. `caution` is a warning about a difference that the keys do not show.
     """
 
     source: str
@@ -42,6 +45,7 @@ class Layout:
     keys: str
     preprocess: Preprocess
     bn_eps: float | None = None
+    padding: Literal["both", "same"] | None = None
     caution: str = ""
 
 
@@ -49,6 +53,24 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("timm's mobilenetv1", ("v1",), "timm", _HALVES_BICUBIC),
     Layout("torchvision's mobilenet_v2", ("v2",), "torchvision-v2", IMAGENET),
     Layout("timm's mobilenetv2", ("v2",), "timm", _IMAGENET_BICUBIC),
+    Layout(
+        "transformers' MobileNetV1",
+        ("v1",),
+        "transformers-v1",
+        _HALVES,
+        bn_eps=1e-3,
+        padding="same",
+        caution=_TF_PADDING,
+    ),
+    Layout(
+        "transformers' MobileNetV2",
+        ("v2",),
+        "transformers-v2",
+        _HALVES,
+        bn_eps=1e-3,
+        padding="same",
+        caution=_TF_PADDING,
+    ),
     Layout("torchvision's mobilenet_v3", ("v3-small", "v3-large"), "torchvision-v3", IMAGENET),
     Layout(
         "timm's mobilenetv3",

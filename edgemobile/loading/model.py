@@ -59,10 +59,11 @@ class Model(ABC):
     `outputs` are its own by name, with channels last; the only one that has no name is "output". `batch` is that of its
     files. `postprocess` is how the outputs of a detector become boxes. `labels` are class names if known; `facts`
     describe the model in the manifest. `notes` are for the user; `assumption` is the note that no source states
-    `preprocess`, so the usual one of such models is used. `px_assumed` is the same for the resolution. `random` weights
-    were never trained: requested as random, or recognized by batch norms that never saw an image. `reference` is what
-    computes `rows`, in words. `is_quantized`: it rounds itself, so a float file cannot agree with it better than an
-    int8 file does.
+    `preprocess`, so the usual one of such models is used. `px_assumed` is the same for the resolution.
+    `source_preprocess` is set for a file that scales its pixels itself: what comes before its own input. `random`
+    weights were never trained: requested as random, or recognized by batch norms that never saw an image. `reference`
+    is what computes `rows`, in words. `is_quantized` models round their values themselves, so a float file cannot agree
+    with them better than an int8 file does.
     """
 
     name: str
@@ -77,13 +78,14 @@ class Model(ABC):
     notes: tuple[str, ...] = ()
     assumption: str | None = None
     px_assumed: bool = False
+    source_preprocess: Preprocess | None = None
     random: bool = False
     reference: str = "PyTorch"
     is_quantized: bool = False
 
     @property
     def is_classifier(self) -> bool:
-        """Whether its only output is [N, classes]."""
+        """Whether it has a single output [N, classes]."""
         return is_classifier(self.outputs)
 
     @property
@@ -93,7 +95,7 @@ class Model(ABC):
 
     @property
     def label_count(self) -> int | None:
-        """How many names its `labels` have: a detector's, too, of which the first is the background."""
+        """The number of names in `labels`; the first label of a detector is the background."""
         if self.postprocess is None:
             return self.classes
         return next(output.shape[-1] for output in self.outputs if output.name == self.postprocess.logits)
@@ -113,14 +115,14 @@ class Model(ABC):
 
     @abstractmethod
     def graph(self) -> Graph:
-        """What it computes. Raises Unsupported, naming the op, for what a Graph has no word for."""
+        """What it computes. Raises Unsupported, naming the op, for an op that a Graph does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchModel(Model):
-    """A model in PyTorch. `net` is what computes the reference: f32[N,3,H,W] -> f32[N,classes], or of another net a
-    tuple of all its `outputs`, channels first. `traced` is its program for `batch` images: torch.export's, or the
-    faster one by its modules. `arch` is the table of a reference model, None of another."""
+    """A model in PyTorch. `net` computes the reference: f32[N,3,H,W] -> f32[N,classes], or a tuple of all its `outputs`
+    with channels first if it is not a classifier. `traced` is its program for `batch` images: torch.export's, or the
+    faster trace of its modules. `arch` is the table of a reference model, else None."""
 
     net: torch.nn.Module
     traced: Program
@@ -205,7 +207,7 @@ def load_model(
         model = _from_factory(spec, weights, res, batch, seed, preprocess)
     else:
         if is_checkpoint(spec):
-            refuse_given(spec, "holds weights itself", {"--weights": weights})
+            refuse_given(spec, "contains weights itself", {"--weights": weights})
             arch, weights = identify(Path(spec)), spec
         else:
             arch = get_arch(spec)
@@ -254,7 +256,7 @@ def _from_factory(
         load_into(net, checkpoint)
     assumed = _px_assumed(checkpoint, res, preprocess)
     if others not in ([], ["torch.float32"]):
-        note = f"{spec} makes a net of {' and '.join(others)}: taken as float32, as `net.float()` has it"
+        note = f"{spec} returns a net of {' and '.join(others)}: it is converted to float32, as by `net.float()`"
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
     if note := training_branches(net):
         checkpoint = replace(checkpoint, notes=(*checkpoint.notes, note))
@@ -320,7 +322,9 @@ def _saved(path: Path, preprocess: str | None) -> TorchModel:
     try:
         net = program.module()
     except Exception as error:
-        raise EdgemobileError(f"{path} is damaged: torch cannot make a module of it: {first_line(error)}") from error
+        raise EdgemobileError(
+            f"{path} is damaged: torch cannot create a module from it: {first_line(error)}"
+        ) from error
     return TorchModel(
         name=path.stem,
         net=_answering(net, program),

@@ -1,5 +1,5 @@
-"""What the package has for its weights: images, made by examples/bundled_images.py, and what int8 calibration on them
-showed, by examples/bundled_statistics.py.
+"""Images for the bundled weights, created by examples/bundled_images.py, and the statistics of int8 calibration on
+them, created by examples/bundled_statistics.py.
 
 Synthesis takes seconds and gives different images on another machine. These images were synthesized once, from the
 batch-norm statistics of all bundled models, and are only for those weights: a record next to a zip lists their sha256.
@@ -27,7 +27,7 @@ CALIBRATION_IMAGES = CHECK_IMAGES.with_name("calibration_images.zip")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What a zip of images was made from: `weights`, model name -> sha256 of its file, and their preprocessing.
+    """The origin of a zip of images: `weights`, model name -> sha256 of its file, and their preprocessing.
 
     `sha256` is of the zip.
     """
@@ -71,7 +71,7 @@ def stored_images(images: Path, model: Model) -> Path | None:
 
 
 def statistics_of(name: str) -> Path:
-    """Where the package has the statistics of calibration for the bundled weights of the reference model `name`."""
+    """The path of the statistics of calibration for the bundled weights of the reference model `name`."""
     return CALIBRATION_IMAGES.with_name(f"{name}.statistics.npz")
 
 

@@ -14,14 +14,40 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.graph.ir import unique_name
 from edgemobile.graph.padding import unpadded
 
-__all__ = ["fold_affine"]
+__all__ = ["affine", "fold_affine"]
+
+
+def affine(graph: Graph, node: Node) -> tuple[str, np.ndarray, np.ndarray] | None:
+    """(x, scale, offset) if `node` computes x * scale + offset, then its activation; scale, offset f64[C] or f64[1]."""
+    if node.op in ("add", "mul"):
+        for x, name in (node.inputs, node.inputs[::-1]):
+            constant = _per_channel(graph, x, name)
+            if constant is not None:
+                return (x, constant, np.zeros(1)) if node.op == "mul" else (x, np.ones(1), constant)
+    if node.op != "conv2d":
+        return None
+    weight, bias = (graph[name].data for name in node.inputs[1:])
+    plain = node.attrs["stride"] == (1, 1) and node.attrs["padding"] == unpadded
+    if weight is None or bias is None or not plain or weight.shape != (node.attrs["groups"], 1, 1, 1):
+        return None
+    return node.inputs[0], weight.ravel().astype(np.float64), bias.astype(np.float64)
+
+
+def _per_channel(graph: Graph, x: str, name: str) -> np.ndarray | None:
+    """The constant `name` as f64[C] or f64[1]; None if it is not one value, or one for each channel of `x`."""
+    data, shape = graph[name].data, graph[x].shape
+    if data is None or graph[x].is_constant or (data.size != 1 and data.shape[-1:] != shape[-1:]):
+        return None
+    return data.ravel().astype(np.float64) if data.size in (1, shape[-1]) and data.ndim <= len(shape) else None
 
 
 def fold_affine(graph: Graph) -> Graph:
-    """`graph` with every scale and offset per channel folded into the layer before it, which takes their name."""
+    """`graph` with every scale and offset per channel folded into the layer before it, which takes their name.
+
+    Each constant of `graph` has one consumer.
+    """
     return _Folding(graph).result()
 
 
@@ -33,7 +59,7 @@ class _Folding:
 
     def result(self) -> Graph:
         for node in self.graph.nodes:
-            found = self._affine(node)
+            found = affine(self.graph, node)
             layer = None if found is None else self._layer(found[0])
             if found is None or layer is None:
                 self.nodes[node.output] = node
@@ -42,28 +68,6 @@ class _Folding:
                 self.nodes[node.output] = self._folded(layer, node, *found[1:])
         constants = [Tensor.constant(name, data.astype(np.float32)) for name, data in self.values.items()]
         return self.graph.replaced(self.nodes.values(), constants)
-
-    def _affine(self, node: Node) -> tuple[str, np.ndarray, np.ndarray] | None:
-        """(x, scale, offset) if `node` computes x * scale + offset, scale and offset f64[C] or f64[1]."""
-        if node.op in ("add", "mul"):
-            for x, name in (node.inputs, node.inputs[::-1]):
-                constant = self._per_channel(x, name)
-                if constant is not None:
-                    return (x, constant, np.zeros(1)) if node.op == "mul" else (x, np.ones(1), constant)
-        if node.op != "conv2d":
-            return None
-        weight, bias = (self.graph[name].data for name in node.inputs[1:])
-        plain = node.attrs["stride"] == (1, 1) and node.attrs["padding"] == unpadded
-        if weight is None or bias is None or not plain or weight.shape != (node.attrs["groups"], 1, 1, 1):
-            return None
-        return node.inputs[0], weight.ravel().astype(np.float64), bias.astype(np.float64)
-
-    def _per_channel(self, x: str, name: str) -> np.ndarray | None:
-        """The constant `name` as f64[C] or f64[1]; None if it is not one value, or one for each channel of `x`."""
-        data, shape = self.graph[name].data, self.graph[x].shape
-        if data is None or self.graph[x].is_constant or (data.size != 1 and data.shape[-1:] != shape[-1:]):
-            return None
-        return data.ravel().astype(np.float64) if data.size in (1, shape[-1]) and data.ndim <= len(shape) else None
 
     def _layer(self, name: str) -> Node | None:
         """The layer that produces `name`, if it has one consumer and no activation; otherwise None."""
@@ -76,8 +80,8 @@ class _Folding:
         x, weight, bias = layer.inputs
         w, b = self._value(weight), self._value(bias)
         constants = (
-            self._changed(weight, w * scale.reshape(-1, *[1] * (w.ndim - 1)), layer),
-            self._changed(bias, b * scale + offset, layer),
+            self._changed(weight, w * scale.reshape(-1, *[1] * (w.ndim - 1))),
+            self._changed(bias, b * scale + offset),
         )
         return Node(layer.op, (x, *constants), node.output, {**layer.attrs, "activation": node.attrs["activation"]})
 
@@ -88,9 +92,6 @@ class _Folding:
         assert data is not None
         return data.astype(np.float64)
 
-    def _changed(self, name: str, value: np.ndarray, layer: Node) -> str:
-        """The name of a constant with a new value; a new name if other layers read the old value."""
-        if name not in self.values and len(self.graph.consumers(name)) > 1:
-            name = unique_name(f"{layer.output}.{name}", {*self.graph.tensors, *self.values})
+    def _changed(self, name: str, value: np.ndarray) -> str:
         self.values[name] = value
         return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.decomposed_activations import is_number, recognise_activations
 from edgemobile.lower.dequantization import dequantized_graph
 from edgemobile.lower.fusion import fuse_activations
+from edgemobile.lower.input_scaling import InputScaling, without_input_scaling
 from edgemobile.lower.transposes import without_transposes
 
 __all__ = ["FileGraph", "lower_file"]
@@ -29,19 +30,21 @@ _INPUT = "input"
 class FileGraph:
     """A file's computation up to its logits: float32, one input f32[N,H,W,3], one output f32[N,classes].
 
-    `softmax` is the name of the output of the softmax after them; None if the file has none.
+    `softmax` is the name of the output of the softmax after them; None if the file has none. The Graph takes images to
+    which `input_scaling` was applied; the file applies it itself.
     """
 
     graph: Graph
     softmax: str | None
+    input_scaling: InputScaling
 
 
 def lower_file(graph: Graph, batch: int = 1) -> FileGraph:
     """The Graph that a reader made of a file, in the form that `lower` returns, for a batch of `batch` images.
 
     Integers are dequantized, transposes between NCHW and NHWC are removed, scales and offsets after a layer are folded
-    into it, hard-swish computed from several ops becomes one op, and a softmax at the end is left out. Raises
-    Unsupported, naming the op, for a file that has no such form.
+    into it, and hard-swish computed from several ops becomes one. A softmax at the end and a scaling of the input are
+    left out. Raises Unsupported, naming the op, for a file that has no such form.
     """
     try:
         graph = dequantized_graph(graph)
@@ -50,12 +53,13 @@ def lower_file(graph: Graph, batch: int = 1) -> FileGraph:
         _check_ends(graph)
         for step in _STEPS:
             graph = step(graph)
+        graph, scaling = without_input_scaling(graph)
         graph = _of_batch(graph, batch)
         graph.check_shapes()
     except GraphError as error:
         raise Unsupported(f"{graph.name} is inconsistent: {error}; export it again") from error
     _check_ops(graph)
-    return FileGraph(graph, softmax)
+    return FileGraph(graph, softmax, scaling)
 
 
 def _check_ends(graph: Graph) -> None:
@@ -202,6 +206,25 @@ _FORMS: dict[str, Callable[[_NormalForm, Node], None]] = {
 }
 
 
+def _with_own_constants(graph: Graph) -> Graph:
+    """A copy of a constant for each node that reads it: converters store equal constants once, and quantization gives
+    each reader its own scale."""
+    read: set[str] = set()
+    nodes: list[Node] = []
+    copies: dict[str, Tensor] = {}
+    for node in graph.nodes:
+        inputs = []
+        for name in node.inputs:
+            if name in read and graph[name].is_constant:
+                copy = unique_name(name, {*graph.tensors, *copies})
+                copies[copy] = replace(graph[name], name=copy)
+                name = copy
+            read.add(name)
+            inputs.append(name)
+        nodes.append(Node(node.op, tuple(inputs), node.output, node.attrs))
+    return graph.replaced(nodes, copies.values())
+
+
 def _flat_output(graph: Graph) -> Graph:
     """Logits [N,1,1,classes] as [N,classes]."""
     (output,) = graph.outputs
@@ -254,6 +277,7 @@ def _normalized(graph: Graph) -> Graph:
 
 
 _STEPS: tuple[Callable[[Graph], Graph], ...] = (
+    _with_own_constants,
     without_transposes,
     _normalized,
     _with_hard_sigmoids,

@@ -24,6 +24,7 @@ __all__ = [
     "PRECISION",
     "PREPROCESS",
     "REMOVED_CHANNELS",
+    "SOURCE_PREPROCESS",
     "TARGET",
     "VERSION",
     "WEIGHTS_SHA256",
@@ -41,6 +42,7 @@ PRECISION = "edgemobile.precision"
 WEIGHTS_SHA256 = "edgemobile.weights_sha256"
 TARGET = "edgemobile.target"  # for ONNX files with int8 weights, which some CPUs compute differently: quant/targets.py
 PREPROCESS = "edgemobile.preprocess"  # preprocessing that the user of the file must do
+SOURCE_PREPROCESS = "edgemobile.source_preprocess"  # that of the file it was exported from, which scales its pixels
 EMBEDDED = "edgemobile.embedded"  # normalization that the file does itself
 POSTPROCESS = "edgemobile.postprocess"  # how a detector's outputs become boxes
 LABELS = "edgemobile.labels"
@@ -63,9 +65,12 @@ def names_of(value: Any) -> tuple[str, ...] | None:
     return tuple(value) if fits else None
 
 
-def preprocess_in(metadata: Mapping[str, str]) -> Preprocess | None:
-    """Preprocessing before the file's input; None if not stated. Raises EdgemobileError for a damaged entry."""
-    return Preprocess.from_json(metadata[PREPROCESS]) if PREPROCESS in metadata else None
+def preprocess_in(metadata: Mapping[str, str], entry: str = PREPROCESS) -> Preprocess | None:
+    """Preprocessing before the file's input, or before that of the file it was exported from; None if not stated.
+
+    Raises EdgemobileError for a damaged entry.
+    """
+    return Preprocess.from_json(metadata[entry]) if entry in metadata else None
 
 
 def postprocess_in(metadata: Mapping[str, str]) -> Postprocess | None:

@@ -46,8 +46,10 @@ class Layer:
 class Keys:
     """How a library names a model's modules: templates; the parts of a block are below `block`.
 
-    For the block: {stage}.{place} as timm groups them, {index} from 0, {number} from 1. For the part: {step} and {next}
-    count the block's parts from 0 and 1, {norm} its batch norms from 1. `last` is the position after the blocks.
+    For the block: {stage}.{place} as timm groups them, {index} from 0, {number} from 1, {before} from -1; {even} and
+    {odd} are twice {index}, and one more. For the part: those, and {step} and {next} count the block's parts from 0 and
+    1, {norm} its batch norms from 1. `first_block` is `block` for the first, if that differs. `last` is the position
+    after the blocks.
     `plain_project` is the projection of a block that does not expand; `squeeze` is the pool and the two convolutions of
     squeeze-and-excite. `gate` and `low_classifier` are of Lite R-ASPP: what its pool is multiplied by, and what it
     makes of the finer features. `extra`, `logits` and `boxes` are of SSDLite, for each {level}: its own blocks, and
@@ -64,6 +66,7 @@ class Keys:
     hidden: Pair
     pool: str
     classifier: str
+    first_block: str = ""
     squeeze: tuple[str, str, str] = ("", "", "")
     start: Pair = ("", "")
     conv: Pair = ("", "")
@@ -132,6 +135,38 @@ _TORCHVISION_V2 = replace(
     classifier="classifier.1",
 )
 
+
+def _conv_of_transformers(name: str) -> Pair:
+    return f"{name}.convolution", f"{name}.normalization"
+
+
+_TRANSFORMERS_V1 = Keys(
+    stem=_conv_of_transformers("mobilenet_v1.conv_stem"),
+    block="mobilenet_v1.layer",
+    expand=("", ""),
+    depthwise=_conv_of_transformers("{even}"),
+    project=("", ""),
+    plain_project=_conv_of_transformers("{odd}"),
+    last=("", ""),
+    hidden=("", ""),
+    pool="mobilenet_v1.pooler",
+    classifier="classifier",
+)
+
+_TRANSFORMERS_V2 = Keys(
+    stem=_conv_of_transformers("mobilenet_v2.conv_stem.first_conv"),
+    first_block="mobilenet_v2.conv_stem",
+    block="mobilenet_v2.layer.{before}",
+    expand=_conv_of_transformers("expand_1x1"),
+    depthwise=_conv_of_transformers("conv_3x3"),
+    project=_conv_of_transformers("reduce_1x1"),
+    plain_project=_conv_of_transformers("reduce_1x1"),
+    last=_conv_of_transformers("mobilenet_v2.conv_1x1"),
+    hidden=("", ""),
+    pool="mobilenet_v2.pooler",
+    classifier="classifier",
+)
+
 KEYS: dict[str, Keys] = {
     "torchvision-v2": _TORCHVISION_V2,
     "torchvision-v3": _TORCHVISION_V3,
@@ -151,6 +186,8 @@ KEYS: dict[str, Keys] = {
         last=("blocks.{stage}.0.conv", "blocks.{stage}.0.bn1"),
         hidden=("conv_head", "norm_head"),
     ),
+    "transformers-v1": _TRANSFORMERS_V1,
+    "transformers-v2": _TRANSFORMERS_V2,
     "efficientnet-pytorch": Keys(
         stem=("_conv_stem", "_bn0"),
         block="_blocks.{index}",
@@ -212,9 +249,13 @@ def block_places(arch: Arch) -> list[dict[str, int]]:
         if not index or block.halves or block.out_channels > channels:
             stage, place = stage + 1, 0
         channels = block.out_channels
-        places.append({"stage": stage, "place": place, "index": index, "number": index + 1})
-    count = len(places)
-    return [*places, {"stage": stage + 1, "place": 0, "index": count, "number": count + 1}]
+        places.append(_place(stage, place, index))
+    return [*places, _place(stage + 1, 0, len(places))]
+
+
+def _place(stage: int, place: int, index: int) -> dict[str, int]:
+    count = {"index": index, "number": index + 1, "before": index - 1, "even": 2 * index, "odd": 2 * index + 1}
+    return {"stage": stage, "place": place, **count}
 
 
 class _Part(NamedTuple):
@@ -265,13 +306,14 @@ class _Walk:
         return self.conv(_at(place, self.keys.last), scaled_tail(self.arch)[0], act=self.arch.tail.act, role="last")
 
     def block(self, place: dict[str, int], block: ScaledBlock) -> Iterator[Layer]:
-        prefix = self.keys.block.format(**place)
         self.row = place["index"]
+        prefix = ((not self.row and self.keys.first_block) or self.keys.block).format(**place)
         norm = 0
         for step, part in enumerate(_parts(block)):
             norm += part.role != "squeeze"
             names = [
-                f"{prefix}.{name.format(step=step, next=step + 1, norm=norm)}" for name in getattr(self.keys, part.role)
+                f"{prefix}.{name.format(step=step, next=step + 1, norm=norm, **place)}"
+                for name in getattr(self.keys, part.role)
             ]
             if part.role == "squeeze":
                 yield from self.squeeze_excite(names, part.channels)

@@ -20,6 +20,7 @@ from edgemobile.model_file.metadata import (
     PRECISION,
     PREPROCESS,
     REMOVED_CHANNELS,
+    SOURCE_PREPROCESS,
     VERSION,
     WEIGHTS_SHA256,
     embedded_entry,
@@ -46,6 +47,8 @@ def file_metadata(
         WEIGHTS_SHA256: model.sha256,
         PREPROCESS: json.dumps(preprocess.to_json()),
     }
+    if model.source_preprocess is not None:
+        entries[SOURCE_PREPROCESS] = json.dumps(model.source_preprocess.to_json())
     if embed_preprocess:
         entries |= embedded_entry(model.preprocess)
     if removed_channels:

@@ -136,7 +136,7 @@ def test_a_checkpoint_says_by_its_shapes_which_model_it_is_of(tmp_path: Path) ->
     torch.save({"state_dict": state, "classes": list("abcde")}, tmp_path / "w.pth")
     classifier = open_classifier(str(tmp_path / "w.pth"), ClassifierOptions())
     assert (classifier.outputs, classifier.labels) == (5, tuple("abcde"))
-    with pytest.raises(EdgemobileError, match=r"holds weights of v3-small \(width 0.25\), not of v2"):
+    with pytest.raises(EdgemobileError, match=r"contains weights of v3-small \(width 0.25\), not of v2"):
         open_classifier(str(tmp_path / "w.pth"), ClassifierOptions(arch="v2"))
     torch.save({"weight": torch.ones(3)}, tmp_path / "x.pth")
     with pytest.raises(EdgemobileError, match=r"does not contain weights of a reference model. Known: v1"):

@@ -99,7 +99,7 @@ def test_a_detector_that_finds_nothing_has_no_precision(
 
 
 def test_a_category_that_the_detector_lacks_is_named(data: Path, measure: Callable[..., DetectionEvaluation]) -> None:
-    with pytest.raises(EdgemobileError, match=r"labels have not: green\. Its labels are red, blue"):
+    with pytest.raises(EdgemobileError, match=r"are not among the detector's labels: green\. Its labels are red, blue"):
         measure(labels=("background", "red", "blue"))
     (data / "instances.json").write_text(
         json.dumps(record(categories=[{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, {"id": 7, "name": "c"}]))
@@ -115,7 +115,7 @@ def test_images_that_cannot_be_read_are_listed(data: Path, measure: Callable[...
     (data / "instances.json").write_text(json.dumps(record(images=images)))
     result = measure()
     assert [name for name, _ in result.skipped] == ["b.png", "../instances.json"]
-    assert result.skipped[1][1] == "its name leads out of the folder"
+    assert result.skipped[1][1] == "its path is outside of the folder"
     # What is not seen is not missed.
     assert result.files[0].precision.ap == pytest.approx(1)
     assert (len(result.images), result.annotated) == (2, 2)

@@ -277,7 +277,7 @@ def test_what_is_said_beside_a_checkpoint_counts(edgemobile, tmp_path: Path) -> 
     assert edgemobile("ci").code == 0
     for name, facts, said in (
         ("mine.json", {"sha256": "00"}, "describes another file"),
-        ("mine.safetensors.json", {"labels": ["a", "b"]}, "the labels beside it are 2"),
+        ("mine.safetensors.json", {"labels": ["a", "b"]}, "the labels next to it have 2"),
         ("config.json", {"pretrained_cfg": {}}, "a pretrained_cfg that cannot be used"),
     ):
         (tmp_path / name).write_text(json.dumps(facts))

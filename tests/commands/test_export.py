@@ -100,7 +100,7 @@ def test_a_checkpoint_says_which_model_it_is(edgemobile, tmp_path: Path) -> None
     assert ran.out.startswith("v3-small at 32 px, runs/mine.safetensors weights")
     assert (tmp_path / "mine" / "v3-small-float32.onnx").is_file()
     ran = edgemobile("export", "runs/mine.safetensors", "--weights", "random", "--out", "b")
-    assert (ran.code, "runs/mine.safetensors holds weights itself: omit --weights" in ran.err) == (2, True)
+    assert (ran.code, "runs/mine.safetensors contains weights itself: omit --weights" in ran.err) == (2, True)
     ran = edgemobile("export", "none.pth")
     assert (ran.code, ran.err.count("\n"), "none.pth" in ran.err) == (2, 1, True)
 

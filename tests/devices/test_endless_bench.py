@@ -81,7 +81,7 @@ def bench(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Po
 
     def measuring() -> bool:
         assert running.poll() is None, running.communicate()
-        return any(b"--start" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _started(tmp_path))
+        return any(b"--process" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in _started(tmp_path))
 
     _until(measuring, "no file is being measured")
     time.sleep(1)
@@ -121,10 +121,10 @@ def test_who_waits_is_told_which_process_has_the_board(
     argv = [sys.executable, "-m", "edgemobile", "bench", "endless.onnx", "--runs", "1"]
     with said.open("w") as file:
         second = subprocess.Popen(argv, cwd=tmp_path, env=environment, stderr=file)
-    _until(lambda: "has the board" in said.read_text(), "the second bench does not say that it waits")
+    _until(lambda: "is using the board" in said.read_text(), "the second bench does not say that it waits")
     second.send_signal(signal.SIGTERM)
     second.wait(_LONGEST_S)
-    (named,) = re.findall(r"another measurement \(process (\d+) there\) has the board", said.read_text())
+    (named,) = re.findall(r"another measurement \(process (\d+) there\) is using the board", said.read_text())
     assert int(named) in _started(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_a_file_that_never_ends_is_named_after_a_while(tmp_path: Path, monkeypat
 
     row = {"file": "endless.onnx", "path": "", "sha256": "", "bytes": 1, "format": "onnx", "precision": "float32"}
     with pytest.raises(EdgemobileError, match=r"endless\.onnx: no inference ended within 1 s"):
-        parts.in_a_process(Job(), [row], "--start")
+        parts.in_a_process(Job(), [row], "--process")
 
 
 def test_a_file_that_wants_all_memory_is_named(tmp_path: Path, environment: dict[str, str]) -> None:

@@ -34,10 +34,10 @@ class _Job:
         unset = dict.fromkeys(("runs", "seconds", "processes", "sustained_s", "cooldown_c"))
         self.spec = {"settings": {**unset, **settings}}
         self.folder = Path()
-        self.told: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
 
-    def tell(self, event: str, **facts: Any) -> None:
-        self.told.append({"event": event, **facts})
+    def emit(self, event: str, **facts: Any) -> None:
+        self.events.append({"event": event, **facts})
 
     def check(self) -> None: ...
 
@@ -56,7 +56,7 @@ def test_cases_take_turns_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "warm_up_ns", lambda invoke: [1])
     calls: list[str] = []
     cases = _cases(calls)
-    measuring._time(_Job(runs=20, processes=1), cases, measuring._Watch(0), 0)
+    measuring._time(_Job(runs=20, processes=1), cases, measuring._ConditionsLog(0), 0)
     # A warm call and two that count; every round begins with the other.
     assert "".join(calls) == "aaabbbbbbaaa" * 5
     assert [[len(taken) for taken in case.rounds_ns] for case in cases] == [[2] * 10] * 2
@@ -138,15 +138,15 @@ def test_processes_are_joined() -> None:
 def test_conditions_are_seen_during_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = itertools.count(0, 0.3)
     monkeypatch.setattr(measuring.time, "monotonic", lambda: next(moments))
-    watch = measuring._Watch(0)
+    log = measuring._ConditionsLog(0)
     for when in ("before", *["during"] * 6, "after"):
-        watch.look(when)
-    # At most one look in half a second.
-    assert [sample["when"] for sample in watch.samples] == ["before", "during", "during", "during", "after"]
+        log.sample(when)
+    # At most one sample per half second.
+    assert [sample["when"] for sample in log.samples] == ["before", "during", "during", "during", "after"]
 
 
 def test_cooling_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No machine here throttles: the temperatures are made."""
+    """No machine here throttles: the temperatures are synthetic."""
     temperatures = iter([71.0, 65.0, 60.0])
     monkeypatch.setattr(measuring, "conditions", lambda: {**QUIET, "temp_c": next(temperatures)})
     naps: list[float] = []
@@ -154,11 +154,11 @@ def test_cooling_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     job = _Job()
     measuring._cool(job, 60)
     assert len(naps) == 2
-    assert [told["temp_c"] for told in job.told] == [71.0, 65.0]
+    assert [event["temp_c"] for event in job.events] == [71.0, 65.0]
 
 
 def test_cooling_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Unsupported, match="this board tells none"):
+    with pytest.raises(Unsupported, match="this board does not report one"):
         measuring._cool(_Job(), 60)
     monkeypatch.setattr(measuring, "conditions", lambda: {**QUIET, "temp_c": 80.0})
     monkeypatch.setattr(measuring.time, "sleep", lambda s: None)

@@ -110,7 +110,7 @@ class _Cut(SshTransport):
 @pytest.fixture
 def powered(sshd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Path], None]], _Power]:
     """Makes the power supply of the board; silence alone never restarts a worker in these tests."""
-    monkeypatch.setattr(job_client, "_QUIET_S", 1e9)
+    monkeypatch.setattr(job_client, "_SILENCE_S", 1e9)
     monkeypatch.setattr(job_client, "_BOOT_ID", str(tmp_path / "boot_id"))
     return lambda lost: _Power(sshd, tmp_path / "root", tmp_path / "boot_id", lost)
 
@@ -246,7 +246,7 @@ def test_images_that_disappear_are_sent_again(
     tmp_path: Path, model: Path, chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker lives and waits for what was lost."""
-    monkeypatch.setattr(job_client, "_QUIET_S", 0.5)
+    monkeypatch.setattr(job_client, "_SILENCE_S", 0.5)
     lost: list[str] = []
 
     class Forgetful(LocalTransport):

@@ -110,7 +110,7 @@ def test_only_times_need_the_board_alone(tmp_path: Path, monkeypatch: pytest.Mon
             return True
 
     monkeypatch.setattr(worker, "bench", is_free)
-    monkeypatch.setattr(worker, "_open_board_lock", lambda: None)
+    monkeypatch.setattr(worker, "_open_shared_lock", lambda: None)
     (tmp_path / "jobs" / "one").mkdir(parents=True)
     spec = {"version": worker.JOB_VERSION, "emulated": emulated, "token": "t", "kind": "bench"}
     (tmp_path / "jobs" / "one" / "job.json").write_text(json.dumps(spec))
@@ -177,7 +177,7 @@ def test_seconds_and_cores(tmp_path: Path, model: Path) -> None:
     job = bench_job(files, Settings(seconds=0.2, cores="0"), [0], emulated=False)
     (case,) = run_job(BOARD, LocalTransport(tmp_path), PYTHON, job, files).cases
     assert len(case.rounds_ns) >= 5
-    with pytest.raises(EdgemobileError, match=r"--cores 1000: the board does not have them all. Allowed: 0"):
+    with pytest.raises(EdgemobileError, match=r"--cores 1000: the board does not have all of these cores. Allowed: 0"):
         run_job(BOARD, LocalTransport(tmp_path), PYTHON, bench_job(files, SETTINGS, [1000], emulated=False), files)
 
 
@@ -222,7 +222,7 @@ def test_a_board_that_stays_away(tmp_path: Path, model: Path) -> None:
 
 
 def test_a_worker_that_dies_says_why(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_client, "_QUIET_S", 0.1)
+    monkeypatch.setattr(job_client, "_SILENCE_S", 0.1)
     broken = _Python((sys.executable, "-c", "raise SystemExit('no module named numpy\\x1b[2J')"))
     files = [read_model_file(model)]
     with pytest.raises(EdgemobileError, match=r"worker on pi died: no module named numpy\?\[2J"):
@@ -232,7 +232,7 @@ def test_a_worker_that_dies_says_why(tmp_path: Path, model: Path, monkeypatch: p
 def test_a_name_that_cannot_be_shown(tmp_path: Path, model: Path) -> None:
     named = tmp_path / "\x1b[2J.onnx"
     named.write_bytes(model.read_bytes())
-    with pytest.raises(EdgemobileError, match=r"'.*\\x1b\[2J.onnx' cannot be shown"):
+    with pytest.raises(EdgemobileError, match=r"'.*\\x1b\[2J.onnx' has unprintable characters"):
         _bench(LocalTransport(tmp_path), named)
 
 
@@ -274,7 +274,7 @@ def test_a_disk_that_fills_meanwhile(
     small_disk: Callable[[int], Path], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that cannot write a word is not taken for one that ran out of memory."""
-    monkeypatch.setattr(job_client, "_QUIET_S", 0.1)
+    monkeypatch.setattr(job_client, "_SILENCE_S", 0.1)
     root = small_disk(2**20)
 
     def fill(event: Any) -> None:
@@ -416,15 +416,15 @@ def _case(**fields: Any) -> Callable[[bytes], bytes]:
         (_changed(lambda result: result.update(version=99)), "not of version 2"),
         (_changed(lambda result: result.update(surprise=1)), "unknown 'surprise'"),
         (_changed(lambda result: result.update(emulated=True)), "an emulated board has no times"),
-        (_changed(lambda result: result.update(cases=[])), "answered 0 cases of 1"),
-        (_changed(lambda result: result["cases"].append(result["cases"][0])), "answered 2 cases of 1"),
-        (_case(file="../../.ssh/authorized_keys"), "which nobody asked for"),
-        (_case(threads=4), "which nobody asked for"),
-        (_case(runtime="litert"), "says litert ran"),
+        (_changed(lambda result: result.update(cases=[])), "returned 0 cases; expected 1"),
+        (_changed(lambda result: result["cases"].append(result["cases"][0])), "returned 2 cases; expected 1"),
+        (_case(file="../../.ssh/authorized_keys"), "which is not in the job"),
+        (_case(threads=4), "which is not in the job"),
+        (_case(runtime="litert"), "reports that litert ran"),
         (_case(rounds_ns=[[float("nan")]]), "NaN is not a number"),
         (
             _case(rounds_ns=[[10**13]], rounds_per_process=[1], rounds_wall_ns=[1], rounds_cpu_ns=[1]),
-            "claims 10000.0 s of inferences",
+            "reports 10000.0 s of inferences",
         ),
         (_case(rounds_ns="many"), "expected list"),
         (
@@ -455,7 +455,7 @@ def test_a_run_of_two_gigabytes_is_not_read(tmp_path: Path, model: Path) -> None
             return b" " * min(max_bytes, 2 * 2**30 - offset)
 
     transport = Endless(tmp_path)
-    with pytest.raises(EdgemobileError, match=r"run\.json on pi is larger than 67108864 bytes, which is refused"):
+    with pytest.raises(EdgemobileError, match=r"run\.json on pi is larger than the limit of 67108864 bytes"):
         _bench(transport, model)
     assert transport.taken < 80 * 2**20
 
@@ -463,8 +463,8 @@ def test_a_run_of_two_gigabytes_is_not_read(tmp_path: Path, model: Path) -> None
 @pytest.mark.parametrize(
     ("progress", "said"),
     [
-        (b'{"event": "rm -rf"}\n', "told an event that is none"),
-        (b'["round"]\n', "told an event that is none"),
+        (b'{"event": "rm -rf"}\n', "wrote an invalid event"),
+        (b'["round"]\n', "wrote an invalid event"),
         (b"x" * 70_000, "an event of more than 65536 bytes"),
         (b'{"event": "round"}\n' * 300_000, "more than 4194304 bytes of progress"),
     ],
@@ -479,7 +479,7 @@ def test_more_than_was_asked_for(tmp_path: Path, model: Path) -> None:
         def read(self, path: str, *, offset: int = 0, max_bytes: int) -> bytes | None:
             return b"x" * (max_bytes + 1)
 
-    with pytest.raises(EdgemobileError, match="sent 3 bytes where 2 were asked for"):
+    with pytest.raises(EdgemobileError, match="sent 3 bytes; at most 2 were requested"):
         _bench(Flood(tmp_path), model)
 
 
@@ -575,7 +575,7 @@ def test_a_worker_that_is_killed_is_started_again(
     tmp_path: Path, model: Path, chunks: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed by the kernel in the middle: the rest is computed by another, and nothing twice."""
-    monkeypatch.setattr(job_client, "_QUIET_S", 1.0)
+    monkeypatch.setattr(job_client, "_SILENCE_S", 1.0)
     started: list[list[str]] = []
 
     class Mortal(LocalTransport):
@@ -612,7 +612,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _huge(truth: bytes) -> bytes:
-    """A header that claims 4 TB."""
+    """A header that states 4 TB."""
     return _npy(np.zeros((1, 1), np.float32)).replace(b"(1, 1)", b"(4, 2**38)".ljust(6))[:200]
 
 
@@ -632,7 +632,7 @@ def _huge(truth: bytes) -> bytes:
 def test_outputs_of_another_shape_are_refused(
     tmp_path: Path, model: Path, chunks: list[np.ndarray], lie: Callable[[bytes], bytes]
 ) -> None:
-    with pytest.raises(EdgemobileError, match=r"pi answered a chunk with .*float32\[4, classes\]"):
+    with pytest.raises(EdgemobileError, match=r"pi returned .*float32\[4, classes\]"):
         next(_infer(_Liar(tmp_path, "output-", lie), model, iter(chunks)))
 
 

@@ -47,7 +47,7 @@ def test_another_runtime_is_not_compared() -> None:
         ),
         (
             {"pi-1": _opened(), "pi-2": _opened(runtime="litert 2.1.0")},
-            r"different runtimes: litert 2.3.0: pi-1; litert 2.1.0: pi-2. Set them up alike",
+            r"different runtimes: litert 2.3.0: pi-1; litert 2.1.0: pi-2. Install the same",
         ),
     ],
 )

@@ -119,7 +119,7 @@ def test_a_board_that_fails_keeps_what_it_answered(answered: Callable[..., Sprea
 
 def test_of_a_board_that_lies_nothing_counts(answered: Callable[..., Spread]) -> None:
     found = answered(a=_Board(wait_s=0.05), b=_Board(at=3, lies=True))
-    assert "differ from what it gave before, by up to" in str(_aside(found)["b"])
+    assert "differ from its earlier outputs, by up to" in str(_aside(found)["b"])
     assert found.boards[1].images == 0
 
 
@@ -141,7 +141,7 @@ def test_a_board_that_is_late_but_first_goes_on(
 
 def test_with_no_board_left_the_next_call_goes_on(answered: Callable[..., Spread], parts: list[np.ndarray]) -> None:
     off = DeviceUnreachable("it is off")
-    with pytest.raises(DeviceUnreachable, match=r"no board is left: a: it is off; b: it is off. \d+ images are ans"):
+    with pytest.raises(DeviceUnreachable, match=r"no board is left: a: it is off; b: it is off. The answers to \d+ im"):
         answered(a=_Board(at=2, error=off), b=_Board(at=2, error=off))
     kept = sum(_boards[name].tasks[0] for name in "ab")
     found = answered(c=_Board(), d=_Board())

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.loading.checkpoint import Checkpoint, build, bundled, load_into, load_weights
+from edgemobile.loading.key_layouts import LAYOUTS, key_pairs
 from edgemobile.models.arch import ARCHS, get_arch, scaled
 from edgemobile.models.nets import build_net
 from edgemobile.preprocess import CIFAR10, IMAGENET, Preprocess, at_resolution
@@ -45,10 +46,10 @@ def save(tmp_path: Path) -> Callable[..., Path]:
     return save
 
 
-def refused(path: Path, says: str, **demands: Any) -> None:
+def refused(path: Path, says: str, model: str = "v3-small", **demands: Any) -> None:
     """Loading is one EdgemobileError of one line that says so."""
     with pytest.raises(EdgemobileError, match=says) as caught:
-        load_weights(path, get_arch("v3-small"), **demands)
+        load_weights(path, get_arch(model), **demands)
     assert "\n" not in str(caught.value)
     assert "weights_only" not in str(caught.value)
 
@@ -135,9 +136,9 @@ def test_what_is_not_bundled_says_what_is() -> None:
 
 
 def test_bundled_at_another_width_or_number_of_classes_is_refused() -> None:
-    with pytest.raises(EdgemobileError, match=r"width 1, and width 0\.5 is asked for"):
+    with pytest.raises(EdgemobileError, match=r"width 1, but --width is 0\.5"):
         load_weights("bundled", get_arch("v3-large"), width=0.5)
-    with pytest.raises(EdgemobileError, match="has 10 classes, and 1000 are asked for"):
+    with pytest.raises(EdgemobileError, match="has 10 classes, but --classes is 1000"):
         load_weights("bundled", get_arch("v3-large"), classes=1000)
 
 
@@ -210,7 +211,7 @@ def test_what_is_beside_the_model_in_a_wrapper_is_left_out_and_named(
     checkpoint = load_weights(save({"state_dict": lightning, "hparams_name": "kwargs"}), get_arch("v3-small"))
     assert same(checkpoint, state)
     assert any(
-        "under 'model.'; left out what stands beside it (1): criterion.weight" in note for note in checkpoint.notes
+        "under 'model.' are used; entries that are ignored (1): criterion.weight" in note for note in checkpoint.notes
     )
 
 
@@ -320,6 +321,60 @@ def test_timm_s_config_beside_the_file_is_read(state: dict[str, torch.Tensor], s
     assert load_weights(path, get_arch("v3-small")).labels is None
 
 
+@pytest.fixture
+def transformers_v2(tmp_path: Path) -> Path:
+    """The folder that save_pretrained writes for a MobileNetV2 of 5 classes."""
+    arch = scaled(get_arch("v2"), width=0.25, classes=5)
+    layout = next(layout for layout in LAYOUTS if layout.keys == "transformers-v2")
+    net = build_net(arch).state_dict()
+    save_file({theirs: net[ours] for theirs, ours in key_pairs(arch, layout).items()}, tmp_path / "model.safetensors")
+    config = {"model_type": "mobilenet_v2", "layer_norm_eps": 0.002, "tf_padding": False, "hidden_act": "relu6"}
+    config["id2label"] = {"1": "b", "0": "a", "2": "c", "4": "e", "3": "d"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    processor = {"size": {"shortest_edge": 128}, "crop_size": {"height": 96, "width": 96}, "resample": 3}
+    processor |= {"image_mean": [0.4] * 3, "image_std": [0.6] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    return tmp_path / "model.safetensors"
+
+
+def changed(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_folder_of_transformers_is_read(transformers_v2: Path) -> None:
+    checkpoint = load_weights(transformers_v2, get_arch("v2"))
+    assert (checkpoint.width, checkpoint.labels) == (0.25, tuple("abcde"))
+    assert checkpoint.preprocess == Preprocess(96, "shorter", 128, "bicubic", mean=(0.4,) * 3, std=(0.6,) * 3)
+    arch, _ = build(get_arch("v2"), checkpoint)
+    assert (arch.padding, arch.bn_eps, arch.input_px) == ("both", 0.002, 96)
+    config = transformers_v2.with_name("config.json")
+    changed(config, tf_padding=True, id2label={str(index): f"LABEL_{index}" for index in range(5)})
+    changed(config.with_name("preprocessor_config.json"), do_center_crop=False, size={"height": 64, "width": 64})
+    checkpoint = load_weights(transformers_v2, get_arch("v2"))
+    assert (checkpoint.padding, checkpoint.labels) == ("same", None)
+    assert checkpoint.preprocess == Preprocess(64, "exact", None, "bicubic", mean=(0.4,) * 3, std=(0.6,) * 3)
+    config.unlink()
+    checkpoint = load_weights(transformers_v2, get_arch("v2"))
+    assert (checkpoint.padding, checkpoint.bn_eps) == ("same", 0.001)
+    assert any("tf_padding is not in the weights" in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("config.json", {"output_stride": 8}, "output_stride is 8, and checkpoints are read only with 32"),
+        ("config.json", {"layer_norm_eps": "0"}, "layer_norm_eps must be between 0 and 1"),
+        ("preprocessor_config.json", {"resample": 1}, "preprocessor_config.json cannot be used: KeyError: 1"),
+        ("preprocessor_config.json", {"crop_size": 96}, "preprocessor_config.json cannot be used"),
+    ],
+)
+def test_another_net_of_transformers_is_refused(
+    transformers_v2: Path, name: str, values: dict[str, Any], says: str
+) -> None:
+    changed(transformers_v2.with_name(name), **values)
+    refused(transformers_v2, says, "v2")
+
+
 def test_safetensors_metadata_is_read(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
     metadata = {"labels": json.dumps(list("abcde")), "preprocess": json.dumps(CIFAR10.to_json()), "format": "pt"}
     checkpoint = load_weights(save(state, "w.safetensors", metadata=metadata), get_arch("v3-small"))
@@ -333,7 +388,7 @@ def test_safetensors_metadata_is_read(state: dict[str, torch.Tensor], save: Call
         ("{", "cannot read .*json"),
         ("[1]", "must be an object"),
         ('{"sha256": "00"}', "another file"),
-        ('{"labels": ["a", "b"]}', "5 classes, and the labels beside it are 2"),
+        ('{"labels": ["a", "b"]}', "5 classes, and the labels next to it have 2"),
         ('{"labels": {"0": "a"}}', "list of names"),
         ('{"preprocess": {"version": 99}}', "version 99"),
     ],
@@ -476,14 +531,14 @@ def test_weights_by_name_are_for_reference_models() -> None:
 
 
 def test_weights_of_another_model_are_named(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
-    with pytest.raises(EdgemobileError, match=r"holds weights of v3-small \(width 0\.25\), not of v2"):
+    with pytest.raises(EdgemobileError, match=r"contains weights of v3-small \(width 0\.25\), not of v2"):
         load_weights(save(state), get_arch("v2"))
 
 
 def test_demands_the_file_does_not_meet_are_refused(state: dict[str, torch.Tensor], save: Callable[..., Path]) -> None:
     path = save(state)
-    refused(path, r"width 0\.25, and width 0\.5", width=0.5)
-    refused(path, "has 5 classes, and 10 are", classes=10)
+    refused(path, r"width 0\.25, but --width is 0\.5", width=0.5)
+    refused(path, "has 5 classes, but --classes is 10", classes=10)
     assert load_weights(path, get_arch("v3-small"), width=0.25, classes=5).classes == 5
 
 

@@ -69,7 +69,7 @@ def test_a_foreign_file_is_loaded_and_named(layout: Layout, name: str, save: Cal
 
 def test_the_preprocessing_assumed_is_at_the_models_resolution(save: Callable[..., Path]) -> None:
     arch = scaled(get_arch("v1"), width=0.5, classes=7, input_px=96)
-    (layout,) = (layout for layout in LAYOUTS if "v1" in layout.models)
+    layout = next(layout for layout in LAYOUTS if "v1" in layout.models)
     found = load_weights(save(as_saved(arch, layout)), arch).preprocess
     assert found is not None
     assert (found.input_px, found.shorter_px) == (96, 110)
@@ -98,7 +98,7 @@ def test_batch_counts_may_be_missing(save: Callable[..., Path]) -> None:
 def test_a_foreign_file_of_another_model_is_named(layout: Layout, name: str, save: Callable[..., Path]) -> None:
     other = "v1" if name != "v1" else "v2"
     path = save(as_saved(scaled(get_arch(name), width=0.25, classes=3), layout))
-    with pytest.raises(EdgemobileError, match=rf"holds weights of {name} \(width 0\.25\), not of {other}"):
+    with pytest.raises(EdgemobileError, match=rf"contains weights of {name} \(width 0\.25\), not of {other}"):
         load_weights(path, get_arch(other))
 
 

@@ -238,7 +238,9 @@ def test_a_factory_that_draws_its_weights_draws_the_same_each_time() -> None:
 
 def test_other_floats_become_float32_and_that_is_said(here: Path, images: np.ndarray) -> None:
     model = load_model("their_nets:half", res=16)
-    assert "their_nets:half makes a net of torch.float16: taken as float32, as `net.float()` has it" in model.notes
+    assert (
+        "their_nets:half returns a net of torch.float16: it is converted to float32, as by `net.float()`" in model.notes
+    )
     assert model.rows(images).dtype == np.float32
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten()).half()
     torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 8, 8).half(),)), here / "half.pt2")

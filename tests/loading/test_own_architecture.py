@@ -56,7 +56,7 @@ def test_what_does_not_fit_is_refused(write: Write, arch: Arch) -> None:
     path = write()
     with pytest.raises(EdgemobileError, match=r"holds an adapted v3-small, not v2"):
         load_weights(str(path), get_arch("v2"))
-    with pytest.raises(EdgemobileError, match=r"is v3-small at width 1, and width 0\.5 is asked for"):
+    with pytest.raises(EdgemobileError, match=r"is v3-small at width 1, but --width is 0\.5"):
         load_weights(str(path), get_arch("v3-small"), width=0.5)
     wider = table_of(with_widths(arch, {"last": 128}))
     with pytest.raises(EdgemobileError, match="does not fit the architecture in its own metadata"):

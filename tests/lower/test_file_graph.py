@@ -22,6 +22,7 @@ from edgemobile.exporters.onnx_shapes import with_input_shape
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.interpreter import run_real
 from edgemobile.lower.file_graph import FileGraph, lower_file
+from edgemobile.preprocess import Preprocess
 
 PX, CHANNELS, CLASSES = 8, 6, 4
 
@@ -297,3 +298,47 @@ def test_a_shape_that_the_file_does_not_take_is_one_error() -> None:
     data = net.file(net("MatMul", net("Flatten", "x"), net.weight(3 * PX * PX, CLASSES)))
     with pytest.raises(Unsupported, match=r"does not accept an input x of \[1, 3, 9, 9\]"):
         with_input_shape(data, "x", (1, 3, 9, 9))
+
+
+def test_a_scaling_of_the_pixels_is_taken_out() -> None:
+    """((x - mean) / std) with a constant per channel, then another product, as Keras's EfficientNet has them."""
+    net = Net(1, 3, PX, PX)
+    mean, std = (images(1, 3, 1, 1) ** 2 + 0.5 for _ in range(2))
+    x = net("Div", net("Sub", "x", net.constant(mean)), net.constant(std))
+    x = net("Mul", x, net.number(0.25))
+    data = net.file(pooled(net, net("Conv", x, net.weight(CHANNELS, 3, 3, 3), pads=[1, 1, 1, 1])))
+    found = lowered(data)
+    assert found.graph.op_counts() == {"conv2d": 1, "mean": 1, "reshape": 1, "linear": 1}
+    batch = images(1, PX, PX, 3)
+    scaled = (batch - mean.reshape(3)) / std.reshape(3) * 0.25
+    np.testing.assert_allclose(
+        run_real(found.graph, scaled), ran(data, batch.transpose(0, 3, 1, 2)), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(found.input_scaling.undone(scaled), batch, rtol=1e-4, atol=1e-5)
+    before = Preprocess(PX, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    photo = np.random.default_rng(0).integers(0, 256, (PX, PX, 3), np.uint8)
+    expected = (before(photo) - mean.reshape(3)) / std.reshape(3) * 0.25
+    np.testing.assert_allclose(found.input_scaling.after(before)(photo), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.0])
+def test_pixels_that_preprocessing_cannot_scale_stay(factor: float) -> None:
+    net = Net(1, 3, PX, PX)
+    x = net("Mul", "x", net.number(factor))
+    data = net.file(pooled(net, net("Conv", x, net.weight(CHANNELS, 3, 3, 3), pads=[1, 1, 1, 1])))
+    found = lowered(data)
+    assert found.graph.op_counts()["mul"] == 1
+    assert not found.input_scaling
+
+
+def test_each_layer_has_its_own_constants() -> None:
+    """Converters store equal biases once, but quantization rounds each by the scale of its own layer."""
+    net = Net(1, 3, PX, PX)
+    weight, bias = net.weight(3, 3, 1, 1), net.weight(3)
+    x = net("Conv", net("Conv", "x", weight, bias), weight, bias)
+    data = net.file(pooled(net, x, channels=3))
+    graph = lowered(data).graph
+    read = [name for node in graph.nodes for name in node.inputs if graph[name].is_constant]
+    assert len(read) == len(set(read)) == 6
+    batch = images(1, PX, PX, 3)
+    np.testing.assert_allclose(run_real(graph, batch), ran(data, batch.transpose(0, 3, 1, 2)), rtol=1e-4, atol=1e-5)

@@ -29,6 +29,8 @@ FOREIGN = [
     "timm_mobilenetv3_small_100",
     "timm_tf_efficientnet_lite0",
     "efficientnet_lite0_pytorch",
+    "transformers_mobilenet_v1",
+    "transformers_mobilenet_v2",
 ]
 
 
@@ -114,7 +116,7 @@ def test_other_libraries_keys_give_their_logits(foreign: dict) -> None:
     assert layout is not None
     assert layout.keys == foreign["layout"]
     assert (layout.bn_eps or arch.bn_eps) == foreign["batch_norm"]["eps"]
-    net = build_net(replace(arch, bn_eps=foreign["batch_norm"]["eps"]))
+    net = build_net(replace(arch, bn_eps=foreign["batch_norm"]["eps"], padding=layout.padding or arch.padding))
     net.load_state_dict(translated(state, arch, layout), strict=True)
     _assert_logits(net, foreign)
 

@@ -82,7 +82,9 @@ def test_an_export_is_checked_as_its_target_computes_it(
     assert int8.metrics_here["cosine"] == pytest.approx(-int8.verdict.metrics["cosine"])
     here = int8.metrics_here["sqnr_db"], int8.metrics_here["top1_agree"]
     (note,) = (note for note in result.notes if "saturates" in note)
-    assert f"as on {target}; without, it has {here[0]:.1f} dB and {here[1]:.1%} of PyTorch's answers" in note
+    assert (
+        f"as on {target}; with saturating sums, it has {here[0]:.1f} dB and {here[1]:.1%} of PyTorch's answers" in note
+    )
     assert note.endswith("For this CPU export with --target cpu")
     manifest = _manifest(tmp_path / "out")
     assert note in manifest["notes"]
@@ -105,7 +107,7 @@ def test_parity_is_that_of_the_target_and_says_what_this_machine_computes(
     assert len(arm.layers) > 30
     (note,) = (note for note in arm.notes if "saturates" in note)
     assert note.startswith(_NOTE)
-    assert re.search(r"without, it has -\d+\.\d dB and \d+\.\d% of the reference's answers", note)
+    assert re.search(r"with saturating sums, it has -\d+\.\d dB and \d+\.\d% of the reference's answers", note)
     assert not any("saturates" in note for note in cpu.notes)
 
 

@@ -1,4 +1,4 @@
-"""A calibration is a value: a second recipe finds what the first one made, and the integers are as without it."""
+"""A calibration can be shared: it keeps its statistics for later recipes, and the resulting integers are the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def calibration(model: Model, graph: Graph) -> Calibration:
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many images each forward pass over a whole graph was of."""
+    """The number of images of each forward pass over a whole graph."""
     seen: list[int] = []
     run = TorchGraph.__call__
     monkeypatch.setattr(TorchGraph, "__call__", lambda self, x, *tap: seen.append(len(x)) or run(self, x, *tap))
@@ -70,24 +70,26 @@ def _same(found: Graph, wanted: Graph) -> bool:
     )
 
 
-def test_every_recipe_gives_the_integers_that_it_gives_alone(calibration: Calibration) -> None:
-    """A statistic found under too short a key would be another recipe's."""
+def test_recipes_give_the_same_integers_with_a_shared_calibration(calibration: Calibration) -> None:
+    """If the key of a statistic lacks a setting, a recipe gets the statistic of another recipe."""
     together = [quantize(calibration, recipe).graph for recipe in _RECIPES]
     alone = [ptq(calibration.graph, calibration.batches, recipe).graph for recipe in _RECIPES]
     assert [_same(*pair) for pair in zip(together, alone, strict=True)] == [True] * len(_RECIPES)
     assert not _same(together[0], together[1])
 
 
-def test_a_second_recipe_runs_the_graph_for_what_it_alone_needs(calibration: Calibration, passes: list[int]) -> None:
+def test_a_second_recipe_only_computes_missing_statistics(calibration: Calibration, passes: list[int]) -> None:
     quantize(calibration, DEFAULT)
     assert passes == [6, 6, 4, 2], "ranges and gradients of the channels, then ranges of both batches"
     for recipe, more in (
-        (_FLOAT, []),
+        (replace(DEFAULT, rules=(Rule("features.1.*", precision="float"),)), []),
         (RECIPES["per-tensor"], []),
         (replace(DEFAULT, refit=0, bias_correction=False, squeeze_headroom=2.0), []),
         (replace(DEFAULT, output_observer="minmax"), [4, 2]),
         (replace(DEFAULT, equalize=0.5), [4, 2]),
         (replace(DEFAULT, split_gates="stem"), [6, 6, 4, 2]),
+        # Its hard-swishes stay one op each, which is another graph.
+        (_FLOAT, [6, 6, 4, 2]),
     ):
         passes.clear()
         quantize(calibration, recipe)
@@ -98,7 +100,7 @@ def test_a_search_calibrates_once(calibration: Calibration, passes: list[int]) -
     graph, tried = calibration.graph, []
 
     def evaluate(asked: Graph, images: np.ndarray) -> np.ndarray:
-        """int8 says what float says once four nodes are in float."""
+        """int8 gives the answers of float once four nodes are in float."""
         tried.append(asked)
         return np.tile(np.array([1, 0] if asked is graph or len(tried) > 5 else [0, 1], np.float32), (len(images), 1))
 
@@ -107,13 +109,14 @@ def test_a_search_calibrates_once(calibration: Calibration, passes: list[int]) -
     assert passes == [6, 6, 4, 2, 6], "once for all five tries, and once for the ranking's gradients"
 
 
-def test_it_is_read_as_it_was_written(calibration: Calibration, passes: list[int], tmp_path: Path) -> None:
+def test_a_calibration_file_round_trips(calibration: Calibration, passes: list[int], tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
-    wanted = quantize(calibration, DEFAULT)
+    wanted, mixed = quantize(calibration, DEFAULT), quantize(calibration, _FLOAT)
     write_calibration(calibration, path)
     passes.clear()
     held = read_calibration(path, calibration.graph)
     found = quantize(held, DEFAULT)
+    assert _same(quantize(held, _FLOAT).graph, mixed.graph)
     assert passes == []
     assert _same(found.graph, wanted.graph)
     assert found.notes == wanted.notes
@@ -121,7 +124,7 @@ def test_it_is_read_as_it_was_written(calibration: Calibration, passes: list[int
     assert _same(quantize(held, RECIPES["few-images"]).graph, quantize(calibration, RECIPES["few-images"]).graph)
 
 
-def test_files_that_are_none_of_this_graph_are_refused(calibration: Calibration, tmp_path: Path) -> None:
+def test_files_of_another_graph_are_refused(calibration: Calibration, tmp_path: Path) -> None:
     path, graph = tmp_path / "mine.npz", calibration.graph
     write_calibration(calibration, path)
     name, first = next(iter(graph.constants.items()))
@@ -143,13 +146,13 @@ def test_files_that_are_none_of_this_graph_are_refused(calibration: Calibration,
         write_calibration(calibration, tmp_path / "absent" / "mine.npz")
 
 
-def test_images_that_are_none_are_refused_at_once(graph: Graph) -> None:
+def test_invalid_images_are_refused_immediately(graph: Graph) -> None:
     with pytest.raises(EdgemobileError, match="the calibration set is empty"):
         calibrate(graph, [])
 
 
 def test_the_integers_do_not_depend_on_the_number_of_threads(graph: Graph, calibration: Calibration) -> None:
-    """Sums in another order have another last bit, and equalization would make other factors of it."""
+    """The order of a sum changes its last bit, which could change the factors of equalization."""
     found = []
     for threads in (1, 2):
         with torch_threads(threads):

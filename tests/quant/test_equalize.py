@@ -1,4 +1,4 @@
-"""Equalization and gates of their own: the function stays the same, int8 gets nearer to it, and torture is survived."""
+"""Equalization and separate gates: the function is unchanged, int8 is closer to it, also for badly scaled nets."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _sqnr(graph: Graph, recipe: Recipe, images: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", ["v1", "v2", "v3-small"])
-def test_the_function_stays_and_channels_come_out_more_alike(name: str, images: np.ndarray) -> None:
+def test_equalization_keeps_the_function_and_makes_channel_ranges_similar(name: str, images: np.ndarray) -> None:
     form = integer_form(_graph(name))
     channels, _ = observe_channels(form, images, {})
     factors = equalize(form, channels, by_noise=False)
@@ -87,11 +87,11 @@ def test_the_function_stays_and_channels_come_out_more_alike(name: str, images: 
     for tensor in factors:
         peak = np.log(before[tensor][before[tensor] > 0]), np.log(after[tensor][after[tensor] > 0])
         assert np.ptp(peak[1]) <= np.ptp(peak[0]) * 1.2 + 0.7, tensor
-    # A depthwise block of v1 is ReLU all through; v2 has ReLU6 and can equalize only its linear bottlenecks.
+    # A depthwise block of v1 contains only ReLU; v2 has ReLU6, so only its linear bottlenecks can be equalized.
     assert bool(factors) == (name != "v1" or any(node.attrs.get("activation") == "relu" for node in form.nodes))
 
 
-def test_what_meets_a_nonlinearity_that_is_not_scale_free_is_left_alone(graph: Graph) -> None:
+def test_tensors_before_a_nonlinearity_that_depends_on_scale_are_not_rescaled(graph: Graph) -> None:
     form = integer_form(graph)
     free = {name for group in equalizable(form) for name in group}
     assert not free & {*form.inputs, *form.outputs}
@@ -102,8 +102,8 @@ def test_what_meets_a_nonlinearity_that_is_not_scale_free_is_left_alone(graph: G
                 assert node.inputs[0] not in free
 
 
-def test_layers_that_share_their_weights_are_left_alone() -> None:
-    """A factor for one would be a factor for both."""
+def test_layers_that_share_weights_are_not_rescaled() -> None:
+    """Rescaling the weights for one layer would rescale them for the other too."""
     names = ("input", "a", "b", "c", "d", "last")
     nodes = tuple(
         Node("linear", (x, f"{own}.weight", f"{own}.bias"), y, {"activation": ""})
@@ -120,7 +120,7 @@ def test_layers_that_share_their_weights_are_left_alone() -> None:
     assert equalizable(alone) == [["a"], ["b"]]
 
 
-def test_a_gate_of_its_own_frees_the_stem(graph: Graph, images: np.ndarray) -> None:
+def test_a_separate_gate_allows_rescaling_the_stem(graph: Graph, images: np.ndarray) -> None:
     form = integer_form(graph)
     split, names = split_gates(form, lambda node: GATES["stem"](form, node))
     assert names == [form.nodes[0].output]
@@ -131,11 +131,11 @@ def test_a_gate_of_its_own_frees_the_stem(graph: Graph, images: np.ndarray) -> N
     assert names[0] not in {name for group in equalizable(form) for name in group}
 
 
-def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(graph: Graph) -> None:
+def test_only_noisy_gates_are_separated_and_none_if_int8_is_accurate_enough(graph: Graph) -> None:
     form, split = split_gates(integer_form(graph), lambda node: True)
     groups = equalizable(form)
     even = Channels(np.array([-1.0, -1.0]), np.array([1.0, 1.0]), np.ones(2), np.array([0.01, 0.01]))
-    # Its second channel is a hundredth as wide, and all that the logits hear of it.
+    # Its second channel has a hundredth of the range, and only this channel affects the logits.
     uneven = Channels(np.array([-1.0, -0.01]), np.array([1.0, 0.01]), np.ones(2), np.array([0.0, 1.0]))
     stem, dear, *_ = split
     channels = {name: uneven if {dear, split[-1]} & set(group) else even for group in groups for name in group}
@@ -143,11 +143,11 @@ def test_only_gates_that_cost_much_are_split_and_none_where_int8_is_good_enough(
     noise = sum(of.noise() for of in channels.values())
     assert highest_cost(form, split, groups, channels, factors, signal=noise) == {stem, dear, split[-1]}
     assert highest_cost(form, split, groups, channels, factors, signal=10_000 * noise) == {stem}
-    # Nothing saved is worth no multiplication.
+    # Without a gain in accuracy, no multiplication is added.
     assert highest_cost(form, split, groups, channels, dict.fromkeys(factors, np.ones(2)), signal=noise) == {stem}
 
 
-def test_a_tensor_says_what_its_channels_were_multiplied_by(graph: Graph, images: np.ndarray) -> None:
+def test_a_tensor_records_the_factors_of_its_channels(graph: Graph, images: np.ndarray) -> None:
     qgraph = ptq(graph, [images]).graph
     rescaled = {name: origin for name, origin in qgraph.origins.items() if origin.channel_factors}
     assert len(rescaled) > 5
@@ -163,14 +163,14 @@ def test_a_tensor_says_what_its_channels_were_multiplied_by(graph: Graph, images
         if path in want:
             real = dequantize(got[name], qparams) / origin.channel_factors / origin.factor
             reference = want[path]
-            # Below -3 a hard-swish's input is cut; nothing reads it.
+            # The input of a hard-swish is clamped at -3, so values below are not compared.
             if any(node.op == "hardswish" and path in node.inputs for node in graph.nodes):
                 reference, real = np.maximum(reference, -3), np.maximum(real, -3)
             assert sqnr_db(reference, real) > 12, name
 
 
-def test_a_gate_is_not_moved_by_what_lies_below_its_floor() -> None:
-    """hardswish(x) is 0 below -3, and int8 cuts x off there: float's mean is lower, and no fault of the gate's."""
+def test_values_below_the_floor_of_a_gate_do_not_change_it() -> None:
+    """hardswish(x) is 0 below -3, where int8 clamps x: the lower mean in float is not an error of the gate."""
     net = _net("v3-small")
     norm = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d))
     with torch.no_grad():
@@ -184,8 +184,8 @@ def test_a_gate_is_not_moved_by_what_lies_below_its_floor() -> None:
     np.testing.assert_allclose(dequantize(bias.data, bias.qparams), 3, atol=0.05)
 
 
-def test_channels_that_hardly_vary_get_the_steps_they_need() -> None:
-    """As in nets that come from ImageNet: stem channels far from zero, and edge detectors behind them."""
+def test_channels_with_little_variation_get_a_small_enough_step() -> None:
+    """As in nets pretrained on ImageNet: stem channels far from zero, followed by edge detectors."""
     net = _net("v3-small")
     norm = next(module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d))
     depthwise = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1)
@@ -197,7 +197,7 @@ def test_channels_that_hardly_vary_get_the_steps_they_need() -> None:
     graph = _lowered(net)
     images = np.random.default_rng(0).normal(size=(16, _PX, _PX, 3)).astype(np.float32)
     alike, least = (_activations_alone(graph, Recipe(noise_optimal_scaling=least), images) for least in (False, True))
-    # Some of the steps go to weights; without them it would be 2 dB.
+    # The weights contribute part of the noise; without equalization it would be 2 dB.
     assert least > alike + 1
 
 
@@ -212,11 +212,11 @@ def _activations_alone(graph: Graph, recipe: Recipe, images: np.ndarray) -> floa
 
 
 @pytest.mark.parametrize("rules", [(), _PER_TENSOR])
-def test_rescaled_channels_are_survived(rules: tuple[Rule, ...]) -> None:
+def test_int8_stays_accurate_after_rescaling_channels(rules: tuple[Rule, ...]) -> None:
     graph = _graph("v3-small")
-    # Over fewer images a channel's range is luck, and so is the outcome by 4 dB.
+    # With fewer images, the ranges of channels are random, and the result varies by 4 dB.
     images = np.random.default_rng(0).normal(size=(16, _PX, _PX, 3)).astype(np.float32)
-    # The integer form has more to rescale: hard-swish with a gate of its own lets factors through.
+    # The integer form has more tensors to rescale: hard-swish with a separate gate allows factors.
     form = integer_form(graph)
     tortured = rescale_randomly(form, np.random.default_rng(3))
     assert sqnr_db(run(form, images)[form.outputs[0]], run(tortured, images)[form.outputs[0]]) > 90

@@ -1,4 +1,4 @@
-"""The explanation names the tensor that int8 damages, the channel, and whether rounding or a range too small did it."""
+"""The explanation names the tensor that int8 damages, its channel, and the cause: rounding or a small range."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN = Recipe(split_gates="none", equalize=0, refit=0, bias_correction=False, 
 
 
 def _net(wide: float) -> Graph:
-    """A convolution whose channel 5 is `wide` times as large, and divided again by the layer behind its ReLU6."""
+    """A convolution whose channel 5 is `wide` times as large; the layer after its ReLU6 divides by `wide`."""
     torch.manual_seed(0)
     layers = torch.nn.Sequential(
         torch.nn.Conv2d(3, _CHANNELS, 1),
@@ -63,8 +63,8 @@ def test_it_agrees_with_the_ranking(images: np.ndarray) -> None:
     assert sum(cause.share for cause in causes) == pytest.approx(1)
 
 
-def test_values_outside_the_range_ask_for_more_images(images: np.ndarray) -> None:
-    """A moving average of batches is narrower than the first images here, which are ten times as large."""
+def test_values_outside_the_range_lead_to_the_advice_of_more_images(images: np.ndarray) -> None:
+    """The first images are ten times as large, so a moving average over batches gives too narrow a range."""
     batches = [images * 10, *(images for _ in range(30))]
     clipped = explain(
         calibrate(_net(1), batches), Recipe(split_gates="none", equalize=0, output_observer="moving_average")

@@ -33,7 +33,7 @@ def test_pictures_pass() -> None:
         (_RNG.normal(size=(8, 32, 32, 3)).astype(np.float32), "noise"),
     ],
 )
-def test_what_cannot_calibrate_is_refused_or_noted(images: np.ndarray, reason: str) -> None:
+def test_unusable_images_are_refused_or_noted(images: np.ndarray, reason: str) -> None:
     with pytest.raises(EdgemobileError, match=reason):
         check_images([images])
     (note,) = check_images([images], strict=False)
@@ -41,13 +41,13 @@ def test_what_cannot_calibrate_is_refused_or_noted(images: np.ndarray, reason: s
 
 
 @pytest.mark.parametrize(("batches", "reason"), [([], "empty"), ([_pictures() * np.nan], "not finite")])
-def test_what_has_no_range_is_always_refused(batches: list[np.ndarray], reason: str) -> None:
+def test_images_without_a_range_are_always_refused(batches: list[np.ndarray], reason: str) -> None:
     with pytest.raises(EdgemobileError, match=reason):
         check_images(batches, strict=False)
 
 
 def _layers(dead: dict[str, int]) -> Graph:
-    """Linear layers of 8 channels, one behind another, of which so many have no weights."""
+    """Consecutive linear layers of 8 channels; `dead` is layer -> its number of channels without weights."""
     tensors, nodes, x = [Tensor("input", (1, 8))], [], "input"
     for name, count in dead.items():
         weight = np.ones((8, 8), np.float32)
@@ -65,10 +65,10 @@ def test_dead_channels_are_counted_in_one_note() -> None:
     assert note == "dead channels, weights all zero: 9, up to 6 of 8 in a layer (c); they cost size, not accuracy"
 
 
-def test_silent_layers_are_one_note() -> None:
+def test_silent_layers_are_listed_in_one_note() -> None:
     graph = _layers(dict.fromkeys("abcde", 0))
     quiet = {"input": (0.0, 1.0), **dict.fromkeys("abcde", (0.0, 0.0))}
-    told = "zero on every calibration image, so their scale is a guess: "
-    assert silent_layers(graph, quiet) == [f"{told}a, b, c, and 2 more layers"]
-    assert silent_layers(graph, {**dict.fromkeys(quiet, (-1.0, 2.0)), "b": (0.0, 0.0)}) == [f"{told}b"]
+    note = "zero on every calibration image, so their scale is a guess: "
+    assert silent_layers(graph, quiet) == [f"{note}a, b, c, and 2 more layers"]
+    assert silent_layers(graph, {**dict.fromkeys(quiet, (-1.0, 2.0)), "b": (0.0, 0.0)}) == [f"{note}b"]
     assert silent_layers(graph, dict.fromkeys(quiet, (-1.0, 2.0))) == []

@@ -1,4 +1,4 @@
-"""The integer form of hard-swish computes the same function, and the 1/6 ends in a weight."""
+"""The integer form of hard-swish computes the same function, with its factor 1/6 in the weights of the next layer."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _CASES = {
             },
             _WEIGHTS,
         ),
-        # The pool feeds a gate, which needs its true value: one division on 3 numbers.
+        # The gate after the pool needs unscaled values: one division of 3 numbers.
         {"add": 2, "mul": 3, "mean": 2, "reshape": 1, "linear": 1},
     ),
     "a residual of swish and input divides": (
@@ -113,7 +113,7 @@ _CASES = {
             ],
             dict.fromkeys(("input", "a", "b", "sum"), _IMAGE),
         ),
-        # Two gates and the sum; two products, and a division of each.
+        # ADD: two gates and the sum. MUL: two products, and a division of each.
         {"add": 3, "mul": 4},
     ),
     "a residual of two swishes stays in sixths": (
@@ -155,14 +155,14 @@ def test_a_layer_that_is_an_output_keeps_its_bias_behind_a_hard_sigmoid() -> Non
         np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-5)
 
 
-def test_fused_keeps_hard_swish_and_only_opens_hard_sigmoid() -> None:
+def test_the_fused_form_keeps_hard_swish_and_decomposes_hard_sigmoid() -> None:
     graph, _ = _CASES["squeeze-and-excite on a swish: 36"]
     counts = integer_form(graph, "fused").op_counts()
     assert counts["hardswish"] == 1
     assert "hardsigmoid" not in counts
 
 
-def test_every_tensor_is_its_origin_times_its_factor() -> None:
+def test_every_tensor_equals_its_origin_times_its_factor() -> None:
     graph, _ = _CASES["squeeze-and-excite on a swish: 36"]
     form = integer_form(graph)
     x = np.random.default_rng(2).normal(scale=3, size=_IMAGE).astype(np.float32)
@@ -176,8 +176,8 @@ def test_every_tensor_is_its_origin_times_its_factor() -> None:
     assert {1, 6, 36} <= factors
 
 
-def test_a_name_that_a_module_has_already_is_not_taken_from_it() -> None:
-    """Modules called act.gate and act.x6 beside a hard-swish called act."""
+def test_new_names_do_not_collide_with_names_of_modules() -> None:
+    """A net with modules called act.gate and act.x6 next to a hard-swish called act."""
     shapes = dict.fromkeys(("input", "act.gate", "act", "act.x6", "both"), _IMAGE)
     nodes = [
         Node("relu", ("input",), "act.gate"),

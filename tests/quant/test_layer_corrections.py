@@ -1,4 +1,4 @@
-"""Refit, clipping, AdaRound and bias correction on one layer, where what they should do can be computed."""
+"""Refit, clipping, AdaRound and bias correction on single layers for which the expected result can be computed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _layer(
     per_channel: bool = True,
     bias: np.ndarray | None = None,
 ) -> Layer:
-    """A linear layer, or a convolution for a weight [O,KH,KW,I], with its nearest integers."""
+    """A linear layer, or a convolution for a weight [O,KH,KW,I], with weights rounded to nearest."""
     outputs = len(weight)
     bias = np.zeros(outputs, np.float32) if bias is None else bias
     conv = weight.ndim == 4
@@ -68,8 +68,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_refit_makes_good_what_the_input_lost(rng: np.random.Generator) -> None:
-    """Two inputs tell the same, and int8 lost one of them: the weights move to the other."""
+def test_refit_compensates_for_an_input_lost_in_int8(rng: np.random.Generator) -> None:
+    """Two inputs were equal and int8 set one to zero: refit increases the weight of the other."""
     source = rng.normal(size=(4096, 1)).astype(np.float32)
     x = np.concatenate([source, np.zeros_like(source)], axis=1)
     weight = np.array([[0.5, 0.5]], np.float32)
@@ -79,7 +79,7 @@ def test_refit_makes_good_what_the_input_lost(rng: np.random.Generator) -> None:
     assert _error(fitted) < _error(layer) / 100
 
 
-def test_refit_holds_on_to_the_weights_where_the_images_say_nothing(rng: np.random.Generator) -> None:
+def test_refit_keeps_weights_that_the_images_do_not_determine(rng: np.random.Generator) -> None:
     weight = rng.normal(size=(8, 64)).astype(np.float32)
     few = _layer(weight, rng.normal(size=(4, 64)).astype(np.float32), target=rng.normal(size=(4, 8)).astype(np.float32))
     moved, trusting = (np.abs(refit(few, strength).float_weight - weight).max() for strength in (3.0, 1e-4))
@@ -88,7 +88,7 @@ def test_refit_holds_on_to_the_weights_where_the_images_say_nothing(rng: np.rand
     np.testing.assert_allclose(refit(exact, 3.0).float_weight, weight, atol=1e-4)
 
 
-def test_refit_leaves_kernels_alone(rng: np.random.Generator) -> None:
+def test_refit_does_not_change_depthwise_kernels(rng: np.random.Generator) -> None:
     depthwise = _layer(
         rng.normal(size=(4, 3, 3, 1)).astype(np.float32), rng.normal(size=(2, 4, 8, 8)).astype(np.float32)
     )
@@ -96,7 +96,7 @@ def test_refit_leaves_kernels_alone(rng: np.random.Generator) -> None:
 
 
 def _kernels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Depthwise kernels f32[O,3,3,1] and their input, where ReLU kept quiet the channel whose kernel is huge."""
+    """Depthwise kernels f32[O,3,3,1] and their input, which is zero in the channel with a huge kernel."""
     weight = rng.normal(size=(8, 3, 3, 1)).astype(np.float32)
     x = rng.uniform(0, 2, size=(16, 8, 8, 8)).astype(np.float32)
     weight[5] *= 200
@@ -105,7 +105,7 @@ def _kernels(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("activation", ["", "relu6"])
-def test_clipping_gives_up_weights_that_multiply_zeros(activation: str, rng: np.random.Generator) -> None:
+def test_clipping_saturates_weights_that_multiply_zeros(activation: str, rng: np.random.Generator) -> None:
     weight, x = _kernels(rng)
     bias = rng.uniform(0.5, 1, size=8).astype(np.float32)
     shared = _layer(weight, x, activation=activation, per_channel=False, bias=bias)
@@ -114,20 +114,20 @@ def test_clipping_gives_up_weights_that_multiply_zeros(activation: str, rng: np.
     without = weight * (np.arange(8) != 5).reshape(-1, 1, 1, 1).astype(np.float32)
     assert _error(clipped) < 2.1 * _error(_layer(without, x, activation=activation, per_channel=False, bias=bias))
     assert (clipped.weight.data[5].min(), clipped.weight.data[5].max()) == (-127, 127)
-    # The bias is the same number under the new scale.
+    # The bias has the same value with the new scale.
     before, after = (dequantize(layer.bias.data, layer.bias.qparams) for layer in (shared, clipped))
     np.testing.assert_allclose(after, before, atol=clipped.bias.qparams.scale[0])
 
 
-def test_clipping_keeps_a_large_kernel_that_counts(rng: np.random.Generator) -> None:
-    """What the widest channel loses when it saturates is more than the others gain."""
+def test_clipping_keeps_a_large_kernel_with_nonzero_input(rng: np.random.Generator) -> None:
+    """Saturating the widest channel would lose more than the other channels gain."""
     weight, x = _kernels(rng)
     x[:, 5] = x[:, 4]
     shared = _layer(weight, x, per_channel=False)
     assert clip(shared).weight.qparams.scale[0] == shared.weight.qparams.scale[0]
 
 
-def test_clipping_leaves_channels_with_scales_of_their_own(rng: np.random.Generator) -> None:
+def test_clipping_does_not_change_per_channel_scales(rng: np.random.Generator) -> None:
     layer = _layer(*_kernels(rng))
     assert clip(layer) is layer
 
@@ -136,7 +136,7 @@ def test_clipping_leaves_channels_with_scales_of_their_own(rng: np.random.Genera
 @pytest.mark.parametrize("shape", [(4, 32), (4, 1, 1, 32), (8, 3, 3, 1)])
 def test_adaround_beats_the_nearest_integers(shape: tuple[int, ...], activation: str, rng: np.random.Generator) -> None:
     weight = rng.normal(size=shape).astype(np.float32)
-    # Inputs that go together: the errors of their weights can cancel.
+    # The inputs are correlated, so the rounding errors of their weights can cancel.
     inputs = shape[-1] if shape[-1] > 1 else shape[0]
     common = rng.normal(size=(64, 1, *((1, 1) if len(shape) == 4 else ())))
     x = (common + 0.1 * rng.normal(size=(64, inputs, *((8, 8) if len(shape) == 4 else ())))).astype(np.float32)

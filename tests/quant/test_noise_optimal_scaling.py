@@ -1,4 +1,4 @@
-"""Noise foretold, and the factors that make the least of it."""
+"""The predicted quantization noise, and the channel factors that minimize it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(8, _PX, _PX, 3)).astype(np.float32)
 
 
-def test_what_one_tensor_costs_is_foretold(graph: Graph, images: np.ndarray) -> None:
+def test_the_noise_of_one_tensor_is_predicted(graph: Graph, images: np.ndarray) -> None:
     channels, signal = observe_channels(graph, images, {})
     with torch.no_grad():
         exact = TorchGraph(graph)(images)[0]
@@ -51,7 +51,7 @@ def test_what_one_tensor_costs_is_foretold(graph: Graph, images: np.ndarray) -> 
             assert of.noise() == pytest.approx(measured, rel=1.0), name
 
 
-def test_what_a_layers_weights_cost_is_foretold(graph: Graph, images: np.ndarray) -> None:
+def test_the_noise_of_the_weights_of_a_layer_is_predicted(graph: Graph, images: np.ndarray) -> None:
     channels, _ = observe_channels(graph, images, {})
     for node in [node for node in graph.nodes if node.op == "linear"]:
         (layer,) = readers(graph, [node.inputs[0]], channels)
@@ -65,11 +65,11 @@ def test_what_a_layers_weights_cost_is_foretold(graph: Graph, images: np.ndarray
         with torch.no_grad():
             moved = TorchGraph(rounded)(images)[0] - TorchGraph(graph)(images)[0]
         measured = float(moved.double().square().sum()) / len(images)
-        # Read at one place, errors do not add up.
+        # A linear layer is applied at one position only, so its errors are not summed over positions.
         assert 0.5 < _noise([], [layer], np.ones(len(layer.power)), together=1.0) / measured < 2, node.output
 
 
-def test_the_ranges_hold_zero_and_every_value_above_the_floor(graph: Graph, images: np.ndarray) -> None:
+def test_ranges_include_zero_and_every_value_above_the_floor(graph: Graph, images: np.ndarray) -> None:
     name = graph.nodes[0].output
     floor = np.full(graph[name].shape[-1], -0.5)
     of = observe_channels(graph, images, {name: floor})[0][name]
@@ -95,7 +95,7 @@ def _random_readers(seed: int, written: int = 9, channels: int = 6) -> Readers:
 
 
 def _noise(group: list[Channels], readers: list[Readers], factors: np.ndarray, together: float = 2.0) -> float:
-    """What steps of 1/255 of a span and of 1/127 of a row's peak put into the logits; of weights, `together`."""
+    """Noise in the logits from scales of 1/255 of a range and 1/127 of a row's peak; the latter times `together`."""
     noise = sum(of.noise(factors) for of in group)
     for layer in readers:
         steps = (layer.peaks / factors).max(axis=1) / 127
@@ -104,7 +104,7 @@ def _noise(group: list[Channels], readers: list[Readers], factors: np.ndarray, t
 
 
 @pytest.mark.parametrize(("tensors", "layers"), [(1, 0), (2, 0), (4, 0), (1, 1), (2, 3)])
-def test_nothing_near_the_factors_makes_less_noise(tensors: int, layers: int) -> None:
+def test_the_factors_are_a_local_minimum_of_the_noise(tensors: int, layers: int) -> None:
     group = [_random(seed) for seed in range(tensors)]
     readers = [_random_readers(seed) for seed in range(20, 20 + layers)]
     start = np.ones(6)
@@ -121,7 +121,7 @@ def test_nothing_near_the_factors_makes_less_noise(tensors: int, layers: int) ->
 def test_factors_a_channel_already_has_do_not_matter() -> None:
     of, had = _random(3), 2.0 ** np.array([-4, 4, 0, 2, -2, 1])
     other = Channels(of.low * had, of.high * had, of.power * had**2, of.gain / had**2)
-    # Both start from where the channels are alike.
+    # Both start with factors that make the ranges of the channels equal.
     noise = (
         of.noise(noise_optimal_scaling([of], 1 / of.width)),
         other.noise(noise_optimal_scaling([other], 1 / other.width)),
@@ -129,8 +129,8 @@ def test_factors_a_channel_already_has_do_not_matter() -> None:
     assert noise[0] == pytest.approx(noise[1], rel=0.01)
 
 
-def test_a_channel_unheard_of_gives_its_steps_away_but_not_all_of_them() -> None:
-    # The second hardly moves the logits on these images: its range may shrink, by as much as is sure.
+def test_a_channel_without_effect_on_the_logits_gives_up_a_limited_part_of_its_range() -> None:
+    # The second channel hardly affects the logits of these images, so its resolution may decrease, within a limit.
     of = Channels(np.array([0.0, -1.0]), np.ones(2), np.ones(2), np.array([1.0, 1e-9]))
     factors = noise_optimal_scaling([of], np.ones(2))
     assert 0.02 < factors[1] / factors[0] < 0.5
@@ -142,12 +142,12 @@ def test_a_channel_that_is_always_zero_keeps_its_factor() -> None:
     factors = noise_optimal_scaling([of], start)
     assert factors[1] == pytest.approx(7.0)
     assert factors[0] / factors[2] == pytest.approx(2.0, rel=0.02)
-    # Nor because a large weight reads it.
+    # Its factor also stays if its weight is large.
     reader = Readers(np.array([[1.0, 100.0, 1.0]], np.float32), np.ones(1), of.power)
     assert noise_optimal_scaling([of], start, [reader])[1] == pytest.approx(7.0)
 
 
-def test_a_channel_that_is_always_zero_moves_no_other() -> None:
+def test_a_channel_that_is_always_zero_does_not_affect_others() -> None:
     high, gain = np.array([1.0, 0.1, 0.01]), np.array([1.0, 2.0, 50.0])
     seen = Channels(np.zeros(3), high, high**2 / 3, gain)
     ends = seen.low, seen.high, seen.power

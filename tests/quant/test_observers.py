@@ -1,4 +1,4 @@
-"""Observers: the range each is meant to find, and that memory does not grow with the data."""
+"""The range that each observer finds, and constant memory for any amount of data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _noise_squared(values: np.ndarray, low: float, high: float) -> float:
 
 
 @pytest.mark.parametrize("name", OBSERVERS)
-def test_the_range_holds_zero_and_lies_within_what_was_seen(name: str) -> None:
+def test_the_range_includes_zero_and_lies_within_the_observed_values(name: str) -> None:
     rng = np.random.default_rng(0)
     for low, high in ((-2, 5), (1, 5), (-5, -1)):
         observer = OBSERVERS[name]()
@@ -29,7 +29,7 @@ def test_the_range_holds_zero_and_lies_within_what_was_seen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBSERVERS)
-def test_nothing_seen_and_all_zero_give_an_empty_range(name: str) -> None:
+def test_no_values_and_only_zeros_give_an_empty_range(name: str) -> None:
     observer = OBSERVERS[name]()
     assert observer.range() == (0.0, 0.0)
     observer.update(np.zeros(100))
@@ -43,7 +43,7 @@ def test_minmax_keeps_the_extremes_of_all_batches() -> None:
     assert observer.range() == (-3.0, 7.0)
 
 
-def test_moving_average_forgets_one_wild_batch() -> None:
+def test_moving_average_limits_the_effect_of_one_outlier_batch() -> None:
     observer = MovingAverage(momentum=0.1)
     for peak in (1.0, 1.0, 100.0, 1.0, 1.0):
         observer.update(np.array([0.0, peak]))
@@ -51,8 +51,8 @@ def test_moving_average_forgets_one_wild_batch() -> None:
 
 
 @pytest.mark.parametrize("pixels", [1000, 100_000, 200_000])
-def test_every_channel_is_counted_however_many_values_there_are(pixels: int) -> None:
-    """Of many values a sample is counted, and its stride meets the second channel too."""
+def test_every_channel_is_counted_with_any_number_of_values(pixels: int) -> None:
+    """With many values, every n-th one is counted, and the stride must not miss the second channel."""
     observer = Percentile(99.0)
     observer.update(np.tile([0.1, 1.0], (pixels, 1)))
     assert observer.range() == (0, pytest.approx(1, rel=0.01))
@@ -100,8 +100,8 @@ def test_memory_does_not_grow() -> None:
     assert after == before
 
 
-def test_a_cut_between_rare_values_costs_their_probability() -> None:
-    """150 of 20,150 values lie sparsely above the bell: a cut just above it, where no value is, would lose them all."""
+def test_cutting_off_rare_values_costs_their_probability() -> None:
+    """150 of 20,150 values are sparse and above a normal distribution: clipping just above it would lose them all."""
     rng = np.random.default_rng(0)
     observer = OBSERVERS["entropy"]()
     observer.update(np.concatenate([rng.normal(size=20_000), rng.uniform(3, 10, 150)]).astype(np.float32))

@@ -19,7 +19,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize, quantize
-from edgemobile.graph.interpreter import run
+from edgemobile.graph.interpreter import run, run_real
 from edgemobile.graph.origin import path_of
 from edgemobile.inspection import inspect_file
 from edgemobile.lower import export_program, lower
@@ -37,6 +37,7 @@ from edgemobile.quant.qparams import (
 )
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.synthesize import synthesize
+from edgemobile.quant.trials import with_float_stem
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 from edgemobile.util.progress import Report
 
@@ -44,7 +45,7 @@ _PX = 32
 
 
 def _net(name: str, width: float = 0.35) -> torch.nn.Module:
-    """An untrained net with uneven channels. It shows structure; what int8 costs in accuracy only a trained one can."""
+    """An untrained net with uneven channels, for tests of structure; the accuracy of int8 needs a trained net."""
     torch.manual_seed(0)
     net = build_net(scaled(get_arch(name), width=width, input_px=_PX, classes=10))
     for module in net.modules():
@@ -71,14 +72,14 @@ def _is_gate(graph: Graph, node: Node) -> bool:
 
 def _sqnr(graph: Graph, quantized: Graph, x: np.ndarray) -> float:
     source, result = quantized[quantized.inputs[0]], quantized[quantized.outputs[0]]
-    assert source.qparams is not None
     assert result.qparams is not None
-    q = run(quantized, quantize(x, source.qparams, "int8"))[result.name]
+    given = x if source.qparams is None else quantize(x, source.qparams, "int8")
+    q = run(quantized, given)[result.name]
     return sqnr_db(run(graph, x)[graph.outputs[0]], dequantize(q, result.qparams))
 
 
 @pytest.mark.parametrize("hswish", ["delegated", "fused"])
-def test_int8_stays_near_float_on_images_it_was_not_calibrated_on(graph: Graph, images: np.ndarray, hswish) -> None:
+def test_int8_is_close_to_float_on_images_outside_the_calibration_set(graph: Graph, images: np.ndarray, hswish) -> None:
     result = ptq(graph, [images], Recipe(hswish=hswish)).graph
     fresh = np.random.default_rng(9).normal(size=images.shape).astype(np.float32)
     assert _sqnr(graph, result, fresh) > 30
@@ -105,7 +106,7 @@ def test_the_specification_holds_in_every_tensor(graph: Graph, images: np.ndarra
             assert result[node.inputs[0]].qparams is result[node.output].qparams
 
 
-def test_a_gate_only_clamps_where_its_input_reaches_down_to_minus_three(images: np.ndarray) -> None:
+def test_a_gate_only_clamps_if_its_input_reaches_minus_three(images: np.ndarray) -> None:
     net = _net("v3-small")
     for module in list(net.modules())[::2]:
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -138,7 +139,7 @@ def test_a_gate_only_clamps_where_its_input_reaches_down_to_minus_three(images: 
 
 
 @given(st.floats(-100, 0), st.floats(0, 1000))
-def test_a_unit_is_a_whole_number_of_steps_and_the_range_is_covered(low: float, high: float) -> None:
+def test_one_is_a_multiple_of_the_scale_and_the_range_is_covered(low: float, high: float) -> None:
     qparams, usual = stepped_qparams(low, high, 3.0), activation_qparams(low, high)
     step, moved = float(qparams.scale[0]), clamp_qparams(qparams, 3.0)
     assert step <= float(usual.scale[0]) * 1.13
@@ -152,7 +153,7 @@ def test_a_unit_is_a_whole_number_of_steps_and_the_range_is_covered(low: float, 
 
 def test_bias_correction_removes_the_mean_error(images: np.ndarray) -> None:
     graph = lower(export_program(_net("v2"), (1, 3, _PX, _PX)))
-    rules = (Rule(weights="per_tensor"),)  # coarse weights shift means most
+    rules = (Rule(weights="per_tensor"),)  # coarse weights shift the means most
     plain, corrected = (
         ptq(graph, [images], Recipe(rules=rules, bias_correction=wanted)).graph for wanted in (False, True)
     )
@@ -179,7 +180,7 @@ def test_the_bias_never_overflows_and_dead_channels_get_a_scale() -> None:
     assert (qparams.scale > 0).all()
 
 
-def test_a_bias_is_the_nearest_whole_number_of_its_steps() -> None:
+def test_a_bias_is_rounded_to_the_nearest_multiple_of_its_scale() -> None:
     weight = weight_qparams(np.array([[63.5], [31.75], [0.0]], np.float32), np.zeros(3), input_scale=0.1)
     bias = bias_tensor("b", np.array([0.149, -0.149, 0.0], np.float32), 0.1, weight)
     np.testing.assert_allclose(bias.qparams.scale[:2], [0.05, 0.025], rtol=1e-6)
@@ -198,7 +199,7 @@ def test_a_scale_raised_for_all_channels_is_noted(images: np.ndarray) -> None:
     assert note not in ptq(graph, [images]).notes
 
 
-def test_outputs_have_an_observer_and_a_headroom_of_their_own() -> None:
+def test_outputs_have_their_own_observer_and_headroom() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)).eval()
     with torch.no_grad():
         for layer in net:
@@ -220,7 +221,7 @@ def test_outputs_have_an_observer_and_a_headroom_of_their_own() -> None:
 
 
 class _SqueezeExcite(torch.nn.Module):
-    """A convolution, a squeeze-and-excite and a classifier, of unlike scales."""
+    """A convolution, a squeeze-and-excite and a classifier, with different scales."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +235,7 @@ class _SqueezeExcite(torch.nn.Module):
         return self.classifier(x.mean((2, 3)))
 
 
-def test_squeeze_and_excites_have_a_headroom_of_their_own() -> None:
+def test_squeeze_and_excite_has_its_own_headroom() -> None:
     graph = lower(export_program(_SqueezeExcite().eval(), (1, 3, 4, 4)))
     images = np.random.default_rng(0).normal(size=(16, 4, 4, 3)).astype(np.float32)
 
@@ -247,7 +248,7 @@ def test_squeeze_and_excites_have_a_headroom_of_their_own() -> None:
 
     usual, wide = scales(1), scales(1.5)
     widened = [round(b / a, 3) for a, b in zip(usual, wide, strict=True)]
-    # Input, conv | mean, fc1, fc2 | the gate, which is never above 6, product, mean, classifier.
+    # Input, conv | mean, fc1, fc2 | the gate, which is at most 6, product, mean, classifier.
     assert widened == [1, 1, 1.5, 1.5, 1.5, 1, 1, 1, 1]
 
 
@@ -262,7 +263,20 @@ def test_a_rule_keeps_layers_in_float_with_one_crossing_each_way(graph: Graph, i
     assert _sqnr(graph, result, images) > 30
 
 
-def test_a_constant_that_both_precisions_read_is_there_twice(images: np.ndarray) -> None:
+def test_float_first_layers_read_the_image_as_it_is(images: np.ndarray) -> None:
+    """Their hard-swish stays one op, and the only crossing is behind them."""
+    graph = lower(export_program(_net("v3-small"), (1, 3, _PX, _PX)), "v3-small")
+    mixed = ptq(graph, [images], with_float_stem(Recipe(), graph)).graph
+    first = [node.op for node in mixed.nodes[:4]]
+    assert first == ["conv2d", "hardswish", "conv2d", "quantize"]
+    assert mixed[mixed.inputs[0]].qparams is None
+    assert sum(node.op in ("quantize", "dequantize") for node in mixed.nodes) == 1
+    assert all(mixed[node.output].qparams is not None for node in mixed.nodes[3:])
+    wanted, int8 = run_real(graph, images), ptq(graph, [images]).graph
+    assert sqnr_db(wanted, run_real(mixed, images)) > sqnr_db(wanted, run_real(int8, images))
+
+
+def test_a_constant_read_in_both_precisions_is_stored_twice(images: np.ndarray) -> None:
     graph = lower(export_program(_net("v3-small"), (1, 3, _PX, _PX)))
     plain = Recipe(split_gates="none")
     int8 = ptq(graph, [images], plain).graph
@@ -275,13 +289,13 @@ def test_a_constant_that_both_precisions_read_is_there_twice(images: np.ndarray)
     assert _sqnr(graph, result, images) > 30
 
 
-def test_all_in_float_is_float_but_for_the_ends(graph: Graph, images: np.ndarray) -> None:
+def test_all_layers_in_float_differ_only_in_quantized_input_and_output(graph: Graph, images: np.ndarray) -> None:
     result = ptq(graph, [images], Recipe(rules=(Rule(precision="float"),))).graph
     assert _sqnr(graph, result, images) > 28
 
 
 class _Net(torch.nn.Module):
-    """A stem, `middle` of the image it makes, and what it is handed as modules and parameters; a linear head."""
+    """A stem, then `middle`, which uses the given modules and parameters, then a linear head."""
 
     def __init__(
         self, middle: Callable[[_Net, torch.Tensor], torch.Tensor], channels: int = 8, **given: object
@@ -303,7 +317,7 @@ def _times(weight: float, of: torch.nn.Conv2d) -> torch.nn.Conv2d:
 
 
 def _gain(*shape: int) -> torch.nn.Parameter:
-    """A factor a channel, from 0.01 to 10: along the wrong axis it makes another net."""
+    """One factor per channel, from 0.01 to 10: applied along the wrong axis, it changes the outputs."""
     return torch.nn.Parameter(10 ** torch.linspace(-2, 1, max(shape)).reshape(shape))
 
 
@@ -366,8 +380,8 @@ def test_other_peoples_models_in_every_format(name: str, recipe: Recipe, images:
 
 
 @pytest.mark.parametrize("name", [name for name in _STRANGERS if "put together" in name and "sigmoid" not in name])
-def test_channels_put_together_run_whole(name: str, images: np.ndarray, tmp_path: Path) -> None:
-    """One scale for all of them leaves ReLU something to cut, which must not be done in float."""
+def test_concatenated_channels_stay_in_int8_in_the_runtimes(name: str, images: np.ndarray, tmp_path: Path) -> None:
+    """With one scale for all channels, ReLU still has values to clamp; this must not be computed in float."""
     torch.manual_seed(0)
     int8 = ptq(lower(export_program(_STRANGERS[name]().eval(), (1, 3, _PX, _PX))), [images]).graph
     for row in FORMATS.values():
@@ -386,16 +400,16 @@ def test_channels_put_together_run_whole(name: str, images: np.ndarray, tmp_path
     ],
     ids=["alone", "put together"],
 )
-def test_an_output_that_hardly_ever_moves_gets_no_finer_steps_than_a_kernel_has(
+def test_the_scale_of_a_nearly_constant_output_stays_within_the_limits_of_kernels(
     middle: Callable[[_Net, torch.Tensor], torch.Tensor], images: np.ndarray
 ) -> None:
-    """LiteRT ends the process over a layer that would multiply its sum by 2^8 or more."""
+    """LiteRT aborts the process if a layer would multiply its sum by 2^8 or more."""
     torch.manual_seed(0)
     conv = _times(100, torch.nn.Conv2d(8, 8, 3))
     net = _Net(middle, conv=conv, join=torch.nn.Conv2d(16, 8, 1)).eval()
     with torch.no_grad():
         y = net.conv(torch.relu(net.stem(torch.from_numpy(images.transpose(0, 3, 1, 2)))))
-        # Of each channel one pixel is above zero, by little.
+        # One pixel of each channel is slightly above zero.
         net.conv.bias -= y.amax(dim=(0, 2, 3)) - 1e-4
     int8 = ptq(lower(export_program(net, (1, 3, _PX, _PX))), [images]).graph
     for node in int8.nodes:
@@ -405,7 +419,7 @@ def test_an_output_that_hardly_ever_moves_gets_no_finer_steps_than_a_kernel_has(
     assert np.isfinite(open_session(FORMATS["tflite"].load().to_bytes(int8, metadata={})).run(images)).all()
 
 
-def test_mistakes_are_named(images: np.ndarray) -> None:
+def test_errors_name_the_mistake(images: np.ndarray) -> None:
     graph = lower(export_program(_net("v1"), (1, 3, _PX, _PX)))
     with pytest.raises(EdgemobileError, match="calibration set is empty"):
         ptq(graph, [])
@@ -417,15 +431,15 @@ def test_mistakes_are_named(images: np.ndarray) -> None:
 
 def test_progress_counts_images_and_then_layers(images: np.ndarray) -> None:
     graph = lower(export_program(_net("v1"), (1, 3, _PX, _PX)))
-    heard = _Heard()
+    heard = _RecordedProgress()
     ptq(graph, [images[:10], images[10:]], progress=heard)
     layers = [node for node in graph.nodes if node.op in ("conv2d", "linear")]
     assert heard.steps["calibrate"] == [(10, 16), (16, 16)]
     assert heard.steps["correct int8 layers"] == [(done + 1, len(layers)) for done in range(len(layers))]
 
 
-class _Heard:
-    """What each step of a work said of itself: (done, total)."""
+class _RecordedProgress:
+    """Records the (done, total) that each step reports."""
 
     def __init__(self) -> None:
         self.steps: dict[str, list[tuple[int, int | None]]] = {}
@@ -437,7 +451,7 @@ class _Heard:
 
 
 @pytest.mark.parametrize(("store", "dtype", "least_db"), [(to_float16, "float16", 55), (to_int8_weights, "int8", 25)])
-def test_weights_only_keeps_float_arithmetic_and_shrinks(
+def test_weight_only_keeps_float_arithmetic_and_reduces_the_size(
     graph: Graph, images: np.ndarray, store, dtype, least_db
 ) -> None:
     small = store(graph)
@@ -455,7 +469,7 @@ def test_weights_beyond_float16_saturate_and_stay_finite() -> None:
     assert to_float16(graph)["w"].data.tolist() == [[65504, -65504, 2]]
 
 
-def test_synthesized_images_have_the_statistics_the_model_remembers() -> None:
+def test_synthesized_images_have_the_batch_norm_statistics_of_the_model() -> None:
     net = _net("v2")
     _remember(net, torch.nn.functional.interpolate(torch.randn(16, 3, 4, 4), size=(_PX, _PX), mode="bilinear"))
     preprocess = replace(at_resolution(CIFAR10, _PX), mean=(0.5,) * 3, std=(0.2,) * 3)
@@ -479,7 +493,7 @@ def _remember(net: torch.nn.Module, images: torch.Tensor) -> None:
 
 
 def _forgotten(net: torch.nn.Module, images: np.ndarray) -> float:
-    """How far the channel means of `images` are from the remembered ones, over all batch norms, in deviations."""
+    """The distance of the channel means of `images` from the stored ones, in standard deviations."""
     distances: list[float] = []
 
     def compare(norm: torch.nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
@@ -498,7 +512,7 @@ def _norms(net: torch.nn.Module) -> list[torch.nn.BatchNorm2d]:
     return [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
-def test_synthesis_needs_a_net_that_takes_any_batch() -> None:
+def test_synthesis_needs_a_net_that_accepts_any_batch_size() -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Unflatten(0, (1,))
     )

@@ -1,4 +1,4 @@
-"""A recipe is data: it round-trips, later rules win, and mistakes are refused by name."""
+"""Recipes round-trip through JSON, later rules override earlier ones, and errors name the invalid key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_round_trip_through_json_text() -> None:
     assert Recipe.from_json(json.dumps(recipe.to_json())) == recipe
 
 
-def test_a_later_rule_wins_and_leaves_what_it_does_not_name() -> None:
+def test_a_later_rule_overrides_only_the_settings_it_names() -> None:
     rules = (Rule(observer="minmax", weights="per_tensor"), Rule("classifier.*", observer="percentile"))
     recipe = Recipe(rules=rules)
     assert recipe.settings("classifier.3").observer == "percentile"
@@ -28,22 +28,22 @@ def test_a_later_rule_wins_and_leaves_what_it_does_not_name() -> None:
     assert DEFAULT.settings("anything").precision == "int8"
 
 
-def test_a_pattern_is_a_module_path_whatever_the_tensor_holds() -> None:
+def test_a_pattern_matches_module_paths_also_of_rescaled_tensors() -> None:
     recipe = Recipe(rules=(Rule("features.0.2", precision="float"),))
     for names in (("features.0.2",), ("features.0.2.x6", "features.0.2")):
         assert recipe.settings(*names).precision == "float"
         assert recipe.unmatched(names) == []
-    # A module that is called so, and no multiple.
+    # Here x6 is part of a module's name, not the factor of a tensor.
     assert recipe.settings("features.0.2.x6").precision == "int8"
     assert recipe.settings("features.0.20").precision == "int8"
 
 
-def test_patterns_that_match_nothing_are_named() -> None:
+def test_patterns_without_a_match_are_listed() -> None:
     recipe = Recipe(rules=(Rule(observer="minmax"), Rule("featurs.*", precision="float")))
     assert recipe.unmatched(["features.0.2", "classifier.3"]) == ["featurs.*"]
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_binary_file_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(EdgemobileError, match=r"recipe .*mine\.json is not UTF-8 text"):
         read_recipe(str(tmp_path / "mine.json"))

@@ -1,4 +1,4 @@
-"""The ranking tells what quantizing a tensor alone costs; the search stops at its bound and says what it paid."""
+"""The ranking estimates the cost of quantizing each tensor; the search stops at its bound and lists float tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def images(model: Model) -> np.ndarray:
     return from_noise(model.preprocess, calibration=8, check=1, seed=0).calibration
 
 
-def test_the_first_order_is_near_what_each_tensor_really_costs(graph: Graph, images: np.ndarray) -> None:
+def test_the_first_order_estimate_is_close_to_the_measured_cost(graph: Graph, images: np.ndarray) -> None:
     costs = rank(calibrate(graph, [images]))
     assert [cost.sqnr_db for cost in costs] == sorted(cost.sqnr_db for cost in costs)
     assert sum(cost.share for cost in costs) == pytest.approx(1)
@@ -54,26 +54,26 @@ def test_the_first_order_is_near_what_each_tensor_really_costs(graph: Graph, ima
         assert sqnr_db(want, got) == pytest.approx(cost.sqnr_db, abs=5), cost
 
 
-def test_a_search_pays_nothing_for_a_bound_that_holds(graph: Graph, model: Model) -> None:
+def test_a_search_keeps_nothing_in_float_if_the_bound_is_met(graph: Graph, model: Model) -> None:
     samples = from_noise(model.preprocess, calibration=8, check=4, seed=0)
     free = search(calibrate(graph, [samples.calibration]), images=samples.check, max_drop=100)
     assert free.kept_float == ()
     assert free.recipe == Recipe()
 
 
-def test_a_drop_is_of_top1_where_labels_are_known_and_of_agreement_where_not(graph: Graph, model: Model) -> None:
+def test_the_drop_is_of_top1_with_labels_and_of_agreement_without(graph: Graph, model: Model) -> None:
     samples = from_noise(model.preprocess, calibration=4, check=4, seed=0)
     calls: list[int] = []
 
     def evaluate(asked: Graph, images: np.ndarray) -> np.ndarray:
-        """Float says class 0 of every image; int8 says so of all but the first, until two nodes are kept in float."""
+        """Float predicts class 0 for all images; int8 for all but the first, until two nodes are kept in float."""
         calls.append(sum(asked[node.output].qparams is None for node in asked.nodes))
         logits = np.tile(np.arange(10, 0, -1, dtype=np.float32), (len(images), 1))
         if asked is not graph and len(calls) < 4:
             logits[0] = logits[0, ::-1]
         return logits
 
-    labels = np.array([9, 0, 0, 0])  # int8 is right where float is wrong
+    labels = np.array([9, 0, 0, 0])  # int8 is correct on an image that float gets wrong
     found = search(
         calibrate(graph, [samples.calibration]), images=samples.check, labels=labels, max_drop=0.0, evaluate=evaluate
     )
@@ -86,13 +86,13 @@ def test_a_drop_is_of_top1_where_labels_are_known_and_of_agreement_where_not(gra
     assert [rule.pattern for rule in found.recipe.rules] == list(found.kept_float)
 
 
-def test_a_bound_out_of_reach_says_what_is_reached(
+def test_the_error_for_an_unreachable_bound_states_the_best_result(
     graph: Graph, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgemobile.quant.sensitivity._MOST_FLOAT", 1)
 
     def evaluate(asked: Graph, images: np.ndarray) -> np.ndarray:
-        """int8 never says what float says."""
+        """int8 never predicts the class that float predicts."""
         return np.tile(np.array([1, 0] if asked is graph else [0, 1], np.float32), (len(images), 1))
 
     with pytest.raises(EdgemobileError, match=r"with 1 nodes in float, int8 loses 100\.00 points.*Raise --max-drop"):

@@ -1,4 +1,4 @@
-"""Every target says what suits it and why."""
+"""Every target states its settings and the reason for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgemobile.quant.targets import DEFAULT_TARGET, TARGETS, suited, target_for
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_row_is_whole(name: str) -> None:
+def test_a_row_is_complete(name: str) -> None:
     target = target_for(name)
     assert target.name == name
     assert target.hswish in get_args(Hswish)
@@ -34,18 +34,18 @@ def test_every_form_has_a_target() -> None:
         ("fused", "no-hswish", "relu"),
     ],
 )
-def test_a_target_decides_the_form_unless_it_runs_any(form: Hswish, target: str, suited_form: Hswish) -> None:
+def test_a_target_determines_the_form_unless_it_runs_any(form: Hswish, target: str, suited_form: Hswish) -> None:
     assert suited(Recipe(hswish=form), target).hswish == suited_form
 
 
-def test_the_default_is_what_costs_least_on_a_board() -> None:
-    """A quarter fewer instructions in onnxruntime than "cpu" (the table of quant/targets.py)."""
+def test_the_default_target_is_the_fastest_on_a_board() -> None:
+    """It needs a quarter fewer instructions in onnxruntime than "cpu" (see the table in quant/targets.py)."""
     assert target_for(DEFAULT_TARGET).onnx["weights"] == "int8"
     assert not target_for("cpu").needs_exact_sums
 
 
 @pytest.mark.parametrize("command", ["export", "quantize"])
-def test_the_command_line_python_and_the_gate_agree_on_it(command: str) -> None:
+def test_the_command_line_python_and_the_gate_have_the_same_default(command: str) -> None:
     import edgemobile
     from edgemobile.cli import cli
     from edgemobile.gate.config import ModelEntry

@@ -1,4 +1,4 @@
-"""The torch runner computes what the numpy reference does."""
+"""TorchGraph computes the same outputs as the numpy interpreter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgemobile.quant.torch_graph import TorchGraph, to_nhwc
 
 
 @pytest.mark.parametrize("name", ["v2", "v3-small"])
-def test_every_activation_is_that_of_the_interpreter(name: str) -> None:
+def test_every_activation_matches_the_interpreter(name: str) -> None:
     net = build_net(scaled(get_arch(name), width=0.35, input_px=32, classes=10))
     graph = lower(export_program(net, (1, 3, 32, 32)))
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
@@ -33,7 +33,7 @@ def test_every_activation_is_that_of_the_interpreter(name: str) -> None:
 @pytest.mark.parametrize("shape", [(3,), (1,), (1, 1, 3), (5, 5, 3), (5, 5, 1), (1, 5, 1), (1, 5, 5, 1)])
 @pytest.mark.parametrize("op", ["add", "mul"])
 @pytest.mark.parametrize("first", [True, False])
-def test_a_constant_of_any_rank_beside_an_image(shape: tuple[int, ...], op: str, first: bool) -> None:
+def test_a_constant_of_any_rank_and_an_image(shape: tuple[int, ...], op: str, first: bool) -> None:
     rng = np.random.default_rng(2)
     constant = Tensor.constant("constant", rng.normal(size=shape).astype(np.float32))
     inputs = ("constant", "input") if first else ("input", "constant")
@@ -64,3 +64,25 @@ def test_pools_uneven_padding_and_constants() -> None:
     graph = Graph("g", ("input",), ("flat",), nodes, tensors)
     images = rng.normal(size=(3, 7, 7, 3)).astype(np.float32)
     np.testing.assert_allclose(to_nhwc(TorchGraph(graph)(images)[0]), run(graph, images)["flat"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        ("prelu", {}),
+        ("elu", {}),
+        ("gelu", {}),
+        ("clip", {"low": -0.5, "high": 0.7}),
+        ("depth_to_space", {"block": 2}),
+        ("reflect_pad", {"padding": ((1, 0), (2, 1))}),
+    ],
+)
+def test_an_op_is_that_of_the_interpreter(op: str, attrs: dict[str, object]) -> None:
+    rng = np.random.default_rng(4)
+    x = Tensor("x", (1, 5, 6, 8 if op == "depth_to_space" else 4))
+    slope = Tensor.constant("slope", rng.normal(size=(1, 1, 4)).astype(np.float32))
+    node = Node(op, ("x", "slope") if op == "prelu" else ("x",), "y", attrs)
+    graph = Graph("one", ("x",), ("y",), (node,), {"x": x, "slope": slope, "y": Tensor("y", x.shape)})
+    images = rng.normal(size=(3, *x.shape[1:])).astype(np.float32)
+    (found,) = TorchGraph(graph)(images)
+    np.testing.assert_allclose(to_nhwc(found), run(graph, images)["y"], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Training on integers: the forward pass is the interpreter's, bit by bit, and the gradient is a useful one."""
+"""Training on integers: the forward pass matches the interpreter bit by bit, and its gradient reduces the loss."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _quantized(name: str, recipe: Recipe | None = None) -> Graph:
 
 
 def _moved(net: IntegerNet) -> IntegerNet:
-    """`net` with weights and biases that are no integers."""
+    """`net` with weights and biases that are not integers."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -51,7 +51,7 @@ def _moved(net: IntegerNet) -> IntegerNet:
 
 @pytest.mark.parametrize("name", ["small", "v1", "v2", "v3-small"])
 @pytest.mark.parametrize("trained", [False, True])
-def test_the_forward_pass_is_the_interpreter_bit_by_bit(name: str, trained: bool) -> None:
+def test_the_forward_pass_matches_the_interpreter_bit_by_bit(name: str, trained: bool) -> None:
     int8 = _quantized(name)
     net = _moved(IntegerNet(int8)) if trained else IntegerNet(int8)
     graph = net.graph()
@@ -87,20 +87,20 @@ def test_the_runtimes_compute_the_trained_integers(name: str) -> None:
     graph = net.graph()
     rows = open_session(FORMATS[name].load().to_bytes(graph, metadata={})).rows(_IMAGES)
     scale = float(graph[graph.outputs[0]].qparams.scale[0])
-    # Ties that a runtime rounds the other way move an output by a step.
+    # A tie that a runtime rounds the other way changes an output by one step.
     assert np.abs(rows - wanted).max() <= 1.01 * scale
     assert np.mean(rows == wanted) > 0.9
 
 
-def test_a_tflite_file_gives_the_graph_back() -> None:
+def test_the_graph_read_from_a_tflite_file_is_the_same() -> None:
     graph = _moved(IntegerNet(_quantized("small"))).graph()
     read = read_graph(FORMATS["tflite"].load().to_bytes(graph, metadata={}))
     assert set(read.tensors) == set(graph.tensors)
     np.testing.assert_array_equal(run_real(read, _IMAGES), run_real(graph, _IMAGES))
 
 
-def test_the_gradient_points_downhill() -> None:
-    """A disturbed int8 net learns to answer as the float net does."""
+def test_training_reduces_the_loss() -> None:
+    """A perturbed int8 net is trained to reproduce the outputs of the float net."""
     float_net = _net("small")
     net = _moved(IntegerNet(_quantized("small")))
     images = to_nchw(_IMAGES)

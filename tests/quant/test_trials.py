@@ -1,6 +1,8 @@
-"""Trials keep the changes of a recipe that help on held-out images, and say what each one brought."""
+"""Trials keep the changes to a recipe that help on held-out images, and report the gain of each."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from edgemobile.quant.calibration import Calibration, calibrate, held_out
 from edgemobile.quant.ptq import quantize
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.recipes import RECIPES
-from edgemobile.quant.trials import Trial, choose
+from edgemobile.quant.trials import Trial, choose, with_float_stem
 
 _PLAIN = Recipe(rules=(Rule(observer="minmax"),), split_gates="none", equalize=0, refit=0, bias_correction=False)
 
@@ -36,13 +38,13 @@ def graph() -> Graph:
 
 @pytest.fixture(scope="module")
 def calibration(graph: Graph) -> Calibration:
-    """Images with a rare outlier: of the whole range most steps would be lost."""
+    """Images with a rare outlier: a scale for the whole range would waste most of the 256 steps."""
     images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype(np.float32)
     images[0, 0, 0] = 200
     return calibrate(graph, [images[:16], images[16:]])
 
 
-def test_a_trial_stays_where_it_helps_on_held_out_images(graph: Graph, calibration: Calibration) -> None:
+def test_a_trial_is_kept_if_it_helps_on_held_out_images(graph: Graph, calibration: Calibration) -> None:
     chosen = choose(calibration, Recipe("mine", trials=("mse", "refit-pooled"), rules=_PLAIN.rules[:0]))
     seen, images = held_out(calibration)
     assert (len(seen.images), len(images), chosen.images) == (24, 8, 8)
@@ -57,14 +59,14 @@ def test_a_trial_stays_where_it_helps_on_held_out_images(graph: Graph, calibrati
     assert mse.kept == (Rule(observer="mse") in chosen.recipe.rules)
 
 
-def test_the_recipes_own_rules_win(calibration: Calibration) -> None:
-    """The rule for everything is read before those for single layers."""
+def test_rules_of_the_recipe_override_those_of_trials(calibration: Calibration) -> None:
+    """A rule for all layers is applied before the rules for single layers."""
     own = Rule("1", observer="percentile")
     chosen = choose(calibration, Recipe(trials=("mse",), rules=(own,)), minutes=60)
     assert chosen.recipe.rules[-1] == own
 
 
-def test_a_loss_is_not_kept_and_no_trial_starts_without_time(
+def test_a_trial_that_loses_is_dropped_and_none_starts_after_the_time_limit(
     calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse = {**trials._CHANGES, "mse": {"rules": (Rule(observer="entropy"), Rule(weights="per_tensor")), "equalize": 0}}
@@ -77,7 +79,35 @@ def test_a_loss_is_not_kept_and_no_trial_starts_without_time(
     assert "refit-pooled not tried (no time left)" in str(late)
 
 
-def test_what_cannot_be_judged_is_refused(graph: Graph, calibration: Calibration) -> None:
+def test_changes_that_are_there_already_are_not_tried_again(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "_WORTH_DB", -100.0)
+    chosen = choose(calibration, RECIPES["best"])
+    assert [trial.name for trial in chosen.trials] == ["mse", "together"]
+    found = chosen.recipe
+    assert (found.gradient_images, found.layer_images, found.refit_pooled) == (64, 128, False)
+
+
+def test_the_first_two_layers_stay_in_float_if_that_gains_much(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe("mine", rules=(Rule("4", weights="per_tensor"),), trials=("float-stem",))
+    kept = with_float_stem(recipe, calibration.graph)
+    layers = [node.output for node in calibration.graph.nodes if node.has_weights]
+    assert [rule.pattern for rule in kept.rules] == ["4", *(node.output for node in calibration.graph.nodes)]
+    assert layers[1] == kept.rules[-1].pattern
+    chosen = choose(calibration, recipe)
+    (trial,) = chosen.trials
+    assert trial.sqnr_db is not None
+    assert trial.kept == (trial.sqnr_db >= chosen.first_db + 1)
+    assert (chosen.recipe.rules == kept.rules) == trial.kept
+    monkeypatch.setattr(trials, "_FLOAT_WORTH_DB", 1000.0)
+    assert not choose(calibration, recipe).trials[0].kept
+    assert choose(calibration, replace(recipe, hswish="fused")).trials == ()
+
+
+def test_trials_without_enough_held_out_images_are_refused(graph: Graph, calibration: Calibration) -> None:
     with pytest.raises(EdgemobileError, match="at least 16 are needed, found 8"):
         choose(calibrate(graph, [calibration.images[:8]]), RECIPES["best"])
     with pytest.raises(EdgemobileError, match="has trials"):
