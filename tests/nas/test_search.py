@@ -197,7 +197,9 @@ def test_a_stopped_search_goes_on(
         run.search(_request(net, colours, out))
     with pytest.raises(EdgemobileError, match="has other values of --epochs"):
         run.search(_request(net, colours, out, epochs=2, resume=True))
+    (out / "nets" / "77.safetensors").touch()
     result = run.search(_request(net, colours, out, trials=4, resume=True))
+    assert not (out / "nets" / "77.safetensors").exists()
     # The width multipliers are all there, also the one that was interrupted.
     assert {found.multiplier: found.cost for found in result.multipliers} == {
         found.multiplier: found.cost for found in searched.multipliers
