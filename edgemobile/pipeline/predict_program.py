@@ -1,9 +1,9 @@
-"""Find the classes or the boxes in images with a model of this folder, on a board or anywhere else:
+"""Find the classes or boxes in images with a model file in this folder, on a board or any other computer:
 
     python3 predict.py MODEL IMAGE...
 
 Needs Python 3.9, numpy, Pillow and one runtime: onnxruntime for .onnx files, ai-edge-litert or tflite-runtime for
-.tflite files. Preprocessing and labels are read from the model file. The result is that of `edgemobile predict`.
+.tflite files. Preprocessing and labels are read from the model file. The results are those of `edgemobile predict`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import struct
 import sys
 import warnings
@@ -51,8 +52,8 @@ class Opened(NamedTuple):
     """A model file opened in its runtime. `invoke` is one inference, raw array -> the raw array of each output."""
 
     runtime: str
-    given: Port
-    made: list[Port]
+    input: Port
+    outputs: list[Port]
     invoke: Callable[[np.ndarray], list[np.ndarray]]
     metadata: dict[str, str]
 
@@ -86,7 +87,7 @@ def _open_onnx(data: bytes, threads: int) -> Opened:
     # Only has an effect on x86 without VNNI, where sums of int8 products would saturate.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
+    (input_,) = session.get_inputs()
     dtypes = {
         "tensor(float)": "float32",
         "tensor(float16)": "float16",
@@ -95,9 +96,9 @@ def _open_onnx(data: bytes, threads: int) -> Opened:
     }
     return Opened(
         f"onnxruntime {onnxruntime.__version__}",
-        Port(given.name, tuple(given.shape), dtypes[given.type]),
-        [Port(made.name, tuple(made.shape), dtypes[made.type]) for made in session.get_outputs()],
-        lambda prepared: session.run(None, {given.name: prepared}),
+        Port(input_.name, tuple(input_.shape), dtypes[input_.type]),
+        [Port(output.name, tuple(output.shape), dtypes[output.type]) for output in session.get_outputs()],
+        lambda images: session.run(None, {input_.name: images}),
         dict(session.get_modelmeta().custom_metadata_map),
     )
 
@@ -113,15 +114,16 @@ def _open_tflite(data: bytes, threads: int) -> Opened:
         raise Failure("ai-edge-litert is not installed. Run: pip install ai-edge-litert", 3)
     interpreter = module.Interpreter(model_content=data, num_threads=threads)
     interpreter.allocate_tensors()
-    (given,), made = interpreter.get_input_details(), interpreter.get_output_details()
+    (input_,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def invoke(prepared: np.ndarray) -> list[np.ndarray]:
-        interpreter.set_tensor(given["index"], prepared)
+    def invoke(images: np.ndarray) -> list[np.ndarray]:
+        interpreter.set_tensor(input_["index"], images)
         interpreter.invoke()
-        return [interpreter.get_tensor(output["index"]) for output in made]
+        return [interpreter.get_tensor(output["index"]) for output in outputs]
 
-    runtime, outputs = f"{name} {getattr(package, '__version__', '')}".strip(), [_tflite_port(one) for one in made]
-    return Opened(runtime, _tflite_port(given), outputs, invoke, tflite_metadata(data))
+    runtime = f"{name} {getattr(package, '__version__', '')}".strip()
+    ports = [_tflite_port(output) for output in outputs]
+    return Opened(runtime, _tflite_port(input_), ports, invoke, tflite_metadata(data))
 
 
 def _tflite_port(detail: dict[str, Any]) -> Port:
@@ -152,7 +154,7 @@ def tflite_metadata(data: bytes) -> dict[str, str]:
         start, count = vector(table, index)
         return [at + number("I", at) for at in range(start, start + 4 * count, 4)]
 
-    def octets(table: int, index: int) -> bytes:
+    def content(table: int, index: int) -> bytes:
         start, count = vector(table, index)
         return data[start : start + count]
 
@@ -161,7 +163,7 @@ def tflite_metadata(data: bytes) -> dict[str, str]:
     buffers, found = tables(model, 4), {}
     for entry in tables(model, 6):
         at = field(entry, 1)
-        name, value = octets(entry, 0), octets(buffers[number("I", at) if at else 0], 0)
+        name, value = content(entry, 0), content(buffers[number("I", at) if at else 0], 0)
         found[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
     return found
 
@@ -177,21 +179,21 @@ class Model:
         if "edgemobile.preprocess" not in opened.metadata:
             raise Failure(f"{path} does not contain its preprocessing: use the file that edgemobile export wrote")
         self.preprocess = json.loads(opened.metadata["edgemobile.preprocess"])
-        self.is_nchw = opened.given.shape[1] == 3 and opened.given.shape[3] != 3
+        self.is_nchw = opened.input.shape[1] == 3 and opened.input.shape[3] != 3
 
     def outputs(self, image: np.ndarray) -> list[np.ndarray]:
         """A preprocessed image f32[px,px,3] -> each output, f32 without the batch."""
-        given = self.opened.given
-        images = np.zeros((given.shape[0], *image.shape), np.float32)
+        input_ = self.opened.input
+        images = np.zeros((input_.shape[0], *image.shape), np.float32)
         images[0] = image
         if self.is_nchw:
             images = images.transpose(0, 3, 1, 2)
-        if not given.dtype.startswith("float"):
-            # Integers without a scale are pixels.
-            steps = np.rint(images / np.float32(given.scale or 1)) + given.zero_point
-            images = np.clip(steps, np.iinfo(given.dtype).min, np.iinfo(given.dtype).max)
-        raw = self.opened.invoke(np.ascontiguousarray(images, given.dtype))
-        return [_real(raw[place][0], port) for place, port in enumerate(self.opened.made)]
+        if not input_.dtype.startswith("float"):
+            # An integer input without a scale takes raw pixels.
+            steps = np.rint(images / np.float32(input_.scale or 1)) + input_.zero_point
+            images = np.clip(steps, np.iinfo(input_.dtype).min, np.iinfo(input_.dtype).max)
+        raw = self.opened.invoke(np.ascontiguousarray(images, input_.dtype))
+        return [_real(raw[place][0], port) for place, port in enumerate(self.opened.outputs)]
 
     def of_pixels(self, pixels: np.ndarray) -> list[np.ndarray]:
         """The outputs for an image u8[H,W,3]. Raises BrokenImage if they are not finite."""
@@ -222,9 +224,9 @@ class Classifier(Model):
     def __init__(self, path: Path, opened: Opened) -> None:
         super().__init__(path, opened)
         outputs = self.outputs(np.zeros((self.preprocess["input_px"],) * 2 + (3,), np.float32))[0].squeeze()
-        port = opened.made[0]
-        if len(opened.made) > 1 or outputs.ndim != 1 or len(outputs) < 2:
-            shapes = ", ".join(str(list(port.shape)) for port in opened.made)
+        port = opened.outputs[0]
+        if len(opened.outputs) > 1 or outputs.ndim != 1 or len(outputs) < 2:
+            shapes = ", ".join(str(list(port.shape)) for port in opened.outputs)
             raise Failure(f"{path} has the output {shapes} and is not an image classifier")
         self.labels = _labels(path, opened.metadata, len(outputs))
         # The TFLite specification requires this scale for the output of SOFTMAX. Otherwise, check whether the outputs
@@ -255,8 +257,8 @@ class Detector(Model):
         super().__init__(path, opened)
         self.how = json.loads(opened.metadata["edgemobile.postprocess"])
         self.anchors = np.concatenate([grid_anchors(one["grid"], one["sizes"]) for one in self.how["levels"]])
-        self.names = [port.name for port in opened.made]
-        shapes = {port.name: tuple(port.shape[1:]) for port in opened.made}
+        self.names = [port.name for port in opened.outputs]
+        shapes = {port.name: tuple(port.shape[1:]) for port in opened.outputs}
         boxes, logits = shapes.get(self.how["boxes"]), shapes.get(self.how["logits"])
         if boxes != (len(self.anchors), 4) or logits is None or logits[:1] != boxes[:1]:
             raise Failure(f"{path} has the outputs {shapes}, which do not fit its {len(self.anchors)} anchors")
@@ -320,7 +322,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Find the classes or the boxes in images.")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tflite or .onnx file of this folder")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tflite or .onnx file in this folder")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes or boxes to print (default: 5)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of an inference (default: 1)")
@@ -356,4 +358,13 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the output closed the pipe, as `head` does: discard the rest. 141 is the code of SIGPIPE.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

@@ -58,6 +58,13 @@ def run_predict(folder: Path, *words: object) -> subprocess.CompletedProcess[str
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 
+def test_a_reader_that_closes_the_pipe_sees_no_traceback(export: Path, closed_pipe: int) -> None:
+    command = [sys.executable, export / "predict.py", export / "v3-small-int8.tflite", export / "sample.png"]
+    ran = subprocess.run(command, stdout=closed_pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 141
+    assert "Traceback" not in ran.stderr
+
+
 @pytest.mark.parametrize("file", ["int8.tflite", "int8.onnx", "float32.tflite", "float32.onnx"])
 def test_it_computes_what_edgemobile_predict_does(
     export: Path, images: list[Path], capsys: pytest.CaptureFixture[str], file: str
