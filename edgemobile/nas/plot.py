@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgemobile.nas.request import SearchResult
 from edgemobile.util.plot_file import new_axes, save_plot_file
 
-__all__ = ["save_plot"]
+__all__ = ["save_plot", "search_figure"]
 
 
-def save_plot(result: SearchResult, path: Path) -> None:
-    """Write the plot to `path`, in the format of its name. All nets are judged by the images to choose by; circles
+def search_figure(result: SearchResult) -> Any:
+    """A matplotlib Figure. All nets are judged by the images to choose by; circles
     are the front on the images held out."""
     figure, axes = new_axes()
     scale, words = (1e6, "million instructions") if result.unit == "instructions" else (1.0, result.unit)
@@ -29,4 +30,9 @@ def save_plot(result: SearchResult, path: Path) -> None:
     axes.set_xlabel(f"{words} on {result.device}", parse_math=False)
     axes.set_ylabel("top-1, %")
     axes.legend(frameon=False)
-    save_plot_file(figure, path)
+    return figure
+
+
+def save_plot(result: SearchResult, path: Path) -> None:
+    """Write the figure to `path`, in the format of its name."""
+    save_plot_file(search_figure(result), path)

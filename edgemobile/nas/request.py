@@ -6,11 +6,14 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.loading.model_spec import is_model_file, is_own
-from edgemobile.nas.space import Choice
 from edgemobile.training.request import Resumable
+
+if TYPE_CHECKING:
+    from edgemobile.nas.space import Choice
 
 __all__ = ["Found", "SearchRequest", "SearchResult"]
 

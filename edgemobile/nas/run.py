@@ -72,6 +72,8 @@ class _Run:
         px = max(request.res or (arch.input_px,))
         multipliers = {share: uniform(arch, px, share) for share in sorted(SHARES, reverse=True)}
         study.begin_with(multipliers.values())
+        # An interrupted trial may have left a checkpoint.
+        self.keep({found.number for found in self.wanted(study)})
         while (number := study.ended) < request.trials:
             trial, choice = study.ask()
             share = next((share for share, same in multipliers.items() if same == choice), None)

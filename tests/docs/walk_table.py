@@ -63,6 +63,7 @@ SKIPPED = (
     Row("", "edgemobile finetune", _TRAINS),
     Row("", "edgemobile adapt", "measures 52 nets and searches for minutes; tests/adaptation adapts a small net"),
     Row("", "edgemobile search", "trains and measures tens of nets; tests/nas searches small ones"),
+    Row("docs/search.md", "pip install", _INSTALLED),
     Row("docs/search.md", "edgemobile export found/", "needs what search writes"),
     Row("", "edgemobile export smaller/", _ADAPTED),
     Row("", "edgemobile models smaller/", _ADAPTED),

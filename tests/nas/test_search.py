@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from edgemobile.adaptation.pruning import Weights, without_squeeze_excite
 from edgemobile.adaptation.saliency import Saliency, saliency_of
+from edgemobile.api import Searched
 from edgemobile.errors import EdgemobileError, MissingExtra
 from edgemobile.loading.checkpoint import arch_of, load_weights
 from edgemobile.loading.model import load_model
@@ -196,7 +197,9 @@ def test_a_stopped_search_goes_on(
         run.search(_request(net, colours, out))
     with pytest.raises(EdgemobileError, match="has other values of --epochs"):
         run.search(_request(net, colours, out, epochs=2, resume=True))
+    (out / "nets" / "77.safetensors").touch()
     result = run.search(_request(net, colours, out, trials=4, resume=True))
+    assert not (out / "nets" / "77.safetensors").exists()
     # The width multipliers are all there, also the one that was interrupted.
     assert {found.multiplier: found.cost for found in result.multipliers} == {
         found.multiplier: found.cost for found in searched.multipliers
@@ -223,6 +226,9 @@ def test_a_plot(searched: SearchResult, tmp_path: Path) -> None:
     save_plot(searched, tmp_path / "front.svg")
     text = (tmp_path / "front.svg").read_text()
     assert all(f"<!-- {words} -->" in text for words in ("tried", "width multipliers, on images held out"))
+    record = Searched.of(searched)
+    assert "front of" in str(record)
+    assert record.plot()._repr_svg_().count("<svg") == 1
 
 
 @pytest.mark.parametrize(
