@@ -46,7 +46,8 @@ __all__ = [
 
 # Activation name -> (low, high) of its range.
 Ranges = Mapping[str, tuple[float, float]]
-_FormKey = tuple[str, str, float, bool, int]
+# Fields of the recipe, and then the names of the hard-swishes that stay whole.
+_FormKey = tuple[str | float, ...]
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class Prepared:
 class Statistics:
     """The statistics computed so far, by the recipe fields that they depend on.
 
-    `channels`: (form of hard-swish, split gates, number of images for gradients) -> (the channels of every activation,
-    the sum of an image's squared logits). `prepared`: the fields that decide the prepared graph -> that graph.
-    `ranges`: (those fields, the observer of every activation) -> the ranges.
+    `channels`: (form of hard-swish, split gates, number of images for gradients, the hard-swishes that stay whole) ->
+    (the channels of every activation, the sum of an image's squared logits). `prepared`: the fields that decide the
+    prepared graph -> that graph. `ranges`: (those fields, the observer of every activation) -> the ranges.
     """
 
-    channels: dict[tuple[str, str, int], tuple[Mapping[str, Channels], float]] = field(default_factory=dict)
+    channels: dict[tuple[str | int, ...], tuple[Mapping[str, Channels], float]] = field(default_factory=dict)
     prepared: dict[_FormKey, Prepared] = field(default_factory=dict)
     ranges: dict[tuple[_FormKey, tuple[tuple[str, str], ...]], Ranges] = field(default_factory=dict)
 
@@ -106,7 +107,7 @@ class Calibration:
     def prepared(self, recipe: Recipe = DEFAULT) -> Prepared:
         """The integer form of the graph, with gates split and channels equalized as the recipe says."""
         refuse_unmatched(recipe, self.graph)
-        key = _form_key(recipe)
+        key = _form_key(recipe, self.graph)
         if key not in self.statistics.prepared:
             self.statistics.prepared[key] = self._prepare(recipe)
         return self.statistics.prepared[key]
@@ -118,24 +119,26 @@ class Calibration:
         """
         prepared = self.prepared(recipe)
         observers = _observers(prepared.graph, recipe)
-        key = (_form_key(recipe), tuple(observers.items()))
+        key = (_form_key(recipe, self.graph), tuple(observers.items()))
         if key not in self.statistics.ranges:
             self.statistics.ranges[key] = _observe(prepared, observers, self.batches, report)
         return _with_headroom(prepared.graph, self.statistics.ranges[key], recipe)
 
     @torch_threads(1)
     def _prepare(self, recipe: Recipe) -> Prepared:
-        whole = integer_form(self.graph, recipe.hswish)
+        kept = _whole_hardswishes(recipe, self.graph)
+        whole = integer_form(self.graph, recipe.hswish, kept)
         by_cost = recipe.split_gates == "highest_cost" and recipe.equalize > 0
         gates = "all" if by_cost else recipe.split_gates
         form, split = split_gates(whole, lambda node: GATES[gates](whole, node))
         if not recipe.equalize:
             return Prepared.of(whole, split, {})
-        seen = (recipe.hswish, gates, recipe.gradient_images)
+        seen = (recipe.hswish, gates, recipe.gradient_images, *kept)
         if seen not in self.statistics.channels:
             floors = _floors(form, split)
             self.statistics.channels[seen] = observe_channels(form, self.images, floors, recipe.gradient_images)
-        channels, signal = self.statistics.channels[seen]
+        observed, signal = self.statistics.channels[seen]
+        channels = {**observed, **{name: observed[name].unrounded() for name in _around(self.graph, kept)}}
         factors = equalize(form, channels, recipe.equalize, by_noise=recipe.noise_optimal_scaling)
         if not by_cost:
             return Prepared.of(whole, split, factors)
@@ -182,10 +185,26 @@ def refuse_unmatched(recipe: Recipe, graph: Graph) -> None:
         )
 
 
-def _form_key(recipe: Recipe) -> _FormKey:
-    """The fields of a recipe that decide the prepared graph."""
+def _form_key(recipe: Recipe, graph: Graph) -> _FormKey:
+    """What decides the prepared graph."""
     scaled = recipe.hswish, recipe.split_gates, float(recipe.equalize), recipe.noise_optimal_scaling
-    return *scaled, recipe.gradient_images
+    return *scaled, recipe.gradient_images, *_whole_hardswishes(recipe, graph)
+
+
+def _whole_hardswishes(recipe: Recipe, graph: Graph) -> tuple[str, ...]:
+    """The hard-swishes that the recipe keeps in float: one op is faster there than the integer form."""
+    if recipe.hswish != "delegated":
+        return ()
+    names = (node.output for node in graph.nodes if node.op == "hardswish")
+    return tuple(
+        name for name in names if recipe.settings(name, path_of(name, graph[name].origin)).precision == "float"
+    )
+
+
+def _around(graph: Graph, hardswishes: Iterable[str]) -> set[str]:
+    """The inputs and outputs of these hard-swishes, which are float."""
+    makers = (graph.producer(name) for name in hardswishes)
+    return {name for node in makers if node is not None for name in (*node.inputs, node.output)}
 
 
 def _floors(graph: Graph, split: Sequence[str]) -> dict[str, np.ndarray]:

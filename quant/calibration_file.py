@@ -29,6 +29,8 @@ from edgemobile.util.strict_json import versioned
 __all__ = ["read_calibration", "with_statistics", "write_calibration", "write_statistics"]
 
 _VERSION = 2
+# The fields of a recipe at the start of a key of `prepared`; after them come the hard-swishes that stay whole.
+_FORM_FIELDS = 5
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
@@ -139,7 +141,7 @@ def _restored(about: Mapping[str, Any], calibration: Calibration) -> Calibration
         }
         statistics.channels[tuple(key)] = restored, signal
     for key, gates, factors in about["prepared"]:
-        whole = integer_form(calibration.graph, key[0])
+        whole = integer_form(calibration.graph, key[0], key[_FORM_FIELDS:])
         statistics.prepared[tuple(key)] = Prepared.of(
             whole, gates, {name: np.array(factor) for name, factor in factors.items()}
         )

@@ -13,6 +13,7 @@ ends in .x6 for people who read it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,13 +25,14 @@ from edgemobile.quant.recipe import Hswish
 __all__ = ["integer_form", "is_gate"]
 
 
-def integer_form(graph: Graph, hswish: Hswish = "delegated") -> Graph:
-    """A float graph of the same function without hard-sigmoid and, if `hswish` is "delegated", without hard-swish.
+def integer_form(graph: Graph, hswish: Hswish = "delegated", whole: Collection[str] = ()) -> Graph:
+    """A float graph of the same function without hard-sigmoid and, if `hswish` is "delegated", without hard-swish,
+    except those named in `whole`, which stay one op because they are computed in float.
 
     With "relu" each hard-swish becomes a ReLU. That is another function: equal from 3 upwards, and different by at most
     0.375 below.
     """
-    return _Rewrite(_with_relu(graph) if hswish == "relu" else graph, hswish).result()
+    return _Rewrite(_with_relu(graph) if hswish == "relu" else graph, hswish, whole).result()
 
 
 def _with_relu(graph: Graph) -> Graph:
@@ -57,6 +59,7 @@ def _is_plain_layer(node: Node) -> bool:
 class _Rewrite:
     graph: Graph
     hswish: Hswish
+    whole: Collection[str] = ()
     nodes: list[Node] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)  # old name -> new name
@@ -80,7 +83,7 @@ class _Rewrite:
         scale_free = node.attrs.get("activation") != "relu6"
         if node.op == "hardsigmoid":
             self._hardsigmoid(node)
-        elif node.op == "hardswish" and self.hswish == "delegated":
+        elif node.op == "hardswish" and self.hswish == "delegated" and node.output not in self.whole:
             gate = self._gate(node)
             self._add(Node("mul", (self._plain(node.inputs[0]), gate), node.output, {"activation": ""}), 6)
         elif node.has_weights:

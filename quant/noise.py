@@ -57,6 +57,10 @@ class Channels:
         missing = np.maximum(share * self.width.max(initial=0.0) - self.width, 0.0)
         return replace(self, high=self.high + missing)
 
+    def unrounded(self) -> Channels:
+        """These channels of a tensor that stays in float: they add no noise."""
+        return replace(self, gain=np.zeros_like(self.gain))
+
     def noise(self, factors: np.ndarray | float = 1.0) -> float:
         """The noise that int8 adds to the sum of an image's squared logits, with channels multiplied by `factors`."""
         step = ((self.high * factors).max() - (self.low * factors).min()) / 255

@@ -245,9 +245,10 @@ class _Build:
 
     def graph(self) -> Graph:
         for name in self.form.inputs:
-            self._put(name, quantized=True)
+            readers = self.form.consumers(name)
+            self._put(name, quantized=not readers or not all(map(self._is_float, readers)))
         for node in self.form.nodes:
-            if self._settings(node).precision == "float":
+            if self._is_float(node):
                 self._float_node(node)
             else:
                 self._int8_node(node)
@@ -257,6 +258,9 @@ class _Build:
 
     def _settings(self, node: Node) -> Settings:
         return self.recipe.settings(node.output, path_of(node.output, self.form[node.output].origin))
+
+    def _is_float(self, node: Node) -> bool:
+        return self._settings(node).precision == "float"
 
     def _put(self, name: str, *, quantized: bool, alias: str | None = None) -> str:
         shape, target = self.form[name].shape, alias or name

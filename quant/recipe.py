@@ -24,7 +24,7 @@ _VERSION = 1
 _MOST_REFIT = 1e6
 _MOST_IMAGES = 4096
 # The names of quant/trials.py.
-TRIALS = ("gradient-images", "mse", "layer-images", "refit-pooled", "adaround")
+TRIALS = ("gradient-images", "mse", "layer-images", "refit-pooled", "adaround", "together", "float-stem")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ _NO_METHODS: dict[str, Any] = {
     "bias_correction": False,
 }
 
+_TRIALS = ("mse", "together", "gradient-images", "layer-images", "refit-pooled")
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -40,7 +42,9 @@ RECIPES = {
         ),
         Recipe("adaround", adaround=True),
         # The default with the changes that help on held-out calibration images (quant/trials.py). Takes minutes.
-        Recipe("best", trials=("gradient-images", "mse", "layer-images", "refit-pooled")),
+        Recipe("best", trials=_TRIALS),
+        # The first two layers may stay in float: less noise, less time on Arm, and integers that differ by format.
+        Recipe("best-mixed", trials=(*_TRIALS, "float-stem")),
         Recipe("per-tensor", rules=(Rule(weights="per_tensor"),)),
         # What other quantizers do.
         Recipe("minmax", rules=(Rule(observer="minmax"),), **_NO_METHODS),

@@ -144,8 +144,8 @@ INT8 = option_group(
         "--recipe",
         metavar="NAME|FILE",
         shell_complete=complete_recipes,
-        help="How to quantize: default, few-images, best (tries changes on held-out images, minutes), adaround, "
-        "per-tensor, minmax, plain, or a .json file. "
+        help="How to quantize: default, few-images, best (tries changes on held-out images, minutes), "
+        "best-mixed (also the first two layers in float), adaround, per-tensor, minmax, plain, or a .json file. "
         "[default: default, or few-images for fewer than 100 images or synthetic ones]",
     ),
     click.option(

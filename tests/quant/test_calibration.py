@@ -82,12 +82,14 @@ def test_a_second_recipe_only_computes_missing_statistics(calibration: Calibrati
     quantize(calibration, DEFAULT)
     assert passes == [6, 6, 4, 2], "ranges and gradients of the channels, then ranges of both batches"
     for recipe, more in (
-        (_FLOAT, []),
+        (replace(DEFAULT, rules=(Rule("features.1.*", precision="float"),)), []),
         (RECIPES["per-tensor"], []),
         (replace(DEFAULT, refit=0, bias_correction=False, squeeze_headroom=2.0), []),
         (replace(DEFAULT, output_observer="minmax"), [4, 2]),
         (replace(DEFAULT, equalize=0.5), [4, 2]),
         (replace(DEFAULT, split_gates="stem"), [6, 6, 4, 2]),
+        # Its hard-swishes stay one op each, which is another graph.
+        (_FLOAT, [6, 6, 4, 2]),
     ):
         passes.clear()
         quantize(calibration, recipe)
@@ -109,11 +111,12 @@ def test_a_search_calibrates_once(calibration: Calibration, passes: list[int]) -
 
 def test_a_calibration_file_round_trips(calibration: Calibration, passes: list[int], tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
-    wanted = quantize(calibration, DEFAULT)
+    wanted, mixed = quantize(calibration, DEFAULT), quantize(calibration, _FLOAT)
     write_calibration(calibration, path)
     passes.clear()
     held = read_calibration(path, calibration.graph)
     found = quantize(held, DEFAULT)
+    assert _same(quantize(held, _FLOAT).graph, mixed.graph)
     assert passes == []
     assert _same(found.graph, wanted.graph)
     assert found.notes == wanted.notes

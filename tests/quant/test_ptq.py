@@ -19,7 +19,7 @@ from edgemobile.errors import EdgemobileError
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize, quantize
-from edgemobile.graph.interpreter import run
+from edgemobile.graph.interpreter import run, run_real
 from edgemobile.graph.origin import path_of
 from edgemobile.inspection import inspect_file
 from edgemobile.lower import export_program, lower
@@ -37,6 +37,7 @@ from edgemobile.quant.qparams import (
 )
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.synthesize import synthesize
+from edgemobile.quant.trials import with_float_stem
 from edgemobile.quant.weights_only import to_float16, to_int8_weights
 from edgemobile.util.progress import Report
 
@@ -71,9 +72,9 @@ def _is_gate(graph: Graph, node: Node) -> bool:
 
 def _sqnr(graph: Graph, quantized: Graph, x: np.ndarray) -> float:
     source, result = quantized[quantized.inputs[0]], quantized[quantized.outputs[0]]
-    assert source.qparams is not None
     assert result.qparams is not None
-    q = run(quantized, quantize(x, source.qparams, "int8"))[result.name]
+    given = x if source.qparams is None else quantize(x, source.qparams, "int8")
+    q = run(quantized, given)[result.name]
     return sqnr_db(run(graph, x)[graph.outputs[0]], dequantize(q, result.qparams))
 
 
@@ -260,6 +261,19 @@ def test_a_rule_keeps_layers_in_float_with_one_crossing_each_way(graph: Graph, i
     assert counts["dequantize"] == 1
     assert counts["quantize"] == 1
     assert _sqnr(graph, result, images) > 30
+
+
+def test_float_first_layers_read_the_image_as_it_is(images: np.ndarray) -> None:
+    """Their hard-swish stays one op, and the only crossing is behind them."""
+    graph = lower(export_program(_net("v3-small"), (1, 3, _PX, _PX)), "v3-small")
+    mixed = ptq(graph, [images], with_float_stem(Recipe(), graph)).graph
+    first = [node.op for node in mixed.nodes[:4]]
+    assert first == ["conv2d", "hardswish", "conv2d", "quantize"]
+    assert mixed[mixed.inputs[0]].qparams is None
+    assert sum(node.op in ("quantize", "dequantize") for node in mixed.nodes) == 1
+    assert all(mixed[node.output].qparams is not None for node in mixed.nodes[3:])
+    wanted, int8 = run_real(graph, images), ptq(graph, [images]).graph
+    assert sqnr_db(wanted, run_real(mixed, images)) > sqnr_db(wanted, run_real(int8, images))
 
 
 def test_a_constant_read_in_both_precisions_is_stored_twice(images: np.ndarray) -> None:

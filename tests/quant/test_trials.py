@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from edgemobile.quant.calibration import Calibration, calibrate, held_out
 from edgemobile.quant.ptq import quantize
 from edgemobile.quant.recipe import Recipe, Rule
 from edgemobile.quant.recipes import RECIPES
-from edgemobile.quant.trials import Trial, choose
+from edgemobile.quant.trials import Trial, choose, with_float_stem
 
 _PLAIN = Recipe(rules=(Rule(observer="minmax"),), split_gates="none", equalize=0, refit=0, bias_correction=False)
 
@@ -75,6 +77,34 @@ def test_a_trial_that_loses_is_dropped_and_none_starts_after_the_time_limit(
     late = choose(calibration, RECIPES["best"], minutes=0)
     assert late.trials == tuple(Trial(name, None, kept=False) for name in RECIPES["best"].trials)
     assert "refit-pooled not tried (no time left)" in str(late)
+
+
+def test_changes_that_are_there_already_are_not_tried_again(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "_WORTH_DB", -100.0)
+    chosen = choose(calibration, RECIPES["best"])
+    assert [trial.name for trial in chosen.trials] == ["mse", "together"]
+    found = chosen.recipe
+    assert (found.gradient_images, found.layer_images, found.refit_pooled) == (64, 128, False)
+
+
+def test_the_first_two_layers_stay_in_float_if_that_gains_much(
+    calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe("mine", rules=(Rule("4", weights="per_tensor"),), trials=("float-stem",))
+    kept = with_float_stem(recipe, calibration.graph)
+    layers = [node.output for node in calibration.graph.nodes if node.has_weights]
+    assert [rule.pattern for rule in kept.rules] == ["4", *(node.output for node in calibration.graph.nodes)]
+    assert layers[1] == kept.rules[-1].pattern
+    chosen = choose(calibration, recipe)
+    (trial,) = chosen.trials
+    assert trial.sqnr_db is not None
+    assert trial.kept == (trial.sqnr_db >= chosen.first_db + 1)
+    assert (chosen.recipe.rules == kept.rules) == trial.kept
+    monkeypatch.setattr(trials, "_FLOAT_WORTH_DB", 1000.0)
+    assert not choose(calibration, recipe).trials[0].kept
+    assert choose(calibration, replace(recipe, hswish="fused")).trials == ()
 
 
 def test_trials_without_enough_held_out_images_are_refused(graph: Graph, calibration: Calibration) -> None:
