@@ -122,6 +122,8 @@ def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
     if last is None or conv is None or not conv.has_weights or not walk.feeds_only(name, fx):
         if len(fx.meta["val"].shape) == 2:
             return _scaled(walk, fx, name, k, shift - walk.array(fx, mean) * k)
+        if len(fx.meta["val"].shape) != 4:
+            walk.refuse(fx, f"only [N, C] and [N, C, H, W] are supported, found {list(fx.meta['val'].shape)}")
         return walk.depthwise(fx, name, k, shift - walk.array(fx, mean) * k)
     weight, bias = (walk.tensors[constant].data for constant in conv.inputs[1:])
     assert weight is not None

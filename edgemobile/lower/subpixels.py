@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SUBPIXELS", "subpixel_layer"]
 
-# The name of the convolution before depth_to_space.
-_SUFFIX = ".subpixels"
-
 
 @dataclass(frozen=True)
 class _Taps:
@@ -92,7 +89,7 @@ def _conv_transpose2d(walk: Lowering, fx: torch.fx.Node) -> str:
     shape = (x.meta["val"].shape[0], len(repeated), *(side // block for side in after))
     if block == 1:
         return walk.emit(fx, "conv2d", (walk.image(fx, x), *constants), **attrs)
-    layer = walk.emit_of(fx, "conv2d", (walk.image(fx, x), *constants), _SUFFIX, shape, **attrs)
+    layer = walk.emit_of(fx, "conv2d", (walk.image(fx, x), *constants), ".subpixels", shape, **attrs)
     if groups > 1:
         layer = walk.emit_of(fx, "channel_shuffle", (layer,), ".shuffled", shape, groups=groups)
     return walk.emit(fx, "depth_to_space", (layer,), block=block)
@@ -104,7 +101,10 @@ def subpixel_layer(walk: Lowering, name: str) -> Node | None:
     if last is None or last.op != "depth_to_space":
         return None
     layer = walk.producer(last.inputs[0])
-    own = layer is not None and layer.op == "conv2d" and _SUFFIX in layer.output
+    if layer is None or layer.op != "conv2d":
+        return None
+    # The convolution before a pixel shuffle is an op of the program by itself, which others may read.
+    own = not any(walk.is_name(value, layer.output) for value in walk.values.values())
     return layer if own else None
 
 

@@ -614,6 +614,11 @@ _UNSUPPORTED = [
     (lambda: _before(nn.ELU(0.5)), "aten.elu.default (at 1)", "only alpha 1 is supported"),
     (lambda: _before(nn.AdaptiveAvgPool2d(4)), "aten.adaptive_avg_pool2d.default (at 1)", "found (9, 9) to (4, 4)"),
     (lambda: _before(nn.Softmax(1)), "aten.softmax.int (at 1)", "leave it out of forward()"),
+    (
+        lambda: nn.Sequential(_Call(lambda x: x.permute(0, 2, 3, 1).reshape(1, 81, 3)), nn.BatchNorm1d(81)),
+        "aten.batch_norm.default (at 1)",
+        "only [N, C] and [N, C, H, W] are supported, found [1, 81, 3]",
+    ),
     (lambda: _before(_Call(lambda x: 1 / x)), "(at 1)", "Supported"),
     (lambda: _before(_Call(lambda x: x / x.mean([2, 3], keepdim=True))), "aten.div.Tensor (at 1)", "by a constant"),
     (lambda: _before(_Call(lambda x: torch.sub(x, x, alpha=2))), "aten.sub.Tensor (at 1)", "alpha=2"),
