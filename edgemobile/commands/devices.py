@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 
 from edgemobile.commands.completion import complete_device_rows, complete_devices
-from edgemobile.devices.runtimes.table import CARRIED, DEFAULTS
+from edgemobile.devices.runtimes.table import CARRIED, DEFAULTS, RUNTIMES, runtime_called
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import console, format_table, of_device, print_error, progress
 from edgemobile.util.strict_json import to_json_text
@@ -95,7 +95,7 @@ def remove(name: str) -> None:
 @click.option(
     "--runtime",
     "runtimes",
-    type=click.Choice(CARRIED),
+    type=click.Choice([name for row in CARRIED for name in (row, *RUNTIMES[row].aliases)]),
     multiple=True,
     help=f"Runtime to install; may be repeated. [default: {' and '.join(DEFAULTS)}]",
 )
@@ -131,7 +131,7 @@ def _setup(name: str, runtimes: tuple[str, ...], *, quiet: bool) -> None:
         if device.scheme == "emulated":
             install_emulation(device.address.partition(":")[2], bars)
         with closing(device.open()) as transport:
-            done = put_runtimes(device, transport, runtimes or DEFAULTS, bars)
+            done = put_runtimes(device, transport, tuple(map(runtime_called, runtimes)) or DEFAULTS, bars)
             root = transport.root
     screen = console()
     for runtime, what in done.items():
