@@ -51,7 +51,8 @@ def not_a_classifier(name: str, outputs: Sequence[str]) -> str:
     """The error message for a net with these `outputs` (Output.words) if a classifier is required."""
     return (
         f"{name} has the output{'s' * (len(outputs) > 1)} {', '.join(outputs)}. Supported: classifiers, [N, "
-        "classes]; `export`, `parity`, `inspect` and `bench` take any net"
+        "classes]; `export`, `parity`, `inspect` and `bench` take any net; `eval`, `predict` and the predict.py of an "
+        "export also take detectors"
     )
 
 
