@@ -24,6 +24,8 @@ from edgemobile.preprocess import Preprocess
 __all__ = ["beside", "inside", "places_beside"]
 
 _CONFIG = "config.json"
+# What only a library's configuration says of the net itself.
+_OF_THE_NET = ("padding", "bn_eps")
 _PREPROCESSOR_CONFIG = "preprocessor_config.json"
 
 
@@ -57,7 +59,7 @@ def beside(path: Path, sha256: str) -> dict[str, Any]:
             raise EdgemobileError(
                 f"{found} describes another file than {path.name}: their sha256 differ. Fix or remove it"
             )
-        return {key: facts[key] for key in ("labels", "preprocess") if key in facts}
+        return {key: value for key, value in facts.items() if key not in _OF_THE_NET}
     if not config.is_file():
         return {}
     facts = _object(config, path)
