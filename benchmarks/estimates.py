@@ -20,15 +20,9 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
+from emulated_worker import NCNN, count_inference
 
-from edgemobile.devices.host.counting import BLOCKS_SUFFIX, parse_executions
-from edgemobile.devices.host.emulated import COUNTS_VARIABLE
-from edgemobile.devices.host.estimating import Estimate, estimate_executions
-from edgemobile.devices.host.llvm_mca import find_llvm
-from edgemobile.devices.host.profiles import open_device
-from edgemobile.devices.host.setup import ready
-from edgemobile.devices.runtimes.job import MAX_COUNTS_BYTES
-from edgemobile.errors import EdgemobileError
+from edgemobile.devices.host.estimating import Estimate
 from edgemobile.latency.estimates import COSTS, Board, Costs, on_boards
 from edgemobile.util.strict_json import decode, encode, parse, to_json_text
 
@@ -63,26 +57,6 @@ BUS = {"cortex-a53": 7.2, "cortex-a72": 12.8, "cortex-a76": 17.1}
 # Two values this close to each other have no correct order.
 NEAR = 0.10
 
-_WORKER = """
-import os, sys
-from contextlib import suppress
-import ncnn
-def mark(which, value):
-    with suppress(OSError): os.getpriority(which, value)
-net = ncnn.Net()
-net.opt.num_threads = 1
-if net.load_param(sys.argv[1]) or net.load_model(ncnn.DataReaderFromEmpty()): sys.exit("ncnn cannot load it")
-image = ncnn.Mat(int(sys.argv[2]), int(sys.argv[2]), 3)
-image.fill(0.01)
-def infer():
-    extractor = net.create_extractor()
-    extractor.input(net.input_names()[0], image)
-    return extractor.extract(net.output_names()[0])
-for _ in range(2):
-    mark(0x7e58, 0); infer()
-mark(0x7e57, 0); infer(); mark(0x7e57, 1)
-"""
-
 
 @dataclass(frozen=True)
 class Point:
@@ -105,17 +79,8 @@ class Point:
 
 def estimate(cpu: str, param: Path, site: Path) -> Estimate:
     """One inference of an ncnn net on an emulated core."""
-    device, transport = open_device(f"emulated:{cpu}")
-    prepared = ready(device, transport, "litert")
-    transport.put(_WORKER.encode(), "ncnn/worker.py")
-    env = {**prepared.env, "PYTHONPATH": f"{prepared.env['PYTHONPATH']}:{site}", COUNTS_VARIABLE: "ncnn/counts"}
     size = "227" if "squeezenet" in param.stem else "224"
-    argv = [*prepared.python, f"{transport.root}/ncnn/worker.py", str(param.resolve()), size]
-    done = transport.run(argv, env={**env, "OMP_NUM_THREADS": "1"}, timeout_s=1800)
-    if done.returncode:
-        raise EdgemobileError(f"{param.stem} on {cpu}: {done.stderr.decode()[-300:]}")
-    told = transport.read(f"ncnn/counts{BLOCKS_SUFFIX}", max_bytes=MAX_COUNTS_BYTES) or b""
-    return estimate_executions([parse_executions(told)[1]], cpu, find_llvm())[0]
+    return count_inference(cpu, NCNN, [str(param.resolve()), size], site).estimate
 
 
 def estimates(models: Path, wheel: Path, keep: Path) -> dict[str, Estimate]:

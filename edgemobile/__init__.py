@@ -3,8 +3,8 @@
     result = edgemobile.export("v3-large", int8=True, out="v3-large")
     report = edgemobile.parity("v3-large", "v3-large/v3-large-int8.tflite", layers=True)
 
-export, quantize, parity, bench and evaluate work like the commands; cost_table is a part of bench, evaluate_detection
-and evaluate_segmentation of eval, and explain of quantize (docs/api.md).
+export, quantize, finetune, adapt, search, parity, bench and evaluate work like the commands; cost_table is a part of
+bench, evaluate_detection and evaluate_segmentation of eval, and explain of quantize (docs/api.md).
 Importing edgemobile is fast: torch, onnx and the runtimes are imported only when needed.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgemobile.api import (
+        adapt,
         bench,
         cost_table,
         evaluate,
@@ -24,13 +25,16 @@ if TYPE_CHECKING:
         evaluate_segmentation,
         explain,
         export,
+        finetune,
         parity,
         quantize,
+        search,
     )
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "adapt",
     "bench",
     "cost_table",
     "evaluate",
@@ -38,8 +42,10 @@ __all__ = [
     "evaluate_segmentation",
     "explain",
     "export",
+    "finetune",
     "parity",
     "quantize",
+    "search",
 ]
 
 # onnxruntime 1.29 and later send the name, hashes and timings of every model to its vendor, also on Linux. They read

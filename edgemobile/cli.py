@@ -44,7 +44,9 @@ from edgemobile.commands.quantize import quantize
 from edgemobile.commands.report import report
 from edgemobile.commands.results import results
 from edgemobile.commands.sample_data import sample_data
+from edgemobile.commands.search import search
 from edgemobile.commands.snippet import snippet
+from edgemobile.commands.sweep import sweep
 from edgemobile.commands.verify import verify
 from edgemobile.errors import EdgemobileError
 from edgemobile.printing.terminal import print_error
@@ -178,7 +180,8 @@ _COMMANDS = (
     (quantize, "int8 only, with every parameter, and the cost of each tensor"),
     (finetune, "train on your own images, in float and for int8"),
     (adapt, "a smaller net for a budget on a device"),
-    (models, "the reference models, and one of them layer by layer"),
+    (search, "nets between which to choose cost against accuracy"),
+    (models, "the reference models, one layer by layer, and what its ideas save"),
     (sample_data, "labelled images to try the other commands on"),
     (predict, "labels and probabilities of images"),
     (snippet, "code that runs a file: Python, C++, Kotlin, a C array"),
@@ -190,6 +193,7 @@ _COMMANDS = (
     (results, "results over time, and where a figure changed"),
     (report, "runs as one page, tables, model cards"),
     (verify, "check that the files of an export are unchanged"),
+    (sweep, "every combination of a grid, and its Pareto front"),
     (ci, "check every model of edgemobile.toml"),
     (devices, "the boards to measure on"),
     (doctor, "what is missing, with the command that fixes it"),

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from edgemobile.boxes import best_boxes, box_corners, grid_anchors, shares
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.strict_json import decode, encode, versioned
 
-__all__ = ["AnchorLevel", "Detections", "Postprocess", "iou"]
+__all__ = ["AnchorLevel", "Detections", "Postprocess"]
 
 _VERSION = 1
-# A box is at most so much larger than its anchor: exp() of a wrong number must not overflow.
-_LARGEST_GROWTH = math.log(1000 / 16)
 # Of all boxes; a file from elsewhere must not ask for more memory than there is.
 _MOST_ANCHORS = 2**20
 
@@ -59,13 +58,7 @@ class AnchorLevel:
 
     def anchors(self) -> np.ndarray:
         """f32[count,4] of x, y (of the centre), width and height: row by row, pixel by pixel, size by size."""
-        rows, columns = self.grid
-        y, x = ((np.arange(side) + 0.5) / side for side in (rows, columns))
-        found = np.empty((rows, columns, len(self.sizes), 4), np.float32)
-        found[..., 0] = x[None, :, None]
-        found[..., 1] = y[:, None, None]
-        found[..., 2:] = self.sizes
-        return found.reshape(-1, 4)
+        return grid_anchors(self.grid, self.sizes)
 
 
 @dataclass(frozen=True)
@@ -121,38 +114,19 @@ class Postprocess:
             )
         if not (np.isfinite(offsets).all() and np.isfinite(logits).all()):
             raise EdgemobileError("the model's outputs are not finite: there is no result")
-        boxes, scores = self.corners(offsets), _softmax(logits)[:, 1:]
-        return self._without_overlaps(boxes, scores)
+        boxes, scores, classes = best_boxes(
+            self.corners(offsets),
+            shares(logits)[:, 1:],
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            candidates=self.candidates,
+            detections=self.detections,
+        )
+        return Detections(boxes, scores, classes + 1)
 
     def corners(self, offsets: np.ndarray) -> np.ndarray:
-        """f32[anchors,4] of left, top, right and bottom, inside the image, for the offsets f32[anchors,4].
-
-        x = x_a + w_a dx / s_x,  w = w_a exp(dw / s_w), and y and height alike.
-        """
-        steps = np.asarray(offsets, np.float32) / np.array(self.scales, np.float32)
-        centre, size = self.anchors[:, :2], self.anchors[:, 2:]
-        centre = centre + steps[:, :2] * size
-        half = np.exp(np.minimum(steps[:, 2:], np.float32(_LARGEST_GROWTH))) * size / 2
-        return np.clip(np.concatenate([centre - half, centre + half], axis=1), 0, 1)
-
-    def _without_overlaps(self, boxes: np.ndarray, scores: np.ndarray) -> Detections:
-        """Non-maximum suppression of each class of scores f32[anchors,classes], all classes at once."""
-        most = min(self.candidates, len(scores))
-        order = np.argsort(-scores, axis=0, kind="stable")[:most].T  # [classes, candidates]
-        ranked = np.take_along_axis(scores.T, order, axis=1)
-        kept = ranked > self.score_threshold
-        # A rank that no class reaches needs no work.
-        reached = int(kept.sum(axis=1).max(initial=0))
-        order, ranked, kept = order[:, :reached], ranked[:, :reached], kept[:, :reached]
-        for rank in range(reached - 1):
-            better = boxes[order[:, rank]][:, None]
-            overlaps = iou(better, boxes[order[:, rank + 1 :]]) > self.iou_threshold
-            kept[:, rank + 1 :] &= ~(overlaps & kept[:, rank, None])
-        classes, ranks = np.nonzero(kept)
-        found = ranked[classes, ranks]
-        best = np.argsort(-found, kind="stable")[: self.detections]
-        classes, ranks = classes[best], ranks[best]
-        return Detections(boxes[order[classes, ranks]], found[best], classes + 1)
+        """f32[anchors,4] of left, top, right and bottom, inside the image, for the offsets f32[anchors,4]."""
+        return box_corners(offsets, self.anchors, self.scales)
 
     def to_json(self) -> dict[str, Any]:
         return {"version": _VERSION, **encode(self)}
@@ -161,16 +135,3 @@ class Postprocess:
     def from_json(cls, text: str | dict[str, Any]) -> Postprocess:
         """Read the JSON that `to_json` wrote; raises EdgemobileError for an unknown version, field or value."""
         return decode(cls, versioned(text, _VERSION, "postprocess record"), "postprocess record")
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes [...,4] of left, top, right and bottom; 0 where both are empty."""
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.prod(np.maximum(sides, 0), axis=-1)
-    area_a, area_b = (np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (a, b))
-    return shared / np.maximum(area_a + area_b - shared, np.finfo(np.float32).tiny)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)

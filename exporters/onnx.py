@@ -37,7 +37,7 @@ from edgemobile.exporters.onnx_contents import load, onnx, read_contents
 from edgemobile.exporters.onnx_layouts import channels_first, channels_first_widened, columns_first, nchw
 from edgemobile.exporters.onnx_tensors import read_tensors
 from edgemobile.graph import Graph, Node, Tensor
-from edgemobile.graph.affine import activation_range, dequantize
+from edgemobile.graph.affine import activation_range, dequantize, quantize
 from edgemobile.graph.origins_entry import origins_metadata
 
 __all__ = ["IR_VERSION", "OPSET", "op_counts", "read_contents", "read_metadata", "read_tensors", "to_bytes"]
@@ -402,6 +402,9 @@ _ROWS: dict[str, tuple[str, Callable[[Node], dict[str, Any]]]] = {
     "sigmoid": ("Sigmoid", _nothing),
     "tanh": ("Tanh", _nothing),
     "leaky_relu": ("LeakyRelu", lambda node: {"alpha": node.attrs["slope"]}),
+    "prelu": ("PRelu", _nothing),
+    "elu": ("Elu", _nothing),
+    "depth_to_space": ("DepthToSpace", lambda node: {"blocksize": node.attrs["block"], "mode": "DCR"}),
 }
 
 
@@ -467,6 +470,44 @@ def _channel_shuffle(writer: _Writer, node: Node) -> None:
     writer.emit("Transpose", [f"{name}:grouped"], f"{name}:turned", transposed, perm=perm)
     shape = writer.constant(f"{name}:shape", np.array([images, channels, *sides], np.int64))
     writer.result(node, "Reshape", [f"{name}:turned", shape])
+
+
+def _gelu(writer: _Writer, node: Node) -> None:
+    """x * (erf(x * sqrt(1/2)) + 1) * 1/2, because Gelu is in operator set 20 and later."""
+    x, name = writer.real(node.inputs[0]), node.output
+    shape = nchw(writer.graph[name].shape)
+    root, one, half = (
+        writer.constant(f"gelu:{label}", np.array(value, np.float32))
+        for label, value in (("root", math.sqrt(0.5)), ("one", 1), ("half", 0.5))
+    )
+    writer.emit("Mul", [x, root], f"{name}:scaled", shape)
+    writer.emit("Erf", [f"{name}:scaled"], f"{name}:erf", shape)
+    writer.emit("Add", [f"{name}:erf", one], f"{name}:sum", shape)
+    writer.emit("Mul", [x, f"{name}:sum"], f"{name}:product", shape)
+    writer.result(node, "Mul", [f"{name}:product", half])
+
+
+def _clip(writer: _Writer, node: Node) -> None:
+    """Of an int8 tensor a Clip of its integers."""
+    (x,), output = node.inputs, writer.graph[node.output]
+    limits = np.array([node.attrs["low"], node.attrs["high"]], np.float32)
+    if output.qparams is None:
+        ends = [
+            writer.constant(f"{node.output}:{label}", limit)
+            for label, limit in zip(("low", "high"), limits, strict=True)
+        ]
+        writer.result(node, "Clip", [writer.real(x), *ends])
+        return
+    low, high = quantize(limits, output.qparams, output.dtype).tolist()
+    writer.real(x)
+    writer.clip(f"{x}:q", node.output, (low, high))
+
+
+def _reflect_pad(writer: _Writer, node: Node) -> None:
+    (top, bottom), (left, right) = node.attrs["padding"]
+    pads = np.array([0, 0, top, left, 0, 0, bottom, right], np.int64)
+    inputs = [writer.real(node.inputs[0]), writer.constant(f"{node.output}:pads", pads)]
+    writer.result(node, "Pad", inputs, mode="reflect")
 
 
 def _resize(writer: _Writer, node: Node) -> None:
@@ -543,6 +584,9 @@ _SPECIAL: dict[str, Callable[[_Writer, Node], None]] = {
     "concat": _concat,
     "slice": _slice,
     "channel_shuffle": _channel_shuffle,
+    "gelu": _gelu,
+    "clip": _clip,
+    "reflect_pad": _reflect_pad,
     "resize": _resize,
     "reshape": _reshape,
     "quantize": _quantize,

@@ -8,6 +8,7 @@ To add an op: a row in _ROWS.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from edgemobile.exporters.onnx_contents import load, onnx
 from edgemobile.exporters.onnx_layouts import channels_last
 from edgemobile.exporters.onnx_plain import plain
 from edgemobile.graph import Graph, Node, QParams, Tensor
+from edgemobile.graph.affine import dequantize
 from edgemobile.graph.padding import Pads, unpadded
 from edgemobile.graph.resizing import COORDINATES
 
@@ -242,7 +244,7 @@ def _gemm(reader: _Reader, node: Any) -> None:
 
 
 def _clip(reader: _Reader, node: Any) -> None:
-    if _fused_clip(reader, node) or _relu6_of_sum(reader, node):
+    if _fused_clip(reader, node) or _clip_of_integers(reader, node) or _relu6_of_sum(reader, node):
         return
     bounds = [reader.parameter(name) for name in node.input[1:]]
     limits = tuple(None if bound is None else float(bound.item()) for bound in bounds)
@@ -251,7 +253,12 @@ def _clip(reader: _Reader, node: Any) -> None:
         limits = tuple(_attrs(node).get(name) for name in ("min", "max"))
     activation = _CLIPS.get(tuple(None if limit is not None and limit > _NO_LIMIT else limit for limit in limits))
     if activation is None:
-        raise Unsupported(f"Clip (at {node.output[0]}) is supported only from 0 to 6, or from 0 to infinity")
+        if any(name and bound is None for name, bound in zip(node.input[1:], bounds, strict=True)):
+            raise Unsupported(f"Clip (at {node.output[0]}) is supported only with stored bounds")
+        low, high = (*limits, None, None)[:2]
+        low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+        reader.emit("clip", node, [node.input[0]], low=low, high=high)
+        return
     _activation(activation)(reader, node)
 
 
@@ -279,6 +286,21 @@ def _fused_clip(reader: _Reader, node: Any) -> bool:
     high = reader.parameter(node.input[2])
     saturates = high is not None and high == np.iinfo(high.dtype).max
     reader.fuse(before, "relu" if saturates else "relu6", name)
+    return True
+
+
+def _clip_of_integers(reader: _Reader, node: Any) -> bool:
+    """Read a Clip of integers whose output has the QParams of the input; False for another Clip."""
+    x, y = (reader.stored.get(tensor_name(name)) for name in (node.input[0], node.output[0]))
+    if x is None or y is None or x.qparams is None or y.qparams is None or not x.qparams.equals(y.qparams):
+        return False
+    given = [reader.parameter(name) for name in node.input[1:]]
+    ends = [end for end in given if end is not None and end.dtype.kind in "iu"]
+    if len(ends) != 2:
+        return False
+    # A Graph has int8 where the file may have uint8.
+    low, high = (dequantize(end.astype(np.int32) - 128 * (end.dtype == np.uint8), x.qparams).item() for end in ends)
+    reader.nodes.append(Node("clip", (reader.named(x.name),), y.name, {"low": low, "high": high}))
     return True
 
 
@@ -461,6 +483,38 @@ def _softmax(reader: _Reader, node: Any) -> None:
     reader.emit("softmax", node, [node.input[0]])
 
 
+def _gelu(reader: _Reader, node: Any) -> None:
+    if _attrs(node).get("approximate", b"none") != b"none":
+        raise Unsupported(f"Gelu (at {node.output[0]}) is supported only exact, not as tanh")
+    reader.emit("gelu", node, [node.input[0]])
+
+
+def _elu(reader: _Reader, node: Any) -> None:
+    if _attrs(node).get("alpha", 1.0) != 1:
+        raise Unsupported(f"Elu (at {node.output[0]}) is supported only with alpha 1")
+    reader.emit("elu", node, [node.input[0]])
+
+
+def _prelu(reader: _Reader, node: Any) -> None:
+    """The slopes are those of a channel, or one for all channels."""
+    x, slope = node.input
+    data, shape = reader.parameter(slope), reader.stored[reader.named(x)].shape
+    wanted = (*[1] * (len(shape) - 2), shape[-1])
+    if data is not None:
+        last = channels_last(data) if data.ndim >= 3 else data
+        if last.size not in (1, shape[-1]) or (last.size > 1 and last.shape[-1] != shape[-1]):
+            raise Unsupported(f"PRelu (at {node.output[0]}) is supported only with a slope for each channel")
+        slope = reader.constant(f"{tensor_name(node.output[0])}.slope", np.broadcast_to(last.ravel(), wanted).copy())
+    reader.emit("prelu", node, [x, slope])
+
+
+def _depth_to_space(reader: _Reader, node: Any) -> None:
+    attrs = _attrs(node)
+    if attrs.get("mode", b"DCR") != b"DCR":
+        raise Unsupported(f"DepthToSpace (at {node.output[0]}) is supported only with mode DCR")
+    reader.emit("depth_to_space", node, [node.input[0]], block=attrs["blocksize"])
+
+
 def _transpose(reader: _Reader, node: Any) -> None:
     rank, source = len(reader.stored[tensor_name(node.output[0])].shape), reader.named(node.input[0])
     if source in reader.grouped and tuple(_attrs(node)["perm"]) == (0, 2, 1, 3, 4):
@@ -486,12 +540,23 @@ def _pad(reader: _Reader, node: Any) -> None:
     """
     if tensor_name(node.output[0]) == tensor_name(node.input[0]):
         return
+    if _attrs(node).get("mode") == b"reflect":
+        _reflect_pad(reader, node)
+        return
     pads, value = (reader.parameter(name) if name else None for name in (*node.input[1:3], "", "")[:2])
     zeros = _attrs(node).get("mode", b"constant") == b"constant" and (value is None or not value.any())
     if pads is None or pads.size != 8 or pads[[0, 1, 4, 5]].any() or not zeros:
         raise Unsupported(f"Pad (at {node.output[0]}) is supported only for height and width, with stored zeros")
     top, left, bottom, right = pads[[2, 3, 6, 7]].tolist()
     reader.padded[tensor_name(node.output[0])] = (reader.named(node.input[0]), ((top, bottom), (left, right)))
+
+
+def _reflect_pad(reader: _Reader, node: Any) -> None:
+    pads = reader.parameter(node.input[1])
+    if pads is None or pads.size != 8 or pads[[0, 1, 4, 5]].any():
+        raise Unsupported(f"Pad (at {node.output[0]}) is supported only for height and width, with stored sizes")
+    top, left, bottom, right = pads[[2, 3, 6, 7]].tolist()
+    reader.emit("reflect_pad", node, [node.input[0]], padding=((top, bottom), (left, right)))
 
 
 def _convert(op: str) -> Callable[[_Reader, Any], None]:
@@ -532,6 +597,10 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "Sigmoid": _plain("sigmoid"),
     "Tanh": _plain("tanh"),
     "LeakyRelu": _leaky_relu,
+    "Gelu": _gelu,
+    "Elu": _elu,
+    "PRelu": _prelu,
+    "DepthToSpace": _depth_to_space,
     "Softmax": _softmax,
     "Transpose": _transpose,
     "Concat": _concat,

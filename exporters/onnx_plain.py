@@ -6,6 +6,7 @@
     QLinearConv, QLinearAdd, QGemm, ...   the float op between DequantizeLinear and QuantizeLinear
     MatMul with a constant and the Add    Gemm with transB=1
     after it; Gemm with transB=0
+    Erf and the ops around it             Gelu
 
 Tensors keep their names, except for a float tensor `t` that some ops read directly and others quantized: its new name
 is `t.real`. The operands and the result of a quantized operator, dequantized, are `t:dq` and `t:raw`.
@@ -20,6 +21,7 @@ import numpy as np
 
 from edgemobile.errors import require
 from edgemobile.exporters.onnx_contents import onnx
+from edgemobile.exporters.onnx_gelu import name_gelus
 
 __all__ = ["REAL", "plain"]
 
@@ -38,6 +40,7 @@ def plain(model: Any) -> Any:
     _rename_float_tensors(rewritten.graph)
     _split_operators(rewritten.graph)
     _name_gemms(rewritten.graph)
+    name_gelus(rewritten.graph)
     return _described(rewritten)
 
 

@@ -145,6 +145,14 @@ def _resize(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
     )
 
 
+def _reflect_pad(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
+    return tf.pad(x, [[0, 0], *node.attrs["padding"], [0, 0]], mode="REFLECT")
+
+
+def _prelu(tf: Any, graph: Graph, node: Node, x: Any, slope: np.ndarray) -> Any:
+    return tf.nn.relu(x) - slope * tf.nn.relu(-x)
+
+
 def _channel_shuffle(tf: Any, graph: Graph, node: Node, x: Any) -> Any:
     shape, groups = graph[node.output].shape, node.attrs["groups"]
     pixels = math.prod(shape[1:-1])
@@ -165,6 +173,8 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "concat": lambda tf, graph, node, *parts: tf.concat(parts, axis=node.attrs["axis"]),
     "slice": lambda tf, graph, node, x: x[..., node.attrs["begin"] : node.attrs["end"]],
     "channel_shuffle": _channel_shuffle,
+    "depth_to_space": lambda tf, graph, node, x: tf.nn.depth_to_space(x, node.attrs["block"]),
+    "reflect_pad": _reflect_pad,
     "resize": _resize,
     "mean": lambda tf, graph, node, x: tf.reduce_mean(x, axis=(1, 2), keepdims=True),
     "max_pool2d": _max_pool2d,
@@ -175,6 +185,10 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "hardsigmoid": lambda tf, graph, node, x: tf.nn.relu6(x + 3.0) * np.float32(1 / 6),
     "tanh": lambda tf, graph, node, x: tf.tanh(x),
     "leaky_relu": lambda tf, graph, node, x: tf.nn.leaky_relu(x, node.attrs["slope"]),
+    "prelu": _prelu,
+    "elu": lambda tf, graph, node, x: tf.nn.elu(x),
+    "gelu": lambda tf, graph, node, x: tf.nn.gelu(x),
+    "clip": lambda tf, graph, node, x: tf.clip_by_value(x, node.attrs["low"], node.attrs["high"]),
     "sigmoid": lambda tf, graph, node, x: tf.sigmoid(x),
     "reshape": lambda tf, graph, node, x: tf.reshape(x, graph[node.output].shape),
 }

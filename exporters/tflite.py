@@ -34,7 +34,7 @@ from edgemobile.exporters.tflite_file import (
     schema,
 )
 from edgemobile.graph import Graph, Node, QParams, Tensor
-from edgemobile.graph.affine import FIXED_QPARAMS
+from edgemobile.graph.affine import FIXED_QPARAMS, quantize
 from edgemobile.graph.origins_entry import origins_metadata
 from edgemobile.graph.padding import Pads
 
@@ -64,16 +64,23 @@ _BUILTINS = {
     "CONCATENATION": _Builtin("ConcatenationOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "CONV_2D": _Builtin("Conv2DOptions", 3, {1: "1.5.0", 3: "1.14.0", 6: "2.9.0"}),
     "DEPTHWISE_CONV_2D": _Builtin("DepthwiseConv2DOptions", 3, {1: "1.5.0", 2: "1.12.0", 3: "1.14.0"}),
+    "DEPTH_TO_SPACE": _Builtin("DepthToSpaceOptions", 2, {1: "2.1.0", 2: "2.5.0"}),
     "DEQUANTIZE": _Builtin("DequantizeOptions", 2, {1: "1.13.1", 2: "1.14.0", 3: "1.15.0", 5: "2.7.0"}),
+    "ELU": _Builtin("", 1, {1: "1.14.0"}),
     "FULLY_CONNECTED": _Builtin("FullyConnectedOptions", 4, {1: "1.5.0", 4: "1.14.0"}),
+    "GELU": _Builtin("GeluOptions", 2, {1: "2.9.0", 2: "2.9.0"}),
     "HARD_SWISH": _Builtin("HardSwishOptions", 1, {1: "1.15.0"}),
     "LEAKY_RELU": _Builtin("LeakyReluOptions", 2, {1: "1.13.1", 2: "2.3.0"}),
     "LOGISTIC": _Builtin("", 2, {1: "1.14.0", 2: "1.14.0"}),
+    "MAXIMUM": _Builtin("MaximumMinimumOptions", 2, {1: "1.14.0", 2: "1.14.0"}),
     "MAX_POOL_2D": _Builtin("Pool2DOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "MEAN": _Builtin("ReducerOptions", 2, {1: "1.6.0", 2: "1.14.0"}),
+    "MINIMUM": _Builtin("MaximumMinimumOptions", 2, {1: "1.14.0", 2: "1.14.0"}),
+    "MIRROR_PAD": _Builtin("MirrorPadOptions", 2, {1: "1.13.1", 2: "2.3.0"}),
     "MUL": _Builtin("MulOptions", 2, {1: "1.5.0", 2: "1.14.0", 3: "1.15.0"}),
     "PAD": _Builtin("PadOptions", 2, {1: "1.5.0", 2: "1.14.0"}),
     "PADV2": _Builtin("PadV2Options", 2, {1: "1.9.0", 2: "1.14.0"}),
+    "PRELU": _Builtin("", 1, {1: "1.8.0"}),
     "QUANTIZE": _Builtin("QuantizeOptions", 1, {1: "1.14.0"}),
     "RELU": _Builtin("", 2, {1: "1.5.0", 2: "2.1.0"}),
     "RELU6": _Builtin("", 2, {1: "1.5.0", 2: "1.14.0"}),
@@ -491,6 +498,32 @@ def _leaky_relu(file: _File, node: Node) -> None:
     file.emit("LEAKY_RELU", node.inputs, node.output, alpha=node.attrs["slope"])
 
 
+def _clip(file: _File, node: Node) -> None:
+    """MAXIMUM with the low end, MINIMUM with the high one: RELU_N1_TO_1 and RELU_0_TO_1 are for one range each."""
+    _check_one_scale(file, node)
+    result, x = file.graph[node.output], node.inputs[0]
+    ends = [(op, end) for op, end in (("MAXIMUM", "low"), ("MINIMUM", "high")) if math.isfinite(node.attrs[end])]
+    for place, (op, end) in enumerate(ends):
+        limit = np.array(node.attrs[end], np.float32)
+        stored = limit if result.qparams is None else quantize(limit, result.qparams, result.dtype)
+        output = node.output if place == len(ends) - 1 else f"{node.output}/{op.lower()}"
+        if output != node.output:
+            file.add(Tensor(output, result.shape, result.dtype, None, result.qparams))
+        file.emit(op, (x, file.constant(stored.reshape(1), result.qparams)), output)
+        x = output
+
+
+def _depth_to_space(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    file.emit("DEPTH_TO_SPACE", node.inputs, node.output, blockSize=node.attrs["block"])
+
+
+def _reflect_pad(file: _File, node: Node) -> None:
+    _check_one_scale(file, node)
+    pads = file.constant(np.array([[0, 0], *node.attrs["padding"], [0, 0]], np.int32))
+    file.emit("MIRROR_PAD", (*node.inputs, pads), node.output, mode=schema.MirrorPadMode.REFLECT)
+
+
 def _dequantize(file: _File, node: Node) -> None:
     source = file.graph[node.inputs[0]]
     per_channel = source.qparams is not None and source.qparams.axis is not None
@@ -510,6 +543,8 @@ _ROWS: dict[str, Callable[[_File, Node], None]] = {
     "concat": _concat,
     "slice": _slice,
     "channel_shuffle": _channel_shuffle,
+    "depth_to_space": _depth_to_space,
+    "reflect_pad": _reflect_pad,
     "resize": _resize,
     "mean": _mean,
     "max_pool2d": _max_pool2d,
@@ -521,6 +556,10 @@ _ROWS: dict[str, Callable[[_File, Node], None]] = {
     "sigmoid": _bounded,
     "tanh": _bounded,
     "leaky_relu": _leaky_relu,
+    "prelu": _plain("PRELU"),
+    "elu": _plain("ELU"),
+    "gelu": _plain("GELU"),
+    "clip": _clip,
     "reshape": _reshape,
     "quantize": _plain("QUANTIZE"),
     "dequantize": _dequantize,

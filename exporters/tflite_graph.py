@@ -7,6 +7,7 @@ To add an op: a row in _ROWS.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from edgemobile.exporters.damaged import reading
 from edgemobile.exporters.tflite_file import op_name, read_tensors, schema, text, unpack
 from edgemobile.exporters.tflite_shapes import computed_shapes
 from edgemobile.graph import Graph, Node, Tensor
+from edgemobile.graph.affine import dequantize
 from edgemobile.graph.padding import Pads, same_pads, unpadded
 from edgemobile.graph.resizing import COORDINATES
 
@@ -248,6 +250,38 @@ def _leaky_relu(reader: _Reader, operator: Any) -> None:
     reader.emit("leaky_relu", operator, reader.inputs(operator), slope=float(operator.builtinOptions.alpha))
 
 
+def _depth_to_space(reader: _Reader, operator: Any) -> None:
+    reader.emit("depth_to_space", operator, reader.inputs(operator), block=operator.builtinOptions.blockSize)
+
+
+def _mirror_pad(reader: _Reader, operator: Any) -> None:
+    x, amounts = reader.inputs(operator)
+    data, mode = reader.tensors[amounts].data, operator.builtinOptions.mode
+    if data is None or data.shape != (4, 2) or data[[0, 3]].any() or mode != schema.MirrorPadMode.REFLECT:
+        raise Unsupported(f"MIRROR_PAD (at {reader.output(operator)}) is supported only as REFLECT of height and width")
+    reader.emit("reflect_pad", operator, [x], padding=tuple(map(tuple, data[1:3].tolist())))
+
+
+def _gelu(reader: _Reader, operator: Any) -> None:
+    if operator.builtinOptions is not None and operator.builtinOptions.approximate:
+        raise Unsupported(f"GELU (at {reader.output(operator)}) is supported only exact, not as tanh")
+    reader.emit("gelu", operator, reader.inputs(operator))
+
+
+def _limit(end: str) -> Callable[[_Reader, Any], None]:
+    def row(reader: _Reader, operator: Any) -> None:
+        """MAXIMUM or MINIMUM with one number; both, one after the other, stay two nodes."""
+        x, name = reader.inputs(operator)
+        tensor = reader.tensors[name]
+        if tensor.data is None or tensor.data.size != 1:
+            kind = op_name(reader.model.operatorCodes[operator.opcodeIndex])
+            raise Unsupported(f"{kind} (at {reader.output(operator)}) is supported only with one stored number")
+        number = tensor.data if tensor.qparams is None else dequantize(tensor.data, tensor.qparams)
+        reader.emit("clip", operator, [x], **{"low": -math.inf, "high": math.inf, end: float(number.item())})
+
+    return row
+
+
 def _fused(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, operator: Any) -> None:
         reader.emit(op, operator, reader.inputs(operator), activation=_activation(operator.builtinOptions))
@@ -284,6 +318,10 @@ def _concat(reader: _Reader, operator: Any) -> None:
     reader.emit("concat", operator, reader.inputs(operator), axis=axis)
 
 
+def _plain(op: str) -> Callable[[_Reader, Any], None]:
+    return lambda reader, operator: reader.emit(op, operator, reader.inputs(operator))
+
+
 def _first(op: str) -> Callable[[_Reader, Any], None]:
     return lambda reader, operator: reader.emit(op, operator, reader.inputs(operator)[:1])
 
@@ -312,6 +350,13 @@ _ROWS: dict[str, Callable[[_Reader, Any], None]] = {
     "LOGISTIC": _first("sigmoid"),
     "TANH": _first("tanh"),
     "LEAKY_RELU": _leaky_relu,
+    "PRELU": _plain("prelu"),
+    "ELU": _first("elu"),
+    "GELU": _gelu,
+    "MAXIMUM": _limit("low"),
+    "MINIMUM": _limit("high"),
+    "DEPTH_TO_SPACE": _depth_to_space,
+    "MIRROR_PAD": _mirror_pad,
     "SOFTMAX": _softmax,
     "TRANSPOSE": _transpose,
     "RESHAPE": _first("reshape"),

@@ -194,6 +194,12 @@ def _useful_range(graph: Graph, node: Node, low: float, high: float) -> tuple[fl
     if activation or node.op in ("relu", "relu6"):
         low = 0.0
     consumers = graph.consumers(node.output)
+    clips = [np.clip((low, high), one.attrs["low"], one.attrs["high"]) for one in consumers if one.op == "clip"]
+    if clips:
+        # The output of a clip has the steps of its input, so its ends must be in the range.
+        alone = len(clips) == len(consumers) and node.output not in graph.outputs
+        bottom, top = float(min(ends[0] for ends in clips)), float(max(ends[1] for ends in clips))
+        low, high = (bottom, top) if alone else (min(low, bottom), max(high, top))
     gates = [consumer for consumer in consumers if is_gate(graph, consumer)]
     if consumers and all(_gated(graph, node.output, consumer, gates) for consumer in consumers):
         # relu6(x + 3) is 0 below -3, exactly.

@@ -141,6 +141,39 @@ def _leaky_relu(graph: Graph, node: Node, x: Any) -> Any:
     return torch.nn.functional.leaky_relu(x, node.attrs["slope"])
 
 
+def _prelu(graph: Graph, node: Node, x: Any, slope: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.prelu(x, slope.flatten())
+
+
+def _elu(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.elu(x)
+
+
+def _gelu(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.gelu(x)
+
+
+def _depth_to_space(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    # PyTorch has the channels of a square next to each other, a Graph those of a pixel.
+    block = node.attrs["block"]
+    return torch.nn.functional.pixel_shuffle(x.unflatten(1, (block**2, -1)).transpose(1, 2).flatten(1, 2), block)
+
+
+def _reflect_pad(graph: Graph, node: Node, x: Any) -> Any:
+    import torch
+
+    (top, bottom), (left, right) = node.attrs["padding"]
+    return torch.nn.functional.pad(x, (left, right, top, bottom), mode="reflect")
+
+
 def _concat(graph: Graph, node: Node, *parts: Any) -> Any:
     import torch
 
@@ -163,6 +196,8 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "concat": _concat,
     "slice": lambda graph, node, x: x[:, node.attrs["begin"] : node.attrs["end"]],
     "channel_shuffle": _channel_shuffle,
+    "depth_to_space": _depth_to_space,
+    "reflect_pad": _reflect_pad,
     "resize": _resize,
     "mean": lambda graph, node, x: x.mean((2, 3), keepdim=True),
     "max_pool2d": _max_pool2d,
@@ -175,4 +210,8 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "sigmoid": lambda graph, node, x: x.sigmoid(),
     "tanh": lambda graph, node, x: x.tanh(),
     "leaky_relu": _leaky_relu,
+    "prelu": _prelu,
+    "elu": _elu,
+    "gelu": _gelu,
+    "clip": lambda graph, node, x: x.clamp(node.attrs["low"], node.attrs["high"]),
 }

@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -165,6 +165,15 @@ def bundled_export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         return out
 
     return make
+
+
+@pytest.fixture
+def closed_pipe() -> Iterator[int]:
+    """A file descriptor to write to, whose reader has gone, as after `| head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from edgemobile.errors import EdgemobileError, MissingExtra
 torch = pytest.importorskip("torch")
 pytest.importorskip("ai_edge_litert")
 
-_PLOTTED = ("exported", "compared", "benched", "evaluated", "quantized", "explained")
+_PLOTTED = ("exported", "compared", "benched", "evaluated", "quantized", "explained", "tuned")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def documented(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> dic
             noise = np.random.default_rng(index).integers(0, 255, (4, 4, 3), np.uint8)
             Image.fromarray(noise).resize((40, 32)).save(folder / "photos" / name / f"{index}.png")
     blocks = re.findall(r"^```python\n(.*?)^```", (repo_root / "docs" / "api.md").read_text(), re.M | re.S)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -64,6 +64,7 @@ def test_the_documentation_runs(documented: dict[str, Any]) -> None:
         ("benched", ("95 % interval", "v3-large-float32.tflite")),
         ("explained", ("Where: int8 has", "held-out", "Left:")),
         ("evaluated", ("6 images", "McNemar p", "top-1")),
+        ("tuned", ("same answer as float", "1 images (a random 10% of photos", "next: edgemobile export")),
     ],
 )
 def test_records_print_and_show_as_their_commands(
@@ -112,6 +113,7 @@ _ONLY_COMMAND = {
     "quiet",
     "verbose",
     "rank",
+    "plot",
     "explain",
     "print-recipe",
     "junit",
@@ -135,7 +137,16 @@ _RENAMED = {
 
 @pytest.mark.parametrize(
     ("function", "command"),
-    [("export", "export"), ("quantize", "quantize"), ("parity", "parity"), ("bench", "bench"), ("evaluate", "eval")],
+    [
+        ("export", "export"),
+        ("quantize", "quantize"),
+        ("finetune", "finetune"),
+        ("adapt", "adapt"),
+        ("search", "search"),
+        ("parity", "parity"),
+        ("bench", "bench"),
+        ("evaluate", "eval"),
+    ],
 )
 def test_keywords_are_the_commands_options(function: str, command: str) -> None:
     from edgemobile.cli import cli
@@ -158,6 +169,9 @@ def test_wrong_use_is_one_line() -> None:
         lambda: edgemobile.parity("v3-large", "a.onnx", minimums={"psnr": 1}),
         lambda: edgemobile.quantize("v3-large", recipe="best"),
         lambda: edgemobile.bench([]),
+        lambda: edgemobile.finetune("a.onnx", "photos", "out"),
+        lambda: edgemobile.adapt("v3-small", "photos", "out", budget=1.5),
+        lambda: edgemobile.search("v3-small", "photos", "out", trials=0),
         lambda: edgemobile.bench("a.onnx", baseline="run.json", max_regress=-5),
         lambda: edgemobile.evaluate([], "photos", baseline="a.onnx", max_drop=1),
         lambda: edgemobile.export("v3-small", res=0),
@@ -214,7 +228,14 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
         asked.append(request)
         raise EdgemobileError("asked")
 
-    for name in ("comparison.run.parity", "latency.run.bench", "accuracy.evaluate.evaluate"):
+    for name in (
+        "comparison.run.parity",
+        "latency.run.bench",
+        "accuracy.evaluate.evaluate",
+        "training.run.finetune",
+        "adaptation.run.adapt",
+        "nas.run.search",
+    ):
         monkeypatch.setattr(f"edgemobile.{name}", ask)
     monkeypatch.setattr("edgemobile.api._export", ask)
     exported = documented["exported"]
@@ -232,10 +253,13 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
         lambda: edgemobile.parity("v3-large", iter(files), minimums={"sqnr": 20}),
         lambda: edgemobile.bench(exported, threads=(1, 2), runtime="tf.lite"),
         lambda: edgemobile.evaluate(exported, "photos", preprocess=normalised),
+        lambda: edgemobile.finetune("v3-small", "photos", "tuned", preprocess=normalised, int8=True),
+        lambda: edgemobile.adapt("v3-small", "photos", "smaller", on="pi5", budget=0.5),
+        lambda: edgemobile.search("v3-small", "photos", "found", res=64),
     ):
         with pytest.raises(EdgemobileError, match="asked"):
             call()
-    one, mine, compared, several, measured, evaluated = asked
+    one, mine, compared, several, measured, evaluated, tuned, adapted, searched = asked
     assert (one.formats, one.recipe.rules[-1].pattern, one.seed) == (("tflite",), "features.12.*", 3)
     assert (mine.recipe.name, mine.recipe.refit, mine.recipe.hswish) == ("mine", 0, "fused")
     assert (mine.labels, json.loads(mine.preprocess)) == (Path("a.txt"), normalised)
@@ -249,7 +273,10 @@ def test_one_text_is_one_item_and_records_stand_for_their_files(
     )
     assert several.minimums == {"sqnr_db": 20}
     assert (measured.settings.threads, measured.settings.runtime) == ((1, 2), "tensorflow")
-    assert json.loads(evaluated.options.preprocess) == normalised
+    assert json.loads(evaluated.options.preprocess) == json.loads(tuned.preprocess) == normalised
+    assert (tuned.int8, tuned.data, tuned.out) == (True, Path("photos"), Path("tuned"))
+    assert (adapted.on, adapted.allowed.amount, adapted.allowed.unit) == (("pi5",), 0.5, None)
+    assert (searched.res, searched.on) == ((64,), "emulated:cortex-a72")
 
 
 @pytest.mark.parametrize(

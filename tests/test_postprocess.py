@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgemobile.boxes import iou
 from edgemobile.errors import EdgemobileError
 from edgemobile.models.arch import ARCHS, scaled
 from edgemobile.models.ssdlite import postprocess
-from edgemobile.postprocess import AnchorLevel, Postprocess, iou
+from edgemobile.postprocess import AnchorLevel, Postprocess
 
 # Two anchors side by side, each of half the width.
 PAIR = Postprocess((AnchorLevel((1, 2), ((0.5, 1.0),)),))

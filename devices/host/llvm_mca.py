@@ -18,7 +18,7 @@ from edgemobile.devices.host.processes import MissingTool, bounded_run, exit_rea
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.strict_json import parse
 
-__all__ = ["SCHEDULING_MODELS", "Llvm", "find_llvm", "schedule"]
+__all__ = ["SCHEDULING_MODELS", "Llvm", "disassemble", "find_llvm", "schedule"]
 
 # core -> the core whose scheduling model is used. LLVM has none for the A76; the Neoverse N1 is closely related. Its
 # model of the A53 lets no load retire before an older multiply-add, which gives 3.7 times the cycles of a Pi 3.
@@ -74,7 +74,7 @@ def schedule(blocks: Sequence[Block], cpu: str, llvm: Llvm) -> Mapping[Block, fl
     distinct = list(dict.fromkeys(blocks))
     if not distinct:
         return {}
-    lines = iter(_disassemble([word for block in distinct for word in block.words], llvm))
+    lines = iter(disassemble([word for block in distinct for word in block.words], llvm))
     text = []
     for number, block in enumerate(distinct):
         text += [f"# LLVM-MCA-BEGIN {number}", *(next(lines) for _ in block.words), "# LLVM-MCA-END"]
@@ -93,7 +93,7 @@ def _cycles(summary: Mapping[str, int]) -> float:
     return summary["TotalCycles"] / summary["Iterations"]
 
 
-def _disassemble(words: Sequence[str], llvm: Llvm) -> list[str]:
+def disassemble(words: Sequence[str], llvm: Llvm) -> list[str]:
     """One line of assembly per word in hex; a word that LLVM does not know becomes a nop."""
     # The bytes of an instruction are little-endian in memory.
     text = "\n".join(" ".join(f"0x{byte}" for byte in re.findall("..", word)[::-1]) for word in words)

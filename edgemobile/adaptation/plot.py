@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edgemobile.adaptation.request import AdaptResult
 from edgemobile.util.plot_file import new_axes, save_plot_file
 
-__all__ = ["save_plot"]
+__all__ = ["adaptation_figure", "save_plot"]
 
 
-def save_plot(result: AdaptResult, path: Path) -> None:
-    """Write the plot to `path`, in the format of its name. The cost is that of the device where the last step takes the
+def adaptation_figure(result: AdaptResult) -> Any:
+    """A matplotlib Figure. The cost is that of the device where the last step takes the
     largest share of the full net's."""
     figure, axes = new_axes()
     first, last = result.steps[0].costs, result.steps[-1].costs
@@ -30,4 +31,9 @@ def save_plot(result: AdaptResult, path: Path) -> None:
     axes.set_ylabel("top-1, %")
     axes.invert_xaxis()
     axes.legend(frameon=False)
-    save_plot_file(figure, path)
+    return figure
+
+
+def save_plot(result: AdaptResult, path: Path) -> None:
+    """Write the figure to `path`, in the format of its name."""
+    save_plot_file(adaptation_figure(result), path)

@@ -25,6 +25,7 @@ __all__ = [
     "with_channels",
     "with_kernel",
     "without_block",
+    "without_squeeze_excite",
 ]
 
 State = Mapping[str, torch.Tensor]
@@ -83,6 +84,17 @@ def without_block(net: Weights, row: int) -> Weights:
     assert row in droppable_blocks(net.arch)
     arch = replace(net.arch, blocks=net.arch.blocks[:row] + net.arch.blocks[row + 1 :])
     left = [layer for layer in layers(net.arch) if layer.block != row]
+    return Weights(arch, _renamed(net.state, zip(left, layers(arch), strict=True)))
+
+
+def without_squeeze_excite(net: Weights, row: int) -> Weights:
+    """`net` without the squeeze-and-excite of the block in `row`, which must have one."""
+    assert scaled_blocks(net.arch)[row].squeeze
+    blocks = list(net.arch.blocks)
+    blocks[row] = replace(blocks[row], se=False, squeeze=0)
+    arch = replace(net.arch, blocks=tuple(blocks))
+    gate = ("squeeze", "fc1", "fc2")
+    left = [layer for layer in layers(net.arch) if layer.block != row or layer.role not in gate]
     return Weights(arch, _renamed(net.state, zip(left, layers(arch), strict=True)))
 
 

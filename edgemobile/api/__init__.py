@@ -15,7 +15,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemobile.api.arguments import PathText, Texts, check_arguments, optional_path, optional_text, texts
-from edgemobile.api.records import Benched, Compared, CostTable, Detected, Evaluated, Explained, Exported, Segmented
+from edgemobile.api.records import (
+    Adapted,
+    Benched,
+    Compared,
+    CostTable,
+    Detected,
+    Evaluated,
+    Explained,
+    Exported,
+    Finetuned,
+    Searched,
+    Segmented,
+)
 from edgemobile.errors import EdgemobileError
 from edgemobile.pipeline.export import explanation
 from edgemobile.pipeline.export import export as _export
@@ -27,6 +39,7 @@ from edgemobile.quant.targets import DEFAULT_TARGET, suited
 from edgemobile.util.progress import Progress
 
 __all__ = [
+    "Adapted",
     "Benched",
     "Compared",
     "CostTable",
@@ -34,7 +47,10 @@ __all__ = [
     "Evaluated",
     "Explained",
     "Exported",
+    "Finetuned",
+    "Searched",
     "Segmented",
+    "adapt",
     "bench",
     "cost_table",
     "evaluate",
@@ -42,8 +58,10 @@ __all__ = [
     "evaluate_segmentation",
     "explain",
     "export",
+    "finetune",
     "parity",
     "quantize",
+    "search",
 ]
 
 Files = PathText | Exported | Iterable[PathText]
@@ -270,6 +288,174 @@ def explain(
         **images,
     )
     return Explained.of(explanation(request, progress))
+
+
+@check_arguments()
+def finetune(
+    model: PathText,
+    data: PathText,
+    out: PathText,
+    *,
+    int8: bool = False,
+    epochs: int = 3,
+    float_epochs: int = 0,
+    batch: int = 64,
+    lr: float = 3e-4,
+    int8_lr: float = 0.004,
+    teacher: PathText | None = None,
+    teacher_share: float | None = None,
+    weights: PathText | None = None,
+    width: float | None = None,
+    res: int | None = None,
+    preprocess: AnyPreprocess | None = None,
+    calib_images: int = 512,
+    check_images: int = 1000,
+    overwrite: bool = False,
+    resume: bool = False,
+    threads: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Finetuned:
+    """Train `model` on the images of `data`, one folder per class, and write a checkpoint to the folder `out`:
+    `edgemobile finetune`."""
+    from edgemobile.training.request import FinetuneRequest
+    from edgemobile.training.run import finetune as train
+
+    request = FinetuneRequest(
+        fspath(model),
+        Path(data),
+        Path(out),
+        weights=optional_text(weights),
+        width=width,
+        res=res,
+        preprocess=_preprocess(preprocess),
+        int8=int8,
+        epochs=epochs,
+        float_epochs=float_epochs,
+        batch=batch,
+        lr=lr,
+        int8_lr=int8_lr,
+        teacher=optional_text(teacher),
+        teacher_share=teacher_share,
+        calib_images=calib_images,
+        check_images=check_images,
+        threads=threads,
+        seed=seed,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    return Finetuned.of(train(request, progress))
+
+
+@check_arguments()
+def adapt(
+    model: PathText,
+    data: PathText,
+    out: PathText,
+    *,
+    on: Texts = "emulated:cortex-a72",
+    budget: str | float = 0.6,
+    unit: Literal["instructions", "ms"] | None = None,
+    weights: PathText | None = None,
+    res: int | None = None,
+    images: int = 512,
+    steps: int = 8,
+    candidates: int = 8,
+    epochs: int = 0,
+    batch: int = 64,
+    lr: float = 3e-4,
+    compare: bool = True,
+    check_images: int = 1000,
+    overwrite: bool = False,
+    resume: bool = False,
+    threads: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Adapted:
+    """Make `model` smaller until its int8 file is within `budget` on every device of `on`, and write a checkpoint to
+    the folder `out`: `edgemobile adapt`.
+
+    `budget` is a share of the cost, or text as for the command: "12ms", "20M-instructions".
+    """
+    from edgemobile.adaptation.request import AdaptRequest
+    from edgemobile.adaptation.run import adapt as shrink
+
+    request = AdaptRequest(
+        fspath(model),
+        Path(data),
+        Path(out),
+        on=texts(on),
+        budget=str(budget),
+        unit=unit,
+        weights=optional_text(weights),
+        res=res,
+        images=images,
+        steps=steps,
+        candidates=candidates,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        compare=compare,
+        check_images=check_images,
+        threads=threads,
+        seed=seed,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    return Adapted.of(shrink(request, progress))
+
+
+@check_arguments()
+def search(
+    model: PathText,
+    data: PathText,
+    out: PathText,
+    *,
+    on: str = "emulated:cortex-a72",
+    unit: Literal["instructions", "ms"] | None = None,
+    weights: PathText | None = None,
+    res: int | Iterable[int] = (),
+    trials: int = 40,
+    population: int = 10,
+    epochs: int = 1,
+    batch: int = 32,
+    lr: float = 1e-3,
+    train_images: int = 2000,
+    images: int = 1000,
+    check_images: int = 2000,
+    overwrite: bool = False,
+    resume: bool = False,
+    threads: int = 0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Searched:
+    """Search nets that are cut from `model` and cheaper on a device, and write a checkpoint of each net of the Pareto
+    front to the folder `out`: `edgemobile search`. Needs the extra [search]."""
+    from edgemobile.nas.request import SearchRequest
+    from edgemobile.nas.run import search as find
+
+    request = SearchRequest(
+        fspath(model),
+        Path(data),
+        Path(out),
+        on=on,
+        unit=unit,
+        weights=optional_text(weights),
+        res=tuple(sorted(set(res))) if isinstance(res, Iterable) else (res,),
+        trials=trials,
+        population=population,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        train_images=train_images,
+        images=images,
+        check_images=check_images,
+        threads=threads,
+        seed=seed,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    return Searched.of(find(request, progress))
 
 
 @check_arguments(ref=_NETS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgemobile.errors import require
+from edgemobile.util.plot_file import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from edgemobile.latency.layer_costs import LayerCost
     from edgemobile.pipeline.request import ExportResult
     from edgemobile.quant.explain import Explanation
+    from edgemobile.training.request import FinetuneResult
 
-__all__ = ["benched", "compared", "evaluated", "explained", "exported", "layer_costs"]
+__all__ = ["benched", "compared", "evaluated", "explained", "exported", "finetuned", "layer_costs"]
 
 # Identical outputs have infinite SQNR; a plot needs a finite limit.
 _MOST_DB = 160.0
@@ -98,6 +99,14 @@ def segmented(evaluation: SegmentationEvaluation) -> Figure:
     return figure
 
 
+def finetuned(result: FinetuneResult) -> Figure:
+    figure, (axes,) = _figure(len(result.rows))
+    axes.barh([row.net for row in result.rows], [100 * row.top1 for row in result.rows])
+    axes.set_xlabel(f"top-1, %, on {result.held_out}", parse_math=False)
+    axes.invert_yaxis()
+    return figure
+
+
 def benched(run: Run) -> Figure:
     figure, (axes,) = _figure(len(run.cases))
     names = [f"{Path(case.file).name}, {case.threads} thread{'s' if case.threads > 1 else ''}" for case in run.cases]
@@ -125,25 +134,8 @@ def layer_costs(costs: Sequence[LayerCost]) -> Figure:
 
 
 def _figure(rows: int, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure that notebooks show, with a height that fits `rows`."""
-    module = require("matplotlib.figure", "report")
-    backend = require("matplotlib.backends.backend_svg", "report")
-    figure: Any = module.Figure(figsize=(9, 1.2 + 0.4 * rows), layout="constrained")
-    backend.FigureCanvasSVG(figure)
-    # Without pyplot, only this makes a notebook show the figure.
-    figure._repr_svg_ = lambda: _svg(figure)
-    made = [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
-    for axes in made:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, made
-
-
-def _svg(figure: Figure) -> str:
-    import io
-
-    page = io.StringIO()
-    figure.savefig(page, format="svg")
-    return page.getvalue()
+    """A figure with a height that fits `rows`."""
+    return new_figure(9, 1.2 + 0.4 * rows, columns)
 
 
 def _db(value: float) -> float:

@@ -9,19 +9,34 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edgemobile.accuracy.detection import DetectionEvaluation
 from edgemobile.accuracy.evaluation import Evaluation
 from edgemobile.accuracy.segmentation import SegmentationEvaluation
+from edgemobile.adaptation.request import AdaptResult
 from edgemobile.api import plots
 from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import Run, save_run
 from edgemobile.latency.compare import Comparison, Judgement
 from edgemobile.latency.layer_costs import LayerCost, by_op, layer_costs
+from edgemobile.nas.request import SearchResult
 from edgemobile.pipeline.request import ExportResult
 from edgemobile.printing.terminal import console, recorded
 from edgemobile.quant.explain import Explanation
+from edgemobile.training.request import FinetuneResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Benched", "Compared", "CostTable", "Detected", "Evaluated", "Explained", "Exported", "Segmented"]
+__all__ = [
+    "Adapted",
+    "Benched",
+    "Compared",
+    "CostTable",
+    "Detected",
+    "Evaluated",
+    "Explained",
+    "Exported",
+    "Finetuned",
+    "Searched",
+    "Segmented",
+]
 
 # Notebook front ends show <pre> in the font of their text, in which columns do not align.
 _MONOSPACED = "Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace"
@@ -86,6 +101,58 @@ class Explained(_Shown, Explanation):
     def _print(self) -> None:
         for line in self.lines():
             console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Finetuned(_Shown, FinetuneResult):
+    """A trained net, and what it was before."""
+
+    def plot(self) -> Figure:
+        """The top-1 of every net."""
+        return plots.finetuned(self)
+
+    def _print(self) -> None:
+        from edgemobile.printing.training import print_training
+
+        print_training(self)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Adapted(_Shown, AdaptResult):
+    """A smaller net for a budget, the steps to it, and what it is compared with."""
+
+    def plot(self) -> Figure:
+        """Accuracy over cost, of the steps and of the nets."""
+        from edgemobile.adaptation.plot import adaptation_figure
+
+        return adaptation_figure(self)
+
+    def _print(self) -> None:
+        from edgemobile.printing.adaptation import print_adaptation
+
+        print_adaptation(self)
+
+    __str__ = _Shown.__str__
+
+
+@dataclass(frozen=True)
+class Searched(_Shown, SearchResult):
+    """The Pareto front of a search, beside the width multipliers."""
+
+    def plot(self) -> Figure:
+        """Accuracy over cost, of all nets."""
+        from edgemobile.nas.plot import search_figure
+
+        return search_figure(self)
+
+    def _print(self) -> None:
+        from edgemobile.printing.search import print_search
+
+        print_search(self)
 
     __str__ = _Shown.__str__
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.markup import escape
 
 from edgemobile.commands.completion import complete_preprocess, complete_refs, complete_weights
 from edgemobile.commands.export import check_model
 from edgemobile.commands.sections import SectionedCommand
-from edgemobile.printing.terminal import console, format_table, progress
+from edgemobile.printing.terminal import progress
+from edgemobile.printing.training import print_training
 from edgemobile.util.strict_json import to_json_text
 
 if TYPE_CHECKING:
-    from edgemobile.training.request import FinetuneResult
+    pass
 
 __all__ = ["finetune"]
 
@@ -106,17 +106,5 @@ def finetune(model: str, as_json: bool, quiet: bool, **options: Any) -> int:
     if as_json:
         print(to_json_text({**asdict(result), "checkpoint": str(result.checkpoint)}), end="")
     else:
-        _print(result, int8=request.int8)
+        print_training(result)
     return 0
-
-
-def _print(result: FinetuneResult, *, int8: bool) -> None:
-    screen = console()
-    table = format_table(f"on {result.held_out}", ["net", "top-1", "same answer as float"])
-    for row in result.rows:
-        table.add_row(row.net, f"{row.top1:.2%}", "-" if row.agreement is None else f"{row.agreement:.2%}")
-    screen.print(table)
-    for note in result.notes:
-        screen.print(f"[dim]note:[/dim] {escape(note)}")
-    screen.print(f"wrote [bold]{escape(str(result.checkpoint))}[/bold]")
-    screen.print(f"next: edgemobile export {escape(str(result.checkpoint))}{' --int8' if int8 else ''}")

@@ -16,7 +16,7 @@ from edgemobile.devices.host.profiles import Device, open_device
 from edgemobile.devices.host.records import probed
 from edgemobile.devices.host.remote_inference import InferenceStats, remote_inference
 from edgemobile.devices.host.setup import probe
-from edgemobile.devices.host.transport import Transport
+from edgemobile.devices.host.transport import DeviceUnreachable, Transport
 from edgemobile.errors import Unsupported
 from edgemobile.exporters.model_files import model_file
 from edgemobile.model_file.contents import Contents
@@ -34,14 +34,21 @@ def opened_targets(
 ) -> Iterator[list[ExecutionTarget]]:
     """Each of `runtimes` on each device, such as "litert on pi5"; () is the default one of each format.
 
-    Every device is probed before anything is computed. Raises DeviceUnreachable if one does not answer.
+    Every device is probed before anything is computed. The targets of one that does not answer raise DeviceUnreachable
+    when they are used. Raises DeviceUnreachable if none answers.
     """
     with ExitStack() as stack:
-        places = []
+        places: list[ExecutionTarget] = []
+        away: list[DeviceUnreachable] = []
         for name in dict.fromkeys(devices):
             device, transport = open_device(name)
             stack.enter_context(closing(transport))
-            facts, _ = probed(probe(device, transport))
+            try:
+                facts, _ = probed(probe(device, transport))
+            except DeviceUnreachable as error:
+                away.append(error)
+                places += _absent(device, error, local_targets(runtimes, threads))
+                continue
             for here in local_targets(runtimes, threads):
                 there = _Runtime(device, transport, here.name, threads)
                 place = f"{here.name} on {device.name}"
@@ -49,7 +56,17 @@ def opened_targets(
                 places.append(
                     ExecutionTarget(place, here.formats, isa, there.infer, there.layers, machine=words, here=here)
                 )
+        if len(away) == len(dict.fromkeys(devices)):
+            raise away[0]
         yield places
+
+
+def _absent(device: Device, error: DeviceUnreachable, runtimes: Sequence[ExecutionTarget]) -> Iterator[ExecutionTarget]:
+    def infer(file: ModelFile, images: np.ndarray) -> np.ndarray:
+        raise error
+
+    for here in runtimes:
+        yield ExecutionTarget(f"{here.name} on {device.name}", here.formats, "", infer)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgemobile.comparison.causes import Cause
 from edgemobile.comparison.layers import LayerParity, first_diverging
+from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.errors import EdgemobileError
 from edgemobile.util.strict_json import Real, decode, encode, versioned
 
@@ -31,7 +32,7 @@ class FileParity:
     file's bytes.
 
     `refused` is why nothing was measured: the file is damaged, does not take an image, or its runtime cannot run it. It
-    then neither passed nor failed.
+    then neither passed nor failed. `unreachable`: the reason is that the device did not answer.
 
     `lsb` is the largest difference of int8 outputs in steps: from the outputs of a reference with the same integers,
     or, on a device (described by `machine`), from those of the same runtime on this machine. None if neither was
@@ -57,6 +58,7 @@ class FileParity:
     refused: str = ""
     not_compared: str = ""
     outputs: Mapping[str, Mapping[str, Real]] = field(default_factory=dict)
+    unreachable: bool = False
 
     def lacks(self, metric: str) -> bool:
         """Whether the metric does not exist: nothing was measured, or none of several outputs has it."""
@@ -122,10 +124,12 @@ class ParityReport:
 
     @property
     def exit_code(self) -> int:
-        """2 if a file was refused, else 1 if one failed, else 0: the order of the gate."""
-        if any(file.refused for file in self.files):
+        """2 if a file was refused, else 1 if one failed, else 4 if a device did not answer, else 0."""
+        if any(file.refused and not file.unreachable for file in self.files):
             return EdgemobileError.exit_code
-        return 0 if self.passed else 1
+        if any(file.missed for file in self.files):
+            return 1
+        return 0 if self.passed else DeviceUnreachable.exit_code
 
     @property
     def complete(self) -> bool:

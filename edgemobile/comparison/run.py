@@ -214,9 +214,9 @@ class Reference:
 def parity(request: ParityRequest, progress: Progress | None = None) -> ParityReport:
     """Run the reference and every other file on the same images, and compare them.
 
-    A file that misses a bound is in the report and raises no error; so is a file that cannot be run, if others can.
-    Raises EdgemobileError for bad input and if no file can be run, MissingExtra if a runtime is not installed,
-    DeviceUnreachable if a device does not answer.
+    A file that misses a bound is in the report and raises no error; so is a file that cannot be run, if others can, and
+    a device that does not answer, if others do. Raises EdgemobileError for bad input and if no file can be run,
+    MissingExtra if a runtime is not installed, DeviceUnreachable if no device answers.
     """
     with _opened(request) as places:
         return _parity(request, places, progress or Silent())
@@ -253,15 +253,21 @@ def _parity(request: ParityRequest, places: Sequence[ExecutionTarget], progress:
     pairs = [(name, file, place) for name, file in opened.items() for place in _readers(file, places)]
     judged: dict[str, list[FileParity]] = {}
     refusals: list[EdgemobileError] = []
+    away: dict[str, DeviceUnreachable] = {}
     with progress.step("compare", len(pairs)) as report:
         for count, (name, file, place) in enumerate(pairs, 1):
             try:
+                if place.name in away:
+                    raise away[place.name]
                 result = _compared(request, reference, expected, images, inner, file, place)
-            except (MissingExtra, DeviceUnreachable):
+            except MissingExtra:
                 raise
             except EdgemobileError as error:
                 refusals.append(error)
                 result = replace(_unmeasured(file, place, {}), refused=_without_path(error, file.path))
+                if isinstance(error, DeviceUnreachable):
+                    away[place.name] = error
+                    result = replace(result, unreachable=True)
             judged.setdefault(name, []).append(result)
             report(count)
     if len(refusals) == len(pairs):

@@ -17,7 +17,7 @@ from pathlib import Path
 from edgemobile.quant.targets import DEFAULT_TARGET
 from edgemobile.util.config_file import ConfigFile
 
-__all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "ModelEntry"]
+__all__ = ["Accuracy", "DeviceEntry", "GateConfig", "GateSettings", "LabelledImages", "ModelEntry"]
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,20 @@ class DeviceEntry:
         return format in (self.formats or (format,)) and precision in (self.precisions or (precision,))
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """`max_drop` is in points of top-1 below the float32 file."""
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """The images that accuracy is measured on: None for `limit` takes all of the split."""
 
     data: Path
-    max_drop: float
     split: str | None = None
     limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(LabelledImages):
+    """`max_drop` is in points of top-1 below the float32 file."""
+
+    max_drop: float
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,24 @@ from edgemobile.metrics.measures import METRICS
 from edgemobile.quant.targets import TARGETS
 from edgemobile.util.config_file import ConfigFile
 
-__all__ = ["load_gate"]
+__all__ = [
+    "IMAGES_KEYS",
+    "SHARED_KEYS",
+    "load_gate",
+    "read_devices",
+    "read_model",
+    "read_recipe",
+    "read_settings",
+    "read_weights",
+]
 
 
 def load_gate(file: ConfigFile) -> GateConfig:
     """Raises EdgemobileError with FILE:LINE for a key, a type or a value that is not allowed."""
     file.check_tables()
     read = Reader(file)
-    settings = GateSettings(**read.table(("gate",), _GATE))
+    settings, devices = read_settings(read), read_devices(read)
     tolerances = read.tables(("tolerances",), _BOUNDS, PRECISIONS)
-    devices = tuple(
-        DeviceEntry(name, **read.table(("devices", name), _DEVICE)) for name in read.names(("devices",), required=False)
-    )
     models = []
     for name in read.names(("models",), required=True):
         given = {"model": name, **read.table(("models", name), _MODEL)}
@@ -51,20 +57,31 @@ def load_gate(file: ConfigFile) -> GateConfig:
     return config
 
 
+def read_settings(read: Reader) -> GateSettings:
+    """[gate]. Raises EdgemobileError with FILE:LINE."""
+    return GateSettings(**read.table(("gate",), _GATE))
+
+
+def read_devices(read: Reader) -> tuple[DeviceEntry, ...]:
+    """Every [devices.NAME]. Raises EdgemobileError with FILE:LINE."""
+    names = read.names(("devices",), required=False)
+    return tuple(DeviceEntry(name, **read.table(("devices", name), _DEVICE)) for name in names)
+
+
 # ---- values for a model, a file or a metric -------------------------------------------------------------------------
 
 
-def _weights(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
+def read_weights(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
     text = read_text(value, read, keys)
     return text if text in NAMED else str(read.file.path.parent / text)
 
 
-def _model(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
+def read_model(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
     text = read_text(value, read, keys)
     return str(read.file.path.parent / text) if text.endswith(MODEL_SUFFIXES) else text
 
 
-def _recipe(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
+def read_recipe(value: Any, read: Reader, keys: tuple[str, ...]) -> str:
     text = read_text(value, read, keys)
     return str(read.file.path.parent / text) if text.endswith(".json") else text
 
@@ -135,10 +152,11 @@ _DEVICE: Mapping[str, Read] = {
     "max_regress": read_share,
     "required": read_flag,
 }
-_ACCURACY: Mapping[str, Read] = {"data": read_path, "max_drop": real(0, 100), "split": read_text, "limit": whole(1)}
+IMAGES_KEYS: Mapping[str, Read] = {"data": read_path, "split": read_text, "limit": whole(1)}
+_ACCURACY: Mapping[str, Read] = {**IMAGES_KEYS, "max_drop": real(0, 100)}
 _MODEL: Mapping[str, Read] = {
-    "model": _model,
-    "weights": _weights,
+    "model": read_model,
+    "weights": read_weights,
     "width": real(0.01, 10),
     "res": whole(16),
     "classes": whole(1),
@@ -147,11 +165,15 @@ _MODEL: Mapping[str, Read] = {
     "files": list_of(read_path),
     "formats": _FORMATS,
     "precisions": _PRECISIONS,
-    "recipe": _recipe,
+    "recipe": read_recipe,
     "target": one_of(tuple(TARGETS)),
     "devices": list_of(read_text, empty=True),
     "size": _by_selector(amount(_UNITS, '"4.6 MiB"')),
     "instructions": _by_device,
     "tolerances": _by_precision,
     "accuracy": _accuracy,
+}
+# Keys of a model that have the same meaning in [sweep].
+SHARED_KEYS: Mapping[str, Read] = {
+    name: _MODEL[name] for name in ("classes", "calib", "calib_images", "formats", "precisions", "target")
 }

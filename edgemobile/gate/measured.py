@@ -5,7 +5,7 @@ Nothing is checked here, so a changed budget needs no new run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,8 +14,8 @@ from edgemobile.comparison.report import ParityReport
 from edgemobile.devices.host.records import Run
 from edgemobile.errors import EdgemobileError
 from edgemobile.exporters.model_files import read_model_file
-from edgemobile.gate.cache import Cache
-from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, ModelEntry
+from edgemobile.gate.cache import Cache, WouldRun
+from edgemobile.gate.config import Accuracy, DeviceEntry, GateConfig, LabelledImages, ModelEntry
 from edgemobile.gate.fingerprint import content_sha256, contents, fingerprint, software
 from edgemobile.gate.selectors import MODEL_SUFFIXES
 from edgemobile.images import class_labels
@@ -26,7 +26,15 @@ from edgemobile.model_file.model_file import ModelFile
 from edgemobile.util.progress import Progress
 from edgemobile.util.strict_json import decode, encode
 
-__all__ = ["Measured", "Scored", "measure_accuracy", "measure_device", "measure_parity", "written_files"]
+__all__ = [
+    "Measured",
+    "Scored",
+    "measure_accuracy",
+    "measure_device",
+    "measure_devices",
+    "measure_parity",
+    "written_files",
+]
 
 _T = TypeVar("_T")
 # With 64 images, one answer is 1.6 points of agreement.
@@ -255,10 +263,13 @@ def _count(entry: ModelEntry, config: GateConfig) -> int:
 # ---- accuracy -------------------------------------------------------------------------------------------------------
 
 
-def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tuple[tuple[Scored, ...], bool]:
-    """(the accuracy of every file against the first float32 one, whether it was cached). Raises EdgemobileError."""
+def measure_accuracy(model: Measured, asked: LabelledImages, progress: Progress) -> tuple[tuple[Scored, ...], bool]:
+    """(the accuracy of every file against the first float32 one, whether it was cached).
+
+    Raises EdgemobileError, also if there is no float32 file to compare with and a `max_drop` is asked for.
+    """
     baseline = next((file for file in model.files if model.precision(file) == "float32"), None)
-    if baseline is None:
+    if baseline is None and isinstance(asked, Accuracy):
         raise EdgemobileError(f"{model.entry.name}: max_drop compares with a float32 file, and the model has none")
     labels = [contents(class_labels.places_beside(file.path)) for file in model.files]
     chosen = (content_sha256(asked.data), asked.split, asked.limit, model.config.settings.seed)
@@ -274,7 +285,7 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
             split=asked.split,
             limit=asked.limit,
             seed=model.config.settings.seed,
-            baseline=str(baseline.path),
+            baseline=None if baseline is None else str(baseline.path),
             opened=model.opened,
         )
         names = {path: file.name for path, file in model.opened.items()}
@@ -300,24 +311,62 @@ def measure_accuracy(model: Measured, asked: Accuracy, progress: Progress) -> tu
 
 
 def measure_device(model: Measured, device: DeviceEntry, files: Sequence[ModelFile]) -> tuple[Run, bool]:
-    """(`files` measured on the device, whether that was cached). Unstable results are not cached.
+    """(`files` measured on the device, whether that was cached), as `measure_devices`.
 
-    Raises EdgemobileError, DeviceUnreachable, MissingTool.
+    Raises EdgemobileError, DeviceUnreachable, MissingTool, and WouldRun in a dry run.
     """
+    ((_, outcome, kept),) = measure_devices(model.cache, files, (device,))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome, kept
+
+
+def measure_devices(
+    cache: Cache, files: Sequence[ModelFile], devices: Sequence[DeviceEntry], progress: Progress | None = None
+) -> Iterator[tuple[DeviceEntry, Run | EdgemobileError | WouldRun, bool]]:
+    """(device, `files` measured on it or the error, whether that was cached) for each device.
+
+    Boards are measured at the same time, `local` and emulated cores one after another. Unstable results are not cached.
+    """
+    from edgemobile.devices.host.records import Settings
+    from edgemobile.latency.boards import bench_all
+    from edgemobile.latency.run import BenchRequest
+
+    missing = []
+    for device in devices:
+        try:
+            key = _device_key(device, files)
+        except EdgemobileError as error:
+            yield device, error, False
+            continue
+        found = cache.get("device", key, lambda value: decode(Run, value, "run"))
+        if found is not None:
+            yield device, found, True
+        elif cache.dry_run:
+            yield device, WouldRun("device"), False
+        else:
+            missing.append((device, key))
+    settings = [Settings(threads=(device.threads,), runs=device.runs) for device, _ in missing]
+    requests = [
+        BenchRequest(tuple(files), device.name, one) for (device, _), one in zip(missing, settings, strict=True)
+    ]
+    for index, outcome in bench_all(requests, progress):
+        device, key = missing[index]
+        if isinstance(outcome, Run) and _lasting(outcome):
+            cache.put("device", key, encode(outcome))
+        yield device, outcome, False
+
+
+def _device_key(device: DeviceEntry, files: Sequence[ModelFile]) -> str:
     from edgemobile.devices.host.profiles import find_device
 
     row = find_device(device.name)
     digests = [(file.name, file.sha256) for file in files]
-    key = fingerprint("device", software(), row.address, row.options, device.runs, device.threads, digests)
+    return fingerprint("device", software(), row.address, row.options, device.runs, device.threads, digests)
 
-    def run() -> tuple[Run, Any]:
-        from edgemobile.devices.host.records import Settings
-        from edgemobile.latency.run import BenchRequest, bench
-        from edgemobile.latency.statistics import verdict
 
-        settings = Settings(threads=(device.threads,), runs=device.runs)
-        found = bench(BenchRequest(tuple(files), device.name, settings))
-        stable = all(verdict(case, found).stable for case in found.cases)
-        return found, encode(found) if stable and not found.refused else None
+def _lasting(run: Run) -> bool:
+    """Whether another run need not measure the same files again."""
+    from edgemobile.latency.statistics import verdict
 
-    return model.kept_or("device", key, lambda value: decode(Run, value, "run"), run)
+    return not run.refused and all(verdict(case, run).stable for case in run.cases)

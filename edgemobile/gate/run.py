@@ -19,7 +19,7 @@ from edgemobile.gate.config import DeviceEntry, GateConfig, ModelEntry
 from edgemobile.gate.measured import Measured, measure_accuracy, measure_device, measure_parity, written_files
 from edgemobile.util.progress import Progress, Silent
 
-__all__ = ["run_gate"]
+__all__ = ["problem_of", "run_gate"]
 
 
 def run_gate(
@@ -59,7 +59,7 @@ def _check_model(entry: ModelEntry, config: GateConfig, cache: Cache, progress: 
     try:
         model = written_files(entry, config, cache, progress)
     except Exception as error:
-        problem = _problem(entry, "files" if entry.files else "export", "here", error)
+        problem = problem_of(entry, "files" if entry.files else "export", "here", error)
         yield replace(problem, wall_s=time.perf_counter() - started)
         return
     # The export has no row of its own: its time is in the rows of the sizes, which it determines.
@@ -99,12 +99,12 @@ def _tried(
     try:
         checks = run()
     except Exception as error:
-        checks = [_problem(model.entry, what, place, error)]
+        checks = [problem_of(model.entry, what, place, error)]
     wall_s = time.perf_counter() - started
     return [replace(check, wall_s=wall_s / len(checks)) for check in checks]
 
 
-def _problem(entry: ModelEntry, what: str, place: str, error: Exception) -> Check:
+def problem_of(entry: ModelEntry, what: str, place: str, error: Exception) -> Check:
     """The outcome of an error: by its exit code if the user can fix it; others fail the check, with their location.
 
     What a dry run does not run is not an error.

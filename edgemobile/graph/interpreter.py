@@ -7,6 +7,7 @@ QLinear kernels do the same, so if one layer of an int8 file differs from this b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -111,6 +112,15 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return (np.where(x < 0, small, 1) / (1 + small)).astype(x.dtype)
 
 
+def _elu(x: np.ndarray) -> np.ndarray:
+    return np.where(x < 0, np.expm1(np.minimum(x, 0)), x)
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    erf = np.asarray(np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64) / math.sqrt(2)), np.float64)
+    return (x * (1 + erf) / 2).astype(x.dtype)
+
+
 def _softmax(x: np.ndarray) -> np.ndarray:
     shares = np.exp(x - x.max(axis=-1, keepdims=True))
     return shares / shares.sum(axis=-1, keepdims=True)
@@ -148,6 +158,20 @@ def _channel_shuffle(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
     return grouped.swapaxes(-1, -2).reshape(x.shape)
 
 
+def _depth_to_space(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    (images, height, width, _), block = x.shape, node.attrs["block"]
+    squares = x.reshape(images, height, width, block, block, -1)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(images, height * block, width * block, -1)
+
+
+def _reflect_pad(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    return np.pad(x, ((0, 0), *node.attrs["padding"], (0, 0)), mode="reflect")
+
+
+def _clip(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
+    return np.clip(x, np.float32(node.attrs["low"]), np.float32(node.attrs["high"]))
+
+
 def _reshape(node: Node, output: Tensor, x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), *output.shape[1:])
 
@@ -160,18 +184,24 @@ _FLOAT: dict[str, Callable[..., np.ndarray]] = {
     "concat": lambda node, out, *parts: np.concatenate(parts, axis=node.attrs["axis"]),
     "slice": lambda node, out, x: x[..., node.attrs["begin"] : node.attrs["end"]],
     "channel_shuffle": _channel_shuffle,
+    "depth_to_space": _depth_to_space,
+    "reflect_pad": _reflect_pad,
     "resize": _resize,
     "mean": _mean,
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
     "relu": lambda node, out, x: np.maximum(x, 0),
     "relu6": lambda node, out, x: np.clip(x, 0, 6),
+    "clip": _clip,
     "relu1": lambda node, out, x: np.clip(x, 0, 1),
     "hardswish": lambda node, out, x: x * _hardsigmoid(x),
     "hardsigmoid": lambda node, out, x: _hardsigmoid(x),
     "sigmoid": lambda node, out, x: _sigmoid(x),
     "tanh": lambda node, out, x: np.tanh(x),
     "leaky_relu": lambda node, out, x: np.where(x < 0, np.float32(node.attrs["slope"]) * x, x),
+    "prelu": lambda node, out, x, slope: np.where(x < 0, slope * x, x),
+    "elu": lambda node, out, x: _elu(x),
+    "gelu": lambda node, out, x: _gelu(x),
     "round": lambda node, out, x: rounded(x),
     "softmax": lambda node, out, x: _softmax(x),
     "reshape": _reshape,

@@ -91,6 +91,21 @@ def _slice(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
     return (*x[:-1], end - begin) if 0 <= begin < end <= x[-1] else None
 
 
+def _depth_to_space(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
+    block, (images, height, width, channels) = attrs["block"], x
+    return None if channels % block**2 else (images, height * block, width * block, channels // block**2)
+
+
+def _reflect_pad(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
+    sides = [(size, *ends) for size, ends in zip(x[1:3], attrs["padding"], strict=True)]
+    fits = all(0 <= pad < size for size, *ends in sides for pad in ends)
+    return (x[0], *(sum(side) for side in sides), x[3]) if fits else None
+
+
+def _prelu(attrs: Mapping[str, Any], x: Shape, slope: Shape) -> Shape | None:
+    return x if slope == (*[1] * (len(x) - 2), x[-1]) else None
+
+
 def _channel_shuffle(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
     return x if x[-1] % attrs["groups"] == 0 else None
 
@@ -121,6 +136,12 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "slice": Op(_slice, ("begin", "end"), shares_qparams=True, selects=True, homogeneous=True),
         # channel i * C / groups + j -> j * groups + i
         "channel_shuffle": Op(_channel_shuffle, ("groups",), shares_qparams=True, selects=True, homogeneous=True),
+        # channel (i * block + j) * C + c of each pixel -> channel c of pixel (i, j) of a square of `block` by `block`
+        "depth_to_space": Op(_depth_to_space, ("block",), shares_qparams=True, selects=True, homogeneous=True),
+        # mirrors an image at its border, which is not repeated
+        "reflect_pad": Op(
+            _reflect_pad, ("padding",), shares_qparams=True, selects=True, homogeneous=True, channelwise=True
+        ),
         # height and width to `size`; `mode` and `coordinates` as in graph/resizing.py
         "resize": Op(_resize, ("size", "mode", "coordinates"), shares_qparams=True, homogeneous=True, channelwise=True),
         # [N,H,W,C] -> [N,1,1,C], in files of other tools also [N,C]
@@ -137,6 +158,8 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "avg_pool2d": Op(_pool, ("kernel", "stride"), shares_qparams=True, homogeneous=True, channelwise=True),
         "relu": Op(_same, homogeneous=True, channelwise=True),
         "relu6": Op(_same),
+        # to the range from `low` to `high`, of which one may be infinite
+        "clip": Op(_same, ("low", "high"), shares_qparams=True),
         # 0 to 1
         "relu1": Op(_same, read_only=True),
         # x * relu6(x + 3) / 6
@@ -149,6 +172,12 @@ OPS: Mapping[str, Op] = MappingProxyType(
         "tanh": Op(_same),
         # x, or slope * x if x is negative
         "leaky_relu": Op(_same, ("slope",), homogeneous=True, channelwise=True),
+        # x, or slope * x if x is negative; the second input has a slope for each channel, [1,1,C] of an image
+        "prelu": Op(_prelu, homogeneous=True, channelwise=True),
+        # x, or exp(x) - 1 if x is negative
+        "elu": Op(_same),
+        # x * (1 + erf(x / sqrt(2))) / 2
+        "gelu": Op(_same),
         # [N,classes]; the int8 output has steps of 1 / 256 from 0
         "softmax": Op(_same, read_only=True),
         # as numpy.transpose

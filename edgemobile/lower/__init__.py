@@ -5,10 +5,13 @@ walk       lowers a program op by op; every tensor is named by its module path
 lowering   the state of this walk
 ops        the table of aten ops, with one function for each
 moves      the ops among them that move values of an image: resize, split, shuffle
+pools      pools and means
+subpixels  transposed convolutions and pixel shuffles
 coverage   how every aten op is handled, for the documentation
 output_names  names the outputs by the keys of the value that forward() returns
 dead_code  removes nodes that no output depends on
 decomposed_activations  recognises hard-sigmoid and hard-swish that a net computes from several ops
+shuffled_rows  removes channel shuffles after a layer
 fusion     fuses ReLU and ReLU6 into the op before them
 dead_channels  after `lower`: removes channels that no output depends on, by the bounds of channel_bounds
 file_graph  brings the Graph of a model file into the form of a lowered program
@@ -31,8 +34,9 @@ from edgemobile.graph import Graph
 from edgemobile.lower.dead_code import without_dead_code
 from edgemobile.lower.decomposed_activations import recognise_activations
 from edgemobile.lower.fusion import fuse_activations
-from edgemobile.lower.hints import GREY
+from edgemobile.lower.hints import GREY, parts_without_lowering
 from edgemobile.lower.output_names import named_outputs, with_output_names
+from edgemobile.lower.shuffled_rows import shuffle_rows
 from edgemobile.lower.walk import Walk
 
 if TYPE_CHECKING:
@@ -100,8 +104,13 @@ def lower(program: Program, name: str = "model") -> Graph:
     on in a tuple or a list; a single output keeps its module's path. Raises Unsupported for an aten op without a
     lowering; the error names the op, its module path and the supported ops.
     """
-    graph = recognise_activations(Walk(program, name).graph())
-    graph = fuse_activations(without_dead_code(graph))
+    try:
+        walked = Walk(program, name).graph()
+    except Unsupported as error:
+        advice = parts_without_lowering(str(fx.target) for fx in program.graph.nodes if fx.op == "call_function")
+        raise Unsupported(". ".join(filter(None, (str(error).rstrip("."), advice)))) from error
+    graph = recognise_activations(walked)
+    graph = shuffle_rows(fuse_activations(without_dead_code(graph)))
     graph = with_output_names(graph, [label for label, _ in named_outputs(program)])
     graph.check_shapes()
     return graph

@@ -63,7 +63,7 @@ def _of_node(graph: Graph, node: Node, bounds: dict[str, Bounds]) -> Bounds:
 
 
 # Every output value is one value, or an average of values, of the same channel.
-_AVERAGES = ("mean", "max_pool2d", "avg_pool2d", "resize")
+_AVERAGES = ("mean", "max_pool2d", "avg_pool2d", "resize", "reflect_pad")
 
 
 def _of_constant(graph: Graph, name: str, channels: int) -> Bounds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from edgemobile.errors import Unsupported
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["GREY", "check_not_quantized", "faint", "training_branches"]
+__all__ = ["GREY", "check_not_quantized", "faint", "parts_without_lowering", "training_branches"]
 
 GREY = (
     "Its first layer takes one grey channel, but images have three here: repeat its weight for R, G and B and divide "
@@ -49,6 +49,30 @@ def training_branches(net: torch.nn.Module) -> str:
     return (
         f"it still has the branches it was trained with ({keys[0]}): first call {call}() of its blocks, which turns "
         "each into one convolution with the same result"
+    )
+
+
+# What the nets of transformers have -> the aten ops of it.
+_WITHOUT_LOWERING = {
+    "attention": ("scaled_dot_product_attention", "matmul", "bmm", "baddbmm"),
+    "layer norm": ("layer_norm",),
+    "group norm": ("group_norm",),
+    "local response norm": ("avg_pool3d",),
+}
+
+
+def parts_without_lowering(targets: Iterable[str]) -> str:
+    """What to do about a net that has attention or such norms, by the `targets` of its aten calls; "" for others.
+
+    The first op that is refused is then often a reshape before them.
+    """
+    names = {target.partition(".")[2].partition(".")[0] for target in targets if target.startswith("aten.")}
+    found = [part for part, ops in _WITHOUT_LOWERING.items() if names.intersection(ops)]
+    if not found:
+        return ""
+    return (
+        f"The net has {' and '.join(found)}, which edgemobile does not lower: use a net of convolutions and batch "
+        "norm, or --backend torch, which writes ONNX"
     )
 
 

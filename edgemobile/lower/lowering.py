@@ -11,14 +11,14 @@ import numpy as np
 from edgemobile.errors import Unsupported
 from edgemobile.graph import Node, Tensor
 from edgemobile.graph.ir import unique_name
-from edgemobile.graph.padding import Pads
+from edgemobile.graph.padding import Pads, unpadded
 
 if TYPE_CHECKING:
     import torch
 
     from edgemobile.lower.module_trace import Program
 
-__all__ = ["Lowering", "arguments", "nhwc"]
+__all__ = ["Lowering", "arguments", "both_sides", "conv_attrs", "nhwc", "pair"]
 
 
 @dataclass
@@ -48,6 +48,30 @@ class Lowering:
         self.tensors[name] = Tensor(name, nhwc(tuple(fx.meta["val"].shape)))
         self.nodes.append(Node(op, tuple(inputs), name, attrs))
         return name
+
+    def emit_of(
+        self, fx: torch.fx.Node, op: str, inputs: Sequence[str], suffix: str, shape: tuple[int, ...], **attrs: Any
+    ) -> str:
+        """Add a node for a part of `fx`, of `shape` in PyTorch; returns its name, which ends in `suffix`."""
+        name = self.unique(f"{self.name_of(fx, op)}{suffix}")
+        self.tensors[name] = Tensor(name, nhwc(shape))
+        self.nodes.append(Node(op, tuple(inputs), name, attrs))
+        return name
+
+    def depthwise(
+        self, fx: torch.fx.Node, image: str, scale: np.ndarray, shift: np.ndarray, *, padding: Pads = unpadded
+    ) -> str:
+        """Add y = x * scale + shift, both f[C], as a 1x1 convolution with C groups. x has `padding` pixels of zeros."""
+        path = self.name_of(fx, "conv2d")
+        constants = (
+            self.constant(f"{path}.weight", scale.reshape(-1, 1, 1, 1)),
+            self.constant(f"{path}.bias", shift),
+        )
+        return self.emit(fx, "conv2d", (image, *constants), **conv_attrs(groups=len(scale), padding=padding))
+
+    def producer(self, name: str) -> Node | None:
+        """The node that produces the tensor `name`."""
+        return next((node for node in reversed(self.nodes) if node.output == name), None)
 
     def constant(self, name: str, data: np.ndarray) -> str:
         """Add a constant. A module called twice gets a second one, because different batch norms may fold into each."""
@@ -141,3 +165,21 @@ def arguments(fx: torch.fx.Node, *names: str, **defaults: Any) -> list[Any]:
 
 def nhwc(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], *shape[2:], shape[1]) if len(shape) == 4 else shape
+
+
+def conv_attrs(
+    *, groups: int = 1, stride: tuple[int, int] = (1, 1), padding: Pads = unpadded, dilation: tuple[int, int] = (1, 1)
+) -> dict[str, Any]:
+    """The attributes of a conv2d node without an activation."""
+    return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "activation": ""}
+
+
+def pair(value: Any) -> tuple[int, int]:
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return values * 2 if len(values) == 1 else values
+
+
+def both_sides(padding: Any) -> Pads:
+    """PyTorch pads both sides equally. 'SAME' does not at stride 2, so padding stays explicit."""
+    top, left = pair(padding)
+    return (top, top), (left, left)

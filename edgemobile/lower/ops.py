@@ -12,8 +12,10 @@ import numpy as np
 
 from edgemobile.graph import Node, Tensor
 from edgemobile.graph.padding import Pads, unpadded
-from edgemobile.lower.lowering import Lowering, arguments
+from edgemobile.lower.lowering import Lowering, arguments, both_sides, pair
 from edgemobile.lower.moves import MOVES, channel_slice, ends_rows, ends_shuffle, starts_rows, starts_shuffle
+from edgemobile.lower.pools import POOLS
+from edgemobile.lower.subpixels import SUBPIXELS, subpixel_layer
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +36,8 @@ def _conv2d(walk: Lowering, fx: torch.fx.Node) -> str:
     )
     kernel = walk.array(fx, weight)
     if isinstance(padding, str):
-        padding = _string_padding(walk, fx, padding, kernel.shape[2:], _pair(dilation))
-    pads = padding if isinstance(padding, tuple) and isinstance(padding[0], tuple) else _both_sides(padding)
+        padding = _string_padding(walk, fx, padding, kernel.shape[2:], pair(dilation))
+    pads = padding if isinstance(padding, tuple) and isinstance(padding[0], tuple) else both_sides(padding)
     path = walk.layer_path(weight, "conv2d")
     offset = np.zeros(len(kernel), np.float32) if bias is None else walk.array(fx, bias)
     return walk.emit(
@@ -46,9 +48,9 @@ def _conv2d(walk: Lowering, fx: torch.fx.Node) -> str:
             walk.constant(f"{path}.weight", kernel.transpose(0, 2, 3, 1)),
             walk.constant(f"{path}.bias", offset),
         ),
-        stride=_pair(stride),
+        stride=pair(stride),
         padding=_summed(pads, walk.pads.get(x, unpadded)),
-        dilation=_pair(dilation),
+        dilation=pair(dilation),
         groups=groups,
         activation="",
     )
@@ -60,22 +62,33 @@ def _summed(a: Pads, b: Pads) -> Pads:
 
 
 def _pad(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Zeros around an image, which become padding of the convolutions that read it.
+    """Zeros around an image, as padding of the convolutions that read it, or of one that copies it; or its reflection.
 
     Given:  y = conv(pad(x, p), w, padding=q)
     Result: y = conv(x, w, padding=p + q)
     """
     x, pad, *rest = arguments(fx, "input", "pad", **_PAD_DEFAULTS[str(fx.target)])
     mode, value = rest if len(rest) == 2 else ("constant", *rest)
-    if mode != "constant" or value not in (None, 0):
-        walk.refuse(fx, f"only padding with zeros is supported, found mode={mode!r}, value={value}")
+    if mode not in ("constant", "reflect") or value not in (None, 0):
+        walk.refuse(fx, f"only padding with zeros and reflection are supported, found mode={mode!r}, value={value}")
     if len(x.meta["val"].shape) != 4 or len(pad) > 4 or min(pad) < 0:
         walk.refuse(fx, f"only height and width of [N, C, H, W] can be padded, by 0 or more; found pad={list(pad)}")
-    if not all("aten.conv2d" in str(user.target) and user.args[0] is fx for user in fx.users):
-        walk.refuse(fx, "only convolutions may read a padded tensor; use their own padding instead")
+    if mode == "reflect":
+        return _reflect_pad(walk, fx)
     left, right, top, bottom = (*pad, 0, 0)[:4]
-    walk.pads[fx] = ((top, bottom), (left, right))
-    return walk.image(fx, x)
+    pads = ((top, bottom), (left, right))
+    if all("aten.conv2d" in str(user.target) and user.args[0] is fx for user in fx.users):
+        walk.pads[fx] = pads
+        return walk.image(fx, x)
+    ones = np.ones(x.meta["val"].shape[1])
+    return walk.depthwise(fx, walk.image(fx, x), ones, np.zeros_like(ones), padding=pads)
+
+
+def _reflect_pad(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Of height and width."""
+    x, padding = arguments(fx, "input", "pad")[:2]
+    left, right, top, bottom = (*padding, 0, 0)[:4]
+    return walk.emit(fx, "reflect_pad", (walk.image(fx, x),), padding=((top, bottom), (left, right)))
 
 
 def _string_padding(
@@ -88,7 +101,7 @@ def _string_padding(
 
 
 def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Folded into the layer before it, in float64; otherwise it becomes a depthwise 1x1 convolution.
+    """Folded into the layer before it, in float64; otherwise a depthwise 1x1 convolution, or a product and a sum.
 
     Given:  y = BN(conv(x, w) + b)
     Result: y = conv(x, w') + b', w' = w * k, b' = (b - mean) * k + beta, k = gamma / sqrt(var + eps)
@@ -104,31 +117,30 @@ def _batch_norm(walk: Lowering, fx: torch.fx.Node) -> str:
     if gamma is not None:
         k = k * walk.array(fx, gamma)
     shift = 0.0 if beta is None else walk.array(fx, beta).astype(np.float64)
-    conv = next((node for node in walk.nodes if node.output == name), None)
-    if conv is None or not conv.has_weights or not walk.feeds_only(name, fx):
+    last = walk.producer(name)
+    conv = subpixel_layer(walk, name) or last
+    if last is None or conv is None or not conv.has_weights or not walk.feeds_only(name, fx):
+        if len(fx.meta["val"].shape) == 2:
+            return _scaled(walk, fx, name, k, shift - walk.array(fx, mean) * k)
         if len(fx.meta["val"].shape) != 4:
-            walk.refuse(fx, "batch norm of features is supported only after a linear layer that has no other consumer")
-        return _depthwise(walk, fx, name, k, shift - walk.array(fx, mean) * k)
+            walk.refuse(fx, f"only [N, C] and [N, C, H, W] are supported, found {list(fx.meta['val'].shape)}")
+        return walk.depthwise(fx, name, k, shift - walk.array(fx, mean) * k)
     weight, bias = (walk.tensors[constant].data for constant in conv.inputs[1:])
     assert weight is not None
     assert bias is not None
+    # A transposed convolution has a row for each place in a square of pixels.
+    k, shift, center = (np.resize(each, len(weight)) for each in (k, shift, walk.array(fx, mean)))
     walk.put_constant(conv.inputs[1], weight.astype(np.float64) * k.reshape(-1, *[1] * (weight.ndim - 1)))
-    walk.put_constant(conv.inputs[2], (bias.astype(np.float64) - walk.array(fx, mean)) * k + shift)
-    return _renamed(walk, fx, conv)
+    walk.put_constant(conv.inputs[2], (bias.astype(np.float64) - center) * k + shift)
+    return _renamed(walk, fx, last)
 
 
-def _depthwise(walk: Lowering, fx: torch.fx.Node, image: str, scale: np.ndarray, shift: np.ndarray) -> str:
-    """y = x * scale + shift, both f[C], as a 1x1 convolution with C groups."""
-    path = walk.name_of(fx, "conv2d")
-    constants = walk.constant(f"{path}.weight", scale.reshape(-1, 1, 1, 1)), walk.constant(f"{path}.bias", shift)
-    attrs: dict[str, Any] = {
-        "stride": (1, 1),
-        "padding": unpadded,
-        "dilation": (1, 1),
-        "groups": len(scale),
-        "activation": "",
-    }
-    return walk.emit(fx, "conv2d", (image, *constants), **attrs)
+def _scaled(walk: Lowering, fx: torch.fx.Node, features: str, scale: np.ndarray, shift: np.ndarray) -> str:
+    """y = x * scale + shift, both f[C], of features [N, C]."""
+    path, shape = walk.name_of(fx, "add"), tuple(fx.meta["val"].shape)
+    factors = walk.constant(f"{path}.scale", scale)
+    product = walk.emit_of(fx, "mul", (features, factors), ".scaled", shape, activation="")
+    return walk.emit(fx, "add", (product, walk.constant(f"{path}.shift", shift)), activation="")
 
 
 def _renamed(walk: Lowering, fx: torch.fx.Node, node: Node) -> str:
@@ -148,7 +160,7 @@ def _linear(walk: Lowering, fx: torch.fx.Node) -> str:
         walk.refuse(fx, f"linear needs an input [N, features], found {len(fx.meta['val'].shape)} dimensions")
     path = walk.layer_path(weight, "linear")
     name = walk.operand(fx, x, "input")
-    flatten = next((node for node in walk.nodes if node.output == name), None)
+    flatten = walk.producer(name)
     if flatten is not None and flatten.op == "reshape":
         matrix = _channels_last_columns(matrix, walk.tensors[flatten.inputs[0]].shape)
     offset = np.zeros(len(matrix), np.float32) if bias is None else walk.array(fx, bias)
@@ -213,89 +225,20 @@ def _cat(walk: Lowering, fx: torch.fx.Node) -> str:
     return names[0] if len(names) == 1 else walk.emit(fx, "concat", names, axis=axis)
 
 
-def _mean(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Over height and width."""
-    x, dims, keepdim = arguments(fx, "input", "dim", keepdim=False)
-    rank = len(x.meta["val"].shape)
-    if rank != 4 or sorted(dim % rank for dim in dims or ()) != [2, 3]:
-        walk.refuse(fx, f"only the mean over height and width is supported, found dim={dims} of {rank} dimensions")
-    name = walk.operand(fx, x, "input")
-    if keepdim:
-        return walk.emit(fx, "mean", (name,))
-    # In every format the mean keeps height and width as dimensions of 1; a reshape drops them.
-    n, c = fx.meta["val"].shape
-    pooled = walk.unique(f"{walk.name_of(fx, 'mean')}.pool")
-    walk.tensors[pooled] = Tensor(pooled, (n, 1, 1, c))
-    walk.nodes.append(Node("mean", (name,), pooled))
-    return walk.emit(fx, "reshape", (pooled,))
-
-
-def _adaptive_avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    """To a size that divides the size of the input."""
-    image = walk.image(fx, fx.args[0])
-    before, after = tuple(fx.args[0].meta["val"].shape[2:]), tuple(fx.meta["val"].shape[2:])  # type: ignore[union-attr]
-    if after == (1, 1):
-        return walk.emit(fx, "mean", (image,))
-    if after == before:
-        return image
-    if any(size % pooled for size, pooled in zip(before, after, strict=True)):
-        walk.refuse(fx, f"the output size must divide the input size, found {before} to {after}")
-    kernel = tuple(size // pooled for size, pooled in zip(before, after, strict=True))
-    return walk.emit(fx, "avg_pool2d", (image,), kernel=kernel, stride=kernel)
-
-
-def _max_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    """With or without padding and ceil_mode, without dilation."""
-    x, kernel, stride, padding, dilation, ceil = arguments(
-        fx, "input", "kernel_size", stride=None, padding=0, dilation=1, ceil_mode=False
-    )
-    if _pair(dilation) != (1, 1):
-        walk.refuse(fx, "max pooling with dilation is not supported")
-    kernel, stride, pads = _pair(kernel), _pair(stride or kernel), _both_sides(padding)
-    if ceil:
-        pads = _ceiled(fx, x, kernel, stride, pads)
-    return walk.emit(fx, "max_pool2d", (walk.image(fx, x),), kernel=kernel, stride=stride, padding=pads)
-
-
-def _ceiled(fx: torch.fx.Node, x: torch.fx.Node, kernel: Any, stride: Any, pads: Pads) -> Pads:
-    """`pads`, increased at the end by what the last window of ceil_mode extends beyond the image."""
-    before, after = x.meta["val"].shape[2:], fx.meta["val"].shape[2:]
-    rows, columns = (
-        (first, max(last, (pooled - 1) * step + span - size - first))
-        for (first, last), size, pooled, span, step in zip(pads, before, after, kernel, stride, strict=True)
-    )
-    return rows, columns
-
-
-def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Without windows beyond the image."""
-    x, kernel, stride, padding, ceil, _, divisor = arguments(
-        fx,
-        "input",
-        "kernel_size",
-        stride=None,
-        padding=0,
-        ceil_mode=False,
-        count_include_pad=True,
-        divisor_override=None,
-    )
-    kernel, stride = _pair(kernel), _pair(stride or kernel)
-    beyond = _ceiled(fx, x, kernel, stride, unpadded) != unpadded
-    if _pair(padding) != (0, 0) or (ceil and beyond) or divisor:
-        walk.refuse(
-            fx, "average pooling beyond the image (padding, ceil_mode) or with divisor_override is not supported"
-        )
-    return walk.emit(fx, "avg_pool2d", (walk.image(fx, x),), kernel=kernel, stride=stride)
-
-
 def _clamp(walk: Lowering, fx: torch.fx.Node) -> str:
-    """hardtanh(x, low, high) and clamp(x, low, high), if they are ReLU6 or ReLU."""
+    """Between any two numbers; 0 to 6 is ReLU6, 0 to infinity ReLU."""
     hardtanh = "hardtanh" in str(fx.target)
+    low: Any
     x, low, high = arguments(fx, "input", low=-1.0 if hardtanh else None, high=1.0 if hardtanh else None)
-    op = {(0, 6): "relu6", (0, None): "relu"}.get((low, high))
-    if op is None:
-        walk.refuse(fx, f"only the ranges 0 to 6 (ReLU6) and 0 to infinity (ReLU) are supported, found [{low}, {high}]")
-    return walk.emit(fx, op, (walk.operand(fx, x, "input"),))
+    if "clamp_max" in str(fx.target):
+        low, high = None, low
+    ends = float("-inf") if low is None else float(low), float("inf") if high is None else float(high)
+    if not ends[0] < ends[1]:
+        walk.refuse(fx, f"the low end must be less than the high one, found [{low}, {high}]")
+    op = {(0.0, 6.0): "relu6", (0.0, float("inf")): "relu"}.get(ends)
+    if op is not None:
+        return walk.emit(fx, op, (walk.operand(fx, x, "input"),))
+    return walk.emit(fx, "clip", (walk.operand(fx, x, "input"),), low=ends[0], high=ends[1])
 
 
 def _unary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
@@ -312,6 +255,35 @@ def _leaky_relu(walk: Lowering, fx: torch.fx.Node) -> str:
     return walk.emit(fx, "leaky_relu", (walk.operand(fx, x, "input"),), slope=float(slope))
 
 
+def _prelu(walk: Lowering, fx: torch.fx.Node) -> str:
+    """With one slope, or one for each channel."""
+    x, slope = arguments(fx, "input", "weight")
+    shape = x.meta["val"].shape
+    if len(shape) not in (2, 4):
+        walk.refuse(fx, f"only [N, C] and [N, C, H, W] are supported, found {len(shape)} dimensions")
+    slopes = np.broadcast_to(walk.array(fx, slope), shape[1]).reshape(*[1] * (len(shape) - 2), -1)
+    name = walk.constant(f"{walk.layer_path(slope, 'prelu')}.slope", slopes)
+    return walk.emit(fx, "prelu", (walk.operand(fx, x, "input"), name))
+
+
+def _elu(walk: Lowering, fx: torch.fx.Node) -> str:
+    """With alpha 1, as files have it."""
+    x, *numbers = arguments(fx, "input", alpha=1.0, scale=1.0, input_scale=1.0)
+    if any(number != 1 for number in numbers):
+        walk.refuse(fx, f"only alpha 1 is supported, because TFLite has no other; found {numbers[0]}")
+    return walk.emit(fx, "elu", (walk.operand(fx, x, "input"),))
+
+
+def _gelu(walk: Lowering, fx: torch.fx.Node) -> str:
+    """Exact, with erf."""
+    x, approximate = arguments(fx, "input", approximate="none")
+    if approximate != "none":
+        walk.refuse(
+            fx, f"approximate={approximate!r} is not supported; use approximate='none', which differs by 0.0005"
+        )
+    return walk.emit(fx, "gelu", (walk.operand(fx, x, "input"),))
+
+
 def _silu(walk: Lowering, fx: torch.fx.Node) -> str:
     """As x * sigmoid(x), because no format has an op for it."""
     x = walk.operand(fx, fx.args[0], "input")
@@ -325,12 +297,16 @@ def _binary(op: str) -> Callable[[Lowering, torch.fx.Node], str]:
         a, b, alpha = arguments(fx, "input", "other", alpha=1)
         if alpha != 1:
             walk.refuse(fx, f"alpha={alpha} is not supported; multiply first")
-        ranks = [len(arg.meta["val"].shape) for arg in (a, b) if isinstance(walk.values.get(arg), str)]
-        if any(rank != len(fx.meta["val"].shape) for rank in ranks):
-            walk.refuse(fx, f"broadcasting {ranks} dimensions has no NHWC form; give both operands the same number")
+        _check_ranks(walk, fx, a, b)
         return walk.emit(fx, op, (walk.operand(fx, a, "a"), walk.operand(fx, b, "b")), activation="")
 
     return row
+
+
+def _check_ranks(walk: Lowering, fx: torch.fx.Node, *operands: Any) -> None:
+    ranks = [len(arg.meta["val"].shape) for arg in operands if isinstance(walk.values.get(arg), str)]
+    if any(rank != len(fx.meta["val"].shape) for rank in ranks):
+        walk.refuse(fx, f"broadcasting {ranks} dimensions has no NHWC form; give both operands the same number")
 
 
 def _div(walk: Lowering, fx: torch.fx.Node) -> str:
@@ -344,13 +320,46 @@ def _div(walk: Lowering, fx: torch.fx.Node) -> str:
 
 
 def _sub(walk: Lowering, fx: torch.fx.Node) -> str:
-    """Of a constant, as an addition."""
+    """As the addition of a negative."""
     x, less, alpha = arguments(fx, "input", "other", alpha=1)
+    if alpha != 1:
+        walk.refuse(fx, f"alpha={alpha} is not supported; multiply first")
+    return _difference(walk, fx, x, less)
+
+
+def _rsub(walk: Lowering, fx: torch.fx.Node) -> str:
+    """A constant minus a tensor, as the addition of its negative."""
+    less, x, alpha = arguments(fx, "input", "other", alpha=1)
+    if alpha != 1:
+        walk.refuse(fx, f"alpha={alpha} is not supported; multiply first")
+    return _difference(walk, fx, x, less)
+
+
+def _difference(walk: Lowering, fx: torch.fx.Node, x: Any, less: Any) -> str:
     value = _constant(walk, less)
-    if value is None or alpha != 1:
-        walk.refuse(fx, "only subtraction of a constant is supported")
-    negative = walk.broadcast_constant(fx, -value, f"{walk.name_of(fx, 'add')}.negative")
+    if value is not None:
+        negative = walk.broadcast_constant(fx, -value, f"{walk.name_of(fx, 'add')}.negative")
+    else:
+        _check_ranks(walk, fx, x, less)
+        shape = tuple(less.meta["val"].shape)
+        factor = walk.constant(f"{walk.name_of(fx, 'add')}.minus_one", np.array([-1.0]))
+        negative = walk.emit_of(fx, "mul", (walk.operand(fx, less, "b"), factor), ".negative", shape, activation="")
     return walk.emit(fx, "add", (walk.operand(fx, x, "a"), negative), activation="")
+
+
+def _negative(walk: Lowering, fx: torch.fx.Node) -> str:
+    """As a product with -1."""
+    factor = walk.constant(f"{walk.name_of(fx, 'mul')}.minus_one", np.array([-1.0]))
+    return walk.emit(fx, "mul", (walk.operand(fx, fx.args[0], "input"), factor), activation="")
+
+
+def _square(walk: Lowering, fx: torch.fx.Node) -> str:
+    """As a product; of powers only the second."""
+    x, exponent = arguments(fx, "input", exponent=2)
+    if exponent != 2:
+        walk.refuse(fx, f"only the power 2 is supported, found {exponent}")
+    name = walk.operand(fx, x, "input")
+    return walk.emit(fx, "mul", (name, name), activation="")
 
 
 def _constant(walk: Lowering, arg: Any) -> np.ndarray | None:
@@ -374,22 +383,12 @@ def _dropout(walk: Lowering, fx: torch.fx.Node) -> str | np.ndarray:
     return _identity(walk, fx)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return pair * 2 if len(pair) == 1 else pair
-
-
-def _both_sides(padding: Any) -> Pads:
-    """PyTorch pads both sides equally. 'SAME' does not at stride 2, so padding stays explicit."""
-    top, left = _pair(padding)
-    return (top, top), (left, left)
-
-
 LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.conv2d.default": _conv2d,
     "aten.conv2d.padding": _conv2d,
     "aten.pad.default": _pad,
     "aten.constant_pad_nd.default": _pad,
+    "aten.reflection_pad2d.default": _reflect_pad,
     "aten.batch_norm.default": _batch_norm,
     "aten.linear.default": _linear,
     "aten.relu.default": _unary("relu"),
@@ -400,6 +399,8 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.hardtanh_.default": _clamp,
     "aten.clamp.default": _clamp,
     "aten.clamp_.default": _clamp,
+    "aten.clamp_min.default": _clamp,
+    "aten.clamp_max.default": _clamp,
     "aten.hardswish.default": _unary("hardswish"),
     "aten.hardswish_.default": _unary("hardswish"),
     "aten.hardsigmoid.default": _unary("hardsigmoid"),
@@ -410,6 +411,10 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.tanh_.default": _unary("tanh"),
     "aten.leaky_relu.default": _leaky_relu,
     "aten.leaky_relu_.default": _leaky_relu,
+    "aten.prelu.default": _prelu,
+    "aten.elu.default": _elu,
+    "aten.elu_.default": _elu,
+    "aten.gelu.default": _gelu,
     "aten.silu.default": _silu,
     "aten.silu_.default": _silu,
     "aten.add.Tensor": _binary("add"),
@@ -418,14 +423,15 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.mul_.Tensor": _binary("mul"),
     "aten.sub.Tensor": _sub,
     "aten.sub_.Tensor": _sub,
+    "aten.rsub.Scalar": _rsub,
+    "aten.rsub.Tensor": _rsub,
+    "aten.neg.default": _negative,
+    "aten.square.default": _square,
+    "aten.pow.Tensor_Scalar": _square,
     "aten.div.Tensor": _div,
     "aten.div_.Tensor": _div,
     "aten.cat.default": _cat,
     "aten.slice.Tensor": channel_slice,
-    "aten.adaptive_avg_pool2d.default": _adaptive_avg_pool2d,
-    "aten.mean.dim": _mean,
-    "aten.max_pool2d.default": _max_pool2d,
-    "aten.avg_pool2d.default": _avg_pool2d,
     "aten.flatten.using_ints": _flatten,
     "aten.view.default": _flatten,
     "aten.reshape.default": _flatten,
@@ -439,9 +445,11 @@ LOWERINGS: dict[str, Callable[[Lowering, torch.fx.Node], str | np.ndarray]] = {
     "aten.clone.default": _identity,
     "aten.alias.default": _identity,
     **MOVES,
+    **POOLS,
+    **SUBPIXELS,
 }
 # These add no op to a file.
-FOLDED = (_identity, _dropout, _batch_norm, _pad)
+FOLDED = (_identity, _dropout, _batch_norm)
 _IDENTITIES = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, channel_slice))
 # These return a view of their input: an in-place op on one changes the other.
 SHARING = tuple(op for op, lowering in LOWERINGS.items() if lowering in (_identity, _dropout, channel_slice, _flatten))

@@ -8,10 +8,11 @@ import shlex
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from PIL import Image
 
-from edgemobile import pixels
+from edgemobile import boxes, pixels
 from edgemobile.accuracy.classifier import ClassifierOptions, Prediction, classify, open_classifier
 from edgemobile.devices.runtimes.table import RUNTIMES, default_runtime
 from edgemobile.errors import EdgemobileError
@@ -62,15 +63,16 @@ def write_other_files(
 ) -> list[Recorded]:
     """Write labels.txt if labels are known, predict.py, sample.png and README.md; returns the files written.
 
-    For a net that is not a classifier, it writes only README.md. `written` are the files of `entries` by name, and
-    `name` is the final name of the folder.
+    A detector has no sample.png, and another net that is not a classifier has only README.md. `written` are the files
+    of `entries` by name, and `name` is the final name of the folder.
     """
     ordered = sorted(entries, key=lambda one: (_ORDER.index(one.precision), one.format != "tflite"))
     if model.is_classifier:
         files = _of_a_classifier(model, ordered, written, name, threads)
     else:
         runtimes = [_distribution(one.format) for one in ordered]
-        files = {_README: readme_of_outputs(model, ordered, written, runtimes).encode()}
+        program = {} if model.postprocess is None else {_PREDICT: predict_source().encode(), **_labels(model)}
+        files = {**program, _README: readme_of_outputs(model, ordered, written, runtimes).encode()}
     for file, data in files.items():
         (folder / file).write_bytes(data)
     return [Recorded.of(folder / file) for file in files]
@@ -82,9 +84,13 @@ def _of_a_classifier(
     with zipfile.ZipFile(CHECK_IMAGES) as archive:
         sample = archive.read(min(archive.namelist()))
     files = {_PREDICT: predict_source().encode(), _SAMPLE: sample}
-    if model.labels is not None:
-        files[LABELS_FILE] = "".join(f"{label}\n" for label in model.labels).encode()
-    return {**files, _README: _readme(model, ordered, written, sample, name, threads).encode()}
+    return {**files, **_labels(model), _README: _readme(model, ordered, written, sample, name, threads).encode()}
+
+
+def _labels(model: Model) -> dict[str, bytes]:
+    if model.labels is None:
+        return {}
+    return {LABELS_FILE: "".join(f"{label}\n" for label in model.labels).encode()}
 
 
 # ---- predict.py -----------------------------------------------------------------------------------------------------
@@ -92,12 +98,16 @@ def _of_a_classifier(
 
 def predict_source() -> str:
     """The text of predict.py."""
-    return with_pixels(Path(str(predict_program.__file__)).read_text(encoding="utf-8"))
+    return _with_code_of((pixels, boxes), Path(str(predict_program.__file__)).read_text(encoding="utf-8"))
 
 
 def with_pixels(program: str) -> str:
     """A program that imports from edgemobile.pixels, with the import replaced by the code of that module."""
-    sources = (Path(str(pixels.__file__)).read_text(encoding="utf-8"), program)
+    return _with_code_of((pixels,), program)
+
+
+def _with_code_of(modules: Sequence[ModuleType], program: str) -> str:
+    sources = (*(Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules), program)
     imports = sorted({line for source in sources for line in _standard_imports(source)}, key=_import_order)
     header = _HEADER.format(docstring=ast.get_docstring(ast.parse(program), clean=False), imports="\n".join(imports))
     return header + "\n\n".join(map(_code, sources))

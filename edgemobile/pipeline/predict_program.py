@@ -1,9 +1,9 @@
-"""Classify images with a model of this folder, on a board or anywhere else:
+"""Find the classes or boxes in images with a model file in this folder, on a board or any other computer:
 
     python3 predict.py MODEL IMAGE...
 
 Needs Python 3.9, numpy, Pillow and one runtime: onnxruntime for .onnx files, ai-edge-litert or tflite-runtime for
-.tflite files. Preprocessing and labels are read from the model file. The result is that of `edgemobile predict`.
+.tflite files. Preprocessing and labels are read from the model file. The results are those of `edgemobile predict`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import struct
 import sys
 import warnings
@@ -20,6 +21,7 @@ from typing import Any, Callable, NamedTuple  # noqa: UP035  # for Python 3.9
 import numpy as np
 from PIL import Image
 
+from edgemobile.boxes import best_boxes, box_corners, grid_anchors, shares
 from edgemobile.errors import BrokenImage
 from edgemobile.pixels import crop, resize, upright_rgb
 
@@ -37,8 +39,9 @@ class Failure(Exception):
 
 
 class Port(NamedTuple):
-    """The input or output of a file. An integer q is scale * (q - zero_point); scale is 0 for floats."""
+    """The input or an output of a file. An integer q is scale * (q - zero_point); scale is 0 for floats."""
 
+    name: str
     shape: tuple[int, ...]
     dtype: str
     scale: float = 0.0
@@ -46,12 +49,12 @@ class Port(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A model file opened in its runtime. `invoke` is one inference, raw array -> raw array."""
+    """A model file opened in its runtime. `invoke` is one inference, raw array -> the raw array of each output."""
 
     runtime: str
-    given: Port
-    made: Port
-    invoke: Callable[[np.ndarray], np.ndarray]
+    input: Port
+    outputs: list[Port]
+    invoke: Callable[[np.ndarray], list[np.ndarray]]
     metadata: dict[str, str]
 
 
@@ -84,7 +87,7 @@ def _open_onnx(data: bytes, threads: int) -> Opened:
     # Only has an effect on x86 without VNNI, where sums of int8 products would saturate.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    (given,), (made,) = session.get_inputs(), session.get_outputs()
+    (input_,) = session.get_inputs()
     dtypes = {
         "tensor(float)": "float32",
         "tensor(float16)": "float16",
@@ -93,9 +96,9 @@ def _open_onnx(data: bytes, threads: int) -> Opened:
     }
     return Opened(
         f"onnxruntime {onnxruntime.__version__}",
-        Port(tuple(given.shape), dtypes[given.type]),
-        Port(tuple(made.shape), dtypes[made.type]),
-        lambda prepared: session.run(None, {given.name: prepared})[0],
+        Port(input_.name, tuple(input_.shape), dtypes[input_.type]),
+        [Port(output.name, tuple(output.shape), dtypes[output.type]) for output in session.get_outputs()],
+        lambda images: session.run(None, {input_.name: images}),
         dict(session.get_modelmeta().custom_metadata_map),
     )
 
@@ -111,20 +114,22 @@ def _open_tflite(data: bytes, threads: int) -> Opened:
         raise Failure("ai-edge-litert is not installed. Run: pip install ai-edge-litert", 3)
     interpreter = module.Interpreter(model_content=data, num_threads=threads)
     interpreter.allocate_tensors()
-    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (input_,), outputs = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def invoke(prepared: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(given["index"], prepared)
+    def invoke(images: np.ndarray) -> list[np.ndarray]:
+        interpreter.set_tensor(input_["index"], images)
         interpreter.invoke()
-        return interpreter.get_tensor(made["index"])
+        return [interpreter.get_tensor(output["index"]) for output in outputs]
 
-    version = getattr(package, "__version__", "")
-    return Opened(f"{name} {version}".strip(), _tflite_port(given), _tflite_port(made), invoke, tflite_metadata(data))
+    runtime = f"{name} {getattr(package, '__version__', '')}".strip()
+    ports = [_tflite_port(output) for output in outputs]
+    return Opened(runtime, _tflite_port(input_), ports, invoke, tflite_metadata(data))
 
 
 def _tflite_port(detail: dict[str, Any]) -> Port:
     scale, zero_point = detail["quantization"]
-    return Port(tuple(map(int, detail["shape"])), np.dtype(detail["dtype"]).name, float(scale), int(zero_point))
+    shape, dtype = tuple(map(int, detail["shape"])), np.dtype(detail["dtype"]).name
+    return Port(detail["name"], shape, dtype, float(scale), int(zero_point))
 
 
 def tflite_metadata(data: bytes) -> dict[str, str]:
@@ -149,7 +154,7 @@ def tflite_metadata(data: bytes) -> dict[str, str]:
         start, count = vector(table, index)
         return [at + number("I", at) for at in range(start, start + 4 * count, 4)]
 
-    def octets(table: int, index: int) -> bytes:
+    def content(table: int, index: int) -> bytes:
         start, count = vector(table, index)
         return data[start : start + count]
 
@@ -158,62 +163,137 @@ def tflite_metadata(data: bytes) -> dict[str, str]:
     buffers, found = tables(model, 4), {}
     for entry in tables(model, 6):
         at = field(entry, 1)
-        name, value = octets(entry, 0), octets(buffers[number("I", at) if at else 0], 0)
+        name, value = content(entry, 0), content(buffers[number("I", at) if at else 0], 0)
         found[name.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
     return found
+
+
+# ---- a model of images ----------------------------------------------------------------------------------------------
+
+
+class Model:
+    """A model file with its preprocessing."""
+
+    def __init__(self, path: Path, opened: Opened) -> None:
+        self.path, self.opened = path, opened
+        if "edgemobile.preprocess" not in opened.metadata:
+            raise Failure(f"{path} does not contain its preprocessing: use the file that edgemobile export wrote")
+        self.preprocess = json.loads(opened.metadata["edgemobile.preprocess"])
+        self.is_nchw = opened.input.shape[1] == 3 and opened.input.shape[3] != 3
+
+    def outputs(self, image: np.ndarray) -> list[np.ndarray]:
+        """A preprocessed image f32[px,px,3] -> each output, f32 without the batch."""
+        input_ = self.opened.input
+        images = np.zeros((input_.shape[0], *image.shape), np.float32)
+        images[0] = image
+        if self.is_nchw:
+            images = images.transpose(0, 3, 1, 2)
+        if not input_.dtype.startswith("float"):
+            # An integer input without a scale takes raw pixels.
+            steps = np.rint(images / np.float32(input_.scale or 1)) + input_.zero_point
+            images = np.clip(steps, np.iinfo(input_.dtype).min, np.iinfo(input_.dtype).max)
+        raw = self.opened.invoke(np.ascontiguousarray(images, input_.dtype))
+        return [_real(raw[place][0], port) for place, port in enumerate(self.opened.outputs)]
+
+    def of_pixels(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """The outputs for an image u8[H,W,3]. Raises BrokenImage if they are not finite."""
+        how = self.preprocess
+        px = how["shorter_px"] or how["input_px"]
+        resized = resize(pixels, px, how["resize"], how["interpolation"], how["antialias"])
+        mean, std = (np.array(how[name], np.float32) for name in ("mean", "std"))
+        outputs = self.outputs((crop(resized, how["input_px"]) - mean) / std)
+        if not all(np.isfinite(output).all() for output in outputs):
+            raise BrokenImage("the model's outputs are not finite: there is no result")
+        return outputs
+
+
+def _real(raw: np.ndarray, port: Port) -> np.ndarray:
+    if not port.scale:
+        return raw.astype(np.float32)
+    return (raw.astype(np.int32) - port.zero_point).astype(np.float32) * np.float32(port.scale)
 
 
 # ---- classify -------------------------------------------------------------------------------------------------------
 
 
-class Model:
-    """A model file that classifies images."""
+class Classifier(Model):
+    """A model file that classifies images. `key` is the field of the JSON."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self.opened = open_model(path, threads)
-        metadata, shape = self.opened.metadata, self.opened.given.shape
-        if "edgemobile.preprocess" not in metadata:
-            raise Failure(f"{path} does not contain its preprocessing: use the file that edgemobile export wrote")
-        self.preprocess = json.loads(metadata["edgemobile.preprocess"])
-        self.is_nchw = shape[1] == 3 and shape[3] != 3
-        outputs = self.scores(np.zeros((self.preprocess["input_px"],) * 2 + (3,), np.float32))
-        if outputs.ndim != 1 or len(outputs) < 2:
-            raise Failure(f"{path} has the output {list(self.opened.made.shape)} and is not an image classifier")
-        self.labels = _labels(path, metadata, len(outputs))
+    key = "top"
+
+    def __init__(self, path: Path, opened: Opened) -> None:
+        super().__init__(path, opened)
+        outputs = self.outputs(np.zeros((self.preprocess["input_px"],) * 2 + (3,), np.float32))[0].squeeze()
+        port = opened.outputs[0]
+        if len(opened.outputs) > 1 or outputs.ndim != 1 or len(outputs) < 2:
+            shapes = ", ".join(str(list(port.shape)) for port in opened.outputs)
+            raise Failure(f"{path} has the output {shapes} and is not an image classifier")
+        self.labels = _labels(path, opened.metadata, len(outputs))
         # The TFLite specification requires this scale for the output of SOFTMAX. Otherwise, check whether the outputs
         # for an image of zeros are a distribution.
-        softmax = self.opened.made.scale == 1 / 256 and self.opened.made.zero_point in (0, -128)
+        softmax = port.scale == 1 / 256 and port.zero_point in (0, -128)
         self.gives_probabilities = softmax or bool((outputs >= 0).all() and abs(outputs.sum() - 1) < 0.02)
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
-        """A preprocessed image f32[px,px,3] -> f32[classes]."""
-        given, made = self.opened.given, self.opened.made
-        images = np.zeros((given.shape[0], *image.shape), np.float32)
-        images[0] = image
-        if self.is_nchw:
-            images = images.transpose(0, 3, 1, 2)
-        if not given.dtype.startswith("float"):
-            # Integers without a scale are pixels.
-            steps = np.rint(images / np.float32(given.scale or 1)) + given.zero_point
-            images = np.clip(steps, np.iinfo(given.dtype).min, np.iinfo(given.dtype).max)
-        raw = self.opened.invoke(np.ascontiguousarray(images, given.dtype))[0].squeeze()
-        if not made.scale:
-            return raw.astype(np.float32)
-        return (raw.astype(np.int32) - made.zero_point).astype(np.float32) * np.float32(made.scale)
+    def found(self, pixels: np.ndarray, top: int) -> list[dict[str, Any]]:
+        """The best classes of an image u8[H,W,3]."""
+        scores = self.of_pixels(pixels)[0].squeeze()
+        probabilities = scores if self.gives_probabilities else shares(scores)
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        return [{"output": int(i), "label": self.labels[i], "probability": float(probabilities[i])} for i in best]
 
-    def probabilities(self, path: Path) -> np.ndarray:
-        """f32[classes] of an image file. Raises BrokenImage."""
-        how = self.preprocess
-        px = how["shorter_px"] or how["input_px"]
-        resized = resize(_pixels(path), px, how["resize"], how["interpolation"], how["antialias"])
-        mean, std = (np.array(how[name], np.float32) for name in ("mean", "std"))
-        scores = self.scores((crop(resized, how["input_px"]) - mean) / std)
-        if not np.isfinite(scores).all():
-            raise BrokenImage("the model's outputs are not finite: there is no result")
-        if self.gives_probabilities:
-            return scores
-        powers = np.exp(scores - scores.max())
-        return powers / powers.sum()
+    def lines(self, found: list[dict[str, Any]]) -> list[str]:
+        return [f"  {one['probability']:6.1%}  {one['label']}" for one in found]
+
+
+# ---- detect ---------------------------------------------------------------------------------------------------------
+
+
+class Detector(Model):
+    """A model file that finds boxes; its metadata has the anchors. `key` is the field of the JSON."""
+
+    key = "boxes"
+
+    def __init__(self, path: Path, opened: Opened) -> None:
+        super().__init__(path, opened)
+        self.how = json.loads(opened.metadata["edgemobile.postprocess"])
+        self.anchors = np.concatenate([grid_anchors(one["grid"], one["sizes"]) for one in self.how["levels"]])
+        self.names = [port.name for port in opened.outputs]
+        shapes = {port.name: tuple(port.shape[1:]) for port in opened.outputs}
+        boxes, logits = shapes.get(self.how["boxes"]), shapes.get(self.how["logits"])
+        if boxes != (len(self.anchors), 4) or logits is None or logits[:1] != boxes[:1]:
+            raise Failure(f"{path} has the outputs {shapes}, which do not fit its {len(self.anchors)} anchors")
+        self.labels = _labels(path, opened.metadata, logits[1])
+
+    def found(self, pixels: np.ndarray, top: int) -> list[dict[str, Any]]:
+        """The best boxes in an image u8[H,W,3], in its pixels."""
+        values = self.of_pixels(pixels)
+        outputs = {name: values[place] for place, name in enumerate(self.names)}
+        limits = {name: self.how[name] for name in ("score_threshold", "iou_threshold", "candidates", "detections")}
+        corners = box_corners(outputs[self.how["boxes"]], self.anchors, self.how["scales"])
+        boxes, scores, numbers = best_boxes(corners, shares(outputs[self.how["logits"]])[:, 1:], **limits)
+        height, width = pixels.shape[:2]
+        return [
+            {
+                "output": int(numbers[place]) + 1,
+                "label": self.labels[numbers[place] + 1],
+                "score": float(scores[place]),
+                "left": float(boxes[place, 0] * width),
+                "top": float(boxes[place, 1] * height),
+                "right": float(boxes[place, 2] * width),
+                "bottom": float(boxes[place, 3] * height),
+            }
+            for place in range(min(top, len(scores)))
+        ]
+
+    def lines(self, found: list[dict[str, Any]]) -> list[str]:
+        sides = ("left", "top", "right", "bottom")
+        rows = [
+            f"  {one['score']:6.1%}  {one['label']}  {' '.join(f'{one[side]:.0f}' for side in sides)}" for one in found
+        ]
+        return rows or ["  no boxes"]
+
+
+# ---- the program ----------------------------------------------------------------------------------------------------
 
 
 def _labels(path: Path, metadata: dict[str, str], outputs: int) -> list[str]:
@@ -241,17 +321,19 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Classify images with a model of this folder.")
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tflite or .onnx file of this folder")
+    parser = argparse.ArgumentParser(description="Find the classes or the boxes in images.")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a .tflite or .onnx file in this folder")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to print (default: 5)")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes or boxes to print (default: 5)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of an inference (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     if options.top < 1 or options.threads < 1:
         parser.error("--top and --threads must be at least 1")
     try:
-        model = Model(options.model, options.threads)
+        opened = open_model(options.model, options.threads)
+        kind = Detector if "edgemobile.postprocess" in opened.metadata else Classifier
+        model = kind(options.model, opened)
     except Failure as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
@@ -261,21 +343,28 @@ def main() -> int:
         print(f"{options.model.name}  {model.opened.runtime}")
     for path in options.images:
         try:
-            shares = model.probabilities(path)
+            found = model.found(_pixels(path), options.top)
         except BrokenImage as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             shown.append({"image": str(path), "error": str(error)})
             code = 2
             continue
-        best = np.argsort(-shares, kind="stable")[: options.top]
-        top = [{"output": int(i), "label": model.labels[i], "probability": float(shares[i])} for i in best]
-        shown.append({"image": str(path), "top": top})
+        shown.append({"image": str(path), model.key: found})
         if not options.json:
-            print(f"\n{path}", *(f"  {one['probability']:6.1%}  {one['label']}" for one in top), sep="\n")
+            print(f"\n{path}", *model.lines(found), sep="\n")
     if options.json:
         print(json.dumps({"file": str(options.model), "runtime": model.opened.runtime, "images": shown}, indent=2))
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the output closed the pipe, as `head` does: discard the rest. 141 is the code of SIGPIPE.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

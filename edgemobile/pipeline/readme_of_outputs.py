@@ -48,7 +48,12 @@ with PyTorch; `edgemobile verify` checks the folder against it.
 
 _BOXES = """
 They are the raw outputs of a detector: {count} anchors, of which `{boxes}` has the offsets and `{logits}` the logits,
-class 0 being the background. `edgemobile predict FILE IMAGE` prints the boxes. What it does, in numpy:
+class 0 being the background. `predict.py` prints the boxes, in pixels: left, top, right and bottom. It needs Python 3.9
+or later, numpy, Pillow and the file's runtime, and not edgemobile:
+
+    python predict.py {file} photo.jpg
+
+The same in your own program:
 
     from edgemobile.postprocess import Postprocess
 
@@ -107,7 +112,7 @@ def readme_of_outputs(
         title=model.name,
         px=model.preprocess.input_px,
         outputs="\n".join(_output_rows(model, file)),
-        boxes=_boxes(model),
+        boxes=_boxes(model, first.file),
         runtime=runtimes[0],
         imports=imports,
         mean=list(preprocess.mean),
@@ -118,9 +123,9 @@ def readme_of_outputs(
     )
 
 
-def _boxes(model: Model) -> str:
+def _boxes(model: Model, file: str) -> str:
     how = model.postprocess
-    return "" if how is None else _BOXES.format(count=how.count, boxes=how.boxes, logits=how.logits)
+    return "" if how is None else _BOXES.format(file=file, count=how.count, boxes=how.boxes, logits=how.logits)
 
 
 def _output_rows(model: Model, file: ModelFile) -> list[str]:

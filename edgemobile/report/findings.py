@@ -22,7 +22,7 @@ from edgemobile.latency.estimates import Estimated, on_boards
 from edgemobile.latency.statistics import Summary, summarize, verdict
 from edgemobile.report.sources import Evaluated, Export, ExportedFile, Scores, Sources
 
-__all__ = ["Accuracy", "Artifact", "Compared", "Findings", "Line", "Timing", "join"]
+__all__ = ["Accuracy", "Artifact", "Compared", "Findings", "Line", "Timing", "join", "timing_of"]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def join(sources: Sources) -> Findings:
         for case in run.cases:
             artifact = book.known(case.sha256, case.file, case.format, case.precision)
             artifact.bytes = case.bytes
-            artifact.timings.append(_timing(run, case))
+            artifact.timings.append(timing_of(run, case))
     for report in sources.parities:
         for file in report.files:
             artifact = book.found(file.sha256 or None, file.file, file.format, file.precision)
@@ -213,7 +213,8 @@ def _format(file: str) -> str:
     return suffix.removeprefix(".") if suffix in FILE_SUFFIXES else ""
 
 
-def _timing(run: Run, case: Case) -> Timing:
+def timing_of(run: Run, case: Case) -> Timing:
+    """The summary of a case of `run`, with its verdict."""
     summary = summarize(case.rounds_ns, case.rounds_per_process) if case.rounds_ns else None
     return Timing(run, case, summary, verdict(case, run).reasons)
 

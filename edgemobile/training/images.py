@@ -14,7 +14,7 @@ from edgemobile.images.class_labels import match_folders
 from edgemobile.images.dataset import CHECK_SPLITS, Dataset
 from edgemobile.preprocess import Preprocess
 
-__all__ = ["Classes", "TrainingImages", "classes_of", "split_apart"]
+__all__ = ["Classes", "TrainingImages", "classes_of", "split_apart", "subset"]
 
 # The share of the images that is held out, if the set has no splits.
 _HELD_OUT = 0.1
@@ -133,10 +133,11 @@ def split_apart(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset, str]:
     order = np.random.default_rng(seed).permutation(len(dataset))
     count = max(1, round(_HELD_OUT * len(dataset)))
     described = f"a random {_HELD_OUT:.0%} of {dataset.path.name}, not trained on"
-    return _subset(dataset, np.sort(order[count:])), _subset(dataset, np.sort(order[:count])), described
+    return subset(dataset, np.sort(order[count:])), subset(dataset, np.sort(order[:count])), described
 
 
-def _subset(dataset: Dataset, indices: np.ndarray) -> Dataset:
+def subset(dataset: Dataset, indices: np.ndarray) -> Dataset:
+    """The images of `dataset` at `indices` i64[N], with its classes."""
     assert dataset.labels is not None
     return replace(
         dataset,

@@ -20,8 +20,9 @@ from edgemobile.errors import EdgemobileError
 __all__ = ["CONFIG_NAME", "ConfigFile", "read_config"]
 
 CONFIG_NAME = "edgemobile.toml"
-# [defaults] is for the options of every command (edgemobile.commands.defaults), the others for `ci` (edgemobile.gate).
-_TABLES = ("gate", "tolerances", "devices", "models", "defaults")
+# [defaults] is for the options of every command (edgemobile.commands.defaults), [sweep] for `sweep`, the others for
+# `ci` (edgemobile.gate).
+_TABLES = ("gate", "tolerances", "devices", "models", "sweep", "defaults")
 _MAX_BYTES = 2**20
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from edgemobile.errors import EdgemobileError, require
 from edgemobile.util.writing import partial_file, replace_synced
 
-__all__ = ["FORMATS", "check_plot", "new_axes", "save_plot_file"]
+__all__ = ["FORMATS", "check_plot", "new_axes", "new_figure", "save_plot_file"]
 
 FORMATS = (".svg", ".png", ".pdf")
 
@@ -21,12 +21,30 @@ def check_plot(path: Path) -> None:
     require("matplotlib.figure", "report")
 
 
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
+    """(a matplotlib Figure of that many inches that notebooks show, an Axes for each column)."""
+    module = require("matplotlib.figure", "report")
+    backend = require("matplotlib.backends.backend_svg", "report")
+    figure: Any = module.Figure(figsize=(width, height), layout="constrained")
+    backend.FigureCanvasSVG(figure)
+    # Without pyplot, only this makes a notebook show the figure.
+    figure._repr_svg_ = lambda: _svg(figure)
+    made = [figure.add_subplot(1, columns, index + 1) for index in range(columns)]
+    for axes in made:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, made
+
+
 def new_axes(width: float = 8, height: float = 5) -> tuple[Any, Any]:
-    """(a matplotlib Figure of that many inches, its Axes)."""
-    figure: Any = require("matplotlib.figure", "report").Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    """(a Figure of that many inches, its only Axes)."""
+    figure, (axes,) = new_figure(width, height)
     return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    page = io.StringIO()
+    figure.savefig(page, format="svg")
+    return page.getvalue()
 
 
 def save_plot_file(figure: Any, path: Path) -> None:

@@ -17,6 +17,7 @@ from edgemobile.adaptation.cost_model import CostModel
 from edgemobile.adaptation.features import Tile
 from edgemobile.adaptation.folder import PROGRESS_FILE
 from edgemobile.adaptation.request import AdaptRequest, AdaptResult
+from edgemobile.api import Adapted
 from edgemobile.errors import EdgemobileError, Unsupported
 from edgemobile.loading.checkpoint import arch_of, load_weights
 from edgemobile.loading.model import load_model
@@ -101,6 +102,13 @@ def test_the_net_is_within_the_budget_and_beside_the_width_multiplier(adapted: A
     for step in adapted.steps[2:]:
         assert step.change in [one.change for one in step.tried]
     assert any("width-multiplier is v3-small at width 0." in note for note in adapted.notes)
+
+
+def test_the_record_of_the_python_api(adapted: AdaptResult) -> None:
+    record = Adapted.of(adapted)
+    assert "width-multiplier" in str(record)
+    pytest.importorskip("matplotlib")
+    assert record.plot()._repr_svg_().count("<svg") == 1
 
 
 def test_the_checkpoint_says_what_it_is(adapted: AdaptResult, tmp_path: Path) -> None:

@@ -8,6 +8,10 @@ from types import ModuleType
 
 import pytest
 
+from edgemobile.devices.host.counting import Block, CacheMisses, Execution
+from edgemobile.devices.host.estimating import Estimate
+from edgemobile.errors import EdgemobileError
+
 for _extra in ("torch", "onnx", "onnxruntime", "ai_edge_litert"):
     pytest.importorskip(_extra)
 
@@ -53,3 +57,31 @@ def test_what_grows_in_a_process_is_named(load_script: Callable[[str], ModuleTyp
     assert now.rss_mib > 1
     assert now.threads >= 1
     assert now.files >= 3
+
+
+def test_a_runtime_that_fails_has_its_reason_in_its_row_and_the_others_are_counted(
+    repo_root: Path, load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(repo_root / "benchmarks")
+    rivals = load_script("benchmarks/rival_runtimes.py")
+    estimate = Estimate("cortex-a72", 72e6, (CacheMisses(0, 0), CacheMisses(0, 0)), 1.0, "cortex-a72", "19.1.7")
+
+    def counted(cpu: str, worker: str, arguments: list[str], site: Path | None = None, runtime: str = "") -> object:
+        if runtime != "litert":
+            raise EdgemobileError("no\nsuch file")
+        return rivals.Counted(Execution({Block(0, ("d503201f",)): 93_700_000}), estimate, "2.3.0")
+
+    monkeypatch.setattr(rivals, "count_inference", counted)
+    monkeypatch.setattr(rivals, "CORES", ("cortex-a72",))
+    for ending in ("float32.tflite", "int8.tflite"):
+        (tmp_path / f"v2-{ending}").touch()
+    sources = rivals.Sources(tmp_path, tmp_path, tmp_path, Path("python"), tmp_path, 224)
+    head, _, float_row, int8_row, refused, *_ = list(rivals.table(sources))
+    assert head.startswith("| runtime | file | core |")
+    assert float_row == ("| litert 2.3.0 | edgemobile float32 tflite | cortex-a72 | 93.7 | 72.0 + 0.0 | 40.00 ms |")
+    assert "| edgemobile int8 tflite |" in int8_row
+    assert refused == "| tflite_runtime | edgemobile float32 tflite | cortex-a72 | - | - | no such file |"
+    # An export of two models has two files of a kind: which one is meant is not guessed.
+    (tmp_path / "v1-int8.tflite").touch()
+    with pytest.raises(EdgemobileError, match=r"2 files \*-int8.tflite"):
+        sources.file("-int8.tflite")

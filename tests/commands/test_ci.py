@@ -470,11 +470,11 @@ def test_on_a_device(
 ) -> None:
     calls = []
 
-    def bench(request: Any) -> Run:
+    def bench(request: Any, progress: Any) -> Run:
         calls.append(request)
         return _run(str(request.files[0].path), **measured)
 
-    monkeypatch.setattr("edgemobile.latency.run.bench", bench)
+    monkeypatch.setattr("edgemobile.latency.boards.bench", bench)
     device = "[devices.local]\n"
     if baseline is not None:
         save_run(_run(**{"name": "right.onnx", **baseline}), Path("base.json"))
@@ -490,11 +490,11 @@ def test_on_a_device(
 def test_other_runs_or_threads_are_measured_anew(gate, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int | None, tuple[int, ...]]] = []
 
-    def bench(request: Any) -> Run:
+    def bench(request: Any, progress: Any) -> Run:
         asked.append((request.settings.runs, request.settings.threads))
         return _run(str(request.files[0].path), ms=2.0)
 
-    monkeypatch.setattr("edgemobile.latency.run.bench", bench)
+    monkeypatch.setattr("edgemobile.latency.boards.bench", bench)
     for text in ("runs = 30", "runs = 30\nthreads = 2", "runs = 40", "runs = 30\nthreads = 2", "runs = 30"):
         assert gate(f"[devices.local]\n{text}").code == 0
     assert asked == [(30, (1,)), (30, (2,)), (40, (1,))]

@@ -25,6 +25,7 @@ from edgemobile.comparison.report import FileParity
 from edgemobile.comparison.run import ParityRequest, parity
 from edgemobile.devices.host.profiles import open_device
 from edgemobile.devices.host.setup import ready
+from edgemobile.devices.host.transport import DeviceUnreachable
 from edgemobile.errors import EdgemobileError, MissingExtra
 from edgemobile.exporters import FORMATS
 from edgemobile.graph import Graph, Node, Tensor
@@ -195,3 +196,19 @@ def test_a_runtime_that_lives_apart_says_where_to_put_it(folder: Path, on: tuple
         MissingExtra, match=r"numpy < 2, so install it in a separate virtual environment: python3.11 -m venv"
     ):
         _checked(folder, "int8.tflite", runtimes=("tflite_runtime",), on=on)
+
+
+def test_a_device_that_does_not_answer_is_a_row_and_the_others_are_compared(folder: Path) -> None:
+    dead = "ssh://nobody@127.0.0.1:9"
+    files = (str(folder / "float32.onnx"), str(folder / "int8.onnx"))
+    report = parity(ParityRequest(files[0], files, images=2, on=(dead, "local"), runtimes=("onnxruntime",)))
+    rows = {(file.place, Path(file.file).name): file for file in report.files}
+    here, there = (rows[f"onnxruntime on {name}", "float32.onnx"] for name in ("local", dead))
+    assert here.passed
+    assert (there.unreachable, there.passed) == (True, False)
+    assert "not reachable" in rows[f"onnxruntime on {dead}", "int8.onnx"].refused
+    assert replace(report, files=(here, there)).exit_code == 4
+    assert replace(report, files=(replace(here, missed=("x",)), there)).exit_code == 1
+    assert replace(report, files=(replace(here, refused="x"), there)).exit_code == 2
+    with pytest.raises(DeviceUnreachable, match="not reachable"):
+        parity(ParityRequest(files[0], files, images=2, on=(dead,), runtimes=("onnxruntime",)))

@@ -33,7 +33,8 @@ def test_every_lowering_has_a_row_that_says_how(rows: dict[str, tuple[str, str]]
         ("batch_norm", "folded", "Folded into the layer before it"),
         ("dropout", "folded", "Returns its input unchanged"),
         ("upsample_bilinear2d", "lowered", "align_corners"),
-        ("gelu", "refused", ""),
+        ("gelu", "lowered", "Exact"),
+        ("layer_norm", "refused", ""),
         ("softmax", "refused", "`predict` convert logits"),
     ],
 )

@@ -29,6 +29,7 @@ _TRAINS = "trains for minutes; tests/training trains small nets"
 _TRAINED = "needs what training writes"
 _ADAPTED = "needs what adapt writes"
 _SEVERAL = "needs several boards of one kind; tests/fleet starts some"
+_SWEPT = "exports a grid for hours; tests/commands/test_sweep.py sweeps small nets"
 _BUSY = "0, or 5 on a machine that is busy"
 
 SKIPPED = (
@@ -58,8 +59,12 @@ SKIPPED = (
     Row("docs/get-a-file.md", "ssh", _SHELL),
     Row("docs/get-a-file.md", "cd v3-large && python3 -m venv", _SHELL),
     Row("docs/get-a-file.md", "python predict.py", _SHELL),
+    Row("", "edgemobile sweep", _SWEPT),
     Row("", "edgemobile finetune", _TRAINS),
     Row("", "edgemobile adapt", "measures 52 nets and searches for minutes; tests/adaptation adapts a small net"),
+    Row("", "edgemobile search", "trains and measures tens of nets; tests/nas searches small ones"),
+    Row("docs/search.md", "pip install", _INSTALLED),
+    Row("docs/search.md", "edgemobile export found/", "needs what search writes"),
     Row("", "edgemobile export smaller/", _ADAPTED),
     Row("", "edgemobile models smaller/", _ADAPTED),
     Row("", "edgemobile export tuned/", _TRAINED),

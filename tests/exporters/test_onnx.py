@@ -169,6 +169,11 @@ SINGLE_OPS: dict[str, tuple[str, dict[str, Any], tuple[int, ...], int, tuple[flo
     "tanh": ("tanh", {}, (), 1, (-1, 127 / 128)),
     "leaky relu": ("leaky_relu", {"slope": 0.2}, (), 1, (-0.4, 2.5)),
     "relu6": ("relu6", {}, (), 1, (0, 2)),
+    "elu": ("elu", {}, (), 1, (-1, 2.5)),
+    "gelu": ("gelu", {}, (), 1, (-0.2, 2.5)),
+    "clip": ("clip", {"low": -1.0, "high": 1.5}, (), 1, (-2.0, 2.5)),
+    "depth to space": ("depth_to_space", {"block": 2}, (), 1, (-2.0, 2.5)),
+    "reflect pad": ("reflect_pad", {"padding": ((1, 0), (2, 3))}, (), 1, (-2.0, 2.5)),
 }
 
 

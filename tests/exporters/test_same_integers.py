@@ -21,8 +21,10 @@ pytest.importorskip("ai_edge_litert")
 
 import torch
 
+from edgemobile.comparison.oracle import explain_difference
 from edgemobile.devices.runtimes.sessions import open_session
 from edgemobile.exporters import onnx, tflite
+from edgemobile.exporters.model_files import model_file
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import dequantize, quantize
 from edgemobile.graph.interpreter import run, run_real
@@ -233,3 +235,27 @@ def test_a_layer_that_never_or_hardly_moves_has_a_scale_that_the_kernels_take(tm
     subprocess.run([sys.executable, "-c", script, path, tmp_path / "images.npy", tmp_path / "out.npy"], check=True)
     found = np.load(tmp_path / "out.npy").reshape(len(images), -1)
     np.testing.assert_allclose(found, run_real(result.graph, images), atol=0.03)
+
+
+def test_ops_of_decoders_and_other_activations_have_the_same_integers_in_both_formats() -> None:
+    """Beside each op a convolution, as in a net: calibrated together, and every op within a tie of the reference."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.PReLU(8), torch.nn.ReflectionPad2d(1)),
+        *(torch.nn.Conv2d(8, 8, 3), torch.nn.GELU(), torch.nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
+        *(torch.nn.ConvTranspose2d(8, 8, 4, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU()),
+        *(torch.nn.Conv2d(8, 12, 1), torch.nn.ELU(), torch.nn.Conv2d(12, 12, 1), torch.nn.PixelShuffle(2)),
+        *(torch.nn.Conv2d(3, 3, 1), torch.nn.Hardtanh(-0.1, 0.2)),
+    ).eval()
+    images = np.random.default_rng(3).standard_normal((6, 16, 16, 3)).astype(np.float32)
+    graph = ptq(lower(export_program(net, (1, 3, 16, 16))), [images[:5]]).graph
+    clip = next(node for node in graph.nodes if node.op == "clip")
+    source = graph[clip.inputs[0]].qparams
+    assert source is not None
+    assert source.scale[0] == pytest.approx(0.3 / 255), "the integers before a clip do not stop at its ends"
+    files = {"net.onnx": onnx.to_bytes(graph, metadata={}), "net.tflite": tflite.to_bytes(graph, metadata={})}
+    assert diff_tensors(onnx.read_tensors(files["net.onnx"]), tflite.read_tensors(files["net.tflite"])).differing == {}
+    exact = run_real(graph, images[5:])
+    for name, data in files.items():
+        assert explain_difference(graph, model_file(Path(name), data), images[5:], 1).wrong == ()
+        assert np.abs(open_session(data).rows(images[5:]) - exact).max() <= 2.01 * 0.3 / 255

@@ -149,6 +149,16 @@ CASES = {
     "sigmoid": (build("sigmoid", IMAGE, IMAGE), {"LOGISTIC": 1}),
     "tanh": (build("tanh", IMAGE, IMAGE), {"TANH": 1}),
     "leaky relu": (build("leaky_relu", IMAGE, IMAGE, slope=0.2), {"LEAKY_RELU": 1}),
+    "prelu": (build("prelu", IMAGE, IMAGE, [("c", np.linspace(-0.5, 1.5, 5)[None, None])]), {"PRELU": 1}),
+    "elu": (build("elu", IMAGE, IMAGE), {"ELU": 1}),
+    "gelu": (build("gelu", IMAGE, IMAGE), {"GELU": 1}),
+    "clip": (build("clip", IMAGE, IMAGE, low=-1.5, high=2.0), {"MAXIMUM": 1, "MINIMUM": 1}),
+    "clip at one end": (build("clip", IMAGE, IMAGE, low=-1.5, high=np.inf), {"MAXIMUM": 1}),
+    "depth to space": (build("depth_to_space", (1, 4, 3, 8), (1, 8, 6, 2), block=2), {"DEPTH_TO_SPACE": 1}),
+    "reflect pad": (
+        build("reflect_pad", IMAGE, (1, 9, 8, 5), padding=((0, 2), (1, 1))),
+        {"MIRROR_PAD": 1},
+    ),
     "reshape": (build("reshape", IMAGE, (1, 210)), {"RESHAPE": 1}),
     "reshape to rows": (build("reshape", IMAGE, (1, 42, 5)), {"RESHAPE": 1}),
 }

@@ -18,6 +18,9 @@ _ATTRS = {
     "activation": "",
     "perm": (0, 2, 1),
     "slope": 0.1,
+    "low": -1.0,
+    "high": 1.0,
+    "block": 2,
     "axis": 1,
     "begin": 0,
     "end": 1,
@@ -57,8 +60,8 @@ def test_a_node_misses_no_attribute(op: str) -> None:
 
 
 def test_an_unknown_op_is_refused() -> None:
-    with pytest.raises(GraphError, match="node y: op 'gelu' is not one of conv2d"):
-        Node("gelu", ("x",), "y")
+    with pytest.raises(GraphError, match="node y: op 'mish' is not one of conv2d"):
+        Node("mish", ("x",), "y")
 
 
 def test_attributes_cannot_be_changed_afterwards() -> None:

@@ -12,14 +12,16 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
 from torch import nn
 
 from edgemobile.errors import Unsupported
 from edgemobile.loading.model import load_model
-from edgemobile.lower import export_program
+from edgemobile.lower import export_program, lower
 from edgemobile.lower.hints import faint, training_branches
 
 NETS = """
+import torch
 import torch
 from torch import nn
 
@@ -125,3 +127,14 @@ def test_blocks_with_training_branches_are_noted(nets: str) -> None:
 def test_only_outputs_that_say_nothing_are_faint(largest: float, noted: bool) -> None:
     assert bool(faint(np.array([[0, largest]]))) is noted
     assert faint(np.zeros((0, 5))) == ""
+
+
+def test_a_net_with_attention_is_refused_by_its_attention_not_only_by_a_reshape() -> None:
+    class Attends(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows = x.reshape(1, 3, 16).transpose(1, 2)
+            rows = nn.functional.scaled_dot_product_attention(rows, rows, rows)
+            return nn.functional.layer_norm(rows, (3,))
+
+    with pytest.raises(Unsupported, match=r"has attention and layer norm, .* --backend torch"):
+        lower(export_program(Attends(), (1, 3, 4, 4)))

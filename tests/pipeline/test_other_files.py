@@ -58,6 +58,13 @@ def run_predict(folder: Path, *words: object) -> subprocess.CompletedProcess[str
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 
+def test_a_reader_that_closes_the_pipe_sees_no_traceback(export: Path, closed_pipe: int) -> None:
+    command = [sys.executable, export / "predict.py", export / "v3-small-int8.tflite", export / "sample.png"]
+    ran = subprocess.run(command, stdout=closed_pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 141
+    assert "Traceback" not in ran.stderr
+
+
 @pytest.mark.parametrize("file", ["int8.tflite", "int8.onnx", "float32.tflite", "float32.onnx"])
 def test_it_computes_what_edgemobile_predict_does(
     export: Path, images: list[Path], capsys: pytest.CaptureFixture[str], file: str
@@ -194,3 +201,30 @@ def load_code() -> Callable[[str], dict[str, Any]]:
         return names
 
     return load
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "tflite"])
+def test_of_a_detector_it_prints_what_predict_prints(
+    format_name: str, tmp_path: Path, load_code: Callable[[str], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from click.testing import CliRunner
+    from colour_detector import colour_detector, painted
+    from PIL import Image
+
+    from edgemobile.cli import cli
+
+    path, picture = tmp_path / f"detector.{format_name}", tmp_path / "cells.png"
+    path.write_bytes(colour_detector(format_name))
+    Image.fromarray(painted((1, 2, "red"), (3, 0, "green"))).resize((96, 64)).save(picture)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["predict.py", str(path), str(picture), "--json", "--top", "3"])
+        assert load_code(predict_source())["main"]() == 0
+        found = json.loads(capsys.readouterr().out)["images"]
+        patch.setattr(sys, "argv", ["predict.py", str(path), str(picture), "--top", "1"])
+        assert load_code(predict_source())["main"]() == 0
+    assert capsys.readouterr().out.count("%") == 1
+    shown = CliRunner().invoke(cli, ["predict", str(path), str(picture), "--json", "--top", "3"])
+    wanted = json.loads(shown.stdout)["images"]
+    assert len(wanted[0]["boxes"]) >= 2
+    for one, other in zip(found[0]["boxes"], wanted[0]["boxes"], strict=True):
+        assert one == pytest.approx(other, abs=1e-4)

@@ -121,6 +121,9 @@ def test_a_detectors_files_have_its_anchors_and_labels(folder: Path) -> None:
     assert Postprocess.from_json(record) == how
     detector = open_detector(str(out / file.entry.file), ClassifierOptions())
     assert (detector.postprocess, detector.labels) == (how, names)
+    assert {one["file"] for one in json.loads((out / "manifest.json").read_text())["other_files"]} == {
+        *("README.md", "predict.py", "labels.txt")
+    }
     # Boxes are shares of the whole image.
     assert detector.preprocess.resize == "exact"
     assert f"{how.count} anchors, of which `bbox_regression`" in (out / "README.md").read_text()

@@ -527,3 +527,29 @@ def test_synthesis_needs_batch_norm() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
     with pytest.raises(EdgemobileError, match="--calib"):
         synthesize(net, CIFAR10, images=1)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.1, 0.2), (2.0, 3.0), (-3.0, -2.0)])
+def test_the_output_of_a_clip_is_in_its_range_of_integers(low: float, high: float) -> None:
+    """It has the steps of its input, which on these images may not reach the ends of the clip."""
+
+    class Clamped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).clamp(low, high)
+
+    torch.manual_seed(0)
+    net = Clamped().eval()
+    images = np.random.default_rng(0).normal(0, 0.3, (4, 6, 6, 3)).astype(np.float32)
+    graph = ptq(lower(export_program(net, (1, 3, 6, 6))), [images]).graph
+    (name,) = graph.outputs
+    source, made = graph[graph.inputs[0]].qparams, graph[name].qparams
+    assert source is not None
+    assert made is not None
+    found = dequantize(run(graph, quantize(images, source, "int8"))[name], made)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy().transpose(0, 2, 3, 1)
+    assert np.abs(found - expected).max() < 0.02

@@ -64,3 +64,25 @@ def test_pools_uneven_padding_and_constants() -> None:
     graph = Graph("g", ("input",), ("flat",), nodes, tensors)
     images = rng.normal(size=(3, 7, 7, 3)).astype(np.float32)
     np.testing.assert_allclose(to_nhwc(TorchGraph(graph)(images)[0]), run(graph, images)["flat"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        ("prelu", {}),
+        ("elu", {}),
+        ("gelu", {}),
+        ("clip", {"low": -0.5, "high": 0.7}),
+        ("depth_to_space", {"block": 2}),
+        ("reflect_pad", {"padding": ((1, 0), (2, 1))}),
+    ],
+)
+def test_an_op_is_that_of_the_interpreter(op: str, attrs: dict[str, object]) -> None:
+    rng = np.random.default_rng(4)
+    x = Tensor("x", (1, 5, 6, 8 if op == "depth_to_space" else 4))
+    slope = Tensor.constant("slope", rng.normal(size=(1, 1, 4)).astype(np.float32))
+    node = Node(op, ("x", "slope") if op == "prelu" else ("x",), "y", attrs)
+    graph = Graph("one", ("x",), ("y",), (node,), {"x": x, "slope": slope, "y": Tensor("y", x.shape)})
+    images = rng.normal(size=(3, *x.shape[1:])).astype(np.float32)
+    (found,) = TorchGraph(graph)(images)
+    np.testing.assert_allclose(to_nhwc(found), run(graph, images)["y"], atol=1e-6)

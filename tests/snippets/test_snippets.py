@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +81,20 @@ def test_python(
     assert ran.returncode == 0, ran.stderr
     best = classify(open_classifier(str(path), ClassifierOptions()), large, 5)
     assert ran.stdout.splitlines()[1:] == [f"  {one.probability:6.1%}  {one.label}" for one in best]
+
+
+@pytest.mark.parametrize("file", ["int8.tflite", "int8.onnx"])
+def test_python_ends_quietly_when_the_reader_closes_the_pipe(
+    bundled_export: Callable[[str], Path], tmp_path: Path, closed_pipe: int, file: str
+) -> None:
+    export = bundled_export("normalised outside")
+    (tmp_path / "classify.py").write_text(_code(export / f"v3-small-{file}", "python"))
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "classify.py", "sample.png"],
+        cwd=export, stdout=closed_pipe, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == -signal.SIGPIPE
+    assert "Traceback" not in ran.stderr
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +211,7 @@ def test_tensorflow_lite_micro_takes_the_array(bundled_export: Callable[[str], P
     path = bundled_export("normalised outside") / "v3-small-int8.tflite"
     model = open_classifier(str(path), ClassifierOptions())
     code, data = _code(path, "c-array"), path.read_bytes()
-    least = int(re.search(r"live at the same time take (\d+) bytes", code)[1])
+    least = int(re.search(r"needed at the same time take (\d+) bytes", code)[1])
     with pytest.raises(Exception, match=r"."):
         runtime.Interpreter.from_bytes(data, arena_size=least)
     interpreter, graph = runtime.Interpreter.from_bytes(data, arena_size=4 * least), read_graph(data)
