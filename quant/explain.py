@@ -210,7 +210,7 @@ def _left(
     gates = any(cause.op == "add" and not cause.equalized for cause in causes[:_LISTED])
     if recipe.hswish == "delegated" and recipe.split_gates != "all" and gates:
         advice.append("--split-gates all")
-    if recipe.name != "best":
+    if recipe.name not in ("best", "best-mixed"):
         advice.append("--recipe best, with real images")
     kept = [cause for cause in causes if cause.op != "input"][:_LISTED]
     if kept:

@@ -36,7 +36,7 @@ __all__ = ["MINUTES", "Chosen", "Trial", "choose", "with_float_stem"]
 MINUTES = 10.0
 # The least gain in dB of a trial that is kept. A smaller gain on a few dozen images may be a loss on others.
 _WORTH_DB = 0.1
-_FLOAT_WORTH_DB = 1.0
+_FLOAT_WORTH_DB = 0.5
 _FEWEST_IMAGES = 16
 # The stem and the depthwise layer after it: both have large tensors and few multiplications.
 _FLOAT_LAYERS = 2
@@ -97,7 +97,7 @@ def choose(
 
     Every fourth calibration image is held out. `evaluate` gives the logits f32[N,classes] of a graph for images
     f32[N,H,W,C]; the default is the reference arithmetic, which is slow. After `minutes` no further trial starts.
-    A trial that would change nothing is left out, and "float-stem" must raise the SQNR by 1 dB.
+    A trial that would change nothing is left out, and "float-stem" must raise the SQNR by 0.5 dB.
     Raises EdgemobileError for fewer than 16 images.
     """
     if len(calibration.images) < _FEWEST_IMAGES:
