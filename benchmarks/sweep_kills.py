@@ -1,10 +1,9 @@
 """Kills `edgemobile sweep` by SIGKILL again and again, and compares its final table with that of a sweep left alone.
 
-    python benchmarks/sweep_kills.py [--kills 10] [--on emulated:cortex-a72]
+    python benchmarks/sweep_kills.py [--kills 10]
 
-A kill comes as soon as the cache has one more result than at the last kill, after a random part of a second, so that
-kills fall into exports, evaluations and measurements alike. Exits 1 if the tables differ. Times are not compared: the
-devices must be emulated cores, whose counts are reproducible, or none.
+A kill comes as soon as the cache has one more result than at the last kill, after a random part of a second. Exits 1 if
+the tables differ. No device is measured: the two sweeps measure apart, and even counts of instructions vary by 0.1 %.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ classes = 10
 formats = ["onnx"]
 recipes = ["default", "minmax"]
 accuracy = {{ data = "{data}", limit = 20 }}
-{devices}
 """
 _SWEEP = (sys.executable, "-m", "edgemobile", "sweep", "--json")
 
@@ -41,14 +39,12 @@ def main() -> int:
     """Run both sweeps in a new folder. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--on", help="an emulated core to count instructions on")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         subprocess.run((sys.executable, "-m", "edgemobile", "sample-data"), cwd=root, check=True, capture_output=True)
-        devices = f'devices = ["{asked.on}"]' if asked.on else ""
-        text = _CONFIG.format(data=root / "samples", devices=devices)
+        text = _CONFIG.format(data=root / "samples")
         for name in ("alone", "killed"):
             (root / name).mkdir()
             (root / name / "edgemobile.toml").write_text(text)

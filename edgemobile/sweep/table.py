@@ -140,7 +140,7 @@ class Sweep:
 
 
 def _timing_json(timing: Timing) -> dict[str, Any]:
-    """ms, or millions of instructions; the estimates are for boards with the emulated core."""
+    """ms with the 95 % interval, or millions of instructions with the minimum and maximum."""
     low, high = timing.interval
     return {
         "unit": "ms" if timing.summary is not None else "M instructions",
