@@ -27,7 +27,8 @@ class SearchRequest(Resumable):
 
     `on` is the device, `unit` what is measured there: "instructions" or "ms"; None is instructions on an emulated
     core, and ms on a board. `res` are the resolutions, the model's own if empty. `trials` nets are tried, in
-    generations of `population`. Each is trained for `epochs` on `train_images`, and judged on `images` others of the training split.
+    generations of `population`. Each is trained for `epochs` on `train_images`, and judged on `images` others of the
+    training split.
     """
 
     on: str = "emulated:cortex-a72"
