@@ -23,6 +23,7 @@ from edgemobile.exporters.onnx_layouts import channels_last
 from edgemobile.exporters.onnx_plain import plain
 from edgemobile.graph import Graph, Node, QParams, Tensor
 from edgemobile.graph.affine import dequantize
+from edgemobile.graph.average_pools import padded_average
 from edgemobile.graph.padding import Pads, unpadded
 from edgemobile.graph.resizing import COORDINATES
 
@@ -359,13 +360,27 @@ def _pool(op: str) -> Callable[[_Reader, Any], None]:
     def row(reader: _Reader, node: Any) -> None:
         attrs = _attrs(node)
         padding = _pads(attrs, node)
+        kernel, stride = tuple(attrs["kernel_shape"]), tuple(attrs.get("strides", (1, 1)))
         if op == "avg_pool2d" and padding != unpadded:
-            raise Unsupported(f"AveragePool (at {node.output[0]}) is supported only without padding")
+            _average_beyond(reader, node, kernel, stride, padding)
+            return
         pads = {"padding": padding} if op == "max_pool2d" else {}
-        kernel = tuple(attrs["kernel_shape"])
-        reader.emit(op, node, [node.input[0]], kernel=kernel, stride=tuple(attrs.get("strides", (1, 1))), **pads)
+        reader.emit(op, node, [node.input[0]], kernel=kernel, stride=stride, **pads)
 
     return row
+
+
+def _average_beyond(
+    reader: _Reader, node: Any, kernel: tuple[int, int], stride: tuple[int, int], padding: Pads
+) -> None:
+    """An average over windows beyond the image."""
+    source, output = reader.stored[reader.named(node.input[0])], tensor_name(node.output[0])
+    if source.qparams is not None or len(kernel) != 2:
+        raise Unsupported(f"AveragePool (at {node.output[0]}) in integers is supported only without padding")
+    counts = bool(_attrs(node).get("count_include_pad", 0))
+    nodes, tensors = padded_average(source, output, kernel, stride, padding, padding_counts=counts)
+    reader.nodes += nodes
+    reader.stored.update({tensor.name: tensor for tensor in tensors})
 
 
 def _resize(reader: _Reader, node: Any) -> None:

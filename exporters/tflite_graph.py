@@ -20,6 +20,7 @@ from edgemobile.exporters.tflite_file import op_name, read_tensors, schema, text
 from edgemobile.exporters.tflite_shapes import computed_shapes
 from edgemobile.graph import Graph, Node, Tensor
 from edgemobile.graph.affine import dequantize
+from edgemobile.graph.average_pools import padded_average
 from edgemobile.graph.padding import Pads, same_pads, unpadded
 from edgemobile.graph.resizing import COORDINATES
 
@@ -183,12 +184,27 @@ def _pool(op: str) -> Callable[[_Reader, Any], None]:
             raise Unsupported(f"a pool (at {reader.output(operator)}) is supported only without an activation")
         kernel = (options.filterHeight, options.filterWidth)
         source, padding = reader.window(operator, reader.inputs(operator)[0], kernel, (1, 1))
-        pads = {"padding": padding} if op == "max_pool2d" else {}
         if op == "avg_pool2d" and padding != unpadded:
-            raise Unsupported(f"AVERAGE_POOL_2D (at {reader.output(operator)}) is supported only without padding")
+            _average_beyond(reader, operator, source, padding)
+            return
+        pads = {"padding": padding} if op == "max_pool2d" else {}
         reader.emit(op, operator, [source], kernel=kernel, stride=_stride(options), **pads)
 
     return row
+
+
+def _average_beyond(reader: _Reader, operator: Any, source: str, padding: Pads) -> None:
+    """An average over windows beyond the image. It counts the zeros of a PAD, and not those of SAME."""
+    options, output = operator.builtinOptions, reader.output(operator)
+    if reader.tensors[output].qparams is not None:
+        raise Unsupported(f"AVERAGE_POOL_2D (at {output}) in integers is supported only without padding")
+    kernel = (options.filterHeight, options.filterWidth)
+    counts = options.padding != schema.Padding.SAME
+    nodes, tensors = padded_average(
+        reader.tensors[source], output, kernel, _stride(options), padding, padding_counts=counts
+    )
+    reader.nodes += nodes
+    reader.tensors |= {tensor.name: tensor for tensor in tensors}
 
 
 def _linear(reader: _Reader, operator: Any) -> None:

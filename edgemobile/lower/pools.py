@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgemobile.graph import Node, Tensor
+from edgemobile.graph.average_pools import pixels_in_windows
 from edgemobile.graph.padding import Pads, unpadded
 from edgemobile.lower.lowering import Lowering, arguments, both_sides, conv_attrs, pair
 
@@ -96,7 +97,7 @@ def _avg_pool2d(walk: Lowering, fx: torch.fx.Node) -> str:
         walk.constant(f"{path}.bias", np.zeros(channels)),
     )
     attrs = conv_attrs(groups=channels, stride=stride, padding=pads)
-    factors = _averages(fx, x) / (_counts(x, kernel, stride, pads) * share)
+    factors = _averages(fx, x) / (pixels_in_windows(x.meta["val"].shape[2:], kernel, stride, pads) * share)
     if np.allclose(factors, 1):
         return walk.emit(fx, "conv2d", (image, *constants), **attrs)
     whole = walk.emit(fx, "conv2d", (image, *constants), ".sum", **attrs)
@@ -110,13 +111,6 @@ def _averages(fx: torch.fx.Node, x: torch.fx.Node) -> np.ndarray:
     pool: Any = fx.target
     ones = torch.ones(1, 1, *x.meta["val"].shape[2:], dtype=torch.float64)
     return np.asarray(pool(ones, *fx.args[1:], **fx.kwargs)[0, 0].numpy())
-
-
-def _counts(x: torch.fx.Node, kernel: tuple[int, int], stride: tuple[int, int], pads: Pads) -> np.ndarray:
-    """f64[H,W]: the number of pixels of the image in each window."""
-    ones = np.pad(np.ones(tuple(x.meta["val"].shape[2:])), pads)
-    windows = np.lib.stride_tricks.sliding_window_view(ones, kernel)[:: stride[0], :: stride[1]]
-    return np.asarray(windows.sum(axis=(2, 3)))
 
 
 POOLS: dict[str, Callable[[Lowering, torch.fx.Node], str]] = {

@@ -263,3 +263,22 @@ def test_pads_that_torch_computes_are_the_padding_of_the_layer() -> None:
     expected = _run_onnx(model.SerializeToString(), x.transpose(0, 3, 1, 2)).reshape(1, 2, 9, 10)
     found = run_real(read, x).reshape(1, 9, 10, 2).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_average_pool_with_same_counts_only_pixels(images: np.ndarray) -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 1), torch.nn.AvgPool2d(3, stride=1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    model = tflite_file.unpack(
+        FORMATS["tflite"].load().to_bytes(lower(export_program(net, (1, 3, 32, 32))), metadata={})
+    )
+    (subgraph,) = model.subgraphs
+    pool = subgraph.operators[1]
+    assert tflite_file.op_name(model.operatorCodes[pool.opcodeIndex]) == "AVERAGE_POOL_2D"
+    pool.builtinOptions.padding = tflite_file.schema.Padding.SAME
+    subgraph.tensors[pool.outputs[0]].shape = np.array([1, 32, 32, 4], np.int32)
+    data = tflite_file.pack(model)
+    graph = tflite_graph.read_graph(data)
+    assert graph.op_counts()["mul"] == 1
+    expected = open_session(data).rows(images)
+    np.testing.assert_allclose(run_real(graph, images), expected, rtol=1e-4, atol=1e-5)

@@ -170,8 +170,7 @@ def test_what_stands_behind_a_layer_is_folded_where_it_may_be(build: Callable[[N
     np.testing.assert_allclose(run_real(graph, batch), ran(data, batch.transpose(0, 3, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
-def _flattened(net: Net, x: str) -> str:
-    features = CHANNELS * PX * PX
+def _flattened(net: Net, x: str, features: int = CHANNELS * PX * PX) -> str:
     flat = net("Reshape", x, net.constant(np.array([1, features])))
     return net("MatMul", flat, net.weight(features, CLASSES))
 
@@ -340,5 +339,17 @@ def test_each_layer_has_its_own_constants() -> None:
     graph = lowered(data).graph
     read = [name for node in graph.nodes for name in node.inputs if graph[name].is_constant]
     assert len(read) == len(set(read)) == 6
+    batch = images(1, PX, PX, 3)
+    np.testing.assert_allclose(run_real(graph, batch), ran(data, batch.transpose(0, 3, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("counts", [0, 1])
+def test_an_average_over_windows_beyond_the_image(counts: int) -> None:
+    net = Net(1, 3, PX, PX)
+    x = net("Conv", "x", net.weight(CHANNELS, 3, 1, 1), net.weight(CHANNELS))
+    x = net("AveragePool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 0, 1, 2], count_include_pad=counts)
+    data = net.file(_flattened(net, x, features=CHANNELS * 16))
+    graph = lowered(data).graph
+    assert graph.op_counts().get("mul", 0) == 1 - counts
     batch = images(1, PX, PX, 3)
     np.testing.assert_allclose(run_real(graph, batch), ran(data, batch.transpose(0, 3, 1, 2)), rtol=1e-4, atol=1e-5)
