@@ -56,10 +56,10 @@ def main() -> int:
     return 0 if same and len(killed) == asked.kills else 1
 
 
-def kill_often(folder: Path, kills: int, rng: random.Random) -> list[int]:
+def kill_often(folder: Path, kills: int, rng: random.Random, within_s: float = 1.0) -> list[int]:
     """Start the sweep in `folder` and kill it, `kills` times; how many results were stored at each kill.
 
-    The list is shorter if the sweep was complete before.
+    A kill comes up to `within_s` seconds after a result. The list is shorter if the sweep was complete before.
     """
     counts: list[int] = []
     while len(counts) < kills:
@@ -67,7 +67,7 @@ def kill_often(folder: Path, kills: int, rng: random.Random) -> list[int]:
             before = stored(folder)
             while process.poll() is None and stored(folder) == before:
                 time.sleep(0.02)
-            time.sleep(rng.random())
+            time.sleep(within_s * rng.random())
             if process.poll() is not None:
                 break
             os.killpg(process.pid, signal.SIGKILL)

@@ -23,13 +23,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from edgemobile.boxes import iou
 from edgemobile.images.dataset import Dataset, open_dataset
 from edgemobile.loading.checkpoint import load_weights
 from edgemobile.models.arch import Arch, get_arch, scaled
 from edgemobile.models.layers import layers
 from edgemobile.models.nets import build_net
 from edgemobile.models.ssdlite import postprocess
-from edgemobile.postprocess import iou
 from edgemobile.preprocess import CIFAR10
 
 PX = CIFAR10.input_px

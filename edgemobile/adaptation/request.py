@@ -54,10 +54,7 @@ class AdaptRequest(Resumable):
         if not self.on:
             raise EdgemobileError("--on is empty. To list the devices: edgemobile devices list")
         least = {"images": 8, "steps": 1, "candidates": 1, "epochs": 0, "batch": 1, "check_images": 1, "threads": 0}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                option = name.replace("_", "-")
-                raise EdgemobileError(f"--{option} must be at least {minimum}, found {getattr(self, name)}")
+        self.check_numbers(least)
         if self.unit is not None and self.unit != (self.allowed.unit or self.unit):
             raise EdgemobileError(f"--budget {self.budget} is in {self.allowed.unit}: omit --unit {self.unit}")
 

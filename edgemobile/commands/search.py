@@ -1,4 +1,4 @@
-"""`edgemobile search`: nets for a device, between which one chooses cost against accuracy."""
+"""`edgemobile search`: nets for a device, from cheap to accurate."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ from edgemobile.graph.interpreter import run
 from edgemobile.graph.renaming import by_path
 from edgemobile.images.samples import from_dataset, from_noise, from_package, from_synthesis
 from edgemobile.loading.checkpoint import CHECK_IMAGES, bundled, identify, load_weights
-from edgemobile.loading.keras_file import keras_file
+from edgemobile.loading.keras_file import keras_file, source_sha256
 from edgemobile.loading.model import TorchModel, load_model
 from edgemobile.loading.model_spec import CHECKPOINT_SUFFIXES, is_keras, is_program
 from edgemobile.loading.presets import described
@@ -78,7 +78,6 @@ from edgemobile.model_file.precision import takes_pixels
 from edgemobile.models.arch import get_arch
 from edgemobile.preprocess import IMAGENET, Preprocess, at_resolution
 from edgemobile.quant.synthesize import STEPS, synthesize
-from edgemobile.util.hashing import sha256_hex
 from edgemobile.util.progress import Progress, Silent
 
 __all__ = ["ParityRequest", "Reference", "load_reference", "parity"]
@@ -336,7 +335,7 @@ def load_reference(request: ParityRequest, files: Sequence[ModelFile]) -> Refere
         if sides is not None and sides[0] != sides[1] and min(sides) > 0:
             raise Unsupported(f"{path}: its input is {in_px(sides)}. Supported as the reference: square images")
         input_px = _input_px(file) or next(filter(None, map(_input_px, files)), None) or IMAGENET.input_px
-        preprocess = file.preprocess or _source_preprocess(path, files)
+        preprocess = file.preprocess or _source_preprocess(file, files)
         preprocess = preprocess or next((other.preprocess for other in files if other.preprocess), None) or IMAGENET
         stated = StatedMetadata(file.preprocess, file.labels, postprocess=file.postprocess)
         preprocess, place = at_resolution(preprocess, input_px), _reader_here(file, request)
@@ -354,11 +353,10 @@ def load_reference(request: ParityRequest, files: Sequence[ModelFile]) -> Refere
     return Reference(f"{model.name}, {model.source}", preprocess, model, stated=stated)
 
 
-def _source_preprocess(path: Path, files: Sequence[ModelFile]) -> Preprocess | None:
-    """The preprocessing of the file at `path`, from the metadata of files that were exported from it; None if it is not
-    stated there."""
-    sha256 = sha256_hex(path.read_bytes())
-    exported = [file.metadata for file in files if file.metadata.get(WEIGHTS_SHA256) == sha256]
+def _source_preprocess(source: ModelFile, files: Sequence[ModelFile]) -> Preprocess | None:
+    """The preprocessing of `source`, from the metadata of files that were exported from it; None if it is not stated
+    there."""
+    exported = [file.metadata for file in files if file.metadata.get(WEIGHTS_SHA256) == source_sha256(source)]
     return next(filter(None, (preprocess_in(metadata, SOURCE_PREPROCESS) for metadata in exported)), None)
 
 

@@ -97,9 +97,10 @@ def _depth_to_space(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
 
 
 def _reflect_pad(attrs: Mapping[str, Any], x: Shape) -> Shape | None:
-    sides = [(size, *ends) for size, ends in zip(x[1:3], attrs["padding"], strict=True)]
-    fits = all(0 <= pad < size for size, *ends in sides for pad in ends)
-    return (x[0], *(sum(side) for side in sides), x[3]) if fits else None
+    (top, bottom), (left, right) = attrs["padding"]
+    batch, height, width, channels = x
+    fits = min(top, bottom, left, right) >= 0 and max(top, bottom) < height and max(left, right) < width
+    return (batch, top + height + bottom, left + width + right, channels) if fits else None
 
 
 def _prelu(attrs: Mapping[str, Any], x: Shape, slope: Shape) -> Shape | None:

@@ -17,7 +17,7 @@ from edgemobile.exporters.intermediate_outputs import with_intermediate_outputs
 from edgemobile.exporters.model_files import read_known, read_model_file
 from edgemobile.graph import Graph, GraphError
 from edgemobile.images.class_labels import find_labels
-from edgemobile.loading.keras_file import keras_file
+from edgemobile.loading.keras_file import keras_file, source_sha256
 from edgemobile.loading.model import Model, refuse_given
 from edgemobile.loading.model_spec import is_keras
 from edgemobile.loading.presets import ASSUMED, PRESETS, chosen_preprocess, default_preprocess, stated_normalisation
@@ -28,7 +28,6 @@ from edgemobile.model_file.contents import Contents, Value
 from edgemobile.model_file.file import layout_of
 from edgemobile.model_file.model_file import ModelFile
 from edgemobile.preprocess import Preprocess, at_resolution
-from edgemobile.util.hashing import sha256_hex
 
 __all__ = ["FileModel", "load_file"]
 
@@ -90,7 +89,7 @@ def load_file(
         preprocess=found.input_scaling.after(chosen),
         source_preprocess=chosen if found.input_scaling else None,
         source=file.name,
-        sha256=sha256_hex(file.path.read_bytes()) if is_keras(spec) else file.sha256,
+        sha256=source_sha256(file),
         labels=names.names,
         facts={"file": str(file.path), "precision": file.precision},
         notes=notes,

@@ -16,9 +16,11 @@ from typing import Any
 
 from edgemobile.errors import EdgemobileError, in_a_line, missing
 from edgemobile.exporters.model_files import model_file
+from edgemobile.loading.model_spec import is_keras
 from edgemobile.model_file.model_file import ModelFile
+from edgemobile.util.hashing import sha256_hex
 
-__all__ = ["convert", "keras_file"]
+__all__ = ["convert", "keras_file", "source_sha256"]
 
 _LIMIT_S = 600.0
 _START = (
@@ -53,6 +55,11 @@ def keras_file(path: Path, res: int | None = None) -> ModelFile:
                 f"{path}: TensorFlow crashed on it (exit code {done.returncode}); convert it to a .tflite file yourself"
             )
         return model_file(path, made.read_bytes())
+
+
+def source_sha256(file: ModelFile) -> str:
+    """The sha256 of the file on disk: of Keras's own file, not of the TFLite file that it was converted to."""
+    return sha256_hex(file.path.read_bytes()) if is_keras(str(file.path)) else file.sha256
 
 
 def convert(path: str, made: str, reason: str, res: str) -> None:

@@ -195,7 +195,7 @@ def _hardswish(arch: Arch) -> Iterator[Idea]:
     )
     yield Idea(
         "hard-swish against ReLU",
-        "where it is, in place of ReLU everywhere",
+        "hard-swish where the net has it, in place of ReLU everywhere",
         f"{_V3}, section 5.2",
         Variant(without),
         Variant(net),
@@ -207,7 +207,7 @@ def _squeeze_excite(arch: Arch) -> Iterator[Idea]:
     without = replace(net, blocks=tuple(replace(block, se=False, squeeze=0) for block in net.blocks))
     yield Idea(
         "squeeze-and-excite",
-        "channels are scaled by what a quarter as many see of their means",
+        "each channel is scaled by a factor that two small layers compute from the means of all channels",
         f"{_V3}, section 5.3",
         Variant(without),
         Variant(net),

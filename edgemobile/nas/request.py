@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +26,9 @@ class SearchRequest(Resumable):
     others inherit their weights from.
 
     `on` is the device, `unit` what is measured there: "instructions" or "ms"; None is instructions on an emulated
-    core, and
-    ms on a board. `res` are the resolutions, the model's own if empty. `trials` nets are tried, in generations of
-    `population`. Each is trained for `epochs` on `train_images`, and judged on `images` others of the training split.
+    core, and ms on a board. `res` are the resolutions, the model's own if empty. `trials` nets are tried, in
+    generations of `population`. Each is trained for `epochs` on `train_images`, and judged on `images` others of the
+    training split.
     """
 
     on: str = "emulated:cortex-a72"
@@ -55,12 +54,7 @@ class SearchRequest(Resumable):
                 "checkpoint of one"
             )
         least = {"trials": 1, "population": 2, "epochs": 1, "images": 8, "check_images": 1, "batch": 1, "threads": 0}
-        for name, minimum in {**least, "train_images": self.batch}.items():
-            if getattr(self, name) < minimum:
-                option = name.replace("_", "-")
-                raise EdgemobileError(f"--{option} must be at least {minimum}, found {getattr(self, name)}")
-        if not 0 < self.lr < math.inf:
-            raise EdgemobileError(f"--lr must be above 0, found {self.lr:g}")
+        self.check_numbers({**least, "train_images": self.batch}, ("lr",))
 
     @property
     def decisive(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -32,6 +33,15 @@ class Resumable:
         if self.resume and self.overwrite:
             raise EdgemobileError("--resume continues what --overwrite would replace: omit one of them")
 
+    def check_numbers(self, least: Mapping[str, int], above_zero: Sequence[str] = ()) -> None:
+        """Raises EdgemobileError for a field below its least value, or not above 0 and finite."""
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise EdgemobileError(f"--{_option(name)} must be at least {minimum}, found {getattr(self, name)}")
+        for name in above_zero:
+            if not 0 < getattr(self, name) < math.inf:
+                raise EdgemobileError(f"--{_option(name)} must be above 0, found {getattr(self, name):g}")
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """The models and weights of the request that may be files."""
@@ -47,6 +57,10 @@ class Resumable:
         """The options in which this request differs from a saved `decisive`."""
         ours, theirs = json.loads(self.decisive), json.loads(saved)
         return [field.name for field in fields(self) if ours.get(field.name) != theirs.get(field.name)]
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -86,13 +100,7 @@ class FinetuneRequest(Resumable):
                 "one, or package.module:factory"
             )
         least = {"epochs": 1, "batch": 1, "calib_images": 1, "check_images": 1, "float_epochs": 0, "threads": 0}
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                option = name.replace("_", "-")
-                raise EdgemobileError(f"--{option} must be at least {minimum}, found {getattr(self, name)}")
-        for name in ("lr", "int8_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise EdgemobileError(f"--{name.replace('_', '-')} must be above 0, found {getattr(self, name):g}")
+        self.check_numbers(least, ("lr", "int8_lr"))
         if self.teacher_share is not None and not 0 <= self.teacher_share <= 1:
             raise EdgemobileError(f"--teacher-share must be from 0 to 1, found {self.teacher_share:g}")
         if self.float_epochs and not self.int8:

@@ -114,7 +114,8 @@ def test_boards_that_answer_are_measured(
     words = ("bench", model, "--runs", "20", "--on", "local,off,here", "--out", tmp_path / "run-{device}.json")
     assert call(*words) == 4
     shown = capsys.readouterr()
-    assert shown.err.startswith("error: off is not reachable: ")
+    # Another measurement on this machine may be waited for first.
+    assert "error: off is not reachable: " in shown.err
     assert shown.out.count("95 % interval") == 2
     assert {path.name for path in tmp_path.glob("run-*")} == {"run-local.json", "run-here.json"}
     assert call(*words, "--json") == 4

@@ -184,7 +184,7 @@ def test_the_best_recipe_says_what_each_trial_brought(
         (("--keep-float", "nosuch", "--calib-images", "2", "--check-images", "2", "-q"), "matches no layer"),
         (("--max-drop", "101"), "0 to 100"),
         (("--search",), "--max-drop"),
-        (("--rank", "--explain"), "Give one of them"),
+        (("--rank", "--explain"), "give only one of them"),
         (("--equalize", "2"), "from 0"),
         (("--refit", "-1"), "from 0"),
     ],
