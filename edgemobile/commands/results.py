@@ -18,10 +18,10 @@ from edgemobile.util.strict_json import encode, parse, to_json_text
 if TYPE_CHECKING:
     from edgemobile.results.record import Result
 
-__all__ = ["results"]
+__all__ = ["RESULT_FILTERS", "STORE_OPTION", "chosen_results", "results"]
 
 _DEFAULT = "results.jsonl"
-_STORE = click.option(
+STORE_OPTION = click.option(
     "--store",
     type=click.Path(path_type=Path),
     default=_DEFAULT,
@@ -31,7 +31,7 @@ _STORE = click.option(
 )
 
 
-_FILTERS = option_group(
+RESULT_FILTERS = option_group(
     click.option("--on", metavar="PATTERN", help="Only results of these devices, such as 'pi-*'."),
     click.option("--metric", metavar="NAME", help="latency_ms, instructions_m, estimated_ms, top1 or top5."),
 )
@@ -47,9 +47,9 @@ def results() -> None:
 
 @results.command("list")
 @click.argument("pattern", default="*", metavar="[PATTERN]")
-@_FILTERS
+@RESULT_FILTERS
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="Show only the last N.")
-@_STORE
+@STORE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_results(pattern: str, on: str | None, metric: str | None, limit: int, store: Path, as_json: bool) -> None:
     """List the results of files whose name matches PATTERN, such as 'v3-*'.
@@ -61,7 +61,7 @@ def list_results(pattern: str, on: str | None, metric: str | None, limit: int, s
     """
     from edgemobile.printing.results import print_results
 
-    chosen = _chosen(store, pattern, on, metric)
+    chosen = chosen_results(store, pattern, on, metric)
     shown = chosen[-limit:]
     if as_json:
         print(to_json_text([encode(result) for result in shown]), end="")
@@ -71,8 +71,8 @@ def list_results(pattern: str, on: str | None, metric: str | None, limit: int, s
 
 @results.command()
 @click.argument("file", metavar="FILE")
-@_FILTERS
-@_STORE
+@RESULT_FILTERS
+@STORE_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def trend(file: str, on: str | None, metric: str | None, store: Path, as_json: bool) -> None:
     """Show every figure of FILE over time, and mark where it changed.
@@ -88,7 +88,7 @@ def trend(file: str, on: str | None, metric: str | None, store: Path, as_json: b
     from edgemobile.printing.results import print_trend
     from edgemobile.results.trend import trends
 
-    found = trends(_chosen(store, file, on, metric))
+    found = trends(chosen_results(store, file, on, metric))
     if as_json:
         listed = [
             {
@@ -105,7 +105,7 @@ def trend(file: str, on: str | None, metric: str | None, store: Path, as_json: b
 
 @results.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN.json...")
-@_STORE
+@STORE_OPTION
 def add(files: tuple[Path, ...], store: Path) -> None:
     """Add saved runs: from `bench --out` or `eval --json`, which is dated by its file. Those there already are not
     added again.
@@ -122,7 +122,7 @@ def add(files: tuple[Path, ...], store: Path) -> None:
 
 @results.command("import")
 @click.argument("other", type=click.Path(path_type=Path), metavar="OTHER.jsonl")
-@_STORE
+@STORE_OPTION
 def import_results(other: Path, store: Path) -> None:
     """Add the results of another store, without those that are there already.
 
@@ -143,7 +143,7 @@ def _tell(added: int, given: int, store: Path) -> None:
     console().print(f"added {added} results to {store}{there}")
 
 
-def _chosen(store: Path, pattern: str, on: str | None, metric: str | None) -> Sequence[Result]:
+def chosen_results(store: Path, pattern: str, on: str | None, metric: str | None) -> Sequence[Result]:
     """Raises EdgemobileError if nothing matches, with what there is."""
     from edgemobile.printing.results import print_damaged
     from edgemobile.results.record import METRICS

@@ -75,8 +75,8 @@ def print_damaged(store: Store, name: str) -> None:
 def _change(result: Result, ratio: float | None) -> str:
     if ratio is None:
         return ""
-    worse = (ratio > 1) == (METRICS[result.metric].better == "lower")
-    return f"[{'red' if worse else 'green'}]{ratio - 1:+.1%} {'worse' if worse else 'better'}[/]"
+    words = METRICS[result.metric].change_words(ratio)
+    return f"[{'red' if words.endswith('worse') else 'green'}]{words}[/]"
 
 
 def _bars(trend: Trend) -> str:
@@ -96,8 +96,7 @@ def _runtime(result: Result) -> str:
 
 
 def _value(result: Result, value: float) -> str:
-    metric = METRICS[result.metric]
-    return f"{value:.2%}" if not metric.unit else f"{value:.4g} {metric.unit}"
+    return METRICS[result.metric].words(value)
 
 
 def _interval(result: Result) -> str:

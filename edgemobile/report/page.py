@@ -32,6 +32,7 @@ from edgemobile.report.plots import (
 from edgemobile.report.sources import Export
 from edgemobile.report.tables import (
     Cell,
+    Table,
     artifact_table,
     case_table,
     class_tables,
@@ -76,9 +77,11 @@ class Tile:
     failed: bool = False
 
 
-def page(found: Findings, title: str | None = None) -> str:
-    """`title` None is made of the models, their resolution and the date. Raises MissingExtra if matplotlib or jinja2 is
-    not installed."""
+def page(found: Findings, title: str | None = None, over_time: Table | None = None) -> str:
+    """`title` None is made of the models, their resolution and the date. `over_time` is a section of its own.
+
+    Raises MissingExtra if matplotlib or jinja2 is not installed.
+    """
     jinja2 = require("jinja2", "report")
     markup = require("markupsafe", "report").Markup
     style, script = _colours() + _own("page.css"), _own("page.js")
@@ -114,6 +117,7 @@ def page(found: Findings, title: str | None = None) -> str:
         else [],
         files=artifact_table(found),
         cases=case_table(found),
+        over_time=over_time,
         parity=parity_table(found),
         worst=layer_table(found),
         conditions=conditions_table(found),

@@ -132,8 +132,8 @@ def _estimated_cells(timing: Timing) -> dict[str, object]:
     }
 
 
-def as_markdown(found: Findings, title: str | None = None) -> str:
-    """The tables of the page, for a pull request or a wiki; `title` as for the page."""
+def as_markdown(found: Findings, title: str | None = None, over_time: Table | None = None) -> str:
+    """The tables of the page, for a pull request or a wiki; the arguments are as for the page."""
     lines = [f"# {markdown_text(title or default_title(found))}", ""]
     for one in answers(found):
         ship = f"Ship **{markdown_text(one.file)}**: " if one.file else ""
@@ -142,6 +142,7 @@ def as_markdown(found: Findings, title: str | None = None) -> str:
         artifact_table(found),
         *class_tables(found),
         case_table(found),
+        *([over_time] if over_time else []),
         parity_table(found),
         layer_table(found),
         conditions_table(found),

@@ -3,5 +3,6 @@
 record   one measurement, a line of JSON
 store    the file: append and read
 sources  runs and evaluations as results
+since    the time from which results are wanted
 trend    one figure over time, with the points where it changed
 """

@@ -29,6 +29,14 @@ class Metric:
     better: Literal["lower", "higher"]
     repeats_within: float | None = None
 
+    def words(self, value: float) -> str:
+        """4.25 ms, or 93.10%."""
+        return f"{value:.4g} {self.unit}" if self.unit else f"{value:.2%}"
+
+    def change_words(self, ratio: float) -> str:
+        """+7.4% worse."""
+        return f"{ratio - 1:+.1%} {'worse' if (ratio > 1) == (self.better == 'lower') else 'better'}"
+
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric

@@ -71,6 +71,7 @@ SKIPPED = (
     Row("docs/own-model.md", "edgemobile export v2 --weights mobilenet_v2_1.0_224_quant.tflite", _DOWNLOADED),
     Row("docs/own-model.md", "edgemobile export v2 --weights imagenet", _DOWNLOADED),
     Row("docs/own-model.md", "edgemobile export mobilenet_v1_1.0_224.tflite", _DOWNLOADED),
+    Row("docs/report.md", "edgemobile report --since", "needs results of boards; tests/report fills a store"),
     Row("docs/parity.md", "edgemobile parity v3-large float32.onnx int8.tflite theirs.tflite", _FAULTS),
     Row("docs/parity.md", "edgemobile parity v3-small-int8.onnx swapped.tflite", _FAULTS),
 )
