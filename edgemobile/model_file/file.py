@@ -29,7 +29,7 @@ def file_format(data: bytes, name: str) -> str:
         return "onnx"
     raise Unsupported(
         f"{name} ({len(data)} bytes) is neither TFLite (no 'TFL3' at byte 4) nor ONNX: truncated, or not a model. "
-        "Name a .onnx or .tflite file"
+        "Name a .onnx or .tflite file; `edgemobile export` makes them from models of PyTorch and Keras"
     )
 
 
