@@ -78,7 +78,9 @@ def _first_difference(
     First, all tensors are outputs of one run. If this changes what a runtime computes so that nothing differs, a binary
     search compares one tensor at a time.
     """
+    position = {name: index for index, op in enumerate(file.contents.ops) for name in op.outputs}
     names = [name for name in intermediate_names(file.contents) if _is_integer(file, name)]
+    names.sort(key=position.__getitem__)
     try:
         differences = _largest_differences(file, there, here, images, names)
         for name, steps in zip(names, differences, strict=True):

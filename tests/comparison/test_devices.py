@@ -125,7 +125,8 @@ def _other_arithmetic(
         shown.append(len(arrays))
         if alone == (len(arrays) == 2):
             changed = slice(1, None) if alone and arrays[1].size <= tensor else slice(0, 0)
-            for array in arrays[tensor:] if not alone else arrays[changed]:
+            # The output of the file, fc, is listed first, and differs because the ops before it do.
+            for array in [arrays[0], *arrays[tensor:]] if not alone else arrays[changed]:
                 array[...] = array + steps if array.dtype.kind in "iu" else array
         return arrays
 
