@@ -65,12 +65,13 @@ def test_boards_killed_slow_and_lying_in_the_middle(
     shelf: Shelf, request_: EvalRequest, here: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spread, "_LEAST_SLOW_S", 2.0)
-    boards = dict(zip("abcde", shelf(*(f"pi-{name}" for name in "abcde"), image_s=0.01), strict=True))
+    boards = dict(zip("abcde", shelf(*(f"pi-{name}" for name in "abcde"), image_s=0.03), strict=True))
 
     def happen() -> None:
         boards["a"].kill()
         boards["b"].does(image_s=10.0)
-        boards["c"].does(image_s=0.01, lies=True)
+        # Faster than the others, so that it gets more parts.
+        boards["c"].does(image_s=0.001, lies=True)
 
     found = evaluate(request_, WhenDone(1, happen))
     assert _counts(found) == _counts(here)
