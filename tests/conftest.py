@@ -71,14 +71,36 @@ COLOURS = {"blue": (20, 30, 220), "green": (30, 210, 40), "red": (230, 20, 30)}
 @pytest.fixture(scope="session")
 def colour_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set whose classes any model of colours can tell: 6 noisy images each of blue, green and red."""
-    folder = tmp_path_factory.mktemp("photos")
+    return _coloured(tmp_path_factory.mktemp("photos"), 6, (40, 56))
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As colour_photos, with 20 images of each colour, a tenth of which is held out; in a folder of its own."""
+    return _coloured(tmp_path_factory.mktemp("data") / "colours", 20, (24, 30))
+
+
+def _coloured(folder: Path, count: int, size: tuple[int, int]) -> Path:
     for name, colour in COLOURS.items():
-        (folder / name).mkdir()
-        for index in range(6):
-            noise = np.random.default_rng(index).integers(-15, 16, (40, 56, 3))
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            noise = np.random.default_rng(index).integers(-15, 16, (*size, 3))
             pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{index}.png")
     return folder
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Writes the [sweep] of an edgemobile.toml in the working folder; returns its path."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, settings: str = "images = 4") -> Path:
+        path = tmp_path / "edgemobile.toml"
+        path.write_text(f"[gate]\n{settings}\n[sweep]\n{text}\n")
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

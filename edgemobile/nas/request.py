@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.loading.model_spec import is_model_file, is_own
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from edgemobile.nas.space import Choice
 
 __all__ = ["Found", "SearchRequest", "SearchResult"]
-
-# A search may go on with other values of these.
-_FREE = ("out", "overwrite", "resume", "trials", "threads")
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,8 @@ class SearchRequest(Resumable):
     generations of `population`. Each is trained for `epochs` on `train_images`, and judged on `images` others of the
     training split.
     """
+
+    free: ClassVar[tuple[str, ...]] = (*Resumable.free, "trials", "threads")
 
     on: str = "emulated:cortex-a72"
     unit: str | None = None
@@ -55,10 +53,6 @@ class SearchRequest(Resumable):
             )
         least = {"trials": 1, "population": 2, "epochs": 1, "images": 8, "check_images": 1, "batch": 1, "threads": 0}
         self.check_numbers({**least, "train_images": self.batch}, ("lr",))
-
-    @property
-    def decisive(self) -> str:
-        return json.dumps({key: value for key, value in asdict(self).items() if key not in _FREE}, default=str)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import ClassVar
 
 from edgemobile.errors import EdgemobileError
 from edgemobile.loading.model_spec import is_model_file, is_program
 
 __all__ = ["FinetuneRequest", "FinetuneResult", "Resumable", "Row"]
 
-# These options do not change the result, so a resumed run may have other values.
-_FREE = ("out", "overwrite", "resume")
 # The weight of the teacher's answers in the loss.
 _SHARE = 0.7
 
@@ -22,6 +21,9 @@ _SHARE = 0.7
 @dataclass(frozen=True)
 class Resumable:
     """Work on a `model` whose result is the folder `out`, and which goes on there after an interruption."""
+
+    # A resumed run may have other values of these options.
+    free: ClassVar[tuple[str, ...]] = ("out", "overwrite", "resume")
 
     model: str
     data: Path
@@ -51,7 +53,7 @@ class Resumable:
     @property
     def decisive(self) -> str:
         """The options that decide the result, as JSON. A run is resumed only with the same values."""
-        return json.dumps({key: value for key, value in asdict(self).items() if key not in _FREE}, default=str)
+        return json.dumps({key: value for key, value in asdict(self).items() if key not in self.free}, default=str)
 
     def differing(self, saved: str) -> list[str]:
         """The options in which this request differs from a saved `decisive`."""

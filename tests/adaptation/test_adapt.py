@@ -7,9 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from edgemobile.adaptation import run
@@ -30,20 +28,8 @@ from edgemobile.training.request import FinetuneRequest
 from edgemobile.training.run import finetune
 
 _PX = 32
-_COLOURS = {"blue": (20, 30, 220), "green": (30, 210, 40), "red": (230, 20, 30)}
+_LABELS = ["blue", "green", "red"]
 _PRODUCTS = {"products": 1.0, "vector": 1.0, "depthwise 3": 5.0, "depthwise 5": 12.0}
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "colours"
-    for name, colour in _COLOURS.items():
-        (folder / name).mkdir(parents=True)
-        for index in range(20):
-            noise = np.random.default_rng(index).integers(-15, 16, (24, 30, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +37,7 @@ def net(colours: Path) -> Path:
     """A v3-small at width 0.5 with random weights."""
     checkpoint = load_weights("random", get_arch("v3-small"), width=0.5, classes=3)
     path = colours.parent / "net.safetensors"
-    facts = {"labels": sorted(_COLOURS), "preprocess": at_resolution(IMAGENET, _PX).to_json()}
+    facts = {"labels": _LABELS, "preprocess": at_resolution(IMAGENET, _PX).to_json()}
     save_file(dict(checkpoint.state_dict), path, {key: json.dumps(value) for key, value in facts.items()})
     return path
 

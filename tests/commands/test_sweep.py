@@ -17,18 +17,6 @@ pytest.importorskip("onnxruntime")
 _GRID = 'models = ["v3-small"]\nweights = "random"\nclasses = 3\nresolutions = [32]\nformats = ["onnx"]\n'
 
 
-@pytest.fixture
-def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    monkeypatch.chdir(tmp_path)
-
-    def write(text: str, settings: str = "images = 4") -> Path:
-        path = tmp_path / "edgemobile.toml"
-        path.write_text(f"[gate]\n{settings}\n[sweep]\n{text}\n")
-        return path
-
-    return write
-
-
 def test_a_point_that_fails_is_a_row_and_a_dry_run_says_what_is_cached(edgemobile, grid, colour_photos: Path) -> None:
     text = f'{_GRID}accuracy = {{ data = "{colour_photos}" }}\ndevices = ["ssh://nobody@127.0.0.1:9"]\n'
     grid(text.replace('"random"', '["random", "absent.pth"]').replace("[32]", "[32]\nwidths = [0.35]"))

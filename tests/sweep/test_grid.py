@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,19 +12,6 @@ from edgemobile.gate.measured import Scored
 from edgemobile.sweep.config import load_sweep
 from edgemobile.sweep.table import Row, Sweep
 from edgemobile.util.config_file import read_config
-
-
-@pytest.fixture
-def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    monkeypatch.chdir(tmp_path)
-
-    def write(text: str, settings: str = "images = 4") -> Path:
-        path = tmp_path / "edgemobile.toml"
-        path.write_text(f"[gate]\n{settings}\n[sweep]\n{text}\n")
-        return path
-
-    return write
-
 
 # ---- the grid -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from edgemobile.errors import EdgemobileError
@@ -31,20 +30,6 @@ from edgemobile.training.run import finetune
 from edgemobile.util.progress import Report
 
 _PX = 32
-_COLOURS = {"blue": (20, 30, 220), "green": (30, 210, 40), "red": (230, 20, 30)}
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 noisy images of each of three colours, a tenth of which is held out."""
-    folder = tmp_path_factory.mktemp("colours")
-    for name, colour in _COLOURS.items():
-        (folder / name).mkdir()
-        for index in range(20):
-            noise = np.random.default_rng(index).integers(-15, 16, (24, 30, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
-    return folder
 
 
 def _request(colours: Path, out: Path, **options: object) -> FinetuneRequest:
